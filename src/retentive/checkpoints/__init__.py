@@ -1,0 +1,1 @@
+"""Bytes on disk: weights and states as safetensors, configs as JSON."""

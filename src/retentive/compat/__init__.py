@@ -1,0 +1,1 @@
+"""The packages that users come from: same names, same calls, our models."""

@@ -1,0 +1,1 @@
+"""Text in: tokenizers, sources, token stores and batches."""

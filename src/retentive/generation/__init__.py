@@ -1,0 +1,1 @@
+"""Text out: sampling, stopping and the streaming loop."""

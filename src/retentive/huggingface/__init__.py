@@ -1,0 +1,1 @@
+"""One wrapper over the registry for users of transformers."""

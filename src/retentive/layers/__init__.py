@@ -1,0 +1,1 @@
+"""Modules: a file holds a layer, its config and its state."""

@@ -1,0 +1,1 @@
+"""RetNet (arXiv:2307.08621): the decoder with retention."""

@@ -1,0 +1,1 @@
+"""The baseline: the decoder with attention."""

@@ -1,0 +1,1 @@
+"""Mathematics: pure functions on tensors, each with its equation."""

@@ -1,0 +1,1 @@
+"""Text as memory: a datastore of chunks and their neighbours."""
