@@ -1,0 +1,74 @@
+"""Causal attention, as the Transformer baseline uses it, over the keys of this call and of earlier ones."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from retentive.ops.precision import compute_dtype
+from retentive.shapes import Queries, Values
+
+
+def attention(
+    query: Queries,
+    key: Float[Tensor, "batch kv_heads past key_dim"],
+    value: Float[Tensor, "batch kv_heads past value_dim"],
+    *,
+    allowed: Bool[Tensor, "#batch 1 time past"] | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Values:
+    """Softmax attention, scaled by ``key_dim ** -0.5``, with grouped key and value heads.
+
+    Args:
+        query: Rotated, not scaled.
+        key: Of all tokens that may be read, those of this call last; ``heads`` is a multiple of ``kv_heads``.
+        value: What each of those tokens says.
+        allowed: True where a query may read a key. A query that may read nothing gets zeros.
+        causal: The queries belong to the last ``time`` of the ``past`` keys, and none reads a later key.
+        dropout: Probability with which a weight is dropped; 0 outside training.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    _check(query, key, value, causal)
+    time, past = query.shape[2], key.shape[2]
+    aligned = causal and allowed is None and time == past
+    if causal and not aligned and time > 1:
+        earlier = torch.ones(time, past, dtype=torch.bool, device=query.device).tril(past - time)
+        allowed = earlier[None, None] if allowed is None else allowed & earlier
+    dtype = compute_dtype(query)
+    seeing = None
+    if allowed is not None:
+        seeing = allowed.any(-1, keepdim=True)
+        allowed = allowed | ~seeing  # a softmax over nothing is NaN, in the gradient too
+    output = scaled_dot_product_attention(
+        query.to(dtype),
+        key.to(dtype),
+        value.to(dtype),
+        attn_mask=allowed,
+        is_causal=aligned,
+        dropout_p=dropout,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    if seeing is not None:
+        output = output.masked_fill(~seeing, 0)
+    return output.to(query.dtype)
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> None:
+    if key.shape[:3] != value.shape[:3]:
+        raise ValueError(
+            f"key and value may differ in their last dimension only, but have {tuple(key.shape)} and "
+            f"{tuple(value.shape)}."
+        )
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"query and key must have one key_dim, but have {query.shape[-1]} and {key.shape[-1]}.")
+    if query.shape[1] % key.shape[1]:
+        raise ValueError(
+            f"the {query.shape[1]} heads of query must be a multiple of the {key.shape[1]} heads of key and value."
+        )
+    if causal and query.shape[2] > key.shape[2]:
+        raise ValueError(
+            f"a causal call needs a key for each of its {query.shape[2]} queries, but has {key.shape[2]} keys."
+        )

@@ -1,0 +1,206 @@
+"""The chunkwise form: linear in time and memory, and the form to train with.
+
+The sequence is cut into chunks. Inside a chunk all scores are taken at once, as in the parallel form; from chunk to
+chunk only the state is carried, as in the recurrent form. All chunks' matrix products run as one batch, so that the
+one sequential part is the carry of small matrices, an elementwise sum.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from retentive.ops.precision import state_dtype
+from retentive.ops.retention.decay import decay_tables
+from retentive.ops.retention.inputs import (
+    check_inputs,
+    check_tokens,
+    resolve_log_decay,
+    retention_dtype,
+    without_padding,
+)
+from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
+
+DEFAULT_CHUNK_SIZE = 64
+
+Chunks = Float[Tensor, "batch heads chunks size dim"]
+ChunkStates = Float[Tensor, "batch heads chunks key_dim value_dim"]
+
+
+def retention_chunkwise(
+    query: Queries,
+    key: Queries,
+    value: Values,
+    state: RetentionMatrix | None = None,
+    *,
+    log_decay: LogDecay | None = None,
+    mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+) -> tuple[Values, RetentionMatrix]:
+    """Run retention chunk by chunk (Sun et al. 2023, arXiv:2307.08621, eq. 7), for any length.
+
+    The backward pass keeps the inputs and one state per chunk, and computes the scores again. It can be taken once: a
+    second derivative needs `retention_parallel`.
+
+    Args:
+        query: Rotated and scaled by ``key_dim ** -0.5``; no scaling happens here.
+        key: Rotated.
+        value: What each token adds to the state.
+        state: Where an earlier call stopped; ``None`` starts from nothing.
+        log_decay: ``log(gamma)`` of each head, at most 0; ``None`` takes `log_decay_geometric`.
+        mask: False at padding, anywhere: it neither decays nor adds, its output is 0 and it gets no gradient.
+        starts: True where a document begins: what came before, the incoming state too, is forgotten.
+        chunk_size: Tokens per chunk. Changes speed, never results.
+
+    Returns:
+        The outputs in the dtype of the inputs, and the state after the last token in float32 or wider. A float16
+        output is infinite only where the true value is beyond float16: all sums are float32.
+
+    Raises:
+        TypeError: If dtypes differ or are not floating-point.
+        ValueError: If ``chunk_size`` is below 1, shapes do not fit, or ``log_decay`` is above 0.
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1 token, but is {chunk_size}.")
+    check_inputs(query, key, value, state)
+    check_tokens(query, mask, starts)
+    rate = resolve_log_decay(log_decay, query)
+    dtype = retention_dtype(query)
+    query, key, value = without_padding(query, key, value, mask)
+    output, state = _all_chunks(query.to(dtype), key.to(dtype), value.to(dtype), state, rate, mask, starts, chunk_size)
+    if mask is not None:
+        output = output.masked_fill(~mask[:, None, :, None], 0)
+    return output.to(query.dtype), state
+
+
+def _all_chunks(
+    query: Queries,
+    key: Queries,
+    value: Values,
+    state: RetentionMatrix | None,
+    log_decay: LogDecay,
+    mask: TokenMask | None,
+    starts: TokenMask | None,
+    chunk_size: int,
+) -> tuple[Values, RetentionMatrix]:
+    wide = state_dtype(query.dtype)
+    after = None if state is None else state.to(wide)
+    # A remainder is one more chunk, a shorter one, so that nothing decays through a filler.
+    time = query.shape[2]
+    whole = time - time % chunk_size
+    lengths = [length for length in (whole, time - whole) if length]
+    outputs: list[Tensor] = []
+    for q, k, v, real, begun in _pieces(query, key, value, mask, starts, lengths):
+        size = min(chunk_size, q.shape[2])
+        tables = decay_tables(log_decay, size, wide, real, begun)
+        chunks = (tensor.unflatten(2, (-1, size)).contiguous() for tensor in (q, k, v))
+        output, after, _ = _ChunkwiseRetention.apply(
+            *chunks, after, tables.intra, tables.query, tables.key, tables.chunk
+        )
+        outputs.append(output.flatten(2, 3))
+    assert after is not None
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2), after
+
+
+def _pieces(
+    query: Queries, key: Queries, value: Values, mask: TokenMask | None, starts: TokenMask | None, lengths: list[int]
+) -> Iterator[tuple[Queries, Queries, Values, TokenMask | None, TokenMask | None]]:
+    """Cut everything along time."""
+    if len(lengths) == 1:
+        yield query, key, value, mask, starts
+        return
+    nothing = [None] * len(lengths)
+    yield from zip(
+        query.split(lengths, 2),
+        key.split(lengths, 2),
+        value.split(lengths, 2),
+        nothing if mask is None else mask.split(lengths, 1),
+        nothing if starts is None else starts.split(lengths, 1),
+        strict=True,
+    )
+
+
+class _ChunkwiseRetention(torch.autograd.Function):
+    """All chunks at once, with a backward pass that keeps the inputs and the chunks' states."""
+
+    @staticmethod
+    def forward(
+        query: Chunks,
+        key: Chunks,
+        value: Chunks,
+        state: RetentionMatrix | None,
+        intra: Tensor,
+        query_decay: Tensor,
+        key_decay: Tensor,
+        chunk_decay: Tensor,
+    ) -> tuple[Chunks, RetentionMatrix, ChunkStates]:
+        with torch.autocast(query.device.type, enabled=False):
+            added = torch.bmm(_flat(_scaled(key, key_decay)).mT, _flat(value))
+            added = added.view(*key.shape[:3], key.shape[4], value.shape[4]).to(chunk_decay.dtype)
+            states, after = _carry(added, state, chunk_decay)
+            output = torch.bmm(_flat(query), _flat(states.to(query.dtype))).view_as(value)
+            output.mul_(query_decay)
+            _flat(output).baddbmm_(_decayed_scores(query, key, intra), _flat(value))
+        return output, after, states
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Chunks, RetentionMatrix, ChunkStates]) -> None:
+        query, key, value, state, *tables = inputs
+        states = output[2]
+        ctx.mark_non_differentiable(states)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(query, key, value, states, *tables)
+        ctx.has_state = state is not None
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, d_output: Chunks | None, d_after: RetentionMatrix | None, _: None
+    ) -> tuple[Tensor | None, ...]:
+        query, key, value, states, intra, query_decay, key_decay, chunk_decay = ctx.saved_tensors
+        d_output = torch.zeros_like(value) if d_output is None else d_output.contiguous()
+        with torch.autocast(query.device.type, enabled=False):
+            scores = _decayed_scores(query, key, intra)
+            d_scores = _decayed_scores(d_output, value, intra)
+            added = torch.bmm(_flat(_scaled(query, query_decay)).mT, _flat(d_output)).view_as(states)
+            d_states, d_state = _carry(added.to(chunk_decay.dtype), d_after, chunk_decay, backwards=True)
+            d_states = d_states.to(query.dtype)
+            d_query = torch.bmm(_flat(d_output), _flat(states.to(query.dtype)).mT).view_as(query).mul_(query_decay)
+            _flat(d_query).baddbmm_(d_scores, _flat(key))
+            d_key = torch.bmm(_flat(value), _flat(d_states).mT).view_as(key).mul_(key_decay)
+            _flat(d_key).baddbmm_(d_scores.mT, _flat(query))
+            d_value = torch.bmm(_flat(key), _flat(d_states)).view_as(value).mul_(key_decay)
+            _flat(d_value).baddbmm_(scores.mT, _flat(d_output))
+        return d_query, d_key, d_value, d_state if ctx.has_state else None, None, None, None, None
+
+
+def _flat(chunks: Chunks) -> Float[Tensor, "all_chunks size dim"]:
+    return chunks.flatten(0, 2)
+
+
+def _scaled(chunks: Chunks, decay: Tensor) -> Chunks:
+    """``chunks * decay``, multiplied in the dtype of the decay and kept in that of the chunks."""
+    return torch.mul(chunks, decay, out=torch.empty_like(chunks))
+
+
+def _decayed_scores(query: Chunks, key: Chunks, intra: Tensor) -> Float[Tensor, "all_chunks size size"]:
+    scores = torch.bmm(_flat(query), _flat(key).mT)
+    scores.view(*query.shape[:3], *scores.shape[1:]).mul_(intra)
+    return scores
+
+
+def _carry(
+    added: ChunkStates, first: RetentionMatrix | None, decay: Tensor, backwards: bool = False
+) -> tuple[ChunkStates, RetentionMatrix]:
+    """Run ``state = decay * state + added`` over the chunks: the state that each of them meets, and the last one."""
+    chunks = added.shape[2]
+    states = torch.empty_like(added)
+    now = torch.zeros_like(added[:, :, 0]) if first is None else first
+    for chunk in range(chunks - 1, -1, -1) if backwards else range(chunks):
+        states[:, :, chunk] = now
+        now = torch.addcmul(added[:, :, chunk], now, decay[:, :, min(chunk, decay.shape[2] - 1)])
+    return states, now

@@ -1,0 +1,127 @@
+"""How fast each head forgets: two schedules, and tables of powers of the decay.
+
+Everything starts in float64. In bfloat16 ``1 - 2**-9`` is 1.0, and in float32 so is ``1 - 2**-25``: a head that never
+forgets.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from retentive.shapes import LogDecay, TokenMask
+
+
+def log_decay_geometric(num_heads: int) -> LogDecay:
+    """``log(1 - 2**(-5 - head))``, from 31/32 upwards: the schedule of the released models.
+
+    Used by torchscale, flash-linear-attention and the checkpoints made with them; equation 8 of the first versions of
+    Sun et al. 2023 (arXiv:2307.08621).
+
+    Raises:
+        ValueError: If ``num_heads`` is below 1.
+    """
+    _require_heads(num_heads)
+    return torch.log1p(-torch.exp2(-5.0 - torch.arange(num_heads, dtype=torch.float64)))
+
+
+def log_decay_linspace(num_heads: int) -> LogDecay:
+    """``log(1 - exp(linspace(log(1/32), log(1/512), num_heads)))``: the schedule of the paper's language models.
+
+    Sun et al. 2023 (arXiv:2307.08621), section 3.1: the same range of decays, 31/32 to 511/512, for every model size.
+
+    Raises:
+        ValueError: If ``num_heads`` is below 1.
+    """
+    _require_heads(num_heads)
+    return torch.log1p(-torch.exp(torch.linspace(math.log(1 / 32), math.log(1 / 512), num_heads, dtype=torch.float64)))
+
+
+@dataclass(frozen=True, slots=True)
+class DecayTables:
+    """How much of what is left when, inside chunks of ``size`` tokens; 0 where nothing is.
+
+    Rows and chunks that agree share one entry: without mask and starts ``rows`` and ``chunks`` are 1.
+    """
+
+    intra: Float[Tensor, "rows heads chunks size size"]
+    """Of a key (last) at a query of its chunk."""
+
+    query: Float[Tensor, "rows heads chunks size 1"]
+    """Of the state before the chunk at a query."""
+
+    key: Float[Tensor, "rows heads chunks size 1"]
+    """Of a key at the end of its chunk."""
+
+    chunk: Float[Tensor, "rows heads chunks 1 1"]
+    """Of the state before the chunk at its end."""
+
+
+def decay_tables(
+    log_decay: LogDecay,
+    size: int,
+    dtype: torch.dtype,
+    mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
+) -> DecayTables:
+    """Tables for chunks of ``size`` tokens.
+
+    Every weight is a power of the decay whose exponent is the number of real tokens in between, counted in integers,
+    so the only rounding is that of the power itself. Real tokens are counted by a clock that stands still at padding;
+    tokens on two sides of a start have nothing in common.
+
+    Args:
+        log_decay: ``log(gamma)`` of each head.
+        size: Tokens per chunk; the time of ``mask`` and ``starts`` is a multiple of it.
+        dtype: Of the tables.
+        mask: False at padding.
+        starts: True where what came before is forgotten.
+    """
+    device = log_decay.device
+    if mask is None:
+        clock = torch.arange(1, size + 1, device=device).view(1, 1, size)
+    else:
+        clock = mask.unflatten(1, (-1, size)).cumsum(2)
+    elapsed = clock.unsqueeze(3) - clock.unsqueeze(2)
+    remaining = clock[:, :, -1:] - clock
+    visible = torch.ones(size, size, dtype=torch.bool, device=device).tril()
+    # The entry after the powers 0 to size is 0, the weight of what cannot be seen.
+    nothing = size + 1
+    if starts is None:
+        elapsed = elapsed.where(visible, nothing)
+        since, whole = clock, clock[:, :, -1:]
+    else:
+        segment = starts.unflatten(1, (-1, size)).cumsum(2)
+        last = segment[:, :, -1:]
+        elapsed = elapsed.where(visible & (segment.unsqueeze(3) == segment.unsqueeze(2)), nothing)
+        since = clock.where(segment == 0, nothing)
+        remaining = remaining.where(segment == last, nothing)
+        whole = clock[:, :, -1:].where(last == 0, nothing)
+    powers = decay_powers(log_decay, size, dtype)
+    return DecayTables(
+        intra=_look_up(powers, elapsed),
+        query=_look_up(powers, since.unsqueeze(3)),
+        key=_look_up(powers, remaining.unsqueeze(3)),
+        chunk=_look_up(powers, whole.unsqueeze(3)),
+    )
+
+
+def decay_powers(log_decay: LogDecay, highest: int, dtype: torch.dtype) -> Float[Tensor, "heads powers"]:
+    """``gamma ** 0`` to ``gamma ** highest`` of each head, then one 0."""
+    exponents = torch.arange(highest + 1, dtype=torch.float64, device=log_decay.device)
+    powers = torch.exp(log_decay.to(torch.float64).unsqueeze(1) * exponents)
+    return torch.nn.functional.pad(powers.to(dtype), (0, 1))
+
+
+def _look_up(
+    powers: Float[Tensor, "heads powers"], exponents: Int[Tensor, "rows chunks first second"]
+) -> Float[Tensor, "rows heads chunks first second"]:
+    found = powers.index_select(1, exponents.flatten())
+    return found.view(-1, *exponents.shape).transpose(0, 1)
+
+
+def _require_heads(num_heads: int) -> None:
+    if num_heads < 1:
+        raise ValueError(f"num_heads must be at least 1, but is {num_heads}.")

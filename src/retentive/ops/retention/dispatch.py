@@ -1,0 +1,88 @@
+"""One name for all forms."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from retentive.ops.precision import state_dtype
+from retentive.ops.retention.chunkwise import DEFAULT_CHUNK_SIZE, retention_chunkwise
+from retentive.ops.retention.inputs import check_inputs, check_tokens, initial_state, resolve_log_decay, without_padding
+from retentive.ops.retention.parallel import retention_parallel
+from retentive.ops.retention.recurrent import recurrent_decay, recurrent_step
+from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
+
+Form = Literal["auto", "parallel", "recurrent", "chunkwise"]
+
+
+def retention(
+    query: Queries,
+    key: Queries,
+    value: Values,
+    state: RetentionMatrix | None = None,
+    *,
+    log_decay: LogDecay | None = None,
+    mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
+    form: Form = "auto",
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+) -> tuple[Values, RetentionMatrix]:
+    """Run retention over a sequence in any of its forms, which all compute the same (Sun et al., arXiv:2307.08621).
+
+    ``"auto"`` takes the recurrent form for one token and the chunkwise form for more: up to one chunk that is the
+    parallel form with a leaner backward pass, beyond it the only one that is linear in time. ``"recurrent"`` goes
+    token by token.
+
+    Args:
+        query: Rotated and scaled by ``key_dim ** -0.5``; no scaling happens here.
+        key: Rotated.
+        value: What each token adds to the state.
+        state: Where an earlier call stopped; ``None`` starts from nothing.
+        log_decay: ``log(gamma)`` of each head, at most 0; ``None`` takes `log_decay_geometric`.
+        mask: False at padding, anywhere: it neither decays nor adds, its output is 0 and it gets no gradient.
+        starts: True where a document begins: what came before, the incoming state too, is forgotten.
+        form: Changes speed, never results.
+        chunk_size: Tokens per chunk of the chunkwise form.
+
+    Returns:
+        The outputs in the dtype of the inputs, and the state after the last token in float32 or wider.
+
+    Raises:
+        TypeError: If dtypes differ or are not floating-point.
+        ValueError: If shapes do not fit, ``log_decay`` is above 0, or ``form`` is unknown.
+    """
+    if form == "parallel":
+        return retention_parallel(query, key, value, state, log_decay=log_decay, mask=mask, starts=starts)
+    if form == "recurrent" or (form == "auto" and query.dim() == 4 and query.shape[2] == 1):
+        return _step_by_step(query, key, value, state, log_decay, mask, starts)
+    if form in ("auto", "chunkwise"):
+        return retention_chunkwise(
+            query, key, value, state, log_decay=log_decay, mask=mask, starts=starts, chunk_size=chunk_size
+        )
+    raise ValueError(f'form must be "auto", "parallel", "recurrent" or "chunkwise", but is {form!r}.')
+
+
+def _step_by_step(
+    query: Queries,
+    key: Queries,
+    value: Values,
+    state: RetentionMatrix | None,
+    log_decay: LogDecay | None,
+    mask: TokenMask | None,
+    starts: TokenMask | None,
+) -> tuple[Values, RetentionMatrix]:
+    check_inputs(query, key, value, state)
+    check_tokens(query, mask, starts)
+    decay = recurrent_decay(resolve_log_decay(log_decay, query), state_dtype(query.dtype))
+    now = initial_state(state, key, value, decay.dtype)
+    query, key, value = without_padding(query, key, value, mask)
+    outputs: list[Tensor] = []
+    for time in range(query.shape[2]):
+        if starts is not None:
+            now = now.masked_fill(starts[:, time, None, None, None], 0)
+        output, after = recurrent_step(query[:, :, time], key[:, :, time], value[:, :, time], now, decay)
+        now = after if mask is None else torch.where(mask[:, time, None, None, None], after, now)
+        outputs.append(output)
+    if mask is not None:
+        return torch.stack(outputs, 2).masked_fill(~mask[:, None, :, None], 0), now
+    return torch.stack(outputs, 2), now

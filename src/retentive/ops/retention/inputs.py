@@ -1,0 +1,129 @@
+"""What every form of retention asks of its arguments."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from retentive.ops.precision import compute_dtype
+from retentive.ops.retention.decay import log_decay_geometric
+from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
+
+
+def check_inputs(
+    query: Float[Tensor, "..."],
+    key: Float[Tensor, "..."],
+    value: Float[Tensor, "..."],
+    state: Float[Tensor, "..."] | None,
+    names: str = "(batch, heads, time, dim)",
+) -> None:
+    """Refuse what no form can compute.
+
+    Args:
+        query: As of the caller.
+        key: As of the caller.
+        value: As of the caller.
+        state: As of the caller.
+        names: The dimensions that the caller expects.
+
+    Raises:
+        TypeError: If the inputs are no floating-point numbers, or of different dtypes.
+        ValueError: If a shape does not fit.
+    """
+    dims = names.count(",") + 1
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.dim() != dims:
+            raise ValueError(
+                f"{name} must have the {dims} dimensions {names}, but has the shape {tuple(tensor.shape)}."
+            )
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"{name} must be of a floating-point dtype, but is {tensor.dtype}; convert it with .float()."
+            )
+    if not query.dtype == key.dtype == value.dtype:
+        raise TypeError(
+            f"query, key and value must have one dtype, but have {query.dtype}, {key.dtype} and {value.dtype}; "
+            "convert them to the one that the output should have."
+        )
+    if query.shape != key.shape:
+        raise ValueError(
+            f"query and key must have the same shape, but have {tuple(query.shape)} and {tuple(key.shape)}; "
+            "repeat the keys of grouped heads first."
+        )
+    if value.shape[:-1] != key.shape[:-1]:
+        raise ValueError(
+            f"key and value may differ in their last dimension only, but have {tuple(key.shape)} and "
+            f"{tuple(value.shape)}."
+        )
+    if query.numel() == 0 or value.numel() == 0:
+        raise ValueError(
+            f"every dimension must be at least 1, but query has the shape {tuple(query.shape)} and value "
+            f"{tuple(value.shape)}; an empty sequence has no output."
+        )
+    expected = (*query.shape[:2], query.shape[-1], value.shape[-1])
+    if state is not None and state.shape != expected:
+        raise ValueError(
+            f"state must have the shape (batch, heads, key_dim, value_dim) = {expected}, but has {tuple(state.shape)}; "
+            "it belongs to another layer, batch or model."
+        )
+
+
+def check_tokens(query: Queries, mask: TokenMask | None, starts: TokenMask | None) -> None:
+    """Refuse flags that are not one bool per token.
+
+    Raises:
+        TypeError: If ``mask`` or ``starts`` is not of dtype bool.
+        ValueError: If its shape is not ``(batch, time)``.
+    """
+    expected = (query.shape[0], query.shape[2])
+    for name, flags in (("mask", mask), ("starts", starts)):
+        if flags is None:
+            continue
+        if flags.dtype != torch.bool:
+            raise TypeError(f"{name} must be of dtype torch.bool, but is {flags.dtype}; convert it with .bool().")
+        if flags.shape != expected:
+            raise ValueError(f"{name} must have the shape (batch, time) = {expected}, but has {tuple(flags.shape)}.")
+
+
+def resolve_log_decay(log_decay: LogDecay | None, query: Float[Tensor, "..."]) -> LogDecay:
+    """The decay of the caller, checked, or else the geometric schedule of that many heads; on the query's device.
+
+    Raises:
+        ValueError: If it is not one number per head, if one is above 0, or if it asks for a gradient.
+    """
+    num_heads = query.shape[1]
+    if log_decay is None:
+        return log_decay_geometric(num_heads).to(query.device)
+    if log_decay.shape != (num_heads,):
+        raise ValueError(f"log_decay must have the shape (heads,) = ({num_heads},), but has {tuple(log_decay.shape)}.")
+    if log_decay.requires_grad:
+        raise ValueError("log_decay is a constant of the model and gets no gradient; pass log_decay.detach().")
+    # Values are read on the CPU only: elsewhere it would stall the device, and a traced tensor has none.
+    if type(log_decay) is Tensor and log_decay.device.type == "cpu" and not torch.compiler.is_compiling():
+        highest = float(log_decay.max())
+        if not highest <= 0:
+            raise ValueError(f"log_decay must be at most 0 for every head (a decay of at most 1), but has {highest}.")
+    return log_decay.to(query.device)
+
+
+def retention_dtype(query: Float[Tensor, "..."]) -> torch.dtype:
+    """The dtype in which retention computes: `compute_dtype`, but never float16, which a slow head's sums overflow."""
+    return torch.float32 if query.dtype is torch.float16 else compute_dtype(query)
+
+
+def without_padding(
+    query: Queries, key: Queries, value: Values, mask: TokenMask | None
+) -> tuple[Queries, Queries, Values]:
+    """Put zeros where padding is, whatever stood there, so that it adds and reads nothing and gets no gradient."""
+    if mask is None:
+        return query, key, value
+    padding = ~mask[:, None, :, None]
+    return query.masked_fill(padding, 0), key.masked_fill(padding, 0), value.masked_fill(padding, 0)
+
+
+def initial_state(
+    state: RetentionMatrix | None, key: Float[Tensor, "..."], value: Float[Tensor, "..."], dtype: torch.dtype
+) -> RetentionMatrix:
+    """The incoming state in ``dtype``; zeros where there is none."""
+    if state is None:
+        return key.new_zeros((*key.shape[:2], key.shape[-1], value.shape[-1]), dtype=dtype)
+    return state.to(dtype)

@@ -1,0 +1,58 @@
+"""The recurrent form: one token, constant time and memory."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from retentive.ops.precision import state_dtype
+from retentive.ops.retention.inputs import check_inputs, initial_state, resolve_log_decay
+from retentive.shapes import LogDecay, RetentionMatrix
+
+
+def retention_recurrent(
+    query: Float[Tensor, "batch heads key_dim"],
+    key: Float[Tensor, "batch heads key_dim"],
+    value: Float[Tensor, "batch heads value_dim"],
+    state: RetentionMatrix | None = None,
+    *,
+    log_decay: LogDecay | None = None,
+) -> tuple[Float[Tensor, "batch heads value_dim"], RetentionMatrix]:
+    """Run retention for one token (Sun et al. 2023, arXiv:2307.08621, eq. 6).
+
+    Args:
+        query: Of the one token, rotated and scaled by ``key_dim ** -0.5``.
+        key: Of the one token, rotated.
+        value: What the token adds to the state.
+        state: Where an earlier call stopped, left as it is; ``None`` starts from nothing.
+        log_decay: ``log(gamma)`` of each head, at most 0; ``None`` takes `log_decay_geometric`.
+
+    Returns:
+        The output in the dtype of the inputs, and the state after the token in float32 or wider.
+
+    Raises:
+        TypeError: If dtypes differ or are not floating-point.
+        ValueError: If shapes do not fit, or ``log_decay`` is above 0.
+    """
+    check_inputs(query, key, value, state, "(batch, heads, dim)")
+    decay = recurrent_decay(resolve_log_decay(log_decay, query), state_dtype(query.dtype))
+    before = initial_state(state, key, value, decay.dtype)
+    return recurrent_step(query, key, value, before, decay)
+
+
+def recurrent_decay(log_decay: LogDecay, dtype: torch.dtype) -> Float[Tensor, "heads 1 1"]:
+    """``gamma`` as `recurrent_step` takes it: from float64, rounded once."""
+    return log_decay.exp().to(dtype)[:, None, None]
+
+
+def recurrent_step(
+    query: Float[Tensor, "batch heads key_dim"],
+    key: Float[Tensor, "batch heads key_dim"],
+    value: Float[Tensor, "batch heads value_dim"],
+    state: RetentionMatrix,
+    decay: Float[Tensor, "heads 1 1"],
+) -> tuple[Float[Tensor, "batch heads value_dim"], RetentionMatrix]:
+    """`retention_recurrent` without its checks, for the inner loop of a decoder: ``decay`` from `recurrent_decay`."""
+    q, k, v = query.to(state.dtype), key.to(state.dtype), value.to(state.dtype)
+    after = (state * decay).addcmul_(k.unsqueeze(3), v.unsqueeze(2))
+    output = (q.unsqueeze(2) @ after).squeeze(2)
+    return output.to(query.dtype), after

@@ -1,0 +1,79 @@
+"""The definition of retention, as one reads it in the paper. The forms beside it compute the same, faster.
+
+Each head keeps one matrix. Every token adds its key times its value, and what was there fades by ``gamma``::
+
+    state[t]  = gamma * state[t - 1] + key[t]^T value[t]
+    output[t] = query[t] state[t]
+              = sum over j <= t of  gamma ** (t - j) * (query[t] . key[j]) * value[j]
+
+Sun et al. 2023 (arXiv:2307.08621), equations 1 to 5. Rotation by position and scaling have been applied before.
+"""
+
+import torch
+from torch import Tensor
+
+from retentive.ops.precision import state_dtype
+from retentive.ops.retention.inputs import check_inputs, check_tokens, initial_state, resolve_log_decay, without_padding
+from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
+
+
+def retention_reference(
+    query: Queries,
+    key: Queries,
+    value: Values,
+    state: RetentionMatrix | None = None,
+    *,
+    log_decay: LogDecay | None = None,
+    mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
+) -> tuple[Values, RetentionMatrix]:
+    """The plain sum over the past, in float64 whatever the inputs: slow, and the judge of every other form.
+
+    Args:
+        query: Rotated and scaled.
+        key: Rotated.
+        value: What each token adds to the state.
+        state: Where an earlier call stopped; ``None`` starts from nothing.
+        log_decay: ``log(gamma)`` of each head, at most 0; ``None`` takes `log_decay_geometric`.
+        mask: False at padding, which neither decays nor adds, and whose output is 0.
+        starts: True where a document begins: what came before, the incoming state too, is forgotten.
+
+    Returns:
+        The outputs, and the state after the last token.
+    """
+    check_inputs(query, key, value, state)
+    check_tokens(query, mask, starts)
+    rate = resolve_log_decay(log_decay, query).to(torch.float64)[:, None]
+    inputs = without_padding(query, key, value, mask)
+    q, k, v = (tensor.to(torch.float64) for tensor in inputs)
+    before = initial_state(state, key, value, torch.float64)
+    clock, segment = _clock(query, mask), _segment(query, starts)
+    outputs: list[Tensor] = []
+    for now in range(q.shape[2]):
+        past = slice(0, now + 1)
+        weight = torch.exp(rate * (clock[:, None, now, None] - clock[:, None, past]))
+        weight = weight * (segment[:, None, now, None] == segment[:, None, past])
+        score = weight * torch.einsum("bhd,bhjd->bhj", q[:, :, now], k[:, :, past])
+        fading = torch.exp(rate * clock[:, None, now, None]) * (segment[:, None, now, None] == 0)
+        outputs.append(
+            torch.einsum("bhj,bhje->bhe", score, v[:, :, past])
+            + fading * torch.einsum("bhd,bhde->bhe", q[:, :, now], before)
+        )
+    weight = torch.exp(rate * (clock[:, None, -1:] - clock[:, None])) * (segment[:, None, -1:] == segment[:, None])
+    fading = torch.exp(rate * clock[:, None, -1:]) * (segment[:, None, -1:] == 0)
+    after = fading[..., None] * before + torch.einsum("bhj,bhjd,bhje->bhde", weight, k, v)
+    return torch.stack(outputs, 2).to(query.dtype), after.to(state_dtype(query.dtype))
+
+
+def _clock(query: Queries, mask: TokenMask | None) -> Tensor:
+    """Real tokens so far, this one included."""
+    batch, _, time, _ = query.shape
+    real = query.new_ones((batch, time), dtype=torch.bool) if mask is None else mask
+    return real.cumsum(1)
+
+
+def _segment(query: Queries, starts: TokenMask | None) -> Tensor:
+    """Documents begun in this call so far; those of segment 0 see the incoming state."""
+    batch, _, time, _ = query.shape
+    begun = query.new_zeros((batch, time), dtype=torch.bool) if starts is None else starts
+    return begun.cumsum(1)

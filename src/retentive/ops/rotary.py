@@ -1,0 +1,120 @@
+"""Rotation of queries and keys by their position.
+
+Pairs of numbers are complex ones: the query at n becomes q e^(i n t), the key at m becomes k e^(i m t). Their real
+inner product is Re(q e^(i n t) conj(k e^(i m t))) = Re(q conj(k) e^(i (n - m) t)), a function of the distance alone. It
+brings the conjugate itself, so query and key are rotated the same way (docs/theory/rotation.md).
+"""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from retentive.shapes import Positions
+
+Frequencies = Literal["retnet", "standard"]
+Layout = Literal["interleaved", "half"]
+
+
+def rotary_frequencies(
+    dim: int, *, base: float = 10000.0, frequencies: Frequencies = "retnet", device: torch.device | str | None = None
+) -> Float[Tensor, "pairs"]:
+    """Radians per token of each pair of numbers, in float64.
+
+    ``"retnet"`` is ``base ** -linspace(0, 1, dim / 2)``, whose last frequency is ``1 / base`` (torchscale);
+    ``"standard"`` is ``base ** -(2 i / dim)``, which ends before (RoFormer, Llama, flash-linear-attention).
+
+    Raises:
+        ValueError: If ``dim`` is not even and positive, ``base`` not positive, or the rule is unknown.
+    """
+    if dim < 2 or dim % 2:
+        raise ValueError(f"dim must be even and at least 2 to be rotated in pairs, but is {dim}.")
+    if not base > 0:
+        raise ValueError(f"base must be positive, but is {base}.")
+    if frequencies == "retnet":
+        exponents = torch.linspace(0, 1, dim // 2, dtype=torch.float64, device=device)
+    elif frequencies == "standard":
+        exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim
+    else:
+        raise ValueError(f'frequencies must be "retnet" or "standard", but is {frequencies!r}.')
+    return base**-exponents
+
+
+def rotary_tables(
+    positions: Positions, frequencies: Float[Tensor, "pairs"], dtype: torch.dtype = torch.float32
+) -> tuple[Float[Tensor, "#batch time pairs"], Float[Tensor, "#batch time pairs"]]:
+    """``cos`` and ``sin`` of every position's angles: exact integers times float64, rounded once at the end.
+
+    Args:
+        positions: From 0; in float32 the angle of position 2**20 would be off by 0.03 radians.
+        frequencies: From `rotary_frequencies`.
+        dtype: Of the tables; float32 also for a model of half precision.
+
+    Raises:
+        TypeError: If ``positions`` are not integers.
+    """
+    if positions.is_floating_point():
+        raise TypeError(f"positions must be integers, but are {positions.dtype}.")
+    angles = positions.to(torch.float64).unsqueeze(-1) * frequencies.to(torch.float64)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(
+    x: Float[Tensor, "batch heads time dim"],
+    cos: Float[Tensor, "#batch time pairs"],
+    sin: Float[Tensor, "#batch time pairs"],
+    *,
+    layout: Layout = "interleaved",
+) -> Float[Tensor, "batch heads time dim"]:
+    """Rotate every pair of every head; the result is contiguous and of the dtype of ``x``.
+
+    Tables multiplied by a scale scale the result, at no cost.
+
+    Args:
+        x: Queries or keys, in any memory order.
+        cos: From `rotary_tables`.
+        sin: From `rotary_tables`.
+        layout: ``"interleaved"`` pairs numbers 0 and 1, 2 and 3, ... (RetNet); ``"half"`` pairs number i with
+            i + dim / 2 (GPT-NeoX, Llama).
+
+    Raises:
+        ValueError: If the tables are not of ``dim / 2`` pairs, or the layout is unknown.
+    """
+    if layout not in ("interleaved", "half"):
+        raise ValueError(f'layout must be "interleaved" or "half", but is {layout!r}.')
+    if 2 * cos.shape[-1] != x.shape[-1]:
+        raise ValueError(f"cos and sin must have dim / 2 = {x.shape[-1] / 2:g} pairs, but have {cos.shape[-1]}.")
+    return _Rotate.apply(x, cos.unsqueeze(1), sin.unsqueeze(1), layout == "interleaved")
+
+
+class _Rotate(torch.autograd.Function):
+    """One pass over memory each way; nothing but the tables is kept for the backward pass."""
+
+    @staticmethod
+    def forward(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        _rotate_into(out, x, cos, sin, interleaved)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
+        _, cos, sin, ctx.interleaved = inputs
+        ctx.save_for_backward(cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
+        cos, sin = ctx.saved_tensors
+        return _Rotate.apply(grad, cos, -sin, ctx.interleaved), None, None, None
+
+
+def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> None:
+    """Write the rotated ``x``; products are taken in the dtype of the tables."""
+    if interleaved:
+        first, second = x[..., 0::2], x[..., 1::2]
+        out[..., 0::2] = first * cos - second * sin
+        out[..., 1::2] = first * sin + second * cos
+    else:
+        (first, second), (out_first, out_second) = x.chunk(2, -1), out.chunk(2, -1)
+        out_first.copy_(first * cos - second * sin)
+        out_second.copy_(first * sin + second * cos)
