@@ -34,6 +34,9 @@ Queries = Float[Tensor, "batch heads time key_dim"]
 Values = Float[Tensor, "batch heads time value_dim"]
 """What each token adds to the state, or what each query reads from it."""
 
+RotaryTable = Float[Tensor, "#batch time half_key_dim"]
+"""Cosine or sine of each token's angle, a column for each pair of channels."""
+
 RetentionMatrix = Float[Tensor, "batch heads key_dim value_dim"]
 """The state of retention: the decayed sum of ``key value^T`` over all tokens so far, float32 or wider."""
 

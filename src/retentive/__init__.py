@@ -1,0 +1,69 @@
+"""Language models that remember: RetNet, recurrent memory and retrieval over one decoder.
+
+The public names are loaded when they are first used, so that ``import retentive`` stays light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retentive.checkpoints import load_model, load_state, save_model, save_state
+    from retentive.generation import Sampling, generate, stream
+    from retentive.layers.retention import MultiScaleRetention, RetentionConfig
+    from retentive.models.retnet import RetNet, RetNetConfig
+    from retentive.models.transformer import Transformer, TransformerConfig
+    from retentive.ops.retention import retention, retention_chunkwise, retention_parallel, retention_recurrent
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MultiScaleRetention": "retentive.layers.retention",
+    "RetNet": "retentive.models.retnet",
+    "RetNetConfig": "retentive.models.retnet",
+    "RetentionConfig": "retentive.layers.retention",
+    "Sampling": "retentive.generation",
+    "Transformer": "retentive.models.transformer",
+    "TransformerConfig": "retentive.models.transformer",
+    "generate": "retentive.generation",
+    "load_model": "retentive.checkpoints",
+    "load_state": "retentive.checkpoints",
+    "retention": "retentive.ops.retention",
+    "retention_chunkwise": "retentive.ops.retention",
+    "retention_parallel": "retentive.ops.retention",
+    "retention_recurrent": "retentive.ops.retention",
+    "save_model": "retentive.checkpoints",
+    "save_state": "retentive.checkpoints",
+    "stream": "retentive.generation",
+}
+
+__all__ = [
+    "MultiScaleRetention",
+    "RetNet",
+    "RetNetConfig",
+    "RetentionConfig",
+    "Sampling",
+    "Transformer",
+    "TransformerConfig",
+    "generate",
+    "load_model",
+    "load_state",
+    "retention",
+    "retention_chunkwise",
+    "retention_parallel",
+    "retention_recurrent",
+    "save_model",
+    "save_state",
+    "stream",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'retentive' has no attribute {name!r}.")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

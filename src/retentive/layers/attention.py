@@ -1,0 +1,173 @@
+"""Causal self-attention with a key-value cache: the mixer of the Transformer baseline."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from retentive.layers.layout import Layout, RotaryConfig
+from retentive.ops.attention import attention
+from retentive.ops.rotary import rotate
+from retentive.shapes import Hidden
+from retentive.state import RecurrentState
+
+Moved = TypeVar("Moved", bound="KeyValueState")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionConfig:
+    """Shape of an attention layer.
+
+    Attributes:
+        hidden_size: Width of the residual stream.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads; fewer than ``num_heads`` is grouped-query attention (arXiv:2305.13245).
+        key_dim: Channels of one head's query and key.
+        value_dim: Channels of one head's value.
+        window: A token sees itself and the ``window - 1`` tokens before it; None sees all.
+        dropout: Share of attention weights dropped in training.
+        bias: Whether the input projection has a bias.
+        output_bias: Whether the output projection has one.
+        rotary: Rotation of queries and keys; None has none.
+    """
+
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+    window: int | None = None
+    dropout: float = 0.0
+    bias: bool = False
+    output_bias: bool = False
+    rotary: RotaryConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("hidden_size", "num_heads", "key_dim", "value_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if self.rotary is not None and self.rotary.dim != self.key_dim:
+            raise ValueError(f"rotary.dim must be key_dim, {self.key_dim}, but is {self.rotary.dim}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"attention_dropout must be at least 0 and below 1, but is {self.dropout}.")
+        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads must divide num_heads, so that every group has as many heads, but num_heads is "
+                f"{self.num_heads} and num_kv_heads is {self.num_kv_heads}."
+            )
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window must be at least 1 token, but is {self.window}; None sees all tokens.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyValueState(RecurrentState):
+    """The keys and values of all tokens so far, or of the last ``window - 1``; they stand at the end, in order.
+
+    Attributes:
+        key: Keys, rotated by their own positions.
+        value: Values.
+        visible: Which entries are real tokens of the row's current document; None where all are.
+    """
+
+    key: Float[Tensor, "batch kv_heads past key_dim"]
+    value: Float[Tensor, "batch kv_heads past value_dim"]
+    visible: Bool[Tensor, "batch past"] | None = None
+
+
+class Attention(nn.Module):
+    """Multi-head or grouped-query causal attention (Vaswani et al. 2017, arXiv:1706.03762)."""
+
+    def __init__(self, config: AttentionConfig) -> None:
+        """Make the projections: one product gives queries, keys and values."""
+        super().__init__()
+        self.config = config
+        self.query_size = config.num_heads * config.key_dim
+        self.key_size = config.num_kv_heads * config.key_dim
+        self.value_size = config.num_kv_heads * config.value_dim
+        self.input_proj = nn.Linear(
+            config.hidden_size, self.query_size + self.key_size + self.value_size, bias=config.bias
+        )
+        self.output_proj = nn.Linear(config.num_heads * config.value_dim, config.hidden_size, bias=config.output_bias)
+
+    def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> KeyValueState:
+        """A cache that holds nothing."""
+        heads = self.config.num_kv_heads
+        return KeyValueState(
+            key=torch.zeros(batch, heads, 0, self.config.key_dim, device=device, dtype=dtype),
+            value=torch.zeros(batch, heads, 0, self.config.value_dim, device=device, dtype=dtype),
+        )
+
+    def forward(self, x: Hidden, state: KeyValueState | None, layout: Layout) -> tuple[Hidden, KeyValueState]:
+        """Attend to the cached tokens and to those of this call, and return the longer cache."""
+        batch, time, _ = x.shape
+        sizes = (self.query_size, self.key_size, self.value_size)
+        query, key, value = self.input_proj(x).split(sizes, dim=-1)
+        query = query.view(batch, time, self.config.num_heads, self.config.key_dim).transpose(1, 2)
+        key = key.view(batch, time, self.config.num_kv_heads, self.config.key_dim).transpose(1, 2)
+        value = value.view(batch, time, self.config.num_kv_heads, self.config.value_dim).transpose(1, 2)
+        if self.config.rotary is not None and layout.cos is not None and layout.sin is not None:
+            query = rotate(query, layout.cos, layout.sin, layout=self.config.rotary.pairs)
+            key = rotate(key, layout.cos, layout.sin, layout=self.config.rotary.pairs)
+        past = 0 if state is None else state.key.shape[2]
+        if state is not None and past:
+            key = torch.cat((state.key, key), dim=2)
+            value = torch.cat((state.value, value), dim=2)
+        allowed, visible = self._sight(state, layout, batch, time)
+        dropout = self.config.dropout if self.training else 0.0
+        causal = allowed is None and time > 1
+        mixed = attention(query, key, value, allowed=allowed, causal=causal, dropout=dropout)
+        following = self._cache(key, value, visible)
+        return self.output_proj(mixed.transpose(1, 2).flatten(2)), following
+
+    def _sight(
+        self, state: KeyValueState | None, layout: Layout, batch: int, time: int
+    ) -> tuple[Bool[Tensor, "#batch 1 time total"] | None, Bool[Tensor, "batch total"] | None]:
+        """Which entries each token may see (None: all up to itself), and which the next call may see (None: all)."""
+        past = 0 if state is None else state.key.shape[2]
+        window = self.config.window
+        cached = None if state is None else state.visible
+        if layout.mask is None and layout.starts is None and cached is None:
+            inside = window is None or past + time <= window
+            if inside and (past == 0 or time == 1):
+                return None, None
+            columns = torch.arange(past + time, device=layout.positions.device) - past
+            rows = columns[past:, None]
+            allowed = (columns <= rows) if window is None else (columns <= rows) & (columns > rows - window)
+            return allowed[None, None], None
+        return self._ragged_sight(cached, layout, batch, past, time)
+
+    def _ragged_sight(
+        self, cached: Tensor | None, layout: Layout, batch: int, past: int, time: int
+    ) -> tuple[Tensor, Tensor]:
+        """The same with padding or several documents: order is told by a clock that padding does not advance."""
+        device = layout.positions.device
+        ones = torch.ones(batch, time, dtype=torch.bool, device=device)
+        real = ones if layout.mask is None else layout.mask
+        before = torch.ones(batch, past, dtype=torch.bool, device=device) if cached is None else cached
+        clock = real.cumsum(1)
+        times = torch.cat((torch.arange(1 - past, 1, device=device).expand(batch, past), clock), 1)
+        documents = torch.zeros_like(clock) if layout.starts is None else layout.starts.cumsum(1)
+        owners = torch.cat((torch.zeros(batch, past, dtype=torch.long, device=device), documents), 1)
+        present = torch.cat((before, real), 1)
+        allowed = present[:, None] & (times[:, None] <= clock[..., None]) & (owners[:, None] == documents[..., None])
+        allowed &= real[..., None]
+        if self.config.window is not None:
+            allowed &= times[:, None] > clock[..., None] - self.config.window
+        return allowed[:, None], present & (owners == documents[:, -1:])
+
+    def _cache(self, key: Tensor, value: Tensor, visible: Tensor | None) -> KeyValueState:
+        """The entries that a later token may still see: real ones moved to the end, the window's worth kept."""
+        if visible is not None:
+            order = visible.to(torch.uint8).argsort(dim=1, stable=True)
+            visible = visible.gather(1, order)
+            index = order[:, None, :, None]
+            key = key.gather(2, index.expand(-1, key.shape[1], -1, key.shape[3]))
+            value = value.gather(2, index.expand(-1, value.shape[1], -1, value.shape[3]))
+        if self.config.window is not None and key.shape[2] >= self.config.window:
+            first = key.shape[2] - self.config.window + 1
+            key, value = key[:, :, first:], value[:, :, first:]
+            visible = visible[:, first:] if visible is not None else None
+        return KeyValueState(key=key, value=value, visible=visible)

@@ -1,0 +1,75 @@
+"""Token embedding, with learned positions where the model has them."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from retentive.shapes import Hidden, Positions, Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingConfig:
+    """Shape of the embedding.
+
+    Attributes:
+        vocab_size: Number of token ids.
+        hidden_size: Width of the residual stream.
+        max_positions: Rows of the table of learned positions; None has no such table.
+        scale: Multiply embeddings by ``hidden_size ** 0.5`` (fairseq's custom).
+    """
+
+    vocab_size: int
+    hidden_size: int
+    max_positions: int | None = None
+    scale: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("vocab_size", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if self.max_positions is not None and self.max_positions < 1:
+            raise ValueError(f"max_positions must be at least 1 token, but is {self.max_positions}.")
+
+
+class Embedding(nn.Module):
+    """Turn token ids into the residual stream."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        """Make the tables."""
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.positions = nn.Embedding(config.max_positions, config.hidden_size) if config.max_positions else None
+
+    def forward(self, tokens: Tokens, positions: Positions) -> Hidden:
+        """Look up tokens and add learned positions.
+
+        Raises:
+            ValueError: If a token id or a position is outside its table. On a GPU the check would stall the device, so
+                there the id ends in the device's own assertion.
+        """
+        hidden = self._look_up(self.tokens, tokens, "token id", "vocab_size")
+        if self.config.scale:
+            hidden = hidden * self.config.hidden_size**0.5
+        if self.positions is not None:
+            hidden = hidden + self._look_up(self.positions, positions, "position", "max_positions")
+        return hidden
+
+    @staticmethod
+    def _look_up(table: nn.Embedding, ids: Tensor, noun: str, limit: str) -> Tensor:
+        try:
+            return table(ids)
+        except IndexError as error:
+            wrong = ids[(ids < 0) | (ids >= table.num_embeddings)]
+            raise ValueError(
+                f"every {noun} must be from 0 to {limit} - 1 = {table.num_embeddings - 1}, but "
+                f"{wrong.numel()} are outside, the first of them {int(wrong.flatten()[0])}."
+            ) from error
+
+
+def initialise_embedding(embedding: Embedding) -> None:
+    """Normal with standard deviation ``hidden_size ** -0.5`` (0.02 for learned positions)."""
+    nn.init.normal_(embedding.tokens.weight, std=embedding.config.hidden_size**-0.5)
+    if embedding.positions is not None:
+        nn.init.normal_(embedding.positions.weight, std=0.02)

@@ -1,0 +1,66 @@
+"""The feed-forward layer: two projections around an activation, gated on request (GLU, arXiv:2002.05202)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+
+from retentive.shapes import Hidden
+
+Activation = Literal["swish", "gelu", "gelu_tanh", "relu"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swish": nn.functional.silu,
+    "gelu": nn.functional.gelu,
+    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
+    "relu": nn.functional.relu,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedForwardConfig:
+    """Shape of a feed-forward layer.
+
+    Attributes:
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width between the two projections.
+        activation: Function between them.
+        gated: Multiply the activated branch by a second, linear branch (GLU).
+        bias: Whether the projections have biases.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    activation: Activation = "gelu"
+    gated: bool = False
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.intermediate_size < 1:
+            raise ValueError(f"intermediate_size must be at least 1 channel, but is {self.intermediate_size}.")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but is {self.activation!r}.")
+
+
+class FeedForward(nn.Module):
+    """``output(activation(input(x)))``, or ``output(activation(a) * b)`` with ``a, b = input(x)`` where gated."""
+
+    def __init__(self, config: FeedForwardConfig) -> None:
+        """Make the two projections."""
+        super().__init__()
+        self.config = config
+        branches = 2 if config.gated else 1
+        self.input_proj = nn.Linear(config.hidden_size, branches * config.intermediate_size, bias=config.bias)
+        self.output_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Hidden) -> Hidden:
+        """Apply the layer to every token by itself."""
+        inner = self.input_proj(x)
+        if self.config.gated:
+            activated, linear = inner.chunk(2, dim=-1)
+            return self.output_proj(self.activation(activated) * linear)
+        return self.output_proj(self.activation(inner))

@@ -1,0 +1,123 @@
+"""Where each token of one call stands: made once a call, read by every layer."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from retentive.ops.rotary import rotary_frequencies, rotary_tables
+from retentive.shapes import Positions, RotaryTable, TokenMask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotaryConfig:
+    """How queries and keys are rotated (Su et al. 2021, arXiv:2104.09864; see ``docs/theory/rotation.md``).
+
+    Attributes:
+        dim: Channels of one head; they are rotated in pairs.
+        base: The slowest pair turns by about one radian in ``base`` tokens.
+        frequencies: ``retnet`` spaces the pairs so that the slowest is exactly ``1 / base`` (torchscale), ``standard``
+            stops one step earlier (RoFormer, Llama, flash-linear-attention).
+        pairs: ``interleaved`` rotates channels 0 and 1, 2 and 3, ...; ``half`` rotates channel i with i + dim / 2.
+    """
+
+    dim: int
+    base: float = 10000.0
+    frequencies: Literal["retnet", "standard"] = "retnet"
+    pairs: Literal["interleaved", "half"] = "interleaved"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.dim % 2:
+            raise ValueError(
+                f"rotation needs an even number of channels in a head, but key_dim is {self.dim}; choose an even "
+                "key_dim or positions='none'."
+            )
+        if not self.base > 1:
+            raise ValueError(f"rotary_base must be above 1, but is {self.base}.")
+        if self.frequencies not in ("retnet", "standard"):
+            raise ValueError(f"rotary_frequencies must be 'retnet' or 'standard', but is {self.frequencies!r}.")
+        if self.pairs not in ("interleaved", "half"):
+            raise ValueError(f"rotary_pairs must be 'interleaved' or 'half', but is {self.pairs!r}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Positions, padding and document starts of the tokens of one call.
+
+    Attributes:
+        positions: Position of each token in its document.
+        next_position: Position that each row's next token will have.
+        mask: True where a token is real; None where all are.
+        starts: True where a document starts; None where none does.
+        cos: Cosines of the rotation, or None without one.
+        sin: Sines of the rotation.
+    """
+
+    positions: Positions
+    next_position: Int[Tensor, "batch"]
+    mask: TokenMask | None = None
+    starts: TokenMask | None = None
+    cos: RotaryTable | None = None
+    sin: RotaryTable | None = None
+
+
+def make_layout(
+    position: Int[Tensor, "batch"] | None,
+    batch: int,
+    time: int,
+    *,
+    mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
+    rotary: RotaryConfig | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Layout:
+    """Place ``time`` tokens after ``position``: padding takes no position, a document start begins again at 0.
+
+    Args:
+        position: Tokens each row has read of its current document; None is a new sequence.
+        batch: Rows.
+        time: Columns.
+        mask: True where a token is real.
+        starts: True at the first token of a document.
+        rotary: Adds the tables of a rotation.
+        device: Where the tensors are made.
+        dtype: Of the model; rotary tables are float32 or wider, their angles float64.
+    """
+    if starts is not None and mask is not None:
+        starts = starts & mask  # padding starts nothing
+    if mask is None and starts is None:
+        offsets = torch.arange(time, device=device)
+        positions = offsets[None] if position is None else position[:, None] + offsets
+        following = torch.full((batch,), time, device=device) if position is None else position + time
+    else:
+        positions, following = _count(position, batch, time, mask, starts, device)
+    cos, sin = None, None
+    if rotary is not None:
+        frequencies = rotary_frequencies(
+            rotary.dim, base=rotary.base, frequencies=rotary.frequencies, device=positions.device
+        )
+        cos, sin = rotary_tables(positions, frequencies, torch.promote_types(dtype, torch.float32))
+    return Layout(positions=positions, next_position=following, mask=mask, starts=starts, cos=cos, sin=sin)
+
+
+def _count(
+    position: Tensor | None,
+    batch: int,
+    time: int,
+    mask: Tensor | None,
+    starts: Tensor | None,
+    device: torch.device | None,
+) -> tuple[Tensor, Tensor]:
+    """Positions where padding or document starts are, and the position after the last token."""
+    clock = torch.arange(1, time + 1, device=device).expand(batch, time) if mask is None else mask.cumsum(1)
+    begin = torch.zeros(batch, 1, dtype=torch.long, device=device) if position is None else -position[:, None]
+    base = begin.expand(batch, time)
+    if starts is not None:
+        # The clock before a start is the base of its document; it only grows, so the latest start is the largest.
+        before = (clock - 1).where(starts, begin)
+        base = torch.maximum(before.cummax(1).values, begin)
+    return (clock - 1 - base).clamp_min(0), clock[:, -1] - base[:, -1]

@@ -1,0 +1,261 @@
+"""Multi-scale retention: the mixer of RetNet (Sun et al. 2023, arXiv:2307.08621, section 2.2)."""
+
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from retentive.layers.layout import Layout, RotaryConfig, make_layout
+from retentive.layers.norm import Norm, NormConfig
+from retentive.ops.retention import (
+    log_decay_geometric,
+    log_decay_linspace,
+    recurrent_decay,
+    recurrent_step,
+    retention,
+    retention_chunkwise,
+    retention_parallel,
+)
+from retentive.ops.rotary import rotate
+from retentive.shapes import Hidden, RetentionMatrix
+from retentive.state import RecurrentState
+
+DECAYS = {"geometric": log_decay_geometric, "linspace": log_decay_linspace}
+GATES = {"swish": nn.functional.silu, "gelu": nn.functional.gelu}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig:
+    """Shape of a retention layer.
+
+    Attributes:
+        hidden_size: Width of the residual stream.
+        num_heads: Heads, each with a decay of its own.
+        key_dim: Channels of one head's query and key.
+        value_dim: Channels of one head's value; the paper takes twice ``key_dim``.
+        decay: Schedule of the decays over the heads: ``linspace`` is the paper's (remembers 32 to 512 tokens),
+            ``geometric`` torchscale's and flash-linear-attention's (32 tokens, doubled from head to head).
+        log_decay: The user's own ``log(gamma)``, one a head, in place of a schedule.
+        relative_position: Whether query and key are rotated by their positions.
+        rotary_base: See `RotaryConfig`, like the next two.
+        rotary_frequencies: ``retnet`` is torchscale's table, ``standard`` flash-linear-attention's.
+        rotary_pairs: Channels that turn together.
+        gate: Activation of the output gate.
+        head_norm: How each head's output is normalised; ``layer_norm`` is the paper's GroupNorm.
+        bias: Whether the projections have biases.
+        chunk_size: Tokens that the chunkwise form takes at a time. Changes speed, never results.
+    """
+
+    hidden_size: int
+    num_heads: int
+    key_dim: int
+    value_dim: int
+    decay: Literal["geometric", "linspace"] = "geometric"
+    log_decay: tuple[float, ...] | None = None
+    relative_position: bool = True
+    rotary_base: float = 10000.0
+    rotary_frequencies: Literal["retnet", "standard"] = "retnet"
+    rotary_pairs: Literal["interleaved", "half"] = "interleaved"
+    gate: Literal["swish", "gelu"] = "swish"
+    head_norm: NormConfig = field(default_factory=lambda: NormConfig(affine=False))
+    bias: bool = False
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("hidden_size", "num_heads", "key_dim", "value_dim", "chunk_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if self.decay not in DECAYS:
+            raise ValueError(f"decay must be 'geometric' or 'linspace', but is {self.decay!r}.")
+        if self.gate not in GATES:
+            raise ValueError(f"gate must be 'swish' or 'gelu', but is {self.gate!r}.")
+        rotary = (self.rotary_base, self.rotary_frequencies, self.rotary_pairs)
+        if not self.relative_position and rotary != (10000.0, "retnet", "interleaved"):
+            raise ValueError(
+                f"rotary_base, rotary_frequencies and rotary_pairs mean nothing with relative_position=False, but are "
+                f"{rotary}; leave them at their defaults."
+            )
+        _ = self.rotary  # refuses an odd key_dim
+        if self.log_decay is not None and (
+            len(self.log_decay) != self.num_heads or any(value > 0 for value in self.log_decay)
+        ):
+            raise ValueError(
+                f"log_decay must be one log(gamma) a head, {self.num_heads} numbers at most 0, but is {self.log_decay}."
+            )
+
+    @property
+    def rotary(self) -> RotaryConfig | None:
+        """The rotation of queries and keys."""
+        if not self.relative_position:
+            return None
+        return RotaryConfig(
+            dim=self.key_dim,
+            base=self.rotary_base,
+            frequencies=self.rotary_frequencies,
+            pairs=self.rotary_pairs,
+        )
+
+    @property
+    def log_decays(self) -> Float[Tensor, "heads"]:
+        """``log(gamma)`` of every head, float64."""
+        if self.log_decay is not None:
+            return torch.tensor(self.log_decay, dtype=torch.float64)
+        return DECAYS[self.decay](self.num_heads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionState(RecurrentState):
+    """What one retention layer remembers; see `RecurrentState` for ``select``, ``detach`` and ``to``.
+
+    Attributes:
+        kv: The decayed sum of ``key value^T``, float32 or wider whatever the model's dtype.
+        position: Tokens read so far, which the rotation of the next one needs.
+    """
+
+    kv: RetentionMatrix
+    position: Int[Tensor, "batch"]
+
+
+class MultiScaleRetention(nn.Module):
+    """Project, rotate, retain, normalise each head, gate, project (eq. 8).
+
+    One product gives query, key, value and gate; ``input_proj.weight`` holds their rows in that order.
+    """
+
+    def __init__(self, config: RetentionConfig) -> None:
+        """Make the projections; the decays are constants of the config, not parameters or buffers."""
+        super().__init__()
+        self.config = config
+        keys, values = config.num_heads * config.key_dim, config.num_heads * config.value_dim
+        self.sizes = (keys, keys, values, values)
+        self.input_proj = nn.Linear(config.hidden_size, sum(self.sizes), bias=config.bias)
+        self.output_proj = nn.Linear(values, config.hidden_size, bias=config.bias)
+        self.head_norm = Norm(config.value_dim, config.head_norm)
+        # A plain attribute: a buffer would follow the model into bfloat16, where 1 - 2**-9 is 1.
+        self._log_decay = config.log_decays
+
+    def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> RetentionState:
+        """A memory of nothing; float32 or wider whatever ``dtype`` the model has."""
+        config = self.config
+        wide = torch.promote_types(dtype, torch.float32)
+        kv = torch.zeros(batch, config.num_heads, config.key_dim, config.value_dim, device=device, dtype=wide)
+        return RetentionState(kv=kv, position=torch.zeros(batch, dtype=torch.long, device=device))
+
+    def forward(
+        self, x: Hidden, state: RetentionState | None = None, layout: Layout | None = None
+    ) -> tuple[Hidden, RetentionState]:
+        """Read ``x`` after ``state`` and return the output and the new state: chunkwise, or one recurrent step.
+
+        Args:
+            x: The residual stream, normalised.
+            state: Where an earlier call stopped; None starts a new sequence.
+            layout: Positions, padding and documents; None counts on from the state.
+        """
+        if layout is None:
+            layout = self._layout(x, None if state is None else state.position)
+        query, key, value, gate = self.input_proj(x).split(self.sizes, dim=-1)
+        kv = None if state is None else state.kv
+        if x.shape[1] == 1 and layout.mask is None and layout.starts is None:
+            mixed, kv = self._step(query, key, value, kv, layout)
+        else:
+            heads = self._heads(query, key, value, layout)
+            mixed, kv = retention(
+                *heads,
+                kv,
+                log_decay=self._log_decay,
+                mask=layout.mask,
+                starts=layout.starts,
+                chunk_size=self.config.chunk_size,
+            )
+        return self._finish(mixed.transpose(1, 2), gate), RetentionState(kv=kv, position=layout.next_position)
+
+    def forward_parallel(self, query: Hidden, key: Hidden, value: Hidden) -> tuple[Hidden, RetentionMatrix]:
+        """The parallel form (eq. 5) over separate inputs; the gate is projected from ``query``."""
+        return self._separate(query, key, value, None, None, "parallel")
+
+    def forward_chunkwise(
+        self,
+        query: Hidden,
+        key: Hidden,
+        value: Hidden,
+        start_index: int = 0,
+        state: RetentionMatrix | None = None,
+    ) -> tuple[Hidden, RetentionMatrix]:
+        """The chunkwise form (eq. 7) over separate inputs, whose first token has position ``start_index``."""
+        return self._separate(query, key, value, start_index, state, "chunkwise")
+
+    def forward_recurrent(
+        self,
+        query: Float[Tensor, "batch hidden"],
+        key: Float[Tensor, "batch hidden"],
+        value: Float[Tensor, "batch hidden"],
+        index: int,
+        state: RetentionMatrix | None = None,
+    ) -> tuple[Float[Tensor, "batch hidden"], RetentionMatrix]:
+        """One step of the recurrent form (eq. 6) over separate inputs, at position ``index``."""
+        query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
+        output, kv = self._separate(query, key, value, index, state, "recurrent")
+        return output.squeeze(1), kv
+
+    def _separate(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        index: int | None,
+        state: Tensor | None,
+        form: Literal["parallel", "chunkwise", "recurrent"],
+    ) -> tuple[Tensor, Tensor]:
+        position = torch.full((query.shape[0],), index, device=query.device) if index else None
+        layout = self._layout(query, position)
+        weights = self.input_proj.weight.split(self.sizes)
+        bias = cast("Tensor | None", self.input_proj.bias)
+        biases = (None,) * 4 if bias is None else bias.split(self.sizes)
+        q, k, v, gate = (
+            nn.functional.linear(part, weight, bias)
+            for part, weight, bias in zip((query, key, value, query), weights, biases, strict=True)
+        )
+        if form == "recurrent":
+            mixed, kv = self._step(q, k, v, state, layout)
+        else:
+            heads = self._heads(q, k, v, layout)
+            if form == "parallel":
+                mixed, kv = retention_parallel(*heads, state, log_decay=self._log_decay)
+            else:
+                size = self.config.chunk_size
+                mixed, kv = retention_chunkwise(*heads, state, log_decay=self._log_decay, chunk_size=size)
+        return self._finish(mixed.transpose(1, 2), gate), kv
+
+    def _layout(self, x: Tensor, position: Tensor | None) -> Layout:
+        batch, time, _ = x.shape
+        rotary = self.config.rotary
+        return make_layout(position, batch, time, rotary=rotary, device=x.device, dtype=x.dtype)
+
+    def _heads(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """Split into heads, rotate query and key, scale the query by ``key_dim ** -0.5``."""
+        batch, time, _ = query.shape
+        config = self.config
+        q = query.view(batch, time, config.num_heads, config.key_dim).transpose(1, 2)
+        k = key.view(batch, time, config.num_heads, config.key_dim).transpose(1, 2)
+        v = value.view(batch, time, config.num_heads, config.value_dim).transpose(1, 2)
+        if layout.cos is not None and layout.sin is not None:
+            q = rotate(q, layout.cos, layout.sin, layout=config.rotary_pairs)
+            k = rotate(k, layout.cos, layout.sin, layout=config.rotary_pairs)
+        return q * config.key_dim**-0.5, k, v
+
+    def _step(
+        self, query: Tensor, key: Tensor, value: Tensor, kv: Tensor | None, layout: Layout
+    ) -> tuple[Tensor, Tensor]:
+        if kv is None:
+            kv = self.initial_state(query.shape[0], query.device, query.dtype).kv
+        q, k, v = (part.squeeze(2) for part in self._heads(query, key, value, layout))
+        mixed, kv = recurrent_step(q, k, v, kv, recurrent_decay(self._log_decay.to(kv.device), kv.dtype))
+        return mixed.unsqueeze(2), kv
+
+    def _finish(self, mixed: Float[Tensor, "batch time heads value_dim"], gate: Hidden) -> Hidden:
+        """Normalise each head, gate, project."""
+        normed = self.head_norm(mixed).flatten(2)
+        return self.output_proj(GATES[self.config.gate](gate) * normed)

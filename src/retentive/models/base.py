@@ -1,0 +1,143 @@
+"""What every language model of the library takes and returns."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from retentive.models.decoder import Decoder, DecoderConfig
+from retentive.shapes import Hidden, Logits, TokenMask, Tokens
+from retentive.state import ModelState
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """What one call of a model returns.
+
+    Attributes:
+        logits: Of the next token, for every column or the last ``logits_to_keep``; None if none were asked for.
+        state: Goes into the next call.
+        loss: Mean over labels that are not -100, in nats; None without labels.
+    """
+
+    logits: Logits | None
+    state: ModelState
+    loss: Float[Tensor, ""] | None = None
+
+
+class FamilyConfig(Protocol):
+    """A family's flat config, as a `LanguageModel` needs it."""
+
+    family: ClassVar[str]
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's parts."""
+        ...
+
+
+class LanguageModel(nn.Module):
+    """A decoder with the library's call: tokens, state and labels in; logits, state and loss out."""
+
+    def __init__(self, config: FamilyConfig) -> None:
+        """Make the decoder that the config describes."""
+        super().__init__()
+        self.config = config
+        self.decoder = Decoder(config.decoder)
+
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> ModelState:
+        """What ``state=None`` means, as a value."""
+        return self.decoder.initial_state(batch_size, device)
+
+    def forward(
+        self,
+        tokens: Tokens,
+        state: ModelState | None = None,
+        labels: Tokens | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: TokenMask | None = None,
+        logits_to_keep: int | None = None,
+    ) -> ModelOutput:
+        """Read tokens after ``state``. Any split of a sequence into calls gives what one call gives.
+
+        Args:
+            tokens: Token ids.
+            state: Where an earlier call stopped; None starts new sequences.
+            labels: The token that each column should predict (already shifted), -100 where none counts.
+            mask: False at padding, wherever it stands: it is not read, takes no position and leaves the state alone.
+            starts: True at the first token of a document: nothing before it is remembered.
+            logits_to_keep: Columns from the end whose logits are wanted; None is all, 0 is none. With labels and 0,
+                the loss is computed without all logits of a large vocabulary in memory.
+
+        Raises:
+            ValueError: If shapes, dtypes or ids do not fit; the message names the argument, the rule and the cure.
+        """
+        check_call(tokens, state, labels, mask, starts, logits_to_keep)
+        batch, time = tokens.shape
+        position = None if state is None else state.position
+        layout = self.decoder.layout(position, batch, time, mask=mask, starts=starts)
+        hidden, following = self.decoder(self.decoder.embed(tokens, layout), state, layout)
+        return self.read_out(hidden, following, labels, logits_to_keep)
+
+    def read_out(
+        self, hidden: Hidden, state: ModelState, labels: Tokens | None, logits_to_keep: int | None
+    ) -> ModelOutput:
+        """Turn the last hidden states into what was asked for."""
+        loss = None if labels is None else self._loss(hidden, labels)
+        if logits_to_keep == 0:
+            return ModelOutput(None, state, loss)
+        kept = hidden if logits_to_keep is None else hidden[:, -logits_to_keep:]
+        return ModelOutput(self.decoder.logits(kept), state, loss)
+
+    def _loss(self, hidden: Hidden, labels: Tokens) -> Float[Tensor, ""]:
+        try:
+            return self.decoder.loss(hidden, labels)
+        except (IndexError, RuntimeError) as error:
+            vocab = self.decoder.head_weight.shape[0]
+            wrong = labels[((labels < 0) & (labels != -100)) | (labels >= vocab)]
+            if not wrong.numel():
+                raise
+            raise ValueError(
+                f"every label must be -100 or from 0 to vocab_size - 1 = {vocab - 1}, but {wrong.numel()} are "
+                f"outside, the first of them {int(wrong[0])}."
+            ) from error
+
+
+def check_call(
+    tokens: Tensor,
+    state: ModelState | None,
+    labels: Tensor | None,
+    mask: Tensor | None,
+    starts: Tensor | None,
+    logits_to_keep: int | None,
+) -> None:
+    """Refuse what a model cannot read. Looks at shapes and dtypes alone, so it never waits for a GPU."""
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens must be (batch, time), but have shape {tuple(tokens.shape)}.")
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"tokens must be integer ids (int64 or int32), but are {tokens.dtype}.")
+    if 0 in tokens.shape:
+        raise ValueError(f"tokens must hold at least one token, but have shape {tuple(tokens.shape)}.")
+    for name, given, dtypes in (
+        ("labels", labels, (torch.int64,)),
+        ("mask", mask, (torch.bool,)),
+        ("starts", starts, (torch.bool,)),
+    ):
+        if given is None:
+            continue
+        if given.shape != tokens.shape:
+            raise ValueError(
+                f"{name} must have the shape of tokens, {tuple(tokens.shape)}, but have {tuple(given.shape)}."
+            )
+        if given.dtype not in dtypes:
+            raise ValueError(f"{name} must be {dtypes[0]}, but are {given.dtype}.")
+    if state is not None and state.batch_size != tokens.shape[0]:
+        raise ValueError(
+            f"state must have one row for each row of tokens, {tokens.shape[0]}, but has {state.batch_size}; "
+            "state.select(rows) keeps or repeats rows."
+        )
+    if logits_to_keep is not None and logits_to_keep < 0:
+        raise ValueError(f"logits_to_keep must be at least 0, or None for all, but is {logits_to_keep}.")

@@ -1,0 +1,96 @@
+"""Every family by name. A new family is one folder here and one line below."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, cast
+
+from retentive.errors import MismatchError
+from retentive.models.base import FamilyConfig, LanguageModel
+
+FAMILIES = {
+    "transformer": ("retentive.models.transformer", "TransformerConfig", "Transformer"),
+    "retnet": ("retentive.models.retnet", "RetNetConfig", "RetNet"),
+}
+"""Name -> module, config class, model class; imported when asked for."""
+
+
+def family_names() -> tuple[str, ...]:
+    """The families, in the order of the registry."""
+    return tuple(FAMILIES)
+
+
+def config_class(family: str) -> type[Any]:
+    """The frozen dataclass that describes a model of the family."""
+    module, config, _ = _entry(family)
+    return getattr(import_module(module), config)
+
+
+def model_class(family: str) -> type[LanguageModel]:
+    """The model of the family."""
+    module, _, model = _entry(family)
+    return getattr(import_module(module), model)
+
+
+def build(config: FamilyConfig) -> LanguageModel:
+    """Make the model that a config describes."""
+    return model_class(config.family)(config)
+
+
+def config_to_dict(config: FamilyConfig) -> dict[str, Any]:
+    """A config as JSON can hold it, with its family's name."""
+    return {"family": config.family, **dataclasses.asdict(cast("Any", config))}
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Any:
+    """The config that `config_to_dict` wrote.
+
+    Raises:
+        MismatchError: If a key is unknown or missing; the message names it.
+        ValueError: If the family is unknown or a value cannot be.
+    """
+    values = dict(values)
+    if "family" not in values:
+        raise MismatchError(f"config must name its family, one of {', '.join(FAMILIES)}, but has no key 'family'.")
+    return _from_dict(config_class(values.pop("family")), values)
+
+
+def _from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise MismatchError(f"{kind.__name__} has no option {', '.join(unknown)}; it has {', '.join(known)}.")
+    required = {
+        name
+        for name, field in known.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    missing = sorted(required - set(values))
+    if missing:
+        raise MismatchError(f"{kind.__name__} needs {', '.join(missing)}, which the config lacks.")
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _value(hints[name], value) for name, value in values.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """Rebuild nested configs and tuples, which JSON holds as objects and lists."""
+    if isinstance(value, list):
+        return tuple(cast("list[Any]", value))
+    if not isinstance(value, Mapping):
+        return value
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    nested = [option for option in options if dataclasses.is_dataclass(option)]
+    values = dict(cast("Mapping[str, Any]", value))
+    if "family" in values:
+        return config_from_dict(values)
+    if len(nested) != 1:
+        raise MismatchError(f"a nested config must name its family, but has only the keys {', '.join(values)}.")
+    return _from_dict(cast("type[Any]", nested[0]), values)
+
+
+def _entry(family: str) -> tuple[str, str, str]:
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, but is {family!r}.")
+    return FAMILIES[family]

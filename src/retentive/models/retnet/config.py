@@ -1,0 +1,144 @@
+"""The shape of a RetNet."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from retentive.layers.embedding import EmbeddingConfig
+from retentive.layers.feed_forward import Activation, FeedForwardConfig
+from retentive.layers.norm import NormConfig
+from retentive.layers.retention import RetentionConfig
+from retentive.models.decoder import DecoderConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetNetConfig:
+    """Shape of a RetNet; what is left out follows the paper (arXiv:2307.08621).
+
+    Attributes:
+        vocab_size: Number of token ids.
+        hidden_size: Width of the residual stream, in channels.
+        num_layers: Blocks.
+        num_heads: Retention heads in a block, each with a decay of its own.
+        key_dim: Channels of one head's query and key; None is ``hidden_size / num_heads``.
+        value_dim: Channels of one head's value; None is twice ``key_dim``.
+        intermediate_size: Channels inside the feed-forward; None is twice ``hidden_size``.
+        activation: Activation of the feed-forward.
+        gated: Gate the feed-forward by a second branch (GLU).
+        norm: Norm before each half of a block: ``rms_norm`` or ``layer_norm``.
+        norm_epsilon: Added under the root of every norm.
+        head_norm: Norm of each head's output; ``layer_norm`` is the paper's GroupNorm.
+        head_norm_affine: Whether the head norm has learned weights, shared by the heads.
+        final_norm: Norm between the last block and the head.
+        decay: Schedule of the decays: the paper's ``linspace``, or ``geometric``.
+        log_decay: The user's own ``log(gamma)``, one a head, in place of a schedule.
+        relative_position: Rotate queries and keys by their positions.
+        rotary_base: The slowest pair of channels turns one radian in this many tokens.
+        rotary_frequencies: ``retnet`` (torchscale) or ``standard`` (flash-linear-attention).
+        rotary_pairs: Channels that turn together: ``interleaved`` or ``half``.
+        gate: Activation of the output gate.
+        bias: Biases in all projections.
+        head_bias: A bias in the head.
+        tie_embeddings: Use the token table as the head.
+        scale_embeddings: Multiply embeddings by the root of ``hidden_size``.
+        max_positions: Add learned positions up to this many tokens; None adds none.
+        dropout: Share of the embedding and of each half's output dropped in training.
+        initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
+        chunk_size: Tokens that the chunkwise form takes at a time. Changes speed, never results.
+    """
+
+    family: ClassVar[str] = "retnet"
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    key_dim: int | None = None
+    value_dim: int | None = None
+    intermediate_size: int | None = None
+    activation: Activation = "gelu"
+    gated: bool = False
+    norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    norm_epsilon: float = 1e-6
+    head_norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    head_norm_affine: bool = False
+    final_norm: bool = True
+    decay: Literal["geometric", "linspace"] = "linspace"
+    log_decay: tuple[float, ...] | None = None
+    relative_position: bool = True
+    rotary_base: float = 10000.0
+    rotary_frequencies: Literal["retnet", "standard"] = "retnet"
+    rotary_pairs: Literal["interleaved", "half"] = "interleaved"
+    gate: Literal["swish", "gelu"] = "swish"
+    bias: bool = False
+    head_bias: bool = False
+    tie_embeddings: bool = False
+    scale_embeddings: bool = False
+    max_positions: int | None = None
+    dropout: float = 0.0
+    initialisation: Literal["xavier", "normal"] = "xavier"
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.num_heads < 1:
+            raise ValueError(f"num_heads must be at least 1, but is {self.num_heads}.")
+        if self.key_dim is None and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_heads, but {self.hidden_size} / {self.num_heads} is not whole; "
+                "change one, or give key_dim."
+            )
+        if self.log_decay is not None and self.decay != "linspace":
+            raise ValueError(f"decay means nothing beside log_decay, but is {self.decay!r}; leave it out.")
+        _ = self.decoder  # each part refuses what it cannot be
+
+    @property
+    def head_key_dim(self) -> int:
+        """Channels of one head's query and key."""
+        return self.hidden_size // self.num_heads if self.key_dim is None else self.key_dim
+
+    @property
+    def retention(self) -> RetentionConfig:
+        """The mixer."""
+        return RetentionConfig(
+            hidden_size=self.hidden_size,
+            num_heads=self.num_heads,
+            key_dim=self.head_key_dim,
+            value_dim=2 * self.head_key_dim if self.value_dim is None else self.value_dim,
+            decay=self.decay,
+            log_decay=self.log_decay,
+            relative_position=self.relative_position,
+            rotary_base=self.rotary_base,
+            rotary_frequencies=self.rotary_frequencies,
+            rotary_pairs=self.rotary_pairs,
+            gate=self.gate,
+            head_norm=NormConfig(kind=self.head_norm, epsilon=self.norm_epsilon, affine=self.head_norm_affine),
+            bias=self.bias,
+            chunk_size=self.chunk_size,
+        )
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's parts."""
+        return DecoderConfig(
+            embedding=EmbeddingConfig(
+                vocab_size=self.vocab_size,
+                hidden_size=self.hidden_size,
+                max_positions=self.max_positions,
+                scale=self.scale_embeddings,
+            ),
+            mixer=self.retention,
+            feed_forward=FeedForwardConfig(
+                hidden_size=self.hidden_size,
+                intermediate_size=2 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
+                activation=self.activation,
+                gated=self.gated,
+                bias=self.bias,
+            ),
+            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
+            num_layers=self.num_layers,
+            final_norm=self.final_norm,
+            tie_embeddings=self.tie_embeddings,
+            head_bias=self.head_bias,
+            dropout=self.dropout,
+            initialisation=self.initialisation,
+        )

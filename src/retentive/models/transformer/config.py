@@ -1,0 +1,149 @@
+"""The shape of the Transformer baseline."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from retentive.layers.attention import AttentionConfig
+from retentive.layers.embedding import EmbeddingConfig
+from retentive.layers.feed_forward import Activation, FeedForwardConfig
+from retentive.layers.layout import RotaryConfig
+from retentive.layers.norm import NormConfig
+from retentive.models.decoder import DecoderConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerConfig:
+    """Shape of a Transformer; what is left out is today's custom (pre-norm, rotary, no biases).
+
+    Attributes:
+        vocab_size: Number of token ids.
+        hidden_size: Width of the residual stream, in channels.
+        num_layers: Blocks.
+        num_heads: Query heads in a block.
+        num_kv_heads: Key and value heads; None is ``num_heads``, fewer is grouped-query attention.
+        head_dim: Channels of one head; None is ``hidden_size / num_heads``.
+        intermediate_size: Channels inside the feed-forward; None is four times ``hidden_size``.
+        activation: Activation of the feed-forward.
+        gated: Gate the feed-forward by a second branch (GLU).
+        norm: Norm before each half of a block: ``rms_norm`` or ``layer_norm``.
+        norm_epsilon: Added under the root of every norm.
+        final_norm: Norm between the last block and the head.
+        positions: ``rotary``, ``learned`` or ``none``.
+        max_positions: Tokens that learned positions reach; only with ``learned``.
+        rotary_base: The slowest pair of channels turns about one radian in this many tokens.
+        rotary_frequencies: ``standard`` (RoFormer, Llama) or ``retnet`` (torchscale's RetNet).
+        rotary_pairs: Channels that turn together: ``interleaved`` (RoFormer) or ``half`` (Llama).
+        window: A token sees itself and ``window - 1`` tokens before it; None sees all.
+        attention_bias: A bias in the projection to queries, keys and values.
+        output_bias: A bias in the projection after the attention.
+        feed_forward_bias: Biases in the feed-forward.
+        head_bias: A bias in the head.
+        tie_embeddings: Use the token table as the head.
+        scale_embeddings: Multiply embeddings by the root of ``hidden_size``.
+        dropout: Share of the embedding and of each half's output dropped in training.
+        attention_dropout: Share of attention weights dropped in training.
+        initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
+    """
+
+    family: ClassVar[str] = "transformer"
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    intermediate_size: int | None = None
+    activation: Activation = "gelu"
+    gated: bool = False
+    norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    norm_epsilon: float = 1e-6
+    final_norm: bool = True
+    positions: Literal["rotary", "learned", "none"] = "rotary"
+    max_positions: int | None = None
+    rotary_base: float = 10000.0
+    rotary_frequencies: Literal["retnet", "standard"] = "standard"
+    rotary_pairs: Literal["interleaved", "half"] = "interleaved"
+    window: int | None = None
+    attention_bias: bool = False
+    output_bias: bool = False
+    feed_forward_bias: bool = False
+    head_bias: bool = False
+    tie_embeddings: bool = False
+    scale_embeddings: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    initialisation: Literal["xavier", "normal"] = "normal"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.num_heads < 1:
+            raise ValueError(f"num_heads must be at least 1, but is {self.num_heads}.")
+        if self.head_dim is None and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_heads, but {self.hidden_size} / {self.num_heads} is not whole; "
+                "change one, or give head_dim."
+            )
+        if self.positions not in ("rotary", "learned", "none"):
+            raise ValueError(f"positions must be 'rotary', 'learned' or 'none', but is {self.positions!r}.")
+        if (self.positions == "learned") != (self.max_positions is not None):
+            raise ValueError(
+                f"max_positions goes with positions='learned' and with nothing else, but positions is "
+                f"{self.positions!r} and max_positions is {self.max_positions}."
+            )
+        rotary = (self.rotary_base, self.rotary_frequencies, self.rotary_pairs)
+        if self.positions != "rotary" and rotary != (10000.0, "standard", "interleaved"):
+            raise ValueError(
+                f"rotary_base, rotary_frequencies and rotary_pairs mean nothing with positions={self.positions!r}, "
+                f"but are {rotary}; leave them at their defaults."
+            )
+        _ = self.decoder  # each part refuses what it cannot be
+
+    @property
+    def attention(self) -> AttentionConfig:
+        """The mixer."""
+        dim = self.hidden_size // self.num_heads if self.head_dim is None else self.head_dim
+        rotary = None
+        if self.positions == "rotary":
+            rotary = RotaryConfig(
+                dim=dim, base=self.rotary_base, frequencies=self.rotary_frequencies, pairs=self.rotary_pairs
+            )
+        return AttentionConfig(
+            hidden_size=self.hidden_size,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
+            key_dim=dim,
+            value_dim=dim,
+            window=self.window,
+            dropout=self.attention_dropout,
+            bias=self.attention_bias,
+            output_bias=self.output_bias,
+            rotary=rotary,
+        )
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's parts."""
+        return DecoderConfig(
+            embedding=EmbeddingConfig(
+                vocab_size=self.vocab_size,
+                hidden_size=self.hidden_size,
+                max_positions=self.max_positions,
+                scale=self.scale_embeddings,
+            ),
+            mixer=self.attention,
+            feed_forward=FeedForwardConfig(
+                hidden_size=self.hidden_size,
+                intermediate_size=4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
+                activation=self.activation,
+                gated=self.gated,
+                bias=self.feed_forward_bias,
+            ),
+            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
+            num_layers=self.num_layers,
+            final_norm=self.final_norm,
+            tie_embeddings=self.tie_embeddings,
+            head_bias=self.head_bias,
+            dropout=self.dropout,
+            initialisation=self.initialisation,
+        )

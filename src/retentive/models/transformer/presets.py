@@ -1,0 +1,13 @@
+"""Small sizes for CPUs, of about as many parameters as RetNet's of the same name."""
+
+from retentive.models.transformer.config import TransformerConfig
+
+
+def transformer_tiny(vocab_size: int = 257) -> TransformerConfig:
+    """Under a million parameters: trains on a laptop in minutes, on bytes."""
+    return TransformerConfig(vocab_size=vocab_size, hidden_size=128, num_layers=4, num_heads=2)
+
+
+def transformer_small(vocab_size: int = 8192) -> TransformerConfig:
+    """About ten million parameters, most of them in the blocks: an hour or so on a laptop."""
+    return TransformerConfig(vocab_size=vocab_size, hidden_size=320, num_layers=6, num_heads=5, tie_embeddings=True)

@@ -1,0 +1,89 @@
+"""Cross-entropy of a linear head over a large vocabulary, without all logits at once."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a position that has no loss."""
+
+
+def linear_cross_entropy(
+    hidden: Float[Tensor, "tokens hidden"],
+    weight: Float[Tensor, "vocab hidden"],
+    labels: Int[Tensor, "tokens"],
+    bias: Float[Tensor, "vocab"] | None = None,
+    *,
+    chunk_size: int = 512,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of ``hidden @ weight.T + bias`` over labels that are not ``-100``; 0 where there is none.
+
+    Only ``chunk_size`` rows of logits exist at a time. Their gradient is made in the forward pass, where the logits are
+    at hand, so the backward pass multiplies no matrix a second time.
+
+    Args:
+        hidden: What the head reads, one row a token.
+        weight: The head, or the tied embedding.
+        labels: The token that each row should predict.
+        bias: Bias of the head.
+        chunk_size: Rows of logits at a time. Changes memory and speed, never the result.
+
+    Raises:
+        ValueError: If ``chunk_size`` is below 1.
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1 row of logits, but is {chunk_size}.")
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, bias, chunk_size)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, chunk_size: int
+    ) -> Tensor:
+        needs = ctx.needs_input_grad
+        valid = labels != IGNORED
+        count = valid.sum().clamp_min(1)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        total = hidden.new_zeros((), dtype=wide)
+        hidden_grad = torch.empty_like(hidden) if needs[0] else None
+        weight_grad = torch.zeros_like(weight, dtype=wide) if needs[1] else None
+        bias_grad = torch.zeros_like(bias, dtype=wide) if bias is not None and needs[3] else None
+        for begin in range(0, hidden.shape[0], chunk_size):
+            rows = slice(begin, begin + chunk_size)
+            logits = torch.nn.functional.linear(hidden[rows], weight, bias).to(wide)
+            target = labels[rows].where(valid[rows], 0).unsqueeze(1)
+            log_sum = logits.logsumexp(1, keepdim=True)
+            total += (log_sum - logits.gather(1, target)).squeeze(1).where(valid[rows], 0.0).sum()
+            if not any(needs):
+                continue
+            # The gradient of the mean is (softmax - one_hot) / count, written over the logits.
+            scale = valid[rows].to(wide).div_(count).unsqueeze(1)
+            slope = logits.sub_(log_sum).exp_().scatter_add_(1, target, torch.full_like(log_sum, -1.0)).mul_(scale)
+            narrow = slope.to(hidden.dtype)
+            if hidden_grad is not None:
+                torch.mm(narrow, weight.to(hidden.dtype), out=hidden_grad[rows])
+            if weight_grad is not None:
+                if weight_grad.dtype == narrow.dtype:
+                    weight_grad.addmm_(narrow.T, hidden[rows])
+                else:
+                    weight_grad.add_(narrow.T @ hidden[rows])
+            if bias_grad is not None:
+                bias_grad.add_(slope.sum(0))
+        ctx.gradients = (
+            hidden_grad,
+            None if weight_grad is None else weight_grad.to(weight.dtype),
+            None if bias_grad is None or bias is None else bias_grad.to(bias.dtype),
+        )
+        return total / count
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        hidden_grad, weight_grad, bias_grad = (
+            None if gradient is None else gradient * grad_outputs[0].to(gradient.dtype) for gradient in ctx.gradients
+        )
+        return hidden_grad, weight_grad, None, bias_grad, None
