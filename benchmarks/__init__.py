@@ -1,0 +1,1 @@
+"""Side-by-side measurements. They write JSON and pictures, and nothing imports them."""

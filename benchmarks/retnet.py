@@ -1,0 +1,272 @@
+"""RetNet against yet-another-retnet and against our Transformer, side by side: ``python -m benchmarks.retnet``.
+
+All three have one shape; the two RetNets are the very same model, with the same parameters, biases, norms and decays
+(yet-another-retnet decides which). Writes ``runs/bench/retnet.json`` and ``retnet.png`` and prints a table. The machine
+should have nothing else to do; it takes about five minutes.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.interleave import ROOT, Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
+from benchmarks.retnet_report import Limit, Results, Row, draw, table
+from benchmarks.yardsticks.install import yardstick_python
+
+OURS, TRANSFORMER, YARDSTICK = "retnet", "transformer", "yet-another-retnet"
+BY_CHUNKS = f"{YARDSTICK} by chunks"
+ALL_LOGITS = f"{YARDSTICK} all logits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Sizes of the model and of the works, and how often each is done.
+
+    Attributes:
+        vocab_size: Token ids of every contestant.
+        hidden_size: Channels of the residual stream.
+        num_layers: Blocks.
+        num_heads: Heads of a block.
+        intermediate_size: Channels inside the feed-forward.
+        training: Tokens of a training step -> rounds.
+        prefill: Tokens of a prompt.
+        prefill_chunks: Sizes of chunk that the yardstick may choose its best from.
+        training_chunk: Size of chunk of the yardstick's hand-written training.
+        batches: Rows of a decoded batch.
+        contexts: Tokens before the decoded ones.
+        steps: Decoded tokens of one repetition.
+        rounds: Rounds of prefill and decode.
+        matrix_size: Of the large square product.
+        copy_mebibytes: Of the memory copy.
+        judged: Whether targets apply; they are set for the full sizes.
+    """
+
+    vocab_size: int = 8192
+    hidden_size: int = 256
+    num_layers: int = 4
+    num_heads: int = 4
+    intermediate_size: int = 512
+    training: tuple[tuple[int, int], ...] = ((512, 15), (2048, 9), (4096, 5))
+    prefill: int = 16_384
+    prefill_chunks: tuple[int, ...] = (512, 1024)
+    training_chunk: int = 512
+    batches: tuple[int, ...] = (1, 8)
+    contexts: tuple[int, ...] = (128, 2048, 8192, 32_768)
+    steps: int = 32
+    rounds: int = 15
+    matrix_size: int = 4096
+    copy_mebibytes: int = 512
+    judged: bool = True
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What every contestant is built from."""
+        names = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
+        return {name: getattr(self, name) for name in names}
+
+
+FULL = Plan()
+QUICK = Plan(
+    vocab_size=64,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=48,
+    training=((32, 2), (96, 2)),
+    prefill=160,
+    prefill_chunks=(32, 64),
+    training_chunk=32,
+    batches=(1, 2),
+    contexts=(16, 64),
+    steps=2,
+    rounds=2,
+    matrix_size=64,
+    copy_mebibytes=1,
+    judged=False,
+)
+
+# What is to be reached.
+TRAINING_TARGETS = {512: 1.15, 2048: 2.5, 4096: 5.0}
+PEAK_TARGET, PREFILL_TARGET, DECODE_TARGET, SHARE_TARGET, GROWTH_TARGET = 0.35, 2.5, 2.0, 0.7, 1.1
+
+
+def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
+    """Who competes, the machine itself included."""
+    here, module = Path(sys.executable), "benchmarks.workers.retentive_model"
+    # What yet-another-retnet is made of, option by option.
+    same = {
+        "value_dim": plan.hidden_size // plan.num_heads,
+        "activation": "swish",
+        "norm": "layer_norm",
+        "head_norm": "layer_norm",
+        "final_norm": False,
+        "bias": True,
+        "head_bias": True,
+    }
+    retnet = {"family": "retnet", **plan.shape, **same}
+    transformer = {"family": "transformer", **plan.shape}
+    found = [machine.contestant(threads=threads)]
+    for name, config in ((OURS, retnet), (TRANSFORMER, transformer)):
+        options = {"config": config, "threads": threads}
+        found.append(Contestant(name=name, python=here, module=module, options=options))
+    if with_yardstick:
+        python = yardstick_python("yet_another_retnet")
+        options = {**plan.shape, "threads": threads}
+        module = "benchmarks.workers.yet_another_retnet"
+        found.append(Contestant(name=YARDSTICK, python=python, module=module, options=options))
+    return found
+
+
+class Benchmark:
+    """Runs the races of a plan in an arena and collects what they show."""
+
+    def __init__(self, arena: Arena, plan: Plan, *, with_yardstick: bool) -> None:
+        """Take part in an open arena that holds the plan's `contestants`."""
+        self.arena = arena
+        self.plan = plan
+        self.models = [OURS, TRANSFORMER, *([YARDSTICK] if with_yardstick else [])]
+        self.with_yardstick = with_yardstick
+        self.races: dict[str, Race] = {}
+        self.peaks: dict[str, int] = {}
+        self.rows: list[Row] = []
+
+    def run(self) -> None:
+        """Measure everything."""
+        for time, rounds in self.plan.training:
+            self.training(time, rounds)
+        self.peak_memory(self.plan.training[-1][0])
+        self.prefill()
+        for batch in self.plan.batches:
+            self.decode(batch)
+        self.decode_by_context()
+
+    def training(self, time: int, rounds: int) -> None:
+        """Training steps on rows of ``time`` tokens; the machine's matrix speed is taken between them."""
+        tasks = {name: Task(contestant=name, work="training_step", arguments={"time": time}) for name in self.models}
+        tasks |= machine.tasks(matrix_size=self.plan.matrix_size, copy_mebibytes=self.plan.copy_mebibytes)
+        if self.with_yardstick:
+            arguments = {"time": time, "chunk_size": self.plan.training_chunk}
+            tasks[BY_CHUNKS] = Task(contestant=YARDSTICK, work="training_step_by_chunks", arguments=arguments)
+        race = self._race(f"training {time}", tasks, rounds)
+        what = f"training step, {time} tokens"
+        self._against(race, what, YARDSTICK, YARDSTICK, TRAINING_TARGETS.get(time))
+        self._against(race, what, BY_CHUNKS, f"{YARDSTICK} by hand-written chunks", None)
+        self._against(race, what, TRANSFORMER, "our Transformer", None)
+        flop = race.facts[OURS]["matrix_flop"]
+        matrix = race.units["matrix_product"]
+        ours = [flop / seconds for seconds in race.seconds[OURS]]
+        best = [matrix / seconds for seconds in race.seconds["matrix_product"]]
+        target = SHARE_TARGET if time == 2048 else None
+        what = f"share of matrix speed, training at {time} tokens"
+        self._row(what, "the machine", ratio_of_rounds(ours, best), target, "least")
+
+    def peak_memory(self, time: int) -> None:
+        """Resident memory that a first training step needs, each in a fresh process."""
+        for name in self.models:
+            task = Task(contestant=name, work="training_step", arguments={"time": time})
+            self.peaks[name] = self.arena.peak_memory(task)
+        for name in self.models[1:]:
+            ratio = ratio_of_rounds([self.peaks[OURS]], [self.peaks[name]])
+            target = PEAK_TARGET if name == YARDSTICK else None
+            self._row(f"peak memory of a training step, {time} tokens", name, ratio, target, "most")
+
+    def prefill(self) -> None:
+        """A long prompt, of which the state and the last logits are wanted."""
+        time = self.plan.prefill
+        tasks = {name: Task(contestant=name, work="prefill", arguments={"time": time}) for name in (OURS, TRANSFORMER)}
+        if self.with_yardstick:
+            for size in self.plan.prefill_chunks:
+                arguments = {"time": time, "chunk_size": size}
+                tasks[f"{YARDSTICK} {size}"] = Task(contestant=YARDSTICK, work="prefill", arguments=arguments)
+                label = f"{ALL_LOGITS} {size}"
+                tasks[label] = Task(contestant=YARDSTICK, work="prefill_all_logits", arguments=arguments)
+        race = self._race("prefill", tasks, self.plan.rounds // 2)
+        what = f"prefill, {time} tokens"
+        if self.with_yardstick:
+            best = race.fastest([f"{YARDSTICK} {size}" for size in self.plan.prefill_chunks])
+            self._against(race, what, best, YARDSTICK, PREFILL_TARGET)
+            best = race.fastest([f"{ALL_LOGITS} {size}" for size in self.plan.prefill_chunks])
+            self._against(race, what, best, f"{YARDSTICK} with all logits, as its own call gives", None)
+        self._against(race, what, TRANSFORMER, "our Transformer", None)
+
+    def decode(self, batch: int) -> None:
+        """One-token steps after a short prompt."""
+        arguments = {"batch": batch, "context": self.plan.contexts[0], "steps": self.plan.steps}
+        tasks = {name: Task(contestant=name, work="decode", arguments=arguments) for name in self.models}
+        race = self._race(f"decode batch {batch}", tasks, self.plan.rounds)
+        what = f"one-token decode, batch {batch}"
+        self._against(race, what, YARDSTICK, YARDSTICK, DECODE_TARGET)
+        self._against(race, what, TRANSFORMER, "our Transformer", None)
+
+    def decode_by_context(self) -> None:
+        """One-token steps after ever longer prompts: RetNet's cost does not grow."""
+        tasks: dict[str, Task] = {}
+        for name in (OURS, TRANSFORMER):
+            for context in self.plan.contexts:
+                arguments = {"batch": 1, "context": context, "steps": self.plan.steps}
+                tasks[f"{name} {context}"] = Task(contestant=name, work="decode", arguments=arguments)
+        race = self._race("decode by context", tasks, self.plan.rounds)
+        first, last = self.plan.contexts[0], self.plan.contexts[-1]
+        for name, target in ((OURS, GROWTH_TARGET), (TRANSFORMER, None)):
+            growth = race.times_as_fast(f"{name} {first}", f"{name} {last}")
+            what = f"decode time per token of {name}, context {last}"
+            self._row(what, f"itself, context {first}", growth, target, "most")
+
+    def results(self, description: dict[str, Any]) -> Results:
+        """Everything that was measured, as the report takes it."""
+        times = [time for time, _ in self.plan.training]
+        reference = self.races[f"training {2048 if 2048 in times else times[-1]}"]
+        return Results(
+            machine={**description, **machine.speeds(reference)},
+            plan=dataclasses.asdict(self.plan),
+            rows=self.rows,
+            peaks=self.peaks,
+            races=self.races,
+        )
+
+    def _race(self, name: str, tasks: dict[str, Task], rounds: int) -> Race:
+        race = self.arena.race(name, tasks, rounds=rounds)
+        self.races[name] = race
+        return race
+
+    def _against(self, race: Race, what: str, opponent: str, opponent_name: str, target: float | None) -> None:
+        if opponent in race.seconds:
+            self._row(what, opponent_name, race.times_as_fast(OURS, opponent), target, "least")
+
+    def _row(self, what: str, against: str, ratio: Ratio, target: float | None, limit: Limit) -> None:
+        self.rows.append(Row(what, against, ratio, target if self.plan.judged else None, limit))
+
+
+def main() -> None:
+    """Run the benchmark, write its results and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; files end in -quick")
+    parser.add_argument("--without-yardstick", action="store_true", help="leave yet-another-retnet out")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each contestant (default: 2)")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bench", help="folder of the results")
+    arguments = parser.parse_args()
+    plan = QUICK if arguments.quick else FULL
+    with_yardstick = not arguments.without_yardstick
+    try:
+        competing = contestants(plan, threads=arguments.threads, with_yardstick=with_yardstick)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    with Arena(competing, threads=arguments.threads) as arena:
+        benchmark = Benchmark(arena, plan, with_yardstick=with_yardstick)
+        benchmark.run()
+    results = benchmark.results(machine.description(threads=arguments.threads))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    stem = "retnet-quick" if arguments.quick else "retnet"
+    (arguments.output / f"{stem}.json").write_text(json.dumps(results.to_json(), indent=1) + "\n")
+    draw(results, arguments.output / f"{stem}.png")
+    print(table(results))
+    print(f"\nWritten: {arguments.output / stem}.json and {stem}.png")
+
+
+if __name__ == "__main__":
+    main()

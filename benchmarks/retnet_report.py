@@ -1,0 +1,228 @@
+"""The table and the picture of the RetNet benchmark."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from benchmarks.interleave import Race, Ratio
+
+COLOURS = {"retnet": "#0b6e4f", "transformer": "#3066be", "yet-another-retnet": "#c2571a"}
+TARGET_COLOUR = "#b00020"
+Limit = Literal["least", "most"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        what: The work.
+        against: Whom our RetNet is measured against.
+        ratio: Our speed over theirs, our memory over theirs, or our share.
+        target: What is to be reached, None where the line is for information.
+        limit: Whether the target is the ``least`` or the ``most`` that the ratio may be.
+    """
+
+    what: str
+    against: str
+    ratio: Ratio
+    target: float | None
+    limit: Limit
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median reaches the target; None without one."""
+        if self.target is None:
+            return None
+        return self.ratio.median >= self.target if self.limit == "least" else self.ratio.median <= self.target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """Everything that was measured.
+
+    Attributes:
+        machine: What it is called and what it can do.
+        plan: Sizes and rounds.
+        rows: The table.
+        peaks: Bytes of memory of a training step by contestant.
+        races: Seconds by race, contestant and round.
+    """
+
+    machine: dict[str, Any]
+    plan: dict[str, Any]
+    rows: list[Row]
+    peaks: dict[str, int]
+    races: dict[str, Race]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "machine": self.machine,
+            "plan": self.plan,
+            "rows": [{**dataclasses.asdict(row), "met": row.met} for row in self.rows],
+            "peak_bytes": self.peaks,
+            "races": {name: dataclasses.asdict(race) for name, race in self.races.items()},
+        }
+
+
+def table(results: Results) -> str:
+    """The results as a Markdown table, lines with a target first."""
+    machine = results.machine
+    lines = [
+        f"{machine['cpu']} ({machine['vector_instructions']}), {machine['threads']} threads, torch {machine['torch']}: "
+        f"{machine['matrix_gflop_per_second']:.0f} GFLOP/s in a float32 square product, "
+        f"{machine['memory_gigabytes_per_second']:.1f} GB/s in a memory copy.",
+        "",
+        "| work | against | target | reached (quartiles) | |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    verdicts = {True: "met", False: "**not met**", None: ""}
+    for row in sorted(results.rows, key=lambda row: row.target is None):
+        ratio = row.ratio
+        sign = "" if row.target is None else f"at {row.limit} {row.target:g}x"
+        spread = f" ({ratio.lower_quartile:.2f} to {ratio.upper_quartile:.2f})" if ratio.rounds > 1 else ""
+        lines.append(f"| {row.what} | {row.against} | {sign} | {ratio.median:.2f}x{spread} | {verdicts[row.met]} |")
+    return "\n".join(lines)
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draw the picture."""
+    figure, panels = pyplot.subplots(2, 3, figsize=(16, 9), layout="constrained")
+    _draw_targets(panels[0, 0], results)
+    _draw_training(panels[0, 1], results)
+    _draw_matrix_speed(panels[0, 2], results)
+    _draw_peaks(panels[1, 0], results)
+    _draw_decode(panels[1, 1], results)
+    _draw_states(panels[1, 2], results)
+    plan, machine = results.plan, results.machine
+    figure.suptitle(
+        f"hidden {plan['hidden_size']}, {plan['num_layers']} layers, {plan['num_heads']} heads, feed-forward "
+        f"{plan['intermediate_size']}, vocabulary {plan['vocab_size']}, float32, batch 1, {machine['threads']} threads "
+        f"of {machine['cpu']}, torch {machine['torch']}",
+        fontsize=11,
+    )
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _draw_targets(axes: Axes, results: Results) -> None:
+    """Each target as a line, and how far the bar comes: 1 is the target, further right is better."""
+    rows = [row for row in results.rows if row.target is not None][::-1]
+    for height, row in enumerate(rows):
+        assert row.target is not None
+        progress = row.ratio.median / row.target if row.limit == "least" else row.target / row.ratio.median
+        axes.barh(height, progress, color=COLOURS["retnet"] if row.met else "#d9a441", height=0.65)
+        sign = ">=" if row.limit == "least" else "<="
+        axes.text(0.03, height, f"{row.ratio.median:.2f}x (target {sign} {row.target:g}x)", va="center", fontsize=8)
+    axes.axvline(1, color=TARGET_COLOUR, linestyle="--", label="target")
+    axes.set_yticks(range(len(rows)), [_wrapped(f"{row.what}, against {row.against}") for row in rows], fontsize=7)
+    axes.set_xlabel("reached / target (right of the line: better)")
+    axes.set_title("Targets")
+    if rows:
+        axes.legend(fontsize=8, loc="lower right")
+
+
+def _wrapped(text: str) -> str:
+    head, _, tail = text.partition(", against ")
+    return f"{head}\nagainst {tail}"
+
+
+def _draw_training(axes: Axes, results: Results) -> None:
+    times = [time for time, _ in results.plan["training"]]
+    races = [results.races[f"training {time}"] for time in times]
+    for name in results.peaks:
+        speeds = [1 / race.seconds_per_unit(name) for race in races]
+        axes.plot(times, speeds, "o-", color=COLOURS[name], label=name)
+    if "yet-another-retnet" in results.peaks:
+        for time, race in zip(times, races, strict=True):
+            ratio = race.times_as_fast("retnet", "yet-another-retnet").median
+            above = 1 / race.seconds_per_unit("retnet")
+            axes.annotate(f"{ratio:.2f}x", (time, above), textcoords="offset points", xytext=(0, 8), ha="center")
+    axes.set_title("Training step (ratio to yet-another-retnet)")
+    axes.set_ylabel("tokens per second")
+    axes.set_ylim(bottom=0)
+    _tokens_axis(axes, times)
+    axes.legend(fontsize=8)
+
+
+def _draw_matrix_speed(axes: Axes, results: Results) -> None:
+    times = [time for time, _ in results.plan["training"]]
+    races = [results.races[f"training {time}"] for time in times]
+    ours = [1e-9 * race.facts["retnet"]["matrix_flop"] / _median_seconds(race, "retnet") for race in races]
+    best = [1e-9 / race.seconds_per_unit("matrix_product") for race in races]
+    axes.plot(times, best, "s-", color="black", label="large square product")
+    axes.plot(times, [0.7 * speed for speed in best], "--", color=TARGET_COLOUR, label="70% of it (target at 2048)")
+    axes.plot(times, ours, "o-", color=COLOURS["retnet"], label="retnet in training")
+    for time, speed, limit in zip(times, ours, best, strict=True):
+        text = f"{speed / limit:.0%}"
+        axes.annotate(text, (time, speed), textcoords="offset points", xytext=(0, -14), ha="center")
+    axes.set_title("Share of the machine's float32 matrix speed")
+    axes.set_ylabel("GFLOP per second in matrix products")
+    axes.set_ylim(bottom=0)
+    _tokens_axis(axes, times)
+    axes.legend(fontsize=8)
+
+
+def _median_seconds(race: Race, label: str) -> float:
+    return race.seconds_per_unit(label) * race.units[label]
+
+
+def _draw_peaks(axes: Axes, results: Results) -> None:
+    names = list(results.peaks)
+    sizes = [results.peaks[name] / 2**20 for name in names]
+    bars = axes.bar(names, sizes, color=[COLOURS[name] for name in names], width=0.6)
+    axes.bar_label(bars, [f"{size:.0f} MiB" for size in sizes])
+    if "yet-another-retnet" in results.peaks:
+        limit = 0.35 * results.peaks["yet-another-retnet"] / 2**20
+        axes.axhline(limit, color=TARGET_COLOUR, linestyle="--", label="target: 0.35x of yet-another-retnet")
+        axes.legend(fontsize=8)
+    axes.set_title(f"Peak memory of a training step, {results.plan['training'][-1][0]} tokens")
+    axes.set_ylabel("MiB above what was resident before")
+
+
+def _draw_decode(axes: Axes, results: Results) -> None:
+    race, contexts = results.races["decode by context"], list(results.plan["contexts"])
+    for name in ("retnet", "transformer"):
+        times = [1000 * race.seconds_per_unit(f"{name} {context}") for context in contexts]
+        axes.plot(contexts, times, "o-", color=COLOURS[name], label=name)
+        growth = race.times_as_fast(f"{name} {contexts[0]}", f"{name} {contexts[-1]}").median
+        place = (contexts[-1], times[-1])
+        axes.annotate(f"{growth:.2f}x", place, textcoords="offset points", xytext=(0, 7), ha="center")
+    first = 1000 * race.seconds_per_unit(f"retnet {contexts[0]}")
+    axes.axhline(1.1 * first, color=TARGET_COLOUR, linestyle="--", label="target: 1.1x of the shortest context")
+    axes.set_title("One-token decode by context (ratio to the shortest)")
+    axes.set_ylabel("milliseconds per token")
+    axes.set_yscale("log")
+    _tokens_axis(axes, contexts)
+    axes.legend(fontsize=8)
+
+
+def _draw_states(axes: Axes, results: Results) -> None:
+    race, contexts = results.races["decode by context"], list(results.plan["contexts"])
+    for name in ("retnet", "transformer"):
+        sizes = [race.facts[f"{name} {context}"]["state_bytes"] / 2**20 for context in contexts]
+        axes.plot(contexts, sizes, "o-", color=COLOURS[name], label=name)
+        place = (contexts[-1], sizes[-1])
+        axes.annotate(f"{sizes[-1]:.3g} MiB", place, textcoords="offset points", xytext=(0, 7), ha="center")
+    axes.set_title("State of one sequence by context")
+    axes.set_ylabel("MiB")
+    axes.set_yscale("log")
+    _tokens_axis(axes, contexts)
+    axes.legend(fontsize=8)
+
+
+def _tokens_axis(axes: Axes, ticks: list[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xlim(2 ** (math.log2(ticks[0]) - 0.5), 2 ** (math.log2(ticks[-1]) + 0.7))
+    axes.set_xlabel("tokens")
+    axes.margins(y=0.2)

@@ -1,0 +1,76 @@
+"""The works of a model of this library, of any family in the registry."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.flops import training_flops
+from benchmarks.worker import Work
+from benchmarks.workers.training_step import random_tokens, training_step
+from retentive.layers.retention import RetentionConfig
+from retentive.models.base import LanguageModel
+from retentive.models.registry import build, config_from_dict
+from retentive.state import ModelState
+
+
+def works(*, config: dict[str, Any], threads: int) -> Mapping[str, Callable[..., Work]]:
+    """The works, over one model.
+
+    Args:
+        config: What `retentive.models.registry.config_from_dict` reads.
+        threads: OpenMP threads.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = build(config_from_dict(config))
+    vocab_size = config["vocab_size"]
+    return {
+        "training_step": partial(_training_step, model, vocab_size),
+        "prefill": partial(_prefill, model, vocab_size),
+        "decode": partial(_decode, model, vocab_size),
+    }
+
+
+def _training_step(model: LanguageModel, vocab_size: int, *, time: int) -> Work:
+    def loss_of(tokens: Tensor, labels: Tensor) -> Tensor:
+        loss = model(tokens, labels=labels, logits_to_keep=0).loss
+        assert loss is not None
+        return loss
+
+    step = training_step(model, loss_of, vocab_size=vocab_size, time=time)
+    facts = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
+    if isinstance(model.decoder.config.mixer, RetentionConfig):
+        facts["matrix_flop"] = training_flops(model, time)
+    return Work(run=step.run, units=step.units, facts=facts)
+
+
+def _prefill(model: LanguageModel, vocab_size: int, *, time: int) -> Work:
+    tokens = random_tokens(1, time, vocab_size)
+    return Work(run=lambda: _read(model, tokens), units=time)
+
+
+def _decode(model: LanguageModel, vocab_size: int, *, batch: int, context: int, steps: int) -> Work:
+    """Steps of one token after ``context`` tokens; every repetition starts from the same state."""
+    _, state = _read(model, random_tokens(batch, context, vocab_size))
+    following = random_tokens(batch, steps, vocab_size)
+
+    @torch.inference_mode()
+    def run() -> None:
+        model.eval()
+        carried = state
+        for step in range(steps):
+            carried = model(following[:, step : step + 1], carried).state
+
+    return Work(run=run, units=steps, facts={"state_bytes": state.size_in_bytes})
+
+
+@torch.inference_mode()
+def _read(model: LanguageModel, tokens: Tensor) -> tuple[Tensor, ModelState]:
+    """Read a prompt; the logits after its last token, and the state."""
+    model.eval()
+    output = model(tokens, logits_to_keep=1)
+    assert output.logits is not None
+    return output.logits, output.state
