@@ -252,8 +252,12 @@ class MultiScaleRetention(nn.Module):
         if kv is None:
             kv = self.initial_state(query.shape[0], query.device, query.dtype).kv
         q, k, v = (part.squeeze(2) for part in self._heads(query, key, value, layout))
-        mixed, kv = recurrent_step(q, k, v, kv, recurrent_decay(self._log_decay.to(kv.device), kv.dtype))
+        mixed, kv = recurrent_step(q, k, v, kv, self.recurrent_decay(kv.device, kv.dtype))
         return mixed.unsqueeze(2), kv
+
+    def recurrent_decay(self, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "heads 1 1"]:
+        """``gamma`` of every head: from float64, rounded once to the dtype of the state."""
+        return recurrent_decay(self._log_decay.to(device), dtype)
 
     def _finish(self, mixed: Float[Tensor, "batch time heads value_dim"], gate: Hidden) -> Hidden:
         """Normalise each head, gate, project."""

@@ -1,7 +1,7 @@
 """What every language model of the library takes and returns."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ class ModelOutput:
     loss: Float[Tensor, ""] | None = None
 
 
+@runtime_checkable
 class FamilyConfig(Protocol):
     """A family's flat config, as a `LanguageModel` needs it."""
 

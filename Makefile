@@ -1,0 +1,43 @@
+# Everything a person types. `make` alone lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORPUS ?=
+# Two OpenMP threads that spin while they wait slow small operations tenfold on a busy machine.
+export OMP_WAIT_POLICY := passive
+# Nothing here needs a model hub.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: help demo test lint bench clean
+help:
+	@echo "make demo               train, evaluate and stream two small models on real text, and draw a report (10 minutes)"
+	@echo "make demo CORPUS=path   the same on your own folder of text"
+	@echo "make test               all tests (15 minutes on two cores)"
+	@echo "make lint               style, types and import floors"
+	@echo "make bench              speed and memory against other packages"
+
+# One environment serves all; it is made again when what it installs changes.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "retentive needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a minute or two, once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/installed
+	@$(BIN)/retentive demo $(if $(CORPUS),--corpus "$(CORPUS)")
+
+test: $(VENV)/installed
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+lint: $(VENV)/installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/pyright
+
+bench: $(VENV)/installed
+	@$(BIN)/python -m benchmarks.retnet
+
+clean:
+	rm -rf $(VENV) .venvs runs .pytest_cache .ruff_cache .hypothesis

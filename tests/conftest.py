@@ -1,0 +1,12 @@
+"""What all tests share."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+# Two spinning OpenMP threads beside another process slow small operations tenfold.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+# `from laws.families import ...` from any test.
+sys.path.insert(0, str(Path(__file__).parent))

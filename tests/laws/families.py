@@ -1,0 +1,135 @@
+"""A small model of every family in the registry, and what each of its options can be changed to.
+
+A new family adds one entry to each table; the laws do the rest.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from retentive.models.base import LanguageModel
+from retentive.models.registry import build, config_class, family_names
+
+VOCAB = 23
+
+SMALL: dict[str, dict[str, Any]] = {
+    "transformer": {"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 2, "num_heads": 4},
+    "retnet": {"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "chunk_size": 4},
+}
+"""Sizes of the models that the laws run on: every mechanism inside, milliseconds a call."""
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "transformer": [
+        {"num_kv_heads": 2, "window": 5, "gated": True},
+        {"positions": "learned", "max_positions": 64, "norm": "layer_norm", "tie_embeddings": True},
+    ],
+    "retnet": [
+        {"value_dim": 3, "decay": "geometric", "gated": True, "norm": "layer_norm", "head_norm": "layer_norm"},
+        {"relative_position": False, "max_positions": 64, "bias": True, "chunk_size": 64},
+    ],
+}
+"""Configs beside the small one that take other paths through the code."""
+
+ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
+    "transformer": {
+        "vocab_size": {"vocab_size": 24},
+        "hidden_size": {"hidden_size": 24},
+        "num_layers": {"num_layers": 3},
+        "num_heads": {"num_heads": 2},
+        "num_kv_heads": {"num_kv_heads": 2},
+        "head_dim": {"head_dim": 6},
+        "intermediate_size": {"intermediate_size": 20},
+        "activation": {"activation": "relu"},
+        "gated": {"gated": True},
+        "norm": {"norm": "layer_norm"},
+        "norm_epsilon": {"norm_epsilon": 0.1},
+        "final_norm": {"final_norm": False},
+        "positions": {"positions": "none"},
+        "max_positions": {"positions": "learned", "max_positions": 64},
+        "rotary_base": {"rotary_base": 100.0},
+        "rotary_frequencies": {"rotary_frequencies": "retnet"},
+        "rotary_pairs": {"rotary_pairs": "half"},
+        "window": {"window": 3},
+        "attention_bias": {"attention_bias": True},
+        "output_bias": {"output_bias": True},
+        "feed_forward_bias": {"feed_forward_bias": True},
+        "head_bias": {"head_bias": True},
+        "tie_embeddings": {"tie_embeddings": True},
+        "scale_embeddings": {"scale_embeddings": True},
+        "dropout": {"dropout": 0.5},
+        "attention_dropout": {"attention_dropout": 0.5},
+        "initialisation": {"initialisation": "xavier"},
+    },
+    "retnet": {
+        "vocab_size": {"vocab_size": 24},
+        "hidden_size": {"hidden_size": 24},
+        "num_layers": {"num_layers": 3},
+        "num_heads": {"num_heads": 4},
+        "key_dim": {"key_dim": 6},
+        "value_dim": {"value_dim": 6},
+        "intermediate_size": {"intermediate_size": 20},
+        "activation": {"activation": "relu"},
+        "gated": {"gated": True},
+        "norm": {"norm": "layer_norm"},
+        "norm_epsilon": {"norm_epsilon": 0.1},
+        "head_norm": {"head_norm": "layer_norm"},
+        "head_norm_affine": {"head_norm_affine": True},
+        "final_norm": {"final_norm": False},
+        "decay": {"decay": "geometric"},
+        "log_decay": {"log_decay": (-0.5, -0.1)},
+        "relative_position": {"relative_position": False},
+        "rotary_base": {"rotary_base": 100.0},
+        "rotary_frequencies": {"rotary_frequencies": "standard"},
+        "rotary_pairs": {"rotary_pairs": "half"},
+        "gate": {"gate": "gelu"},
+        "bias": {"bias": True},
+        "head_bias": {"head_bias": True},
+        "tie_embeddings": {"tie_embeddings": True},
+        "scale_embeddings": {"scale_embeddings": True},
+        "max_positions": {"max_positions": 64},
+        "dropout": {"dropout": 0.5},
+        "initialisation": {"initialisation": "normal"},
+    },
+}
+"""For every option that changes results, a change to try; `SPEED_ONLY` lists the others."""
+
+SPEED_ONLY: dict[str, set[str]] = {"transformer": set(), "retnet": {"chunk_size"}}
+"""Options whose docstring promises that they change no result."""
+
+
+def small_config(family: str, **changes: Any) -> Any:
+    """The family's small config, with changes."""
+    return config_class(family)(**{**SMALL[family], **changes})
+
+
+def small_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> LanguageModel:
+    """A small model with weights large enough that every part of it shows in the logits."""
+    torch.manual_seed(seed)
+    model = build(small_config(family, **changes)).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def cases() -> list[tuple[str, dict[str, Any]]]:
+    """Every family with every variant."""
+    return [(family, changes) for family in family_names() for changes in ({}, *VARIANTS[family])]
+
+
+def case_name(case: object) -> str | None:
+    """How pytest names a case."""
+    if isinstance(case, dict):
+        return "-".join(f"{key}={value}" for key, value in case.items()) or "plain"
+    return None
+
+
+def options(family: str) -> list[str]:
+    """Every option of the family's config."""
+    return [field.name for field in dataclasses.fields(config_class(family))]
+
+
+def random_tokens(batch: int, time: int, seed: int = 0) -> torch.Tensor:
+    """Token ids, the same for the same seed."""
+    return torch.randint(0, VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,95 @@
+"""The forms of `MultiScaleRetention` are one function, and its separate inputs are separate."""
+
+import re
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retentive import MultiScaleRetention, RetentionConfig
+from without_hook import errors_of
+
+
+def layer(**changes: object) -> MultiScaleRetention:
+    torch.manual_seed(0)
+    config = RetentionConfig(**{"hidden_size": 12, "num_heads": 2, "key_dim": 4, "value_dim": 5, **changes})
+    return MultiScaleRetention(config).double()
+
+
+@given(time=st.integers(1, 23), chunk_size=st.integers(1, 9), relative_position=st.booleans())
+@settings(deadline=None, max_examples=20)
+def test_the_three_forms_agree_on_separate_inputs(time: int, chunk_size: int, relative_position: bool):
+    mixer = layer(chunk_size=chunk_size, relative_position=relative_position)
+    query, key, value = torch.randn(3, 2, time, 12, dtype=torch.float64)
+    parallel, end = mixer.forward_parallel(query, key, value)
+    chunkwise, chunkwise_end = mixer.forward_chunkwise(query, key, value, 0, None)
+    state, steps = None, []
+    for index in range(time):
+        step, state = mixer.forward_recurrent(query[:, index], key[:, index], value[:, index], index, state)
+        steps.append(step)
+    torch.testing.assert_close(chunkwise, parallel, rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.stack(steps, 1), parallel, rtol=0, atol=1e-12)
+    torch.testing.assert_close(chunkwise_end, end, rtol=0, atol=1e-12)
+    torch.testing.assert_close(state, end, rtol=0, atol=1e-12)
+
+
+def test_a_later_piece_starts_at_its_index():
+    mixer = layer()
+    query, key, value = torch.randn(3, 2, 11, 12, dtype=torch.float64)
+    whole, end = mixer.forward_chunkwise(query, key, value)
+    first, state = mixer.forward_chunkwise(query[:, :4], key[:, :4], value[:, :4])
+    rest, state = mixer.forward_chunkwise(query[:, 4:], key[:, 4:], value[:, 4:], 4, state)
+    torch.testing.assert_close(torch.cat((first, rest), 1), whole, rtol=0, atol=1e-12)
+    torch.testing.assert_close(state, end, rtol=0, atol=1e-12)
+
+
+def test_forward_is_the_form_with_one_input():
+    mixer = layer()
+    x = torch.randn(2, 9, 12, dtype=torch.float64)
+    output, state = mixer(x)
+    expected, kv = mixer.forward_parallel(x, x, x)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(state.kv, kv, rtol=0, atol=1e-12)
+    assert state.position.tolist() == [9, 9]
+    step, later = mixer(x[:, :1], state)
+    recurrent, kv = mixer.forward_recurrent(x[:, 0], x[:, 0], x[:, 0], 9, state.kv)
+    torch.testing.assert_close(step[:, 0], recurrent, rtol=0, atol=1e-12)
+    torch.testing.assert_close(later.kv, kv, rtol=0, atol=1e-12)
+
+
+def test_each_input_matters():
+    mixer = layer()
+    query, key, value, other = torch.randn(4, 1, 6, 12, dtype=torch.float64)
+    expected, _ = mixer.forward_parallel(query, key, value)
+    for changed in ((other, key, value), (query, other, value), (query, key, other)):
+        assert not torch.allclose(mixer.forward_parallel(*changed)[0], expected)
+
+
+def test_without_relative_position_the_start_does_not_matter():
+    x = torch.randn(1, 5, 12, dtype=torch.float64)
+    for relative_position in (True, False):
+        mixer = layer(relative_position=relative_position)
+        _, state = mixer.forward_chunkwise(x, x, x)
+        near, _ = mixer.forward_chunkwise(x, x, x, 5, state)
+        far, _ = mixer.forward_chunkwise(x, x, x, 500, state)
+        assert torch.allclose(near, far) is not relative_position
+
+
+IMPOSSIBLE = [
+    ({"num_heads": 0}, "num_heads must be at least 1, but is 0"),
+    ({"chunk_size": 0}, "chunk_size must be at least 1, but is 0"),
+    ({"key_dim": 3}, "even number of channels in a head, but key_dim is 3"),
+    ({"decay": "fast"}, "decay must be 'geometric' or 'linspace', but is 'fast'"),
+    ({"gate": "relu"}, "gate must be 'swish' or 'gelu', but is 'relu'"),
+    ({"log_decay": (-0.1,)}, r"one log\(gamma\) a head, 2 numbers at most 0, but is \(-0.1,\)"),
+    ({"log_decay": (0.1, -0.1)}, "at most 0, but is"),
+    ({"relative_position": False, "rotary_base": 5.0}, "mean nothing with relative_position=False"),
+]
+
+
+def test_impossible_layers_are_refused():
+    sizes = {"hidden_size": 12, "num_heads": 2, "key_dim": 4, "value_dim": 5}
+    calls = [("retentive:RetentionConfig", {**sizes, **changes}) for changes, _ in IMPOSSIBLE]
+    for (changes, pattern), (error, message) in zip(IMPOSSIBLE, errors_of(calls), strict=True):
+        assert error == "ValueError", changes
+        assert re.search(pattern, message), f"{changes}: {message}"

@@ -1,0 +1,57 @@
+"""The chunked linear cross-entropy is torch's, values and gradients."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retentive.ops.cross_entropy import linear_cross_entropy
+
+
+@given(tokens=st.integers(1, 20), chunk_size=st.integers(1, 25), biased=st.booleans(), seed=st.integers(0, 999))
+@settings(deadline=None, max_examples=30)
+def test_equals_torch(tokens: int, chunk_size: int, biased: bool, seed: int):
+    torch.manual_seed(seed)
+    hidden = torch.randn(tokens, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(7, dtype=torch.float64, requires_grad=True) if biased else None
+    labels = torch.randint(0, 7, (tokens,))
+    labels[torch.rand(tokens) < 0.3] = -100
+    inputs = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
+    loss = linear_cross_entropy(hidden, weight, labels, bias, chunk_size=chunk_size)
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / max(int((labels != -100).sum()), 1)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)
+    for ours, theirs in zip(
+        torch.autograd.grad(3 * loss, inputs), torch.autograd.grad(3 * expected, inputs), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_half_precision_keeps_its_sums_in_float32():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(600, 8), torch.randn(50, 8)
+    labels = torch.randint(0, 50, (600,))
+    leaves = [tensor.bfloat16().requires_grad_() for tensor in (hidden, weight)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in leaves]
+    loss = linear_cross_entropy(*leaves, labels, chunk_size=16)
+    expected = linear_cross_entropy(*exact, labels)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-2, atol=0)
+    for ours, theirs in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, exact), strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.double() - theirs).norm() < 2e-2 * theirs.norm()
+
+
+def test_no_gradient_is_made_where_none_is_asked_for():
+    hidden, weight = torch.randn(5, 4), torch.randn(7, 4, requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.randint(0, 7, (5,)))
+    (gradient,) = torch.autograd.grad(loss, [weight])
+    assert gradient.shape == weight.shape
+    with torch.no_grad():
+        assert not linear_cross_entropy(hidden, weight, torch.randint(0, 7, (5,))).requires_grad
+
+
+def test_a_chunk_has_at_least_one_row():
+    with pytest.raises(ValueError, match="chunk_size must be at least 1 row of logits, but is 0"):
+        linear_cross_entropy(torch.randn(2, 3), torch.randn(4, 3), torch.tensor([1, 2]), chunk_size=0)
