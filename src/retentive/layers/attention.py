@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from retentive.layers.layout import Layout, RotaryConfig
+from retentive.layers.layout import Layout, RotaryConfig, Sight
 from retentive.ops.attention import attention
 from retentive.ops.rotary import rotate
-from retentive.shapes import Hidden
+from retentive.shapes import Hidden, RotaryTable
 from retentive.state import RecurrentState
 
 Moved = TypeVar("Moved", bound="KeyValueState")
@@ -77,6 +77,21 @@ class KeyValueState(RecurrentState):
     visible: Bool[Tensor, "batch past"] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """Hidden states of earlier tokens that are read again: keys and values are made of them anew (arXiv:1901.02860).
+
+    Attributes:
+        hidden: What a block received for each of these tokens.
+        cos: Cosines of their rotation, or None without one.
+        sin: Sines of it.
+    """
+
+    hidden: Hidden
+    cos: RotaryTable | None = None
+    sin: RotaryTable | None = None
+
+
 class Attention(nn.Module):
     """Multi-head or grouped-query causal attention (Vaswani et al. 2017, arXiv:1706.03762)."""
 
@@ -100,8 +115,10 @@ class Attention(nn.Module):
             value=torch.zeros(batch, heads, 0, self.config.value_dim, device=device, dtype=dtype),
         )
 
-    def forward(self, x: Hidden, state: KeyValueState | None, layout: Layout) -> tuple[Hidden, KeyValueState]:
-        """Attend to the cached tokens and to those of this call, and return the longer cache."""
+    def forward(
+        self, x: Hidden, state: KeyValueState | None, layout: Layout, recalled: Recalled | None = None
+    ) -> tuple[Hidden, KeyValueState]:
+        """Attend to the cached tokens, the recalled ones and those of this call, and return the longer cache."""
         batch, time, _ = x.shape
         sizes = (self.query_size, self.key_size, self.value_size)
         query, key, value = self.input_proj(x).split(sizes, dim=-1)
@@ -111,37 +128,46 @@ class Attention(nn.Module):
         if self.config.rotary is not None and layout.cos is not None and layout.sin is not None:
             query = rotate(query, layout.cos, layout.sin, layout=self.config.rotary.pairs)
             key = rotate(key, layout.cos, layout.sin, layout=self.config.rotary.pairs)
-        past = 0 if state is None else state.key.shape[2]
-        if state is not None and past:
+        if recalled is not None:
+            earlier_key, earlier_value = self._recall(recalled)
+            key, value = torch.cat((earlier_key, key), dim=2), torch.cat((earlier_value, value), dim=2)
+        if state is not None and state.key.shape[2]:
             key = torch.cat((state.key, key), dim=2)
             value = torch.cat((state.value, value), dim=2)
-        allowed, visible = self._sight(state, layout, batch, time)
+        sight = self._sight(state, layout, batch, time) if layout.sight is None else layout.sight
         dropout = self.config.dropout if self.training else 0.0
-        causal = allowed is None and time > 1
-        mixed = attention(query, key, value, allowed=allowed, causal=causal, dropout=dropout)
-        following = self._cache(key, value, visible)
+        causal = sight.allowed is None and time > 1
+        mixed = attention(query, key, value, allowed=sight.allowed, causal=causal, dropout=dropout)
+        following = self._cache(key, value, sight.visible)
         return self.output_proj(mixed.transpose(1, 2).flatten(2)), following
 
-    def _sight(
-        self, state: KeyValueState | None, layout: Layout, batch: int, time: int
-    ) -> tuple[Bool[Tensor, "#batch 1 time total"] | None, Bool[Tensor, "batch total"] | None]:
-        """Which entries each token may see (None: all up to itself), and which the next call may see (None: all)."""
+    def _recall(self, recalled: Recalled) -> tuple[Tensor, Tensor]:
+        """Keys and values of hidden states that ask nothing themselves."""
+        batch, time, _ = recalled.hidden.shape
+        bias = self.input_proj.bias[self.query_size :] if self.config.bias else None
+        both = nn.functional.linear(recalled.hidden, self.input_proj.weight[self.query_size :], bias)
+        key, value = both.split((self.key_size, self.value_size), dim=-1)
+        key = key.view(batch, time, self.config.num_kv_heads, self.config.key_dim).transpose(1, 2)
+        if self.config.rotary is not None and recalled.cos is not None and recalled.sin is not None:
+            key = rotate(key, recalled.cos, recalled.sin, layout=self.config.rotary.pairs)
+        return key, value.view(batch, time, self.config.num_kv_heads, self.config.value_dim).transpose(1, 2)
+
+    def _sight(self, state: KeyValueState | None, layout: Layout, batch: int, time: int) -> Sight:
+        """What order, padding, documents and the window let each token see."""
         past = 0 if state is None else state.key.shape[2]
         window = self.config.window
         cached = None if state is None else state.visible
         if layout.mask is None and layout.starts is None and cached is None:
             inside = window is None or past + time <= window
             if inside and (past == 0 or time == 1):
-                return None, None
+                return Sight()
             columns = torch.arange(past + time, device=layout.positions.device) - past
             rows = columns[past:, None]
             allowed = (columns <= rows) if window is None else (columns <= rows) & (columns > rows - window)
-            return allowed[None, None], None
+            return Sight(allowed=allowed[None, None])
         return self._ragged_sight(cached, layout, batch, past, time)
 
-    def _ragged_sight(
-        self, cached: Tensor | None, layout: Layout, batch: int, past: int, time: int
-    ) -> tuple[Tensor, Tensor]:
+    def _ragged_sight(self, cached: Tensor | None, layout: Layout, batch: int, past: int, time: int) -> Sight:
         """The same with padding or several documents: order is told by a clock that padding does not advance."""
         device = layout.positions.device
         ones = torch.ones(batch, time, dtype=torch.bool, device=device)
@@ -156,7 +182,7 @@ class Attention(nn.Module):
         allowed &= real[..., None]
         if self.config.window is not None:
             allowed &= times[:, None] > clock[..., None] - self.config.window
-        return allowed[:, None], present & (owners == documents[:, -1:])
+        return Sight(allowed=allowed[:, None], visible=present & (owners == documents[:, -1:]))
 
     def _cache(self, key: Tensor, value: Tensor, visible: Tensor | None) -> KeyValueState:
         """The entries that a later token may still see: real ones moved to the end, the window's worth kept."""

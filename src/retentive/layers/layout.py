@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from retentive.ops.rotary import rotary_frequencies, rotary_tables
@@ -44,6 +44,19 @@ class RotaryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """Which keys the tokens of one call may read, in the order of the cache, what is recalled, and the call's own.
+
+    Attributes:
+        allowed: True where a token may read a key; None where each reads all keys up to its own.
+        visible: Which keys the next call may read; None where all.
+    """
+
+    allowed: Bool[Tensor, "#batch 1 time total"] | None = None
+    visible: Bool[Tensor, "batch total"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Positions, padding and document starts of the tokens of one call.
 
@@ -54,6 +67,7 @@ class Layout:
         starts: True where a document starts; None where none does.
         cos: Cosines of the rotation, or None without one.
         sin: Sines of the rotation.
+        sight: What attention may read; None where order, padding, documents and the window tell it.
     """
 
     positions: Positions
@@ -62,6 +76,7 @@ class Layout:
     starts: TokenMask | None = None
     cos: RotaryTable | None = None
     sin: RotaryTable | None = None
+    sight: Sight | None = None
 
 
 def make_layout(
