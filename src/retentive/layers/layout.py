@@ -26,7 +26,7 @@ class RotaryConfig:
     dim: int
     base: float = 10000.0
     frequencies: Literal["retnet", "standard"] = "retnet"
-    pairs: Literal["interleaved", "half"] = "interleaved"
+    pairs: Literal["interleaved", "half"] = "half"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

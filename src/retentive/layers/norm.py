@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retentive.ops.rms_norm import rms_norm
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormConfig:
@@ -45,7 +47,7 @@ class Norm(nn.Module):
         """Return the normalised channels, in the dtype of ``x``."""
         if self.config.kind == "layer_norm":
             return nn.functional.layer_norm(x, (self.size,), self.weight, self.bias, self.config.epsilon)
-        return nn.functional.rms_norm(x, (self.size,), self.weight, self.config.epsilon)
+        return rms_norm(x, self.weight, self.config.epsilon)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

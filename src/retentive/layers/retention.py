@@ -57,7 +57,7 @@ class RetentionConfig:
     relative_position: bool = True
     rotary_base: float = 10000.0
     rotary_frequencies: Literal["retnet", "standard"] = "retnet"
-    rotary_pairs: Literal["interleaved", "half"] = "interleaved"
+    rotary_pairs: Literal["interleaved", "half"] = "half"
     gate: Literal["swish", "gelu"] = "swish"
     head_norm: NormConfig = field(default_factory=lambda: NormConfig(affine=False))
     bias: bool = False
@@ -73,7 +73,7 @@ class RetentionConfig:
         if self.gate not in GATES:
             raise ValueError(f"gate must be 'swish' or 'gelu', but is {self.gate!r}.")
         rotary = (self.rotary_base, self.rotary_frequencies, self.rotary_pairs)
-        if not self.relative_position and rotary != (10000.0, "retnet", "interleaved"):
+        if not self.relative_position and rotary != (10000.0, "retnet", "half"):
             raise ValueError(
                 f"rotary_base, rotary_frequencies and rotary_pairs mean nothing with relative_position=False, but are "
                 f"{rotary}; leave them at their defaults."
@@ -135,7 +135,9 @@ class MultiScaleRetention(nn.Module):
         self.output_proj = nn.Linear(values, config.hidden_size, bias=config.bias)
         self.head_norm = Norm(config.value_dim, config.head_norm)
         # A plain attribute: a buffer would follow the model into bfloat16, where 1 - 2**-9 is 1.
-        self._log_decay = config.log_decays
+        # On the CPU also where the model is first made without memory: loading fills parameters, not constants.
+        with torch.device("cpu"):
+            self._log_decay = config.log_decays
 
     def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> RetentionState:
         """A memory of nothing; float32 or wider whatever ``dtype`` the model has."""
@@ -236,15 +238,18 @@ class MultiScaleRetention(nn.Module):
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Split into heads, rotate query and key, scale the query by ``key_dim ** -0.5``."""
+        scale = self.config.key_dim**-0.5
         batch, time, _ = query.shape
         config = self.config
         q = query.view(batch, time, config.num_heads, config.key_dim).transpose(1, 2)
         k = key.view(batch, time, config.num_heads, config.key_dim).transpose(1, 2)
         v = value.view(batch, time, config.num_heads, config.value_dim).transpose(1, 2)
         if layout.cos is not None and layout.sin is not None:
-            q = rotate(q, layout.cos, layout.sin, layout=config.rotary_pairs)
+            # Scaled tables scale the query in the pass that rotates it.
+            q = rotate(q, layout.cos * scale, layout.sin * scale, layout=config.rotary_pairs)
             k = rotate(k, layout.cos, layout.sin, layout=config.rotary_pairs)
-        return q * config.key_dim**-0.5, k, v
+            return q, k, v
+        return q * scale, k, v
 
     def _step(
         self, query: Tensor, key: Tensor, value: Tensor, kv: Tensor | None, layout: Layout

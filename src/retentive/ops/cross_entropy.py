@@ -56,13 +56,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rows = slice(begin, begin + chunk_size)
             logits = torch.nn.functional.linear(hidden[rows], weight, bias).to(wide)
             target = labels[rows].where(valid[rows], 0).unsqueeze(1)
-            log_sum = logits.logsumexp(1, keepdim=True)
-            total += (log_sum - logits.gather(1, target)).squeeze(1).where(valid[rows], 0.0).sum()
+            chosen = logits.gather(1, target)
             if not any(needs):
+                total += (logits.logsumexp(1, keepdim=True) - chosen).squeeze(1).where(valid[rows], 0.0).sum()
                 continue
-            # The gradient of the mean is (softmax - one_hot) / count, written over the logits.
-            scale = valid[rows].to(wide).div_(count).unsqueeze(1)
-            slope = logits.sub_(log_sum).exp_().scatter_add_(1, target, torch.full_like(log_sum, -1.0)).mul_(scale)
+            # The gradient of the mean is (softmax - one_hot) / count, written over the logits in few passes.
+            highest = logits.amax(1, keepdim=True)
+            slope = logits.sub_(highest).exp_()
+            norm = slope.sum(1, keepdim=True)
+            total += (norm.log() + highest - chosen).squeeze(1).where(valid[rows], 0.0).sum()
+            share = valid[rows].to(wide).div_(count).unsqueeze(1)
+            slope.mul_(share / norm).scatter_add_(1, target, -share)
             narrow = slope.to(hidden.dtype)
             if hidden_grad is not None:
                 torch.mm(narrow, weight.to(hidden.dtype), out=hidden_grad[rows])

@@ -1,0 +1,99 @@
+"""The command ``retentive``: find the command, parse its options, call one function."""
+
+import os
+import sys
+from importlib import import_module
+from typing import Protocol, cast
+
+from jsonargparse import ArgumentParser, Namespace
+
+from retentive.errors import RetentiveError
+
+COMMANDS = {
+    "prepare": "Turn a folder of text into tokens on disk.",
+    "train": "Train a model on them.",
+    "evaluate": "Measure a trained model in bits per byte and by position.",
+    "generate": "Write text as a stream; save the state and go on later.",
+    "demo": "All of it on real text, with a report: ten minutes on a laptop.",
+}
+"""Name -> what it does; each is a module of this package with `add_options` and `run`."""
+
+TRACEBACK = "RETENTIVE_TRACEBACK"
+"""Environment variable that shows where an error was raised."""
+
+MISTAKES = (RetentiveError, ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, OSError)
+"""Errors whose message is all that a user needs."""
+
+
+class Command(Protocol):
+    """A module of this package that is one command."""
+
+    def add_options(self, parser: ArgumentParser, arguments: list[str]) -> None:
+        """Add the command's options; ``arguments`` are what the user typed, for options that depend on others."""
+        ...
+
+    def run(self, parser: ArgumentParser, options: Namespace) -> None:
+        """Do what was asked."""
+        ...
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run ``retentive COMMAND OPTIONS``; exit with 0, with 2 after a mistake of the user's, with 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = arguments[0] if arguments else "--help"
+    if name in ("--help", "-h", "help"):
+        print(overview())
+        return
+    if name in ("--version", "-V"):
+        from retentive import __version__
+
+        print(f"retentive {__version__}")
+        return
+    if name not in COMMANDS:
+        _stop(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}.")
+    try:
+        run(name, arguments[1:])
+    except KeyboardInterrupt:
+        print("\nretentive: stopped.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stdout = None
+        sys.exit(0)
+    except MISTAKES as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        _stop(str(error))
+
+
+def run(name: str, arguments: list[str]) -> None:
+    """Parse the options of one command and run it."""
+    command = cast("Command", import_module(f"retentive.cli.{name}"))
+    parser = ArgumentParser(prog=f"retentive {name}", description=COMMANDS[name], default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with these options; the command line overrides it")
+    command.add_options(parser, arguments)
+    command.run(parser, parser.parse_args(arguments))
+
+
+def overview() -> str:
+    """What ``retentive --help`` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  retentive {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Language models that remember. A folder of text becomes a model that is measured, and streams.",
+            "",
+            *lines,
+            "",
+            "retentive COMMAND --help lists the options of a command.",
+            f"{TRACEBACK}=1 shows where in the code an error was raised.",
+        ]
+    )
+
+
+def _stop(message: str) -> None:
+    print(f"retentive: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Options of a command from the fields of a frozen dataclass: names, types, defaults and help are written once."""
+
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser, Namespace
+
+Config = TypeVar("Config")
+
+
+def add_config(parser: ArgumentParser, kind: type[Any], *, leave_out: frozenset[str] = frozenset()) -> None:
+    """Add an option for every field of ``kind``; nested configs become dotted options."""
+    parser.add_class_arguments(kind, skip=set(leave_out), as_group=False)
+
+
+def read_config(parser: ArgumentParser, options: Namespace, kind: type[Config], **given: Any) -> Config:
+    """Make the config from parsed options; the config itself refuses what cannot be."""
+    made = parser.instantiate_classes(options)
+    values = {field.name: made[field.name] for field in fields(kind) if field.name in made}  # type: ignore[arg-type]
+    return kind(**values, **given)
