@@ -1,11 +1,13 @@
-"""Mathematics: pure functions on tensors, each with its equation."""
+"""Mathematics: pure functions on tensors, each with its equation.
+
+``retention(...)`` itself is in `retentive.ops.retention`: here its name is that of the package.
+"""
 
 from retentive.ops.attention import attention as attention
 from retentive.ops.precision import compute_dtype as compute_dtype
 from retentive.ops.precision import state_dtype as state_dtype
 from retentive.ops.retention import log_decay_geometric as log_decay_geometric
 from retentive.ops.retention import log_decay_linspace as log_decay_linspace
-from retentive.ops.retention import retention as retention
 from retentive.ops.retention import retention_chunkwise as retention_chunkwise
 from retentive.ops.retention import retention_parallel as retention_parallel
 from retentive.ops.retention import retention_recurrent as retention_recurrent

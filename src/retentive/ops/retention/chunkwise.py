@@ -125,7 +125,11 @@ def _pieces(
 
 
 class _ChunkwiseRetention(torch.autograd.Function):
-    """All chunks at once, with a backward pass that keeps the inputs and the chunks' states."""
+    """All chunks at once, with a backward pass that keeps the inputs and the chunks' states.
+
+    Decays of single tokens scale the rows of a finished product in place wherever they can, instead of a copy of its
+    factors, and tables stay float32 where the inputs are bfloat16.
+    """
 
     @staticmethod
     def forward(
@@ -140,12 +144,14 @@ class _ChunkwiseRetention(torch.autograd.Function):
     ) -> tuple[Chunks, RetentionMatrix, ChunkStates]:
         with torch.autocast(query.device.type, enabled=False):
             added = torch.bmm(_flat(_scaled(key, key_decay)).mT, _flat(value))
-            added = added.view(*key.shape[:3], key.shape[4], value.shape[4]).to(chunk_decay.dtype)
-            states, after = _carry(added, state, chunk_decay)
-            output = torch.bmm(_flat(query), _flat(states.to(query.dtype))).view_as(value)
-            output.mul_(query_decay)
-            _flat(output).baddbmm_(_decayed_scores(query, key, intra), _flat(value))
-        return output, after, states
+            states = added.view(*key.shape[:3], key.shape[4], value.shape[4]).to(chunk_decay.dtype)
+            after = _carry(states, state, chunk_decay)
+            output = torch.bmm(_flat(query), _flat(states.to(query.dtype)))
+            output.view_as(value).mul_(query_decay)
+            scores = torch.bmm(_flat(query), _flat(key).mT)
+            _decay_scores(scores, intra, query)
+            output.baddbmm_(scores, _flat(value))
+        return output.view_as(value), after, states
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Chunks, RetentionMatrix, ChunkStates]) -> None:
@@ -163,18 +169,22 @@ class _ChunkwiseRetention(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         query, key, value, states, intra, query_decay, key_decay, chunk_decay = ctx.saved_tensors
         d_output = torch.zeros_like(value) if d_output is None else d_output.contiguous()
+        q, k, v, d_o = _flat(query), _flat(key), _flat(value), _flat(d_output)
         with torch.autocast(query.device.type, enabled=False):
-            scores = _decayed_scores(query, key, intra)
-            d_scores = _decayed_scores(d_output, value, intra)
-            added = torch.bmm(_flat(_scaled(query, query_decay)).mT, _flat(d_output)).view_as(states)
-            d_states, d_state = _carry(added.to(chunk_decay.dtype), d_after, chunk_decay, backwards=True)
-            d_states = d_states.to(query.dtype)
-            d_query = torch.bmm(_flat(d_output), _flat(states.to(query.dtype)).mT).view_as(query).mul_(query_decay)
-            _flat(d_query).baddbmm_(d_scores, _flat(key))
-            d_key = torch.bmm(_flat(value), _flat(d_states).mT).view_as(key).mul_(key_decay)
-            _flat(d_key).baddbmm_(d_scores.mT, _flat(query))
-            d_value = torch.bmm(_flat(key), _flat(d_states)).view_as(value).mul_(key_decay)
-            _flat(d_value).baddbmm_(scores.mT, _flat(d_output))
+            d_query = _scaled(query, query_decay)
+            d_states = torch.bmm(_flat(d_query).mT, d_o).view_as(states).to(chunk_decay.dtype)
+            d_state = _carry(d_states, d_after, chunk_decay, backwards=True)
+            d_s = _flat(d_states.to(query.dtype))
+            scores = torch.bmm(d_o, v.mT)
+            _decay_scores(scores, intra, query)
+            torch.bmm(d_o, _flat(states.to(query.dtype)).mT, out=_flat(d_query))
+            _flat(d_query.mul_(query_decay)).baddbmm_(scores, k)
+            d_key = torch.bmm(v, d_s.mT).view_as(key)
+            _flat(d_key.mul_(key_decay)).baddbmm_(scores.mT, q)
+            torch.bmm(q, k.mT, out=scores)
+            _decay_scores(scores, intra, query)
+            d_value = torch.bmm(k, d_s).view_as(value)
+            _flat(d_value.mul_(key_decay)).baddbmm_(scores.mT, d_o)
         return d_query, d_key, d_value, d_state if ctx.has_state else None, None, None, None, None
 
 
@@ -187,20 +197,22 @@ def _scaled(chunks: Chunks, decay: Tensor) -> Chunks:
     return torch.mul(chunks, decay, out=torch.empty_like(chunks))
 
 
-def _decayed_scores(query: Chunks, key: Chunks, intra: Tensor) -> Float[Tensor, "all_chunks size size"]:
-    scores = torch.bmm(_flat(query), _flat(key).mT)
-    scores.view(*query.shape[:3], *scores.shape[1:]).mul_(intra)
-    return scores
+def _decay_scores(scores: Float[Tensor, "all_chunks size size"], intra: Tensor, chunks: Chunks) -> None:
+    """Weigh the scores by the decay in between, in place, and remove those of later keys."""
+    scores.view(*chunks.shape[:3], *scores.shape[1:]).mul_(intra)
 
 
 def _carry(
     added: ChunkStates, first: RetentionMatrix | None, decay: Tensor, backwards: bool = False
-) -> tuple[ChunkStates, RetentionMatrix]:
-    """Run ``state = decay * state + added`` over the chunks: the state that each of them meets, and the last one."""
-    chunks = added.shape[2]
-    states = torch.empty_like(added)
-    now = torch.zeros_like(added[:, :, 0]) if first is None else first
-    for chunk in range(chunks - 1, -1, -1) if backwards else range(chunks):
-        states[:, :, chunk] = now
-        now = torch.addcmul(added[:, :, chunk], now, decay[:, :, min(chunk, decay.shape[2] - 1)])
-    return states, now
+) -> RetentionMatrix:
+    """Run ``state = decay * state + added`` over the chunks.
+
+    What each chunk adds is replaced, in place, by the state that it meets; the last state is returned.
+    """
+    steps = list(zip(added.unbind(2), decay.expand(-1, -1, added.shape[2], -1, -1).unbind(2), strict=True))
+    state = torch.zeros_like(added[:, :, 0]) if first is None else first
+    for chunk, fading in reversed(steps) if backwards else steps:
+        following = torch.addcmul(chunk, state, fading)
+        chunk.copy_(state)
+        state = following
+    return state

@@ -79,6 +79,9 @@ def decay_tables(
         mask: False at padding.
         starts: True where what came before is forgotten.
     """
+    powers = decay_powers(log_decay, size, dtype)
+    if mask is None and starts is None:
+        return _shared_tables(powers, size)
     device = log_decay.device
     if mask is None:
         clock = torch.arange(1, size + 1, device=device).view(1, 1, size)
@@ -99,7 +102,6 @@ def decay_tables(
         since = clock.where(segment == 0, nothing)
         remaining = remaining.where(segment == last, nothing)
         whole = clock[:, :, -1:].where(last == 0, nothing)
-    powers = decay_powers(log_decay, size, dtype)
     return DecayTables(
         intra=_look_up(powers, elapsed),
         query=_look_up(powers, since.unsqueeze(3)),
@@ -113,6 +115,18 @@ def decay_powers(log_decay: LogDecay, highest: int, dtype: torch.dtype) -> Float
     exponents = torch.arange(highest + 1, dtype=torch.float64, device=log_decay.device)
     powers = torch.exp(log_decay.to(torch.float64).unsqueeze(1) * exponents)
     return torch.nn.functional.pad(powers.to(dtype), (0, 1))
+
+
+def _shared_tables(powers: Float[Tensor, "heads powers"], size: int) -> DecayTables:
+    """The tables of a chunk without padding and starts: ``intra[query, key] = gamma ** (query - key)``, 0 above."""
+    falling = powers[:, :size].flip(1)
+    windows = torch.nn.functional.pad(falling, (0, size - 1)).unfold(1, size, 1)
+    return DecayTables(
+        intra=windows.flip(1)[None, :, None],
+        query=powers[None, :, None, 1 : size + 1, None],
+        key=falling[None, :, None, :, None],
+        chunk=powers[None, :, None, size : size + 1, None],
+    )
 
 
 def _look_up(
