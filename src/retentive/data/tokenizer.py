@@ -1,8 +1,22 @@
-"""What every tokenizer can do."""
+"""What every tokenizer can do, and how one is read back from its folder."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64, UInt32
+
+from retentive.data.atomic_files import write_atomically
+from retentive.errors import DamagedFileError, MismatchError
+
+TOKENIZER_FILE = "tokenizer.json"
+DESCRIPTION_FILE = "retentive_tokenizer.json"
+_FORMAT_VERSION = 1
+
+TokenIds = UInt32[np.ndarray, "_"]
+"""Token ids of one text."""
 
 
 @runtime_checkable
@@ -43,3 +57,94 @@ class Tokenizer(Protocol):
     def save(self, folder: Path) -> None:
         """Write the files that ``load_tokenizer(folder)`` reads."""
         ...
+
+
+@runtime_checkable
+class BatchTokenizer(Protocol):
+    """A tokenizer that encodes many texts faster together than one by one."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        """What `Tokenizer.encode` gives for each text, as arrays."""
+        ...
+
+
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenIds]:
+    """Token ids of each text, by the fastest way that the tokenizer offers."""
+    if isinstance(tokenizer, BatchTokenizer):
+        return tokenizer.encode_batch(texts)
+    return [np.asarray(tokenizer.encode(text), dtype=np.uint32) for text in texts]
+
+
+def token_byte_lengths(tokenizer: Tokenizer) -> Int64[np.ndarray, "vocab"]:
+    """Number of bytes of every token id, 0 for end-of-text: a table to look scored bytes up in.
+
+    Raises:
+        ValueError: If the tokenizer cannot tell the bytes of its tokens.
+    """
+    lengths = (len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
+    return np.fromiter(lengths, dtype=np.int64, count=tokenizer.vocab_size)
+
+
+def load_tokenizer(path: Path | str, *, end_of_text: str | None = None) -> Tokenizer:
+    """Read a tokenizer back, or take up one from elsewhere.
+
+    Args:
+        path: A folder that `Tokenizer.save` wrote, any folder with a ``tokenizer.json``, or such a file itself.
+        end_of_text: For a tokenizer from elsewhere, the special token that ends a document; ``None`` takes the
+            ``eos_token`` of the ``tokenizer_config.json`` beside it, or else the one usual name that it knows.
+
+    Raises:
+        FileNotFoundError: If there is no tokenizer.
+        DamagedFileError: If a file is not what it should be.
+        MismatchError: If another version of this library wrote it.
+    """
+    path = Path(path)
+    description = path / DESCRIPTION_FILE
+    if not description.exists():
+        from retentive.data.subword_tokenizer import open_tokenizer_file
+
+        return open_tokenizer_file(path / TOKENIZER_FILE if path.is_dir() else path, end_of_text=end_of_text)
+    if end_of_text is not None:
+        raise ValueError(f"end_of_text is for a tokenizer from elsewhere, but {str(path)!r} holds one of our own.")
+    content = read_json(description)
+    if content.get("format_version") != _FORMAT_VERSION:
+        found = content.get("format_version")
+        message = f"{description} has format version {found!r}, but this retentive reads {_FORMAT_VERSION}: "
+        raise MismatchError(message + "use the version that wrote it, or prepare the text again.")
+    if content.get("kind") == "bytes":
+        from retentive.data.byte_tokenizer import ByteTokenizer
+
+        return ByteTokenizer()
+    from retentive.data.subword_tokenizer import SubwordTokenizer
+
+    kind, ending = content.get("kind"), content.get("end_of_text")
+    if kind not in ("bpe", "file") or not isinstance(ending, str):
+        raise DamagedFileError(f"{description} describes no tokenizer: copy it again, or prepare the text again.")
+    return SubwordTokenizer.open(path / TOKENIZER_FILE, name=kind, end_of_text=ending)
+
+
+def save_description(folder: Path, **content: str) -> None:
+    """Write the small file that tells `load_tokenizer` what the folder holds."""
+    described = {"format_version": _FORMAT_VERSION, **content}
+    write_atomically(folder / DESCRIPTION_FILE, (json.dumps(described, indent=1) + "\n").encode())
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file whole, or a clear error."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no tokenizer file {str(path)!r}.") from error
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(f"{path} is not UTF-8 ({error.reason}): copy it again from its origin.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or a clear error."""
+    try:
+        content: object = json.loads(read_text(path))
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is not JSON ({error}): copy it again from its origin.") from error
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"{path} holds no JSON object: copy it again from its origin.")
+    return cast("dict[str, Any]", content)
