@@ -1,0 +1,26 @@
+"""Choosing documents by their content: which are held out, which are a sample."""
+
+import hashlib
+
+from retentive.data.manifest import Split
+
+
+def split_of(content: bytes, *, heldout_fraction: float, seed: int) -> Split:
+    """Decide the split of one document from its content alone.
+
+    So the decision is the same for any order of files, any name and any folder, and exact copies of a document are
+    never on both sides, which would let a model be tested on what it was trained on. An edited document may change
+    sides; a store is always split as a whole.
+
+    Args:
+        content: The document in UTF-8.
+        heldout_fraction: Probability of ``heldout``, 0 to below 1: the share of documents, not of bytes.
+        seed: Another seed draws another split.
+    """
+    return "heldout" if draw(content, f"heldout {seed}") < heldout_fraction else "train"
+
+
+def draw(content: bytes, purpose: str) -> float:
+    """A number from 0 to below 1 that looks random but depends on content and purpose alone."""
+    digest = hashlib.blake2b(content, digest_size=8, key=purpose.encode()).digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53

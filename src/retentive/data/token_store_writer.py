@@ -1,0 +1,206 @@
+"""Making a token store, so that a kill at any moment leaves the old store or none, never half of one."""
+
+import json
+import re
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from retentive.data.atomic_files import (
+    TEMPORARY_SUFFIX,
+    FileRecord,
+    GrowingFile,
+    checksum,
+    only_writer,
+    sync_folder,
+)
+from retentive.data.manifest import (
+    MANIFEST_FILE,
+    SPLITS,
+    Manifest,
+    Split,
+    SplitRecord,
+    TokenizerRecord,
+    is_manifest,
+)
+from retentive.data.sources import Problem
+from retentive.data.token_store import TokenStore
+from retentive.data.tokenizer import TokenIds, Tokenizer
+from retentive.errors import DamagedFileError, MismatchError
+
+_HASH = "-[0-9a-f]{16}"
+_DATA = r"(train|heldout)-(tokens|offsets|bytes|names)%s\.(bin|txt)|problems%s\.jsonl"
+# Every name that this module may write, finished or temporary; it removes no other.
+_OURS = re.compile(
+    f"{_DATA % (_HASH, _HASH)}|tokenizer{_HASH}|"
+    f"({_DATA % ('', '')}|{re.escape(MANIFEST_FILE)}){re.escape(TEMPORARY_SUFFIX)}"
+)
+
+
+class TokenStoreWriter:
+    """Writes a store document by document; use it in a ``with`` block and call `finish` at its end.
+
+    Data files carry their content's hash in their names and the manifest, which names them, is replaced last. Until
+    then an older store in the folder stays whole; after that its files are removed.
+
+    Args:
+        folder: Folder of the store, made if it is not there.
+        tokenizer: What makes the tokens; saved in the store.
+        request: What was asked for, kept in the manifest.
+        overwrite: Whether a store that is there may be replaced.
+
+    Raises:
+        FileExistsError: If the folder holds a store and ``overwrite`` is False, or holds other things.
+        BlockingIOError: If another process writes there.
+    """
+
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer, *, request: Mapping[str, Any] | None = None, overwrite: bool = False
+    ) -> None:
+        self._folder, self._tokenizer, self._request = folder, tokenizer, dict(request or {})
+        self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        self._ending = np.asarray([tokenizer.end_of_text], dtype=self._dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._open = ExitStack()
+        with self._open:  # lets go of everything if this constructor fails
+            self._open.enter_context(only_writer(folder))
+            self._open.callback(_remove_leftovers, folder)
+            check_output(folder, overwrite=overwrite)
+            _remove_leftovers(folder)
+            self._problems = self._grow("problems", ".jsonl")
+            self.problem_counts: Counter[str] = Counter()
+            self.first_problem: Problem | None = None
+            self._tokens = {split: self._grow(f"{split}-tokens", ".bin") for split in SPLITS}
+            self._names = {split: self._grow(f"{split}-names", ".txt") for split in SPLITS}
+            self._offsets = {split: array("q", [0]) for split in SPLITS}
+            self._bytes = {split: array("q") for split in SPLITS}
+            self._open = self._open.pop_all()
+
+    def __enter__(self) -> "TokenStoreWriter":
+        """Nothing more to open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove what is not finished, so that it takes no place on a full disk."""
+        self._open.close()
+
+    def add(self, name: str, ids: TokenIds, *, num_bytes: int, split: Split) -> None:
+        """Append a document; end-of-text is put after it here.
+
+        Args:
+            name: Where the text came from; one line.
+            ids: Its tokens, at least one.
+            num_bytes: Bytes of its text in UTF-8.
+            split: Where it belongs.
+        """
+        if len(ids) == 0:
+            raise ValueError(f"document {name!r} must have at least one token, but has none.")
+        if (largest := int(ids.max())) >= self._tokenizer.vocab_size:
+            limit = self._tokenizer.vocab_size - 1
+            raise ValueError(f"token ids of {name!r} must be at most {limit}, but one is {largest}.")
+        if "\n" in name:
+            raise ValueError(f"name must be one line, but is {name!r}.")
+        self._tokens[split].write(ids.astype(self._dtype).tobytes() + self._ending.tobytes())
+        self._names[split].write(f"{name}\n".encode())
+        self._offsets[split].append(self._offsets[split][-1] + len(ids) + 1)
+        self._bytes[split].append(num_bytes)
+
+    def report(self, problem: Problem) -> None:
+        """Keep a problem of the text beside the tokens."""
+        self._problems.write((json.dumps(asdict(problem)) + "\n").encode())
+        self.problem_counts[problem.kind] += 1
+        self.first_problem = self.first_problem or problem
+
+    def counts(self) -> dict[str, SplitRecord]:
+        """What was added so far."""
+        return {
+            split: SplitRecord(
+                documents=len(self._bytes[split]), tokens=self._offsets[split][-1], text_bytes=sum(self._bytes[split])
+            )
+            for split in SPLITS
+        }
+
+    def finish(self) -> TokenStore:
+        """Bring all to disk, the manifest last, then remove what no manifest names; the store, opened."""
+        files = {"problems": self._problems.commit()}
+        for split in SPLITS:
+            files[f"{split}-tokens"] = self._tokens[split].commit()
+            files[f"{split}-names"] = self._names[split].commit()
+            for part, numbers in (("offsets", self._offsets[split]), ("bytes", self._bytes[split])):
+                grown = self._grow(f"{split}-{part}", ".bin")
+                grown.write(np.asarray(numbers, dtype="<i8").tobytes())
+                files[f"{split}-{part}"] = grown.commit()
+        fingerprint = self._tokenizer.fingerprint()
+        tokenizer_folder = f"tokenizer-{fingerprint[:16]}"
+        self._tokenizer.save(self._folder / tokenizer_folder)
+        for path in sorted((self._folder / tokenizer_folder).iterdir()):
+            relative = f"{tokenizer_folder}/{path.name}"
+            files[f"tokenizer-{path.name}"] = FileRecord(path=relative, size=path.stat().st_size, sha256=checksum(path))
+        sync_folder(self._folder)
+        record = TokenizerRecord(
+            name=self._tokenizer.name,
+            vocab_size=self._tokenizer.vocab_size,
+            end_of_text=self._tokenizer.end_of_text,
+            fingerprint=fingerprint,
+            folder=tokenizer_folder,
+        )
+        Manifest(
+            tokenizer=record,
+            dtype=self._dtype.str,
+            splits=self.counts(),
+            files=files,
+            request=self._request,
+            problems=dict(self.problem_counts),
+        ).write(self._folder)
+        self._open.close()
+        return TokenStore.open(self._folder)
+
+    def _grow(self, role: str, suffix: str) -> GrowingFile:
+        grown = GrowingFile(self._folder, role, suffix)
+        self._open.callback(grown.abort)
+        return grown
+
+
+def check_output(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that must not be written to: one with a store (unless ``overwrite``), or with foreign files.
+
+    Raises:
+        FileExistsError: With the cure.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"output must be a folder, but {folder} is a file: choose another name.")
+    names = sorted(path.name for path in folder.iterdir())
+    foreign = [name for name in names if name != MANIFEST_FILE and not _OURS.fullmatch(name)]
+    if MANIFEST_FILE in names and not is_manifest(folder / MANIFEST_FILE):
+        foreign.append(MANIFEST_FILE)
+    if foreign:
+        message = f"{folder} holds files of something else ({', '.join(foreign[:3])}): choose a new or empty folder."
+        raise FileExistsError(message)
+    if MANIFEST_FILE in names and not overwrite:
+        message = f"{folder} already holds another token store: choose another output folder, or replace that store "
+        raise FileExistsError(message + "with overwrite=True.")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove our files that no manifest names: those of a killed or failed run, or of the store before."""
+    keep: set[str] = set()
+    if (folder / MANIFEST_FILE).exists():
+        try:
+            keep = {Path(file.path).parts[0] for file in Manifest.read(folder).files.values()}
+        except (DamagedFileError, MismatchError):
+            return  # whose files these are cannot be told
+    for path in folder.iterdir():
+        if path.name not in keep and _OURS.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
