@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from retentive.layers.constants import constant
 from retentive.ops.rotary import rotary_frequencies, rotary_tables
 from retentive.shapes import Positions, RotaryTable, TokenMask
 
@@ -112,11 +113,14 @@ def make_layout(
         positions, following = _count(position, batch, time, mask, starts, device)
     cos, sin = None, None
     if rotary is not None:
-        frequencies = rotary_frequencies(
-            rotary.dim, base=rotary.base, frequencies=rotary.frequencies, device=positions.device
-        )
+        frequencies = _frequencies(rotary, positions.device)
         cos, sin = rotary_tables(positions, frequencies, torch.promote_types(dtype, torch.float32))
     return Layout(positions=positions, next_position=following, mask=mask, starts=starts, cos=cos, sin=sin)
+
+
+@constant
+def _frequencies(rotary: RotaryConfig, device: torch.device) -> Float[Tensor, "pairs"]:
+    return rotary_frequencies(rotary.dim, base=rotary.base, frequencies=rotary.frequencies, device=device)
 
 
 def _count(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retentive.layers.constants import constant
 from retentive.layers.layout import Layout, RotaryConfig, make_layout
 from retentive.layers.norm import Norm, NormConfig
 from retentive.ops.retention import (
@@ -119,6 +120,16 @@ class RetentionState(RecurrentState):
     position: Int[Tensor, "batch"]
 
 
+@constant
+def _log_decay(config: RetentionConfig) -> Float[Tensor, "heads"]:
+    return config.log_decays
+
+
+@constant
+def _recurrent_decay(config: RetentionConfig, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "heads 1 1"]:
+    return recurrent_decay(config.log_decays.to(device), dtype)
+
+
 class MultiScaleRetention(nn.Module):
     """Project, rotate, retain, normalise each head, gate, project (eq. 8).
 
@@ -126,7 +137,7 @@ class MultiScaleRetention(nn.Module):
     """
 
     def __init__(self, config: RetentionConfig) -> None:
-        """Make the projections; the decays are constants of the config, not parameters or buffers."""
+        """Make the projections; the decays are constants of the config: in bfloat16 ``1 - 2**-9`` would be 1."""
         super().__init__()
         self.config = config
         keys, values = config.num_heads * config.key_dim, config.num_heads * config.value_dim
@@ -167,7 +178,7 @@ class MultiScaleRetention(nn.Module):
             mixed, kv = retention(
                 *heads,
                 kv,
-                log_decay=self._log_decay,
+                log_decay=_log_decay(self.config),
                 mask=layout.mask,
                 starts=layout.starts,
                 chunk_size=self.config.chunk_size,
@@ -225,10 +236,10 @@ class MultiScaleRetention(nn.Module):
         else:
             heads = self._heads(q, k, v, layout)
             if form == "parallel":
-                mixed, kv = retention_parallel(*heads, state, log_decay=self._log_decay)
+                mixed, kv = retention_parallel(*heads, state, log_decay=_log_decay(self.config))
             else:
                 size = self.config.chunk_size
-                mixed, kv = retention_chunkwise(*heads, state, log_decay=self._log_decay, chunk_size=size)
+                mixed, kv = retention_chunkwise(*heads, state, log_decay=_log_decay(self.config), chunk_size=size)
         return self._finish(mixed.transpose(1, 2), gate), kv
 
     def _layout(self, x: Tensor, position: Tensor | None) -> Layout:
@@ -262,7 +273,7 @@ class MultiScaleRetention(nn.Module):
 
     def recurrent_decay(self, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "heads 1 1"]:
         """``gamma`` of every head: from float64, rounded once to the dtype of the state."""
-        return recurrent_decay(self._log_decay.to(device), dtype)
+        return _recurrent_decay(self.config, device, dtype)
 
     def _finish(self, mixed: Float[Tensor, "batch time heads value_dim"], gate: Hidden) -> Hidden:
         """Normalise each head, gate, project."""

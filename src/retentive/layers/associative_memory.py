@@ -1,0 +1,112 @@
+"""An associative memory beside a block (Rodkin et al. 2024, arXiv:2407.04841): what was written is found by its key."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from retentive.ops.precision import state_dtype
+from retentive.shapes import Hidden
+from retentive.state import RecurrentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssociativeMemoryConfig:
+    """Shape of an associative memory.
+
+    Attributes:
+        hidden_size: Width of the residual stream.
+        key_dim: Channels of a key before its features are taken.
+        features: Degree nu of the deterministic parameter-free projection (Schlag et al. 2021, arXiv:2102.11174): a key
+            of d channels has ``2 * d * nu`` features.
+        epsilon: Added to what is divided by.
+    """
+
+    hidden_size: int
+    key_dim: int
+    features: int = 3
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.key_dim < 1:
+            raise ValueError(f"associative_dim must be at least 1 channel, but is {self.key_dim}.")
+        if not 1 <= self.features < 2 * self.key_dim:
+            raise ValueError(
+                f"associative_features must be at least 1 and below 2 * associative_dim = {2 * self.key_dim}, after "
+                f"which features repeat, but are {self.features}."
+            )
+
+    @property
+    def num_features(self) -> int:
+        """Features of a key."""
+        return 2 * self.key_dim * self.features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssociativeState(RecurrentState):
+    """What one associative memory holds, float32 or wider.
+
+    Attributes:
+        matrix: The sum of ``features(key) value^T``, corrected by the delta rule.
+        normaliser: The sum of the features, each direction counted once.
+    """
+
+    matrix: Float[Tensor, "batch features hidden"]
+    normaliser: Float[Tensor, "batch features"]
+
+
+class AssociativeMemory(nn.Module):
+    """Read by every token of a segment, written once by the segment's memory tokens (eqs. 2 to 6)."""
+
+    def __init__(self, config: AssociativeMemoryConfig) -> None:
+        """Make the projections, none with a bias but the one that says how strongly to write."""
+        super().__init__()
+        self.config = config
+        self.query_proj = nn.Linear(config.hidden_size, config.key_dim, bias=False)
+        self.key_proj = nn.Linear(config.hidden_size, config.key_dim, bias=False)
+        self.value_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.strength_proj = nn.Linear(config.hidden_size, 1)
+        nn.init.normal_(self.value_proj.weight, std=0.02)
+
+    def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> AssociativeState:
+        """A memory of nothing; what is read from it is 0."""
+        features, wide = self.config.num_features, state_dtype(dtype)
+        return AssociativeState(
+            matrix=torch.zeros(batch, features, self.config.hidden_size, device=device, dtype=wide),
+            normaliser=torch.zeros(batch, features, device=device, dtype=wide),
+        )
+
+    def forward(self, x: Hidden, state: AssociativeState) -> Hidden:
+        """What each token recalls."""
+        return self._recall(self._features(self.query_proj(x), state), state)[0].to(x.dtype)
+
+    def write(self, x: Hidden, state: AssociativeState) -> AssociativeState:
+        """The memory after the memory tokens ``x`` have been stored, all at once.
+
+        What the memory already answers to a key is taken from the value before it is added (the delta rule), and a
+        direction that the normaliser already counts is not counted again.
+        """
+        key = self._features(self.key_proj(x), state)
+        known, counted = self._recall(key, state)
+        strength = self.strength_proj(x).sigmoid().to(state.matrix.dtype)
+        change = strength * (self.value_proj(x).to(state.matrix.dtype) - known)
+        length = key.pow(2).sum(-1, keepdim=True)
+        # No gradient: it would push keys to be counted, whatever they recall.
+        new = (1 - counted / (length + self.config.epsilon)).clamp(0, 1).detach()
+        return AssociativeState(
+            matrix=state.matrix + torch.einsum("bsf,bsh->bfh", key, change),
+            normaliser=state.normaliser + (new * key).sum(1),
+        )
+
+    def _recall(self, features: Tensor, state: AssociativeState) -> tuple[Tensor, Tensor]:
+        """The values that the memory answers to features, and how often it counts them."""
+        counted = torch.einsum("btf,bf->bt", features, state.normaliser).unsqueeze(-1)
+        return torch.einsum("btf,bfh->bth", features, state.matrix) / (counted + self.config.epsilon), counted
+
+    def _features(self, key: Tensor, state: AssociativeState) -> Tensor:
+        """Products of rectified channels with their neighbours: never negative, and mostly 0."""
+        key = key.to(state.matrix.dtype)
+        rectified = torch.cat((key, -key), -1).relu()
+        return torch.cat([rectified * rectified.roll(shift, -1) for shift in range(1, self.config.features + 1)], -1)
