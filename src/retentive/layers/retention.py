@@ -275,7 +275,9 @@ class MultiScaleRetention(nn.Module):
         """``gamma`` of every head: from float64, rounded once to the dtype of the state."""
         return _recurrent_decay(self.config, device, dtype)
 
-    def _finish(self, mixed: Float[Tensor, "batch time heads value_dim"], gate: Hidden) -> Hidden:
+    def _finish(
+        self, mixed: Float[Tensor, "batch time heads value_dim"], gate: Float[Tensor, "batch time values"]
+    ) -> Hidden:
         """Normalise each head, gate, project."""
         normed = self.head_norm(mixed).flatten(2)
         return self.output_proj(GATES[self.config.gate](gate) * normed)
