@@ -1,48 +1,45 @@
-from collections.abc import Callable, Sequence
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
 from retentive.data.splitting import draw
+from retentive.data.subword_tokenizer import END_OF_TEXT, SubwordTokenizer
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter
 
 
-class NumberTokenizer:
-    """Text of numbers as those numbers, so that a test can give every token of a corpus an id of its own."""
-
-    name = "numbers"
-
-    def __init__(self, vocab_size: int) -> None:
-        self.vocab_size = vocab_size
-        self.end_of_text = vocab_size - 1
-
-    def encode(self, text: str) -> list[int]:
-        return [int(number) for number in text.split()]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return " ".join(str(number) for number in ids if number != self.end_of_text)
-
-    def token_bytes(self, token: int) -> bytes:
-        return b"" if token == self.end_of_text else f"{token} ".encode()
-
-    def fingerprint(self) -> str:
-        return f"numbers {self.vocab_size}"
-
-    def save(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        (folder / "numbers.json").write_text(str(self.vocab_size))
+@functools.cache
+def numbered_tokenizer(vocab_size: int) -> SubwordTokenizer:
+    """A vocabulary so large that a test can give every token of a corpus an id of its own; the last is end-of-text."""
+    library = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={f"token{i}": i for i in range(vocab_size - 1)}, merges=[])
+    )
+    library.decoder = tokenizers.decoders.ByteLevel()
+    library.add_special_tokens([END_OF_TEXT])
+    return SubwordTokenizer(library.to_str(), name="bpe", end_of_text=END_OF_TEXT)
 
 
 @pytest.fixture(scope="session")
-def store_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TokenStore]:
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory where there is one: hypothesis makes hundreds of stores, each brought safely to disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def store_of(quick_folder: Path) -> Callable[..., TokenStore]:
     """A store whose training documents have the given lengths, all tokens different; end-of-text apart."""
 
     def make(lengths: Sequence[int], heldout: Sequence[int] = (), vocab_size: int = 1000) -> TokenStore:
-        folder = tmp_path_factory.mktemp("store")
+        folder = Path(tempfile.mkdtemp(dir=quick_folder))
         first = 0
-        with TokenStoreWriter(folder, NumberTokenizer(vocab_size)) as writer:
+        with TokenStoreWriter(folder, numbered_tokenizer(vocab_size)) as writer:
             for split, sizes in (("train", lengths), ("heldout", heldout)):
                 for size in sizes:
                     ids = np.arange(first, first + size, dtype=np.uint32)

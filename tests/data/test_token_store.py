@@ -150,9 +150,7 @@ def test_a_store_without_manifest_is_incomplete(store, tmp_path):
     (store.folder / MANIFEST_FILE).unlink()
     with pytest.raises(DamagedFileError, match=r"no complete token store \(manifest\.json, .* is missing\): prep"):
         TokenStore.open(store.folder)
-    with pytest.raises(
-        FileNotFoundError, match=r"there is no token store .*absent': make one with"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"there is no token store .*absent': make one with"):
         TokenStore.open(tmp_path / "absent")
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -180,13 +181,14 @@ def run(script: str, *arguments: object) -> str:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_kill_at_any_step_leaves_the_old_store_or_the_new_or_none(tmp_path, overwrite):
-    *killed, last = run(KILLS, tmp_path, overwrite).splitlines()
+def test_a_kill_at_any_step_leaves_the_old_store_or_the_new_or_none(quick_folder, overwrite):
+    root = Path(tempfile.mkdtemp(dir=quick_folder))
+    *killed, last = run(KILLS, root, overwrite).splitlines()
     assert len(killed) > 20
     assert last.endswith(" 0")
     assert all(line.endswith(" 9") for line in killed)
     seen = set()
-    for folder in tmp_path.iterdir():
+    for folder in root.iterdir():
         try:
             seen.add(text_of(folder)[:3])
         except (DamagedFileError, FileNotFoundError):

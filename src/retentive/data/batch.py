@@ -1,0 +1,52 @@
+"""What a training step reads."""
+
+from dataclasses import dataclass
+
+import torch
+
+from retentive.shapes import TokenMask, Tokens
+
+IGNORED = -100
+"""The label of a position that has no loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows of tokens with what each should predict.
+
+    Attributes:
+        tokens: What the model reads.
+        labels: The token that each position should predict, already shifted; ``-100`` where there is none.
+        starts: True at the first token of a document: nothing before it may be remembered.
+    """
+
+    tokens: Tokens
+    labels: Tokens
+    starts: TokenMask
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
+        return Batch(tokens=self.tokens.to(device), labels=self.labels.to(device), starts=self.starts.to(device))
+
+
+def rows_of_rank(batch_size: int, rank: int, world: int) -> range:
+    """Which rows of the global batch one of ``world`` equal ranks reads.
+
+    Raises:
+        ValueError: If the rows cannot be shared equally, or the rank is none.
+    """
+    if world < 1 or batch_size % world:
+        raise ValueError(
+            f"batch_size must be a multiple of the number of ranks, but is {batch_size} for {world} ranks."
+        )
+    if not 0 <= rank < world:
+        raise ValueError(f"rank must be from 0 to {world - 1}, but is {rank}.")
+    share = batch_size // world
+    return range(rank * share, (rank + 1) * share)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes below 1, by name."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, but is {size}.")

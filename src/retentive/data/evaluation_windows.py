@@ -1,0 +1,154 @@
+"""Overlapping windows that score each token of a document once, with much context, and count its bytes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
+
+from retentive.data.batch import IGNORED, check_sizes
+from retentive.data.manifest import Split
+from retentive.data.packing import empty_split
+from retentive.data.token_store import TokenStore
+from retentive.data.tokenizer import token_byte_lengths
+from retentive.shapes import TokenMask, Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationBatch:
+    """Some windows, one a row.
+
+    Attributes:
+        tokens: What the model reads, each row from scratch.
+        labels: The token that each position should predict, and ``-100`` where it is scored elsewhere or padding.
+        mask: False at padding, which is at the end of shorter rows.
+        scored_bytes: Bytes of the token in ``labels``, 0 where there is none. Bits per byte are the sum of the
+            losses in bits over all batches, divided by the sum of these.
+        document: Number of each row's document in its split.
+        offset: Position in its document of each row's first token.
+    """
+
+    tokens: Tokens
+    labels: Tokens
+    mask: TokenMask
+    scored_bytes: Tokens
+    document: Int[Tensor, "batch"]
+    offset: Int[Tensor, "batch"]
+
+
+class EvaluationWindows:
+    """All windows of some documents, in batches of similar length.
+
+    Windows of a document begin every ``stride`` tokens. The first scores all its tokens, each further one the last
+    ``stride``, so every token after the first of its document is scored exactly once, with at least
+    ``window - stride`` tokens before it where the document has them. The first token is given: nothing is before it.
+    Its bytes are not counted. End-of-text has no bytes; it is scored on request only.
+
+    Args:
+        store: Where the tokens are.
+        split: ``train`` or ``heldout``.
+        window: Tokens of a window.
+        stride: Tokens from one window to the next; at most ``window``.
+        batch_size: Windows of a batch.
+        documents: Numbers of the documents in the split; ``None`` takes all.
+        score_end_of_text: Whether the end of each document is scored too.
+
+    Raises:
+        ValueError: If a size is impossible, there is nothing to score, or the tokenizer's bytes are not known.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        split: Split = "heldout",
+        *,
+        window: int = 2048,
+        stride: int = 1024,
+        batch_size: int = 8,
+        documents: Sequence[int] | None = None,
+        score_end_of_text: bool = False,
+    ) -> None:
+        check_sizes(window=window, stride=stride, batch_size=batch_size)
+        if stride > window:
+            raise ValueError(
+                f"stride must be at most the window of {window} tokens, but is {stride}: some would be left out."
+            )
+        self.window, self.stride, self.batch_size = window, stride, batch_size
+        self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
+        self._end_of_text = store.manifest.tokenizer.end_of_text
+        self._byte_lengths = torch.from_numpy(token_byte_lengths(store.tokenizer))
+        lengths = np.diff(self._offsets)
+        if len(lengths) == 0:
+            raise ValueError(empty_split(store, split))
+        chosen = np.arange(len(lengths)) if documents is None else _checked(documents, len(lengths))
+        # How many tokens of each document are predicted: not the first, and end-of-text only on request.
+        predicted = lengths[chosen] - 1 - (0 if score_end_of_text else 1)
+        chosen, predicted = chosen[predicted > 0], predicted[predicted > 0]
+        if len(chosen) == 0:
+            raise ValueError(f"no document of {split!r} has two tokens, so there is nothing to score: give more text.")
+        self.num_scored = int(predicted.sum())
+        self._document, self._begin, self._length = _windows(chosen, predicted, window, stride)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self._document) // self.batch_size)
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        """All batches."""
+        return map(self.batch, range(len(self)))
+
+    def batch(self, index: int) -> EvaluationBatch:
+        """One batch by its number; the order is always the same, so that ranks can share the numbers."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch must be from 0 to {len(self) - 1}, but is {index}.")
+        rows = range(index * self.batch_size, min((index + 1) * self.batch_size, len(self._document)))
+        width = int(self._length[rows.start])  # the longest, as windows are sorted
+        tokens = np.full((len(rows), width), self._end_of_text, dtype=np.int64)
+        labels = np.full_like(tokens, IGNORED)
+        mask = np.zeros(tokens.shape, dtype=np.bool_)
+        for number, row in enumerate(rows):
+            begin, length = int(self._begin[row]), int(self._length[row])
+            first = int(self._offsets[self._document[row]]) + begin
+            scored_from = 0 if begin == 0 else self.window - self.stride
+            found = self._tokens[first : first + length + 1]
+            tokens[number, :length] = found[:-1]
+            labels[number, scored_from:length] = found[1 + scored_from :]
+            mask[number, :length] = True
+        shifted = torch.from_numpy(labels)
+        return EvaluationBatch(
+            tokens=torch.from_numpy(tokens),
+            labels=shifted,
+            mask=torch.from_numpy(mask),
+            scored_bytes=bytes_of_labels(shifted, self._byte_lengths),
+            document=torch.from_numpy(self._document[rows.start : rows.stop]),
+            offset=torch.from_numpy(self._begin[rows.start : rows.stop]),
+        )
+
+
+def bytes_of_labels(labels: Tokens, byte_lengths: Int[Tensor, "vocab"]) -> Tokens:
+    """Bytes of each label's token, 0 where there is no label; for lengths see `token_byte_lengths`."""
+    has_label = labels != IGNORED
+    return torch.where(has_label, byte_lengths[labels.where(has_label, 0)], 0)
+
+
+def _checked(documents: Sequence[int], count: int) -> Int64[np.ndarray, "documents"]:
+    chosen = np.asarray(documents, dtype=np.int64)
+    if len(set(documents)) != len(documents) or (len(chosen) and not 0 <= chosen.min() <= chosen.max() < count):
+        raise ValueError(f"documents must be different numbers from 0 to {count - 1}, but are {list(documents)[:8]}.")
+    return chosen
+
+
+def _windows(
+    documents: Int64[np.ndarray, "documents"], predicted: Int64[np.ndarray, "documents"], window: int, stride: int
+) -> tuple[Int64[np.ndarray, "windows"], Int64[np.ndarray, "windows"], Int64[np.ndarray, "windows"]]:
+    """Document, first position and length of every window, longest first."""
+    counts = 1 + np.maximum(0, -(-(predicted - window) // stride))
+    document = np.repeat(documents, counts)
+    # The number of each window in its document: a count over all, less what came before the document.
+    number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+    begin = number * stride
+    length = np.minimum(window, np.repeat(predicted, counts) - begin)
+    order = np.argsort(-length, kind="stable")
+    return document[order], begin[order], length[order]

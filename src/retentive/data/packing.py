@@ -1,0 +1,96 @@
+"""Training windows cut from the joined documents, found by step: there is no loader state to keep."""
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from retentive.data.batch import IGNORED, Batch, check_sizes, rows_of_rank
+from retentive.data.manifest import Split
+from retentive.data.shuffling import shuffled
+from retentive.data.token_store import TokenStore
+
+
+class PackedWindows:
+    """Batches of windows of equal length, in an order drawn anew for each epoch.
+
+    All documents of the split, each closed by end-of-text, make one stream, which is cut into consecutive windows. So
+    every token is read exactly once an epoch, and every token but the first of each document is predicted exactly
+    once, end-of-text included. No position predicts the first token of the next document: the label at end-of-text
+    is ``-100``. ``starts`` marks the first token of every document. The last window is filled up with end-of-text
+    tokens that have no label and are starts. A batch goes on into the next epoch where one ends, so nothing is left
+    out.
+
+    The batch of a step depends on the step and the arguments alone. Reads go straight to the memory map; a batch of
+    16,384 tokens took 0.15 ms on one core, so there are no worker processes.
+
+    Args:
+        store: Where the tokens are.
+        split: ``train`` or ``heldout``.
+        window: Tokens of a row.
+        batch_size: Rows of the global batch, over all ranks.
+        seed: Decides the order of windows in each epoch.
+
+    Raises:
+        ValueError: If a size is below 1, or the split has no token.
+    """
+
+    def __init__(self, store: TokenStore, split: Split, window: int, batch_size: int, seed: int) -> None:
+        check_sizes(window=window, batch_size=batch_size)
+        self.window, self.batch_size, self.seed = window, batch_size, seed
+        self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
+        self._end_of_text = store.manifest.tokenizer.end_of_text
+        if len(self._tokens) == 0:
+            raise ValueError(empty_split(store, split))
+        self.windows_per_epoch = -(-len(self._tokens) // window)
+        self._order = shuffled(self.windows_per_epoch, seed, 0)
+        self._order_epoch = 0
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps that read every token once; seldom a whole number, as a batch goes on into the next epoch."""
+        return self.windows_per_epoch / self.batch_size
+
+    def window_numbers(self, step: int, rank: int = 0, world: int = 1) -> Int64[np.ndarray, "batch"]:
+        """Which window of the stream each row of a batch is; window ``n`` begins at token ``n * window``."""
+        if step < 0:
+            raise ValueError(f"step must be at least 0, but is {step}.")
+        rows = rows_of_rank(self.batch_size, rank, world)
+        drawn = (step * self.batch_size + row for row in rows)
+        return np.asarray([self._ordered(*divmod(number, self.windows_per_epoch)) for number in drawn], dtype=np.int64)
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of one step, or one rank's share of it: ranks' shares joined are the batch of one rank.
+
+        Args:
+            step: From 0, over all epochs.
+            rank: Number of this process. For micro-batches, count them as further ranks.
+            world: Number of processes; it divides ``batch_size``.
+        """
+        numbers = self.window_numbers(step, rank, world)
+        tokens = np.full((len(numbers), self.window), self._end_of_text, dtype=np.int64)
+        labels = np.full_like(tokens, IGNORED)
+        starts = np.ones(tokens.shape, dtype=np.bool_)
+        for row, number in enumerate(numbers.tolist()):
+            begin = number * self.window
+            found = self._tokens[begin : begin + self.window + 1]  # with the label of the last position
+            read = min(len(found), self.window)
+            tokens[row, :read] = found[:read]
+            labels[row, : len(found) - 1] = found[1:]
+            first, last = np.searchsorted(self._offsets, (begin, begin + read), side="left")
+            boundaries = self._offsets[first : last + 1] - begin
+            starts[row, :read] = False
+            starts[row, boundaries[boundaries < read]] = True
+            # The token before a boundary is end-of-text; what comes next is another document.
+            labels[row, boundaries[(boundaries > 0) & (boundaries <= read)] - 1] = IGNORED
+        return Batch(tokens=torch.from_numpy(tokens), labels=torch.from_numpy(labels), starts=torch.from_numpy(starts))
+
+    def _ordered(self, epoch: int, place: int) -> int:
+        if epoch != self._order_epoch:
+            self._order, self._order_epoch = shuffled(self.windows_per_epoch, self.seed, epoch), epoch
+        return int(self._order[place])
+
+
+def empty_split(store: TokenStore, split: Split) -> str:
+    """The message for a split without a token."""
+    cure = "prepare the text with a larger heldout_fraction, or cut it into more documents (separator)"
+    return f"split {split!r} of {store.folder} has no document: {cure}."

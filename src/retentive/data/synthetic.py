@@ -1,0 +1,69 @@
+"""Small tasks with known answers, made on the spot: does a model remember at all?
+
+Every batch depends on its step and the arguments alone. Only answers have labels, so the loss of a model that cannot
+solve the task is the logarithm of the number of possible answers.
+"""
+
+import numpy as np
+import torch
+
+from retentive.data.batch import IGNORED, Batch, check_sizes
+
+
+def repeat_copy(step: int, *, batch_size: int, length: int, num_symbols: int, seed: int) -> Batch:
+    """Say it again: random symbols, a delimiter, and the same symbols, which are the answers.
+
+    Args:
+        step: Number of the batch.
+        batch_size: Rows.
+        length: Symbols to remember; a row has ``2 * length`` tokens.
+        num_symbols: Symbols are ids 0 to ``num_symbols - 1``; the delimiter is ``num_symbols``.
+        seed: Another seed gives other rows.
+    """
+    check_sizes(batch_size=batch_size, length=length, num_symbols=num_symbols)
+    symbols = np.random.default_rng((seed, step)).integers(num_symbols, size=(batch_size, length))
+    delimiter = np.full((batch_size, 1), num_symbols)
+    said = np.concatenate([symbols, delimiter, symbols], axis=1)
+    labels = said[:, 1:].copy()
+    labels[:, :length] = IGNORED
+    return _batch(said[:, :-1], labels)
+
+
+def associative_recall(
+    step: int, *, batch_size: int, num_pairs: int, num_keys: int, num_values: int, seed: int
+) -> Batch:
+    """Look it up: pairs of key and value, then one of the keys, whose value is the answer.
+
+    Args:
+        step: Number of the batch.
+        batch_size: Rows.
+        num_pairs: Pairs in a row, with different keys; a row has ``2 * num_pairs + 1`` tokens.
+        num_keys: Keys are ids 0 to ``num_keys - 1``.
+        num_values: Values are the ``num_values`` ids after the keys.
+        seed: Another seed gives other rows.
+
+    Raises:
+        ValueError: If a size is below 1, or there are fewer keys than pairs.
+    """
+    check_sizes(batch_size=batch_size, num_pairs=num_pairs, num_keys=num_keys, num_values=num_values)
+    if num_keys < num_pairs:
+        raise ValueError(f"num_keys must be at least num_pairs, which is {num_pairs}, but is {num_keys}.")
+    random = np.random.default_rng((seed, step))
+    keys = random.random((batch_size, num_keys)).argsort(axis=1)[:, :num_pairs]
+    values = num_keys + random.integers(num_values, size=(batch_size, num_pairs))
+    asked = random.integers(num_pairs, size=(batch_size, 1))
+    pairs = np.stack([keys, values], axis=2).reshape(batch_size, 2 * num_pairs)
+    tokens = np.concatenate([pairs, np.take_along_axis(keys, asked, axis=1)], axis=1)
+    labels = np.full_like(tokens, IGNORED)
+    labels[:, -1:] = np.take_along_axis(values, asked, axis=1)
+    return _batch(tokens, labels)
+
+
+def _batch(tokens: np.ndarray, labels: np.ndarray) -> Batch:
+    starts = np.zeros(tokens.shape, dtype=np.bool_)
+    starts[:, 0] = True
+    return Batch(
+        tokens=torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)),
+        labels=torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64)),
+        starts=torch.from_numpy(starts),
+    )
