@@ -1,5 +1,6 @@
 """The command ``retentive``: find the command, parse its options, call one function."""
 
+import difflib
 import os
 import sys
 from importlib import import_module
@@ -50,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"retentive {__version__}")
         return
     if name not in COMMANDS:
-        _stop(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}.")
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else f"; the commands are {', '.join(COMMANDS)}."
+        _stop(f"there is no command {name!r}{meant}")
     try:
         run(name, arguments[1:])
     except KeyboardInterrupt:
@@ -70,8 +73,17 @@ def run(name: str, arguments: list[str]) -> None:
     command = cast("Command", import_module(f"retentive.cli.{name}"))
     parser = ArgumentParser(prog=f"retentive {name}", description=COMMANDS[name], default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with these options; the command line overrides it")
+    arguments = [_with_underscores(argument) for argument in arguments]
     command.add_options(parser, arguments)
     command.run(parser, parser.parse_args(arguments))
+
+
+def _with_underscores(argument: str) -> str:
+    """``--save-state=x`` as ``--save_state=x``: options are fields of configs, and either spelling is fine."""
+    if not argument.startswith("--"):
+        return argument
+    option, *value = argument.split("=", 1)
+    return "=".join(["--" + option[2:].replace("-", "_"), *value])
 
 
 def overview() -> str:

@@ -29,3 +29,13 @@ def retnet_tiny(vocab_size: int = 257) -> RetNetConfig:
 def retnet_small(vocab_size: int = 8192) -> RetNetConfig:
     """About ten million parameters, most of them in the blocks: an hour or so on a laptop."""
     return RetNetConfig(vocab_size=vocab_size, hidden_size=320, num_layers=6, num_heads=5, tie_embeddings=True)
+
+
+PRESETS = {
+    "tiny": retnet_tiny,
+    "small": retnet_small,
+    "1_3b": retnet_1_3b,
+    "2_7b": retnet_2_7b,
+    "6_7b": retnet_6_7b,
+}
+"""Size -> preset, the default of the command line first."""

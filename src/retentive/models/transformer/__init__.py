@@ -2,6 +2,6 @@
 
 from retentive.models.transformer.config import TransformerConfig
 from retentive.models.transformer.model import Transformer
-from retentive.models.transformer.presets import transformer_small, transformer_tiny
+from retentive.models.transformer.presets import PRESETS, transformer_small, transformer_tiny
 
-__all__ = ["Transformer", "TransformerConfig", "transformer_small", "transformer_tiny"]
+__all__ = ["PRESETS", "Transformer", "TransformerConfig", "transformer_small", "transformer_tiny"]

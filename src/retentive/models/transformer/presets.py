@@ -11,3 +11,7 @@ def transformer_tiny(vocab_size: int = 257) -> TransformerConfig:
 def transformer_small(vocab_size: int = 8192) -> TransformerConfig:
     """About ten million parameters, most of them in the blocks: an hour or so on a laptop."""
     return TransformerConfig(vocab_size=vocab_size, hidden_size=320, num_layers=6, num_heads=5, tie_embeddings=True)
+
+
+PRESETS = {"tiny": transformer_tiny, "small": transformer_small}
+"""Size -> preset, the default of the command line first."""
