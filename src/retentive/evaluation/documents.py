@@ -1,0 +1,153 @@
+"""The documents that a model is measured on."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from retentive.data.manifest import Split
+from retentive.data.token_store import StoredTokens, TokenStore
+from retentive.errors import MismatchError
+from retentive.models.base import LanguageModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How much of a split was measured.
+
+    Attributes:
+        split: ``heldout`` or ``train``.
+        documents: Documents measured.
+        documents_in_split: Documents that there are.
+        text_bytes: Bytes of the measured documents' text in UTF-8.
+        text_bytes_in_split: Bytes that there are.
+    """
+
+    split: Split
+    documents: int
+    documents_in_split: int
+    text_bytes: int
+    text_bytes_in_split: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was left out."""
+        return self.documents == self.documents_in_split
+
+    def __str__(self) -> str:
+        """As a reader needs it, so that no limit is silent."""
+        if self.is_whole:
+            return f"all {self.documents:,} documents of {self.split!r} ({self.text_bytes:,} bytes)"
+        return (
+            f"a sample of {self.documents:,} of {self.documents_in_split:,} documents of {self.split!r} "
+            f"({self.text_bytes:,} of {self.text_bytes_in_split:,} bytes)"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Documents:
+    """Some documents of a token store.
+
+    Attributes:
+        store: Where they are.
+        split: Their split.
+        numbers: Their numbers in the split, growing.
+        coverage: How much of the split they are.
+    """
+
+    store: TokenStore
+    split: Split
+    numbers: Int64[np.ndarray, "documents"]
+    coverage: Coverage
+
+    def text(self, number: int) -> StoredTokens:
+        """Tokens of one document without its end-of-text, as a view of the store's memory map."""
+        begin, end = self.store.document_offsets(self.split)[number : number + 2]
+        return self.store.tokens(self.split)[begin : end - 1]
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, "documents"]:
+        """Tokens of each document, without end-of-text."""
+        offsets = self.store.document_offsets(self.split)
+        return offsets[self.numbers + 1] - offsets[self.numbers] - 1
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens that are scored: all but the first of each document."""
+        return int((self.lengths - 1).sum())
+
+    def check_model(self, model: LanguageModel) -> None:
+        """Refuse a model that has no row for some token.
+
+        Raises:
+            MismatchError: If its vocabulary is smaller than the tokenizer's.
+        """
+        ours, theirs = model.config.decoder.embedding.vocab_size, self.store.manifest.tokenizer.vocab_size
+        if ours < theirs:
+            raise MismatchError(
+                f"the model has {ours:,} token ids, but the tokenizer of {self.store.folder} has {theirs:,}: evaluate "
+                "on a store that was prepared with the model's own tokenizer."
+            )
+
+
+def select_documents(
+    store: TokenStore,
+    *,
+    split: Split = "heldout",
+    max_documents: int | None = None,
+    max_bytes: int | None = None,
+) -> Documents:
+    """The documents of a split, or a sample of them that is always the same.
+
+    A sample is drawn at random over the whole split, as neighbours in a store are often alike. Documents stay whole:
+    one that would go beyond ``max_bytes`` is passed over, so a small limit prefers short documents.
+
+    Args:
+        store: Where they are.
+        split: ``heldout``, or ``train`` to see what was learned by heart.
+        max_documents: Documents at most; None takes all.
+        max_bytes: Bytes of text at most; None takes all.
+
+    Raises:
+        ValueError: If a limit is below 1, the split holds nothing, or no document fits.
+    """
+    for name, limit in (("max_documents", max_documents), ("max_bytes", max_bytes)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} must be at least 1, or None for all, but is {limit}.")
+    held = store.manifest.splits[split]
+    if held.documents == 0:
+        raise ValueError(
+            f"split {split!r} of {store.folder} has no document: prepare the text with a larger heldout_fraction, or "
+            "evaluate another split."
+        )
+    sizes = store.document_bytes(split)
+    numbers = list(range(held.documents))
+    if max_documents is not None or max_bytes is not None:
+        random.Random(0).shuffle(numbers)
+    if max_bytes is not None:
+        numbers = _fitting(numbers, sizes, max_bytes)
+    numbers = sorted(numbers[:max_documents])
+    if not numbers:
+        raise ValueError(
+            f"max_bytes must be at least the size of the smallest document, {int(sizes.min()):,} bytes, but is "
+            f"{max_bytes:,}."
+        )
+    coverage = Coverage(
+        split=split,
+        documents=len(numbers),
+        documents_in_split=held.documents,
+        text_bytes=int(sizes[numbers].sum()),
+        text_bytes_in_split=held.text_bytes,
+    )
+    return Documents(store=store, split=split, numbers=np.asarray(numbers, dtype=np.int64), coverage=coverage)
+
+
+def _fitting(numbers: list[int], sizes: Int64[np.ndarray, "documents"], room: int) -> list[int]:
+    """The documents, in the given order, that fit into what room the earlier ones left."""
+    chosen: list[int] = []
+    for number in numbers:
+        if (size := int(sizes[number])) <= room:
+            chosen.append(number)
+            room -= size
+    return chosen

@@ -1,0 +1,33 @@
+"""Standard errors."""
+
+import math
+
+import numpy as np
+import pytest
+
+from retentive.evaluation.uncertainty import standard_error_of_ratio
+
+
+def test_documents_of_one_size_give_the_error_of_a_mean():
+    totals = np.asarray([3.0, 5.0, 4.0, 9.0, 2.5])
+    expected = np.std(totals / 7, ddof=1) / math.sqrt(5)
+    assert standard_error_of_ratio(totals, np.full(5, 7)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_it_is_the_spread_of_the_ratio_over_samples_of_documents():
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(10, 2000, size=(4000, 60))
+    totals = sizes * (2 + 0.3 * generator.standard_normal(sizes.shape))
+    spread = (totals.sum(1) / sizes.sum(1)).std(ddof=1)
+    errors = [standard_error_of_ratio(total, size) for total, size in zip(totals, sizes, strict=True)]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.05)
+
+
+def test_documents_without_a_token_do_not_count():
+    assert standard_error_of_ratio(np.asarray([3.0, 5.0, 0.0]), np.asarray([2, 2, 0])) == pytest.approx(
+        standard_error_of_ratio(np.asarray([3.0, 5.0]), np.asarray([2, 2]))
+    )
+
+
+def test_one_document_tells_nothing_of_others():
+    assert standard_error_of_ratio(np.asarray([3.0, 0.0]), np.asarray([2, 0])) is None
