@@ -20,32 +20,29 @@ def scored(windows):
     for batch in windows:
         for row in range(len(batch.tokens)):
             for column in (batch.labels[row] != -100).nonzero().flatten().tolist():
-                position = int(batch.offset[row]) + column + 1
+                position = int(batch.offset[row]) + column
                 yield int(batch.document[row]), position, int(batch.labels[row, column]), column + 1
 
 
 @given(lengths=LENGTHS, window=st.integers(1, 16), with_end=st.booleans(), data=st.data())
-def test_every_token_but_the_first_is_scored_once_with_its_context(store_of, lengths, window, with_end, data):
+def test_every_token_is_scored_once_with_its_context(store_of, lengths, window, with_end, data):
     stride = data.draw(st.integers(1, window))
     expected, first = {}, 0
     for document, size in enumerate(lengths):
         ids = [*range(first, first + size)] + [END] * with_end
-        expected |= {(document, position): label for position, label in enumerate(ids) if position > 0}
+        expected |= {(document, position): label for position, label in enumerate(ids)}
         first += size
     store = store_of([1], heldout=lengths, vocab_size=VOCAB_SIZE)
     shift = 1  # the training document took token 0
     arguments = {"window": window, "stride": stride, "batch_size": 3, "score_end_of_text": with_end}
-    if not expected:
-        with pytest.raises(ValueError, match="no document of 'heldout' has two tokens"):
-            EvaluationWindows(store, **arguments)
-        return
     windows = EvaluationWindows(store, **arguments)
     found = list(scored(windows))
     by_place = {(document, position): label for document, position, label, _ in found}
     assert len(found) == len(by_place) == windows.num_scored
     assert by_place == {place: label + shift * (label != END) for place, label in expected.items()}
     for _, position, _, context in found:
-        assert min(position, window - stride + 1) <= context <= min(position, window)
+        before = position + 1  # with the end-of-text that begins the document
+        assert min(before, window - stride + 1) <= context <= min(before, window)
 
 
 @given(lengths=LENGTHS, batch_size=st.integers(1, 5))
@@ -60,8 +57,9 @@ def test_rows_are_pieces_of_their_documents(store_of, lengths, batch_size):
             length = int(batch.mask[row].sum())
             assert batch.mask[row, :length].all()
             begin = int(offsets[batch.document[row]] + batch.offset[row])
-            assert batch.tokens[row, :length].tolist() == tokens[begin : begin + length].tolist()
-            following = torch.from_numpy(tokens[begin + 1 : begin + length + 1].astype("int64"))
+            before = tokens[begin - 1] if batch.offset[row] else END
+            assert batch.tokens[row, :length].tolist() == [before, *tokens[begin : begin + length - 1]]
+            following = torch.from_numpy(tokens[begin : begin + length].astype("int64"))
             has_label = batch.labels[row, :length] != -100
             assert torch.equal(batch.labels[row, :length][has_label], following[has_label])
             assert has_label.any()
@@ -83,9 +81,7 @@ def real_store(request, tmp_path_factory, some_texts):
 def test_bytes_of_characters_of_many_bytes_are_counted_right(real_store, some_texts):
     windows = EvaluationWindows(real_store, window=16, stride=8, batch_size=4)
     scored_bytes = sum(int(batch.scored_bytes.sum()) for batch in windows)
-    tokenizer = real_store.tokenizer
-    first_bytes = sum(len(tokenizer.token_bytes(tokenizer.encode(text)[0])) for text in some_texts)
-    assert scored_bytes + first_bytes == sum(len(text.encode()) for text in some_texts)
+    assert scored_bytes == sum(len(text.encode()) for text in some_texts)
 
 
 def test_a_uniform_model_has_the_bits_per_byte_that_it_must(real_store):
@@ -115,7 +111,7 @@ def test_some_documents_can_be_chosen(store_of):
     store = store_of([1], heldout=[5, 9, 7])
     windows = EvaluationWindows(store, window=4, stride=2, documents=[2, 0])
     assert {document for document, *_ in scored(windows)} == {0, 2}
-    assert windows.num_scored == 6 + 4
+    assert windows.num_scored == 7 + 5
 
 
 def test_labels_without_a_token_have_no_bytes():

@@ -17,8 +17,8 @@ def expected_positions(lengths):
     """Every (token, label, start) of the stream, by a plain loop: one document after the other."""
     positions, first = [], 0
     for size in lengths:
-        ids = [*range(first, first + size), END]
-        labels = [*ids[1:], -100]
+        labels = [*range(first, first + size), END]
+        ids = [END, *labels[:-1]]
         positions += [(token, label, i == 0) for i, (token, label) in enumerate(zip(ids, labels, strict=True))]
         first += size
     return positions
@@ -91,8 +91,8 @@ def test_tensors_are_what_models_take(store_of):
 def test_the_held_out_split_is_apart(store_of):
     store = store_of([5, 5], heldout=[3])
     batch = PackedWindows(store, "heldout", 10, 1, seed=0).batch(0)
-    assert batch.tokens.tolist() == [[10, 11, 12] + [END] * 7]
-    assert batch.labels.tolist() == [[11, 12, END] + [-100] * 7]
+    assert batch.tokens.tolist() == [[END, 10, 11, 12] + [END] * 6]
+    assert batch.labels.tolist() == [[10, 11, 12, END] + [-100] * 6]
     assert batch.starts.tolist() == [[True, False, False, False] + [True] * 6]
 
 

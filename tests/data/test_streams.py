@@ -21,8 +21,8 @@ def documents_of(lengths):
     """Each document's positions, by its first token."""
     found, first = {}, 0
     for size in lengths:
-        ids = [*range(first, first + size), END]
-        labels = [*ids[1:], -100]
+        labels = [*range(first, first + size), END]
+        ids = [END, *labels[:-1]]
         found[first] = [(token, label, i == 0) for i, (token, label) in enumerate(zip(ids, labels, strict=True))]
         first += size
     return found
@@ -34,7 +34,7 @@ def placed(rows, lengths):
     for number, row in enumerate(rows):
         place = 0
         while place < len(row) and row[place] != PADDING:
-            first = row[place][0]
+            first = row[place][1]
             piece = row[place : place + len(documents[first])]
             assert piece == documents[first][: len(piece)]
             found.append((place, number, first))

@@ -27,7 +27,7 @@ class EvaluationBatch:
         scored_bytes: Bytes of the token in ``labels``, 0 where there is none. Bits per byte are the sum of the
             losses in bits over all batches, divided by the sum of these.
         document: Number of each row's document in its split.
-        offset: Position in its document of each row's first token.
+        offset: Position in its document of the token that each row's first column predicts.
     """
 
     tokens: Tokens
@@ -42,9 +42,9 @@ class EvaluationWindows:
     """All windows of some documents, in batches of similar length.
 
     Windows of a document begin every ``stride`` tokens. The first scores all its tokens, each further one the last
-    ``stride``, so every token after the first of its document is scored exactly once, with at least
-    ``window - stride`` tokens before it where the document has them. The first token is given: nothing is before it.
-    Its bytes are not counted. End-of-text has no bytes; it is scored on request only.
+    ``stride``, so every token is scored exactly once, with at least ``window - stride`` tokens before it where the
+    document has them. As in training, a document is read after end-of-text, from which alone its first token is
+    predicted. End-of-text has no bytes; predicting it is scored on request only.
 
     Args:
         store: Where the tokens are.
@@ -83,11 +83,11 @@ class EvaluationWindows:
         if len(lengths) == 0:
             raise ValueError(empty_split(store, split))
         chosen = np.arange(len(lengths)) if documents is None else _checked(documents, len(lengths))
-        # How many tokens of each document are predicted: not the first, and end-of-text only on request.
-        predicted = lengths[chosen] - 1 - (0 if score_end_of_text else 1)
+        # How many tokens of each document are predicted: end-of-text only on request.
+        predicted = lengths[chosen] - (0 if score_end_of_text else 1)
         chosen, predicted = chosen[predicted > 0], predicted[predicted > 0]
         if len(chosen) == 0:
-            raise ValueError(f"no document of {split!r} has two tokens, so there is nothing to score: give more text.")
+            raise ValueError(f"no document of {split!r} has a token, so there is nothing to score: give more text.")
         self.num_scored = int(predicted.sum())
         self._document, self._begin, self._length = _windows(chosen, predicted, window, stride)
 
@@ -112,9 +112,11 @@ class EvaluationWindows:
             begin, length = int(self._begin[row]), int(self._length[row])
             first = int(self._offsets[self._document[row]]) + begin
             scored_from = 0 if begin == 0 else self.window - self.stride
-            found = self._tokens[first : first + length + 1]
-            tokens[number, :length] = found[:-1]
-            labels[number, scored_from:length] = found[1 + scored_from :]
+            found = self._tokens[first : first + length]
+            if begin > 0:
+                tokens[number, 0] = self._tokens[first - 1]
+            tokens[number, 1:length] = found[:-1]
+            labels[number, scored_from:length] = found[scored_from:]
             mask[number, :length] = True
         shifted = torch.from_numpy(labels)
         return EvaluationBatch(

@@ -13,12 +13,11 @@ from retentive.data.token_store import TokenStore
 class PackedWindows:
     """Batches of windows of equal length, in an order drawn anew for each epoch.
 
-    All documents of the split, each closed by end-of-text, make one stream, which is cut into consecutive windows. So
-    every token is read exactly once an epoch, and every token but the first of each document is predicted exactly
-    once, end-of-text included. No position predicts the first token of the next document: the label at end-of-text
-    is ``-100``. ``starts`` marks the first token of every document. The last window is filled up with end-of-text
-    tokens that have no label and are starts. A batch goes on into the next epoch where one ends, so nothing is left
-    out.
+    All documents of the split make one stream, which is cut into consecutive windows. A document is read as
+    end-of-text, then its tokens; it is predicted as its tokens, then end-of-text. So every token is predicted exactly
+    once an epoch, the first of a document from end-of-text alone, which is how a text is begun in generation too.
+    ``starts`` marks the end-of-text that begins a document. The last window is filled up with such tokens that have
+    no label. A batch goes on into the next epoch where one ends, so nothing is left out.
 
     The batch of a step depends on the step and the arguments alone. Reads go straight to the memory map; a batch of
     16,384 tokens took 0.15 ms on one core, so there are no worker processes.
@@ -72,16 +71,14 @@ class PackedWindows:
         starts = np.ones(tokens.shape, dtype=np.bool_)
         for row, number in enumerate(numbers.tolist()):
             begin = number * self.window
-            found = self._tokens[begin : begin + self.window + 1]  # with the label of the last position
-            read = min(len(found), self.window)
-            tokens[row, :read] = found[:read]
-            labels[row, : len(found) - 1] = found[1:]
-            first, last = np.searchsorted(self._offsets, (begin, begin + read), side="left")
-            boundaries = self._offsets[first : last + 1] - begin
-            starts[row, :read] = False
-            starts[row, boundaries[boundaries < read]] = True
-            # The token before a boundary is end-of-text; what comes next is another document.
-            labels[row, boundaries[(boundaries > 0) & (boundaries <= read)] - 1] = IGNORED
+            found = self._tokens[begin : begin + self.window]
+            labels[row, : len(found)] = found
+            tokens[row, 1 : len(found)] = found[:-1]
+            if begin > 0:
+                tokens[row, 0] = self._tokens[begin - 1]
+            first, last = np.searchsorted(self._offsets, (begin, begin + len(found)), side="left")
+            starts[row, : len(found)] = False
+            starts[row, self._offsets[first:last] - begin] = True
         return Batch(tokens=torch.from_numpy(tokens), labels=torch.from_numpy(labels), starts=torch.from_numpy(starts))
 
     def _ordered(self, epoch: int, place: int) -> int:

@@ -119,9 +119,10 @@ class StreamedWindows:
             first, end = self._offsets[self._documents[row][place] :][:2].tolist()
             here = end - (ends[place] - begin - column)  # where in the document this window goes on
             read = min(end - here, self.window - column)
-            found = self._tokens[here : min(here + read + 1, end)]
-            tokens[column : column + read] = found[:read]
-            labels[column : column + len(found) - 1] = found[1:]
+            found = self._tokens[here : here + read]
+            labels[column : column + read] = found
+            tokens[column] = self._end_of_text if here == first else self._tokens[here - 1]
+            tokens[column + 1 : column + read] = found[:-1]
             starts[column : column + read] = False
             starts[column] = here == first
             column += read
