@@ -29,6 +29,7 @@ def attention(
         dropout: Probability with which a weight is dropped; 0 outside training.
 
     Raises:
+        TypeError: If the dtypes differ.
         ValueError: If the shapes do not fit.
     """
     _check(query, key, value, causal)
@@ -57,6 +58,10 @@ def attention(
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> None:
+    if not query.dtype == key.dtype == value.dtype:
+        raise TypeError(
+            f"query, key and value must have one dtype, but have {query.dtype}, {key.dtype} and {value.dtype}."
+        )
     if key.shape[:3] != value.shape[:3]:
         raise ValueError(
             f"key and value may differ in their last dimension only, but have {tuple(key.shape)} and "

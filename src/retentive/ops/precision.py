@@ -1,5 +1,6 @@
 """Which dtype to compute in, and which to remember in."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -20,6 +21,13 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of a state made from inputs of ``dtype``: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Keep the dtypes chosen here, where an enclosing ``torch.autocast`` would round float32 factors to half types."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 @cache

@@ -66,9 +66,10 @@ def rotate(
     sin: Float[Tensor, "#batch time pairs"],
     *,
     layout: Layout = "interleaved",
-    scale: float = 1.0,
 ) -> Float[Tensor, "batch heads time dim"]:
     """Rotate every pair of every head, in the wider dtype of ``x`` and the tables.
+
+    Tables multiplied by a scale scale the result too, without another pass over memory.
 
     Args:
         x: Queries or keys, in any memory order.
@@ -76,7 +77,6 @@ def rotate(
         sin: From `rotary_tables`.
         layout: ``"interleaved"`` pairs numbers 0 and 1, 2 and 3, ... (RetNet); ``"half"`` pairs number i with
             i + dim / 2 (GPT-NeoX, Llama).
-        scale: Multiplies the result, in the same pass over memory.
 
     Returns:
         A contiguous tensor of the dtype of ``x``.
@@ -91,20 +91,20 @@ def rotate(
     dtype = torch.promote_types(x.dtype, cos.dtype)
     cos, sin = cos.to(dtype).unsqueeze(1), sin.to(dtype).unsqueeze(1)
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return _rotated(x, cos, sin, layout == "half", scale, time_first=False)
-    return _Rotate.apply(x, cos, sin, layout == "half", scale, False)
+        return _rotated(x, cos, sin, layout == "half", time_first=False)
+    return _Rotate.apply(x, cos, sin, layout == "half", False)
 
 
 class _Rotate(torch.autograd.Function):
     """One pass over memory each way; nothing but the tables is kept for the backward pass."""
 
     @staticmethod
-    def forward(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, scale: float, time_first: bool) -> Tensor:
-        return _rotated(x, cos, sin, halves, scale, time_first)
+    def forward(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, time_first: bool) -> Tensor:
+        return _rotated(x, cos, sin, halves, time_first)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool, float, bool], output: Tensor) -> None:
-        x, cos, sin, ctx.halves, ctx.scale, _ = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool, bool], output: Tensor) -> None:
+        x, cos, sin, ctx.halves, _ = inputs
         # The gradient takes the memory order of ``x``, so that what made ``x`` need not copy it.
         ctx.time_first = x.stride(1) < x.stride(2)
         ctx.save_for_backward(cos, sin)
@@ -112,20 +112,18 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad: Tensor
-    ) -> tuple[Tensor, None, None, None, None, None]:
+    ) -> tuple[Tensor, None, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _Rotate.apply(grad, cos, -sin, ctx.halves, ctx.scale, ctx.time_first), None, None, None, None, None
+        return _Rotate.apply(grad, cos, -sin, ctx.halves, ctx.time_first), None, None, None, None
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, scale: float, time_first: bool) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, time_first: bool) -> Tensor:
     """Rotate into new memory, ordered batch, heads, time, or batch, time, heads."""
     wide = x.to(cos.dtype)
     batch, heads, time, dim = x.shape
     shape = (batch, time, heads, dim) if time_first else (batch, heads, time, dim)
     out = wide.new_empty(shape)
     out = out.transpose(1, 2) if time_first else out
-    if scale != 1:
-        cos, sin = cos * scale, sin * scale
     if halves:
         (first, second), (out_first, out_second) = wide.chunk(2, -1), out.chunk(2, -1)
         torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from retentive.ops.precision import state_dtype
+from retentive.ops.precision import state_dtype, without_autocast
 from retentive.ops.retention.decay import decay_tables
 from retentive.ops.retention.inputs import (
     check_inputs,
@@ -27,6 +27,7 @@ from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Valu
 DEFAULT_CHUNK_SIZE = 64
 
 Chunks = Float[Tensor, "batch heads chunks size dim"]
+ValueChunks = Float[Tensor, "batch heads chunks size value_dim"]
 ChunkStates = Float[Tensor, "batch heads chunks key_dim value_dim"]
 
 
@@ -135,14 +136,14 @@ class _ChunkwiseRetention(torch.autograd.Function):
     def forward(
         query: Chunks,
         key: Chunks,
-        value: Chunks,
+        value: ValueChunks,
         state: RetentionMatrix | None,
         intra: Tensor,
         query_decay: Tensor,
         key_decay: Tensor,
         chunk_decay: Tensor,
-    ) -> tuple[Chunks, RetentionMatrix, ChunkStates]:
-        with torch.autocast(query.device.type, enabled=False):
+    ) -> tuple[ValueChunks, RetentionMatrix, ChunkStates]:
+        with without_autocast(query.device):
             added = torch.bmm(_flat(_scaled(key, key_decay)).mT, _flat(value))
             states = added.view(*key.shape[:3], key.shape[4], value.shape[4]).to(chunk_decay.dtype)
             after = _carry(states, state, chunk_decay)
@@ -154,7 +155,7 @@ class _ChunkwiseRetention(torch.autograd.Function):
         return output.view_as(value), after, states
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Chunks, RetentionMatrix, ChunkStates]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[ValueChunks, RetentionMatrix, ChunkStates]) -> None:
         query, key, value, state, *tables = inputs
         states = output[2]
         ctx.mark_non_differentiable(states)
@@ -165,12 +166,12 @@ class _ChunkwiseRetention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, d_output: Chunks | None, d_after: RetentionMatrix | None, _: None
+        ctx: Any, d_output: ValueChunks | None, d_after: RetentionMatrix | None, _: None
     ) -> tuple[Tensor | None, ...]:
         query, key, value, states, intra, query_decay, key_decay, chunk_decay = ctx.saved_tensors
         d_output = torch.zeros_like(value) if d_output is None else d_output.contiguous()
         q, k, v, d_o = _flat(query), _flat(key), _flat(value), _flat(d_output)
-        with torch.autocast(query.device.type, enabled=False):
+        with without_autocast(query.device):
             d_query = _scaled(query, query_decay)
             d_states = torch.bmm(_flat(d_query).mT, d_o).view_as(states).to(chunk_decay.dtype)
             d_state = _carry(d_states, d_after, chunk_decay, backwards=True)

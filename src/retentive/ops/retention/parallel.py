@@ -1,6 +1,6 @@
 """The parallel form: all scores at once, quadratic in time and memory."""
 
-from retentive.ops.precision import state_dtype
+from retentive.ops.precision import state_dtype, without_autocast
 from retentive.ops.retention.decay import decay_tables
 from retentive.ops.retention.inputs import (
     check_inputs,
@@ -51,10 +51,11 @@ def retention_parallel(
     tables = decay_tables(rate, query.shape[2], wide, mask, starts)
     q, k, v = (tensor.to(dtype) for tensor in without_padding(query, key, value, mask))
     before = initial_state(state, key, value, wide)
-    scores = (q @ k.mT) * tables.intra[:, :, 0]
-    from_state = (q @ before.to(dtype)) * tables.query[:, :, 0]
-    output = scores.to(dtype) @ v + from_state
-    after = tables.chunk[:, :, 0] * before + (k * tables.key[:, :, 0]).mT @ v.to(wide)
+    with without_autocast(q.device):
+        scores = (q @ k.mT) * tables.intra[:, :, 0]
+        from_state = (q @ before.to(dtype)) * tables.query[:, :, 0]
+        output = scores.to(dtype) @ v + from_state
+        after = tables.chunk[:, :, 0] * before + (k * tables.key[:, :, 0]).mT @ v.to(wide)
     if mask is not None:
         output = output.masked_fill(~mask[:, None, :, None], 0)
     return output.to(query.dtype), after

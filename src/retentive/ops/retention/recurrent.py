@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from retentive.ops.precision import state_dtype
+from retentive.ops.precision import state_dtype, without_autocast
 from retentive.ops.retention.inputs import check_inputs, initial_state, resolve_log_decay
 from retentive.shapes import LogDecay, RetentionMatrix
 
@@ -54,5 +54,6 @@ def recurrent_step(
     """`retention_recurrent` without its checks, for the inner loop of a decoder: ``decay`` from `recurrent_decay`."""
     q, k, v = query.to(state.dtype), key.to(state.dtype), value.to(state.dtype)
     after = (state * decay).addcmul_(k.unsqueeze(3), v.unsqueeze(2))
-    output = (q.unsqueeze(2) @ after).squeeze(2)
+    with without_autocast(state.device):
+        output = (q.unsqueeze(2) @ after).squeeze(2)
     return output.to(query.dtype), after

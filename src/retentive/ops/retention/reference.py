@@ -62,7 +62,10 @@ def retention_reference(
     weight = torch.exp(rate * (clock[:, None, -1:] - clock[:, None])) * (segment[:, None, -1:] == segment[:, None])
     fading = torch.exp(rate * clock[:, None, -1:]) * (segment[:, None, -1:] == 0)
     after = fading[..., None] * before + torch.einsum("bhj,bhjd,bhje->bhde", weight, k, v)
-    return torch.stack(outputs, 2).to(query.dtype), after.to(state_dtype(query.dtype))
+    output = torch.stack(outputs, 2)
+    if mask is not None:
+        output = output.masked_fill(~mask[:, None, :, None], 0)
+    return output.to(query.dtype), after.to(state_dtype(query.dtype))
 
 
 def _clock(query: Queries, mask: TokenMask | None) -> Tensor:
