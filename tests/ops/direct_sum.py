@@ -1,0 +1,98 @@
+"""Retention by hand: Python loops over every query and key, shared with no code of the package."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Case(NamedTuple):
+    """Arguments of one retention call, in float64."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    state: Tensor | None
+    log_decay: Tensor
+    mask: Tensor | None
+    starts: Tensor | None
+
+    def flags(self) -> dict[str, Tensor | None]:
+        return {"log_decay": self.log_decay, "mask": self.mask, "starts": self.starts}
+
+
+def random_case(
+    seed: int,
+    time: int,
+    *,
+    batch: int = 2,
+    heads: int = 2,
+    key_dim: int = 3,
+    value_dim: int = 5,
+    state: bool = True,
+    mask: bool = False,
+    starts: bool = False,
+    log_decay: Tensor | None = None,
+) -> Case:
+    """Normal inputs that, like those of a layer, are transposed views of ``(batch, time, heads, dim)``."""
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, dtype=torch.float64)
+
+    query, key, value = (normal(batch, time, heads, dim).transpose(1, 2) for dim in (key_dim, key_dim, value_dim))
+    return Case(
+        query,
+        key,
+        value,
+        normal(batch, heads, key_dim, value_dim) if state else None,
+        torch.log1p(-torch.rand(heads, generator=random, dtype=torch.float64)) if log_decay is None else log_decay,
+        torch.rand(batch, time, generator=random) < 0.7 if mask else None,
+        torch.rand(batch, time, generator=random) < 0.2 if starts else None,
+    )
+
+
+def direct_retention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    state: Tensor | None,
+    log_decay: Tensor,
+    mask: Tensor | None,
+    starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Outputs and last state; one weight ``gamma ** (real tokens in between)`` for each pair of query and key."""
+    batch, heads, time, key_dim = query.shape
+    gamma = log_decay.exp()
+    nothing = torch.zeros(key_dim, value.shape[3], dtype=query.dtype)
+    outputs: list[Tensor] = []
+    states: list[Tensor] = []
+
+    def is_real(row: int, token: int) -> bool:
+        return mask is None or bool(mask[row, token])
+
+    def weight(row: int, head: int, source: int, sink: int) -> Tensor | None:
+        """Of what was there after ``source`` (-1: the incoming state) at ``sink``; None if forgotten."""
+        between = range(source + 1, sink + 1)
+        if starts is not None and any(bool(starts[row, token]) for token in between):
+            return None
+        return gamma[head] ** sum(is_real(row, token) for token in between)
+
+    for row in range(batch):
+        for head in range(heads):
+            parts: list[tuple[int, Tensor]] = [] if state is None else [(-1, state[row, head])]
+            for now in range(time):
+                if is_real(row, now):
+                    parts.append((now, torch.outer(key[row, head, now], value[row, head, now])))
+                matrices = [w * m for source, m in parts if (w := weight(row, head, source, now)) is not None]
+                total = sum(matrices, nothing)
+                outputs.append(query[row, head, now] @ total if is_real(row, now) else nothing[0])
+            states.append(total)
+    return torch.stack(outputs).view(value.shape), torch.stack(states).view(batch, heads, *nothing.shape)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Largest deviation, as a share of the largest expected value."""
+    found, expected = found.detach().double(), expected.detach()
+    scale = expected.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    return float((found - expected).abs().max() / scale)
