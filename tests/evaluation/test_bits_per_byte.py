@@ -34,11 +34,12 @@ def direct_sum(model: LanguageModel, store: TokenStore, *, in_windows: bool) -> 
             continue
         begin = int(store.document_offsets("heldout")[document.index])
         text = store.tokens("heldout")[begin : begin + document.num_tokens - 1].astype(np.int64)
-        with_target += len(text) > 1
-        for target in range(1, len(text)):
+        with_target += len(text) > 0
+        read = np.concatenate(([store.tokenizer.end_of_text], text))
+        for target in range(len(text)):
             # The first window that reaches the target is the one that scores it.
-            number = max(0, math.ceil((target - WINDOW) / STRIDE)) if in_windows else 0
-            context = torch.from_numpy(text[number * STRIDE : target])[None]
+            number = max(0, math.ceil((target + 1 - WINDOW) / STRIDE)) if in_windows else 0
+            context = torch.from_numpy(read[number * STRIDE : target + 1])[None]
             log_probabilities = model(context, logits_to_keep=1).logits[0, -1].log_softmax(0)
             nats -= log_probabilities[int(text[target])].item()
             text_bytes += len(store.tokenizer.token_bytes(int(text[target])))
@@ -98,8 +99,7 @@ def test_each_token_is_scored_once(window: int, stride: int, batch_size: int, by
     expected = [
         (number, position, int(token))
         for number in documents.numbers.tolist()
-        for position, token in enumerate(documents.text(number).tolist())
-        if position > 0
+        for position, token in enumerate(documents.text(number).tolist(), start=1)
     ]
     windows = score_in_windows(model, documents, window=window, stride=min(stride, window), batch_size=batch_size)
     one_pass = score_in_one_pass(model, documents, chunk_size=window, batch_size=batch_size)
@@ -133,9 +133,8 @@ def test_characters_that_are_split_between_tokens_count_by_their_bytes(bpe_store
     pieces = [tokenizer.token_bytes(int(token)) for token in tokens]
     assert any(not _is_text(piece) for piece in pieces), "the corpus must split some character"
     assert any(len(piece) > 2 for piece in pieces), "the corpus must join some bytes"
-    firsts = sum(len(tokenizer.token_bytes(int(documents.text(number)[0]))) for number in documents.numbers.tolist())
     found = bits_per_byte_in_one_pass(model_of("retnet"), documents)
-    assert found.bytes == documents.coverage.text_bytes - firsts
+    assert found.bytes == documents.coverage.text_bytes
 
 
 def _is_text(piece: bytes) -> bool:
@@ -222,9 +221,9 @@ def test_numbers_out_of_range_are_refused(byte_store: TokenStore):
         bits_per_byte_in_one_pass(model, documents, batch_size=0)
 
 
-def test_documents_of_one_token_have_nothing_to_score(single_letters: TokenStore):
-    documents = select_documents(single_letters)
-    with pytest.raises(ValueError, match="nothing to score"):
-        bits_per_byte_in_windows(model_of("retnet"), documents)
-    with pytest.raises(ValueError, match="none of the 2 has; evaluate on more text"):
-        bits_per_byte_in_one_pass(model_of("retnet"), documents)
+def test_documents_of_one_token_are_scored_from_end_of_text(single_letters: TokenStore):
+    model, documents = model_of("retnet"), select_documents(single_letters)
+    nats, _, count, _ = direct_sum(model, single_letters, in_windows=False)
+    assert count == 2
+    for found in (bits_per_byte_in_windows(model, documents), bits_per_byte_in_one_pass(model, documents)):
+        assert found.nats_per_token == pytest.approx(nats / 2, rel=1e-12)

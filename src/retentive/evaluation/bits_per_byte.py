@@ -2,7 +2,7 @@
 
 The nats of the scored tokens over the bytes that these tokens stand for, in units of ``ln 2``. A character of several
 bytes, or one that is split between tokens, counts by its bytes, so models with different tokenizers can be compared.
-The first token of a document and end-of-text count on neither side; see `retentive.evaluation.scoring`.
+End-of-text counts on neither side; see `retentive.evaluation.scoring`.
 """
 
 import math
@@ -84,8 +84,7 @@ class DocumentTally:
         tokens, text_bytes = int(self._tokens.sum()), int(self._bytes.sum())
         if text_bytes == 0:
             raise ValueError(
-                f"documents must have a token beside the first to score, but none of the {len(self._tokens)} has; "
-                "evaluate on more text."
+                f"documents must have bytes to score, but none of the {len(self._tokens)} has; evaluate on more text."
             )
         error = standard_error_of_ratio(self._nats, self._bytes)
         return BitsPerByte(

@@ -74,8 +74,8 @@ class Documents:
 
     @property
     def num_scored(self) -> int:
-        """Tokens that are scored: all but the first of each document."""
-        return int((self.lengths - 1).sum())
+        """Tokens that are scored: all of each document, end-of-text apart."""
+        return int(self.lengths.sum())
 
     def check_model(self, model: LanguageModel) -> None:
         """Refuse a model that has no row for some token.

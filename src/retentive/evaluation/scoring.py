@@ -1,7 +1,7 @@
 """The loss of every token of some documents, by sliding windows or in one pass with the carried state.
 
-Both score each token once, except the first of a document, before which there is nothing to read. End-of-text is not
-scored: it stands for no bytes of the text.
+Both score each token once. As in training, a document is read after end-of-text, from which alone its first token is
+predicted. End-of-text itself is not scored: it stands for no bytes of the text.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class ScoredTokens:
 
     Attributes:
         document: Number in its split of the document that each token stands in.
-        position: Tokens before it in its document.
+        position: Tokens read before it: those before it in its document, and the end-of-text that begins it.
         token: Its id.
         nats: Its loss, the negative logarithm of its probability.
     """
@@ -92,14 +92,13 @@ def score_in_one_pass(
     for name, number in (("chunk_size", chunk_size), ("batch_size", batch_size)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, but is {number}.")
-    # Documents of like length stand side by side; the last token of each is predicted, not read.
-    inputs = documents.lengths - 1
-    order = np.argsort(-inputs, kind="stable")
-    order = order[inputs[order] > 0]
+    # Documents of like length stand side by side.
+    lengths = documents.lengths
+    order = np.argsort(-lengths, kind="stable")
     for first in range(0, len(order), batch_size):
         rows, state = order[first : first + batch_size], None
-        for begin in range(0, int(inputs[rows].max()), chunk_size):
-            going_on = inputs[rows] > begin
+        for begin in range(0, int(lengths[rows].max()), chunk_size):
+            going_on = lengths[rows] > begin
             if state is not None and not going_on.all():
                 state = state.select(torch.from_numpy(going_on))
             rows = rows[going_on]
@@ -160,14 +159,17 @@ def _first_scored(labels: Tokens) -> int:
 def _chunk(
     documents: Documents, numbers: Int64[np.ndarray, "batch"], begin: int, chunk_size: int
 ) -> tuple[Tokens, Tokens, TokenMask]:
-    """The next tokens of each document, the tokens that follow them, and which of them are no padding."""
-    texts = [documents.text(int(number))[begin : begin + chunk_size + 1].astype(np.int64) for number in numbers]
-    shape = (len(texts), max(map(len, texts)) - 1)
+    """What each document's next tokens are predicted from, these tokens, and which of them are no padding."""
+    end_of_text = documents.store.manifest.tokenizer.end_of_text
+    texts = [documents.text(int(number)) for number in numbers]
+    pieces = [text[begin : begin + chunk_size].astype(np.int64) for text in texts]
+    shape = (len(texts), max(map(len, pieces)))
     tokens = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
-    for row, text in enumerate(map(torch.from_numpy, texts)):
-        tokens[row, : len(text) - 1] = text[:-1]
-        labels[row, : len(text) - 1] = text[1:]
+    for row, (text, piece) in enumerate(zip(texts, map(torch.from_numpy, pieces), strict=True)):
+        tokens[row, 0] = int(text[begin - 1]) if begin else end_of_text
+        tokens[row, 1 : len(piece)] = piece[:-1]
+        labels[row, : len(piece)] = piece
     return tokens, labels, labels != IGNORED
 
 
