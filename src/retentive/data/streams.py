@@ -24,7 +24,7 @@ class StreamedWindows:
     is no padding while the queue is not empty. Labels are as in `PackedWindows`.
 
     The batch of a step depends on the step and the arguments alone. To find it after a restart, the queue is dealt
-    out again from the beginning, which takes a second or two for each million documents.
+    out again from the beginning, which takes two or three seconds for each million documents.
 
     Args:
         store: Where the tokens are.

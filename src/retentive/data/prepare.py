@@ -1,0 +1,319 @@
+"""From a folder of text to a token store: what ``retentive prepare`` does."""
+
+import hashlib
+import sysconfig
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retentive.data.byte_tokenizer import ByteTokenizer, utf8
+from retentive.data.manifest import MANIFEST_FILE, Split, SplitRecord
+from retentive.data.progress import Progress
+from retentive.data.sources import (
+    EVERY_FILE,
+    MAX_DOCUMENT_BYTES,
+    Document,
+    Problem,
+    SourceFile,
+    list_files,
+    read_documents,
+)
+from retentive.data.splitting import draw, split_of
+from retentive.data.subword_tokenizer import SubwordTokenizer, train_bpe
+from retentive.data.token_store import TokenStore
+from retentive.data.token_store_writer import TokenStoreWriter, check_output
+from retentive.data.tokenizer import TokenIds, Tokenizer, encode_batch, load_tokenizer, token_byte_lengths
+from retentive.errors import RetentiveError
+
+_BATCH_BYTES = 4 << 20
+_PROBLEMS_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareConfig:
+    """Text in, tokens on disk out.
+
+    Args:
+        source: A folder of text, or one file. Files named .jsonl or .ndjson hold a JSON object a line, those named
+            .parquet a table, all others UTF-8 text, one document each.
+        output: Folder of the token store to make.
+        pattern: Which files of a folder: globs relative to it, separated by commas; ** is any number of folders.
+            Hidden files are left out unless a glob names the dot.
+        exclude: Which files and whole folders to leave out, as in "**/site-packages,**/test".
+        field: Field of JSON objects, or column of tables, that holds the text.
+        separator: String between the documents of one text file. Without it each file is one document.
+        tokenizer: "bytes" (256 bytes and end-of-text), "bpe" (learned from the training split of this text), or the
+            path of a tokenizer.json or of a folder with one.
+        vocab_size: Number of token ids for "bpe", at least 257; must be left out for others.
+        end_of_text: For a tokenizer.json, the token that ends a document, where that is not plain from the file.
+        tokenizer_training_bytes: Bytes of text that "bpe" learns from at most; above that, a sample of documents.
+        heldout_fraction: Share of documents held out from training, 0 to below 1. The hash of a document's content
+            decides, so the split does not depend on names or on the order of files.
+        split_seed: Another number draws another split.
+        max_document_bytes: Documents and lines of JSON above this size in bytes are reported and left out.
+        overwrite: Replace a store that is in the output folder already.
+    """
+
+    source: Path
+    output: Path
+    pattern: str = EVERY_FILE
+    exclude: str = ""
+    field: str = "text"
+    separator: str | None = None
+    tokenizer: str = "bytes"
+    vocab_size: int | None = None
+    end_of_text: str | None = None
+    tokenizer_training_bytes: int = 256 << 20
+    heldout_fraction: float = 0.05
+    split_seed: int = 0
+    max_document_bytes: int = MAX_DOCUMENT_BYTES
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ValueError: With the option, the rule and the value.
+        """
+        if not 0 <= self.heldout_fraction < 1:
+            raise ValueError(f"heldout_fraction must be from 0 to below 1, but is {self.heldout_fraction}.")
+        if self.tokenizer == "bpe" and self.vocab_size is None:
+            raise ValueError("vocab_size must be given with tokenizer='bpe', for example 8192.")
+        if self.tokenizer != "bpe" and self.vocab_size is not None:
+            message = f"vocab_size is for tokenizer='bpe', but the tokenizer is {self.tokenizer!r}: leave it out."
+            raise ValueError(message)
+        if self.tokenizer in ("bytes", "bpe") and self.end_of_text is not None:
+            raise ValueError(f"end_of_text is for a tokenizer.json, but the tokenizer is {self.tokenizer!r}.")
+        for name in ("tokenizer_training_bytes", "max_document_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1 byte, but is {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareReport:
+    """What was made.
+
+    Attributes:
+        output: Folder of the token store.
+        tokenizer: Kind of tokenizer and number of ids.
+        splits: Counts of ``train`` and ``heldout``.
+        problems: How many problems of each kind; `TokenStore.problems` lists them all.
+        examples: The first few of them.
+        seconds: How long it took; 0 if the same store was there already.
+    """
+
+    output: Path
+    tokenizer: str
+    splits: Mapping[str, SplitRecord]
+    problems: Mapping[str, int]
+    examples: tuple[Problem, ...]
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        made = f"made in {self.seconds:.1f} s" if self.seconds else "already there, nothing done"
+        lines = [f"token store {self.output}: {made}; tokenizer {self.tokenizer}"]
+        for split, counts in self.splits.items():
+            size = f"{counts.tokens:>13,} tokens  {counts.text_bytes:>13,} bytes"
+            lines.append(f"  {split:<8}{counts.documents:>10,} documents  {size}")
+        if self.splits["heldout"].documents == 0:
+            lines.append("  no document is held out: raise heldout_fraction, or cut the text finer (separator)")
+        for kind, count in self.problems.items():
+            lines.append(f"  {count:,} problems: {kind}")
+        lines += [f"    {problem.name}: {problem.message}" for problem in self.examples]
+        if (more := sum(self.problems.values()) - len(self.examples)) > 0:
+            lines.append(f"    and {more:,} more: they all stand in {self.output}/problems-*.jsonl")
+        return lines
+
+
+def prepare(config: PrepareConfig) -> PrepareReport:
+    """Read text, make tokens of it, and write them as a token store.
+
+    What cannot be read is reported and left out; the rest goes on. If the output folder holds the store that the
+    same request made from the same files (by name, size and time of change), nothing is done.
+
+    Raises:
+        FileNotFoundError: If the source is not there.
+        FileExistsError: If the output folder holds something else and may not be overwritten.
+        ValueError: If no document can be used.
+        OSError: If the disk is full.
+    """
+    begin = time.monotonic()
+    if config.output.resolve().is_relative_to(config.source.resolve()):
+        raise ValueError(
+            f"output must not be inside source, but is {config.output} in {config.source}: its files are no text."
+        )
+    files, problems = list_files(config.source, pattern=config.pattern, exclude=config.exclude)
+    if not files and not problems:
+        raise ValueError(f"pattern {config.pattern!r} (exclude {config.exclude!r}) finds no file in {config.source}.")
+    given = None if config.tokenizer == "bpe" else _given_tokenizer(config)
+    request = _request(config, files, given)
+    if not config.overwrite and (found := _same_store(config.output, request)) is not None:
+        return _report(found, seconds=0.0)
+    check_output(config.output, overwrite=config.overwrite)  # before the work, not after it
+    tokenizer = given or _learn_tokenizer(config, files)
+    with TokenStoreWriter(config.output, tokenizer, request=request, overwrite=config.overwrite) as writer:
+        for problem in problems:
+            writer.report(problem)
+        with Progress("tokenize", total=sum(file.size for file in files), unit="B") as progress:
+            _write_documents(_read(config, files, progress), tokenizer, writer, config)
+        if writer.counts()["train"].documents == 0:
+            raise ValueError(_no_training_text(config, writer))
+        store = writer.finish()
+    return _report(store, seconds=time.monotonic() - begin)
+
+
+def python_library(output: Path) -> PrepareConfig:
+    """The corpus of the demo, which every machine has: the sources of the running interpreter's standard library."""
+    return PrepareConfig(
+        source=Path(sysconfig.get_paths()["stdlib"]),
+        output=output,
+        pattern="**/*.py",
+        exclude="**/site-packages,**/dist-packages,**/test,**/tests",
+    )
+
+
+def _given_tokenizer(config: PrepareConfig) -> Tokenizer:
+    if config.tokenizer == "bytes":
+        return ByteTokenizer()
+    if not Path(config.tokenizer).exists():
+        message = f"tokenizer must be 'bytes', 'bpe' or a path, but {config.tokenizer!r} is none of them."
+        raise FileNotFoundError(message)
+    return load_tokenizer(config.tokenizer, end_of_text=config.end_of_text)
+
+
+def _learn_tokenizer(config: PrepareConfig, files: list[SourceFile]) -> Tokenizer:
+    assert config.vocab_size is not None
+    with Progress("learn the tokenizer", total=sum(file.size for file in files), unit="B") as progress:
+        texts = _training_texts(config, files, progress)
+        return train_bpe(texts, vocab_size=config.vocab_size)
+
+
+def _training_texts(config: PrepareConfig, files: list[SourceFile], progress: Progress) -> Iterator[str]:
+    """Texts of the training split; if all are too much, a sample from all over the corpus, not its beginning."""
+    share = config.tokenizer_training_bytes / max(1, sum(file.size for file in files))
+    left = config.tokenizer_training_bytes
+    for found in _read(config, files, progress):
+        if isinstance(found, Document):
+            content = utf8(found.text)
+            chosen = share >= 1 or draw(content, "tokenizer") < share
+            if chosen and len(content) <= left and _split(content, config) == "train":
+                left -= len(content)
+                yield found.text
+
+
+def _read(config: PrepareConfig, files: list[SourceFile], progress: Progress) -> Iterator[Document | Problem]:
+    return read_documents(
+        files,
+        field=config.field,
+        separator=config.separator,
+        max_document_bytes=config.max_document_bytes,
+        on_bytes=progress.advance,
+    )
+
+
+def _split(content: bytes, config: PrepareConfig) -> Split:
+    return split_of(content, heldout_fraction=config.heldout_fraction, seed=config.split_seed)
+
+
+def _write_documents(
+    found: Iterable[Document | Problem], tokenizer: Tokenizer, writer: TokenStoreWriter, config: PrepareConfig
+) -> None:
+    byte_lengths = _known_byte_lengths(tokenizer)
+    tolerated = (0, 1) if isinstance(tokenizer, SubwordTokenizer) and tokenizer.adds_prefix_space else (0,)
+    for batch in _batches(found):
+        documents = [one for one in batch if isinstance(one, Document)]
+        encoded = iter(_encode(documents, tokenizer))
+        for one in batch:
+            if isinstance(one, Problem):
+                writer.report(one)
+                continue
+            ids, content = next(encoded), utf8(one.text)
+            if isinstance(ids, str):
+                writer.report(Problem(name=one.name, kind="not_encodable", message=ids))
+                continue
+            if byte_lengths is not None and int(byte_lengths[ids].sum()) - len(content) not in tolerated:
+                message = "is changed by the tokenizer, which so has more or fewer bytes than the text: kept"
+                writer.report(Problem(name=one.name, kind="altered", message=message, kept=True))
+            writer.add(one.name, ids, num_bytes=len(content), split=_split(content, config))
+
+
+def _batches(found: Iterable[Document | Problem]) -> Iterator[list[Document | Problem]]:
+    """Enough text at a time to keep all cores busy, and no more in memory."""
+    batch: list[Document | Problem] = []
+    size = 0
+    for one in found:
+        batch.append(one)
+        size += len(one.text) if isinstance(one, Document) else 1
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def _encode(documents: list[Document], tokenizer: Tokenizer) -> list[TokenIds | str]:
+    """Tokens of each document, or why it has none."""
+    texts = [document.text for document in documents]
+    try:
+        encoded: list[TokenIds | str] = [*encode_batch(tokenizer, texts)]
+    except ValueError as error:  # one of them; find out which
+        if len(documents) == 1:
+            return [str(error)]
+        return [one for document in documents for one in _encode([document], tokenizer)]
+    return [ids if len(ids) else "has no tokens: the tokenizer drops all of its text" for ids in encoded]
+
+
+def _known_byte_lengths(tokenizer: Tokenizer) -> np.ndarray | None:
+    if isinstance(tokenizer, ByteTokenizer):
+        return None  # nothing to find out
+    try:
+        return token_byte_lengths(tokenizer)
+    except ValueError:
+        return None
+
+
+def _request(config: PrepareConfig, files: list[SourceFile], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What decides the store: options, tokenizer, and the files by name, size and time of change."""
+    listing = hashlib.sha256()
+    for file in files:
+        listing.update(f"{file.name}\n{file.size} {file.modified}\n".encode())
+    asked = asdict(config) | {"files": listing.hexdigest()}
+    if tokenizer is not None:
+        asked["tokenizer"] = tokenizer.fingerprint()
+    return {name: value for name, value in asked.items() if name not in ("source", "output", "overwrite")}
+
+
+def _same_store(folder: Path, request: Mapping[str, Any]) -> TokenStore | None:
+    if not (folder / MANIFEST_FILE).exists():
+        return None
+    try:
+        store = TokenStore.open(folder)
+    except RetentiveError:
+        return None
+    return store if store.manifest.request == request else None
+
+
+def _no_training_text(config: PrepareConfig, writer: TokenStoreWriter) -> str:
+    if writer.counts()["heldout"].documents:
+        return "every document is held out, none is left to train on: give another split_seed, or more text."
+    found = ", ".join(f"{count} {kind}" for kind, count in writer.problem_counts.items())
+    example = writer.first_problem
+    assert example is not None  # without documents and problems there were no files
+    return f"no document of {config.source} can be used ({found}; {example.name}: {example.message})."
+
+
+def _report(store: TokenStore, *, seconds: float) -> PrepareReport:
+    tokenizer = store.manifest.tokenizer
+    return PrepareReport(
+        output=store.folder,
+        tokenizer=f"{tokenizer.name} ({tokenizer.vocab_size:,} ids)",
+        splits=store.manifest.splits,
+        problems=store.manifest.problems,
+        examples=tuple(islice(store.problems(), _PROBLEMS_SHOWN)),
+        seconds=seconds,
+    )
