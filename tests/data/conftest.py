@@ -1,27 +1,14 @@
-import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
 
+from data.vocabularies import numbered_tokenizer
 from retentive.data.splitting import draw
-from retentive.data.subword_tokenizer import END_OF_TEXT, SubwordTokenizer
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter
-
-
-@functools.cache
-def numbered_tokenizer(vocab_size: int) -> SubwordTokenizer:
-    """A vocabulary so large that a test can give every token of a corpus an id of its own; the last is end-of-text."""
-    library = tokenizers.Tokenizer(
-        tokenizers.models.BPE(vocab={f"token{i}": i for i in range(vocab_size - 1)}, merges=[])
-    )
-    library.decoder = tokenizers.decoders.ByteLevel()
-    library.add_special_tokens([END_OF_TEXT])
-    return SubwordTokenizer(library.to_str(), name="bpe", end_of_text=END_OF_TEXT)
 
 
 @pytest.fixture(scope="session")

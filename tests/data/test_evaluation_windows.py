@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.vocabularies import sentencepiece_style
 from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.data.evaluation_windows import EvaluationWindows, bytes_of_labels
-from retentive.data.subword_tokenizer import train_bpe
+from retentive.data.subword_tokenizer import SubwordTokenizer, train_bpe
 from retentive.data.token_store_writer import TokenStoreWriter
 
 VOCAB_SIZE = 300
@@ -67,9 +68,14 @@ def test_rows_are_pieces_of_their_documents(store_of, lengths, batch_size):
             assert (batch.tokens[row, length:] == END).all()
 
 
-@pytest.fixture(scope="module", params=["bytes", "bpe"])
+@pytest.fixture(scope="module", params=["bytes", "bpe", "prefix space"])
 def real_store(request, tmp_path_factory, some_texts):
-    tokenizer = ByteTokenizer() if request.param == "bytes" else train_bpe(some_texts[:30], vocab_size=320)
+    if request.param == "bytes":
+        tokenizer = ByteTokenizer()
+    elif request.param == "bpe":
+        tokenizer = train_bpe(some_texts[:30], vocab_size=320)
+    else:
+        tokenizer = SubwordTokenizer(sentencepiece_style().to_str(), name="file", end_of_text="</s>")
     with TokenStoreWriter(tmp_path_factory.mktemp("real"), tokenizer) as writer:
         for text in some_texts:
             (ids,) = tokenizer.encode_batch([text])

@@ -171,9 +171,13 @@ def test_pieces_do_not_depend_on_how_a_file_is_read(tmp_path_factory, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "_BLOCK_BYTES", data.draw(st.integers(1, 10)))
         texts, problems = read(path, separator=separator, max_document_bytes=limit)
+        said = messages(path, separator=separator, max_document_bytes=limit)
     assert texts == expected
     too_large = [f"a.txt:{i}" for i, piece in enumerate(text.split(separator), 1) if len(piece) > limit]
     assert [name for name, kind in problems if kind == "too_large"] == sorted(too_large)
+    for name, message in said.items():
+        if name in too_large:
+            assert message.startswith(f"has {len(text.split(separator)[int(name[6:]) - 1])} bytes, above")
 
 
 def test_jsonl_gives_the_field_and_reports_lines(write_files):

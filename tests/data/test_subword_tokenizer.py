@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
 
+from data.vocabularies import sentencepiece_style
 from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.data.subword_tokenizer import END_OF_TEXT, SubwordTokenizer, train_bpe
 from retentive.data.tokenizer import DESCRIPTION_FILE, TOKENIZER_FILE, Tokenizer, load_tokenizer, token_byte_lengths
@@ -24,23 +25,6 @@ ANY_TEXT = st.text() | st.lists(
 @pytest.fixture(scope="module")
 def bpe() -> SubwordTokenizer:
     return train_bpe(TEXTS, vocab_size=300)
-
-
-def sentencepiece_style(**changes) -> Library:
-    """Spaces as U+2581, one put before the text, and bytes for all other characters."""
-    vocabulary = {piece: i for i, piece in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))])}
-    for piece in ["▁", "t", "h", "e", "▁t", "he", "</", "s", ">", "</s"]:
-        vocabulary.setdefault(piece, len(vocabulary))
-    merges = [("▁", "t"), ("h", "e")]
-    library = Library(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True, unk_token="<unk>"))
-    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    library.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    library.add_special_tokens(["<unk>", "<s>", "</s>"])
-    for name, value in changes.items():
-        setattr(library, name, value)
-    return library
 
 
 def opened(library: Library, folder, **arguments) -> Tokenizer:
@@ -182,6 +166,7 @@ def test_gaps_and_added_tokens_of_a_file(tmp_path):
     library.add_tokens([AddedToken("\t\t", special=False, normalized=False)])
     tokenizer = opened(library, tmp_path)
     assert tokenizer.token_bytes(tokenizer.vocab_size - 1) == b"\t\t"
+    assert [tokenizer.token_bytes(special) for special in (0, 1, 2)] == [b"", b"", b""]
     description = json.loads(library.to_str())
     description["model"]["vocab"]["far"] = 1000
     (tmp_path / "far.json").write_text(json.dumps(description))

@@ -106,6 +106,13 @@ def test_a_writer_that_is_not_finished_leaves_no_store(tmp_path):
         TokenStore.open(tmp_path)
 
 
+def test_the_rest_of_a_killed_run_takes_no_place_while_the_next_one_writes(tmp_path):
+    (tmp_path / "train-tokens-0123456789abcdef.bin").write_text("rest")
+    (tmp_path / "manifest.json.tmp").write_text("rest")
+    with TokenStoreWriter(tmp_path, ByteTokenizer()):
+        assert all(path.stat().st_size == 0 for path in tmp_path.iterdir())
+
+
 def test_a_second_writer_is_refused(tmp_path):
     with TokenStoreWriter(tmp_path, ByteTokenizer()) as writer:
         writer.add("one", ids("first"), num_bytes=5, split="train")

@@ -78,6 +78,7 @@ class EvaluationWindows:
         self.window, self.stride, self.batch_size = window, stride, batch_size
         self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
         self._end_of_text = store.manifest.tokenizer.end_of_text
+        self._document_bytes = store.document_bytes(split)
         self._byte_lengths = torch.from_numpy(token_byte_lengths(store.tokenizer))
         lengths = np.diff(self._offsets)
         if len(lengths) == 0:
@@ -119,14 +120,25 @@ class EvaluationWindows:
             labels[number, scored_from:length] = found[scored_from:]
             mask[number, :length] = True
         shifted = torch.from_numpy(labels)
+        scored_bytes = bytes_of_labels(shifted, self._byte_lengths)
+        for number, row in enumerate(rows):
+            if self._begin[row] == 0:
+                scored_bytes[number, 0] -= self._added_bytes(int(self._document[row]))
         return EvaluationBatch(
             tokens=torch.from_numpy(tokens),
             labels=shifted,
             mask=torch.from_numpy(mask),
-            scored_bytes=bytes_of_labels(shifted, self._byte_lengths),
+            scored_bytes=scored_bytes,
             document=torch.from_numpy(self._document[rows.start : rows.stop]),
             offset=torch.from_numpy(self._begin[rows.start : rows.stop]),
         )
+
+    def _added_bytes(self, document: int) -> int:
+        """1 if the tokenizer put a space before the text, which would make its first token look longer than it is."""
+        begin, end = self._offsets[document : document + 2].tolist()
+        tokens = torch.from_numpy(self._tokens[begin:end].astype(np.int64))
+        added = int(self._byte_lengths[tokens].sum()) - int(self._document_bytes[document])
+        return 1 if added == 1 else 0
 
 
 def bytes_of_labels(labels: Tokens, byte_lengths: Int[Tensor, "vocab"]) -> Tokens:
