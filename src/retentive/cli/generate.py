@@ -13,13 +13,15 @@ from retentive.data.tokenizer import load_tokenizer
 from retentive.generation import Sampling, TokenStream, stream
 from retentive.generation.text_stream import TextStream
 
+POSITIONAL = "checkpoint"
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     """Write text with a trained model.
 
     Args:
-        model: Folder of a model, as "retentive train" writes it.
+        checkpoint: Folder of a model, as "retentive train" writes it.
         prompt: Text to go on from; "-" reads it from standard input. Without it a new document begins, or the state
             goes on.
         max_new_tokens: Tokens to write at most.
@@ -34,7 +36,7 @@ class GenerateConfig:
         device: "cpu", "cuda", or "auto": a GPU where there is one.
     """
 
-    model: Path
+    checkpoint: Path
     prompt: str | None = None
     max_new_tokens: int = 200
     temperature: float = 0.8
@@ -62,8 +64,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     """Stream text to standard output."""
     config = read_config(parser, options, GenerateConfig)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    model = load_model(config.model, device)
-    tokenizer = load_tokenizer(config.model)
+    model = load_model(config.checkpoint, device)
+    tokenizer = load_tokenizer(config.checkpoint)
     prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
     state = None if config.state is None else load_state(config.state, model)
     ids = tokenizer.encode(prompt) if prompt else []

@@ -27,7 +27,10 @@ MISTAKES = (RetentiveError, ValueError, FileNotFoundError, FileExistsError, Perm
 
 
 class Command(Protocol):
-    """A module of this package that is one command."""
+    """A module of this package that is one command.
+
+    ``POSITIONAL``, where it has one, names the option that may stand first without its name.
+    """
 
     def add_options(self, parser: ArgumentParser, arguments: list[str]) -> None:
         """Add the command's options; ``arguments`` are what the user typed, for options that depend on others."""
@@ -74,6 +77,9 @@ def run(name: str, arguments: list[str]) -> None:
     parser = ArgumentParser(prog=f"retentive {name}", description=COMMANDS[name], default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with these options; the command line overrides it")
     arguments = [_with_underscores(argument) for argument in arguments]
+    positional = getattr(command, "POSITIONAL", None)
+    if positional and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{positional}", *arguments]
     command.add_options(parser, arguments)
     command.run(parser, parser.parse_args(arguments))
 

@@ -39,8 +39,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     report = train(model, config)
     print("\n".join(report.lines()))
     if report.model is not None:
-        print(f"next: retentive generate --model {report.model}")
-        print(f"      retentive evaluate --model {report.model} --store {config.store}")
+        print(f"next: retentive generate {report.model}")
+        print(f"      retentive evaluate {report.model} --store {config.store}")
 
 
 def _asked(arguments: list[str], option: str) -> str | None:

@@ -1,0 +1,234 @@
+"""``retentive demo``: the main job from a folder of text to a report, on a laptop in ten minutes."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from retentive.checkpoints import load_model, save_state
+from retentive.cli.demo_report import DemoRun, Evaluations, Measurements, Sample, make_report
+from retentive.cli.options import add_config, read_config
+from retentive.data.prepare import PrepareConfig, prepare, python_library
+from retentive.data.progress import Progress
+from retentive.data.token_store import TokenStore
+from retentive.evaluation.documents import select_documents
+from retentive.evaluation.model_evaluation import evaluate_model
+from retentive.evaluation.report import write_report
+from retentive.evaluation.speed import SpeedReport, measure_speed
+from retentive.generation import Sampling, stream
+from retentive.generation.text_stream import TextStream
+from retentive.models.base import LanguageModel
+from retentive.models.registry import preset
+from retentive.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    HeldOutConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from retentive.training.step_time import seconds_per_step
+from retentive.training.trainer import train
+
+FAMILIES = ("retnet", "transformer")
+"""Families of the report; the first one writes the sample."""
+
+NAMES = {"retnet": "RetNet", "transformer": "Transformer"}
+
+SIZES = {"hidden_size": 128, "num_layers": 4, "num_heads": 2}
+"""Of every model in the demo, so that they have as many parameters."""
+
+EVALUATED_BYTES = 150_000
+SAMPLE_TOKENS, RESUMED_TOKENS = 300, 100
+SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Take a folder of text; prepare, train two models of equal size, evaluate, stream, save, go on, and report.
+
+    Args:
+        corpus: Folder of text, or one file; without it, the sources of Python's standard library on this machine.
+        output: Folder of everything that is made. Started again with the same corpus, the demo goes on from there.
+        minutes: Time for training and measuring; the number of training steps is chosen to fit, by timing a few.
+        vocab_size: Token ids that the tokenizer learns from the corpus.
+    """
+
+    corpus: Path | None = None
+    output: Path = Path("runs/demo")
+    minutes: float = 7.5
+    vocab_size: int = 2048
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if not self.minutes > 0:
+            raise ValueError(f"minutes must be above 0, but is {self.minutes}.")
+
+
+def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
+    """Every field of `DemoConfig`."""
+    add_config(parser, DemoConfig)
+
+
+def run(parser: ArgumentParser, options: Namespace) -> None:
+    """Run the demo and say what was made, where, and what to try next."""
+    config = read_config(parser, options, DemoConfig)
+    begin = time.perf_counter()
+    store = _prepare(config)
+    runs = {family: _train(family, config, store) for family in FAMILIES}
+    models = {NAMES[family]: load_model(run.model) for family, run in runs.items()}
+    evaluations, speed = _measure(models, store, config)
+    sample = _stream(next(iter(models.values())), runs[FAMILIES[0]].model, store, config)
+    measured = Measurements(
+        evaluations=evaluations,
+        speed=speed,
+        models=models,
+        runs={NAMES[family]: run for family, run in runs.items()},
+        store=store,
+        sample=sample,
+        seconds=time.perf_counter() - begin,
+    )
+    page = write_report(make_report(measured), config.output)
+    _say_what_next(config, page, runs[FAMILIES[0]].model, time.perf_counter() - begin)
+
+
+def _prepare(config: DemoConfig) -> TokenStore:
+    _headline(1, "prepare: text becomes tokens on disk")
+    folder = config.output / "store"
+    text = python_library(folder) if config.corpus is None else PrepareConfig(source=config.corpus, output=folder)
+    values = {name: getattr(text, name) for name in ("source", "output", "pattern", "exclude")}
+    report = prepare(PrepareConfig(**values, tokenizer="bpe", vocab_size=config.vocab_size))
+    print("\n".join(report.lines()))
+    return TokenStore.open(folder)
+
+
+def _train(family: str, config: DemoConfig, store: TokenStore) -> DemoRun:
+    _headline(2 + FAMILIES.index(family), f"train: a {NAMES[family]}")
+    model = _model_config(family, store)
+    steps = _steps(config, store)
+    options = TrainConfig(
+        store=store.folder,
+        run=config.output / family,
+        steps=steps,
+        data=DataConfig(window=512, batch_size=8),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        schedule=ScheduleConfig(warmup_steps=max(1, steps // 10)),
+        held_out=HeldOutConfig(every=max(1, -(-steps // 4)), windows=32),
+        checkpoints=CheckpointConfig(every=max(1, -(-steps // 4)), keep_last=1),
+    )
+    report = train(model, options)
+    if report.model is None:
+        raise KeyboardInterrupt
+    print("\n".join(report.lines()))
+    return DemoRun(model=report.model, metrics=options.run / "metrics.jsonl", seconds=report.seconds, config=options)
+
+
+def _model_config(family: str, store: TokenStore) -> Any:
+    return type(preset(family, "tiny")(257))(vocab_size=store.manifest.tokenizer.vocab_size, **SIZES)
+
+
+def _steps(config: DemoConfig, store: TokenStore) -> int:
+    """Steps for each model, so that training them takes about two thirds of the time; found once for a folder."""
+    path = config.output / "steps.json"
+    if path.exists():
+        return int(json.loads(path.read_text("utf-8"))["steps"])
+    seconds = sum(
+        seconds_per_step(_model_config(family, store), DataConfig(window=512, batch_size=8)) for family in FAMILIES
+    )
+    steps = max(20, int(config.minutes * 60 * 2 / 3 / seconds))
+    print(f"{steps:,} steps for each model: a step of both takes {seconds:.2f} s here")
+    path.write_text(json.dumps({"steps": steps, "seconds_per_step": seconds}), "utf-8")
+    return steps
+
+
+def _measure(
+    models: dict[str, LanguageModel], store: TokenStore, config: DemoConfig
+) -> tuple[Evaluations, SpeedReport]:
+    _headline(2 + len(FAMILIES), "evaluate: held-out text, loss by position, speed and size of the state")
+    documents = select_documents(store, max_bytes=EVALUATED_BYTES)
+    evaluations = {name: evaluate_model(model, documents, label=name) for name, model in models.items()}
+    for name, evaluation in evaluations.items():
+        ways = ", ".join(f"{way.bits_per_byte:.3f} ({way.method})" for way in evaluation.bits_per_byte)
+        print(f"  {name:<12} bits per byte {ways.replace('_', ' ')}")
+    budget = config.minutes * 60 / 8
+    with Progress("time decoding", total=int(budget), unit="seconds") as progress:
+        return evaluations, measure_speed(models, budget_seconds=budget, on_seconds=progress.advance)
+
+
+def _stream(model: LanguageModel, folder: Path, store: TokenStore, config: DemoConfig) -> Sample:
+    """Write text, save the state half-way, and let a new process go on from it."""
+    _headline(3 + len(FAMILIES), "stream: text as it comes; then its state goes on in a new process")
+    tokenizer = store.tokenizer
+    prompt = _first_words(store)
+    ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+    print(prompt, end="", flush=True)
+    tokens = stream(model, ids, max_new_tokens=SAMPLE_TOKENS + RESUMED_TOKENS, sampling=SAMPLING)
+    text, written, session = TextStream(tokenizer), "", config.output / "session.safetensors"
+    resumed = ""
+    for number, (token,) in enumerate(tokens):
+        assert token is not None
+        piece = text.push(token)
+        if number < SAMPLE_TOKENS:
+            print(piece, end="", flush=True)
+            written += piece
+        else:
+            resumed += piece
+        if number == SAMPLE_TOKENS - 1:
+            save_state(tokens.state, session, model)
+    found = _go_on(folder, session)
+    print(found)
+    same = found.strip() == (resumed + text.finish()).strip()
+    print(f"  a new process read {session} and wrote {'the same' if same else 'OTHER'} tokens as this one")
+    if not same:
+        raise RuntimeError(f"the state in {session} did not go on as an uninterrupted run does; please report this.")
+    return Sample(prompt=prompt, text=written, resumed=found, session=session)
+
+
+def _go_on(folder: Path, session: Path) -> str:
+    options = {
+        "checkpoint": folder,
+        "state": session,
+        "max_new_tokens": RESUMED_TOKENS,
+        "temperature": SAMPLING.temperature,
+        "top_p": SAMPLING.top_p,
+        "seed": SAMPLING.seed,
+        "stop_at_end": "false",
+        "device": "cpu",
+    }
+    words = [f"--{name}={value}" for name, value in options.items()]
+    command = [sys.executable, "-m", "retentive.cli.main", "generate", *words]
+    run = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    if run.returncode:
+        raise RuntimeError(f"going on in a new process failed: {run.stderr.strip()}")
+    return run.stdout.removesuffix("\n")
+
+
+def _first_words(store: TokenStore) -> str:
+    """The first line of a held-out document, for the model to go on from."""
+    documents = select_documents(store)
+    longest = documents.numbers[int(documents.lengths.argmax())]
+    text = store.tokenizer.decode(documents.text(int(longest))[:40].tolist())
+    return text[: len(text) // 2]
+
+
+def _headline(number: int, text: str) -> None:
+    print(f"\n[{number}/{3 + len(FAMILIES)}] {text}", flush=True)
+
+
+def _say_what_next(config: DemoConfig, page: Path, model: Path, seconds: float) -> None:
+    lines: Sequence[str] = (
+        f"\nmade in {seconds / 60:.1f} minutes:",
+        f"  {page}  the report: open it in a browser",
+        f"  {model}  the RetNet; {config.output / 'session.safetensors'}  the state of its text",
+        "try next:",
+        f"  retentive generate {model} --prompt 'def ' --seed 2",
+        f"  retentive generate {model} --state {config.output / 'session.safetensors'}",
+        "  make demo CORPUS=path/to/your/text",
+    )
+    print("\n".join(lines))
