@@ -44,6 +44,7 @@ NAMES = {"retnet": "RetNet", "transformer": "Transformer"}
 SIZES = {"hidden_size": 128, "num_layers": 4, "num_heads": 2}
 """Of every model in the demo, so that they have as many parameters."""
 
+DATA = DataConfig(window=512, batch_size=8)
 EVALUATED_BYTES = 150_000
 SAMPLE_TOKENS, RESUMED_TOKENS = 300, 100
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=1)
@@ -116,7 +117,7 @@ def _train(family: str, config: DemoConfig, store: TokenStore) -> DemoRun:
         store=store.folder,
         run=config.output / family,
         steps=steps,
-        data=DataConfig(window=512, batch_size=8),
+        data=DATA,
         optimizer=OptimizerConfig(learning_rate=2e-3),
         schedule=ScheduleConfig(warmup_steps=max(1, steps // 10)),
         held_out=HeldOutConfig(every=max(1, -(-steps // 4)), windows=32),
@@ -138,9 +139,7 @@ def _steps(config: DemoConfig, store: TokenStore) -> int:
     path = config.output / "steps.json"
     if path.exists():
         return int(json.loads(path.read_text("utf-8"))["steps"])
-    seconds = sum(
-        seconds_per_step(_model_config(family, store), DataConfig(window=512, batch_size=8)) for family in FAMILIES
-    )
+    seconds = sum(seconds_per_step(_model_config(family, store), DATA) for family in FAMILIES)
     steps = max(20, int(config.minutes * 60 * 2 / 3 / seconds))
     print(f"{steps:,} steps for each model: a step of both takes {seconds:.2f} s here")
     path.write_text(json.dumps({"steps": steps, "seconds_per_step": seconds}), "utf-8")

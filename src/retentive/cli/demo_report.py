@@ -130,7 +130,7 @@ def _facts(measured: Measurements, config: TrainConfig) -> tuple[tuple[str, str]
         ("tokenizer", f"BPE of {measured.store.manifest.tokenizer.vocab_size:,} ids, learned from the training split"),
         (
             "training of each model",
-            f"{config.steps:,} steps of {config.data.batch_size} windows of {config.data.window} tokens: {tokens:,} tokens",
+            f"{config.steps:,} steps of {config.data.batch_size} windows of {config.data.window}: {tokens:,} tokens",
         ),
         ("everything", f"{measured.seconds / 60:.1f} minutes"),
     )
