@@ -15,6 +15,6 @@ def add_config(parser: ArgumentParser, kind: type[Any], *, leave_out: frozenset[
 
 def read_config(parser: ArgumentParser, options: Namespace, kind: type[Config], **given: Any) -> Config:
     """Make the config from parsed options; the config itself refuses what cannot be."""
-    made = parser.instantiate_classes(options)
+    made = parser.instantiate(options)
     values = {field.name: made[field.name] for field in fields(kind) if field.name in made}  # type: ignore[arg-type]
     return kind(**values, **given)

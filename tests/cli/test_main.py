@@ -1,0 +1,100 @@
+"""The command line: what it prints, and that a user's mistake ends in one line that helps."""
+
+import subprocess
+import sys
+
+import pytest
+
+from retentive.cli.main import COMMANDS, main
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "retentive.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]):
+    for arguments in ([], ["--help"], ["-h"]):
+        main(arguments)
+        printed = capsys.readouterr().out
+        assert all(f"retentive {name}" in printed for name in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("retentive 0.")
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_option_of_every_command_is_explained(name: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.split("\noptions:\n")[1].splitlines()
+    for number, line in enumerate(lines):
+        words = line.split()
+        if line.startswith("  -") and "CONFIG" not in line:
+            explained = len(words) > 3 or (number + 1 < len(lines) and lines[number + 1].startswith("   "))
+            assert explained, line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "there is no command 'trian'; did you mean 'train'?"),
+        (["fly"], "there is no command 'fly'; the commands are prepare, train"),
+        (["prepare", "--sorce", "x"], "--sorce"),
+        (["prepare", "--source", "/nowhere/at/all", "--output", "x"], "'/nowhere/at/all' does not exist"),
+        (
+            ["prepare", "--source", ".", "--output", "x", "--heldout-fraction", "2"],
+            "heldout_fraction must be from 0 to",
+        ),
+        (["train", "--store", "/nowhere", "--run", "x", "--steps", "1"], "/nowhere"),
+        (["train", "--store", "/nowhere", "--run", "x", "--steps", "0"], "steps must be at least 1 step, but is 0"),
+        (["train", "--store", "/nowhere", "--run", "x", "--steps", "many"], "steps"),
+        (["train", "--family", "resnet", "--store", "x", "--run", "x", "--steps", "1"], "resnet"),
+        (["train", "--size", "huge", "--store", "x", "--run", "x", "--steps", "1"], "huge"),
+        (["generate", "/nowhere"], "/nowhere must be the folder of a saved model"),
+        (["generate", "/nowhere", "--temperature", "-1"], ""),
+        (["evaluate", "/nowhere", "--store", "/nowhere"], "/nowhere"),
+        (["demo", "--minutes", "0"], "minutes must be above 0, but is 0"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+def test_where_an_error_was_raised_can_be_asked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RETENTIVE_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["prepare", "--source", "/nowhere/at/all", "--output", "x"])
+
+
+def test_importing_the_library_is_light():
+    program = (
+        "import sys, retentive; print([name for name in ('torch', 'numpy', 'transformers') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    import retentive
+
+    for name in retentive.__all__:
+        assert getattr(retentive, name) is not None
+    assert set(retentive.__all__) <= set(dir(retentive))
+    with pytest.raises(AttributeError, match="has no attribute 'Retnet'"):
+        _ = retentive.Retnet
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m retentive.cli.main --help | head -n 1"
+    found = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert found.returncode == 0
+    assert "Traceback" not in found.stderr

@@ -1,0 +1,127 @@
+"""The main job in miniature, as a user types it: a folder of text becomes a model that streams and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TRAIN = [
+    "--steps=6",
+    "--schedule.warmup-steps=2",
+    "--data.window=32",
+    "--data.batch-size=2",
+    "--held-out.every=3",
+    "--held-out.windows=2",
+    "--checkpoints.every=3",
+    "--model.hidden-size=16",
+    "--model.num-layers=1",
+    "--model.num-heads=2",
+]
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "retentive.cli.main", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def run(*arguments: str, cwd: Path, given: str = "") -> str:
+    process = start(*arguments, cwd=cwd)
+    out, err = process.communicate(given, timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a token store and a trained model of each family."""
+    folder = tmp_path_factory.mktemp("job")
+    text = folder / "text"
+    text.mkdir()
+    for number in range(30):
+        (text / f"{number}.txt").write_text(f"Document {number} says: naïve words, again and again. " * 8)
+    out = run("prepare", "--source", "text", "--output", "store", "--heldout-fraction", "0.3", cwd=folder)
+    assert "30" not in out.split("train")[0]
+    assert "documents" in out
+    for family in ("retnet", "transformer"):
+        out = run("train", "--family", family, "--store", "store", "--run", family, *TRAIN, cwd=folder)
+        assert "6 steps" in out
+        assert "bits per byte" in out
+        assert f"next: retentive generate {family}/model" in out
+    return folder
+
+
+@pytest.mark.parametrize("family", ["retnet", "transformer"])
+def test_a_saved_session_goes_on_as_if_it_had_never_stopped(place: Path, family: str):
+    common = ["--seed=3", "--stop-at-end=false"]
+    whole = run("generate", f"{family}/model", "--prompt=Document", "--max-new-tokens=60", *common, cwd=place)
+    saved = ["--max-new-tokens=25", "--save-state=s.safetensors", *common]
+    first = run("generate", f"{family}/model", "--prompt=Document", *saved, cwd=place)
+    rest = run("generate", f"{family}/model", "--state=s.safetensors", "--max-new-tokens=35", *common, cwd=place)
+    # A session may end inside a character; the model is untrained enough to do so.
+    pieces, text = first.removesuffix("\n") + rest.removesuffix("\n"), whole.removesuffix("\n")
+    assert pieces.replace("\ufffd", "") == text.replace("\ufffd", "")
+
+
+def test_the_prompt_can_come_from_standard_input_and_be_echoed(place: Path):
+    options = ["--max-new-tokens=5", "--temperature=0", "--stop-at-end=false"]
+    typed = run("generate", "retnet/model", "--prompt=Document 1", "--echo=true", *options, cwd=place)
+    piped = run("generate", "retnet/model", "--prompt=-", "--echo=true", *options, cwd=place, given="Document 1")
+    assert typed == piped
+    assert typed.startswith("Document 1")
+
+
+def test_a_state_of_another_model_is_refused(place: Path):
+    run("generate", "retnet/model", "--max-new-tokens=3", "--save-state=r.safetensors", cwd=place)
+    process = start("generate", "transformer/model", "--state=r.safetensors", cwd=place)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "r.safetensors" in err
+    assert "family is 'retnet' there and 'transformer' here" in err
+    assert "Traceback" not in err
+
+
+def test_evaluation_prints_and_writes_numbers(place: Path):
+    out = run("evaluate", "retnet/model", "--store=store", "--window=64", "--stride=32", "--output=e.json", cwd=place)
+    assert "bits per byte" in out
+    found = json.loads((place / "e.json").read_text())
+    assert 0 < found["evaluation"]["windows"]["bits_per_byte"] < 20
+
+
+def test_a_yaml_file_gives_the_options_and_the_command_line_overrides_it(place: Path):
+    (place / "train.yaml").write_text("family: transformer\nstore: store\nrun: from_yaml\nsteps: 2\n")
+    options = [option for option in TRAIN if "steps=" not in option] + ["--schedule.warmup-steps=1"]
+    run("train", "--config=train.yaml", "--steps=3", *options, cwd=place)
+    written = json.loads((place / "from_yaml" / "config.json").read_text())
+    assert written["model"]["family"] == "transformer"
+    assert written["training"]["steps"] == 3
+    process = start("train", "--config=train.yaml", "--stepps=3", cwd=place)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "stepps" in err
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(place: Path):
+    long = [option for option in TRAIN if not option.startswith("--steps")] + ["--steps=100000"]
+    arguments = ["train", "--store", "store", "--run", "stopped", *long]
+    process = start(*arguments, cwd=place)
+    metrics = place / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") > 1) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert "Traceback" not in err
+    assert "start the same command again to go on" in out
+    again = start(*arguments, cwd=place)
+    while metrics.read_text().count("\n") < 6 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    again.send_signal(signal.SIGINT)
+    out, err = again.communicate(timeout=120)
+    assert "gone on from step" in out, err
