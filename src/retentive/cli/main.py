@@ -22,7 +22,7 @@ COMMANDS = {
 TRACEBACK = "RETENTIVE_TRACEBACK"
 """Environment variable that shows where an error was raised."""
 
-MISTAKES = (RetentiveError, ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, OSError)
+MISTAKES = (RetentiveError, ValueError, OSError, ImportError)
 """Errors whose message is all that a user needs."""
 
 
