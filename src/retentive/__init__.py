@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from retentive.generation import Sampling, generate, stream
     from retentive.layers.retention import MultiScaleRetention, RetentionConfig
     from retentive.models.retnet import RetNet, RetNetConfig
+    from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
     from retentive.models.transformer import Transformer, TransformerConfig
     from retentive.ops.retention import retention, retention_chunkwise, retention_parallel, retention_recurrent
 
@@ -18,6 +19,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "MultiScaleRetention": "retentive.layers.retention",
+    "RecurrentMemoryConfig": "retentive.models.rmt",
+    "RecurrentMemoryTransformer": "retentive.models.rmt",
     "RetNet": "retentive.models.retnet",
     "RetNetConfig": "retentive.models.retnet",
     "RetentionConfig": "retentive.layers.retention",
@@ -38,6 +41,8 @@ _HOMES = {
 
 __all__ = [
     "MultiScaleRetention",
+    "RecurrentMemoryConfig",
+    "RecurrentMemoryTransformer",
     "RetNet",
     "RetNetConfig",
     "RetentionConfig",

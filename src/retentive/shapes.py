@@ -7,6 +7,7 @@ Dimensions, as they stand in annotations:
 - ``heads``: heads of queries, decay and state; ``kv_heads`` where key and value heads are fewer.
 - ``key_dim``, ``value_dim``: width of one head.
 - ``hidden``: width of the residual stream.
+- ``slots``: memory tokens.
 - ``vocab``: number of token ids.
 """
 
@@ -33,6 +34,9 @@ Queries = Float[Tensor, "batch heads time key_dim"]
 
 Values = Float[Tensor, "batch heads time value_dim"]
 """What each token adds to the state, or what each query reads from it."""
+
+Memory = Float[Tensor, "batch slots hidden"]
+"""Memory tokens, as one segment writes them and the next reads them: float32 or wider."""
 
 RotaryTable = Float[Tensor, "#batch time half_key_dim"]
 """Cosine or sine of each token's angle, a column for each pair of channels."""

@@ -17,6 +17,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "transformer": {"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 2, "num_heads": 4},
     "retnet": {"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "chunk_size": 4},
 }
+SMALL["rmt"] = {
+    "backbone": config_class("transformer")(**SMALL["transformer"]),
+    "segment_length": 5,
+    "num_memory_tokens": 2,
+}
 """Sizes of the models that the laws run on: every mechanism inside, milliseconds a call."""
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -27,6 +32,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "retnet": [
         {"value_dim": 3, "decay": "geometric", "gated": True, "norm": "layer_norm", "head_norm": "layer_norm"},
         {"relative_position": False, "max_positions": 64, "bias": True, "chunk_size": 64},
+    ],
+    "rmt": [
+        {"xl_length": 4, "xl_layer_above": True, "causal_memory": True, "token_shift": True, "write_start": "learned"},
+        {"memory": "associative", "associative_dim": 4, "xl_length": 2, "xl_gradient": True},
+        {"backbone": config_class("retnet")(**SMALL["retnet"]), "causal_memory": True, "read_first": False},
     ],
 }
 """Configs beside the small one that take other paths through the code."""
@@ -91,10 +101,31 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "dropout": {"dropout": 0.5},
         "initialisation": {"initialisation": "normal"},
     },
+    "rmt": {
+        "backbone": {"backbone": config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2})},
+        "segment_length": {"segment_length": 6},
+        "num_memory_tokens": {"num_memory_tokens": 3},
+        "memory": {"memory": "associative", "associative_dim": 4},
+        "associative_dim": {"memory": "associative", "associative_dim": 6},
+        "associative_features": {"memory": "associative", "associative_dim": 4, "associative_features": 2},
+        "bidirectional": {"bidirectional": True},
+        "causal_memory": {"causal_memory": True},
+        "read_first": {"read_first": False},
+        "write_start": {"write_start": "learned"},
+        "write_gradient": {"write_gradient": False},
+        "memory_code": {"memory_code": "sign"},
+        "memory_flips": {"memory_code": "sign", "memory_flips": 0.1},
+        "memory_noise": {"memory_noise": 0.1},
+        "xl_length": {"xl_length": 3},
+        "xl_gradient": {"xl_length": 3, "xl_gradient": True},
+        "xl_layer_above": {"xl_length": 3, "xl_layer_above": True},
+        "token_shift": {"token_shift": True},
+        "embedding_gradient": {"embedding_gradient": 0.1},
+    },
 }
 """For every option that changes results, a change to try; `SPEED_ONLY` lists the others."""
 
-SPEED_ONLY: dict[str, set[str]] = {"transformer": set(), "retnet": {"chunk_size"}}
+SPEED_ONLY: dict[str, set[str]] = {"transformer": set(), "retnet": {"chunk_size"}, "rmt": set()}
 """Options whose docstring promises that they change no result."""
 
 
@@ -121,7 +152,7 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
 def case_name(case: object) -> str | None:
     """How pytest names a case."""
     if isinstance(case, dict):
-        return "-".join(f"{key}={value}" for key, value in case.items()) or "plain"
+        return "-".join(f"{key}={getattr(value, 'family', value)}" for key, value in case.items()) or "plain"
     return None
 
 

@@ -8,15 +8,18 @@ from retentive.models.registry import build, config_from_dict, config_to_dict
 
 
 def behaviour(family: str, changes: dict) -> list[torch.Tensor]:
-    """Parameters and logits of a model, the same for the same config; in training mode, where dropout shows."""
+    """Parameters, logits and gradients of a model, the same for the same config; in training mode, for dropout."""
     torch.manual_seed(0)
     model = build(small_config(family, **changes)).double().train()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-        torch.manual_seed(2)
-        return [*model.parameters(), model(random_tokens(2, 19)).logits]
+    torch.manual_seed(2)
+    output = model(random_tokens(2, 19), labels=random_tokens(2, 19, seed=1))
+    output.loss.backward()
+    parameters = list(model.parameters())
+    return [*parameters, output.logits, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
 
 
 def differ(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:

@@ -3,16 +3,24 @@
 import pytest
 import torch
 
-from retentive import RetNet, RetNetConfig, Transformer, TransformerConfig
+from retentive import RecurrentMemoryConfig, RetNetConfig, Transformer, TransformerConfig
+from retentive.models.registry import build
 
 SIZES = {"vocab_size": 10, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
 TOKENS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 
 
-@pytest.fixture(params=[RetNet, Transformer])
+BACKBONE = TransformerConfig(**SIZES)
+CONFIGS = [
+    RetNetConfig(**SIZES),
+    BACKBONE,
+    RecurrentMemoryConfig(backbone=BACKBONE, segment_length=2, num_memory_tokens=2),
+]
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda config: config.family)
 def model(request: pytest.FixtureRequest):
-    config = RetNetConfig(**SIZES) if request.param is RetNet else TransformerConfig(**SIZES)
-    return request.param(config)
+    return build(request.param)
 
 
 @pytest.mark.parametrize("wrong", [-1, 10, 999])

@@ -94,8 +94,8 @@ class MemoryTokens(nn.Module):
             return self.slots.to(dtype).expand(memory.shape[0], -1, -1)
         return (memory if self.config.write_gradient else memory.detach()).to(dtype)
 
-    def keep(self, written: Float[Tensor, "batch slots hidden"]) -> Memory:
-        """What is carried of the write slots' output, float32 or wider."""
+    def keep(self, written: Memory) -> Float[Tensor, "batch kept hidden"]:
+        """What is carried of the write slots' output, float32 or wider; no slot where nothing is carried."""
         memory = written.to(state_dtype(written.dtype))
         if not self.config.carried:
             return memory[:, :0]

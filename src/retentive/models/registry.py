@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, cast
 
@@ -13,8 +13,9 @@ from retentive.models.base import FamilyConfig, LanguageModel
 FAMILIES = {
     "transformer": ("retentive.models.transformer", "TransformerConfig", "Transformer"),
     "retnet": ("retentive.models.retnet", "RetNetConfig", "RetNet"),
+    "rmt": ("retentive.models.rmt", "RecurrentMemoryConfig", "RecurrentMemoryTransformer"),
 }
-"""Name -> module, config class, model class; imported when asked for."""
+"""Name -> package (with `PRESETS`), config class, model class; imported when asked for."""
 
 
 def family_names() -> tuple[str, ...]:
@@ -39,9 +40,37 @@ def build(config: FamilyConfig) -> LanguageModel:
     return model_class(config.family)(config)
 
 
+def preset_names(family: str) -> tuple[str, ...]:
+    """The family's ready-made sizes, the one to start with first."""
+    return tuple(_presets(family))
+
+
+def preset(family: str, size: str) -> Callable[[int], Any]:
+    """A ready-made size: called with ``vocab_size``, it gives the config.
+
+    Raises:
+        ValueError: If the family has no such size.
+    """
+    presets = _presets(family)
+    if size not in presets:
+        raise ValueError(f"size of a {family} must be one of {', '.join(presets)}, but is {size!r}.")
+    return presets[size]
+
+
+def _presets(family: str) -> Mapping[str, Callable[[int], Any]]:
+    return import_module(_entry(family)[0]).PRESETS
+
+
 def config_to_dict(config: FamilyConfig) -> dict[str, Any]:
-    """A config as JSON can hold it, with its family's name."""
-    return {"family": config.family, **dataclasses.asdict(cast("Any", config))}
+    """A config as JSON can hold it, with its family's name; so is a config of a family inside it."""
+    names = [field.name for field in dataclasses.fields(cast("Any", config))]
+    return {"family": config.family, **{name: _plain(getattr(config, name)) for name in names}}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return config_to_dict(cast("FamilyConfig", value)) if hasattr(value, "family") else dataclasses.asdict(value)
+    return value
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Any:

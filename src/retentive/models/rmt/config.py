@@ -1,0 +1,195 @@
+"""The shape of a recurrent memory around a decoder."""
+
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
+
+from retentive.layers.associative_memory import AssociativeMemoryConfig
+from retentive.layers.attention import AttentionConfig
+from retentive.layers.memory_tokens import MemoryTokensConfig
+from retentive.models.base import FamilyConfig
+from retentive.models.decoder import DecoderConfig
+
+TOKENS_ONLY = (
+    "read_first",
+    "write_start",
+    "write_gradient",
+    "memory_code",
+    "memory_flips",
+    "memory_noise",
+)
+"""Options of a memory of tokens; without one they must be left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentMemoryConfig:
+    """Shape of a Recurrent Memory Transformer; what is left out follows the paper (arXiv:2207.06881).
+
+    Attributes:
+        backbone: Config of the decoder that reads the segments: of any family that is a plain decoder.
+        segment_length: Tokens of a segment.
+        num_memory_tokens: Memory tokens; 0 has no memory, the baseline that a memory is compared with.
+        memory: ``tokens`` carries the write slots' output to the next segment; ``associative`` stores it in a memory of
+            each block that all later tokens read (ARMT, arXiv:2407.04841), and passes no tokens on.
+        associative_dim: Channels of an associative key; only with ``associative``.
+        associative_features: Degree of the associative features; only with ``associative``.
+        bidirectional: Tokens of a segment see one another, as in an encoder. There is then one block of memory tokens,
+            before the segment, as the papers have it; an unfinished segment is read again by the next call.
+        causal_memory: Memory tokens see those before them only; else all memory tokens of a block see one another.
+        read_first: The first segment of a document reads the learned memory; else it reads none.
+        write_start: What stands in the write slots before the segment has been read: the ``memory`` that it read, or
+            tokens that are ``learned``.
+        write_gradient: Whether gradients flow from the write slots into the memory that they start from.
+        memory_code: ``continuous`` carries what was written as it is; ``sign`` only its signs, with a straight-through
+            gradient, which holds over any number of segments.
+        memory_flips: Share of the signs turned at random in training.
+        memory_noise: Noise added to a continuous memory in training, as a share of its root mean square.
+        xl_length: Tokens at the end of the segment before whose hidden states are read as well (arXiv:1901.02860); at
+            most ``segment_length``.
+        xl_gradient: Whether gradients flow into those hidden states.
+        xl_layer_above: A block reads what it returned for those tokens, not what it received (ERNIE-Doc,
+            arXiv:2012.15688): they reach back a layer further with each segment.
+        token_shift: Half of a token's embedding is that of the token before it in the segment; a sense of order for
+            backbones without positions.
+        embedding_gradient: Share of the gradient that reaches the embeddings of tokens and positions, 0 to 1
+            (CogView, arXiv:2105.13290).
+    """
+
+    family: ClassVar[str] = "rmt"
+
+    backbone: FamilyConfig
+    segment_length: int
+    num_memory_tokens: int
+    memory: Literal["tokens", "associative"] = "tokens"
+    associative_dim: int | None = None
+    associative_features: int = 3
+    bidirectional: bool = False
+    causal_memory: bool = False
+    read_first: bool = True
+    write_start: Literal["memory", "learned"] = "memory"
+    write_gradient: bool = True
+    memory_code: Literal["continuous", "sign"] = "continuous"
+    memory_flips: float = 0.0
+    memory_noise: float = 0.0
+    xl_length: int = 0
+    xl_gradient: bool = False
+    xl_layer_above: bool = False
+    token_shift: bool = False
+    embedding_gradient: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.backbone.family == self.family:
+            raise ValueError("backbone must be a plain decoder's config, not a recurrent memory itself.")
+        if self.segment_length < 1:
+            raise ValueError(f"segment_length must be at least 1 token, but is {self.segment_length}.")
+        self._check_backbone()
+        self._check_memory()
+        self._check_xl()
+        if not 0 <= self.embedding_gradient <= 1:
+            raise ValueError(f"embedding_gradient must be a share from 0 to 1, but is {self.embedding_gradient}.")
+        if self.token_shift and self.decoder.embedding.hidden_size % 2:
+            raise ValueError(
+                f"token_shift shifts half of the channels, so hidden_size must be even, but is "
+                f"{self.decoder.embedding.hidden_size}."
+            )
+
+    def _check_backbone(self) -> None:
+        longest = self.decoder.embedding.max_positions
+        if longest is not None and self.segment_length > longest:
+            raise ValueError(
+                f"segment_length must be at most the learned positions of the backbone, max_positions = {longest}, but "
+                f"is {self.segment_length}; positions count from the begin of each segment."
+            )
+        mixer = self.decoder.mixer
+        if isinstance(mixer, AttentionConfig):
+            if mixer.window is not None:
+                raise ValueError(
+                    f"window must be None in a backbone whose segments bound what is seen, but is {mixer.window}; use "
+                    "a shorter segment_length, with xl_length for what came before."
+                )
+        elif self.bidirectional or self.xl_length or (self.num_memory_tokens > 1 and not self.causal_memory):
+            raise ValueError(
+                "a backbone of retention reads from left to right, one state for all: give bidirectional=False, "
+                f"xl_length=0 and causal_memory=True, not {self.bidirectional}, {self.xl_length} and "
+                f"{self.causal_memory}."
+            )
+
+    def _check_memory(self) -> None:
+        if self.memory not in ("tokens", "associative"):
+            raise ValueError(f"memory must be 'tokens' or 'associative', but is {self.memory!r}.")
+        if self.memory == "associative" and not self.num_memory_tokens:
+            raise ValueError("num_memory_tokens must be at least 1 with memory='associative', which stores them.")
+        if (self.memory == "associative") != (self.associative_dim is not None):
+            raise ValueError(
+                f"associative_dim goes with memory='associative' and with nothing else, but memory is {self.memory!r} "
+                f"and associative_dim is {self.associative_dim}."
+            )
+        if self.memory != "associative":
+            self._refuse(("associative_features",), "memory='tokens'")
+        if self.memory == "associative":
+            self._refuse(TOKENS_ONLY, "memory='associative'")
+        elif not self.num_memory_tokens:
+            self._refuse(TOKENS_ONLY, "num_memory_tokens=0")
+        if self.num_memory_tokens < 2:
+            self._refuse(("causal_memory",), f"num_memory_tokens={self.num_memory_tokens}")
+        if self.bidirectional:
+            self._refuse(
+                ("causal_memory", "read_first", "write_start", "write_gradient"),
+                "bidirectional=True, which has one block of memory tokens",
+            )
+            if self.memory == "associative":
+                raise ValueError("memory must be 'tokens' with bidirectional=True, but is 'associative'.")
+        _ = self.memory_tokens, self.associative_memory  # each part refuses what it cannot be
+
+    def _check_xl(self) -> None:
+        if not 0 <= self.xl_length <= self.segment_length:
+            raise ValueError(
+                f"xl_length must be from 0 to segment_length = {self.segment_length}, for one segment is remembered, "
+                f"but is {self.xl_length}; lengthen the segment."
+            )
+        if not self.xl_length:
+            self._refuse(("xl_gradient", "xl_layer_above"), "xl_length=0")
+
+    def _refuse(self, names: tuple[str, ...], where: str) -> None:
+        """Options that mean nothing here must be left out."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in names:
+            given, default = getattr(self, name), defaults[name]
+            if given != default:
+                raise ValueError(f"{name} means nothing with {where}, but is {given!r}; leave it at {default!r}.")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.decoder.embedding.vocab_size
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's parts."""
+        return self.backbone.decoder
+
+    @property
+    def memory_tokens(self) -> MemoryTokensConfig:
+        """The memory tokens."""
+        carried = self.memory == "tokens"
+        return MemoryTokensConfig(
+            hidden_size=self.decoder.embedding.hidden_size,
+            num_tokens=self.num_memory_tokens,
+            carried=carried,
+            write_start=self.write_start if carried else "learned",
+            write_gradient=self.write_gradient,
+            code=self.memory_code,
+            flips=self.memory_flips,
+            noise=self.memory_noise,
+        )
+
+    @property
+    def associative_memory(self) -> AssociativeMemoryConfig | None:
+        """The associative memory of each block."""
+        if self.associative_dim is None:
+            return None
+        return AssociativeMemoryConfig(
+            hidden_size=self.decoder.embedding.hidden_size,
+            key_dim=self.associative_dim,
+            features=self.associative_features,
+        )

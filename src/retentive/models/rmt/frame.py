@@ -1,0 +1,207 @@
+"""Where the columns of one step stand, ``[read memory][text][write memory]``, and what each of them may read."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from retentive.layers.layout import Layout, Sight
+from retentive.models.rmt.config import RecurrentMemoryConfig
+from retentive.models.rmt.pieces import Piece, Rows
+from retentive.ops.rotary import rotary_frequencies, rotary_tables
+from retentive.shapes import Positions, RotaryTable, TokenMask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What the columns of a step may read beside one another: how many keys, and which of them are real.
+
+    Attributes:
+        cached: Keys of the unfinished segment of an earlier call.
+        cached_real: Which of them are there for a row; None where all are.
+        recalled: Tokens of the segment before.
+        recalled_real: Which of them are there for a row; None where all are.
+    """
+
+    cached: int = 0
+    cached_real: Bool[Tensor, "batch cached"] | None = None
+    recalled: int = 0
+    recalled_real: Bool[Tensor, "batch recalled"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """The columns of one step.
+
+    Attributes:
+        reads: Columns of the read memory.
+        texts: Columns of text.
+        writes: Columns of the write memory.
+        layout: Of all columns.
+        recalled_cos: Rotation of what is recalled, or None without one.
+        recalled_sin: The sines of it.
+    """
+
+    reads: int
+    texts: int
+    writes: int
+    layout: Layout
+    recalled_cos: RotaryTable | None = None
+    recalled_sin: RotaryTable | None = None
+
+    @property
+    def text(self) -> slice:
+        """The columns of text."""
+        return slice(self.reads, self.reads + self.texts)
+
+
+class Framer:
+    """Makes the frame of each piece of a call; even pieces of one shape share theirs."""
+
+    def __init__(self, config: RecurrentMemoryConfig, dtype: torch.dtype) -> None:
+        """Take what decides frames.
+
+        Args:
+            config: Of the model.
+            dtype: Of the model; rotary tables are float32 or wider.
+        """
+        self.config = config
+        self.dtype = torch.promote_types(dtype, torch.float32)
+        self.read_slots = config.num_memory_tokens if config.memory == "tokens" else 0
+        self.write_slots = 0 if config.bidirectional else config.num_memory_tokens
+        self._even: dict[tuple[int, ...], Frame] = {}
+
+    def frame(self, piece: Piece, past: Past, *, keep: bool) -> Frame:
+        """Place the columns of a piece.
+
+        Args:
+            piece: What is read.
+            past: What else can be read.
+            keep: Whether what attention caches is needed after this step.
+        """
+        if piece.mask is not None:
+            return self._make(piece, past, keep)
+        # Only the first piece of a call goes on with a segment, so the shapes tell where a piece starts.
+        key = (piece.tokens.shape[1], bool(piece.begins), bool(piece.ends), past.cached, past.recalled)
+        if key not in self._even:
+            self._even[key] = self._make(piece, past, keep)
+        return self._even[key]
+
+    def _make(self, piece: Piece, past: Past, keep: bool) -> Frame:
+        reads = self.read_slots if piece.begins is not False else 0
+        writes = self.write_slots if piece.ends is not False else 0
+        batch, texts = piece.tokens.shape
+        positions = self._positions(piece, reads, writes)
+        mask = self._mask(piece, reads, writes)
+        tables = self._rotate(positions, past.recalled)
+        return Frame(
+            reads=reads,
+            texts=texts,
+            writes=writes,
+            layout=Layout(
+                positions=positions,
+                next_position=torch.zeros(batch, dtype=torch.long, device=positions.device),  # the model counts itself
+                mask=mask,
+                sight=self._sight(piece, past, (reads, texts, writes), mask, keep),
+                cos=None if tables is None else tables[0][:, past.recalled :],
+                sin=None if tables is None else tables[1][:, past.recalled :],
+            ),
+            recalled_cos=None if tables is None else tables[0][:1, : past.recalled],
+            recalled_sin=None if tables is None else tables[1][:1, : past.recalled],
+        )
+
+    def _positions(self, piece: Piece, reads: int, writes: int) -> Positions:
+        """Read memory first, then what is recalled, then the segment, then write memory: all distances are true."""
+        device = piece.tokens.device
+        text = self.read_slots + self.config.xl_length + piece.places
+        real = piece.tokens.shape[1] if piece.mask is None else piece.mask.sum(1, keepdim=True)
+        after = self.read_slots + self.config.xl_length + piece.start[:, None] + real
+        rows = max(text.shape[0], after.shape[0])
+        read = torch.arange(reads, device=device).expand(rows, reads)
+        return torch.cat((read, text.expand(rows, -1), after + torch.arange(writes, device=device)), 1)
+
+    def _rotate(
+        self, positions: Positions, recalled: int
+    ) -> tuple[Float[Tensor, "#batch all_columns pairs"], Float[Tensor, "#batch all_columns pairs"]] | None:
+        """Tables of what is recalled and of all columns."""
+        rotary = self.config.decoder.mixer.rotary
+        if rotary is None:
+            return None
+        begin = self.read_slots + self.config.xl_length
+        before = torch.arange(begin - recalled, begin, device=positions.device).expand(positions.shape[0], recalled)
+        frequencies = rotary_frequencies(
+            rotary.dim, base=rotary.base, frequencies=rotary.frequencies, device=positions.device
+        )
+        return rotary_tables(torch.cat((before, positions), 1), frequencies, self.dtype)
+
+    def _mask(self, piece: Piece, reads: int, writes: int) -> TokenMask | None:
+        """Which columns are real: rows that begin read memory, rows that end write it."""
+        if piece.mask is None:
+            return None
+        batch = piece.mask.shape[0]
+        reading = as_flags(piece.begins, piece.mask)
+        if not self.config.read_first:
+            reading = reading & ~as_flags(piece.is_first, piece.mask)
+        writing = as_flags(piece.ends, piece.mask)
+        columns = (reading[:, None].expand(batch, reads), piece.mask, writing[:, None].expand(batch, writes))
+        return torch.cat(columns, 1)
+
+    def _sight(
+        self, piece: Piece, past: Past, sizes: tuple[int, int, int], mask: TokenMask | None, keep: bool
+    ) -> Sight:
+        before, columns = past.cached + past.recalled, sum(sizes)
+        device = piece.tokens.device
+        turns = self._turns(sizes, device)
+        if mask is None:
+            if columns == 1 or (not before and turns is None):
+                return Sight()
+            order = _order(turns, columns, device)
+            earlier = torch.ones(columns, before, dtype=torch.bool, device=device)
+            return Sight(allowed=torch.cat((earlier, order), 1)[None, None])
+        present = torch.cat((*self._past_present(piece, past, mask), mask), 1)
+        earlier = torch.ones(columns, before, dtype=torch.bool, device=device)
+        order = torch.cat((earlier, _order(turns, columns, device)), 1)
+        allowed = present[:, None] & order & mask[..., None]
+        if not keep:
+            return Sight(allowed=allowed[:, None])
+        kept = present & ~as_flags(piece.ends, mask)[:, None]
+        return Sight(allowed=allowed[:, None], visible=kept)
+
+    def _past_present(
+        self, piece: Piece, past: Past, mask: TokenMask
+    ) -> tuple[Bool[Tensor, "batch cached"], Bool[Tensor, "batch recalled"]]:
+        """Cached keys are there for rows that go on, recalled ones for rows that begin within a document."""
+        batch = mask.shape[0]
+        cached = as_flags(piece.continues, mask)[:, None].expand(batch, past.cached)
+        recalled = (as_flags(piece.begins, mask) & ~as_flags(piece.starts, mask))[:, None].expand(batch, past.recalled)
+        if past.cached_real is not None:
+            cached = cached & past.cached_real
+        if past.recalled_real is not None:
+            recalled = recalled & past.recalled_real
+        return cached, recalled
+
+    def _turns(self, sizes: tuple[int, int, int], device: torch.device) -> Int[Tensor, "columns"] | None:
+        """Columns read those of the same turn and of earlier ones; None where each has a turn of its own."""
+        reads, texts, writes = sizes
+        together = not self.config.causal_memory and max(reads, writes) > 1
+        if not together and not self.config.bidirectional:
+            return None
+        turns = torch.arange(sum(sizes), device=device)
+        if self.config.bidirectional:
+            return torch.zeros_like(turns)
+        turns[:reads] = 0
+        turns[reads + texts :] = reads + texts
+        return turns
+
+
+def as_flags(rows: Rows, like: Tensor) -> Bool[Tensor, "batch"]:
+    """A claim about rows as a flag for each row of ``like``."""
+    if isinstance(rows, bool):
+        return torch.full((like.shape[0],), rows, device=like.device)
+    return rows
+
+
+def _order(turns: Tensor | None, columns: int, device: torch.device) -> Bool[Tensor, "columns columns"]:
+    turns = torch.arange(columns, device=device) if turns is None else turns
+    return turns[None] <= turns[:, None]

@@ -1,0 +1,379 @@
+"""The Recurrent Memory Transformer (Bulatov et al. 2022, arXiv:2207.06881; 2023, arXiv:2304.11062).
+
+A decoder reads text segment by segment, each between memory tokens: ``[read memory][segment][write memory]``. What it
+makes of the write memory is the next segment's read memory, so a text of any length is read in constant space.
+"""
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
+from retentive.layers.attention import KeyValueState, Recalled
+from retentive.layers.memory_tokens import MemoryTokens
+from retentive.layers.retention import RetentionState
+from retentive.models.base import LanguageModel, ModelOutput, check_call
+from retentive.models.decoder import blocks_of
+from retentive.models.rmt.config import RecurrentMemoryConfig
+from retentive.models.rmt.frame import Frame, Framer, Past, as_flags
+from retentive.models.rmt.pieces import Piece, Plan, choose, even_plan, ragged_plan, to_the_end
+from retentive.models.rmt.state import RecurrentMemoryState, check_state
+from retentive.shapes import Hidden, Memory, TokenMask, Tokens
+from retentive.state import ModelState, RecurrentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """What one step gives: normalised columns, what attention cached, and what each block received or returned."""
+
+    columns: Hidden
+    layers: tuple[RecurrentState, ...]
+    seen: tuple[Tensor, ...]
+    associations: tuple[AssociativeState, ...]
+
+
+class RecurrentMemoryTransformer(LanguageModel):
+    """A decoder that reads text segment by segment and carries memory tokens from each to the next."""
+
+    config: RecurrentMemoryConfig
+
+    def __init__(self, config: RecurrentMemoryConfig) -> None:
+        """Make the model that the config describes."""
+        super().__init__(config)
+        self.memory = MemoryTokens(config.memory_tokens)
+        associative, layers = config.associative_memory, config.decoder.num_layers
+        self.associations = nn.ModuleList()
+        if associative is not None:
+            self.associations.extend(AssociativeMemory(associative) for _ in range(layers))
+
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> RecurrentMemoryState:
+        """What ``state=None`` means, as a value. The memory in it carries the gradient of the learned memory."""
+        weight = self.decoder.embedding.tokens.weight
+        device = weight.device if device is None else device
+        empty = self.decoder.initial_state(batch_size, device)
+        hidden, layers = self.config.decoder.embedding.hidden_size, self.config.decoder.num_layers
+        return RecurrentMemoryState(
+            layers=() if self.config.bidirectional else empty.layers,
+            position=empty.position,
+            memory=self.memory.first(batch_size, device, weight.dtype),
+            segment=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
+            history=torch.zeros(batch_size, layers, 0, hidden, device=device, dtype=weight.dtype),
+            associations=tuple(
+                memory.initial_state(batch_size, device, weight.dtype) for memory in self._associative_memories()
+            ),
+        )
+
+    def forward(
+        self,
+        tokens: Tokens,
+        state: ModelState | None = None,
+        labels: Tokens | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: TokenMask | None = None,
+        logits_to_keep: int | None = None,
+    ) -> ModelOutput:
+        """Read tokens after ``state``, segment by segment; arguments and result are those of every `LanguageModel`.
+
+        A document's segments begin with the document, wherever it stands in the row, so it is read the same alone or
+        packed, padded or not, in one call or in many. With ``bidirectional``, a token sees what its segment holds when
+        the call ends; the memory is the same however calls are cut.
+        """
+        check_call(tokens, state, labels, mask, starts, logits_to_keep)
+        carried = self.initial_state(tokens.shape[0]) if state is None else check_state(self.config, state)
+        wanted = tokens.shape[1] if labels is not None or logits_to_keep is None else logits_to_keep
+        hidden, following = self._read(tokens, carried, mask, starts, wanted)
+        return self.read_out(hidden, following, labels, logits_to_keep)
+
+    def summarise(self, state: RecurrentMemoryState) -> Memory:
+        """The memory that the next segment would read if the unfinished one ended here."""
+        check_state(self.config, state)
+        if not state.segment.shape[1]:
+            return state.memory
+        unfinished = state.position % self.config.segment_length
+        rows = True if state.real is None else unfinished > 0
+        again = self.config.bidirectional
+        tokens, mask = (state.segment if again else state.segment[:, :0]), None
+        if state.real is not None:
+            mask = state.real.flip(1)[:, : tokens.shape[1]]
+            # Pieces stand at the begin of the row, unfinished segments at its end.
+            tokens = tokens.gather(1, (~state.real).to(torch.uint8).argsort(dim=1, stable=True)[:, : tokens.shape[1]])
+        piece = Piece(
+            tokens=tokens,
+            start=torch.zeros_like(unfinished) if again else unfinished,
+            mask=mask,
+            begins=rows if again else False,
+            ends=rows,
+            starts=False,
+            is_first=False,
+            continues=False if again else rows,
+        )
+        return self._step(piece, state, self._framer(), keep=False)[1].memory
+
+    def _read(
+        self,
+        tokens: Tokens,
+        state: RecurrentMemoryState,
+        mask: TokenMask | None,
+        starts: TokenMask | None,
+        wanted: int,
+    ) -> tuple[Float[Tensor, "batch columns hidden"], RecurrentMemoryState]:
+        """What the head reads of the last ``wanted`` columns (at least), and the state after the call."""
+        again = state.segment.shape[1] if self.config.bidirectional else 0
+        if again:
+            tokens, state, mask, starts = _rewound(tokens, state, mask, starts, self.config.segment_length)
+        time = tokens.shape[1]
+        even = mask is None and starts is None and not state.is_ragged and self.config.read_first
+        if even:
+            plan = even_plan(tokens, state.position, state.segment.shape[1], self.config.segment_length)
+        else:
+            plan = ragged_plan(tokens, state.position, self.config.segment_length, mask, starts)
+        framer, now, read = self._framer(), state, 0
+        outputs: list[Tensor] = []
+        for index, piece in enumerate(plan.pieces):
+            hidden, now = self._step(piece, now, framer, keep=index == len(plan.pieces) - 1)
+            read += hidden.shape[1]
+            if plan.columns is not None or read > time - max(wanted, 1):
+                outputs.append(hidden)
+        side_by_side = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
+        following = self._after(plan, now, tokens, mask)
+        if plan.columns is None:
+            return side_by_side[:, max(0, again - (time - side_by_side.shape[1])) :], following
+        places = plan.columns[..., None].expand(-1, -1, side_by_side.shape[2])
+        hidden = side_by_side.gather(1, places)
+        if mask is not None:
+            hidden = hidden.masked_fill(~mask[..., None], 0)
+        return hidden[:, again:], following
+
+    def _framer(self) -> Framer:
+        return Framer(self.config, self.decoder.embedding.tokens.weight.dtype)
+
+    def _step(
+        self, piece: Piece, state: RecurrentMemoryState, framer: Framer, *, keep: bool
+    ) -> tuple[Hidden, RecurrentMemoryState]:
+        """Read one piece: what the head reads of its tokens, and the state with what has changed."""
+        state = self._started(piece, state)
+        past = _past(piece, state)
+        frame = framer.frame(piece, past, keep=keep)
+        step = self._run(piece, state, frame, self._columns(piece, state, frame))
+        written = step.columns[:, : frame.reads] if self.config.bidirectional else step.columns[:, frame.text.stop :]
+        memory = state.memory
+        if piece.ends is not False and self.config.num_memory_tokens:
+            memory = choose(piece.ends, self.memory.keep(written), memory)
+        history, history_real = self._history(piece, state, step.seen)
+        following = replace(
+            state,
+            layers=step.layers if keep else state.layers,
+            memory=memory,
+            history=history,
+            history_real=history_real,
+            associations=step.associations,
+        )
+        return step.columns[:, frame.text], following
+
+    def _started(self, piece: Piece, state: RecurrentMemoryState) -> RecurrentMemoryState:
+        """Forget everything in rows where a document starts."""
+        if piece.starts is False:
+            return state
+        first = self.initial_state(state.batch_size, state.memory.device)
+        associations = tuple(
+            AssociativeState(
+                matrix=choose(piece.starts, new.matrix, old.matrix),
+                normaliser=choose(piece.starts, new.normaliser, old.normaliser),
+            )
+            for new, old in zip(first.associations, state.associations, strict=True)
+        )
+        return replace(state, memory=choose(piece.starts, first.memory, state.memory), associations=associations)
+
+    def _columns(self, piece: Piece, state: RecurrentMemoryState, frame: Frame) -> Hidden:
+        """The residual stream of ``[read memory][text][write memory]`` before the first block."""
+        text = self._embed(piece, state)
+        parts = [text]
+        if frame.reads:
+            parts.insert(0, state.memory.to(text.dtype))
+        if frame.writes:
+            parts.append(self.memory.write_slots(state.memory, text.dtype).expand(text.shape[0], -1, -1))
+        return torch.cat(parts, 1) if len(parts) > 1 else text
+
+    def _embed(self, piece: Piece, state: RecurrentMemoryState) -> Hidden:
+        tokens, places = piece.tokens, piece.places
+        shifted = self.config.token_shift
+        if shifted:
+            goes_on = piece.continues is not False and state.segment.shape[1] > 0
+            before = state.segment[:, -1:] if goes_on else torch.zeros_like(state.position)[:, None]
+            tokens = torch.cat((before, tokens), 1)
+            places = torch.cat(((piece.start - 1).clamp_min(0)[:, None], places), 1)
+        hidden = self.decoder.embedding(tokens, places)
+        share = self.config.embedding_gradient
+        if share < 1:
+            hidden = hidden * share + hidden.detach() * (1 - share)
+        if shifted:
+            earlier, hidden = hidden[:, :-1], hidden[:, 1:]
+            first = choose(piece.continues, earlier[:, :1], torch.zeros_like(earlier[:, :1]))
+            half = hidden.shape[-1] // 2
+            hidden = torch.cat((hidden[..., :half], torch.cat((first, earlier[:, 1:]), 1)[..., half:]), -1)
+        return self.decoder.embedding_dropout(hidden)
+
+    def _run(self, piece: Piece, state: RecurrentMemoryState, frame: Frame, columns: Hidden) -> _Step:
+        """Carry the columns through the blocks."""
+        layers: list[RecurrentState] = []
+        seen: list[Tensor] = []
+        associations: list[AssociativeState] = []
+        memories = self._associative_memories()
+        for index, block in enumerate(blocks_of(self.decoder)):
+            if memories:
+                columns = columns + memories[index](columns, state.associations[index])
+            received = columns
+            past = _going_on(state.layers[index], piece) if state.layers and piece.continues is not False else None
+            columns, following = block(columns, past, frame.layout, self._recalled(piece, state, frame, index))
+            layers.append(following)
+            if self.config.xl_length:
+                seen.append((columns if self.config.xl_layer_above else received)[:, frame.text])
+            if memories:
+                associations.append(_written(memories[index], columns[:, frame.text.stop :], state, index, piece))
+        return _Step(
+            columns=self.decoder.norm(columns),
+            layers=tuple(layers),
+            seen=tuple(seen),
+            associations=tuple(associations),
+        )
+
+    def _recalled(self, piece: Piece, state: RecurrentMemoryState, frame: Frame, layer: int) -> Recalled | None:
+        """What a block reads of the segment before, where a segment begins."""
+        if piece.begins is False or not state.history.shape[2]:
+            return None
+        return Recalled(hidden=state.history[:, layer], cos=frame.recalled_cos, sin=frame.recalled_sin)
+
+    def _history(
+        self, piece: Piece, state: RecurrentMemoryState, seen: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Bool[Tensor, "batch recalled"] | None]:
+        """The hidden states that the next segment reads: the last ones of this segment.
+
+        An unfinished segment that is read again changes them when it ends, any other with each of its tokens.
+        """
+        length = self.config.xl_length
+        if not length:
+            return state.history, state.history_real
+        if self.config.bidirectional and piece.ends is False and piece.starts is False:
+            return state.history, state.history_real
+        new = torch.stack(seen, 1)
+        if not self.config.xl_gradient:
+            new = new.detach()
+        if piece.mask is None:
+            both = new if piece.begins is True else torch.cat((state.history, new), 2)
+            return both[:, :, -length:], None
+        dropped, taken = as_flags(piece.begins, piece.mask), piece.mask
+        if self.config.bidirectional:
+            ends = as_flags(piece.ends, piece.mask)
+            dropped, taken = ends | as_flags(piece.starts, piece.mask), piece.mask & ends[:, None]
+        old = torch.ones_like(state.history[:, 0, :, 0], dtype=torch.bool)
+        old = (old if state.history_real is None else state.history_real) & ~dropped[:, None]
+        both, real = to_the_end(torch.cat((old, taken), 1), torch.cat((state.history, new), 2), 2)
+        return both[:, :, -length:], real[:, -length:]
+
+    def _after(
+        self, plan: Plan, state: RecurrentMemoryState, tokens: Tokens, mask: TokenMask | None
+    ) -> RecurrentMemoryState:
+        """The state after a call, of the same shape however the call came about."""
+        segment, real = state.segment[:, :0], None
+        if plan.unfinished:
+            both = torch.cat((state.segment, tokens), 1)
+            if plan.columns is not None:
+                old = torch.ones_like(state.segment, dtype=torch.bool) if state.real is None else state.real
+                new = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+                both, _ = to_the_end(torch.cat((old, new), 1), both, 1)
+                places = torch.arange(plan.unfinished, 0, -1, device=tokens.device)
+                real = places <= (plan.position % self.config.segment_length)[:, None]
+            segment = both[:, -plan.unfinished :]
+        history, history_real = state.history, state.history_real
+        if history_real is not None:
+            length = int(history_real.sum(1).amax())
+            begin = history.shape[2] - length
+            history, history_real = history[:, :, begin:], history_real[:, begin:]
+        layers: tuple[RecurrentState, ...] = ()
+        if not self.config.bidirectional:
+            layers = tuple(self._layer_after(layer, plan) for layer in state.layers)
+            if not plan.unfinished:
+                layers = self.decoder.initial_state(tokens.shape[0], tokens.device).layers
+        return replace(
+            state,
+            layers=layers,
+            position=plan.position,
+            segment=segment,
+            real=real,
+            history=history,
+            history_real=history_real,
+        )
+
+    def _layer_after(self, layer: RecurrentState, plan: Plan) -> RecurrentState:
+        if isinstance(layer, KeyValueState):
+            if layer.visible is None:
+                return layer
+            begin = layer.visible.shape[1] - int(layer.visible.sum(1).amax())
+            return KeyValueState(
+                key=layer.key[:, :, begin:], value=layer.value[:, :, begin:], visible=layer.visible[:, begin:]
+            )
+        assert isinstance(layer, RetentionState)
+        place = plan.position % self.config.segment_length
+        position = torch.where(place > 0, place + self._framer().read_slots, 0)
+        return RetentionState(kv=layer.kv.masked_fill((place == 0)[:, None, None, None], 0), position=position)
+
+    def _associative_memories(self) -> list[AssociativeMemory]:
+        return [cast("AssociativeMemory", memory) for memory in self.associations]
+
+
+def _rewound(
+    tokens: Tokens,
+    state: RecurrentMemoryState,
+    mask: TokenMask | None,
+    starts: TokenMask | None,
+    segment_length: int,
+) -> tuple[
+    Int[Tensor, "batch longer"],
+    RecurrentMemoryState,
+    Bool[Tensor, "batch longer"] | None,
+    Bool[Tensor, "batch longer"] | None,
+]:
+    """Go back to the begin of the unfinished segment, whose tokens are then read again."""
+    again = torch.ones_like(state.segment, dtype=torch.bool) if state.real is None else state.real
+    if mask is not None or state.real is not None:
+        mask = torch.cat((again, torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask), 1)
+    if starts is not None:
+        starts = torch.cat((torch.zeros_like(again), starts), 1)
+    position = state.position - state.position % segment_length
+    tokens = torch.cat((state.segment, tokens), 1)
+    return tokens, replace(state, position=position, segment=state.segment[:, :0], real=None), mask, starts
+
+
+def _past(piece: Piece, state: RecurrentMemoryState) -> Past:
+    """What the tokens of a piece can read beside one another."""
+    recalls = piece.begins is not False
+    recalled, recalled_real = (state.history.shape[2], state.history_real) if recalls else (0, None)
+    if piece.continues is False or not state.layers or not isinstance(state.layers[0], KeyValueState):
+        return Past(recalled=recalled, recalled_real=recalled_real)
+    cache = state.layers[0]
+    return Past(cached=cache.key.shape[2], cached_real=cache.visible, recalled=recalled, recalled_real=recalled_real)
+
+
+def _going_on(layer: RecurrentState, piece: Piece) -> RecurrentState:
+    """A layer's state for a piece that goes on in some rows: retention forgets in the others, attention looks away."""
+    if isinstance(layer, RetentionState):
+        return replace(layer, kv=choose(piece.continues, layer.kv, torch.zeros_like(layer.kv)))
+    return layer
+
+
+def _written(
+    memory: AssociativeMemory, slots: Tensor, state: RecurrentMemoryState, index: int, piece: Piece
+) -> AssociativeState:
+    """An associative memory after a segment, in the rows where it ends."""
+    before = state.associations[index]
+    if piece.ends is False:
+        return before
+    after = memory.write(slots, before)
+    return AssociativeState(
+        matrix=choose(piece.ends, after.matrix, before.matrix),
+        normaliser=choose(piece.ends, after.normaliser, before.normaliser),
+    )

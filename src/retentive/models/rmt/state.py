@@ -1,0 +1,103 @@
+"""What a recurrent memory carries from call to call."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from retentive.errors import MismatchError
+from retentive.layers.associative_memory import AssociativeState
+from retentive.layers.attention import AttentionConfig, KeyValueState
+from retentive.layers.retention import RetentionState
+from retentive.models.rmt.config import RecurrentMemoryConfig
+from retentive.shapes import Memory
+from retentive.state import ModelState, RecurrentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentMemoryState(ModelState):
+    """The memory, and the segment that is not finished.
+
+    Beside what a `ModelState` has, whose ``layers`` hold the key-value cache (or retention state) of the unfinished
+    segment and whose ``position`` counts the tokens of the document:
+
+    Attributes:
+        memory: The memory tokens that the unfinished segment read, and its write slots will start from.
+        segment: The unfinished segment's tokens, at the end of the row.
+        real: Which of them are real; None where all rows have read equally many.
+        history: What each block received (or returned) for the last tokens of the segment before, or of the unfinished
+            one once it has begun.
+        history_real: Which of those tokens are real; None where all are.
+        associations: The associative memory of each block; empty without one.
+    """
+
+    memory: Memory
+    segment: Int[Tensor, "batch unfinished"]
+    real: Bool[Tensor, "batch unfinished"] | None = None
+    history: Float[Tensor, "batch num_layers recalled hidden"]
+    history_real: Bool[Tensor, "batch recalled"] | None = None
+    associations: tuple[AssociativeState, ...] = ()
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether rows stand at different places of their segments."""
+        return self.real is not None or self.history_real is not None
+
+
+def check_state(config: RecurrentMemoryConfig, state: object) -> RecurrentMemoryState:
+    """Refuse a state that is not of a model of this config. Looks at types and shapes alone.
+
+    Raises:
+        MismatchError: If it is not; the message says what differs.
+    """
+    if not isinstance(state, RecurrentMemoryState):
+        raise MismatchError(
+            f"state must be the RecurrentMemoryState of a recurrent memory, but is a {type(state).__name__}; take it "
+            "from this model's output or its initial_state."
+        )
+    hidden, layers = config.decoder.embedding.hidden_size, config.decoder.num_layers
+    slots = config.num_memory_tokens if config.memory == "tokens" else 0
+    associative = config.associative_memory
+    features = None if associative is None else (layers, associative.num_features)
+    held = None if not state.associations else (len(state.associations), state.associations[0].matrix.shape[1])
+    facts = (
+        ("memory tokens", slots, state.memory.shape[1]),
+        ("channels of a memory token", hidden, state.memory.shape[2]),
+        ("layers with a cache", 0 if config.bidirectional else layers, len(state.layers)),
+        ("layers of recalled tokens", layers, state.history.shape[1]),
+        ("channels of a recalled token", hidden, state.history.shape[3]),
+        ("layers and features of associative memory", features, held),
+        ("shape of a layer's cache", *_cache_shapes(config, state.layers)),
+    )
+    for name, expected, found in facts:
+        if expected != found:
+            raise MismatchError(
+                f"state must be of a model of this config, but its {name}: {found}, the model's: {expected}; states "
+                "pass between models of one config only."
+            )
+    for name, limit, found in (
+        ("an unfinished segment below segment_length", config.segment_length - 1, state.segment.shape[1]),
+        ("recalled tokens up to xl_length", config.xl_length, state.history.shape[2]),
+    ):
+        if found > limit:
+            raise MismatchError(
+                f"state must have {name}, at most {limit} tokens here, but has {found}; it is of a model with other "
+                "segments."
+            )
+    return state
+
+
+def _cache_shapes(config: RecurrentMemoryConfig, layers: tuple[RecurrentState, ...]) -> tuple[object, object]:
+    """What a layer's cache should be and is: its kind, heads and channels."""
+    if not layers:
+        return None, None
+    mixer, layer = config.decoder.mixer, layers[0]
+    if isinstance(mixer, AttentionConfig):
+        expected: object = ("keys", mixer.num_kv_heads, mixer.key_dim, mixer.value_dim)
+    else:
+        expected = ("retention", mixer.num_heads, mixer.key_dim, mixer.value_dim)
+    if isinstance(layer, KeyValueState):
+        return expected, ("keys", layer.key.shape[1], layer.key.shape[3], layer.value.shape[3])
+    if isinstance(layer, RetentionState):
+        return expected, ("retention", *layer.kv.shape[1:])
+    return expected, type(layer).__name__

@@ -1,0 +1,78 @@
+"""What is stored under a key is found by it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from retentive.layers.associative_memory import AssociativeMemory, AssociativeMemoryConfig, AssociativeState
+
+
+@pytest.fixture
+def memory() -> AssociativeMemory:
+    torch.manual_seed(0)
+    made = AssociativeMemory(AssociativeMemoryConfig(hidden_size=8, key_dim=8, features=3)).double()
+    with torch.no_grad():
+        # One projection for asking and storing, values as they are, written in full.
+        made.query_proj.weight.copy_(made.key_proj.weight)
+        made.value_proj.weight.copy_(torch.eye(8))
+        made.strength_proj.weight.zero_()
+        made.strength_proj.bias.fill_(50.0)
+    return made
+
+
+def empty(memory: AssociativeMemory, batch: int = 1) -> AssociativeState:
+    return memory.initial_state(batch, None, torch.float64)
+
+
+def random_slots(count: int, seed: int) -> Tensor:
+    return torch.randn(1, count, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_an_empty_memory_answers_nothing(memory: AssociativeMemory):
+    assert torch.equal(memory(random_slots(3, 0), empty(memory)), torch.zeros(1, 3, 8, dtype=torch.float64))
+
+
+def test_what_was_stored_is_recalled(memory: AssociativeMemory):
+    slot = random_slots(1, 1)
+    state = memory.write(slot, empty(memory))
+    torch.testing.assert_close(memory(slot, state), slot, rtol=1e-3, atol=1e-3)
+
+
+def test_storing_again_under_a_key_replaces_and_does_not_add(memory: AssociativeMemory):
+    with torch.no_grad():
+        # Keys read the first half of the channels, values the second.
+        memory.key_proj.weight[:, 4:] = 0
+        memory.query_proj.weight[:, 4:] = 0
+        memory.value_proj.weight.copy_(torch.diag(torch.tensor([0.0] * 4 + [1.0] * 4)))
+    first, second = random_slots(1, 2), random_slots(1, 3)
+    second[..., :4] = first[..., :4]
+    state = memory.write(second, memory.write(first, empty(memory)))
+    torch.testing.assert_close(memory(first, state)[..., 4:], second[..., 4:], rtol=1e-3, atol=1e-3)
+
+
+def test_the_second_projection_is_the_products_of_neighbours(memory: AssociativeMemory):
+    # nu = 1, 2, 3 of eq. 37 in arXiv:2102.11174, by hand.
+    key = torch.tensor([[[2.0, -3.0]]], dtype=torch.float64)
+    two = AssociativeMemory(AssociativeMemoryConfig(hidden_size=8, key_dim=2, features=2)).double()
+    features = two._features(key, empty(two))[0, 0]
+    rectified = torch.tensor([2.0, 0.0, 0.0, 3.0], dtype=torch.float64)
+    expected = [rectified[i] * rectified[(i - shift) % 4] for shift in (1, 2) for i in range(4)]
+    assert features.tolist() == [float(value) for value in expected]
+
+
+def test_all_parameters_get_a_gradient(memory: AssociativeMemory):
+    with torch.no_grad():
+        memory.strength_proj.bias.zero_()
+    state = memory.write(random_slots(3, 4), memory.write(random_slots(3, 5), empty(memory)))
+    memory(random_slots(3, 6), state).pow(2).sum().backward()
+    for name, parameter in memory.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_the_state_is_float32_whatever_the_models_dtype():
+    memory = AssociativeMemory(AssociativeMemoryConfig(hidden_size=8, key_dim=4)).bfloat16()
+    slots = torch.randn(2, 3, 8, dtype=torch.bfloat16)
+    state = memory.write(slots, memory.initial_state(2, None, torch.bfloat16))
+    assert state.matrix.dtype == state.normaliser.dtype == torch.float32
+    assert memory(slots, state).dtype == torch.bfloat16

@@ -1,0 +1,187 @@
+"""How a text is cut into segments, and what each of them sees."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laws.families import case_name
+from models.rmt.small import RETNET, VOCAB, random_tokens, small_backbone, small_rmt
+from retentive.models.rmt.frame import Framer, Past
+from retentive.models.rmt.pieces import even_plan
+from retentive.models.transformer import Transformer
+from retentive.state import named_tensors
+
+VARIANTS = [
+    {},
+    {"xl_length": 5, "xl_gradient": True},
+    {"num_memory_tokens": 0, "xl_length": 3},
+    {"write_start": "learned", "read_first": False},
+    {"memory": "associative", "associative_dim": 4},
+    {"backbone": RETNET, "causal_memory": True},
+    {"bidirectional": True, "xl_length": 4},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=case_name)
+def test_segment_by_segment_equals_the_whole(changes: dict):
+    model = small_rmt(**changes)
+    tokens = random_tokens(2, 23)
+    whole = model(tokens)
+    state, logits = None, []
+    for begin in range(0, 23, 5):
+        output = model(tokens[:, begin : begin + 5], state)
+        state = output.state
+        logits.append(output.logits)
+    torch.testing.assert_close(torch.cat(logits, 1), whole.logits, rtol=0, atol=1e-12)
+    for name, tensor in named_tensors(whole.state).items():
+        torch.testing.assert_close(named_tensors(state)[name], tensor, rtol=0, atol=1e-12, msg=name)
+
+
+@given(cuts=st.sets(st.integers(1, 22), max_size=6))
+@settings(deadline=None, max_examples=6)
+def test_an_encoders_memory_is_the_same_however_calls_are_cut(cuts: set[int]):
+    model = small_rmt(bidirectional=True, xl_length=3)
+    tokens = random_tokens(2, 23)
+    whole = model(tokens)
+    state = None
+    bounds = [0, *sorted(cuts), 23]
+    for begin, end in itertools.pairwise(bounds):
+        output = model(tokens[:, begin:end], state)
+        state = output.state
+        # What a token sees is what its segment holds when the call ends.
+        torch.testing.assert_close(output.logits, model(tokens[:, :end]).logits[:, begin:], rtol=0, atol=1e-12)
+    for name, tensor in named_tensors(whole.state).items():
+        torch.testing.assert_close(named_tensors(state)[name], tensor, rtol=0, atol=1e-12, msg=name)
+
+
+def test_an_encoder_sees_both_ways_within_a_segment_and_back_beyond_it():
+    model = small_rmt(bidirectional=True)
+    tokens = random_tokens(1, 15)
+    other = tokens.clone()
+    other[0, 7] = (other[0, 7] + 1) % VOCAB
+    changed = (model(tokens).logits != model(other).logits).any(-1)[0]
+    assert changed.tolist() == [False] * 5 + [True] * 10
+
+
+def test_the_write_slots_start_from_the_memory_that_was_read():
+    # With blocks that add nothing, what is written is what was read, normalised: the identity that memory rides on.
+    model = small_rmt()
+    with torch.no_grad():
+        for block in model.decoder.blocks:
+            block.mixer.output_proj.weight.zero_()
+            block.feed_forward.output_proj.weight.zero_()
+    memory = model(random_tokens(1, 15)).state.memory
+    expected = model.decoder.norm(model.decoder.norm(model.decoder.norm(model.memory.initial)))
+    torch.testing.assert_close(memory[0], expected, rtol=0, atol=1e-12)
+
+
+def test_the_fact_reaches_the_next_segments_through_the_memory_alone():
+    for changes, reaches in (({}, True), ({"num_memory_tokens": 0}, False)):
+        model = small_rmt(**changes)
+        tokens = random_tokens(1, 25)
+        other = tokens.clone()
+        other[0, 2] = (other[0, 2] + 1) % VOCAB
+        assert torch.equal(model(tokens).logits[0, 5:], model(other).logits[0, 5:]) is not reaches
+
+
+def test_one_layer_with_a_segment_of_recall_is_a_transformer_over_two_segments():
+    # So rotation sees true distances across the border of segments, and what is recalled is text and nothing else.
+    model = small_rmt(backbone=small_backbone(num_layers=1), num_memory_tokens=0, xl_length=5)
+    plain = Transformer(small_backbone(num_layers=1)).double()
+    plain.load_state_dict(model.state_dict())
+    tokens = random_tokens(2, 20)
+    logits = model(tokens).logits
+    for begin in range(5, 20, 5):
+        expected = plain(tokens[:, begin - 5 : begin + 5]).logits[:, 5:]
+        torch.testing.assert_close(logits[:, begin : begin + 5], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("changes", [{}, {"xl_length": 5}, {"bidirectional": True}], ids=case_name)
+def test_shifting_a_segment_changes_nothing(changes: dict):
+    model = small_rmt(**changes)
+    state = model(random_tokens(2, 10)).state
+    later = dataclasses.replace(state, position=state.position + 500)
+    tokens = random_tokens(2, 12, seed=3)
+    assert torch.equal(model(tokens, later).logits, model(tokens, state).logits)
+
+
+def test_without_memory_every_segment_is_read_alike():
+    model = small_rmt(num_memory_tokens=0)
+    tokens = random_tokens(1, 5)
+    logits = model(tokens.repeat(1, 4)).logits.view(4, 5, VOCAB)
+    torch.testing.assert_close(logits, logits[:1].expand(4, -1, -1), rtol=0, atol=1e-12)
+
+
+def test_positions_tell_true_distances_beside_memory_and_recall():
+    model = small_rmt(xl_length=4)
+    piece = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).pieces[0]
+    frame = Framer(model.config, torch.float64).frame(piece, Past(recalled=3), keep=False)
+    assert (frame.reads, frame.texts, frame.writes) == (2, 5, 2)
+    # Read memory, (room for) what is recalled, text, write memory: one after the other.
+    assert frame.layout.positions.tolist() == [[0, 1, 6, 7, 8, 9, 10, 11, 12]]
+    assert frame.recalled_cos is not None
+    for recalled, position in enumerate((3, 4, 5)):
+        expected = torch.tensor(float(position), dtype=torch.float64).cos()
+        torch.testing.assert_close(frame.recalled_cos[0, recalled, 0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("causal_memory", [False, True])
+def test_who_sees_whom(causal_memory: bool):
+    model = small_rmt(causal_memory=causal_memory)
+    piece = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).pieces[0]
+    sight = Framer(model.config, torch.float64).frame(piece, Past(), keep=False).layout.sight
+    order = torch.ones(9, 9, dtype=torch.bool).tril()
+    if causal_memory:
+        assert sight.allowed is None  # each up to itself, which needs no mask
+    else:
+        order[0, 1] = order[7, 8] = True
+        assert torch.equal(sight.allowed[0, 0], order)
+
+
+def test_a_memory_given_by_the_caller_is_read_and_left_alone():
+    model = small_rmt()
+    tokens = random_tokens(2, 7)
+    state = model.initial_state(2)
+    given = torch.randn(2, 2, 16, dtype=torch.float64)
+    before = given.clone()
+    output = model(tokens, dataclasses.replace(state, memory=given), labels=tokens)
+    assert not torch.equal(output.logits, model(tokens).logits)
+    output.loss.backward()
+    assert torch.equal(given, before)
+    assert given.grad is None
+    assert not given.requires_grad
+
+
+@pytest.mark.parametrize("changes", [*VARIANTS, {"memory_code": "sign"}], ids=case_name)
+@given(seed=st.integers(0, 10_000))
+@settings(deadline=None, max_examples=5)
+def test_the_memory_of_a_finished_row_is_frozen(changes: dict, seed: int):
+    model = small_rmt(**changes)
+    lengths = torch.randint(1, 24, (3,), generator=torch.Generator().manual_seed(seed))
+    tokens = random_tokens(3, 23, seed)
+    output = model(tokens, mask=torch.arange(23) < lengths[:, None])
+    summary = model.summarise(output.state)
+    for row, length in enumerate(lengths.tolist()):
+        alone = model(tokens[row : row + 1, :length])
+        torch.testing.assert_close(output.logits[row : row + 1, :length], alone.logits, rtol=0, atol=1e-11)
+        torch.testing.assert_close(output.state.memory[row], alone.state.memory[0], rtol=0, atol=1e-11)
+        torch.testing.assert_close(summary[row], model.summarise(alone.state)[0], rtol=0, atol=1e-11)
+    # Rows of nothing but padding stay as they are.
+    again = model(tokens[:, :3], output.state, mask=torch.zeros(3, 3, dtype=torch.bool))
+    more = random_tokens(3, 6, seed + 1)
+    torch.testing.assert_close(model(more, again.state).logits, model(more, output.state).logits, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("changes", [{}, {"write_start": "learned"}, {"bidirectional": True}], ids=case_name)
+def test_the_summary_is_the_memory_of_a_segment_that_ends_here(changes: dict):
+    model, shorter = small_rmt(**changes), small_rmt(segment_length=2, **changes)
+    tokens = random_tokens(2, 12)
+    full, unfinished = model(tokens[:, :10]).state, model(tokens).state
+    assert torch.equal(model.summarise(full), full.memory)
+    before = dataclasses.replace(shorter.initial_state(2), memory=full.memory)
+    expected = shorter(tokens[:, 10:], before).state.memory
+    torch.testing.assert_close(model.summarise(unfinished), expected, rtol=0, atol=1e-12)
