@@ -64,6 +64,8 @@ def test_float32_values_and_gradients(name: str, case: Case):
     exact = [tensor.clone().requires_grad_() for tensor in case[:4] if tensor is not None]
     single = [tensor.detach().float().requires_grad_() for tensor in exact]
     expected = direct_retention(*exact, *([None] * (4 - len(exact))), *case[4:])
+    # Added zeros: where all is padding or forgotten, a result by hand has no graph.
+    expected = [tensor + sum(0 * leaf.sum() for leaf in exact) for tensor in expected]
     found = FORMS[name](*single, **case.flags())
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == torch.float32

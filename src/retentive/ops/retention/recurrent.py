@@ -52,8 +52,12 @@ def recurrent_step(
     decay: Float[Tensor, "heads 1 1"],
 ) -> tuple[Float[Tensor, "batch heads value_dim"], RetentionMatrix]:
     """`retention_recurrent` without its checks, for the inner loop of a decoder: ``decay`` from `recurrent_decay`."""
-    q, k, v = query.to(state.dtype), key.to(state.dtype), value.to(state.dtype)
-    after = (state * decay).addcmul_(k.unsqueeze(3), v.unsqueeze(2))
+    dtype = query.dtype
+    if dtype != state.dtype:
+        query, key, value = query.to(state.dtype), key.to(state.dtype), value.to(state.dtype)
+    batch, heads, key_dim, value_dim = state.shape
+    # In place on the faded copy: for large states the step is as slow as its passes over memory.
+    after = (state * decay).addcmul_(key.unsqueeze(3), value.unsqueeze(2))
     with without_autocast(state.device):
-        output = (q.unsqueeze(2) @ after).squeeze(2)
-    return output.to(query.dtype), after
+        output = torch.bmm(query.reshape(batch * heads, 1, key_dim), after.flatten(0, 1))
+    return output.view(batch, heads, value_dim).to(dtype), after
