@@ -222,6 +222,13 @@ class Arena:
             facts={label: answer["facts"] for label, answer in answers.items()},
         )
 
+    def facts(self, task: Task) -> dict[str, float]:
+        """What a task knows without a clock: it is prepared and not run."""
+        worker = self._workers[task.contestant]
+        answer = worker.ask(do="prepare", label="facts", work=task.work, arguments=dict(task.arguments))
+        worker.ask(do="release", label="facts")
+        return answer["facts"]
+
     def peak_memory(self, task: Task) -> int:
         """Bytes of resident memory that the first repetition of a task needs above what was resident before it.
 

@@ -123,17 +123,10 @@ def _draw_targets(axes: Axes, results: Results) -> None:
         axes.barh(height, progress, color=COLOURS["retnet"] if row.met else "#d9a441", height=0.65)
         sign = ">=" if row.limit == "least" else "<="
         axes.text(0.03, height, f"{row.ratio.median:.2f}x (target {sign} {row.target:g}x)", va="center", fontsize=8)
-    axes.axvline(1, color=TARGET_COLOUR, linestyle="--", label="target")
-    axes.set_yticks(range(len(rows)), [_wrapped(f"{row.what}, against {row.against}") for row in rows], fontsize=7)
+    axes.axvline(1, color=TARGET_COLOUR, linestyle="--")
+    axes.set_yticks(range(len(rows)), [f"{row.what}\nagainst {row.against}" for row in rows], fontsize=7)
     axes.set_xlabel("reached / target (right of the line: better)")
-    axes.set_title("Targets")
-    if rows:
-        axes.legend(fontsize=8, loc="lower right")
-
-
-def _wrapped(text: str) -> str:
-    head, _, tail = text.partition(", against ")
-    return f"{head}\nagainst {tail}"
+    axes.set_title("Targets (green: met)")
 
 
 def _draw_training(axes: Axes, results: Results) -> None:
@@ -149,7 +142,7 @@ def _draw_training(axes: Axes, results: Results) -> None:
             axes.annotate(f"{ratio:.2f}x", (time, above), textcoords="offset points", xytext=(0, 8), ha="center")
     axes.set_title("Training step (ratio to yet-another-retnet)")
     axes.set_ylabel("tokens per second")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, top=1.15 * axes.get_ylim()[1])
     _tokens_axis(axes, times)
     axes.legend(fontsize=8)
 
@@ -167,7 +160,7 @@ def _draw_matrix_speed(axes: Axes, results: Results) -> None:
         axes.annotate(text, (time, speed), textcoords="offset points", xytext=(0, -14), ha="center")
     axes.set_title("Share of the machine's float32 matrix speed")
     axes.set_ylabel("GFLOP per second in matrix products")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, top=1.3 * axes.get_ylim()[1])  # room for the legend
     _tokens_axis(axes, times)
     axes.legend(fontsize=8)
 
@@ -196,7 +189,7 @@ def _draw_decode(axes: Axes, results: Results) -> None:
         axes.plot(contexts, times, "o-", color=COLOURS[name], label=name)
         growth = race.times_as_fast(f"{name} {contexts[0]}", f"{name} {contexts[-1]}").median
         place = (contexts[-1], times[-1])
-        axes.annotate(f"{growth:.2f}x", place, textcoords="offset points", xytext=(0, 7), ha="center")
+        axes.annotate(f"{growth:.2f}x", place, textcoords="offset points", xytext=(7, -3))
     first = 1000 * race.seconds_per_unit(f"retnet {contexts[0]}")
     axes.axhline(1.1 * first, color=TARGET_COLOUR, linestyle="--", label="target: 1.1x of the shortest context")
     axes.set_title("One-token decode by context (ratio to the shortest)")
@@ -212,7 +205,7 @@ def _draw_states(axes: Axes, results: Results) -> None:
         sizes = [race.facts[f"{name} {context}"]["state_bytes"] / 2**20 for context in contexts]
         axes.plot(contexts, sizes, "o-", color=COLOURS[name], label=name)
         place = (contexts[-1], sizes[-1])
-        axes.annotate(f"{sizes[-1]:.3g} MiB", place, textcoords="offset points", xytext=(0, 7), ha="center")
+        axes.annotate(f"{sizes[-1]:.3g} MiB", place, textcoords="offset points", xytext=(0, 7), ha="right")
     axes.set_title("State of one sequence by context")
     axes.set_ylabel("MiB")
     axes.set_yscale("log")

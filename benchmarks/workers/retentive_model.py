@@ -31,6 +31,7 @@ def works(*, config: dict[str, Any], threads: int) -> Mapping[str, Callable[...,
         "training_step": partial(_training_step, model, vocab_size),
         "prefill": partial(_prefill, model, vocab_size),
         "decode": partial(_decode, model, vocab_size),
+        "take_over": partial(_take_over, model),
     }
 
 
@@ -74,3 +75,31 @@ def _read(model: LanguageModel, tokens: Tensor) -> tuple[Tensor, ModelState]:
     output = model(tokens, logits_to_keep=1)
     assert output.logits is not None
     return output.logits, output.state
+
+
+def _take_over(model: LanguageModel, *, path: str) -> Work:
+    """Load what yet-another-retnet's worker saved; its logits and ours then differ by rounding alone."""
+    saved = torch.load(path, weights_only=True)
+    model.load_state_dict(weights_of_yet_another_retnet(saved["weights"]))
+    with torch.inference_mode():
+        logits = model.eval()(saved["tokens"]).logits
+    difference = (logits - saved["logits"]).abs().max() / saved["logits"].abs().max()
+    return Work(run=lambda: None, facts={"relative_difference": float(difference)})
+
+
+def weights_of_yet_another_retnet(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names for yet-another-retnet's weights; its four projections of the input are one of ours."""
+    ours = {"decoder.embedding.tokens.weight": theirs["embedding.weight"]}
+    pairs = {"norm1": "mixer_norm", "norm2": "feed_forward_norm", "retention.out_proj": "mixer.output_proj"}
+    pairs |= {"linear1": "feed_forward.input_proj", "linear2": "feed_forward.output_proj"}
+    layers = {name.split(".")[2] for name in theirs if name.startswith("decoder.layers.")}
+    for kind in ("weight", "bias"):
+        ours[f"decoder.head.{kind}"] = theirs[f"out.{kind}"]
+        for layer in layers:
+            for their_name, our_name in pairs.items():
+                ours[f"decoder.blocks.{layer}.{our_name}.{kind}"] = theirs[
+                    f"decoder.layers.{layer}.{their_name}.{kind}"
+                ]
+            inputs = [theirs[f"decoder.layers.{layer}.retention.{part}_proj.{kind}"] for part in "qkvg"]
+            ours[f"decoder.blocks.{layer}.mixer.input_proj.{kind}"] = torch.cat(inputs)
+    return ours

@@ -40,6 +40,7 @@ def works(
         "prefill": partial(_prefill, model, vocab_size),
         "prefill_all_logits": partial(_prefill_all_logits, model, vocab_size),
         "decode": partial(_decode, model, vocab_size),
+        "save": partial(_save, model, vocab_size),
     }
 
 
@@ -88,6 +89,16 @@ def _decode(model: RetNet, vocab_size: int, *, batch: int, context: int, steps: 
 
     size = sum(state.numel() * state.element_size() for state in states)
     return Work(run=run, units=steps, facts={"state_bytes": size})
+
+
+def _save(model: RetNet, vocab_size: int, *, path: str, time: int) -> Work:
+    """Write weights, tokens and their logits, for the other side to show that it is the same model."""
+    tokens = random_tokens(1, time, vocab_size)
+    # no_grad: the package keeps decay masks, and one made in inference mode could not be trained with.
+    with torch.no_grad():
+        logits = model.eval().forward_parallel(tokens)
+    torch.save({"weights": model.state_dict(), "tokens": tokens, "logits": logits}, path)
+    return Work(run=lambda: None)
 
 
 @torch.inference_mode()

@@ -57,6 +57,11 @@ def test_peak_memory_is_what_one_repetition_needs_in_a_fresh_process(arena: Aren
     assert large - small == pytest.approx(2 * 64 * 2**20, rel=0.1)
 
 
+def test_facts_are_known_without_running(arena: Arena, journal: Path) -> None:
+    assert arena.facts(sleep("tick", 5)) == {"milliseconds": 5}
+    assert journal.read_text() == "tick prepares 5\n"
+
+
 def test_what_a_work_prints_does_not_disturb_the_answers(arena: Arena) -> None:
     race = arena.race("race", {"loud": Task(contestant="tick", work="chatter")}, rounds=2)
     assert len(race.seconds["loud"]) == 2
