@@ -1,1 +1,29 @@
 """Text as memory: a datastore of chunks and their neighbours."""
+
+from retentive.retrieval.corpus import MISSING
+from retentive.retrieval.encoders import (
+    DenseEncoder,
+    Encoder,
+    HybridEncoder,
+    LexicalEncoder,
+    VectorEncoder,
+    make_encoder,
+)
+from retentive.retrieval.engine import Engine, LocalEngine
+from retentive.retrieval.index_choice import IndexConfig
+from retentive.retrieval.store import Datastore, Neighbours
+
+__all__ = [
+    "MISSING",
+    "Datastore",
+    "DenseEncoder",
+    "Encoder",
+    "Engine",
+    "HybridEncoder",
+    "IndexConfig",
+    "LexicalEncoder",
+    "LocalEngine",
+    "Neighbours",
+    "VectorEncoder",
+    "make_encoder",
+]

@@ -1,0 +1,263 @@
+"""Vectors from any Hugging Face or sentence-transformers encoder, of a local folder or a hub id."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from retentive.retrieval.atomic_files import file_checksum
+from retentive.retrieval.encoders.protocol import Vectors
+from retentive.retrieval.tokens import NO_TOKEN, Passages, SubwordText, as_rows
+
+if TYPE_CHECKING:
+    import torch
+
+Pooling = Literal["mean", "cls"]
+POOLINGS: tuple[Pooling, ...] = ("mean", "cls")
+
+
+class DenseEncoder:
+    """A transformer encoder whose last hidden states are pooled into one vector.
+
+    In float32 on a CPU (half precision is several times slower there), in ``dtype`` on a GPU when there is one.
+    The model is loaded when it is first needed.
+
+    Args:
+        model: A folder with ``config.json``, weights and ``tokenizer.json``, or a hub id such as ``bert-base-cased``.
+        pooling: ``mean`` over all tokens that are no padding, or ``cls``, the vector of the first one.
+        normalize: Whether vectors have length 1, so that distance orders as cosine does. RETRO (Borgeaud et al. 2022)
+            compares the plain means of BERT instead.
+        batch_size: Passages computed together.
+        max_length: Tokens that a passage may have, special ones included; ``None`` takes the model's own limit.
+        device: ``None`` takes a GPU when there is one.
+        dtype: Type of the arithmetic on a GPU.
+
+    Raises:
+        ValueError: If an argument cannot be.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        pooling: Pooling = "mean",
+        normalize: bool = True,
+        batch_size: int = 64,
+        max_length: int | None = None,
+        device: str | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    ) -> None:
+        _check_pooling(pooling)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 passage, but is {batch_size}.")
+        self.model = str(model)
+        self.pooling: Pooling = pooling
+        self.normalize = normalize
+        self.batch_size = batch_size
+        self._asked_max_length = max_length
+        self._asked_device = device
+        self._dtype: Literal["float32", "bfloat16", "float16"] = dtype
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by arguments: weights are read again where they are needed."""
+        options = {
+            "pooling": self.pooling,
+            "normalize": self.normalize,
+            "batch_size": self.batch_size,
+            "max_length": self._asked_max_length,
+            "device": self._asked_device,
+            "dtype": self._dtype,
+        }
+        return _dense_encoder, (self.model, options)
+
+    def settings(self) -> dict[str, Any]:
+        """What makes it again."""
+        options = {"model": self.model, "pooling": self.pooling, "normalize": self.normalize, "dtype": self._dtype}
+        return {"kind": "dense", **options, "batch_size": self.batch_size, "max_length": self._asked_max_length}
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the model's files are; a hub id is fetched, or found in the local cache, first.
+
+        Raises:
+            FileNotFoundError: If there is neither such a folder nor such a model on the hub that can be reached.
+        """
+        if Path(self.model).is_dir():
+            return Path(self.model)
+        from huggingface_hub import snapshot_download
+
+        try:
+            wanted = ["*.json", "*.txt", "*.safetensors", "*.model"]
+            return Path(snapshot_download(self.model, allow_patterns=wanted))
+        except Exception as error:  # the hub's client raises many kinds, of several libraries
+            message = f"model must be a folder or the id of a model on the hub, but {self.model!r} is neither here "
+            raise FileNotFoundError(f"{message}nor could it be fetched ({type(error).__name__}: {error}).") from error
+
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, configuration, tokenizer and pooling; where the folder lies does not matter."""
+        names = ["config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"]
+        files = {name: self.folder / name for name in names}
+        files |= {path.name: path for path in self.folder.glob("model-*-of-*.safetensors")}
+        content = {name: file_checksum(path) for name, path in sorted(files.items()) if path.exists()}
+        if "config.json" not in content or len(content) < 3:
+            message = f"model folder {str(self.folder)!r} must have config.json, tokenizer.json and safetensors weights"
+            raise FileNotFoundError(f"{message}, but has {sorted(content)}.")
+        options = [self.pooling, self.normalize, self.max_length, self._dtype]
+        return hashlib.sha256(json.dumps([content, options], sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        return json.loads((self.folder / "config.json").read_text("utf-8"))
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        return int(self._config["hidden_size"])
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a passage may have, special ones included."""
+        limit = int(self._config.get("max_position_embeddings", 512))
+        if self._config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+            limit -= 2  # their positions begin after the padding id
+        return min(limit, self._asked_max_length or limit)
+
+    @cached_property
+    def tokenizer(self) -> SubwordText:
+        """The model's own tokenizer, to cut chunks with: then no chunk is longer than the model reads it."""
+        configured = json.loads((self.folder / "tokenizer_config.json").read_text("utf-8"))
+        end = configured.get("sep_token") or configured.get("eos_token")
+        end = end["content"] if isinstance(end, dict) else end
+        return SubwordText((self.folder / "tokenizer.json").read_text("utf-8"), end_of_text=end)
+
+    def tokenize(
+        self, texts: Sequence[str], *, special_tokens: bool = True
+    ) -> tuple[Int64[np.ndarray, "rows length"], Bool[np.ndarray, "rows length"]]:
+        """Ids and mask of texts, special tokens around each unless told otherwise, padded to the longest.
+
+        Raises:
+            ValueError: If a text is longer than the model reads; nothing is cut off silently.
+        """
+        rows = as_rows(self.tokenizer.encode_batch(texts))
+        return self._wrap(rows) if special_tokens else (np.maximum(rows, self._pad), rows >= 0)
+
+    def embed(
+        self,
+        ids: Int64[np.ndarray, "rows length"],
+        mask: Bool[np.ndarray, "rows length"],
+        *,
+        pooling: Pooling | None = None,
+    ) -> Vectors:
+        """Vectors of ids, ``batch_size`` rows at a time; padding (where ``mask`` is False) changes nothing.
+
+        Args:
+            ids: As `tokenize` gives them.
+            mask: True for tokens, False for padding; every row needs a token.
+            pooling: ``None`` takes the encoder's own.
+        """
+        pooling = self.pooling if pooling is None else pooling
+        _check_pooling(pooling)
+        if len(ids) > 0 and not mask.any(axis=1).all():
+            raise ValueError(f"mask must keep a token in every row, but row {int(mask.any(axis=1).argmin())} has none.")
+        vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
+        # Rows of like length together: what is padding in a batch is computed for nothing.
+        order = np.argsort(mask.sum(axis=1), kind="stable")
+        for begin in range(0, len(ids), self.batch_size):
+            rows = order[begin : begin + self.batch_size]
+            longest = int(np.flatnonzero(mask[rows].any(axis=0))[-1]) + 1
+            vectors[rows] = self._pooled(ids[rows, :longest], mask[rows, :longest], pooling)
+        return vectors
+
+    def encode(self, passages: Passages) -> Vectors:
+        """The vector of each passage, through its ids if they are this model's own, through its text if not."""
+        if passages.tokenizer.fingerprint() == self.tokenizer.fingerprint():
+            ids, mask = self._wrap(passages.tokens)
+        else:
+            ids, mask = self.tokenize(passages.texts())
+        return self.embed(ids, mask)
+
+    @property
+    def _pad(self) -> int:
+        return int(self._config.get("pad_token_id") or 0)
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """Special tokens before and after a text, as the model's own tokenizer puts them."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        tokenizer.no_padding()
+        encoded = tokenizer.encode("a", add_special_tokens=True)
+        special = encoded.special_tokens_mask
+        first = special.index(0)
+        last = len(special) - special[::-1].index(0)
+        return encoded.ids[:first], encoded.ids[last:]
+
+    def _wrap(
+        self, rows: Int64[np.ndarray, "rows _"]
+    ) -> tuple[Int64[np.ndarray, "rows length"], Bool[np.ndarray, "rows length"]]:
+        before, after = self._around
+        lengths = (rows >= 0).sum(axis=1)
+        longest = int(lengths.max(initial=0)) + len(before) + len(after)
+        if longest > self.max_length:
+            most, found = self.max_length - len(before) - len(after), int(lengths.max())
+            message = f"a passage may have {most} tokens of {self.model!r}, but one has {found}"
+            raise ValueError(f"{message}: take a smaller chunk_size or a shorter query.")
+        ids = np.full((len(rows), longest), self._pad, dtype=np.int64)
+        ids[:, : len(before)] = before
+        inside = np.minimum(rows.shape[1], longest - len(before) - len(after))
+        middle = ids[:, len(before) : len(before) + inside]
+        np.copyto(middle, rows[:, :inside], where=rows[:, :inside] != NO_TOKEN)
+        for place, token in enumerate(after):
+            ids[np.arange(len(rows)), len(before) + lengths + place] = token
+        return ids, np.arange(longest) < (lengths + len(before) + len(after))[:, None]
+
+    @cached_property
+    def _network(self) -> "torch.nn.Module":
+        import torch
+        from transformers import AutoModel
+
+        device = self._asked_device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.float32 if device == "cpu" else getattr(torch, self._dtype)
+        options = {"add_pooling_layer": False} if self._config.get("model_type") in ("bert", "roberta") else {}
+        network = AutoModel.from_pretrained(self.folder, dtype=dtype, local_files_only=True, **options)
+        return network.eval().to(device)
+
+    def _pooled(
+        self, ids: Int64[np.ndarray, "rows length"], mask: Bool[np.ndarray, "rows length"], pooling: Pooling
+    ) -> Float32[np.ndarray, "rows dimension"]:
+        import torch
+
+        device = next(self._network.parameters()).device
+        with torch.inference_mode():
+            tokens = torch.from_numpy(np.ascontiguousarray(ids)).to(device)
+            # Without padding no mask is needed, and attention is faster.
+            attended = None if mask.all() else torch.from_numpy(np.ascontiguousarray(mask)).to(device)
+            weights = torch.from_numpy(mask.astype(np.float32)).to(device)
+            hidden = self._network(input_ids=tokens, attention_mask=_as_int(attended)).last_hidden_state.float()
+            if pooling == "cls":
+                first = weights.argmax(dim=1)
+                pooled = hidden[torch.arange(len(hidden), device=device), first]
+            else:
+                pooled = (hidden * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+            if self.normalize:
+                pooled = torch.nn.functional.normalize(pooled, dim=1)
+            return pooled.cpu().numpy()
+
+
+def _as_int(mask: "torch.Tensor | None") -> "torch.Tensor | None":
+    return None if mask is None else mask.long()
+
+
+def _check_pooling(pooling: str) -> None:
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, but is {pooling!r}.")
+
+
+def _dense_encoder(model: str, options: dict[str, Any]) -> DenseEncoder:
+    return DenseEncoder(model, **options)

@@ -1,0 +1,75 @@
+"""Lexical and dense ranks together: reciprocal rank fusion (Cormack et al. 2009)."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from retentive.retrieval.encoders.lexical import LexicalEncoder
+from retentive.retrieval.encoders.protocol import VectorEncoder
+
+Ranked = Int64[np.ndarray, "queries candidates"]
+"""Ids of chunks, nearest first, -1 where there are no more."""
+
+
+@dataclass(frozen=True)
+class HybridEncoder:
+    """Two encoders whose answers are fused by rank, so that their scores need not be comparable.
+
+    Attributes:
+        dense: The encoder of vectors.
+        lexical: The encoder of words.
+        depth: How many answers of each are fused, at least; more if more neighbours than that are asked for.
+        rank_constant: The 60 of the paper: what a first place counts against a second one.
+    """
+
+    dense: VectorEncoder
+    lexical: LexicalEncoder = field(default_factory=LexicalEncoder)
+    depth: int = 100
+    rank_constant: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.depth < 1:
+            raise ValueError(f"depth must be at least 1 answer, but is {self.depth}.")
+        if self.rank_constant <= 0:
+            raise ValueError(f"rank_constant must be positive, but is {self.rank_constant}.")
+
+    def settings(self) -> dict[str, Any]:
+        """Both encoders and the fusion."""
+        fused = {"kind": "hybrid", "depth": self.depth, "rank_constant": self.rank_constant}
+        return fused | {"dense": self.dense.settings(), "lexical": self.lexical.settings()}
+
+    def fingerprint(self) -> str:
+        """Of everything that decides the order of answers."""
+        parts = [self.dense.fingerprint(), self.lexical.fingerprint(), str(self.depth), str(self.rank_constant)]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def fuse_ranks(
+    rankings: list[Ranked], k: int, rank_constant: float = 60.0
+) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
+    """The ``k`` best ids by the sum of ``1 / (rank_constant + rank)`` over rankings, ranks from 1.
+
+    Ids in no ranking are not answers. Of equal sums the smaller id comes first. Missing answers are -1, with score 0.
+    """
+    ids = np.concatenate(rankings, axis=1)
+    gains = [np.broadcast_to(1.0 / (rank_constant + 1 + np.arange(r.shape[1])), r.shape) for r in rankings]
+    gain = np.where(ids >= 0, np.concatenate(gains, axis=1), 0.0)
+    order = np.argsort(ids, axis=1, kind="stable")
+    ids, gain = np.take_along_axis(ids, order, axis=1), np.take_along_axis(gain, order, axis=1)
+    # Equal ids stand together now: the first of each run takes the sum of the run.
+    for distance in range(1, len(rankings)):
+        follows = (ids[:, distance:] == ids[:, :-distance]) & (ids[:, distance:] >= 0)
+        gain[:, :-distance] += np.where(follows, gain[:, distance:], 0.0)
+    repeated = np.zeros(ids.shape, dtype=np.bool_)
+    repeated[:, 1:] = ids[:, 1:] == ids[:, :-1]
+    gain = np.where(repeated | (ids < 0), 0.0, gain)
+    best = np.argsort(-gain, axis=1, kind="stable")[:, :k]
+    scores = np.take_along_axis(gain, best, axis=1)
+    chosen = np.where(scores > 0, np.take_along_axis(ids, best, axis=1), -1)
+    missing = max(k - chosen.shape[1], 0)
+    chosen = np.pad(chosen, ((0, 0), (0, missing)), constant_values=-1)
+    return np.pad(scores, ((0, 0), (0, missing))).astype(np.float32), chosen.astype(np.int64)

@@ -1,0 +1,42 @@
+"""Words as keys, for BM25 (Robertson et al. 1994): nothing to download, nothing to train.
+
+Published work finds lexical overlap the better predictor of what a model gains from its neighbours (Doostmohammadi et
+al. 2023, arXiv:2305.16243), so this is the default.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from retentive.retrieval.encoders.protocol import WordCounts
+
+# Scripts without spaces between words: each character counts as a word, or a whole sentence would be one.
+_SINGLE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+WORD = re.compile(rf"[{_SINGLE}]|[^\W{_SINGLE}]+")
+"""A word: letters, digits and underscores, or one character of a script that is written without spaces."""
+
+LONGEST_WORD = 255
+"""Characters of a word that count; longer ones are data, not language."""
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text, in lower case."""
+    return [word[:LONGEST_WORD] for word in WORD.findall(text.lower())]
+
+
+class LexicalEncoder:
+    """Words and how often they occur; the order of words is not looked at."""
+
+    def settings(self) -> dict[str, Any]:
+        """Just its kind: it has no options."""
+        return {"kind": "lexical"}
+
+    def fingerprint(self) -> str:
+        """The same for every lexical encoder of this version."""
+        return hashlib.sha256(f"retentive words 1 {WORD.pattern} {LONGEST_WORD}".encode()).hexdigest()
+
+    def count_words(self, texts: Sequence[str]) -> list[WordCounts]:
+        """The words of each text, in the order of their first occurrence."""
+        return [dict(Counter(split_words(text))) for text in texts]

@@ -1,0 +1,171 @@
+"""Manifests: what a version of a store consists of. They never change; one small file says which is the current one."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.retrieval.atomic_files import write_atomically
+from retentive.retrieval.blocks import FORMAT_VERSION, canonical_json, damaged, key_of
+
+CURRENT = "current.json"
+MANIFESTS = "manifests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkBlock:
+    """One block of chunks.
+
+    Attributes:
+        key: Its name.
+        rows: Chunks in it.
+        documents: Documents in it, those without any token included.
+        tokens: Tokens in it.
+        checksum: SHA-256 of its content.
+    """
+
+    key: str
+    rows: int
+    documents: int
+    tokens: int
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderRecord:
+    """A folder of files that belong together: part of an index, or the tokenizer.
+
+    Attributes:
+        kind: What it is; the name of the folder that it lies in.
+        key: Its own name.
+        files: SHA-256 of each file.
+        first_block: First block of chunks that it covers.
+        num_blocks: How many blocks it covers.
+        facts: What is worth knowing of it, such as its factory string and its recall.
+    """
+
+    kind: str
+    key: str
+    files: dict[str, str]
+    first_block: int = 0
+    num_blocks: int = 0
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One version of a store.
+
+    Attributes:
+        settings: What decides its content besides the documents: chunk size, tokenizer, encoder, index.
+        chunks: Blocks of chunks; their order gives every chunk its id.
+        vectors: Checksum of the block of vectors of each block of chunks, by encoder key.
+        indexes: Parts of its indexes.
+        tokenizer: Files of the tokenizer.
+        removed: Numbers of documents that were removed; their ids are never given to others.
+    """
+
+    settings: dict[str, Any]
+    chunks: tuple[ChunkBlock, ...]
+    vectors: dict[str, tuple[str, ...]]
+    indexes: tuple[FolderRecord, ...]
+    tokenizer: FolderRecord
+    removed: tuple[int, ...] = ()
+
+    @property
+    def corpus_key(self) -> str:
+        """Name of the text and its chunks: equal for equal ids, whatever index stands over them."""
+        return key_of("corpus", [block.key for block in self.chunks])
+
+    def text(self) -> str:
+        """The manifest as it is written."""
+        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, sort_keys=True, indent=1) + "\n"
+
+    @property
+    def key(self) -> str:
+        """Name of this version: a hash of everything in it."""
+        return hashlib.sha256(self.text().encode()).hexdigest()[:32]
+
+
+def manifest_path(folder: Path, key: str) -> Path:
+    """Where a manifest lies."""
+    return folder / MANIFESTS / f"{key}.json"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a manifest and make it the current one."""
+    path = manifest_path(folder, manifest.key)
+    if manifest_problem(path) is not None:
+        write_atomically(path, [manifest.text().encode()])
+    pointer = (canonical_json({"manifest": manifest.key}) + "\n").encode()
+    current = folder / CURRENT
+    if not current.exists() or current.read_bytes() != pointer:
+        write_atomically(current, [pointer])
+
+
+def current_key(folder: Path) -> str:
+    """Key of the current version.
+
+    Raises:
+        FileNotFoundError: If there is no store, or none that was built to its end.
+        DamagedFileError: If the file that says so is altered.
+    """
+    path = folder / CURRENT
+    try:
+        key: object = json.loads(path.read_bytes())["manifest"]
+    except FileNotFoundError as error:
+        begun = (folder / "chunks").exists()
+        cure = "its build did not come to its end: build it again, finished blocks are kept" if begun else "build one"
+        raise FileNotFoundError(f"there is no finished store in {str(folder)!r}: {cure}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, "does not name a version") from error
+    if not isinstance(key, str) or len(key) != 32 or not set(key) <= set("0123456789abcdef"):
+        raise damaged(path, "does not name a version")
+    return key
+
+
+def read_manifest(folder: Path, key: str) -> Manifest:
+    """Read one version.
+
+    Raises:
+        DamagedFileError: If it is missing or altered.
+        MismatchError: If another version of this library wrote it.
+    """
+    path = manifest_path(folder, key)
+    problem = manifest_problem(path)
+    if problem is not None:
+        raise damaged(path, problem)
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    if content.pop("format_version") != FORMAT_VERSION:
+        raise MismatchError(f"{path} has another format version than {FORMAT_VERSION}: build the store again.")
+    try:
+        return Manifest(
+            settings=content["settings"],
+            chunks=tuple(ChunkBlock(**entry) for entry in content["chunks"]),
+            vectors={name: tuple(checksums) for name, checksums in content["vectors"].items()},
+            indexes=tuple(FolderRecord(**entry) for entry in content["indexes"]),
+            tokenizer=FolderRecord(**content["tokenizer"]),
+            removed=tuple(content["removed"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(f"{path} lacks entries ({error}): build the store again.") from error
+
+
+def manifest_problem(path: Path) -> str | None:
+    """What is wrong with a manifest, or ``None``: its name is the hash of its content."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if hashlib.sha256(content).hexdigest()[:32] != path.stem:
+        return "does not have the content that its name is the hash of"
+    return None
+
+
+def version_keys(folder: Path) -> list[str]:
+    """Keys of all versions that a folder holds."""
+    return sorted(path.stem for path in (folder / MANIFESTS).glob("*.json"))

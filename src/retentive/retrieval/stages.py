@@ -1,0 +1,141 @@
+"""The stages that make a store, as tasks over blocks: each is a pure function of its job and leaves a block on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retentive.retrieval.blocks import check_block, key_of, read_block, write_block
+from retentive.retrieval.chunking import CHUNKS, DocumentGroup, chunk_group, padded
+from retentive.retrieval.encoders.lexical import LexicalEncoder
+from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts
+from retentive.retrieval.folders import folder_record
+from retentive.retrieval.lexical_index import LEXICAL, ROWS_PER_SEGMENT, write_segment
+from retentive.retrieval.manifest import ChunkBlock, FolderRecord
+from retentive.retrieval.tokens import Passages, TextTokenizer
+from retentive.retrieval.vectors import VECTORS, vector_key
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTask:
+    """Documents to chunks.
+
+    Attributes:
+        folder: Folder of the store.
+        tokenizer: Whose tokens.
+        chunk_size: Tokens per chunk.
+    """
+
+    folder: Path
+    tokenizer: TextTokenizer
+    chunk_size: int
+
+    def __call__(self, group: DocumentGroup) -> tuple[ChunkBlock, bool]:
+        """Make one block unless a sound one is there; says which it was."""
+        problem, checksum = check_block(self.folder, CHUNKS, group.key)
+        if problem is not None:
+            checksum = write_block(self.folder, CHUNKS, group.key, chunk_group(group, self.tokenizer, self.chunk_size))
+            read_block.cache_clear()  # a damaged block of this name may be open
+        lengths = read_block(self.folder, CHUNKS, group.key).arrays["lengths"]
+        made = ChunkBlock(
+            key=group.key,
+            rows=len(lengths),
+            documents=len(group.names),
+            tokens=int(lengths.sum(dtype=np.int64)),
+            checksum=checksum,
+        )
+        return made, problem is not None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeTask:
+    """Chunks to vectors.
+
+    Attributes:
+        folder: Folder of the store.
+        tokenizer: Whose tokens the chunks are.
+        encoder: What makes vectors.
+        fingerprint: Of the encoder.
+    """
+
+    folder: Path
+    tokenizer: TextTokenizer
+    encoder: VectorEncoder
+    fingerprint: str
+
+    def __call__(self, block: ChunkBlock) -> tuple[str, bool]:
+        """Make one block unless a sound one is there; returns its checksum and which it was."""
+        key = vector_key(self.fingerprint, block.key)
+        problem, checksum = check_block(self.folder, VECTORS, key)
+        if problem is not None:
+            arrays = read_block(self.folder, CHUNKS, block.key).arrays
+            passages = Passages(padded(arrays["tokens"], arrays["lengths"]), self.tokenizer)
+            vectors = np.ascontiguousarray(self.encoder.encode(passages), dtype=np.float32)
+            if vectors.shape != (len(passages), self.encoder.dimension) or not np.isfinite(vectors).all():
+                found = f"shape {vectors.shape}" if np.isfinite(vectors).all() else "numbers that are not finite"
+                message = f"the encoder must give {len(passages)} vectors of {self.encoder.dimension} finite numbers"
+                raise ValueError(f"{message}, but gave {found}.")
+            checksum = write_block(self.folder, VECTORS, key, {"vectors": vectors})
+            read_block.cache_clear()
+        return checksum, problem is not None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentJob:
+    """A run of blocks that becomes one lexical segment.
+
+    Attributes:
+        first_block: Number of its first block in the store.
+        blocks: The blocks.
+    """
+
+    first_block: int
+    blocks: tuple[ChunkBlock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTask:
+    """Chunks to a lexical segment.
+
+    Attributes:
+        folder: Folder of the store.
+        tokenizer: Whose tokens the chunks are.
+        encoder: What splits words.
+    """
+
+    folder: Path
+    tokenizer: TextTokenizer
+    encoder: LexicalEncoder
+
+    def __call__(self, job: SegmentJob) -> tuple[FolderRecord, bool]:
+        """Make one segment unless a sound one is there; says which it was."""
+        keys = [block.key for block in job.blocks]
+        key = key_of(LEXICAL, self.encoder.fingerprint(), self.tokenizer.fingerprint(), keys)
+        first, count = job.first_block, len(job.blocks)
+        record = folder_record(self.folder, LEXICAL, key, first_block=first, num_blocks=count)
+        if record is not None:
+            return record, False
+        words: list[WordCounts] = []
+        for block in job.blocks:
+            words += block_words(self.folder, block.key, self.tokenizer, self.encoder)
+        return write_segment(self.folder, key, words, first_block=first, num_blocks=count), True
+
+
+def block_words(folder: Path, key: str, tokenizer: TextTokenizer, encoder: LexicalEncoder) -> list[WordCounts]:
+    """Words of every chunk of a block."""
+    arrays = read_block(folder, CHUNKS, key).arrays
+    return encoder.count_words(Passages(padded(arrays["tokens"], arrays["lengths"]), tokenizer).texts())
+
+
+def segment_jobs(blocks: Sequence[ChunkBlock], first_block: int) -> list[SegmentJob]:
+    """Runs of blocks with about a million chunks each; runs without any chunk make no segment."""
+    jobs: list[SegmentJob] = []
+    run: list[ChunkBlock] = []
+    for number, block in enumerate(blocks):
+        run.append(block)
+        rows = sum(entry.rows for entry in run)
+        if rows >= ROWS_PER_SEGMENT or (number + 1 == len(blocks) and rows > 0):
+            jobs.append(SegmentJob(first_block + number + 1 - len(run), tuple(run)))
+            run = []
+    return jobs

@@ -1,0 +1,366 @@
+"""The datastore: any documents become chunks that can be searched, with neighbours that can be trusted."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from retentive.errors import MismatchError
+from retentive.retrieval.atomic_files import only_builder
+from retentive.retrieval.build import Builder, BuildReport, document_hashes, named, refuse_foreign_folder
+from retentive.retrieval.chunking import Document, Skipped
+from retentive.retrieval.corpus import Corpus, Ids
+from retentive.retrieval.encoders import Encoder, encoder_from_settings
+from retentive.retrieval.encoders.lexical import LexicalEncoder
+from retentive.retrieval.engine import Engine, LocalEngine
+from retentive.retrieval.index_choice import IndexConfig
+from retentive.retrieval.manifest import Manifest, current_key, read_manifest, write_manifest
+from retentive.retrieval.searching import RowNumbers, Searcher, search_allowed
+from retentive.retrieval.tokens import ByteText, Passages, Rows, TextTokenizer, as_rows, read_tokenizer
+from retentive.retrieval.vector_index import NearestVectors
+
+Query = str | Sequence[str] | Sequence[int] | np.ndarray
+"""One text, several texts, the tokens of one query, or an array of tokens ``(queries, length)`` with -1 as padding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """What a search found, nearest first.
+
+    Attributes:
+        ids: Ids of chunks, -1 where there are no more.
+        scores: BM25, negative squared distance or fused rank: higher is nearer; ``-inf`` where there are no more.
+        tokens: Each chunk and what follows it in its document, -1 where there is no token.
+    """
+
+    ids: Int64[np.ndarray, "queries k"]
+    scores: Float32[np.ndarray, "queries k"]
+    tokens: Int64[np.ndarray, "queries k length"]
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "queries k length"]:
+        """True where there is a token."""
+        return self.tokens >= 0
+
+
+class Datastore:
+    """Documents as chunks, with an index over them. Reading changes no byte on disk.
+
+    Use `build` and `open`. One object shows one version; `add`, `remove` and `reindex` make a new one and show that.
+
+    Args:
+        folder: Where it lies.
+        manifest: The version.
+        tokenizer: Whose tokens its chunks are.
+        encoder: What chunks and queries are compared by.
+        backend: Where vectors are searched instead of the store's own index.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        tokenizer: TextTokenizer,
+        encoder: Encoder,
+        backend: NearestVectors | None = None,
+    ) -> None:
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.report = BuildReport()
+        self._backend = backend
+        self._show(manifest)
+
+    def _show(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        chunk_size = manifest.settings["chunking"]["chunk_size"]
+        self.corpus = Corpus(self.folder, manifest.chunks, chunk_size, manifest.removed)
+        self.searcher = Searcher(self.folder, manifest, self.encoder, self.tokenizer, self._backend)
+
+    @classmethod
+    def build(
+        cls,
+        documents: Iterable[Document],
+        folder: Path | str,
+        *,
+        tokenizer: TextTokenizer | None = None,
+        chunk_size: int = 64,
+        encoder: Encoder | None = None,
+        index: IndexConfig | None = None,
+        block_bytes: int = 1 << 20,
+        engine: Engine | None = None,
+        on_error: Skipped = "stop",
+    ) -> "Datastore":
+        """Build a store, go on with one whose build was interrupted, or mend one that was damaged.
+
+        Blocks that are finished and sound are kept, all others are made. If documents or options differ from those of
+        the store that is there, the difference is told, a new version is made and the old one stays as it is.
+
+        Args:
+            documents: ``(name, text)`` pairs or objects with ``name`` and ``text``; names must differ.
+            folder: A folder of its own.
+            tokenizer: ``None`` takes bytes.
+            chunk_size: Tokens per chunk.
+            encoder: ``None`` takes words (BM25).
+            index: How vectors are indexed; without meaning for words alone.
+            block_bytes: Bytes of text of a block: what an interruption can cost.
+            engine: Where the work is done; ``None`` takes this process.
+            on_error: Whether a document that cannot be used stops the build or is left out and reported.
+
+        Raises:
+            ValueError: If an option or a document cannot be; a document is named.
+            BlockingIOError: If another process builds this store now.
+            OSError: If the disk is full; finished blocks are kept.
+        """
+        folder = Path(folder)
+        refuse_foreign_folder(folder)
+        builder = Builder(
+            folder=folder,
+            tokenizer=tokenizer or ByteText(),
+            chunk_size=chunk_size,
+            encoder=encoder or LexicalEncoder(),
+            index=index or IndexConfig(),
+            block_bytes=block_bytes,
+            engine=engine or LocalEngine(),
+            on_error=on_error,
+        )
+        report = BuildReport()
+        with only_builder(folder):
+            manifest = builder.build(documents, report)
+        store = cls(folder, manifest, builder.tokenizer, builder.encoder)
+        store.report = report
+        return store
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        tokenizer: TextTokenizer | None = None,
+        encoder: Encoder | None = None,
+        version: str | None = None,
+        backend: NearestVectors | None = None,
+    ) -> "Datastore":
+        """Open a store for reading and searching.
+
+        Args:
+            folder: Its folder; it may be read-only.
+            tokenizer: Needed if the store was built with one that this package does not know.
+            encoder: Needed if the store was built with an encoder of one's own, or if the model's folder has moved.
+            version: Key of a version; ``None`` takes the current one.
+            backend: Where vectors are searched instead of the store's own index, as `MilvusVectors`.
+
+        Raises:
+            FileNotFoundError: If there is no finished store.
+            DamagedFileError: If a file is not what it should be; it is named, with the cure.
+            MismatchError: If the tokenizer or encoder is not the one that the store was built with.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder, version or current_key(folder))
+        made = manifest.settings
+        kept = tokenizer or read_tokenizer(folder / manifest.tokenizer.kind / manifest.tokenizer.key)
+        _check_fingerprint("tokenizer", folder, made["tokenizer"]["fingerprint"], kept.fingerprint())
+        comparing = encoder or encoder_from_settings(made["encoder"]["settings"])
+        if comparing is None:
+            kind = made["encoder"]["settings"].get("kind")
+            raise MismatchError(f"{str(folder)!r} was built with an encoder of kind {kind!r}: pass it as encoder=.")
+        if encoder is not None:
+            _check_fingerprint("encoder", folder, made["encoder"]["fingerprint"], encoder.fingerprint())
+        return cls(folder, manifest, kept, comparing, backend)
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens per chunk."""
+        return self.corpus.chunk_size
+
+    @property
+    def version(self) -> str:
+        """Key of the version that this object shows."""
+        return self.manifest.key
+
+    def __len__(self) -> int:
+        """Chunks that can be found: those of removed documents are not counted."""
+        removed = sum(len(self.corpus.chunks_of(int(document))) for document in self.corpus.removed)
+        return self.corpus.num_chunks - removed
+
+    def search(self, query: Query, k: int = 2, *, exclude_documents: Iterable[str] = ()) -> Neighbours:
+        """Find the ``k`` nearest chunks of each query, and what follows them.
+
+        Args:
+            query: Text, texts, tokens of one query, or ``(queries, length)`` tokens with -1 as padding.
+            k: How many.
+            exclude_documents: Names of documents that no answer may be from.
+
+        Raises:
+            ValueError: If ``k`` is below 1, a token is not in the vocabulary, or a document is unknown.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1 neighbour, but is {k}.")
+        queries = self.searcher.queries(Passages(self._rows(query), self.tokenizer))
+        excluded = self._numbers(exclude_documents)
+        barred = np.union1d(self.corpus.removed, np.array(sorted(excluded), dtype=np.int64))
+
+        def allowed(rows: RowNumbers, ids: Int64[np.ndarray, "rows candidates"]) -> Bool[np.ndarray, "rows candidates"]:
+            return ~np.isin(self.corpus.documents(ids), barred) if len(barred) else np.ones(ids.shape, dtype=np.bool_)
+
+        limit = max(self.corpus.num_chunks, 1)
+        (scores, ids), _ = search_allowed(queries, k, allowed, first=k + 4 * min(len(barred), 16), limit=limit)
+        return Neighbours(ids=ids, scores=scores, tokens=self.corpus.with_continuations(ids))
+
+    def _rows(self, query: Query) -> Rows:
+        if isinstance(query, str):
+            query = [query]
+        if isinstance(query, np.ndarray) or (len(query) > 0 and not isinstance(query[0], str)):
+            rows = np.asarray(query)
+            if rows.ndim not in (1, 2) or not np.issubdtype(rows.dtype, np.integer):
+                message = "query tokens must be integers of shape (length,) or (queries, length)"
+                raise ValueError(f"{message}, but are {rows.dtype} of shape {rows.shape}.")
+            if rows.size and not -1 <= rows.min() <= rows.max() < self.tokenizer.vocab_size:
+                found = f"{rows.min()} to {rows.max()}"
+                raise ValueError(f"query tokens must be from -1 to {self.tokenizer.vocab_size - 1}, but are {found}.")
+            return _left_aligned(np.atleast_2d(rows).astype(np.int64))
+        return as_rows([np.asarray(self.tokenizer.encode(str(text)), dtype=np.int64) for text in query])
+
+    def _numbers(self, names: Iterable[str]) -> set[int]:
+        wanted = set(names)
+        if not wanted:
+            return set()
+        found = {name: number for number, name in self.corpus.names() if name in wanted}
+        if len(found) < len(wanted):
+            unknown = sorted(wanted - set(found))[0]
+            raise ValueError(f"document {unknown!r} is not in the store {str(self.folder)!r}.")
+        return set(found.values())
+
+    def tokens(self, ids: Ids) -> Int64[np.ndarray, "*shape length"]:
+        """Chunks by id with what follows them, ``2 * chunk_size`` tokens, -1 where there is none."""
+        return self.corpus.with_continuations(ids)
+
+    def add(
+        self, documents: Iterable[Document], *, replace: bool = False, engine: Engine | None = None, **options: Any
+    ) -> BuildReport:
+        """Add documents; chunks that are there keep their ids, and nothing of them is computed again.
+
+        Args:
+            documents: As for `build`. A document that is there already with the same text is left out.
+            replace: Whether a document of a known name with another text takes the place of the old one.
+            engine: Where the work is done.
+            options: ``on_error``, ``index`` and ``block_bytes`` of `build`.
+
+        Raises:
+            ValueError: If a name is known with another text and ``replace`` is False.
+        """
+        report = BuildReport()
+        with only_builder(self.folder):
+            self._refresh()
+            builder = self._builder(engine, **options)
+            known = {name: number for number, name in self.corpus.names()}
+            hashes = document_hashes(self.folder, self.manifest.chunks)
+            fresh, gone = new_documents(documents, known, hashes, replace, report)
+            before = self.manifest
+            if gone:
+                before = _without(before, gone)
+            manifest = builder.extend(before, fresh, report)
+            if manifest is before and gone:
+                write_manifest(self.folder, manifest)
+            self._show(manifest)
+        return report
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove documents by name: their text is in no later answer, as neighbour or continuation.
+
+        The text stays on disk, unused, until the store is built anew elsewhere without it.
+
+        Raises:
+            ValueError: If a document is unknown; then none is removed.
+        """
+        wanted = list(names)
+        with only_builder(self.folder):
+            self._refresh()
+            manifest = _without(self.manifest, self._numbers(wanted))
+            write_manifest(self.folder, manifest)
+            self._show(manifest)
+
+    def reindex(self, *, index: IndexConfig | None = None, engine: Engine | None = None) -> BuildReport:
+        """Make one index over everything that additions have left in parts; ids stay."""
+        report = BuildReport()
+        with only_builder(self.folder):
+            self._refresh()
+            builder = self._builder(engine, index=index or IndexConfig())
+            before = self.manifest
+            manifest = builder.complete(
+                before.settings, before.chunks, before.removed, report, first_block=0, indexes=()
+            )
+            self._show(builder.finish(manifest))
+        return report
+
+    def refresh(self) -> bool:
+        """Show the current version, which another process may have made; True if it is another one."""
+        before = self.version
+        self._refresh()
+        return self.version != before
+
+    def _refresh(self) -> None:
+        key = current_key(self.folder)
+        if key != self.version:
+            self._show(read_manifest(self.folder, key))
+
+    def _builder(self, engine: Engine | None, **options: Any) -> Builder:
+        chunking = self.manifest.settings["chunking"]
+        return Builder(
+            folder=self.folder,
+            tokenizer=self.tokenizer,
+            chunk_size=chunking["chunk_size"],
+            encoder=self.encoder,
+            index=options.get("index") or IndexConfig(),
+            block_bytes=options.get("block_bytes") or chunking["block_bytes"],
+            engine=engine or LocalEngine(),
+            on_error=options.get("on_error", "stop"),
+        )
+
+
+def new_documents(
+    documents: Iterable[Document],
+    known: dict[str, int],
+    hashes: dict[str, bytes],
+    replacing: bool,
+    report: BuildReport,
+) -> tuple[list[tuple[str, str]], set[int]]:
+    """Documents that are not there yet, and numbers of those that they take the place of."""
+    import hashlib
+
+    fresh: list[tuple[str, str]] = []
+    gone: set[int] = set()
+    for name, text in named(documents):
+        if name in known:
+            digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+            if digest == hashes[name]:
+                report.skipped.append(f"document {name!r} is there already, with the same text.")
+                continue
+            if not replacing:
+                raise ValueError(
+                    f"document {name!r} is there already with another text: pass replace=True to replace it."
+                )
+            gone.add(known[name])
+        fresh.append((name, text))
+    return fresh, gone
+
+
+def _without(manifest: Manifest, numbers: set[int]) -> Manifest:
+    return replace(manifest, removed=tuple(sorted({*manifest.removed, *numbers})))
+
+
+def _left_aligned(rows: Rows) -> Rows:
+    """Move padding behind the tokens of each row."""
+    order = np.argsort(rows < 0, axis=1, kind="stable")
+    return np.take_along_axis(rows, order, axis=1)
+
+
+def _check_fingerprint(what: str, folder: Path, wanted: str, found: str) -> None:
+    if wanted != found:
+        message = (
+            f"{str(folder)!r} was built with the {what} of fingerprint {wanted[:16]}, but this one has {found[:16]}"
+        )
+        raise MismatchError(f"{message}: open it with the same {what}, or build a store with this one.")
