@@ -33,5 +33,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 @cache
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has matrix or vector instructions for bfloat16 (AMX, AVX512-BF16, ARM BF16)."""
-    capabilities = torch.cpu.get_capabilities()
+    # A torch that cannot say computes in float32, which is right everywhere.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") or capabilities.get("bf16"))

@@ -155,7 +155,9 @@ class _ChunkwiseRetention(torch.autograd.Function):
         return output.view_as(value), after, states
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[ValueChunks, RetentionMatrix, ChunkStates]) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[ValueChunks, RetentionMatrix, ChunkStates]
+    ) -> None:
         query, key, value, state, *tables = inputs
         states = output[2]
         ctx.mark_non_differentiable(states)
