@@ -27,7 +27,7 @@ class RotaryConfig:
     dim: int
     base: float = 10000.0
     frequencies: Literal["retnet", "standard"] = "retnet"
-    pairs: Literal["interleaved", "half"] = "half"
+    pairs: Literal["interleaved", "half"] = "interleaved"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

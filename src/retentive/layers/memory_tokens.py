@@ -19,6 +19,7 @@ class MemoryTokensConfig:
         hidden_size: Width of the residual stream.
         num_tokens: Memory tokens.
         carried: Whether the written tokens are read by the next segment; else they only feed an associative memory.
+        learned: Whether the memory that documents begin with is learned; else it is 0, for models that never read it.
         write_start: What stands in the write slots before the segment has been read: the ``memory`` that was there, or
             tokens that are ``learned``.
         write_gradient: Whether gradients flow from the write slots into the memory that they start from.
@@ -31,6 +32,7 @@ class MemoryTokensConfig:
     hidden_size: int
     num_tokens: int
     carried: bool = True
+    learned: bool = True
     write_start: Literal["memory", "learned"] = "memory"
     write_gradient: bool = True
     code: Literal["continuous", "sign"] = "continuous"
@@ -71,10 +73,11 @@ class MemoryTokens(nn.Module):
         self.config = config
         shape = (config.num_tokens, config.hidden_size)
         std = config.hidden_size**-0.5
-        learned = config.write_start == "learned" and config.num_tokens > 0
-        carried = config.carried and config.num_tokens > 0
-        self.initial = nn.Parameter(torch.randn(shape) * std) if carried else None
-        self.slots = nn.Parameter(torch.randn(shape) * std) if learned else None
+        self.initial = self.slots = None
+        if config.num_tokens and config.carried and config.learned:
+            self.initial = nn.Parameter(torch.randn(shape) * std)
+        if config.num_tokens and config.write_start == "learned":
+            self.slots = nn.Parameter(torch.randn(shape) * std)
 
     def first(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> Memory:
         """The memory of documents that have read nothing, float32 or wider; it carries the gradient of what is learned.
@@ -85,7 +88,8 @@ class MemoryTokens(nn.Module):
             dtype: Of the model.
         """
         if self.initial is None:
-            return torch.zeros(batch, 0, self.config.hidden_size, device=device, dtype=state_dtype(dtype))
+            slots = self.config.num_tokens if self.config.carried else 0
+            return torch.zeros(batch, slots, self.config.hidden_size, device=device, dtype=state_dtype(dtype))
         return self.initial.to(device, state_dtype(dtype)).expand(batch, -1, -1)
 
     def write_slots(self, memory: Memory, dtype: torch.dtype) -> Hidden:
@@ -96,7 +100,8 @@ class MemoryTokens(nn.Module):
 
     def keep(self, written: Memory) -> Float[Tensor, "batch kept hidden"]:
         """What is carried of the write slots' output, float32 or wider; no slot where nothing is carried."""
-        memory = written.to(state_dtype(written.dtype))
+        # A clone: a view would keep the hidden states of the whole segment in memory.
+        memory = written.clone().to(state_dtype(written.dtype))
         if not self.config.carried:
             return memory[:, :0]
         if self.config.code == "sign":

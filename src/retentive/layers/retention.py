@@ -58,7 +58,7 @@ class RetentionConfig:
     relative_position: bool = True
     rotary_base: float = 10000.0
     rotary_frequencies: Literal["retnet", "standard"] = "retnet"
-    rotary_pairs: Literal["interleaved", "half"] = "half"
+    rotary_pairs: Literal["interleaved", "half"] = "interleaved"
     gate: Literal["swish", "gelu"] = "swish"
     head_norm: NormConfig = field(default_factory=lambda: NormConfig(affine=False))
     bias: bool = False
@@ -74,7 +74,7 @@ class RetentionConfig:
         if self.gate not in GATES:
             raise ValueError(f"gate must be 'swish' or 'gelu', but is {self.gate!r}.")
         rotary = (self.rotary_base, self.rotary_frequencies, self.rotary_pairs)
-        if not self.relative_position and rotary != (10000.0, "retnet", "half"):
+        if not self.relative_position and rotary != (10000.0, "retnet", "interleaved"):
             raise ValueError(
                 f"rotary_base, rotary_frequencies and rotary_pairs mean nothing with relative_position=False, but are "
                 f"{rotary}; leave them at their defaults."

@@ -9,6 +9,11 @@ from torch import Tensor
 IGNORED = -100
 """The label of a position that has no loss."""
 
+_LOGITS_ON_CPU = 1 << 21
+"""Logits at a time: 8 MiB stay in a CPU's cache from one pass over them to the next."""
+
+_LOGITS_ELSEWHERE = 1 << 26
+
 
 def linear_cross_entropy(
     hidden: Float[Tensor, "tokens hidden"],
@@ -16,7 +21,7 @@ def linear_cross_entropy(
     labels: Int[Tensor, "tokens"],
     bias: Float[Tensor, "vocab"] | None = None,
     *,
-    chunk_size: int = 512,
+    chunk_size: int | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of ``hidden @ weight.T + bias`` over labels that are not ``-100``; 0 where there is none.
 
@@ -28,11 +33,14 @@ def linear_cross_entropy(
         weight: The head, or the tied embedding.
         labels: The token that each row should predict.
         bias: Bias of the head.
-        chunk_size: Rows of logits at a time. Changes memory and speed, never the result.
+        chunk_size: Rows of logits at a time. Changes memory and speed, never the result; None chooses by the device.
 
     Raises:
         ValueError: If ``chunk_size`` is below 1.
     """
+    if chunk_size is None:
+        at_once = _LOGITS_ON_CPU if hidden.device.type == "cpu" else _LOGITS_ELSEWHERE
+        chunk_size = max(16, at_once // weight.shape[0])
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1 row of logits, but is {chunk_size}.")
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, bias, chunk_size)
@@ -48,25 +56,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
         valid = labels != IGNORED
         count = valid.sum().clamp_min(1)
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        total = hidden.new_zeros((), dtype=wide)
+        losses: list[Tensor] = []
         hidden_grad = torch.empty_like(hidden) if needs[0] else None
         weight_grad = torch.zeros_like(weight, dtype=wide) if needs[1] else None
         bias_grad = torch.zeros_like(bias, dtype=wide) if bias is not None and needs[3] else None
+        scores = _Logits(weight, bias)
         for begin in range(0, hidden.shape[0], chunk_size):
             rows = slice(begin, begin + chunk_size)
-            logits = torch.nn.functional.linear(hidden[rows], weight, bias).to(wide)
+            logits = scores(hidden[rows]).to(wide)
             target = labels[rows].where(valid[rows], 0).unsqueeze(1)
-            chosen = logits.gather(1, target)
-            if not any(needs):
-                total += (logits.logsumexp(1, keepdim=True) - chosen).squeeze(1).where(valid[rows], 0.0).sum()
-                continue
-            # The gradient of the mean is (softmax - one_hot) / count, written over the logits in few passes.
-            highest = logits.amax(1, keepdim=True)
-            slope = logits.sub_(highest).exp_()
-            norm = slope.sum(1, keepdim=True)
-            total += (norm.log() + highest - chosen).squeeze(1).where(valid[rows], 0.0).sum()
             share = valid[rows].to(wide).div_(count).unsqueeze(1)
-            slope.mul_(share / norm).scatter_add_(1, target, -share)
+            chosen = logits.gather(1, target)
+            # Written over the logits in few passes.
+            highest = logits.amax(1, keepdim=True)
+            exponentials = logits.sub_(highest).exp_()
+            norm = exponentials.sum(1, keepdim=True)
+            losses.append((norm.log() + highest - chosen).where(share > 0, 0.0).sum() / count)
+            if not any(needs):
+                continue
+            # The gradient of the mean is (softmax - one_hot) / count.
+            slope = exponentials.mul_(share / norm).scatter_add_(1, target, -share)
             narrow = slope.to(hidden.dtype)
             if hidden_grad is not None:
                 torch.mm(narrow, weight.to(hidden.dtype), out=hidden_grad[rows])
@@ -82,7 +91,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if weight_grad is None else weight_grad.to(weight.dtype),
             None if bias_grad is None or bias is None else bias_grad.to(bias.dtype),
         )
-        return total / count
+        return torch.stack(losses).sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -91,3 +100,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if gradient is None else gradient * grad_outputs[0].to(gradient.dtype) for gradient in ctx.gradients
         )
         return hidden_grad, weight_grad, None, bias_grad, None
+
+
+class _Logits:
+    """``hidden @ weight.T + bias`` into the same memory every time: new pages cost as much as the product."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+        self._buffer: Tensor | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        if hidden.dtype != self._weight.dtype:
+            return torch.nn.functional.linear(hidden, self._weight.to(hidden.dtype), self._bias)
+        if self._buffer is None:
+            self._buffer = hidden.new_empty(hidden.shape[0], self._weight.shape[0])
+        logits = torch.mm(hidden, self._weight.T, out=self._buffer[: hidden.shape[0]])
+        return logits if self._bias is None else logits.add_(self._bias)

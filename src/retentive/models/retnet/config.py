@@ -34,8 +34,8 @@ class RetNetConfig:
         relative_position: Rotate queries and keys by their positions.
         rotary_base: The slowest pair of channels turns one radian in this many tokens.
         rotary_frequencies: ``retnet`` (torchscale) or ``standard`` (flash-linear-attention).
-        rotary_pairs: Channels that turn together: ``half`` (i and i + dim / 2, faster on CPUs) or ``interleaved``
-            (torchscale); the one is the other with the rows of the projections in another order.
+        rotary_pairs: Channels that turn together: ``interleaved`` (0 and 1, 2 and 3, ...; RetNet) or ``half`` (i and
+            i + dim / 2); the one is the other with the rows of the projections in another order.
         gate: Activation of the output gate.
         bias: Biases in all projections.
         head_bias: A bias in the head.
@@ -68,7 +68,7 @@ class RetNetConfig:
     relative_position: bool = True
     rotary_base: float = 10000.0
     rotary_frequencies: Literal["retnet", "standard"] = "retnet"
-    rotary_pairs: Literal["interleaved", "half"] = "half"
+    rotary_pairs: Literal["interleaved", "half"] = "interleaved"
     gate: Literal["swish", "gelu"] = "swish"
     bias: bool = False
     head_bias: bool = False

@@ -32,7 +32,7 @@ class TransformerConfig:
         max_positions: Tokens that learned positions reach; only with ``learned``.
         rotary_base: The slowest pair of channels turns about one radian in this many tokens.
         rotary_frequencies: ``standard`` (RoFormer, Llama) or ``retnet`` (torchscale's RetNet).
-        rotary_pairs: Channels that turn together: ``half`` (Llama) or ``interleaved`` (RoFormer).
+        rotary_pairs: Channels that turn together: ``interleaved`` (RoFormer) or ``half`` (Llama).
         window: A token sees itself and ``window - 1`` tokens before it; None sees all.
         attention_bias: A bias in the projection to queries, keys and values.
         output_bias: A bias in the projection after the attention.
@@ -63,7 +63,7 @@ class TransformerConfig:
     max_positions: int | None = None
     rotary_base: float = 10000.0
     rotary_frequencies: Literal["retnet", "standard"] = "standard"
-    rotary_pairs: Literal["interleaved", "half"] = "half"
+    rotary_pairs: Literal["interleaved", "half"] = "interleaved"
     window: int | None = None
     attention_bias: bool = False
     output_bias: bool = False
@@ -92,7 +92,7 @@ class TransformerConfig:
                 f"{self.positions!r} and max_positions is {self.max_positions}."
             )
         rotary = (self.rotary_base, self.rotary_frequencies, self.rotary_pairs)
-        if self.positions != "rotary" and rotary != (10000.0, "standard", "half"):
+        if self.positions != "rotary" and rotary != (10000.0, "standard", "interleaved"):
             raise ValueError(
                 f"rotary_base, rotary_frequencies and rotary_pairs mean nothing with positions={self.positions!r}, "
                 f"but are {rotary}; leave them at their defaults."
