@@ -1,0 +1,260 @@
+"""What a training run is asked to do; every attribute is an option of ``retentive train``."""
+
+# No slots here: the command line's parser reads the defaults of a nested config through its ``__dict__``.
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+def _check_at_least(name: str, value: int, least: int, unit: str) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least} {unit}{'s' if least != 1 else ''}, but is {value}.")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, but is {value}.")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, but is {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which tokens a step learns from.
+
+    Attributes:
+        mode: "packed" draws windows from anywhere in the text, in a new order each epoch, and every window begins with
+            an empty memory. "streamed" reads documents from their begin to their end, window after window, and carries
+            the state along.
+        window: Length of a window in tokens.
+        batch_size: Windows side by side in one step, over all processes and accumulated parts together. The same
+            number gives the same steps on one process and on many.
+        windows_per_graph: For "streamed": windows after one another in one step, through which gradients flow back.
+            The state goes on beyond them; gradients do not.
+    """
+
+    mode: Literal["packed", "streamed"] = "packed"
+    window: int = 512
+    batch_size: int = 16
+    windows_per_graph: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_choice("data.mode", self.mode, ("packed", "streamed"))
+        _check_at_least("data.window", self.window, 1, "token")
+        _check_at_least("data.batch_size", self.batch_size, 1, "window")
+        _check_at_least("data.windows_per_graph", self.windows_per_graph, 1, "window")
+        if self.mode == "packed" and self.windows_per_graph != 1:
+            raise ValueError(
+                f"data.windows_per_graph means nothing with data.mode='packed', whose windows do not follow one "
+                f"another, but is {self.windows_per_graph}; leave it out, or stream."
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one step reads."""
+        return self.batch_size * self.window * self.windows_per_graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101).
+
+    Attributes:
+        learning_rate: Highest learning rate, reached at the end of the warm-up.
+        beta1: Share of the mean gradient that a step keeps.
+        beta2: Share of the mean squared gradient that a step keeps.
+        epsilon: Added to the root of the mean squared gradient.
+        weight_decay: Share of each weight that is taken away per step, times the learning rate. Norms, biases and
+            embeddings (a tied head too) do not decay.
+        clip_norm: Gradients whose norm over all parameters is above this are scaled down to it; null clips nothing.
+    """
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("learning_rate", "epsilon"):
+            _check_positive(f"optimizer.{name}", getattr(self, name))
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} must be at least 0 and below 1, but is {getattr(self, name)}.")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"optimizer.weight_decay must be at least 0, but is {self.weight_decay}.")
+        if self.clip_norm is not None:
+            _check_positive("optimizer.clip_norm", self.clip_norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over the steps: a linear warm-up, then half a cosine down.
+
+    Attributes:
+        warmup_steps: Steps until the learning rate is at its highest.
+        decay_steps: Step at which it is at its lowest; null is the last step of the run. With a number here, a
+            finished run can be started again with more steps.
+        final_share: The lowest learning rate, as a share of the highest, 0 to 1.
+    """
+
+    warmup_steps: int = 100
+    decay_steps: int | None = None
+    final_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_at_least("schedule.warmup_steps", self.warmup_steps, 0, "step")
+        if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
+            raise ValueError(
+                f"schedule.decay_steps must be above schedule.warmup_steps, {self.warmup_steps}, but is "
+                f"{self.decay_steps}."
+            )
+        if not 0 <= self.final_share <= 1:
+            raise ValueError(f"schedule.final_share must be from 0 to 1, but is {self.final_share}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig:
+    """How often, and on how much text that is not trained on, the model is evaluated along the way.
+
+    Attributes:
+        every: Steps between evaluations; there is one more after the last step. Null evaluates never.
+        windows: Windows of ``data.window`` tokens in one evaluation, always the same ones: as many of the held-out
+            split as there are, up to this number.
+    """
+
+    every: int | None = 500
+    windows: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.every is not None:
+            _check_at_least("held_out.every", self.every, 1, "step")
+        _check_at_least("held_out.windows", self.windows, 1, "window")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept on disk to go on from.
+
+    Attributes:
+        every: Steps between checkpoints; there is one more after the last step, and one on Ctrl-C.
+        keep_last: Checkpoints that are kept, the newest ones.
+        keep_best: Also keep a checkpoint of the step with the lowest held-out loss.
+        weights: Which weights are written to the folder "model" of the run at its end: "last" or "best".
+    """
+
+    every: int = 500
+    keep_last: int = 2
+    keep_best: bool = True
+    weights: Literal["last", "best"] = "last"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_at_least("checkpoints.every", self.every, 1, "step")
+        _check_at_least("checkpoints.keep_last", self.keep_last, 1, "checkpoint")
+        _check_choice("checkpoints.weights", self.weights, ("last", "best"))
+        if self.weights == "best" and not self.keep_best:
+            raise ValueError("checkpoints.keep_best must be true for checkpoints.weights='best'.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """What it runs on. Nothing here changes what is learned, rounding apart, and a run may go on with other values.
+
+    Attributes:
+        device: "cpu", "cuda", or "auto": a GPU where there is one. Under torchrun each process takes its own GPU.
+        strategy: How several processes share the work: "ddp" keeps a copy of everything in each of them, "fsdp" keeps
+            a shard of parameters, gradients and optimizer state. Means nothing for one process.
+        precision: "float32", "bfloat16" (parameters and optimizer stay float32), or "auto": bfloat16 on GPUs that
+            have it, float32 elsewhere.
+        accumulation: Parts that each process cuts its share of a batch into, one after another, to save memory.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
+        _check_choice("hardware.strategy", self.strategy, ("ddp", "fsdp"))
+        _check_choice("hardware.precision", self.precision, ("auto", "float32", "bfloat16"))
+        _check_at_least("hardware.accumulation", self.accumulation, 1, "part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig:
+    """What is written down along the way, into "metrics.jsonl" of the run.
+
+    Attributes:
+        every: Steps between lines; loss, bits per byte and speed of a line are means over these steps.
+        tensorboard: Also write TensorBoard events into the folder "tensorboard" of the run.
+    """
+
+    every: int = 10
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_at_least("metrics.every", self.every, 1, "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a model on the tokens of a store.
+
+    Started again in the same folder, a run goes on from its last checkpoint.
+
+    Attributes:
+        store: Folder that "retentive prepare" wrote.
+        run: Folder of this run: config, metrics, checkpoints, and the model at the end.
+        steps: Steps of the optimizer in all.
+        seed: Decides the initial weights, the order of the data and what dropout drops.
+        data: Which tokens a step learns from.
+        optimizer: How a step changes the weights.
+        schedule: The learning rate over the steps.
+        held_out: Evaluation along the way.
+        checkpoints: What is kept on disk to go on from.
+        hardware: What it runs on.
+        metrics: What is written down along the way.
+    """
+
+    store: Path
+    run: Path
+    steps: int
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    hardware: HardwareConfig = HardwareConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_at_least("steps", self.steps, 1, "step")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 2**32 - 1, but is {self.seed}.")
+        if self.schedule.warmup_steps >= self.decay_steps:
+            raise ValueError(
+                f"schedule.warmup_steps must be below the steps of the run, {self.decay_steps}, but is "
+                f"{self.schedule.warmup_steps}; a tenth of them is a good start."
+            )
+        if self.checkpoints.weights == "best" and self.held_out.every is None:
+            raise ValueError("held_out.every must be a number of steps for checkpoints.weights='best', but is null.")
+
+    @property
+    def decay_steps(self) -> int:
+        """Step at which the learning rate is at its lowest."""
+        return self.steps if self.schedule.decay_steps is None else self.schedule.decay_steps
