@@ -1,0 +1,84 @@
+"""One model in many processes: DDP copies it, FSDP2 shards it; and the precision it computes in."""
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from retentive.layers.block import Block
+from retentive.training.config import HardwareConfig
+from retentive.training.processes import Processes
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def chosen_precision(hardware: HardwareConfig, device: torch.device) -> Precision:
+    """What "auto" means on a device.
+
+    A CPU stays at float32: few multiply bfloat16 quickly, and a run should give the same numbers on all of them.
+    """
+    if hardware.precision != "auto":
+        return hardware.precision
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def parallelise(
+    model: nn.Module, processes: Processes, strategy: Literal["ddp", "fsdp"], precision: Precision
+) -> nn.Module:
+    """Wrap a model, which is the same in all processes, for training in all of them.
+
+    The gradients of the result are means over the processes.
+
+    Args:
+        model: On the processes' device. FSDP shards it in place, block by block.
+        processes: Those that train together; for one alone the model comes back as it is.
+        strategy: DDP or FSDP2.
+        precision: FSDP computes in it by casting parameters; for the others see `autocast`.
+    """
+    if processes.mesh is None:
+        return model
+    if strategy == "ddp":
+        on_gpu = processes.device.type == "cuda"
+        return DistributedDataParallel(
+            model, device_ids=[processes.device] if on_gpu else None, gradient_as_bucket_view=True
+        )
+    policy = MixedPrecisionPolicy()
+    if precision == "bfloat16":
+        # Inputs stay as they are: a carried state among them is float32, whatever the layers compute in.
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=processes.mesh, mp_policy=policy)
+    fully_shard(model, mesh=processes.mesh, mp_policy=policy)
+    return model
+
+
+def autocast(model: nn.Module, device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Compute products in bfloat16 where that is the precision; FSDP has cast the parameters itself."""
+    if precision == "float32" or isinstance(model, FSDPModule):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+@contextmanager
+def gradients_exchanged(model: nn.Module, exchange: bool) -> Generator[None]:
+    """Whether backward passes in here exchange gradients: only the last part of an accumulated batch needs to."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(exchange)
+        yield
+    elif isinstance(model, DistributedDataParallel) and not exchange:
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def release(model: nn.Module) -> None:
+    """Give whole parameters back that a forward pass without a backward pass has left in memory."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
