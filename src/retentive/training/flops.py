@@ -1,0 +1,72 @@
+"""Floating-point operations: how many a model's matrix products take, and how many the machine does in a second."""
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def _product(_: Any, left: torch.Size, right: torch.Size, **__: Any) -> int:
+    """Operations of ``left @ right``, which is added to something that is there."""
+    return 2 * left.numel() * right[-1]
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    """Operations of scores, as whole squares, and of their sums of values."""
+    return 2 * query[0] * query[1] * query[2] * key[2] * (query[3] + value[3])
+
+
+_UNCOUNTED = {
+    torch.ops.aten.addmm_: _product,
+    torch.ops.aten.baddbmm_: _product,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}
+"""Products that torch's counter passes over."""
+
+
+def training_flops_per_token(model: nn.Module, window: int) -> float:
+    """Operations of the matrix products of a training step, for each token of a window.
+
+    The products of one forward pass over one row are counted as they run, and taken three times: the gradient of a
+    product is two products of its size. An (m, k) by (k, n) product is ``2 m k n`` operations. Elementwise work and
+    what a backward pass computes again count nothing, so that more work for the same result is never a better share.
+
+    Args:
+        model: Not yet wrapped or sharded.
+        window: Tokens in a row.
+    """
+    tokens = torch.zeros(1, window, dtype=torch.long, device=next(model.parameters()).device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
+            model(tokens)
+    finally:
+        model.train(training)
+    return 3 * counter.get_total_flops() / window
+
+
+def matrix_flops_per_second(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.3) -> float:
+    """The machine's speed at a large square product, by the fastest run of those that fit into ``seconds``."""
+    size = 1024 if device.type == "cpu" else 8192
+    left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    product = torch.empty_like(left)
+    best = float("inf")
+    end = time.perf_counter() + seconds
+    while True:
+        torch.mm(left, right, out=product)  # the first one also warms up
+        _wait(device)
+        begin = time.perf_counter()
+        torch.mm(left, right, out=product)
+        _wait(device)
+        now = time.perf_counter()
+        best = min(best, now - begin)
+        if now >= end:
+            return 2 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
