@@ -176,6 +176,7 @@ class RecurrentMemoryConfig:
             hidden_size=self.decoder.embedding.hidden_size,
             num_tokens=self.num_memory_tokens,
             carried=carried,
+            learned=self.read_first or self.write_start == "memory",
             write_start=self.write_start if carried else "learned",
             write_gradient=self.write_gradient,
             code=self.memory_code,

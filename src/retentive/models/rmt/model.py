@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
 from retentive.layers.attention import KeyValueState, Recalled
@@ -36,9 +37,15 @@ class _Step:
 
 
 class RecurrentMemoryTransformer(LanguageModel):
-    """A decoder that reads text segment by segment and carries memory tokens from each to the next."""
+    """A decoder that reads text segment by segment and carries memory tokens from each to the next.
+
+    Attributes:
+        recomputes_segments: Set it to True to forget what a segment computed and compute it again in the backward pass:
+            a call over many segments then takes the memory of about one, for a third more time. Results stay the same.
+    """
 
     config: RecurrentMemoryConfig
+    recomputes_segments: bool = False
 
     def __init__(self, config: RecurrentMemoryConfig) -> None:
         """Make the model that the config describes."""
@@ -134,7 +141,11 @@ class RecurrentMemoryTransformer(LanguageModel):
         framer, now, read = self._framer(), state, 0
         outputs: list[Tensor] = []
         for index, piece in enumerate(plan.pieces):
-            hidden, now = self._step(piece, now, framer, keep=index == len(plan.pieces) - 1)
+            keep = index == len(plan.pieces) - 1
+            if self.recomputes_segments and torch.is_grad_enabled():
+                hidden, now = checkpoint(self._step, piece, now, framer, keep=keep, use_reentrant=False)
+            else:
+                hidden, now = self._step(piece, now, framer, keep=keep)
             read += hidden.shape[1]
             if plan.columns is not None or read > time - max(wanted, 1):
                 outputs.append(hidden)
@@ -259,12 +270,14 @@ class RecurrentMemoryTransformer(LanguageModel):
             return state.history, state.history_real
         if self.config.bidirectional and piece.ends is False and piece.starts is False:
             return state.history, state.history_real
-        new = torch.stack(seen, 1)
         if not self.config.xl_gradient:
-            new = new.detach()
+            seen = tuple(hidden.detach() for hidden in seen)
         if piece.mask is None:
+            # Cut before they are stacked: a view would keep the whole segment in memory.
+            new = torch.stack([hidden[:, -length:] for hidden in seen], 1)
             both = new if piece.begins is True else torch.cat((state.history, new), 2)
             return both[:, :, -length:], None
+        new = torch.stack(seen, 1)
         dropped, taken = as_flags(piece.begins, piece.mask), piece.mask
         if self.config.bidirectional:
             ends = as_flags(piece.ends, piece.mask)
@@ -272,32 +285,30 @@ class RecurrentMemoryTransformer(LanguageModel):
         old = torch.ones_like(state.history[:, 0, :, 0], dtype=torch.bool)
         old = (old if state.history_real is None else state.history_real) & ~dropped[:, None]
         both, real = to_the_end(torch.cat((old, taken), 1), torch.cat((state.history, new), 2), 2)
-        return both[:, :, -length:], real[:, -length:]
+        return both[:, :, -length:].contiguous(), real[:, -length:]
 
     def _after(
         self, plan: Plan, state: RecurrentMemoryState, tokens: Tokens, mask: TokenMask | None
     ) -> RecurrentMemoryState:
         """The state after a call, of the same shape however the call came about."""
-        segment, real = state.segment[:, :0], None
-        if plan.unfinished:
-            both = torch.cat((state.segment, tokens), 1)
-            if plan.columns is not None:
-                old = torch.ones_like(state.segment, dtype=torch.bool) if state.real is None else state.real
-                new = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-                both, _ = to_the_end(torch.cat((old, new), 1), both, 1)
-                places = torch.arange(plan.unfinished, 0, -1, device=tokens.device)
-                real = places <= (plan.position % self.config.segment_length)[:, None]
-            segment = both[:, -plan.unfinished :]
-        history, history_real = state.history, state.history_real
+        ragged = plan.columns is not None
+        segment = torch.cat((state.segment, tokens), 1)
+        real, history, history_real = None, state.history, state.history_real
+        if ragged:
+            old = torch.ones_like(state.segment, dtype=torch.bool) if state.real is None else state.real
+            new = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+            segment, _ = to_the_end(torch.cat((old, new), 1), segment, 1)
+            places = torch.arange(plan.unfinished, 0, -1, device=tokens.device)
+            real = places <= (plan.position % self.config.segment_length)[:, None]
         if history_real is not None:
-            length = int(history_real.sum(1).amax())
-            begin = history.shape[2] - length
+            begin = history.shape[2] - int(history_real.sum(1).amax())
             history, history_real = history[:, :, begin:], history_real[:, begin:]
         layers: tuple[RecurrentState, ...] = ()
         if not self.config.bidirectional:
             layers = tuple(self._layer_after(layer, plan) for layer in state.layers)
-            if not plan.unfinished:
+            if not plan.unfinished and not ragged:
                 layers = self.decoder.initial_state(tokens.shape[0], tokens.device).layers
+        segment = segment[:, segment.shape[1] - plan.unfinished :]
         return replace(
             state,
             layers=layers,
