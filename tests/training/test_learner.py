@@ -6,18 +6,21 @@ from typing import Any
 import pytest
 import torch
 
-from laws.families import VOCAB, small_model
+from laws.families import VOCAB, small_config, small_model
 from retentive.data.batch import Batch
 from retentive.data.synthetic import repeat_copy
 from retentive.errors import DivergedError
 from retentive.models.base import LanguageModel
+from retentive.state import named_tensors
 from retentive.training.config import OptimizerConfig, ScheduleConfig
 from retentive.training.fit import fit
 from retentive.training.learner import Learner
 from retentive.training.processes import alone
 
 
-def learner_of(model: LanguageModel, *, clip_norm: float | None = None, carries_state: bool = False) -> Learner:
+def learner_of(
+    model: LanguageModel, *, clip_norm: float | None = None, carries_state: bool = False, way: Any = "plain"
+) -> Learner:
     """A learner whose learning rate is high enough that steps show."""
     return Learner(
         model,
@@ -27,6 +30,7 @@ def learner_of(model: LanguageModel, *, clip_norm: float | None = None, carries_
         seed=3,
         carries_state=carries_state,
         processes=alone(),
+        backpropagation=way,
     )
 
 
@@ -167,3 +171,27 @@ def test_fit_sends_gradients_back_through_windows():
     model = small_model("retnet", dtype=torch.float32)
     results = fit(model, task, steps=60, windows_per_graph=2, **options)
     assert results[-1].loss < 0.3
+
+
+@pytest.mark.parametrize("way", ["recompute", "replay"])
+def test_every_way_back_gives_the_same_steps(way: str):
+    """Two parts of a batch, each of three windows that follow one another, with dropout and state."""
+    changes = {"backbone": small_config("transformer", dropout=0.2), "xl_length": 3}
+    learners = [learner_of(small_model("rmt", **changes), carries_state=True, way=name) for name in ("plain", way)]
+    for step in range(2):
+        windows = [cut(batch_of(10 * step + number), 2) for number in range(3)]
+        parts = [[window[part][0] for window in windows] for part in range(2)]
+        plain, other = (learner.step(step, parts) for learner in learners)
+        assert other.loss == pytest.approx(plain.loss, rel=1e-12)
+        assert other.gradient_norm == pytest.approx(plain.gradient_norm, rel=1e-10)
+    for ours, theirs in zip(*(learner.model.parameters() for learner in learners), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    for mine, whole in zip(*(learner.states for learner in learners), strict=True):
+        for name, tensor in named_tensors(whole).items():
+            torch.testing.assert_close(named_tensors(mine)[name], tensor, rtol=0, atol=1e-10, msg=name)
+            assert not tensor.requires_grad
+
+
+def test_only_segments_are_recomputed():
+    with pytest.raises(ValueError, match="must be 'plain' or 'replay' for a retnet, which has no segments to recomp"):
+        learner_of(small_model("retnet"), way="recompute")

@@ -20,6 +20,7 @@ from retentive.models.registry import build
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
 from retentive.state import named_tensors
+from retentive.training.config import HardwareConfig, TrainConfig
 from retentive.training.replay import check_replayable, cut_text, replay, unrolled
 
 DROPPING = small_backbone(dropout=0.2, attention_dropout=0.2)
@@ -246,6 +247,13 @@ def test_what_cannot_be_is_refused():
     check_replayable(model.train())
     with pytest.raises(ValueError, match=r"would count it twice in the running statistics of 1; use a norm without"):
         check_replayable(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+
+
+def test_a_run_replays_windows_that_follow_one_another():
+    with pytest.raises(
+        ValueError, match=r"data.windows_per_graph must be above 1 for hardware.backpropagation='replay'"
+    ):
+        TrainConfig(store=Path("s"), run=Path("r"), steps=200, hardware=HardwareConfig(backpropagation="replay"))
 
 
 class _LiveBytes(TorchDispatchMode):

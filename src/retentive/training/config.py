@@ -177,12 +177,16 @@ class HardwareConfig:
         precision: "float32", "bfloat16" (parameters and optimizer stay float32), or "auto": bfloat16 on GPUs that
             have it, float32 elsewhere.
         accumulation: Parts that each process cuts its share of a batch into, one after another, to save memory.
+        backpropagation: How gradients go back through a step: "plain" keeps what all windows computed; "replay" keeps
+            the states between windows alone and computes each window again on the way back (needs
+            data.windows_per_graph above 1); "recompute" does so for the segments of a window (recurrent memory only).
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     strategy: Literal["ddp", "fsdp"] = "ddp"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     accumulation: int = 1
+    backpropagation: Literal["plain", "recompute", "replay"] = "plain"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -190,6 +194,7 @@ class HardwareConfig:
         _check_choice("hardware.strategy", self.strategy, ("ddp", "fsdp"))
         _check_choice("hardware.precision", self.precision, ("auto", "float32", "bfloat16"))
         _check_at_least("hardware.accumulation", self.accumulation, 1, "part")
+        _check_choice("hardware.backpropagation", self.backpropagation, ("plain", "recompute", "replay"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +255,11 @@ class TrainConfig:
             raise ValueError(
                 f"schedule.warmup_steps must be below the steps of the run, {self.decay_steps}, but is "
                 f"{self.schedule.warmup_steps}; a tenth of them is a good start."
+            )
+        if self.hardware.backpropagation == "replay" and self.data.windows_per_graph == 1:
+            raise ValueError(
+                "data.windows_per_graph must be above 1 for hardware.backpropagation='replay', which replays windows, "
+                "but is 1; stream several windows a step."
             )
         if self.checkpoints.weights == "best" and self.held_out.every is None:
             raise ValueError("held_out.every must be a number of steps for checkpoints.weights='best', but is null.")

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -13,13 +16,17 @@ from retentive.data.batch import Batch
 from retentive.errors import DivergedError
 from retentive.layers.attention import AttentionConfig
 from retentive.models.base import LanguageModel
+from retentive.models.rmt import RecurrentMemoryTransformer
 from retentive.state import ModelState
 from retentive.training.config import OptimizerConfig, ScheduleConfig
 from retentive.training.optimizer import gradient_norm, make_optimizer, scale_gradients
 from retentive.training.parallelism import Precision, autocast, gradients_exchanged, parallelise, release
 from retentive.training.processes import Processes
+from retentive.training.replay import TextPiece, check_replayable, replay
 from retentive.training.schedule import learning_rate_share
 from retentive.training.unroll import Window, place, unroll
+
+Backpropagation = Literal["plain", "recompute", "replay"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +67,7 @@ class Learner:
         processes: Processes,
         strategy: str = "ddp",
         precision: Precision = "float32",
+        backpropagation: Backpropagation = "plain",
     ) -> None:
         """Take a model up for training.
 
@@ -73,9 +81,11 @@ class Learner:
             processes: Those that train together.
             strategy: ``ddp`` or ``fsdp``.
             precision: Of matrix products.
+            backpropagation: How gradients go back through a step; see `HardwareConfig`.
 
         Raises:
-            ValueError: If a state is to be carried that would grow for ever.
+            ValueError: If a state is to be carried that would grow for ever, or the model cannot be back-propagated
+                through in this way.
         """
         mixer = model.config.decoder.mixer
         self._is_attention = isinstance(mixer, AttentionConfig)
@@ -94,6 +104,16 @@ class Learner:
         self._config, self._schedule, self._decay_steps = optimizer, schedule, decay_steps
         self._seed = seed
         self._precision: Precision = precision
+        self._replays = backpropagation == "replay"
+        if self._replays:
+            check_replayable(model.train())
+        if backpropagation == "recompute":
+            if not isinstance(model, RecurrentMemoryTransformer):
+                raise ValueError(
+                    f"hardware.backpropagation must be 'plain' or 'replay' for a {model.config.family}, which has no "
+                    "segments to recompute."
+                )
+            model.recomputes_segments = True
 
     def step(self, number: int, parts: Sequence[Sequence[Batch]]) -> StepResult:
         """Learn from one global batch.
@@ -120,17 +140,44 @@ class Learner:
             torch.manual_seed(step_seed(self._seed, number, self.processes.rank))
             for part, state in zip(windows, before, strict=True):
                 is_last = len(after) == len(windows) - 1
-                with gradients_exchanged(self._wrapped, is_last):
-                    with autocast(self._wrapped, self.processes.device, self._precision):
-                        loss, state = unroll(self._wrapped, part, state, total_labels=max(1, total_labels))
-                    # Gradients become means over the processes; they are to be sums, as the losses are.
-                    (loss * self.processes.count).backward()
+                loss, state = self._back_propagate(part, state, max(1, total_labels), exchange=is_last)
                 losses.append(loss.detach())
                 after.append(state)
         loss, norm = self._check(number, torch.stack(losses).sum())
         learning_rate = self._update(number, norm)
         self.states = after if self.carries_state else []
         return StepResult(loss=loss, gradient_norm=norm, learning_rate=learning_rate, num_labels=total_labels)
+
+    def _back_propagate(
+        self, windows: Sequence[Window], state: ModelState | None, total_labels: int, *, exchange: bool
+    ) -> tuple[Float[Tensor, ""], ModelState]:
+        """Add the gradients of windows that follow one another; their share of the loss, and the state after them."""
+        # Gradients become means over the processes; they are to be sums, as the losses are.
+        scale = float(self.processes.count)
+        if not self._replays:
+            with gradients_exchanged(self._wrapped, exchange):
+                with self._autocast():
+                    loss, state = unroll(self._wrapped, windows, state, total_labels=total_labels)
+                (loss * scale).backward()
+            return loss.detach(), state
+        pieces = [
+            TextPiece(
+                model=self._wrapped,
+                tokens=window.tokens,
+                labels=window.labels,
+                starts=window.starts,
+                total_labels=total_labels,
+                context=self._autocast,
+            )
+            for window in windows
+        ]
+        before = None if state is None else state.detach()
+        return replay(
+            pieces, before, scale=scale, exchange=lambda last: gradients_exchanged(self._wrapped, last and exchange)
+        )
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return autocast(self._wrapped, self.processes.device, self._precision)
 
     @torch.no_grad()
     def evaluate(self, batches: Sequence[Batch]) -> tuple[float, int]:
@@ -143,7 +190,7 @@ class Learner:
         total, count = 0.0, 0
         for batch in batches:
             window = place(batch, self.processes.device, carries_state=False)
-            with autocast(self._wrapped, self.processes.device, self._precision):
+            with self._autocast():
                 loss, _ = unroll(self._wrapped, [window], None, total_labels=1)
             total += float(loss)
             count += window.num_labels

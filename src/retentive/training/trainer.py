@@ -191,6 +191,7 @@ class _Run:
             processes=self.processes,
             strategy=config.hardware.strategy,
             precision=precision,
+            backpropagation=config.hardware.backpropagation,
         )
         return learner, pace
 
