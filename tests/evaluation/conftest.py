@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from evaluation.stores import write_store
 from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.data.subword_tokenizer import train_bpe
 from retentive.data.token_store import TokenStore
-from retentive.data.token_store_writer import TokenStoreWriter
-from retentive.data.tokenizer import Tokenizer
 
 TEXTS = [
     "a",
@@ -20,14 +18,6 @@ TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
 ]
 """One document without a token to score, one with one, characters of two, three and four bytes."""
-
-
-def write_store(folder: Path, tokenizer: Tokenizer, texts: list[str]) -> TokenStore:
-    with TokenStoreWriter(folder, tokenizer) as writer:
-        for number, text in enumerate(texts):
-            ids = np.asarray(tokenizer.encode(text), dtype=np.uint32)
-            writer.add(f"{number}.txt", ids, num_bytes=len(text.encode()), split="heldout")
-        return writer.finish()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,11 @@
 """Which documents are measured, and that a limit is always told."""
 
+from pathlib import Path
+
 import pytest
 
+from evaluation.stores import write_store
+from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.data.token_store import TokenStore
 from retentive.evaluation.documents import select_documents
 
@@ -42,6 +46,14 @@ def test_a_limit_of_bytes_is_kept_by_whole_documents(byte_store: TokenStore, lim
     assert all(int(sizes[number]) > room for number in range(len(sizes)) if number not in taken)
 
 
+def test_large_documents_can_be_left_out(byte_store: TokenStore):
+    sizes = byte_store.document_bytes("heldout").tolist()
+    documents = select_documents(byte_store, max_document_bytes=40)
+    assert documents.numbers.tolist() == [number for number, size in enumerate(sizes) if size <= 40]
+    assert documents.sizes.tolist() == [size for size in sizes if size <= 40]
+    assert not documents.coverage.is_whole
+
+
 def test_both_limits_hold_together(byte_store: TokenStore):
     documents = select_documents(byte_store, max_documents=1, max_bytes=45)
     assert documents.coverage.documents == 1
@@ -62,10 +74,9 @@ def test_an_empty_split_is_refused_with_the_cure(empty_store: TokenStore, byte_s
         select_documents(byte_store, split="train")
 
 
-def test_a_limit_below_every_document_is_refused(tmp_path):
-    from evaluation.conftest import write_store
-    from retentive.data.byte_tokenizer import ByteTokenizer
-
+def test_a_limit_below_every_document_is_refused(single_letters: TokenStore, tmp_path: Path):
+    assert len(select_documents(single_letters, max_bytes=1).numbers) == 1
     store = write_store(tmp_path / "store", ByteTokenizer(), ["four", "fifty"])
-    with pytest.raises(ValueError, match="max_bytes must be at least the size of the smallest document, 4 bytes, but"):
-        select_documents(store, max_bytes=3)
+    for name in ("max_bytes", "max_document_bytes"):
+        with pytest.raises(ValueError, match=f"{name} must be at least .* the smallest document, 4 bytes, but is 3"):
+            select_documents(store, **{name: 3})

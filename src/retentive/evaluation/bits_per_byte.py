@@ -1,8 +1,8 @@
 """Bits per byte of held-out documents: what a model needs to write their text down.
 
-The nats of the scored tokens over the bytes that these tokens stand for, in units of ``ln 2``. A character of several
-bytes, or one that is split between tokens, counts by its bytes, so models with different tokenizers can be compared.
-End-of-text counts on neither side; see `retentive.evaluation.scoring`.
+The nats of all tokens of the documents over the bytes of their text in UTF-8, in units of ``ln 2``. A character of
+several bytes, or one that is split between tokens, counts by its bytes, so models with different tokenizers can be
+compared. End-of-text counts on neither side; see `retentive.evaluation.scoring`.
 """
 
 import math
@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 
-from retentive.data.tokenizer import token_byte_lengths
 from retentive.evaluation.documents import Coverage, Documents
 from retentive.evaluation.scoring import ScoredTokens, score_in_one_pass, score_in_windows
 from retentive.evaluation.uncertainty import standard_error_of_ratio
@@ -30,8 +29,8 @@ class BitsPerByte:
         standard_error: Of ``bits_per_byte``, from the differences between documents; None for a single one.
         nats_per_token: Mean loss of the scored tokens; compares only models with one tokenizer.
         tokens: Tokens scored, each once.
-        bytes: Bytes that these tokens stand for.
-        documents: Documents with scored tokens.
+        bytes: Bytes of the documents' text in UTF-8.
+        documents: Documents scored.
         coverage: How much of the split was measured.
         window: Tokens of a window; None in one pass.
         stride: Tokens from window to window; None in one pass.
@@ -56,16 +55,13 @@ class DocumentTally:
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
-        self._token_bytes = token_byte_lengths(documents.store.tokenizer)
         count = len(documents.numbers)
-        self._nats, self._bytes = np.zeros(count), np.zeros(count, np.int64)
-        self._tokens = np.zeros(count, np.int64)
+        self._nats, self._tokens = np.zeros(count), np.zeros(count, np.int64)
 
     def add(self, scored: ScoredTokens) -> None:
         """Count some tokens."""
         place = np.searchsorted(self._documents.numbers, scored.document)
         np.add.at(self._nats, place, scored.nats)
-        np.add.at(self._bytes, place, self._token_bytes[scored.token])
         np.add.at(self._tokens, place, 1)
 
     def result(
@@ -76,17 +72,11 @@ class DocumentTally:
         window: int | None = None,
         stride: int | None = None,
     ) -> BitsPerByte:
-        """The mean over all that was counted.
-
-        Raises:
-            ValueError: If nothing was.
-        """
-        tokens, text_bytes = int(self._tokens.sum()), int(self._bytes.sum())
-        if text_bytes == 0:
-            raise ValueError(
-                f"documents must have bytes to score, but none of the {len(self._tokens)} has; evaluate on more text."
-            )
-        error = standard_error_of_ratio(self._nats, self._bytes)
+        """The mean over all documents."""
+        assert (self._tokens == self._documents.lengths).all(), "every token must be scored, and once"
+        sizes = self._documents.sizes
+        tokens, text_bytes = int(self._tokens.sum()), int(sizes.sum())
+        error = standard_error_of_ratio(self._nats, sizes)
         return BitsPerByte(
             method=method,
             bits_per_byte=float(self._nats.sum()) / text_bytes / math.log(2),
@@ -94,7 +84,7 @@ class DocumentTally:
             nats_per_token=float(self._nats.sum()) / tokens,
             tokens=tokens,
             bytes=text_bytes,
-            documents=int((self._tokens > 0).sum()),
+            documents=len(sizes),
             coverage=self._documents.coverage,
             window=window,
             stride=stride,

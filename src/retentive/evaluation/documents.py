@@ -73,6 +73,11 @@ class Documents:
         return offsets[self.numbers + 1] - offsets[self.numbers] - 1
 
     @property
+    def sizes(self) -> Int64[np.ndarray, "documents"]:
+        """Bytes of each document's text in UTF-8."""
+        return np.asarray(self.store.document_bytes(self.split)[self.numbers])
+
+    @property
     def num_scored(self) -> int:
         """Tokens that are scored: all of each document, end-of-text apart."""
         return int(self.lengths.sum())
@@ -97,6 +102,7 @@ def select_documents(
     split: Split = "heldout",
     max_documents: int | None = None,
     max_bytes: int | None = None,
+    max_document_bytes: int | None = None,
 ) -> Documents:
     """The documents of a split, or a sample of them that is always the same.
 
@@ -108,11 +114,14 @@ def select_documents(
         split: ``heldout``, or ``train`` to see what was learned by heart.
         max_documents: Documents at most; None takes all.
         max_bytes: Bytes of text at most; None takes all.
+        max_document_bytes: Documents above this size in bytes are left out; None leaves out none. A Transformer's work
+            in one pass grows as the square of a document.
 
     Raises:
         ValueError: If a limit is below 1, the split holds nothing, or no document fits.
     """
-    for name, limit in (("max_documents", max_documents), ("max_bytes", max_bytes)):
+    limits = {"max_documents": max_documents, "max_bytes": max_bytes, "max_document_bytes": max_document_bytes}
+    for name, limit in limits.items():
         if limit is not None and limit < 1:
             raise ValueError(f"{name} must be at least 1, or None for all, but is {limit}.")
     held = store.manifest.splits[split]
@@ -122,17 +131,18 @@ def select_documents(
             "evaluate another split."
         )
     sizes = store.document_bytes(split)
-    numbers = list(range(held.documents))
+    room = held.text_bytes if max_bytes is None else max_bytes
+    largest = room if max_document_bytes is None else min(room, max_document_bytes)
+    numbers = [number for number in range(held.documents) if sizes[number] <= largest]
+    if not numbers:
+        name = "max_bytes" if largest == max_bytes else "max_document_bytes"
+        raise ValueError(
+            f"{name} must be at least the size of the smallest document, {int(sizes.min()):,} bytes, but is "
+            f"{largest:,}."
+        )
     if max_documents is not None or max_bytes is not None:
         random.Random(0).shuffle(numbers)
-    if max_bytes is not None:
-        numbers = _fitting(numbers, sizes, max_bytes)
-    numbers = sorted(numbers[:max_documents])
-    if not numbers:
-        raise ValueError(
-            f"max_bytes must be at least the size of the smallest document, {int(sizes.min()):,} bytes, but is "
-            f"{max_bytes:,}."
-        )
+    numbers = sorted(_fitting(numbers, sizes, room)[:max_documents])
     coverage = Coverage(
         split=split,
         documents=len(numbers),
