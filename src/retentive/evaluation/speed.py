@@ -1,9 +1,11 @@
 """Speed of reading and writing, and size of the state, against context length, for several models side by side."""
 
 import math
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -16,6 +18,9 @@ from retentive.state import ModelState
 
 CONTEXTS = (128, 512, 2048, 8192, 32768)
 """Context lengths that are measured where nothing else is asked for, in tokens."""
+
+
+_NEARLY_LINEAR = 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +95,15 @@ def measure_speed(
     seed: int = 0,
     on_seconds: Callable[[int], object] = lambda _: None,
 ) -> SpeedReport:
-    """Time prefill and decoding of random tokens at growing contexts, the models taking turns.
+    """Time prefill and decoding of random tokens at growing contexts.
 
-    A turn starts from the state of exactly ``context`` tokens; sampling is not part of it. Each model may use an equal
-    share of the budget: repetitions of dear points are dropped first (never below one), then points that are expected
-    not to fit, if costs go on growing as they did between the two contexts before (as the square after a single one).
-    A model's first context is always measured.
+    First every context is read once, then all contexts of all models take turns in an order drawn anew each time, so
+    that a noisy machine is fair to them. A turn of decoding starts from the state of exactly ``context`` tokens;
+    sampling is not part of it. All states are in memory together.
+
+    Each model may use an equal share of the budget. Contexts that are expected not to fit are left out: costs are taken
+    to grow with the context where they did so between the two contexts before, and as its square elsewhere. Then
+    repetitions are left out, of prefill before those of decoding. A model's first context is always measured.
 
     Args:
         models: Models by the names that the points will carry.
@@ -103,8 +111,8 @@ def measure_speed(
         batch_size: Rows side by side; speeds are those of one row.
         tokens_per_turn: Tokens written in one timed turn.
         repetitions: Turns and prefills timed at each point, as far as the budget goes.
-        budget_seconds: Of all models together; what was begun is finished, so the last point may run over.
-        seed: Of the random tokens.
+        budget_seconds: Of all models together; what was begun is finished, so it may be overrun a little.
+        seed: Of the random tokens and the order.
         on_seconds: Called with the whole seconds of the budget that passed since its last call.
 
     Raises:
@@ -118,28 +126,24 @@ def measure_speed(
         tokens_per_turn=tokens_per_turn,
         repetitions=repetitions,
     )
-    begin = time.perf_counter()
+    clock = _Clock(budget_seconds, on_seconds)
     share = budget_seconds / len(models)
     runners = [_Runner(name, model, batch_size, tokens_per_turn, seed, share) for name, model in models.items()]
-    points: list[SpeedPoint] = []
     left_out: list[LeftOut] = []
-    told = 0
-    for index, context in enumerate(contexts):
-        entrants: list[_Runner] = []
+    for context in contexts:
         for runner in runners:
-            missed = runner.cannot_afford(context)
-            if missed is not None:
-                left_out.append(missed)
-                continue
-            runner.start(context, allowance=runner.seconds_left / (len(contexts) - index))
-            entrants.append(runner)
-        for turn in range(repetitions):
-            for runner in entrants:
-                runner.take_turn(turn)
-                passed = int(min(time.perf_counter() - begin, budget_seconds))
-                on_seconds(passed - told)
-                told = passed
-        points.extend(runner.finish() for runner in entrants)
+            missed = runner.read(context)
+            left_out += [] if missed is None else [missed]
+            clock.tell()
+    order = [(runner, point) for runner in runners for point in runner.points.values()]
+    shuffle = random.Random(seed).shuffle
+    for work in (_Runner.time_decoding, _Runner.time_prefill):
+        for _ in range(repetitions):
+            shuffle(order)  # so that none always comes after the same one
+            for runner, point in order:
+                work(runner, point)
+                clock.tell()
+    points = [runner.result(context) for context in contexts for runner in runners if context in runner.points]
     return SpeedReport(
         points=tuple(points),
         left_out=tuple(left_out),
@@ -147,7 +151,7 @@ def measure_speed(
         tokens_per_turn=tokens_per_turn,
         device=", ".join(sorted({str(runner.device) for runner in runners})),
         threads=torch.get_num_threads(),
-        seconds=time.perf_counter() - begin,
+        seconds=clock.seconds,
     )
 
 
@@ -166,9 +170,43 @@ def _check(models: Mapping[str, LanguageModel], contexts: Sequence[int], budget_
         raise ValueError(f"budget_seconds must be above 0, but is {budget_seconds}.")
 
 
+class _Clock:
+    """Tells the caller how much of the budget has passed."""
+
+    def __init__(self, budget_seconds: float, on_seconds: Callable[[int], object]) -> None:
+        self._begin, self._told = time.perf_counter(), 0
+        self._budget_seconds, self._on_seconds = budget_seconds, on_seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def tell(self) -> None:
+        passed = int(min(self.seconds, self._budget_seconds))
+        self._on_seconds(passed - self._told)
+        self._told = passed
+
+
+@dataclass(slots=True)
+class _Point:
+    """One model at one context: its state there, and the seconds of prefills and of decoding turns."""
+
+    context: int
+    tokens: Tensor
+    state: ModelState
+    prefills: list[float]
+    decodes: list[float] = field(default_factory=list[float])
+    warm_up: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """A prefill, the turn that warms up and one that is timed."""
+        return min(self.prefills) + 2 * self.warm_up
+
+
 @dataclass(slots=True)
 class _Runner:
-    """One model's clock, share of the budget and measurements at the present context."""
+    """One model, its share of the budget, and its points."""
 
     name: str
     model: LanguageModel
@@ -176,92 +214,93 @@ class _Runner:
     tokens_per_turn: int
     seed: int
     seconds_left: float
-    context: int = 0
-    allowance: float = 0.0
-    spent: float = 0.0
-    tokens: Tensor | None = None
-    state: ModelState | None = None
-    prefills: list[float] = field(default_factory=list[float])
-    decodes: list[float] = field(default_factory=list[float])
-    costs: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    points: dict[int, _Point] = field(default_factory=dict[int, _Point])
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def cannot_afford(self, context: int) -> LeftOut | None:
-        """Why a context is left out, if one prefill and one turn are expected to take more than what is left."""
-        if not self.costs:
+    def read(self, context: int) -> LeftOut | None:
+        """Read a context and warm up there, or say why not."""
+        missed = self._cannot_afford(context)
+        if missed is not None:
+            return missed
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (self.batch_size, context + self.tokens_per_turn)
+        vocab_size = self.model.config.decoder.embedding.vocab_size
+        tokens = torch.randint(0, vocab_size, shape, generator=generator).to(self.device)
+        if not self.points:
+            self._prefill(tokens, context)
+        seconds, state = self._prefill(tokens, context)
+        point = _Point(context, tokens, state, [seconds])
+        point.warm_up = self._decode(point)
+        self.points[context] = point
+        return None
+
+    def time_decoding(self, point: _Point) -> None:
+        """Take a turn, if it is the first or still to be paid."""
+        if not point.decodes or point.decodes[-1] <= self.seconds_left:
+            point.decodes.append(self._decode(point))
+
+    def time_prefill(self, point: _Point) -> None:
+        """Read the context once more, up to the number of decoding turns, if that is still to be paid."""
+        if len(point.prefills) < len(point.decodes) and point.prefills[-1] <= self.seconds_left:
+            point.prefills.append(self._prefill(point.tokens, point.context)[0])
+
+    def result(self, context: int) -> SpeedPoint:
+        """The measurements at one context."""
+        point = self.points[context]
+        return SpeedPoint(
+            model=self.name,
+            context=context,
+            state_bytes=point.state.size_in_bytes // self.batch_size,
+            decode_tokens_per_second=self.tokens_per_turn / statistics.median(point.decodes),
+            decode_slowest=self.tokens_per_turn / max(point.decodes),
+            decode_fastest=self.tokens_per_turn / min(point.decodes),
+            decode_turns=len(point.decodes),
+            prefill_tokens_per_second=context / statistics.median(point.prefills),
+            prefill_runs=len(point.prefills),
+        )
+
+    def _cannot_afford(self, context: int) -> LeftOut | None:
+        known = list(self.points.values())
+        if not known:
             return None
-        (known, cost), growth = self.costs[-1], 2.0
-        if len(self.costs) > 1:
-            before, cost_before = self.costs[-2]
-            growth = min(2.0, max(1.0, math.log(cost / cost_before) / math.log(known / before)))
-        expected = cost * (context / known) ** growth
+        last, growth = known[-1], 2.0
+        if len(known) > 1:
+            before = known[-2]
+            measured = math.log(last.cost / before.cost) / math.log(last.context / before.context)
+            # What grows faster than the context at all will end as its square.
+            growth = 2.0 if measured > _NEARLY_LINEAR else max(1.0, measured)
+        expected = last.cost * (context / last.context) ** growth
         if expected <= self.seconds_left:
             return None
         left = max(0.0, self.seconds_left)
         return LeftOut(model=self.name, context=context, expected_seconds=expected, seconds_left=left)
 
-    def start(self, context: int, *, allowance: float) -> None:
-        """Go to another context; the first steps there are not timed, as they allocate."""
-        self.context, self.allowance, self.spent, self.state = context, allowance, 0.0, None
-        self.prefills, self.decodes = [], []
-        generator = torch.Generator().manual_seed(self.seed)
-        shape = (self.batch_size, context + self.tokens_per_turn)
-        vocab_size = self.model.config.decoder.embedding.vocab_size
-        self.tokens = torch.randint(0, vocab_size, shape, generator=generator).to(self.device)
-        if not self.costs:
-            self._time(self._prefill)
-            self._time(self._decode)
+    def _prefill(self, tokens: Tensor, context: int) -> tuple[float, ModelState]:
+        with self._timed() as seconds:
+            state = self.model(tokens[:, :context], logits_to_keep=1).state
+        return seconds[0], state
 
-    def take_turn(self, turn: int) -> None:
-        """Time a prefill and a turn of decoding, or whichever of them the allowance still covers."""
-        if turn == 0 or self.spent + self.prefills[-1] <= self.allowance:
-            self.prefills.append(self._time(self._prefill))
-        if turn == 0:
-            self._time(self._decode)
-        if turn == 0 or self.spent + self.decodes[-1] <= self.allowance:
-            self.decodes.append(self._time(self._decode))
+    def _decode(self, point: _Point) -> float:
+        state = point.state
+        with self._timed() as seconds:
+            for column in range(point.context, point.context + self.tokens_per_turn):
+                state = self.model(point.tokens[:, column : column + 1], state, logits_to_keep=1).state
+        return seconds[0]
 
-    def finish(self) -> SpeedPoint:
-        """The measurements at this context, and what one of each cost."""
-        self.costs.append((self.context, min(self.prefills) + min(self.decodes)))
-        assert self.state is not None
-        state_bytes = self.state.size_in_bytes // self.batch_size
-        self.state = None
-        return SpeedPoint(
-            model=self.name,
-            context=self.context,
-            state_bytes=state_bytes,
-            decode_tokens_per_second=self.tokens_per_turn / statistics.median(self.decodes),
-            decode_slowest=self.tokens_per_turn / max(self.decodes),
-            decode_fastest=self.tokens_per_turn / min(self.decodes),
-            decode_turns=len(self.decodes),
-            prefill_tokens_per_second=self.context / statistics.median(self.prefills),
-            prefill_runs=len(self.prefills),
-        )
-
-    def _prefill(self) -> None:
-        assert self.tokens is not None
-        self.state = self.model(self.tokens[:, : self.context], logits_to_keep=1).state
-
-    def _decode(self) -> None:
-        assert self.tokens is not None
-        state = self.state
-        for column in range(self.context, self.context + self.tokens_per_turn):
-            state = self.model(self.tokens[:, column : column + 1], state, logits_to_keep=1).state
-
-    def _time(self, work: Callable[[], None]) -> float:
+    @contextmanager
+    def _timed(self) -> Generator[list[float]]:
+        """Put the seconds of the block into the list, and take them from the budget."""
+        seconds: list[float] = []
         with evaluating(self.model):
             _wait(self.device)
             begin = time.perf_counter()
-            work()
+            yield seconds
             _wait(self.device)
-            seconds = time.perf_counter() - begin
-        self.spent += seconds
-        self.seconds_left -= seconds
-        return seconds
+            seconds.append(time.perf_counter() - begin)
+        self.seconds_left -= seconds[0]
 
 
 def _wait(device: torch.device) -> None:
