@@ -1,0 +1,278 @@
+"""A trained model on held-out documents: what ``retentive evaluate`` does."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from retentive.checkpoints.weights import load_model, read_manifest
+from retentive.data.atomic_files import write_atomically
+from retentive.data.manifest import Split
+from retentive.data.progress import Progress
+from retentive.data.token_store import TokenStore
+from retentive.errors import MismatchError
+from retentive.evaluation.bits_per_byte import BitsPerByte, DocumentTally, bits_per_byte_in_windows
+from retentive.evaluation.documents import Documents, select_documents
+from retentive.evaluation.long_context import LossByPosition, PositionTally
+from retentive.evaluation.machine import describe_machine
+from retentive.evaluation.scoring import score_in_one_pass
+from retentive.models.base import LanguageModel
+
+FORMAT = "retentive evaluation"
+FORMAT_VERSION = 1
+OUTPUT_FILE = "evaluation.json"
+
+
+# No slots here: the command line's parser reads defaults through a config's ``__dict__``.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Measure a trained model on documents that it has not seen.
+
+    Attributes:
+        checkpoint: Folder of the model, as "retentive train" wrote it.
+        store: Folder that "retentive prepare" wrote, with the tokenizer that the model was trained with.
+        output: JSON file for the results; null writes "evaluation.json" into the model's folder.
+        split: "heldout", or "train" to see what was learned by heart.
+        window: Tokens that are read together, each window beginning with an empty memory.
+        stride: Tokens from the begin of one window to the next; each token is scored once.
+        one_pass: Also read every document from begin to end with the state carried along, which gives bits per byte
+            once more and the loss by position. A Transformer's memory and work grow with the length of a document.
+        chunk_size: Tokens read in one call of that pass. Changes speed and memory, never results.
+        batch_size: Windows or documents side by side. Changes speed and memory, never results.
+        max_documents: Documents at most, a random sample that is always the same; null takes all.
+        max_bytes: Bytes of text at most, in whole documents of such a sample; null takes all.
+        max_document_bytes: Documents above this size in bytes are left out; null leaves out none.
+        device: "cpu", "cuda", or "auto": a GPU where there is one.
+    """
+
+    checkpoint: Path
+    store: Path
+    output: Path | None = None
+    split: Split = "heldout"
+    window: int = 2048
+    stride: int = 1024
+    one_pass: bool = True
+    chunk_size: int = 1024
+    batch_size: int = 8
+    max_documents: int | None = None
+    max_bytes: int | None = None
+    max_document_bytes: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("window", "stride", "chunk_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if self.stride > self.window:
+            raise ValueError(
+                f"stride must be at most window = {self.window} tokens, so that every token is scored, but is "
+                f"{self.stride}."
+            )
+        for name in ("max_documents", "max_bytes", "max_document_bytes"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} must be at least 1, or null for all, but is {limit}.")
+        if self.split not in ("heldout", "train"):
+            raise ValueError(f"split must be 'heldout' or 'train', but is {self.split!r}.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was measured of one model.
+
+    Attributes:
+        windows: Bits per byte of windows that each begin with an empty memory.
+        one_pass: Bits per byte with the state carried through each document; None if not asked for.
+        by_position: Loss by position, of the same pass.
+    """
+
+    windows: BitsPerByte
+    one_pass: BitsPerByte | None
+    by_position: LossByPosition | None
+
+    @property
+    def bits_per_byte(self) -> tuple[BitsPerByte, ...]:
+        """Every way that was measured."""
+        return (self.windows,) if self.one_pass is None else (self.windows, self.one_pass)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport:
+    """An evaluation with all that its numbers depend on.
+
+    Attributes:
+        family: Of the model.
+        parameters: Number of its weights.
+        tokenizer: Kind of tokenizer, and its number of ids.
+        evaluation: The numbers.
+        machine: What it ran on.
+        output: The JSON file.
+        seconds: Everything took, loading included.
+    """
+
+    family: str
+    parameters: int
+    tokenizer: str
+    evaluation: Evaluation
+    machine: dict[str, str]
+    output: Path
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        measured = self.evaluation.windows
+        lines = [
+            f"{self.family}, {self.parameters:,} parameters, on {measured.coverage}",
+            f"  {measured.tokens:,} tokens scored, {measured.bytes:,} bytes; tokenizer {self.tokenizer}",
+            "",
+            f"  {'method':<34}{'bits per byte':>20}{'nats per token':>16}{'seconds':>10}",
+        ]
+        for result in self.evaluation.bits_per_byte:
+            error = "" if result.standard_error is None else f" ± {result.standard_error:.4f}"
+            lines.append(
+                f"  {_way(result):<34}{f'{result.bits_per_byte:.4f}{error}':>20}{result.nats_per_token:>16.4f}"
+                f"{result.seconds:>10.1f}"
+            )
+        if self.evaluation.by_position is not None:
+            lines += ["", f"  {'tokens read before':<34}{'nats per token':>20}{'tokens':>16}{'documents':>10}"]
+            for bucket in self.evaluation.by_position.buckets:
+                error = "" if bucket.standard_error is None else f" ± {bucket.standard_error:.4f}"
+                reach = f"{bucket.first:,} to {bucket.last:,}" if bucket.last > bucket.first else f"{bucket.first:,}"
+                loss = f"{bucket.nats_per_token:.4f}{error}"
+                lines.append(f"  {reach:<34}{loss:>20}{bucket.tokens:>16,}{bucket.documents:>10,}")
+        lines += ["", f"± is one standard error, over documents. {self.seconds:,.1f} s. Written to {self.output}"]
+        return lines
+
+
+def _way(result: BitsPerByte) -> str:
+    if result.method == "one_pass":
+        return "one pass, state carried along"
+    return f"windows of {result.window:,}, stride {result.stride:,}"
+
+
+def evaluate(config: EvaluateConfig) -> EvaluationReport:
+    """Measure a saved model on a token store, and write the numbers down.
+
+    Raises:
+        FileNotFoundError: If there is no such model or store.
+        MismatchError: If the model was trained with another tokenizer.
+        DamagedFileError: If the model or the store is damaged.
+        ValueError: If an option cannot be, or there is nothing to score.
+    """
+    begin = time.perf_counter()
+    device = chosen_device(config.device)
+    store = TokenStore.open(config.store)
+    _check_tokenizer(config.checkpoint, store)
+    documents = select_documents(
+        store,
+        split=config.split,
+        max_documents=config.max_documents,
+        max_bytes=config.max_bytes,
+        max_document_bytes=config.max_document_bytes,
+    )
+    model = load_model(config.checkpoint, device)
+    evaluation = evaluate_model(
+        model,
+        documents,
+        window=config.window,
+        stride=config.stride,
+        one_pass=config.one_pass,
+        chunk_size=config.chunk_size,
+        batch_size=config.batch_size,
+    )
+    output = config.checkpoint / OUTPUT_FILE if config.output is None else config.output
+    report = EvaluationReport(
+        family=model.config.family,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        tokenizer=f"{store.manifest.tokenizer.name} ({store.manifest.tokenizer.vocab_size:,} ids)",
+        evaluation=evaluation,
+        machine=describe_machine(device),
+        output=output,
+        seconds=time.perf_counter() - begin,
+    )
+    _write(report, config)
+    return report
+
+
+def evaluate_model(
+    model: LanguageModel,
+    documents: Documents,
+    *,
+    window: int = 2048,
+    stride: int = 1024,
+    one_pass: bool = True,
+    chunk_size: int = 1024,
+    batch_size: int = 8,
+    label: str = "evaluate",
+) -> Evaluation:
+    """Measure a model, with progress on standard error; for the arguments see `EvaluateConfig`.
+
+    Args:
+        model: What predicts; its mode is left as it was.
+        documents: As `select_documents` gives them.
+        window: Tokens read together.
+        stride: Tokens from window to window.
+        one_pass: Also in one pass with the carried state, and the loss by position.
+        chunk_size: Tokens read in one call of that pass.
+        batch_size: Windows or documents side by side.
+        label: Stands before the progress.
+
+    Raises:
+        MismatchError: If the model lacks some token ids.
+        ValueError: If a number is out of range, or there is nothing to score.
+    """
+    with Progress(f"{label}: windows", total=documents.num_scored, unit="tokens") as progress:
+        windows = bits_per_byte_in_windows(
+            model, documents, window=window, stride=stride, batch_size=batch_size, on_tokens=progress.advance
+        )
+    if not one_pass:
+        return Evaluation(windows=windows, one_pass=None, by_position=None)
+    begin = time.perf_counter()
+    tally, positions = DocumentTally(documents), PositionTally(documents)
+    with Progress(f"{label}: one pass", total=documents.num_scored, unit="tokens") as progress:
+        for scored in score_in_one_pass(model, documents, chunk_size=chunk_size, batch_size=batch_size):
+            tally.add(scored)
+            positions.add(scored)
+            progress.advance(len(scored.token))
+    seconds = time.perf_counter() - begin
+    return Evaluation(
+        windows=windows,
+        one_pass=tally.result("one_pass", seconds=seconds),
+        by_position=positions.result(seconds=seconds),
+    )
+
+
+def chosen_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device that an option names.
+
+    Raises:
+        ValueError: If it is a GPU and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device must be 'cpu' or 'auto' on this machine, where torch finds no GPU, but is 'cuda'.")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _check_tokenizer(checkpoint: Path, store: TokenStore) -> None:
+    trained_with, found = read_manifest(checkpoint).tokenizer_fingerprint, store.manifest.tokenizer.fingerprint
+    if trained_with is not None and trained_with != found:
+        raise MismatchError(
+            f"the model in {checkpoint} was trained with another tokenizer than that of {store.folder}: prepare the "
+            f"text with the model's (retentive prepare --tokenizer {checkpoint} ...)."
+        )
+
+
+def _write(report: EvaluationReport, config: EvaluateConfig) -> None:
+    def plain(value: Any) -> str:
+        return str(value)  # paths
+
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": asdict(config), **asdict(report)}
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=plain) + "\n"
+    report.output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(report.output, text.encode("utf-8"))
