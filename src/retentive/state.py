@@ -5,7 +5,7 @@ into a call and a new one comes out; no call edits it, no module keeps it. Every
 new memory gets selection, truncation, moves and files for nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import TypeVar, cast
 
@@ -36,7 +36,7 @@ class RecurrentState:
     @property
     def batch_size(self) -> int:
         """Number of rows."""
-        return next(iter(named_tensors(self).values())).shape[0]
+        return next(_walk("", self))[1].shape[0]
 
     @property
     def size_in_bytes(self) -> int:
@@ -54,35 +54,12 @@ class ModelState(RecurrentState):
 
 def map_tensors(state: Carried, change: Callable[[Tensor], Tensor]) -> Carried:
     """Apply ``change`` to every tensor of a state and return the new state."""
-
-    def visit(value: object) -> object:
-        if isinstance(value, Tensor):
-            return change(value)
-        if isinstance(value, RecurrentState):
-            return map_tensors(value, change)
-        if isinstance(value, tuple):
-            return tuple(visit(part) for part in cast("tuple[object, ...]", value))
-        return value
-
-    return type(state)(**{field.name: visit(getattr(state, field.name)) for field in fields(state)})
+    return type(state)(**{field.name: _mapped(getattr(state, field.name), change) for field in fields(state)})
 
 
 def named_tensors(state: RecurrentState, prefix: str = "") -> dict[str, Tensor]:
     """All tensors of a state by their path, as in ``layers.0.kv``, in the order of the fields."""
-    found: dict[str, Tensor] = {}
-
-    def visit(name: str, value: object) -> None:
-        if isinstance(value, Tensor):
-            found[name] = value
-        elif isinstance(value, RecurrentState):
-            found.update(named_tensors(value, f"{name}."))
-        elif isinstance(value, tuple):
-            for index, part in enumerate(cast("tuple[object, ...]", value)):
-                visit(f"{name}.{index}", part)
-
-    for field in fields(state):
-        visit(prefix + field.name, getattr(state, field.name))
-    return found
+    return dict(_walk(prefix, state))
 
 
 def with_tensors(template: Carried, tensors: dict[str, Tensor], prefix: str = "") -> Carried:
@@ -91,16 +68,49 @@ def with_tensors(template: Carried, tensors: dict[str, Tensor], prefix: str = ""
     Raises:
         KeyError: If a tensor of the template is missing; the message is its path.
     """
-
-    def visit(name: str, value: object) -> object:
-        if isinstance(value, RecurrentState):
-            return with_tensors(value, tensors, f"{name}.")
-        if isinstance(value, tuple):
-            return tuple(visit(f"{name}.{i}", part) for i, part in enumerate(cast("tuple[object, ...]", value)))
-        if isinstance(value, Tensor):
-            return tensors[name]
-        return tensors.get(name, value)  # an optional tensor that the template lacks
-
     return type(template)(
-        **{field.name: visit(prefix + field.name, getattr(template, field.name)) for field in fields(template)}
+        **{
+            field.name: _filled(prefix + field.name, getattr(template, field.name), tensors)
+            for field in fields(template)
+        }
     )
+
+
+# These are functions of the module and not inside of others: a function that calls itself from a closure is a cycle,
+# which would keep the state of every token alive until the garbage collector comes by.
+
+
+def _mapped(value: object, change: Callable[[Tensor], Tensor]) -> object:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, RecurrentState):
+        return map_tensors(value, change)
+    if isinstance(value, tuple):
+        return tuple(_mapped(part, change) for part in cast("tuple[object, ...]", value))
+    return value
+
+
+def _walk(prefix: str, state: RecurrentState) -> Iterator[tuple[str, Tensor]]:
+    for field in fields(state):
+        yield from _walk_value(prefix + field.name, getattr(state, field.name))
+
+
+def _walk_value(name: str, value: object) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, RecurrentState):
+        yield from _walk(f"{name}.", value)
+    elif isinstance(value, tuple):
+        for index, part in enumerate(cast("tuple[object, ...]", value)):
+            yield from _walk_value(f"{name}.{index}", part)
+
+
+def _filled(name: str, value: object, tensors: dict[str, Tensor]) -> object:
+    if isinstance(value, RecurrentState):
+        return with_tensors(value, tensors, f"{name}.")
+    if isinstance(value, tuple):
+        parts = cast("tuple[object, ...]", value)
+        return tuple(_filled(f"{name}.{index}", part, tensors) for index, part in enumerate(parts))
+    if isinstance(value, Tensor):
+        return tensors[name]
+    return tensors.get(name, value)  # an optional tensor that the template lacks
