@@ -1,1 +1,17 @@
 """Bytes on disk: weights and states as safetensors, configs as JSON."""
+
+from retentive.checkpoints.fingerprint import weights_fingerprint
+from retentive.checkpoints.states import GenerationState, load_state, read_state_metadata, save_state
+from retentive.checkpoints.weights import ModelManifest, load_model, read_manifest, save_model
+
+__all__ = [
+    "GenerationState",
+    "ModelManifest",
+    "load_model",
+    "load_state",
+    "read_manifest",
+    "read_state_metadata",
+    "save_model",
+    "save_state",
+    "weights_fingerprint",
+]

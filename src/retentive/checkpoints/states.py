@@ -1,0 +1,197 @@
+"""A state in a file: what a model remembers, to go on later, in another process or on another machine.
+
+The file says which model the state belongs to, so that no other one can be made to continue it.
+"""
+
+import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from retentive.checkpoints.fingerprint import weights_fingerprint
+from retentive.checkpoints.tensor_file import TensorReader, digest, listed, open_tensors, write_tensors
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.models.base import LanguageModel
+from retentive.models.registry import config_to_dict
+from retentive.state import ModelState, RecurrentState, named_tensors, with_tensors
+
+LIBRARY_VERSION = version("retentive")
+FORMAT = "retentive.state"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationState(RecurrentState):
+    """Where a generation stopped: a model's state, and the token of each row that was drawn but not read yet.
+
+    Attributes:
+        model: Has read the whole text but its last token.
+        unread: The last token.
+    """
+
+    model: ModelState
+    unread: Int[Tensor, "batch"]
+
+
+def save_state(
+    state: ModelState | GenerationState,
+    path: Path | str,
+    model: LanguageModel,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a state into a safetensors file; a file that is there already is replaced. Every bit is kept.
+
+    Args:
+        state: Of ``model``'s output, or of a generation.
+        path: The file.
+        model: The model that made the state; no other one can load it.
+        metadata: Kept as it is; `read_state_metadata` gives it back.
+
+    Raises:
+        MismatchError: If the state is not one of this model's.
+        OSError: If the disk is full or the file cannot be written; an earlier file is left as it was.
+    """
+    # Layers share one tensor of positions, and a selected state may be a view; a file holds each tensor apart.
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in named_tensors(state).items()}
+    kind = "generation" if isinstance(state, GenerationState) else "model"
+    fault = _fault(tensors, _template(model, kind, state.batch_size))
+    if fault:
+        raise MismatchError(f"state must be one of the given model's, but {fault}.")
+    about = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "library_version": LIBRARY_VERSION,
+        "kind": kind,
+        "rows": str(state.batch_size),
+        "config": json.dumps(config_to_dict(model.config)),
+        "weights": weights_fingerprint(model),
+        "sha256": digest(tensors),
+        "metadata": json.dumps(dict(metadata or {})),
+    }
+    write_tensors(Path(path), tensors, about)
+
+
+def load_state(
+    path: Path | str, model: LanguageModel, device: torch.device | str | None = None
+) -> ModelState | GenerationState:
+    """Read the state that `save_state` wrote, bit for bit.
+
+    Args:
+        path: The file.
+        model: Must have the config and the weights of the model that made the state.
+        device: Where the state goes; None is the model's device.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedFileError: If it is cut off, altered, or no state.
+        MismatchError: If another model or format made it; the message says what differs.
+    """
+    path = Path(path)
+    with _open_state(path) as reader:
+        about = reader.metadata
+        _check_model(path, about, model)
+        tensors = {name: reader.read(name) for name in reader.names}
+    if digest(tensors) != about["sha256"]:
+        raise DamagedFileError(f"{path} holds other values than were saved (its SHA-256 differs); copy it again.")
+    template = _template(model, about["kind"], int(about["rows"]))
+    fault = _fault(tensors, template)
+    if fault:
+        raise DamagedFileError(f"{path} holds no state of its model: {fault}; save it again.")
+    place = next(model.parameters()).device if device is None else device
+    return with_tensors(template, {name: tensor.to(place) for name, tensor in tensors.items()})
+
+
+def read_state_metadata(path: Path | str) -> dict[str, str]:
+    """What was given to `save_state` as ``metadata``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedFileError: If it is cut off, or no state.
+    """
+    with _open_state(Path(path)) as reader:
+        return json.loads(reader.metadata["metadata"])
+
+
+@contextmanager
+def _open_state(path: Path) -> Generator[TensorReader]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no state at {path}.")
+    with open_tensors(path) as reader:
+        if reader.metadata.get("format") != FORMAT:
+            raise DamagedFileError(f"{path} is no file that `save_state` wrote: its format is not {FORMAT!r}.")
+        written = reader.metadata.get("format_version")
+        if written != str(FORMAT_VERSION):
+            raise MismatchError(
+                f"{path} has the format version {written}, but this version of retentive ({LIBRARY_VERSION}) reads "
+                f"version {FORMAT_VERSION} only; it was written by retentive "
+                f"{reader.metadata.get('library_version')}: install that one."
+            )
+        lacking = {"kind", "rows", "config", "weights", "sha256", "metadata"} - reader.metadata.keys()
+        if lacking:
+            raise DamagedFileError(f"{path} lacks {listed(lacking)} in its header; save the state again.")
+        yield reader
+
+
+def _check_model(path: Path, about: Mapping[str, str], model: LanguageModel) -> None:
+    """Refuse a state of another config or other weights."""
+    # Through JSON and back, as the file's config went: lists and tuples are one there.
+    ours = _flattened(json.loads(json.dumps(config_to_dict(model.config))))
+    theirs = _flattened(json.loads(about["config"]))
+    differing = [
+        f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
+        for name in (*ours, *(name for name in theirs if name not in ours))
+        if theirs.get(name) != ours.get(name)
+    ]
+    reason = None
+    if differing:
+        reason = "its config differs: " + ", ".join(differing)
+    elif about["weights"] != weights_fingerprint(model):
+        reason = "its config is the same, but its weights (or their dtype) differ"
+    if reason:
+        raise MismatchError(f"{path} is the state of another model: {reason}. Load it with the model that made it.")
+
+
+def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """All options by their path, as in ``backbone.num_heads``."""
+    options: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            options |= _flattened(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+        else:
+            options[prefix + name] = value
+    return options
+
+
+def _template(model: LanguageModel, kind: str, rows: int) -> ModelState | GenerationState:
+    """The structure of a state, without memory for its values."""
+    meta = torch.device("meta")
+    template = model.initial_state(rows, meta)
+    if kind == "model":
+        return template
+    return GenerationState(model=template, unread=torch.zeros(rows, dtype=torch.long, device=meta))
+
+
+def _fault(tensors: Mapping[str, Tensor], template: RecurrentState) -> str | None:
+    """What keeps tensors from being a state of the template's structure; None if nothing does."""
+    expected = named_tensors(template)
+    missing = expected.keys() - tensors.keys()
+    if missing:
+        return f"it lacks {listed(missing)}"
+    extra = tensors.keys() - named_tensors(with_tensors(template, dict(tensors))).keys()
+    if extra:
+        return f"it has {listed(extra)}, which the model does not carry"
+    for name, tensor in expected.items():
+        # A dimension that is empty at the start grows with what is read.
+        pattern, shape = tuple(tensor.shape), tuple(tensors[name].shape)
+        fits = len(pattern) == len(shape) and all(b in (0, a) for a, b in zip(shape, pattern, strict=True))
+        if not fits:
+            shown = "(" + ", ".join("any" if size == 0 else str(size) for size in pattern) + ")"
+            return f"its {name} has the shape {shape} and should have {shown}"
+    return None

@@ -1,0 +1,121 @@
+"""One safetensors file of ours: written atomically, read with errors that name the file and the tensors."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from retentive.checkpoints.atomic_files import unwritten, write_atomically
+from retentive.errors import DamagedFileError
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors, and strings about them, whole or not at all.
+
+    Raises:
+        OSError: If the disk is full or the file cannot be written; an earlier file is left as it was.
+    """
+    laid_out = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        write_atomically(path, lambda temporary: save_file(laid_out, temporary, dict(metadata)))
+    except (SafetensorError, OSError) as error:
+        raise unwritten(path, error) from error
+
+
+class TensorReader:
+    """An open tensor file."""
+
+    def __init__(self, file: Any) -> None:
+        """Read from what `safe_open` gave."""
+        self._file = file
+        self.names: frozenset[str] = frozenset(file.keys())
+        self.metadata: dict[str, str] = file.metadata() or {}
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shape of every tensor."""
+        return {name: torch.Size(self._file.get_slice(name).get_shape()) for name in self.names}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in memory of its own: later changes to the file cannot reach it."""
+        # The mapped tensor begins at any byte; products of aligned memory repeat to the last bit.
+        return self._file.get_tensor(name).clone()
+
+
+@contextmanager
+def open_tensors(path: Path) -> Generator[TensorReader]:
+    """Open a tensor file.
+
+    Raises:
+        DamagedFileError: If it is missing, cut off, or no safetensors file.
+    """
+    if not path.is_file():
+        raise DamagedFileError(f"{path} is missing; copy it again from where the checkpoint was made.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield TensorReader(file)
+    except SafetensorError as error:
+        raise DamagedFileError(
+            f"{path} cannot be read: {_damage(path) or error}; copy it again, or go back to an earlier one."
+        ) from error
+
+
+class TensorDigest:
+    """SHA-256 over names, dtypes, shapes and values; add tensors in the order of their names."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._hash = hashlib.sha256()
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take in one tensor."""
+        self._hash.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        self._hash.update(flat.view(torch.uint8).numpy().data)
+
+    def hexdigest(self) -> str:
+        """The digest of all that was added."""
+        return self._hash.hexdigest()
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """`TensorDigest` of all tensors."""
+    whole = TensorDigest()
+    for name in sorted(tensors):
+        whole.add(name, tensors[name])
+    return whole.hexdigest()
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    ordered = sorted(names)
+    rest = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return ", ".join(ordered[:most]) + rest
+
+
+def _damage(path: Path) -> str | None:
+    """Which tensors a file that was cut off has lost; None where that cannot be told."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        begin = file.read(8)
+        if len(begin) < 8:
+            return f"it ends after {size} bytes"
+        (length,) = struct.unpack("<Q", begin)
+        if length > size - 8:
+            return f"it ends after {size} bytes, inside its header"
+        try:
+            header = json.loads(file.read(length))
+            ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+    lost = [name for name, end in ends.items() if 8 + length + end > size]
+    if not lost:
+        return None
+    return f"it ends after {size} of {8 + length + max(ends.values())} bytes, before the end of {listed(lost)}"

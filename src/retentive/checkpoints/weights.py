@@ -1,0 +1,256 @@
+"""A model in a folder: ``config.json``, its weights as safetensors, and its tokenizer's files.
+
+``config.json`` is the manifest. It names the weights file, whose name carries the hash of its content, and is renamed
+into place last: a folder holds the earlier model or the new one, whenever the process is killed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from retentive.checkpoints.atomic_files import sync, unwritten, write_atomically
+from retentive.checkpoints.tensor_file import TensorDigest, digest, listed, open_tensors, write_tensors
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.registry import build, config_from_dict, config_to_dict
+
+LIBRARY_VERSION = version("retentive")
+FORMAT = "retentive.model"
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+
+
+@runtime_checkable
+class SavableTokenizer(Protocol):
+    """What `save_model` asks of a tokenizer."""
+
+    def save(self, folder: Path) -> None:
+        """Write its files into a folder."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash over everything that decides ids."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelManifest:
+    """What ``config.json`` says.
+
+    Attributes:
+        config: The model's config.
+        weights_file: Name of the weights file in the folder.
+        weights_digest: `TensorDigest` of all weights.
+        tokenizer_fingerprint: Of the tokenizer that was saved with the model; None without one.
+        library_version: Version of the library that wrote the folder.
+    """
+
+    config: FamilyConfig
+    weights_file: str
+    weights_digest: str
+    tokenizer_fingerprint: str | None
+    library_version: str
+
+
+def save_model(
+    model: LanguageModel,
+    folder: Path | str,
+    tokenizer: SavableTokenizer | None = None,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a model into a folder, where `load_model` finds it; a model that is there already is replaced.
+
+    Every tensor keeps its dtype; weights that are used twice (tied embeddings) are stored once.
+
+    Args:
+        model: The model, not wrapped (of ``DistributedDataParallel``, pass ``.module``).
+        folder: Made if it does not exist. Other files in it are left alone.
+        tokenizer: Saved beside the weights; ``load_tokenizer(folder)`` reads it back.
+        weights: Takes the place of ``model.state_dict()`` where its tensors are spread over processes.
+
+    Raises:
+        MismatchError: If the weights are not what the model's config describes.
+        OSError: If the disk is full or the folder cannot be written; what was there before stays as it was.
+    """
+    folder = Path(folder)
+    tensors = dict(model.state_dict() if weights is None else weights)
+    _check_tensors(
+        {name: tensor.shape for name, tensor in tensors.items()},
+        _skeleton(model.config),
+        "the weights to save",
+        "save the model itself and not a wrapper of it",
+    )
+    whole = digest(tensors)
+    name = f"weights-{whole[:16]}.safetensors"
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = {path.name for path in folder.glob("weights-*.safetensors")}
+    try:
+        write_tensors(folder / name, tensors, {"format": "pt"})
+        if tokenizer is not None:
+            _save_tokenizer(tokenizer, folder)
+        _write_config(folder, model.config, name, whole, tokenizer)
+    except BaseException:
+        if name not in earlier:
+            (folder / name).unlink(missing_ok=True)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    if is_new:
+        sync(folder.parent)
+    for leftover in (*(folder / other for other in earlier - {name}), *folder.glob(".weights-*.safetensors.tmp")):
+        leftover.unlink(missing_ok=True)
+
+
+def load_model(
+    folder: Path | str, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> LanguageModel:
+    """Read the model that `save_model` wrote, in eval mode.
+
+    The model is made without memory first and takes the tensors as they are read, so that no weight is held twice.
+
+    Args:
+        folder: The model's folder.
+        device: Where the model goes; None is the CPU.
+        dtype: Floating-point weights are converted to it; None keeps what was stored.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model.
+        DamagedFileError: If a file is missing, cut off or altered; the message names it.
+        MismatchError: If the config and the weights do not fit, or the format, family or an option is not known here.
+    """
+    folder = Path(folder)
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type, such as torch.bfloat16, but is {dtype}.")
+    manifest = read_manifest(folder)
+    model = _skeleton(manifest.config)
+    path = folder / manifest.weights_file
+    tensors: dict[str, Tensor] = {}
+    whole = TensorDigest()
+    with open_tensors(path) as reader:
+        cure = f"was {folder / CONFIG_FILE} changed by hand, or copied from another model? Copy the folder again"
+        _check_tensors(reader.shapes(), model, str(path), cure)
+        for name in sorted(reader.names):
+            tensor = reader.read(name)
+            whole.add(name, tensor)
+            tensors[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+    if whole.hexdigest() != manifest.weights_digest:
+        raise DamagedFileError(
+            f"{path} holds other values than were saved (its SHA-256 differs); copy it again, or go back to an earlier "
+            "checkpoint."
+        )
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def read_manifest(folder: Path | str) -> ModelManifest:
+    """Read ``config.json`` alone: what the model is, without its weights.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model.
+        DamagedFileError: If the file is not what `save_model` writes.
+        MismatchError: If its format, family or an option is not known here.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} must be the folder of a saved model, but there is no {path}.")
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is not JSON ({error}); copy it again.") from error
+    if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
+        raise MismatchError(
+            f"{path} must have the format {FORMAT!r}, which `save_model` writes, but is something else."
+        )
+    content = cast("dict[str, Any]", content)
+    written = content.get("format_version")
+    if written != FORMAT_VERSION:
+        raise MismatchError(
+            f"{path} has the format version {written}, but this version of retentive ({LIBRARY_VERSION}) reads version "
+            f"{FORMAT_VERSION} only; it was written by retentive {content.get('library_version')}: install that one."
+        )
+    try:
+        described, weights = content["config"], content["weights"]
+        parts = (Path(weights["file"]).name, str(weights["sha256"]), content["tokenizer"], content["library_version"])
+    except (LookupError, TypeError) as error:
+        raise DamagedFileError(
+            f"{path} lacks a part of what `save_model` writes ({error!r}); copy it again."
+        ) from error
+    try:
+        config = config_from_dict(described)
+    except (MismatchError, ValueError, TypeError) as error:
+        raise MismatchError(f"{path} describes no model that can be made here: {error}") from error
+    return ModelManifest(
+        config=config,
+        weights_file=parts[0],
+        weights_digest=parts[1],
+        tokenizer_fingerprint=parts[2],
+        library_version=parts[3],
+    )
+
+
+def _skeleton(config: FamilyConfig) -> LanguageModel:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return build(config)
+
+
+def _check_tensors(shapes: Mapping[str, torch.Size], model: LanguageModel, source: str, cure: str) -> None:
+    """Refuse tensors that are not what a model's config describes, with their names."""
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    missing, extra = expected.keys() - shapes.keys(), shapes.keys() - expected.keys()
+    wrong = sorted(name for name in expected.keys() & shapes.keys() if expected[name] != shapes[name])
+    faults: list[str] = []
+    if missing:
+        faults.append(f"{len(missing)} missing ({listed(missing)})")
+    if extra:
+        faults.append(f"{len(extra)} unknown ({listed(extra)})")
+    if wrong:
+        name = wrong[0]
+        example = f"{name} is {tuple(shapes[name])} and should be {tuple(expected[name])}"
+        faults.append(f"{len(wrong)} of another shape ({example})")
+    if faults:
+        raise MismatchError(
+            f"{source} must be the tensors of the {model.config.family} in the config, but has "
+            f"{', '.join(faults)}; {cure}."
+        )
+
+
+def _save_tokenizer(tokenizer: SavableTokenizer, folder: Path) -> None:
+    """Let a tokenizer write its files apart, and rename them into the folder once they are whole."""
+    apart = folder / ".tokenizer.tmp"
+    rmtree(apart, ignore_errors=True)
+    try:
+        apart.mkdir()
+        tokenizer.save(apart)
+        for path in sorted(apart.iterdir()):
+            path.replace(folder / path.name)
+    finally:
+        rmtree(apart, ignore_errors=True)
+
+
+def _write_config(
+    folder: Path, config: FamilyConfig, weights_file: str, weights_digest: str, tokenizer: SavableTokenizer | None
+) -> None:
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "library_version": LIBRARY_VERSION,
+        "config": config_to_dict(config),
+        "weights": {"file": weights_file, "sha256": weights_digest},
+        "tokenizer": None if tokenizer is None else tokenizer.fingerprint(),
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    path = folder / CONFIG_FILE
+    try:
+        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    except OSError as error:
+        raise unwritten(path, error) from error
