@@ -1,0 +1,239 @@
+"""`generate` and `stream`: from a prompt, or from where an earlier call stopped, to new tokens."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from retentive.checkpoints.states import GenerationState
+from retentive.generation.decoding import Decoding
+from retentive.generation.prompt import Prompt, PromptBatch, align, read_prompt
+from retentive.generation.sampling import Sampling
+from retentive.generation.stopping import Stopping
+from retentive.models.base import LanguageModel
+from retentive.state import ModelState
+
+_KEPT_TOGETHER = 256
+_GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """What `generate` returns.
+
+    Attributes:
+        tokens: The new tokens of each row, a stop token included; one tensor a row, as rows end at different lengths.
+            ``torch.nn.utils.rnn.pad_sequence(result.tokens, batch_first=True)`` makes one tensor of them.
+        state: Goes into the next call, or into `save_state`.
+        stopped: Which rows a stop token ended; the others reached ``max_new_tokens``.
+    """
+
+    tokens: list[Int[Tensor, "_"]]
+    state: GenerationState
+    stopped: tuple[bool, ...]
+
+
+class TokenStream(Iterator[tuple[int | None, ...]]):
+    """What `stream` returns: each step gives a token id for every row, None for a row that has ended."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        """Iterate over a decoding."""
+        self._decoding = decoding
+
+    def __iter__(self) -> "TokenStream":
+        """The stream itself."""
+        return self
+
+    def __next__(self) -> tuple[int | None, ...]:
+        """The next token of every row."""
+        decoding = self._decoding
+        rows = decoding.active
+        if not rows:
+            raise StopIteration
+        tokens: list[int] = decoding.step().tolist()
+        if len(rows) == decoding.num_rows:
+            return tuple(tokens)
+        step: list[int | None] = [None] * decoding.num_rows
+        for row, token in zip(rows, tokens, strict=True):
+            step[row] = token
+        return tuple(step)
+
+    @property
+    def state(self) -> GenerationState:
+        """Where the rows are now: at any point, going on from it gives what the stream would have given next.
+
+        Raises:
+            ValueError: If no token was taken yet.
+        """
+        return self._decoding.state()
+
+    @property
+    def stopped(self) -> tuple[bool, ...]:
+        """Which rows a stop token has ended."""
+        return tuple(self._decoding.stopped)
+
+
+def generate(
+    model: LanguageModel,
+    prompt: Prompt | None = None,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = _GREEDY,
+    stop_tokens: Collection[int] = (),
+    state: ModelState | GenerationState | None = None,
+    retriever: object | None = None,
+) -> GenerationResult:
+    """Continue a text, or several side by side.
+
+    Each row gets what it would get alone: prompts of different lengths are masked, and a row that ends leaves the work.
+    A row's random numbers depend on the seed, the number of the row and the position in the text, and on nothing else.
+
+    ``result.state`` has read everything but the newest token of each row, which it carries as ``unread``. So
+    ``generate(model, state=result.state, ...)`` gives the tokens that a longer first call would have given, sampled
+    ones with the same ``seed`` too, and ``generate(model, more, state=result.state, ...)`` reads the unread token, then
+    ``more``. A model in training mode is in eval mode during each step, and as it was afterwards.
+
+    Args:
+        model: Of any family.
+        prompt: Token ids: one row (a sequence of numbers, a 1-D tensor) or several (a 2-D tensor, or sequences of any
+            lengths). Left out, the text goes on from ``state``.
+        max_new_tokens: Tokens for each row, at most.
+        sampling: How to choose; greedy if left out.
+        stop_tokens: A row ends with the first of these ids.
+        state: Of an earlier result, or of the model's output, with as many rows as the prompt.
+        retriever: For families that read neighbours; there is none yet.
+
+    Raises:
+        TypeError: If the prompt is not token ids.
+        ValueError: If the prompt is empty, an id is out of the vocabulary, a number cannot be, rows of ``state`` and
+            ``prompt`` differ, or the text would outgrow the model's ``max_positions``.
+    """
+    decoding = _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever)
+    log = _TokenLog(decoding.num_rows, decoding.device)
+    while decoding.active:
+        rows = decoding.active
+        log.add(rows, decoding.step())
+    return GenerationResult(tokens=log.rows(), state=decoding.state(), stopped=tuple(decoding.stopped))
+
+
+def stream(
+    model: LanguageModel,
+    prompt: Prompt | None = None,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = _GREEDY,
+    stop_tokens: Collection[int] = (),
+    state: ModelState | GenerationState | None = None,
+    retriever: object | None = None,
+) -> TokenStream:
+    """`generate`, token by token: yields a tuple with the new id of each row, None for rows that have ended.
+
+    The prompt is read when the first token is asked for. The stream can be left at any token; its ``state`` goes on
+    from there.
+
+    Args:
+        model: As in `generate`, like all that follow.
+        prompt: See there.
+        max_new_tokens: See there.
+        sampling: See there.
+        stop_tokens: See there.
+        state: See there.
+        retriever: See there.
+    """
+    return TokenStream(_begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever))
+
+
+def _begin(
+    model: LanguageModel,
+    prompt: Prompt | None,
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop_tokens: Collection[int],
+    state: ModelState | GenerationState | None,
+    retriever: object | None,
+) -> Decoding:
+    """Check all arguments and make the loop."""
+    if retriever is not None:
+        raise ValueError(
+            f"retriever must be None for a {model.config.family}, which reads no neighbours, but is a "
+            f"{type(retriever).__name__}."
+        )
+    embedding = model.config.decoder.embedding
+    stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
+    stopping.check_vocab(embedding.vocab_size)
+    device = next(model.parameters()).device
+    start = None if state is None else state.to(device)
+    batch = _first_tokens(read_prompt(prompt, embedding.vocab_size), start, device)
+    carried = start.model if isinstance(start, GenerationState) else start
+    if embedding.max_positions is not None:
+        read = 0 if carried is None else int(carried.position.max())
+        _check_room(read + batch.longest + max_new_tokens - 1, embedding.max_positions)
+    return Decoding(model, batch, carried, sampling, stopping)
+
+
+def _first_tokens(rows: list[Tensor], state: ModelState | GenerationState | None, device: torch.device) -> PromptBatch:
+    """What is read before the first token is chosen: the unread tokens of the state, then the prompt."""
+    if isinstance(state, GenerationState):
+        if not rows:
+            return PromptBatch(tokens=state.unread[:, None], mask=None)
+        _check_rows(len(rows), state.batch_size)
+        unread = state.unread.cpu()
+        return align([torch.cat((unread[index : index + 1], row)) for index, row in enumerate(rows)], device)
+    empty = [index for index, row in enumerate(rows) if not len(row)]
+    if not rows or empty:
+        which = f", but row {empty[0]} is empty" if empty else ", but there is none"
+        raise ValueError(
+            f"prompt must hold at least one token for each row{which}; begin with the tokenizer's end_of_text to start "
+            "a new text, or pass the state of an earlier generation, which needs no prompt."
+        )
+    if state is not None:
+        _check_rows(len(rows), state.batch_size)
+    return align(rows, device)
+
+
+def _check_rows(prompts: int, states: int) -> None:
+    if prompts != states:
+        raise ValueError(
+            f"state must have one row for each prompt, {prompts}, but has {states}; state.select(rows) keeps or "
+            "repeats rows."
+        )
+
+
+def _check_room(needed: int, max_positions: int) -> None:
+    if needed > max_positions:
+        raise ValueError(
+            f"prompt and max_new_tokens must fit into max_positions = {max_positions} tokens, but together with the "
+            f"state they need {needed}; ask for fewer tokens."
+        )
+
+
+class _TokenLog:
+    """New tokens by row, on the model's device: an 8-byte number a token, and no wait for the device."""
+
+    def __init__(self, num_rows: int, device: torch.device) -> None:
+        self._lengths = [0] * num_rows
+        self._num_rows = num_rows
+        self._device = device
+        self._blocks: list[Int[Tensor, "rows block"]] = []
+        self._steps = 0
+
+    def add(self, rows: list[int], tokens: Int[Tensor, "active"]) -> None:
+        """Note the newest token of some rows."""
+        column = self._steps % _KEPT_TOGETHER
+        if column == 0:
+            shape = (self._num_rows, _KEPT_TOGETHER)
+            self._blocks.append(torch.zeros(shape, dtype=torch.long, device=self._device))
+        if len(rows) == self._num_rows:
+            self._blocks[-1][:, column] = tokens
+        else:
+            self._blocks[-1][rows, column] = tokens
+        for row in rows:
+            self._lengths[row] += 1
+        self._steps += 1
+
+    def rows(self) -> list[Int[Tensor, "_"]]:
+        """The tokens of every row."""
+        whole = torch.cat(self._blocks, 1)
+        return [whole[row, :length].clone() for row, length in enumerate(self._lengths)]

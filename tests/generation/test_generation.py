@@ -1,0 +1,302 @@
+"""Generation over every family: equal to the full forward, row by row, and going on from anywhere."""
+
+import gc
+
+import pytest
+import torch
+
+from laws.families import VOCAB, case_name, cases, random_tokens, small_model
+from retentive.generation import GenerationState, Sampling, generate, stream
+from retentive.generation.sampling import choose
+from retentive.generation.uniforms import uniforms
+from retentive.models.base import LanguageModel
+from retentive.models.registry import family_names
+from retentive.state import named_tensors
+
+EVERY_CASE = pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+EVERY_FAMILY = pytest.mark.parametrize("family", family_names())
+DRAWN = Sampling(temperature=1.3, top_k=15, top_p=0.9, seed=6)
+EVERY_SAMPLING = pytest.mark.parametrize("sampling", [Sampling(), DRAWN], ids=["greedy", "drawn"])
+PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11, 3]]
+
+
+def lists(rows: list[torch.Tensor]) -> list[list[int]]:
+    return [row.tolist() for row in rows]
+
+
+def full_forward(model: LanguageModel, prompt: list[int], count: int, sampling: Sampling, row: int = 0) -> list[int]:
+    """What generation must give: the whole text through the model again for every token."""
+    text = list(prompt)
+    for _ in range(count):
+        logits = model(torch.tensor([text])).logits[:, -1]
+        uniform = None
+        if not sampling.is_greedy:
+            assert sampling.seed is not None
+            uniform = uniforms(sampling.seed, torch.tensor([row]), torch.tensor([len(text)]))[:, 0]
+        text.append(int(choose(logits, sampling, uniform)))
+    return text[len(prompt) :]
+
+
+@EVERY_CASE
+@EVERY_SAMPLING
+def test_rows_of_any_length_equal_the_full_forward_of_each_alone(family: str, changes: dict, sampling: Sampling):
+    model = small_model(family, **changes)
+    result = generate(model, PROMPTS, max_new_tokens=12, sampling=sampling)
+    expected = [full_forward(model, prompt, 12, sampling, row) for row, prompt in enumerate(PROMPTS)]
+    assert lists(result.tokens) == expected
+    assert result.stopped == (False, False, False)
+
+
+@EVERY_FAMILY
+def test_a_stream_gives_the_same_tokens_one_by_one(family: str):
+    model = small_model(family)
+    tokens = generate(model, PROMPTS, max_new_tokens=5).tokens
+    steps = list(stream(model, PROMPTS, max_new_tokens=5))
+    assert [list(row) for row in zip(*steps, strict=True)] == lists(tokens)
+
+
+@EVERY_CASE
+@pytest.mark.parametrize("first", [1, 7])
+def test_going_on_equals_an_uninterrupted_run(family: str, changes: dict, first: int):
+    model = small_model(family, **changes)
+    whole = generate(model, PROMPTS, max_new_tokens=12, sampling=DRAWN)
+    begun = generate(model, PROMPTS, max_new_tokens=first, sampling=DRAWN)
+    ended = generate(model, state=begun.state, max_new_tokens=12 - first, sampling=DRAWN)
+    joined = [a + b for a, b in zip(lists(begun.tokens), lists(ended.tokens), strict=True)]
+    assert joined == lists(whole.tokens)
+    for name, tensor in named_tensors(whole.state).items():
+        assert torch.equal(named_tensors(ended.state)[name], tensor), name
+
+
+@EVERY_FAMILY
+@EVERY_SAMPLING
+def test_a_stream_can_be_left_at_any_token(family: str, sampling: Sampling):
+    model = small_model(family)
+    whole = lists(generate(model, PROMPTS, max_new_tokens=9, sampling=sampling).tokens)
+    begun = stream(model, PROMPTS, max_new_tokens=9, sampling=sampling)
+    for count in range(1, 9):
+        next(begun)
+        ended = generate(model, state=begun.state, max_new_tokens=9 - count, sampling=sampling)
+        assert lists(ended.tokens) == [row[count:] for row in whole]
+
+
+@EVERY_CASE
+def test_a_new_prompt_after_a_generation_continues_the_whole_text(family: str, changes: dict):
+    model = small_model(family, **changes)
+    begun = generate(model, PROMPTS, max_new_tokens=4)
+    more = [[2, 3], [], [5]]
+    found = generate(model, more, state=begun.state, max_new_tokens=5).tokens
+    texts = [a + b + c for a, b, c in zip(PROMPTS, lists(begun.tokens), more, strict=True)]
+    assert lists(found) == [full_forward(model, text, 5, Sampling()) for text in texts]
+
+
+@EVERY_CASE
+def test_a_prompt_after_a_models_state_continues_what_it_has_read(family: str, changes: dict):
+    model = small_model(family, **changes)
+    read, prompt = random_tokens(2, 9), random_tokens(2, 3, seed=1)
+    found = generate(model, prompt, state=model(read).state, max_new_tokens=5)
+    texts = torch.cat((read, prompt), 1).tolist()
+    assert lists(found.tokens) == [full_forward(model, text, 5, Sampling()) for text in texts]
+
+
+@EVERY_CASE
+def test_the_state_has_read_all_but_the_unread_token(family: str, changes: dict):
+    model = small_model(family, **changes)
+    result = generate(model, PROMPTS[:1], max_new_tokens=6)
+    text = PROMPTS[0] + result.tokens[0].tolist()
+    assert result.state.unread.tolist() == text[-1:]
+    expected = model(torch.tensor([text[:-1]])).state
+    for name, tensor in named_tensors(expected).items():
+        torch.testing.assert_close(named_tensors(result.state.model)[name], tensor, rtol=0, atol=1e-11)
+
+
+@EVERY_CASE
+def test_rows_of_the_state_can_be_dropped_reordered_and_repeated(family: str, changes: dict):
+    model = small_model(family, **changes)
+    begun = generate(model, PROMPTS, max_new_tokens=4)
+    whole = lists(generate(model, state=begun.state, max_new_tokens=5).tokens)
+    some = generate(model, state=begun.state.select(torch.tensor([2, 0, 0])), max_new_tokens=5)
+    assert lists(some.tokens) == [whole[2], whole[0], whole[0]]
+
+
+def batch_sizes(model: LanguageModel, action) -> list[int]:
+    """Rows in each call of the model during an action."""
+    seen: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[0]))
+    action()
+    hook.remove()
+    return seen
+
+
+@EVERY_CASE
+@EVERY_SAMPLING
+def test_rows_end_at_a_stop_token_and_leave_the_work(family: str, changes: dict, sampling: Sampling):
+    model = small_model(family, **changes)
+    free = lists(generate(model, PROMPTS, max_new_tokens=12, sampling=sampling).tokens)
+    stops = {free[0][7], free[2][2]}
+    expected = []
+    for row in free:
+        end = next((index for index, token in enumerate(row) if token in stops), None)
+        expected.append(row if end is None else row[: end + 1])
+    results = []
+    sizes = batch_sizes(
+        model,
+        lambda: results.append(generate(model, PROMPTS, max_new_tokens=12, sampling=sampling, stop_tokens=stops)),
+    )
+    result = results[0]
+    assert lists(result.tokens) == expected
+    assert result.stopped == tuple(row[-1] in stops for row in expected)
+    lengths = [len(row) for row in expected]
+    assert len(set(lengths)) > 1, "rows must end at different times for this test to show anything"
+    assert sizes == [sum(length > step for length in lengths) for step in range(max(lengths))]
+
+    steps = list(stream(model, PROMPTS, max_new_tokens=12, sampling=sampling, stop_tokens=stops))
+    for row, tokens in enumerate(expected):
+        assert [step[row] for step in steps] == tokens + [None] * (len(steps) - len(tokens))
+
+    # Each row of the state is where its row ended, as if it had been alone.
+    assert result.state.unread.tolist() == [row[-1] for row in expected]
+    ended = lists(generate(model, state=result.state, max_new_tokens=4).tokens)
+    texts = [prompt + row for prompt, row in zip(PROMPTS, expected, strict=True)]
+    assert ended == [full_forward(model, text, 4, Sampling()) for text in texts]
+
+
+@EVERY_FAMILY
+def test_stopping_at_the_first_token_ends_at_once(family: str):
+    model = small_model(family)
+    first = int(generate(model, [1, 2], max_new_tokens=1).tokens[0])
+    result = generate(model, [1, 2], max_new_tokens=50, stop_tokens=[first])
+    assert lists(result.tokens) == [[first]]
+    assert result.stopped == (True,)
+
+
+@EVERY_FAMILY
+def test_a_stop_token_at_the_very_end_counts(family: str):
+    model = small_model(family)
+    tokens = generate(model, [1, 2], max_new_tokens=1).tokens[0].tolist()
+    assert generate(model, [1, 2], max_new_tokens=1, stop_tokens=tokens).stopped == (True,)
+
+
+@EVERY_FAMILY
+def test_a_row_does_not_depend_on_its_neighbours(family: str):
+    model = small_model(family)
+    sampling = Sampling(temperature=1.0, seed=3)
+    one = generate(model, [[1, 2], [3]], max_new_tokens=8, sampling=sampling).tokens[1]
+    other = generate(model, [[4, 5, 6, 7, 8], [3], [9]], max_new_tokens=8, sampling=sampling).tokens[1]
+    assert one.tolist() == other.tolist()
+
+
+@EVERY_FAMILY
+def test_seeds_and_rows_draw_different_tokens(family: str):
+    model = small_model(family)
+    first, second = (
+        generate(model, [[1], [1]], max_new_tokens=20, sampling=Sampling(temperature=2.0, seed=seed)).tokens
+        for seed in (0, 1)
+    )
+    assert len({tuple(row) for row in lists([*first, *second])}) == 4
+
+
+@EVERY_FAMILY
+def test_without_a_seed_torchs_own_decides(family: str):
+    model = small_model(family)
+    sampling = Sampling(temperature=2.0)
+    torch.manual_seed(0)
+    first = generate(model, [1], max_new_tokens=20, sampling=sampling).tokens[0].tolist()
+    other = generate(model, [1], max_new_tokens=20, sampling=sampling).tokens[0].tolist()
+    torch.manual_seed(0)
+    assert generate(model, [1], max_new_tokens=20, sampling=sampling).tokens[0].tolist() == first != other
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_long_prompt_is_read_in_pieces(family: str, ragged: bool):
+    model = small_model(family)
+    rows, longest = 32, 300
+    prompts = [random_tokens(1, longest - (5 * row if ragged else 0), seed=row)[0] for row in range(rows)]
+    widths: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[1]))
+    found = generate(model, prompts, max_new_tokens=2).tokens
+    hook.remove()
+    assert widths == [128, 128, 44, 1], "4096 tokens a call"
+    for row in (0, 1, 31):
+        assert found[row].tolist() == full_forward(model, prompts[row].tolist(), 2, Sampling())
+
+
+def test_more_tokens_and_numbers_than_are_made_at_a_time():
+    model = small_model("retnet")
+    whole = generate(model, [[1], [2]], max_new_tokens=270, sampling=DRAWN).tokens
+    steps = list(stream(model, [[1], [2]], max_new_tokens=270, sampling=DRAWN))
+    assert lists(whole) == [list(row) for row in zip(*steps, strict=True)]
+    for count in (63, 64, 65, 255, 256, 257):  # 64 numbers and 256 tokens are kept together
+        text = [1, *whole[0].tolist()]
+        assert full_forward(model, text[:count], 1, DRAWN) == text[count : count + 1]
+
+
+@EVERY_FAMILY
+def test_training_mode_is_left_for_each_step_and_put_back(family: str):
+    model = small_model(family)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    assert not torch.equal(model.train()(random_tokens(1, 5)).logits, model.eval()(random_tokens(1, 5)).logits)
+    expected = lists(generate(model, [1, 2], max_new_tokens=8).tokens)
+    model.train()
+    frozen = next(iter(model.decoder.children()))
+    frozen.eval()
+    modes = [module.training for module in model.modules()]
+    found = stream(model, [1, 2], max_new_tokens=8)
+    for token in expected[0]:
+        assert next(found) == (token,)
+        assert [module.training for module in model.modules()] == modes
+    generate(model, [1, 2], max_new_tokens=2)
+    assert [module.training for module in model.modules()] == modes
+
+
+@EVERY_FAMILY
+def test_gradients_are_neither_made_nor_switched_off_for_the_caller(family: str):
+    model = small_model(family)
+    for _ in stream(model, [1, 2], max_new_tokens=3):
+        assert torch.is_grad_enabled()
+    state = generate(model, [1, 2], max_new_tokens=3).state
+    assert not any(tensor.requires_grad for tensor in named_tensors(state).values())
+    tokens = random_tokens(1, 4)
+    loss = model(tokens, state.model, labels=tokens).loss
+    loss.backward()  # a state made in inference mode could not be used here
+    assert model.decoder.embedding.tokens.weight.grad is not None
+
+
+@EVERY_FAMILY
+def test_the_given_state_stays_as_it_was(family: str):
+    model = small_model(family)
+    state = generate(model, PROMPTS, max_new_tokens=3).state
+    before = {name: tensor.clone() for name, tensor in named_tensors(state).items()}
+    generate(model, state=state, max_new_tokens=5, stop_tokens=range(0, VOCAB, 3))
+    for name, tensor in named_tensors(state).items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@EVERY_FAMILY
+def test_low_precision_models_generate(family: str):
+    model = small_model(family, dtype=torch.bfloat16)
+    result = generate(model, PROMPTS, max_new_tokens=4, sampling=Sampling(temperature=1.0, top_p=0.9, seed=0))
+    assert [len(row) for row in result.tokens] == [4, 4, 4]
+    assert isinstance(result.state, GenerationState)
+
+
+@EVERY_CASE
+def test_no_step_leaves_its_state_to_the_garbage_collector(family: str, changes: dict):
+    running = stream(small_model(family, **changes), PROMPTS, max_new_tokens=12)
+    next(running)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(8):
+            next(running)
+        gc.collect()
+        left = [thing for thing in gc.garbage if isinstance(thing, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
