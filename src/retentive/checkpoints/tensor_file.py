@@ -1,5 +1,6 @@
 """One safetensors file of ours: written atomically, read with errors that name the file and the tensors."""
 
+import errno
 import hashlib
 import json
 import struct
@@ -13,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from retentive.checkpoints.atomic_files import unwritten, write_atomically
 from retentive.errors import DamagedFileError
+from retentive.files import fill_atomically
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -25,7 +26,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     laid_out = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
-        write_atomically(path, lambda temporary: save_file(laid_out, temporary, dict(metadata)))
+        fill_atomically(path, lambda temporary: save_file(laid_out, temporary, dict(metadata)))
     except (SafetensorError, OSError) as error:
         raise unwritten(path, error) from error
 
@@ -119,3 +120,11 @@ def _damage(path: Path) -> str | None:
     if not lost:
         return None
     return f"it ends after {size} of {8 + length + max(ends.values())} bytes, before the end of {listed(lost)}"
+
+
+def unwritten(path: Path, reason: object) -> OSError:
+    """The error of a write that failed, with the cure; ``ENOSPC`` where the reason tells of a full disk."""
+    full = any(f"os error {code}" in str(reason) for code in (errno.ENOSPC, errno.EDQUOT))
+    full = full or (isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT))
+    cure = "nothing half-written was kept, and an earlier file is as it was; free some space or choose another disk"
+    return OSError(errno.ENOSPC if full else errno.EIO, f"could not be written ({reason}); {cure}", str(path))

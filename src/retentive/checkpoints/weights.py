@@ -15,9 +15,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from retentive.checkpoints.atomic_files import sync, unwritten, write_atomically
-from retentive.checkpoints.tensor_file import TensorDigest, digest, listed, open_tensors, write_tensors
+from retentive.checkpoints.tensor_file import TensorDigest, digest, listed, open_tensors, unwritten, write_tensors
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import fill_atomically, sync
 from retentive.models.base import FamilyConfig, LanguageModel
 from retentive.models.registry import build, config_from_dict, config_to_dict
 
@@ -251,6 +251,6 @@ def _write_config(
     text = json.dumps(content, indent=2) + "\n"
     path = folder / CONFIG_FILE
     try:
-        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+        fill_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
     except OSError as error:
         raise unwritten(path, error) from error

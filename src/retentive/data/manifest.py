@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from retentive.data.atomic_files import FileRecord, write_atomically
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import FileRecord, write_atomically
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "retentive token store"

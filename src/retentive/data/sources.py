@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from retentive.data.atomic_files import display_name
+from retentive.files import display_name
 
 EVERY_FILE = "**/*"
 HUGE_LINE_BYTES = 1 << 20

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retentive.data.atomic_files import write_atomically
 from retentive.data.byte_tokenizer import check_ids, utf8
 from retentive.data.token_bytes import adds_prefix_space, bytes_of_tokens
 from retentive.data.tokenizer import TOKENIZER_FILE, TokenIds, read_json, read_text, save_description
 from retentive.errors import DamagedFileError
+from retentive.files import write_atomically
 
 if TYPE_CHECKING:
     import tokenizers

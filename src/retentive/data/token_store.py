@@ -10,11 +10,11 @@ from typing import overload
 import numpy as np
 from jaxtyping import Int64, UInt16, UInt32
 
-from retentive.data.atomic_files import checksum
 from retentive.data.manifest import PREPARE_AGAIN, SPLITS, Manifest, Split
 from retentive.data.sources import Problem
 from retentive.data.tokenizer import Tokenizer, load_tokenizer
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import checksum
 
 StoredTokens = UInt16[np.ndarray, "tokens"] | UInt32[np.ndarray, "tokens"]
 

@@ -14,14 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from retentive.data.atomic_files import (
-    TEMPORARY_SUFFIX,
-    FileRecord,
-    GrowingFile,
-    checksum,
-    only_writer,
-    sync_folder,
-)
 from retentive.data.manifest import (
     MANIFEST_FILE,
     SPLITS,
@@ -35,6 +27,14 @@ from retentive.data.sources import Problem
 from retentive.data.token_store import TokenStore
 from retentive.data.tokenizer import TokenIds, Tokenizer
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import (
+    TEMPORARY_SUFFIX,
+    FileRecord,
+    GrowingFile,
+    checksum,
+    only_writer,
+    sync,
+)
 
 _HASH = "-[0-9a-f]{16}"
 _DATA = r"(train|heldout)-(tokens|offsets|bytes|names)%s\.(bin|txt)|problems%s\.jsonl"
@@ -146,7 +146,7 @@ class TokenStoreWriter:
         for path in sorted((self._folder / tokenizer_folder).iterdir()):
             relative = f"{tokenizer_folder}/{path.name}"
             files[f"tokenizer-{path.name}"] = FileRecord(path=relative, size=path.stat().st_size, sha256=checksum(path))
-        sync_folder(self._folder)
+        sync(self._folder)
         record = TokenizerRecord(
             name=self._tokenizer.name,
             vocab_size=self._tokenizer.vocab_size,

@@ -8,8 +8,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 from jaxtyping import Int64, UInt32
 
-from retentive.data.atomic_files import write_atomically
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import write_atomically
 
 TOKENIZER_FILE = "tokenizer.json"
 DESCRIPTION_FILE = "retentive_tokenizer.json"

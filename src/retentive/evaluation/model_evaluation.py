@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 
 from retentive.checkpoints.weights import load_model, read_manifest
-from retentive.data.atomic_files import write_atomically
 from retentive.data.manifest import Split
 from retentive.data.progress import Progress
 from retentive.data.token_store import TokenStore
@@ -19,6 +18,7 @@ from retentive.evaluation.documents import Documents, select_documents
 from retentive.evaluation.long_context import LossByPosition, PositionTally
 from retentive.evaluation.machine import describe_machine
 from retentive.evaluation.scoring import score_in_one_pass
+from retentive.files import write_atomically
 from retentive.models.base import LanguageModel
 
 FORMAT = "retentive evaluation"

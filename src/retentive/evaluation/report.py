@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from retentive.data.atomic_files import write_atomically
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import write_atomically
 
 FORMAT = "retentive report"
 FORMAT_VERSION = 1

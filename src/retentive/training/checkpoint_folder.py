@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from retentive.data.atomic_files import FileRecord, checksum, sync_folder, write_atomically
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import FileRecord, checksum, sync, write_atomically
 from retentive.training.processes import Processes
 from retentive.training.sharded_tensors import write_tensors
 
@@ -166,7 +166,7 @@ def _finish(unfinished: Path, target: Path, progress: Progress, files: list[File
     content["checksum"] = _checksum(content)
     write_atomically(unfinished / RECORD_FILE, (json.dumps(content, indent=1) + "\n").encode())
     unfinished.rename(target)
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from retentive.data.atomic_files import explain_full_disk, write_atomically
+from retentive.files import explain_full_disk, write_atomically
 
 
 @runtime_checkable

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from retentive.data.atomic_files import write_atomically
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import write_atomically
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import config_to_dict
 from retentive.training.checkpoint_folder import checkpoint_folders

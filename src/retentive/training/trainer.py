@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from retentive.checkpoints.weights import save_model
-from retentive.data.atomic_files import only_writer
 from retentive.data.batch import Batch
 from retentive.data.packing import PackedWindows
 from retentive.data.streams import StreamedWindows
 from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
+from retentive.files import only_writer
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import build
 from retentive.training.checkpoint_folder import (

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,26 +69,35 @@ class GrowingFile:
             self._path.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: bytes) -> FileRecord:
-    """Write a small file whole or not at all, replacing an older one of the same name."""
+def fill_atomically(path: Path, fill: Callable[[Path], object]) -> None:
+    """Let ``fill`` write a temporary file beside ``path``, bring it safely to disk and rename it over ``path``.
+
+    Whatever goes wrong, and whenever the process is killed, ``path`` is what it was before or all of the new content.
+    """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         with explain_full_disk(path):
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            fill(temporary)
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
+            sync(temporary)
             temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> FileRecord:
+    """Write a small file whole or not at all, replacing an older one of the same name."""
+    fill_atomically(path, lambda temporary: temporary.write_bytes(content))
     return FileRecord(path=path.name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the renames in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Bring a file, or the renames inside a folder, safely to disk: they survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from retentive.data.atomic_files import GrowingFile, checksum, display_name, only_writer, write_atomically
+from retentive.files import GrowingFile, checksum, display_name, only_writer, write_atomically
 
 
 def test_a_grown_file_is_named_by_its_content(tmp_path):
