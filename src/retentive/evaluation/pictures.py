@@ -66,6 +66,8 @@ def draw(chart: LineChart | BarChart, style: Mapping[str, int]) -> bytes:
             _draw_lines(axes, chart, style)
         else:
             _draw_bars(axes, chart, style)
+        # Above the picture, where it covers no point.
+        figure.legend(loc="outside upper left", ncols=3, columnspacing=1.4)
         return _png(figure)
 
 
@@ -93,7 +95,6 @@ def _draw_lines(axes: "Axes", chart: LineChart, style: Mapping[str, int]) -> Non
     if chart.y_from_zero and chart.y_scale == "linear":
         axes.set_ylim(bottom=0)
     _label_ticks(axes, chart)
-    axes.legend(loc="best")
 
 
 def _lengths(curve: Curve) -> list[list[float]]:
@@ -138,8 +139,7 @@ def _draw_bars(axes: "Axes", chart: BarChart, style: Mapping[str, int]) -> None:
     axes.set_xticks(range(len(chart.groups)), chart.groups)
     axes.grid(axis="x", visible=False)
     axes.set_ylabel(chart.y_label)
-    axes.margins(y=0.2)
-    axes.legend(loc="upper center", ncols=len(chart.bars), columnspacing=1.2)
+    axes.margins(y=0.1)
 
 
 def short_number(value: float) -> str:
