@@ -23,6 +23,19 @@ TRAIN = [
     "--model.num-heads=2",
 ]
 
+WITH_MEMORY = [
+    "--model.segment-length=16",
+    "--model.num-memory-tokens=2",
+    "--data.mode=streamed",
+    "--data.windows-per-graph=2",
+    "--hardware.backpropagation=replay",
+]
+FAMILIES = {
+    "retnet": TRAIN,
+    "transformer": TRAIN,
+    "rmt": [*(option.replace("--model.", "--model.backbone.") for option in TRAIN), *WITH_MEMORY],
+}
+
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "retentive.cli.main", *arguments]
@@ -49,15 +62,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = run("prepare", "--source", "text", "--output", "store", "--heldout-fraction", "0.3", cwd=folder)
     assert "30" not in out.split("train")[0]
     assert "documents" in out
-    for family in ("retnet", "transformer"):
-        out = run("train", "--family", family, "--store", "store", "--run", family, *TRAIN, cwd=folder)
+    for family, options in FAMILIES.items():
+        out = run("train", "--family", family, "--store", "store", "--run", family, *options, cwd=folder)
         assert "6 steps" in out
         assert "bits per byte" in out
         assert f"next: retentive generate {family}/model" in out
     return folder
 
 
-@pytest.mark.parametrize("family", ["retnet", "transformer"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_saved_session_goes_on_as_if_it_had_never_stopped(place: Path, family: str):
     common = ["--seed=3", "--stop-at-end=false"]
     whole = run("generate", f"{family}/model", "--prompt=Document", "--max-new-tokens=60", *common, cwd=place)
