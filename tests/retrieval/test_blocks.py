@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -25,6 +25,7 @@ def example():
     }
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_what_is_written_is_read(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("blocks")

@@ -11,6 +11,7 @@ from retentive.retrieval.encoders import (
 )
 from retentive.retrieval.engine import Engine, LocalEngine
 from retentive.retrieval.index_choice import IndexConfig
+from retentive.retrieval.neighbours import NeighbourConfig, NeighbourTable
 from retentive.retrieval.store import Datastore, Neighbours
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "IndexConfig",
     "LexicalEncoder",
     "LocalEngine",
+    "NeighbourConfig",
+    "NeighbourTable",
     "Neighbours",
     "VectorEncoder",
     "make_encoder",

@@ -151,6 +151,29 @@ def check_block(folder: Path, kind: str, key: str) -> tuple[str | None, str]:
     return None, stated.hex()
 
 
+def checked_json(content: Mapping[str, Any]) -> bytes:
+    """A small file that can be checked on its own: ``content`` and the SHA-256 of it."""
+    digest = hashlib.sha256(canonical_json(dict(content)).encode()).hexdigest()
+    return (json.dumps({**content, "checksum": digest}, sort_keys=True, indent=1) + "\n").encode()
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Read such a file back.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        DamagedFileError: If it was altered.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        digest = content.pop("checksum")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, "cannot be read") from error
+    if hashlib.sha256(canonical_json(content).encode()).hexdigest() != digest:
+        raise damaged(path, "does not have the content that its checksum was taken of")
+    return content
+
+
 def damaged(path: Path, reason: str) -> DamagedFileError:
     """The error for a file of a store that is not what it should be, with the cure."""
     cure = "build the store again from the same documents: only damaged and missing blocks are made anew"

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt64
 
 from retentive.retrieval.blocks import read_block
-from retentive.retrieval.chunking import CHUNKS, padded
+from retentive.retrieval.chunking import CHUNKS, document_rows, padded
 from retentive.retrieval.manifest import ChunkBlock
 from retentive.retrieval.tokens import NO_TOKEN, Rows
 
@@ -59,7 +59,7 @@ class Corpus:
         """
         flat = self._checked(ids)
         found = np.full((len(flat), self.chunk_size), NO_TOKEN, dtype=np.int64)
-        for block, places, rows in self._by_block(flat):
+        for block, places, rows in self.by_block(flat):
             arrays = self.arrays(block)
             found[places] = padded(arrays["tokens"][rows], arrays["lengths"][rows])
         return found.reshape(*ids.shape, self.chunk_size)
@@ -73,7 +73,7 @@ class Corpus:
         """The chunk that follows each one in its own document, `MISSING` after the last."""
         flat = self._checked(ids)
         found = np.full(len(flat), MISSING, dtype=np.int64)
-        for block, places, rows in self._by_block(flat):
+        for block, places, rows in self.by_block(flat):
             first_rows = self.arrays(block)["first_rows"]
             last = np.isin(rows + 1, first_rows)
             found[places] = np.where(last, MISSING, flat[places] + 1)
@@ -87,7 +87,7 @@ class Corpus:
         """Number of the document of each chunk."""
         flat = self._checked(ids)
         found = np.full(len(flat), MISSING, dtype=np.int64)
-        for block, places, rows in self._by_block(flat):
+        for block, places, rows in self.by_block(flat):
             first_rows = self.arrays(block)["first_rows"]
             found[places] = self.first_documents[block] + np.searchsorted(first_rows, rows, side="right") - 1
         return found.reshape(ids.shape)
@@ -96,9 +96,24 @@ class Corpus:
         """Hash of the tokens of each chunk; 0 for `MISSING`."""
         flat = self._checked(ids)
         found = np.zeros(len(flat), dtype=np.uint64)
-        for block, places, rows in self._by_block(flat):
+        for block, places, rows in self.by_block(flat):
             found[places] = self.arrays(block)["hashes"][rows]
         return found.reshape(ids.shape)
+
+    def describe(self, ids: Ids) -> tuple[Ids, UInt64[np.ndarray, "*shape"], UInt64[np.ndarray, "*shape"]]:
+        """Document, hash, and hash of the continuation of each chunk, in one pass; -1 and 0 where there is none."""
+        flat = self._checked(ids)
+        documents = np.full(len(flat), MISSING, dtype=np.int64)
+        hashes, following = np.zeros(len(flat), dtype=np.uint64), np.zeros(len(flat), dtype=np.uint64)
+        for block, places, rows in self.by_block(flat):
+            arrays = self.arrays(block)
+            owner = document_rows(arrays["first_rows"], len(arrays["hashes"]))
+            documents[places] = self.first_documents[block] + owner[rows]
+            hashes[places] = arrays["hashes"][rows]
+            shifted = np.append(arrays["hashes"][1:], np.uint64(0))
+            shifted[arrays["first_rows"][1:][arrays["first_rows"][1:] > 0] - 1] = 0  # the last of each document
+            following[places] = shifted[rows]
+        return documents.reshape(ids.shape), hashes.reshape(ids.shape), following.reshape(ids.shape)
 
     def is_removed(self, ids: Ids) -> Bool[np.ndarray, "*shape"]:
         """Which chunks belong to a removed document; `MISSING` does not."""
@@ -145,7 +160,7 @@ class Corpus:
             raise ValueError(f"chunk ids must be from 0 to {self.num_chunks - 1} (or -1: missing), but one is {wrong}.")
         return flat
 
-    def _by_block(self, flat: Int64[np.ndarray, "_"]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def by_block(self, flat: Int64[np.ndarray, "_"]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Block, places in ``flat``, rows in the block; once per block that ``flat`` touches."""
         places = np.flatnonzero(flat >= 0)
         blocks = np.searchsorted(self.first_chunks, flat[places], side="right") - 1

@@ -171,7 +171,7 @@ class Searcher:
         if words is not None and vectors is not None:
             assert isinstance(self.encoder, HybridEncoder)
             return FusedQueries(words, vectors, self.encoder)
-        found = words or vectors
+        found = words if words is not None else vectors
         assert found is not None, "every encoder makes words or vectors"
         return found
 

@@ -1,6 +1,7 @@
 """The datastore: any documents become chunks that can be searched, with neighbours that can be trusted."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from retentive.retrieval.encoders.lexical import LexicalEncoder
 from retentive.retrieval.engine import Engine, LocalEngine
 from retentive.retrieval.index_choice import IndexConfig
 from retentive.retrieval.manifest import Manifest, current_key, read_manifest, write_manifest
+from retentive.retrieval.neighbours import NeighbourConfig, NeighbourTable, StoreVersion, build_table, find_table
 from retentive.retrieval.searching import RowNumbers, Searcher, search_allowed
 from retentive.retrieval.tokens import ByteText, Passages, Rows, TextTokenizer, as_rows, read_tokenizer
 from retentive.retrieval.vector_index import NearestVectors
+from retentive.retrieval.verify import Damage, verify_store
 
 Query = str | Sequence[str] | Sequence[int] | np.ndarray
 """One text, several texts, the tokens of one query, or an array of tokens ``(queries, length)`` with -1 as padding."""
@@ -295,6 +298,62 @@ class Datastore:
             )
             self._show(builder.finish(manifest))
         return report
+
+    def build_neighbours(
+        self,
+        config: NeighbourConfig | None = None,
+        *,
+        database: "Datastore | None" = None,
+        engine: Engine | None = None,
+    ) -> NeighbourTable:
+        """Find the neighbours of every chunk for training, or go on with a table that was interrupted.
+
+        Args:
+            config: How many, and what must not be among them; ``None`` takes the defaults of `NeighbourConfig`.
+            database: Another store to look in, for the chunks of held-out documents say; ``None`` looks in this one.
+            engine: Where the work is done.
+
+        Raises:
+            MismatchError: If the other store has another tokenizer or chunk size.
+        """
+        config = config or NeighbourConfig()
+        searched = self if database is None else database
+        self._check_same_chunks(searched)
+        with ExitStack() as locks:
+            for folder in sorted({self.folder.absolute(), searched.folder.absolute()}):
+                locks.enter_context(only_builder(folder))
+            report = self.report = BuildReport()
+            stores = self.as_version(), searched.as_version()
+            key = build_table(*stores, config, engine or LocalEngine(), report.count)
+        return NeighbourTable(self.corpus, searched.corpus, key)
+
+    def neighbours(
+        self, config: NeighbourConfig | None = None, *, database: "Datastore | None" = None
+    ) -> NeighbourTable:
+        """Open the table that `build_neighbours` made with the same arguments.
+
+        Raises:
+            FileNotFoundError: If there is none for this version.
+        """
+        searched = self if database is None else database
+        self._check_same_chunks(searched)
+        key = find_table(self.as_version(), searched.as_version(), config or NeighbourConfig())
+        return NeighbourTable(self.corpus, searched.corpus, key)
+
+    def as_version(self) -> StoreVersion:
+        """This version, as it is handed to workers."""
+        return StoreVersion(self.folder, self.version, self.tokenizer, self.encoder)
+
+    def _check_same_chunks(self, other: "Datastore") -> None:
+        if self.chunk_size != other.chunk_size:
+            sizes = f"{self.chunk_size} and {other.chunk_size}"
+            raise MismatchError(f"both stores must have one chunk size, but they have {sizes}: build one anew.")
+        if self.tokenizer.fingerprint() != other.tokenizer.fingerprint():
+            raise MismatchError("both stores must have one tokenizer, but theirs differ: build one anew.")
+
+    def verify(self) -> list[Damage]:
+        """Read everything of this folder and name what is damaged; see `verify_store`, which needs no open store."""
+        return verify_store(self.folder)
 
     def refresh(self) -> bool:
         """Show the current version, which another process may have made; True if it is another one."""

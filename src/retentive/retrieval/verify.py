@@ -1,0 +1,119 @@
+"""Reading a store from end to end: every file that is not what it should be, by name. Nothing is changed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retentive.errors import DamagedFileError, RetentiveError
+from retentive.retrieval.blocks import SUFFIX, block_path, check_block, key_of, read_checked_json
+from retentive.retrieval.build import temporaries
+from retentive.retrieval.chunking import CHUNKS
+from retentive.retrieval.folders import folder_problems
+from retentive.retrieval.manifest import CURRENT, Manifest, current_key, manifest_path, read_manifest, version_keys
+from retentive.retrieval.near_duplicates import SIGNATURES, signature_key
+from retentive.retrieval.neighbours import NEIGHBOURS, TABLES
+from retentive.retrieval.progress import with_progress
+from retentive.retrieval.vectors import VECTORS, vector_key
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One file, or folder, that is not what it should be.
+
+    Attributes:
+        path: Which.
+        reason: What is wrong with it.
+    """
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        """Both, as one line."""
+        return f"{self.path} {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A block that should be there, and the checksum that a manifest gives it (``None`` where none does)."""
+
+    kind: str
+    key: str
+    checksum: str | None
+
+
+def verify_store(folder: Path | str) -> list[Damage]:
+    """Read every block, index and table of all versions in a folder, and name what is damaged, missing or left over.
+
+    Building again with the same documents and options makes exactly the damaged and missing parts anew.
+
+    Raises:
+        FileNotFoundError: If there is no store.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no store in {str(folder)!r}: build one.")
+    found = [Damage(path, "was left by a builder that did not come to its end") for path in temporaries(folder)]
+    try:
+        current = current_key(folder)
+        found += [] if current in version_keys(folder) else [Damage(manifest_path(folder, current), "is missing")]
+    except (RetentiveError, FileNotFoundError) as error:
+        found.append(Damage(folder / CURRENT, f"does not name a version ({error})"))
+    expected: dict[tuple[str, str], _Expected] = {}
+    tables = list(_tables(folder, expected, found))
+    for key in version_keys(folder):
+        try:
+            manifest = read_manifest(folder, key)
+        except RetentiveError:
+            found.append(Damage(manifest_path(folder, key), "does not have the content that its name is the hash of"))
+            continue
+        _expect_blocks(manifest, tables, expected)
+        records = {(record.kind, record.key): record for record in (*manifest.indexes, manifest.tokenizer)}
+        for record in records.values():
+            found += [Damage(path, reason) for path, reason in folder_problems(folder, record)]
+    # The list of a table's blocks is one file; without it nothing else tells that there was a table.
+    for path in sorted((folder / NEIGHBOURS).glob(f"*{SUFFIX}")):
+        if (NEIGHBOURS, path.stem) not in expected:
+            found.append(Damage(path, "belongs to no finished table: build the neighbours again, or delete it"))
+    # Blocks check themselves, so those that no manifest tells of are read as well.
+    for kind in (CHUNKS, VECTORS, SIGNATURES):
+        for path in (folder / kind).glob(f"*{SUFFIX}"):
+            expected.setdefault((kind, path.stem), _Expected(kind, path.stem, None))
+    wanted = sorted(expected.values(), key=lambda one: (one.kind, one.key))
+    for one in with_progress(wanted, "verify", total=len(wanted), unit="blocks"):
+        problem, checksum = check_block(folder, one.kind, one.key)
+        if problem is None and one.checksum not in (None, checksum):
+            problem = "is sound, but not the one that the manifest lists"
+        if problem is not None:
+            found.append(Damage(block_path(folder, one.kind, one.key), problem))
+    return sorted(set(found), key=str)
+
+
+def _expect_blocks(
+    manifest: Manifest, tables: list[dict[str, Any]], expected: dict[tuple[str, str], _Expected]
+) -> None:
+    for block in manifest.chunks:
+        expected[CHUNKS, block.key] = _Expected(CHUNKS, block.key, block.checksum)
+    for fingerprint, checksums in manifest.vectors.items():
+        for block, checksum in zip(manifest.chunks, checksums, strict=True):
+            key = vector_key(fingerprint, block.key)
+            expected[VECTORS, key] = _Expected(VECTORS, key, checksum)
+    signed = any(
+        table["queries"] == manifest.corpus_key and table["config"]["near_duplicates"] is not None for table in tables
+    )
+    for block in manifest.chunks if signed else ():
+        key = signature_key(block.key)
+        expected[SIGNATURES, key] = _Expected(SIGNATURES, key, None)
+
+
+def _tables(folder: Path, expected: dict[tuple[str, str], _Expected], found: list[Damage]) -> Iterator[dict[str, Any]]:
+    for path in sorted((folder / TABLES).glob("*.json")):
+        try:
+            content = read_checked_json(path)
+            blocks = [(key_of(NEIGHBOURS, path.stem, number), sum_) for number, sum_ in enumerate(content["blocks"])]
+            for key, checksum in blocks:
+                expected[NEIGHBOURS, key] = _Expected(NEIGHBOURS, key, checksum)
+            yield content
+        except (OSError, DamagedFileError):
+            found.append(Damage(path, "does not have the content that its checksum was taken of"))
