@@ -49,7 +49,7 @@ def test_every_option_of_every_command_is_explained(name: str, capsys: pytest.Ca
             ["prepare", "--source", ".", "--output", "x", "--heldout-fraction", "2"],
             "heldout_fraction must be from 0 to",
         ),
-        (["train", "--store", "/nowhere", "--run", "x", "--steps", "1"], "/nowhere"),
+        (["train", "--store", "/nowhere", "--run", "x", "--steps", "999"], "/nowhere"),
         (["train", "--store", "/nowhere", "--run", "x", "--steps", "0"], "steps must be at least 1 step, but is 0"),
         (["train", "--store", "/nowhere", "--run", "x", "--steps", "many"], "steps"),
         (["train", "--family", "resnet", "--store", "x", "--run", "x", "--steps", "1"], "resnet"),

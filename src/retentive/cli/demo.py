@@ -46,6 +46,9 @@ SIZES = {"hidden_size": 128, "num_layers": 4, "num_heads": 2}
 
 DATA = DataConfig(window=512, batch_size=8)
 EVALUATED_BYTES = 150_000
+LONGEST_DOCUMENT = 40_000
+"""In bytes: one pass of a Transformer takes time that grows as the square of a document."""
+
 SAMPLE_TOKENS, RESUMED_TOKENS = 300, 100
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=1)
 
@@ -150,7 +153,7 @@ def _measure(
     models: dict[str, LanguageModel], store: TokenStore, config: DemoConfig
 ) -> tuple[Evaluations, SpeedReport]:
     _headline(2 + len(FAMILIES), "evaluate: held-out text, loss by position, speed and size of the state")
-    documents = select_documents(store, max_bytes=EVALUATED_BYTES)
+    documents = select_documents(store, max_bytes=EVALUATED_BYTES, max_document_bytes=LONGEST_DOCUMENT)
     evaluations = {name: evaluate_model(model, documents, label=name) for name, model in models.items()}
     for name, evaluation in evaluations.items():
         ways = ", ".join(f"{way.bits_per_byte:.3f} ({way.method})" for way in evaluation.bits_per_byte)

@@ -10,6 +10,7 @@ from retentive.data.token_store import TokenStore
 from retentive.evaluation.charts import (
     bits_per_byte_chart,
     position_chart,
+    prefill_chart,
     read_loss_history,
     results_table,
     speed_charts,
@@ -83,6 +84,7 @@ def make_report(measured: Measurements) -> Report:
             position_chart(positions, training_window=config.data.window),
             speed,
             state,
+            prefill_chart(measured.speed),
             _passage(measured.sample, names[0]),
         ),
         facts=_facts(measured, config),

@@ -138,7 +138,8 @@ class Attention(nn.Module):
         dropout = self.config.dropout if self.training else 0.0
         causal = sight.allowed is None and time > 1
         mixed = attention(query, key, value, allowed=sight.allowed, causal=causal, dropout=dropout)
-        following = self._cache(key, value, sight.visible)
+        gaps = layout.mask is not None or layout.starts is not None or layout.sight is not None
+        following = self._cache(key, value, sight.visible, gaps=gaps)
         return self.output_proj(mixed.transpose(1, 2).flatten(2)), following
 
     def _recall(self, recalled: Recalled) -> tuple[Tensor, Tensor]:
@@ -184,9 +185,12 @@ class Attention(nn.Module):
             allowed &= times[:, None] > clock[..., None] - self.config.window
         return Sight(allowed=allowed[:, None], visible=present & (owners == documents[:, -1:]))
 
-    def _cache(self, key: Tensor, value: Tensor, visible: Tensor | None) -> KeyValueState:
-        """The entries that a later token may still see: real ones moved to the end, the window's worth kept."""
-        if visible is not None:
+    def _cache(self, key: Tensor, value: Tensor, visible: Tensor | None, *, gaps: bool) -> KeyValueState:
+        """The entries that a later token may still see: real ones moved to the end, the window's worth kept.
+
+        Cached entries stand at the end already, so without new ``gaps`` nothing has to move.
+        """
+        if visible is not None and gaps:
             order = visible.to(torch.uint8).argsort(dim=1, stable=True)
             visible = visible.gather(1, order)
             index = order[:, None, :, None]
