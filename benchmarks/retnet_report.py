@@ -174,6 +174,7 @@ def _draw_peaks(axes: Axes, results: Results) -> None:
     sizes = [results.peaks[name] / 2**20 for name in names]
     bars = axes.bar(names, sizes, color=[COLOURS[name] for name in names], width=0.6)
     axes.bar_label(bars, [f"{size:.0f} MiB" for size in sizes])
+    axes.set_ylim(top=1.2 * max(sizes))  # room for the legend
     if "yet-another-retnet" in results.peaks:
         limit = 0.35 * results.peaks["yet-another-retnet"] / 2**20
         axes.axhline(limit, color=TARGET_COLOUR, linestyle="--", label="target: 0.35x of yet-another-retnet")
