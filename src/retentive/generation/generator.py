@@ -167,9 +167,9 @@ def _begin(
     start = None if state is None else state.to(device)
     batch = _first_tokens(read_prompt(prompt, embedding.vocab_size), start, device)
     carried = start.model if isinstance(start, GenerationState) else start
-    if embedding.max_positions is not None:
+    if model.longest_text is not None:
         read = 0 if carried is None else int(carried.position.max())
-        _check_room(read + batch.longest + max_new_tokens - 1, embedding.max_positions)
+        _check_room(read + batch.longest + max_new_tokens - 1, model.longest_text)
     return Decoding(model, batch, carried, sampling, stopping)
 
 

@@ -52,6 +52,11 @@ class LanguageModel(nn.Module):
         """What ``state=None`` means, as a value."""
         return self.decoder.initial_state(batch_size, device)
 
+    @property
+    def longest_text(self) -> int | None:
+        """Tokens that one text can have, because each has a learned position; None where nothing ends it."""
+        return self.config.decoder.embedding.max_positions
+
     def forward(
         self,
         tokens: Tokens,

@@ -56,6 +56,11 @@ class RecurrentMemoryTransformer(LanguageModel):
         if associative is not None:
             self.associations.extend(AssociativeMemory(associative) for _ in range(layers))
 
+    @property
+    def longest_text(self) -> int | None:
+        """None: positions begin again with every segment."""
+        return None
+
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> RecurrentMemoryState:
         """What ``state=None`` means, as a value. The memory in it carries the gradient of the learned memory."""
         weight = self.decoder.embedding.tokens.weight
