@@ -228,6 +228,10 @@ class Learner:
 
     def _update(self, number: int, norm: float) -> float:
         """Clip, set the learning rate of the step, and take the step."""
+        for parameter in self.model.parameters():
+            # What no row needed has a gradient of zero, in one process as in many.
+            if parameter.grad is None and parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
         if self._config.clip_norm is not None and norm > self._config.clip_norm:
             scale_gradients(self.model.parameters(), self._config.clip_norm / norm)
         learning_rate = self._config.learning_rate * learning_rate_share(

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from retentive.layers.block import Block
+from retentive.models.base import LanguageModel, ModelOutput
 from retentive.training.config import HardwareConfig
 from retentive.training.processes import Processes
 
@@ -27,7 +29,7 @@ def chosen_precision(hardware: HardwareConfig, device: torch.device) -> Precisio
 
 
 def parallelise(
-    model: nn.Module, processes: Processes, strategy: Literal["ddp", "fsdp"], precision: Precision
+    model: LanguageModel, processes: Processes, strategy: Literal["ddp", "fsdp"], precision: Precision
 ) -> nn.Module:
     """Wrap a model, which is the same in all processes, for training in all of them.
 
@@ -41,6 +43,7 @@ def parallelise(
     """
     if processes.mesh is None:
         return model
+    model.register_forward_hook(_use_every_parameter)  # before FSDP's, which looks at what the forward pass returns
     if strategy == "ddp":
         on_gpu = processes.device.type == "cuda"
         return DistributedDataParallel(
@@ -55,6 +58,19 @@ def parallelise(
             fully_shard(module, mesh=processes.mesh, mp_policy=policy)
     fully_shard(model, mesh=processes.mesh, mp_policy=policy)
     return model
+
+
+def _use_every_parameter(model: LanguageModel, _: tuple[object, ...], output: ModelOutput) -> ModelOutput:
+    """Give a gradient to parameters that this process's rows did not need: processes exchange the same gradients.
+
+    A decoder needs all of its own; a memory around it may not, as where no document begins.
+    """
+    if output.loss is None or not torch.is_grad_enabled():
+        return output
+    own = {id(parameter) for parameter in model.decoder.parameters()}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in own and parameter.requires_grad]
+    nothing = sum((parameter.flatten()[:1].sum() * 0.0 for parameter in others), start=torch.zeros_like(output.loss))
+    return replace(output, loss=output.loss + nothing)
 
 
 def autocast(model: nn.Module, device: torch.device, precision: Precision) -> AbstractContextManager[object]:
