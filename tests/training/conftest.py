@@ -1,5 +1,7 @@
 """A store of a few small documents, and runs that take a second."""
 
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -8,19 +10,43 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from laws.families import small_config
 from retentive.data.prepare import PrepareConfig, prepare
-from retentive.models.retnet import RetNetConfig
-from retentive.training.config import (
-    CheckpointConfig,
-    DataConfig,
-    HeldOutConfig,
-    MetricsConfig,
-    ScheduleConfig,
-    TrainConfig,
-)
+from retentive.training import config as configs
+from retentive.training.checkpoint_folder import checkpoint_folders
+from retentive.training.config import TrainConfig
+from retentive.training.metrics import read_metrics
+from retentive.training.processes import alone
+from retentive.training.sharded_tensors import read_tensors, stored_tensors
+
+# Torch logs a hundred lines for each checkpoint, which would bury the reason of a failed test.
+logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)
 
 SCRIPT = Path(__file__).parent / "run_training.py"
+
+PARTS: dict[str, Any] = {
+    "data": configs.DataConfig,
+    "optimizer": configs.OptimizerConfig,
+    "schedule": configs.ScheduleConfig,
+    "held_out": configs.HeldOutConfig,
+    "checkpoints": configs.CheckpointConfig,
+    "hardware": configs.HardwareConfig,
+    "metrics": configs.MetricsConfig,
+}
+
+SMALL: dict[str, Any] = {
+    "steps": 12,
+    "data": {"window": 16, "batch_size": 4},
+    "schedule": {"warmup_steps": 3, "decay_steps": 12},
+    "held_out": {"every": 4, "windows": 6},
+    "checkpoints": {"every": 4},
+    "metrics": {"every": 1},
+}
+"""Twelve steps on four rows of 16 tokens, with a line of metrics for each."""
+
+STREAMED = {"mode": "streamed", "window": 8, "batch_size": 4, "windows_per_graph": 2}
 
 
 @pytest.fixture(scope="session")
@@ -36,40 +62,63 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-def tiny_model(**changes: Any) -> RetNetConfig:
-    """A RetNet of a few thousand parameters, with dropout."""
-    values = {"vocab_size": 257, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "chunk_size": 8, "dropout": 0.1}
-    return RetNetConfig(**{**values, **changes})
+def asked_configs(store: Path, asked: dict[str, Any]) -> tuple[Any, TrainConfig]:
+    """The configs of a tiny run, with what is asked for in place of the small values; its model has dropout."""
+    changes = dict(asked)
+    model: dict[str, Any] = {"family": "retnet", "vocab_size": 257, "dropout": 0.1, **changes.pop("model", {})}
+    family = model.pop("family")
+    if family == "rmt":
+        model = {"backbone": small_config("transformer", **model)}
+    run = Path(changes.pop("run"))
+    values = {**SMALL, **changes}
+    made = {name: PARTS[name](**value) if name in PARTS else value for name, value in values.items()}
+    return small_config(family, **model), TrainConfig(store=store, run=run, **made)
 
 
-def tiny_config(store: Path, run: Path, **changes: Any) -> TrainConfig:
-    """Twelve steps on four rows of 16 tokens, with a line of metrics for each."""
-    values: dict[str, Any] = {
-        "store": store,
-        "run": run,
-        "steps": 12,
-        "data": DataConfig(window=16, batch_size=4),
-        "schedule": ScheduleConfig(warmup_steps=3, decay_steps=12),
-        "held_out": HeldOutConfig(every=4, windows=6),
-        "checkpoints": CheckpointConfig(every=4),
-        "metrics": MetricsConfig(every=1),
-    }
-    return TrainConfig(**{**values, **changes})
+def final_tensors(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that the newest checkpoint of a run holds."""
+    path = checkpoint_folders(run / "checkpoints")[-1]
+    found = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in stored_tensors(path).items()}
+    read_tensors(path, found, alone())
+    return found
 
 
-@pytest.fixture
-def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run ``run_training.py`` in fresh processes, by ``torchrun`` where there are several, and give what came out."""
+def step_lines(run: Path) -> list[tuple[Any, ...]]:
+    """What does not depend on the clock in each step's line of metrics."""
+    names = ("step", "loss", "bits_per_byte", "gradient_norm", "learning_rate")
+    return [tuple(line[name] for name in names) for line in read_metrics(run / "metrics.jsonl", "train")]
 
-    def start(*arguments: str, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SCRIPT), *arguments]
-        if processes > 1:
-            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-            command = [sys.executable, *torchrun, str(SCRIPT), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        if check and done.returncode:
-            raise AssertionError(f"{command} failed:\n{done.stdout}\n{done.stderr}")
-        return done
+
+Launch = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def launch(store: Path) -> Launch:
+    """Make runs in fresh processes, by ``torchrun`` where there are several; gives what each process said of each."""
+
+    def start(*asked: dict[str, Any], processes: int = 1) -> list[dict[str, Any]]:
+        done = subprocess.run(
+            command(store, *asked, processes=processes),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        return sorted(results, key=lambda result: result["number"])
 
     return start
+
+
+def command(store: Path, *asked: dict[str, Any], processes: int = 1) -> list[str]:
+    """The command that makes runs."""
+    arguments = [str(SCRIPT), str(store), json.dumps(asked, default=str)]
+    if processes > 1:
+        arguments = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *arguments]
+    return [sys.executable, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """One quiet thread a process."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}

@@ -1,47 +1,54 @@
-"""One training run in a process of its own: ``run_training.py STORE RUN JSON``, the last a table of changes.
+"""Training runs in processes of their own: ``run_training.py STORE JSON``, a list of runs that are made in turn.
 
-The shape checks of the test run are on here too.
+Each is ``{"run": folder, ...changes to the tiny config}``. Every process prints a line of JSON for each run: what it
+reports, or the error. The shape checks of the test run are on here too.
 """
 
+import faulthandler
+import gc
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import install_import_hook
 
 
 def main() -> None:
-    """Train, and print the report as JSON."""
+    """Train, and print the reports."""
+    faulthandler.dump_traceback_later(200, exit=True)  # processes that wait for one another say where
     sys.path.insert(0, str(Path(__file__).parents[1]))
     with install_import_hook("retentive", "beartype.beartype"):
         import torch
 
-        from retentive.errors import RetentiveError
-        from retentive.models.registry import config_from_dict
-        from retentive.training import config as configs
-        from retentive.training.trainer import train
-        from training.conftest import tiny_config, tiny_model
-
+        import retentive.training.trainer
     torch.set_num_threads(1)
-    store, run, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    kinds = {
-        "data": configs.DataConfig,
-        "optimizer": configs.OptimizerConfig,
-        "schedule": configs.ScheduleConfig,
-        "held_out": configs.HeldOutConfig,
-        "checkpoints": configs.CheckpointConfig,
-        "hardware": configs.HardwareConfig,
-        "metrics": configs.MetricsConfig,
-    }
-    model = changes.pop("model", {})
-    model_config = config_from_dict(model) if "family" in model else tiny_model(**model)
-    values = {name: kinds[name](**value) if name in kinds else value for name, value in changes.items()}
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if together:  # one group for all runs; `train` joins the one that is there
+        torch.distributed.init_process_group("gloo")
+    for number, asked in enumerate(json.loads(sys.argv[2])):
+        result = {"number": number, **result_of(Path(sys.argv[1]), asked)}
+        sys.stdout.write(json.dumps(result) + "\n")  # in one piece, where several processes write
+        sys.stdout.flush()
+    if together:
+        gc.collect()
+        torch.distributed.destroy_process_group()
+    del retentive
+
+
+def result_of(store: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """One run."""
+    from retentive.errors import RetentiveError
+    from retentive.training.trainer import train
+    from training.conftest import asked_configs
+
+    model, config = asked_configs(store, asked)
     try:
-        report = train(model_config, tiny_config(store, run, **values))
+        report = train(model, config)
     except (RetentiveError, ValueError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(json.dumps({"steps": report.steps, "resumed_at": report.resumed_at, "stopped": report.stopped}))
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"steps": report.steps, "resumed_at": report.resumed_at, "stopped": report.stopped}
 
 
 if __name__ == "__main__":
