@@ -10,10 +10,10 @@ from torch import Tensor
 from benchmarks.flops import training_flops
 from benchmarks.worker import Work
 from benchmarks.workers.training_step import random_tokens, training_step
+from retentive.generation import generate
 from retentive.layers.retention import RetentionConfig
 from retentive.models.base import LanguageModel
 from retentive.models.registry import build, config_from_dict
-from retentive.state import ModelState
 
 
 def works(*, config: dict[str, Any], threads: int) -> Mapping[str, Callable[..., Work]]:
@@ -49,32 +49,16 @@ def _training_step(model: LanguageModel, vocab_size: int, *, time: int) -> Work:
 
 
 def _prefill(model: LanguageModel, vocab_size: int, *, time: int) -> Work:
+    """Read a prompt as `generate` does: in pieces, with the logits of the last position and the state."""
     tokens = random_tokens(1, time, vocab_size)
-    return Work(run=lambda: _read(model, tokens), units=time)
+    return Work(run=lambda: generate(model, tokens, max_new_tokens=1), units=time)
 
 
 def _decode(model: LanguageModel, vocab_size: int, *, batch: int, context: int, steps: int) -> Work:
-    """Steps of one token after ``context`` tokens; every repetition starts from the same state."""
-    _, state = _read(model, random_tokens(batch, context, vocab_size))
-    following = random_tokens(batch, steps, vocab_size)
-
-    @torch.inference_mode()
-    def run() -> None:
-        model.eval()
-        carried = state
-        for step in range(steps):
-            carried = model(following[:, step : step + 1], carried).state
-
-    return Work(run=run, units=steps, facts={"state_bytes": state.size_in_bytes})
-
-
-@torch.inference_mode()
-def _read(model: LanguageModel, tokens: Tensor) -> tuple[Tensor, ModelState]:
-    """Read a prompt; the logits after its last token, and the state."""
-    model.eval()
-    output = model(tokens, logits_to_keep=1)
-    assert output.logits is not None
-    return output.logits, output.state
+    """Greedy tokens after ``context`` tokens, as `generate` writes them; each repetition starts from the same state."""
+    state = generate(model, random_tokens(batch, context, vocab_size), max_new_tokens=1).state
+    run = partial(generate, model, state=state, max_new_tokens=steps)
+    return Work(run=lambda: run(), units=steps, facts={"state_bytes": state.model.size_in_bytes})
 
 
 def _take_over(model: LanguageModel, *, path: str) -> Work:

@@ -12,9 +12,10 @@ from retentive.generation.prompt import PromptBatch
 from retentive.generation.rows import join_rows
 from retentive.generation.sampling import Sampling, choose
 from retentive.generation.stopping import Stopping
+from retentive.generation.threads import one_thread, shares_work
 from retentive.generation.uniforms import uniforms
 from retentive.models.base import LanguageModel
-from retentive.state import ModelState
+from retentive.state import ModelState, map_tensors
 
 PREFILL_TOKENS = 4096
 """Tokens of the prompt, over all rows, that one call reads: longer prompts need no more memory."""
@@ -54,8 +55,13 @@ class Decoding:
 
     def step(self) -> NewTokens:
         """Choose the next token of each row that was active before the call."""
-        with torch.no_grad(), _evaluating(self._model):
-            logits = self._read_prompt() if self._unread is None else self._read(self._unread[:, None], None)
+        # Where calls are small, inference mode takes an eighth less time than no_grad; `state` gives normal tensors.
+        with torch.inference_mode(), _evaluating(self._model):
+            if self._unread is None:
+                logits = self._read_prompt()
+            else:
+                with one_thread(self.device.type == "cpu" and not shares_work(self._model, len(self.active))):
+                    logits = self._read(self._unread[:, None], None)
             uniform = None if self._draws is None else self._draws.take()
             tokens = choose(logits, self._sampling, uniform)
         self._unread = tokens
@@ -76,7 +82,7 @@ class Decoding:
             groups.append((self.active, self._current()))
         order = [row for rows, _ in groups for row in rows]
         # Detached: what a model begins with can be a parameter, such as a learned memory.
-        joined = join_rows([state for _, state in groups]).detach()
+        joined = map_tensors(join_rows([state for _, state in groups]), _normal)
         if order == sorted(order):
             return joined
         places = sorted(range(len(order)), key=order.__getitem__)
@@ -168,6 +174,11 @@ class _Draws:
         self._row, self._position = self._row[rows], self._position[rows]
         if self._ahead is not None:
             self._ahead = self._ahead[rows]
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    """A tensor that may take part in what is differentiated later."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def draw_seed() -> int:

@@ -20,7 +20,7 @@ from retentive.ops.retention import (
     retention_parallel,
 )
 from retentive.ops.rotary import rotate
-from retentive.shapes import Hidden, RetentionMatrix
+from retentive.shapes import Hidden, RetentionMatrix, Values
 from retentive.state import RecurrentState
 
 DECAYS = {"geometric": log_decay_geometric, "linspace": log_decay_linspace}
@@ -169,11 +169,13 @@ class MultiScaleRetention(nn.Module):
         """
         if layout is None:
             layout = self._layout(x, None if state is None else state.position)
-        query, key, value, gate = self.input_proj(x).split(self.sizes, dim=-1)
+        projected = self.input_proj(x)
         kv = None if state is None else state.kv
         if x.shape[1] == 1 and layout.mask is None and layout.starts is None:
-            mixed, kv = self._step(query, key, value, kv, layout)
+            gate = projected[..., -self.sizes[-1] :]
+            mixed, kv = self._step(projected, kv, layout)
         else:
+            query, key, value, gate = projected.split(self.sizes, dim=-1)
             heads = self._heads(query, key, value, layout)
             mixed, kv = retention(
                 *heads,
@@ -232,7 +234,7 @@ class MultiScaleRetention(nn.Module):
             for part, weight, bias in zip((query, key, value, query), weights, biases, strict=True)
         )
         if form == "recurrent":
-            mixed, kv = self._step(q, k, v, state, layout)
+            mixed, kv = self._step(torch.cat((q, k, v), -1), state, layout)
         else:
             heads = self._heads(q, k, v, layout)
             if form == "parallel":
@@ -263,12 +265,20 @@ class MultiScaleRetention(nn.Module):
         return q * scale, k, v
 
     def _step(
-        self, query: Tensor, key: Tensor, value: Tensor, kv: Tensor | None, layout: Layout
-    ) -> tuple[Tensor, Tensor]:
+        self, projected: Float[Tensor, "batch 1 channels"], kv: RetentionMatrix | None, layout: Layout
+    ) -> tuple[Values, RetentionMatrix]:
+        """One token: query and key are rotated together, as small calls cost by their number."""
+        config, batch = self.config, projected.shape[0]
         if kv is None:
-            kv = self.initial_state(query.shape[0], query.device, query.dtype).kv
-        q, k, v = (part.squeeze(2) for part in self._heads(query, key, value, layout))
-        mixed, kv = recurrent_step(q, k, v, kv, self.recurrent_decay(kv.device, kv.dtype))
+            kv = self.initial_state(batch, projected.device, projected.dtype).kv
+        keys, values = self.sizes[0], self.sizes[2]
+        both = projected[:, 0, : 2 * keys].view(batch, 2 * config.num_heads, 1, config.key_dim)
+        if layout.cos is not None and layout.sin is not None:
+            both = rotate(both, layout.cos, layout.sin, layout=config.rotary_pairs)
+        query, key = both.squeeze(2).chunk(2, dim=1)
+        value = projected[:, 0, 2 * keys : 2 * keys + values].view(batch, config.num_heads, config.value_dim)
+        decay = self.recurrent_decay(kv.device, kv.dtype)
+        mixed, kv = recurrent_step(query * config.key_dim**-0.5, key, value, kv, decay)
         return mixed.unsqueeze(2), kv
 
     def recurrent_decay(self, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "heads 1 1"]:

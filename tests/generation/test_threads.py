@@ -1,0 +1,57 @@
+"""Small models decode on one thread, and the number of threads is left as it was."""
+
+import pytest
+import torch
+
+from laws.families import small_model
+from retentive import generate, stream
+from retentive.generation.threads import one_thread, shares_work
+from retentive.state import named_tensors
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_products_are_shared_from_a_size_on():
+    model = small_model("retnet")
+    largest = 16 * 96  # the projection to query, key, value and gate
+    assert not shares_work(model, (1 << 22) // largest)
+    assert shares_work(model, (1 << 22) // largest + 1)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_number_of_threads_is_left_as_it_was():
+    model = small_model("retnet")
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    generate(model, [1, 2, 3], max_new_tokens=3)
+    assert seen == [2, 1, 1]  # the prompt on all threads, then steps
+    for _ in stream(model, [1, 2, 3], max_new_tokens=3):
+        assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_leaves_the_number_of_threads_too():
+    def fail():
+        with one_thread(True):
+            assert torch.get_num_threads() == 1
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert torch.get_num_threads() == 2
+
+
+def test_a_generated_state_can_be_learned_from():
+    model = small_model("retnet")
+    result = generate(model, [1, 2, 3], max_new_tokens=3)
+    for tensor in named_tensors(result.state).values():
+        assert not tensor.is_inference()
+    tokens = torch.tensor([[4, 5, 6]])
+    model.train()(tokens, result.state.model, tokens).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
