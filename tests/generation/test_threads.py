@@ -5,7 +5,7 @@ import torch
 
 from laws.families import small_model
 from retentive import generate, stream
-from retentive.generation.threads import one_thread, shares_work
+from retentive.generation.threads import one_thread, rows_worth_sharing
 from retentive.state import named_tensors
 
 
@@ -20,8 +20,7 @@ def two_threads():
 def test_products_are_shared_from_a_size_on():
     model = small_model("retnet")
     largest = 16 * 96  # the projection to query, key, value and gate
-    assert not shares_work(model, (1 << 22) // largest)
-    assert shares_work(model, (1 << 22) // largest + 1)
+    assert rows_worth_sharing(model) == (1 << 22) // largest + 1
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -29,8 +28,9 @@ def test_the_number_of_threads_is_left_as_it_was():
     model = small_model("retnet")
     seen: list[int] = []
     model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
-    generate(model, [1, 2, 3], max_new_tokens=3)
-    assert seen == [2, 1, 1]  # the prompt on all threads, then steps
+    long_enough = rows_worth_sharing(model)
+    generate(model, [1] * long_enough, max_new_tokens=3)
+    assert seen[-3:] == [2, 1, 1]  # the prompt on all threads, then steps
     for _ in stream(model, [1, 2, 3], max_new_tokens=3):
         assert torch.get_num_threads() == 2
 

@@ -12,7 +12,7 @@ from retentive.generation.prompt import PromptBatch
 from retentive.generation.rows import join_rows
 from retentive.generation.sampling import Sampling, choose
 from retentive.generation.stopping import Stopping
-from retentive.generation.threads import one_thread, shares_work
+from retentive.generation.threads import one_thread, rows_worth_sharing
 from retentive.generation.uniforms import uniforms
 from retentive.models.base import LanguageModel
 from retentive.state import ModelState, map_tensors
@@ -42,6 +42,7 @@ class Decoding:
         self._sampling = sampling
         self._stopping = stopping
         self._prompt: PromptBatch | None = prompt
+        self._prompt_tokens = prompt.tokens.numel()
         self._model_state = start
         self._unread: NewTokens | None = None
         self._draws: _Draws | None = None
@@ -50,6 +51,7 @@ class Decoding:
         self.num_rows = prompt.tokens.shape[0]
         self.device = prompt.tokens.device
         self.stopped = [False] * self.num_rows
+        self._rows_worth_sharing = rows_worth_sharing(model) if self.device.type == "cpu" else 0
         self.active = list(range(self.num_rows))
         """Numbers of the rows that have not ended."""
 
@@ -58,9 +60,10 @@ class Decoding:
         # Where calls are small, inference mode takes an eighth less time than no_grad; `state` gives normal tensors.
         with torch.inference_mode(), _evaluating(self._model):
             if self._unread is None:
-                logits = self._read_prompt()
+                with one_thread(self._prompt_tokens < self._rows_worth_sharing):
+                    logits = self._read_prompt()
             else:
-                with one_thread(self.device.type == "cpu" and not shares_work(self._model, len(self.active))):
+                with one_thread(len(self.active) < self._rows_worth_sharing):
                     logits = self._read(self._unread[:, None], None)
             uniform = None if self._draws is None else self._draws.take()
             tokens = choose(logits, self._sampling, uniform)

@@ -13,11 +13,10 @@ _WORTH_SHARING = 1 << 22
 channels, one thread took 8 to 74 microseconds where two, of which one had to wake, took 80 to 115."""
 
 
-def shares_work(model: LanguageModel, rows: int) -> bool:
-    """Whether the products inside the model's blocks, for one token of each row, are worth sharing among threads."""
-    blocks = model.decoder.blocks
-    largest = max(layer.weight.numel() for layer in blocks.modules() if isinstance(layer, nn.Linear))
-    return rows * largest >= _WORTH_SHARING
+def rows_worth_sharing(model: LanguageModel) -> int:
+    """From how many rows on the products inside the model's blocks, for one token of each, are worth sharing."""
+    layers = (module for module in model.decoder.blocks.modules() if isinstance(module, nn.Linear))
+    return -(-_WORTH_SHARING // max(layer.weight.numel() for layer in layers))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from retentive.shapes import Hidden
@@ -16,6 +17,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": nn.functional.gelu,
     "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
     "relu": nn.functional.relu,
+}
+
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "swish": partial(nn.functional.silu, inplace=True),
+    "relu": partial(nn.functional.relu, inplace=True),
 }
 
 
@@ -62,5 +68,11 @@ class FeedForward(nn.Module):
         inner = self.input_proj(x)
         if self.config.gated:
             activated, linear = inner.chunk(2, dim=-1)
-            return self.output_proj(self.activation(activated) * linear)
-        return self.output_proj(self.activation(inner))
+            return self.output_proj(self._activate(activated) * linear)
+        return self.output_proj(self._activate(inner))
+
+    def _activate(self, inner: Hidden) -> Hidden:
+        """The activation, over the memory of ``inner`` where no gradient needs it."""
+        if torch.is_grad_enabled():
+            return self.activation(inner)
+        return _IN_PLACE.get(self.config.activation, self.activation)(inner)

@@ -145,10 +145,6 @@ class MultiScaleRetention(nn.Module):
         self.input_proj = nn.Linear(config.hidden_size, sum(self.sizes), bias=config.bias)
         self.output_proj = nn.Linear(values, config.hidden_size, bias=config.bias)
         self.head_norm = Norm(config.value_dim, config.head_norm)
-        # A plain attribute: a buffer would follow the model into bfloat16, where 1 - 2**-9 is 1.
-        # On the CPU also where the model is first made without memory: loading fills parameters, not constants.
-        with torch.device("cpu"):
-            self._log_decay = config.log_decays
 
     def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> RetentionState:
         """A memory of nothing; float32 or wider whatever ``dtype`` the model has."""
@@ -272,11 +268,12 @@ class MultiScaleRetention(nn.Module):
         if kv is None:
             kv = self.initial_state(batch, projected.device, projected.dtype).kv
         keys, values = self.sizes[0], self.sizes[2]
-        both = projected[:, 0, : 2 * keys].view(batch, 2 * config.num_heads, 1, config.key_dim)
+        projected = projected[:, 0]
+        both = projected[:, : 2 * keys].view(batch, 2 * config.num_heads, 1, config.key_dim)
         if layout.cos is not None and layout.sin is not None:
             both = rotate(both, layout.cos, layout.sin, layout=config.rotary_pairs)
         query, key = both.squeeze(2).chunk(2, dim=1)
-        value = projected[:, 0, 2 * keys : 2 * keys + values].view(batch, config.num_heads, config.value_dim)
+        value = projected[:, 2 * keys : 2 * keys + values].view(batch, config.num_heads, config.value_dim)
         decay = self.recurrent_decay(kv.device, kv.dtype)
         mixed, kv = recurrent_step(query * config.key_dim**-0.5, key, value, kv, decay)
         return mixed.unsqueeze(2), kv
@@ -290,4 +287,6 @@ class MultiScaleRetention(nn.Module):
     ) -> Hidden:
         """Normalise each head, gate, project."""
         normed = self.head_norm(mixed).flatten(2)
-        return self.output_proj(GATES[self.config.gate](gate) * normed)
+        opened = GATES[self.config.gate](gate)
+        # Both are new memory: without a gradient to compute, one can take the product.
+        return self.output_proj(opened * normed if torch.is_grad_enabled() else opened.mul_(normed))
