@@ -12,7 +12,6 @@ from retentive.retrieval.chunking import (
     CHUNKS,
     MAX_CHUNK_SIZE,
     Document,
-    Skipped,
     group_documents,
     name_and_text,
 )
@@ -86,7 +85,7 @@ class Builder:
     index: IndexConfig
     block_bytes: int
     engine: Engine
-    on_error: Skipped = "stop"
+    on_error: str = "stop"
     tell: Callable[[str], object] = say
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ and lengths. A document is never spread over two blocks.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -18,7 +18,6 @@ from retentive.retrieval.tokens import Rows, TextTokenizer, encode_batch
 
 CHUNKS = "chunks"
 MAX_CHUNK_SIZE = 65535
-Skipped = Literal["stop", "skip"]
 
 
 @runtime_checkable
@@ -75,7 +74,7 @@ def name_and_text(document: object) -> tuple[str, str]:
 
 
 def group_documents(
-    documents: Iterable[Document], settings: dict[str, Any], block_bytes: int, on_error: Skipped, skipped: list[str]
+    documents: Iterable[Document], settings: dict[str, Any], block_bytes: int, on_error: str, skipped: list[str]
 ) -> Iterator[DocumentGroup]:
     """Take documents together until their text fills a block.
 

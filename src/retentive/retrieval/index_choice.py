@@ -119,6 +119,8 @@ def describe_factory(factory: str, rows: int, dimension: int, config: IndexConfi
     elif compressed:
         per_row = dimension
     links = 8 * HNSW_LINKS if factory.startswith("HNSW") else 0
+    if config.on_disk and "fs" in factory:
+        raise ValueError(f"on_disk must be False for factory {factory!r}: FAISS keeps packed codes in memory only.")
     effort: Literal["", "efSearch", "nprobe"] = "nprobe" if lists else "efSearch" if links else ""
     return IndexChoice(
         factory=factory,
@@ -126,7 +128,7 @@ def describe_factory(factory: str, rows: int, dimension: int, config: IndexConfi
         memory_bytes=rows * (per_row + links + (_ID_BYTES if lists else 0)) + lists * 4 * dimension,
         training_rows=trained,
         effort=effort,
-        on_disk=bool(lists) and (product if config.on_disk is None else config.on_disk),
+        on_disk=bool(lists) and (product and "fs" not in factory if config.on_disk is None else config.on_disk),
         exact_again=compressed and "Refine" not in factory,
     )
 

@@ -7,10 +7,13 @@ segment is never rewritten, and additions add segments. Word statistics are thos
 """
 
 import json
+import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +118,7 @@ class LexicalIndex:
         from tantivy import Index
 
         # tantivy maps all files when it opens; the links may go once that is done.
-        with tempfile.TemporaryDirectory(prefix="retentive-lexical-") as links:
+        with _temporary_folder() as links:
             listed: list[dict[str, Any]] = []
             settings: dict[str, Any] = {}
             for number, segment in enumerate(self._segments):
@@ -131,7 +134,9 @@ class LexicalIndex:
             content = {"index_settings": settings["index_settings"], "schema": settings["schema"]}
             (Path(links) / "meta.json").write_text(json.dumps(content | {"segments": listed, "opstamp": 0}))
             try:
-                searcher = Index.open(links).searcher()
+                index = Index.open(links)
+                index.config_reader("manual")  # nothing will change, so nothing needs watching
+                searcher = index.searcher()
             except Exception as error:  # tantivy raises ValueError, OSError and its own panics
                 raise _damaged(folder / LEXICAL, error) from error
         if searcher.num_docs != self._num_chunks:
@@ -172,6 +177,20 @@ class LexicalIndex:
         if not clauses:
             return []
         return self._searcher.search(Query.boolean_query(clauses), min(k, self._num_chunks), count=False).hits
+
+
+@contextmanager
+def _temporary_folder() -> Generator[str]:
+    folder = tempfile.mkdtemp(prefix="retentive-lexical-")
+    try:
+        yield folder
+    finally:
+        # A thread that tantivy starts when it opens may still put its lock file here, once.
+        for _ in range(50):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not Path(folder).exists():
+                break
+            time.sleep(0.01)
 
 
 def _damaged(place: Path, reason: object) -> DamagedFileError:

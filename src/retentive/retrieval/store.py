@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int64
 from retentive.errors import MismatchError
 from retentive.retrieval.atomic_files import only_builder
 from retentive.retrieval.build import Builder, BuildReport, document_hashes, named, refuse_foreign_folder
-from retentive.retrieval.chunking import Document, Skipped
+from retentive.retrieval.chunking import Document
 from retentive.retrieval.corpus import Corpus, Ids
 from retentive.retrieval.encoders import Encoder, encoder_from_settings
 from retentive.retrieval.encoders.lexical import LexicalEncoder
@@ -95,7 +95,7 @@ class Datastore:
         index: IndexConfig | None = None,
         block_bytes: int = 1 << 20,
         engine: Engine | None = None,
-        on_error: Skipped = "stop",
+        on_error: str = "stop",
     ) -> "Datastore":
         """Build a store, go on with one whose build was interrupted, or mend one that was damaged.
 

@@ -49,7 +49,7 @@ def build_vector_index(
     if record is not None:
         return record
     say(f"index {choice.factory}: {choice.reason}")
-    with sealed_folder(folder, INDEX, key) as temporary, _reproducible(choice.factory):
+    with sealed_folder(folder, INDEX, key) as temporary:
         if choice.effort == "nprobe":
             index = _build_in_shards(folder, temporary, vectors, choice, config, engine or LocalEngine())
         else:
@@ -65,11 +65,11 @@ def build_vector_index(
 
 @contextmanager
 def _reproducible(factory: str) -> Generator[None]:
-    """One thread where a graph is built: with more, chance decides its links. Nothing else depends on threads."""
+    """One thread where a graph is built or a rotation is learned: with more, their last bits depend on chance."""
     import faiss
 
     threads = faiss.omp_get_max_threads()
-    if "HNSW" in factory:
+    if "HNSW" in factory or "OPQ" in factory:
         faiss.omp_set_num_threads(1)
     try:
         yield
@@ -81,8 +81,9 @@ def _build_at_once(temporary: Path, vectors: VectorRows, factory: str) -> Any:
     import faiss
 
     index = faiss.index_factory(vectors.dimension, factory, faiss.METRIC_L2)
-    for block in vectors.blocks():
-        index.add(np.ascontiguousarray(block))
+    with _reproducible(factory):
+        for block in vectors.blocks():
+            index.add(np.ascontiguousarray(block))
     faiss.write_index(index, str(temporary / INDEX_FILE))
     return index
 
@@ -109,17 +110,19 @@ class ShardTask:
     Attributes:
         folder: Folder of the store.
         trained: Name of the trained, empty index.
+        factory: Its factory string.
     """
 
     folder: Path
     trained: str
+    factory: str
 
     def __call__(self, job: ShardJob) -> str:
         """Build one shard unless it is there, and return its name."""
         import faiss
 
         if folder_record(self.folder, SHARDS, job.key) is None:
-            with sealed_folder(self.folder, SHARDS, job.key) as temporary:
+            with sealed_folder(self.folder, SHARDS, job.key) as temporary, _reproducible(self.factory):
                 index = faiss.read_index(str(self.folder / SHARDS / self.trained / INDEX_FILE))
                 begin = job.first_id
                 for block in job.vectors.blocks():
@@ -137,7 +140,7 @@ def _build_in_shards(
 
     trained = train_index(folder, vectors, choice, config)
     jobs = shard_jobs(vectors, trained, config.rows_per_shard)
-    shards = list(engine.map(ShardTask(folder, trained), jobs))
+    shards = list(engine.map(ShardTask(folder, trained, choice.factory), jobs))
     files = [str(folder / SHARDS / shard / INDEX_FILE) for shard in shards]
     index = faiss.read_index(str(folder / SHARDS / trained / INDEX_FILE))
     if choice.on_disk:
@@ -159,7 +162,7 @@ def train_index(folder: Path, vectors: VectorRows, choice: IndexChoice, config: 
 
     key = key_of("trained", vectors.keys, choice.factory, choice.training_rows, config.seed)
     if folder_record(folder, SHARDS, key) is None:
-        with sealed_folder(folder, SHARDS, key) as temporary:
+        with sealed_folder(folder, SHARDS, key) as temporary, _reproducible(choice.factory):
             index = faiss.index_factory(vectors.dimension, choice.factory, faiss.METRIC_L2)
             if len(vectors) > 0:
                 index.train(vectors.gather(vectors.sample_ids(choice.training_rows, config.seed)))

@@ -1,0 +1,170 @@
+"""SIGKILL at random points of every stage, full disks, and what is left after them."""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from retentive.retrieval import Datastore
+from retentive.retrieval.atomic_files import is_temporary
+from retentive.retrieval.blocks import read_block
+from retentive.retrieval.verify import verify_store
+from retrieval.interrupted_builds import STAGES, build, start
+from retrieval.texts import contents, make_documents, snapshot
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted build, in another process, and the seconds of each of its stages."""
+    folder = tmp_path_factory.mktemp("finished") / "s"
+    process, pipe = start(folder)
+    begins = []
+    while not begins or begins[-1][0] != "end":
+        begins.append((pipe.recv(), time.monotonic()))
+    process.join()
+    seconds = {name: after - at for (name, at), (_, after) in pairwise(begins)}
+    assert list(seconds) == STAGES
+    return contents(folder), seconds
+
+
+@pytest.fixture(scope="module")
+def at_stage(tmp_path_factory, finished):
+    """Folders in which all stages before one are done, made by killing a build when it begins."""
+    made: dict[str, Path] = {}
+
+    def give(stage):
+        if stage not in made:
+            made[stage] = tmp_path_factory.mktemp("before") / stage
+            process, pipe = start(made[stage])
+            while pipe.recv() != stage:
+                pass
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        return made[stage]
+
+    return give
+
+
+def kill_and_resume(folder, stage, seconds, whole):
+    """Kill a build in a stage after some time; resume it; return the number of blocks that the kill left finished."""
+    process, pipe = start(folder)
+    while pipe.recv() != stage:
+        pass
+    time.sleep(seconds)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    read_block.cache_clear()
+    left = {name: entry for name, entry in snapshot(folder).items() if not is_temporary(Path(name))}
+    left = {name: entry for name, entry in left.items() if not any(map(is_temporary, Path(name).parents))}
+    build(folder)
+    after = snapshot(folder)
+    assert {name: entry[2] for name, entry in after.items()} == whole
+    # Shards are only needed until they are merged; the file that names the version is replaced.
+    kept = {name for name in left if not name.startswith(("shards/", "current.json"))}
+    assert {name: after[name][:2] for name in kept} == {name: left[name][:2] for name in kept}
+    assert verify_store(folder) == []
+    return len(kept)
+
+
+def kill_often(tmp_path, stage, finished, at_stage, times):
+    whole, seconds = finished
+    chance = random.Random(f"{stage} {times}")
+    counts = set()
+    for number in range(times):
+        folder = tmp_path / str(number)
+        shutil.copytree(at_stage(stage), folder)
+        counts.add(kill_and_resume(folder, stage, chance.uniform(0, seconds[stage]), whole))
+        shutil.rmtree(folder)
+    return counts
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_build_resumes_to_the_same_bytes(tmp_path, stage, finished, at_stage):
+    kill_often(tmp_path, stage, finished, at_stage, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_twenty_kills_of_a_stage_resume_to_the_same_bytes(tmp_path, stage, finished, at_stage):
+    counts = kill_often(tmp_path, stage, finished, at_stage, 20)
+    if stage not in ("SegmentTask", "ShardTask"):  # these have few blocks
+        assert len(counts) > 3, "the kills must fall between different blocks"
+
+
+FULL = """
+import resource, signal, sys
+from retrieval.interrupted_builds import build
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from pathlib import Path
+build(Path(sys.argv[1]))
+"""
+
+
+def run_with_limit(folder, file_bytes):
+    """Build in a process whose files may not be longer than that: the error of a full disk, from the system itself."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
+    return subprocess.run(
+        [sys.executable, "-c", FULL, str(folder)], capture_output=True, text=True, env=environment, preexec_fn=limit
+    )
+
+
+def test_a_full_disk_is_told_with_the_path_and_the_build_goes_on_later(tmp_path, finished):
+    folder = tmp_path / "s"
+    run = run_with_limit(folder, 2000)
+    assert run.returncode != 0
+    last = run.stderr.strip().splitlines()[-1]
+    assert "while writing; free some space or choose another disk, and build again: finished blocks are kept" in last
+    assert str(folder) in last
+    assert not any(is_temporary(path) for path in folder.rglob("*"))
+    left = snapshot(folder)
+    build(folder)
+    assert contents(folder) == finished[0]
+    after = snapshot(folder)
+    assert {name: after[name][:2] for name in left} == {name: entry[:2] for name, entry in left.items()}
+
+
+def test_a_source_that_fails_leaves_what_is_finished(tmp_path):
+    documents = make_documents(20)
+
+    def failing():
+        yield from documents[:15]
+        raise OSError(5, "Input/output error", "folder/15.txt")
+
+    with pytest.raises(OSError, match=r"folder/15.txt"):
+        Datastore.build(failing(), tmp_path / "s", block_bytes=600)
+    left = snapshot(tmp_path / "s")
+    assert len(left) > 3
+    store = Datastore.build(documents, tmp_path / "s", block_bytes=600)
+    assert store.report.kept["chunks"] == len([name for name in left if name.startswith("chunks/")])
+
+
+def test_a_bad_document_stops_with_its_name_or_is_left_out(tmp_path):
+    documents = [*make_documents(5), ("broken/half.txt", "fine until \udc80 here"), ("last", "zebra")]
+    with pytest.raises(
+        ValueError, match=r"document 'broken/half.txt' has half a surrogate pair \(U\+DC80 at character 11\)"
+    ):
+        Datastore.build(documents, tmp_path / "s")
+    store = Datastore.build(documents, tmp_path / "s", on_error="skip")
+    assert len(store.report.skipped) == 1
+    assert "'broken/half.txt'" in store.report.skipped[0]
+    assert store.search("zebra").ids[0, 0] >= 0
+    with pytest.raises(ValueError, match="on_error must be stop or skip, but is 'ignore'"):
+        Datastore.build(documents, tmp_path / "s", on_error="ignore")
+
+
+def test_one_huge_line_is_one_document(tmp_path):
+    store = Datastore.build([("huge", "word " * 400_000), ("b", "zebra")], tmp_path / "s", chunk_size=64)
+    assert len(store) == 400_000 * 5 // 64 + 1
+    assert store.search("zebra").ids[0, 0] == len(store) - 1
