@@ -22,6 +22,7 @@ from benchmarks.yardsticks.install import yardstick_python
 OURS, TRANSFORMER, YARDSTICK = "retnet", "transformer", "yet-another-retnet"
 BY_CHUNKS = f"{YARDSTICK} by chunks"
 ALL_LOGITS = f"{YARDSTICK} all logits"
+ONE_THREAD = f"{YARDSTICK} on one thread"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,9 +217,12 @@ class Benchmark:
         """One-token steps after a short prompt."""
         arguments = {"batch": batch, "context": self.plan.contexts[0], "steps": self.plan.steps}
         tasks = {name: Task(contestant=name, work="decode", arguments=arguments) for name in self.models}
+        if self.with_yardstick:
+            tasks[ONE_THREAD] = Task(contestant=YARDSTICK, work="decode_on_one_thread", arguments=arguments)
         race = self._race(f"decode batch {batch}", tasks, self.plan.rounds)
         what = f"one-token decode, batch {batch}"
         self._against(race, what, YARDSTICK, YARDSTICK, DECODE_TARGET)
+        self._against(race, what, ONE_THREAD, f"{YARDSTICK}, set to one thread by hand", None)
         self._against(race, what, TRANSFORMER, "our Transformer", None)
 
     def decode_by_context(self) -> None:

@@ -7,6 +7,8 @@ does that, but it shows how much of a difference the form makes.
 Prefill is its chunkwise form, the only one that both takes many tokens and gives a state. The model's own
 ``forward_chunkwise`` computes the logits of every token (``prefill_all_logits``); ``prefill`` calls its public parts,
 ``embedding``, ``decoder`` and ``out``, and applies the head to the last position only, which is kinder to it.
+
+Decode is its ``forward_recurrent``, in inference mode; ``decode_on_one_thread`` lowers torch's threads around it.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,6 +42,7 @@ def works(
         "prefill": partial(_prefill, model, vocab_size),
         "prefill_all_logits": partial(_prefill_all_logits, model, vocab_size),
         "decode": partial(_decode, model, vocab_size),
+        "decode_on_one_thread": partial(_decode_on_one_thread, model, vocab_size),
         "save": partial(_save, model, vocab_size),
     }
 
@@ -89,6 +92,21 @@ def _decode(model: RetNet, vocab_size: int, *, batch: int, context: int, steps: 
 
     size = sum(state.numel() * state.element_size() for state in states)
     return Work(run=run, units=steps, facts={"state_bytes": size})
+
+
+def _decode_on_one_thread(model: RetNet, vocab_size: int, *, batch: int, context: int, steps: int) -> Work:
+    """The same, with what `retentive.generate` does by itself done by hand: small products are not shared out."""
+    work = _decode(model, vocab_size, batch=batch, context=context, steps=steps)
+
+    def run() -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            work.run()
+        finally:
+            torch.set_num_threads(threads)
+
+    return Work(run=run, units=work.units, facts=work.facts)
 
 
 def _save(model: RetNet, vocab_size: int, *, path: str, time: int) -> Work:
