@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from retentive.ops.cross_entropy import linear_cross_entropy
 
@@ -71,8 +72,9 @@ def test_no_gradient_is_made_where_none_is_asked_for():
     loss = linear_cross_entropy(hidden, weight, torch.randint(0, 7, (5,)))
     (gradient,) = torch.autograd.grad(loss, [weight])
     assert gradient.shape == weight.shape
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as products:
         assert not linear_cross_entropy(hidden, weight, torch.randint(0, 7, (5,))).requires_grad
+    assert products.get_total_flops() == 2 * 5 * 4 * 7  # the logits alone
 
 
 def test_a_chunk_has_at_least_one_row():

@@ -43,6 +43,8 @@ def linear_cross_entropy(
         chunk_size = max(16, at_once // weight.shape[0])
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1 row of logits, but is {chunk_size}.")
+    if not torch.is_grad_enabled():  # which the function below cannot see: it would make gradients for nobody
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, bias, chunk_size)
     return loss
 
