@@ -152,7 +152,7 @@ def test_a_failed_write_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatc
 
 def test_what_a_kill_left_behind_is_no_checkpoint_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = write(tmp_path, 5)
-    for moment in ("write_atomically", "sync_folder"):
+    for moment in ("write_atomically", "sync"):
 
         def killed(*_: object) -> None:
             raise KeyboardInterrupt

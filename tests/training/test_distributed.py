@@ -35,13 +35,19 @@ def runs(store: Path, tmp_path_factory: pytest.TempPathFactory, launch: Launch) 
     """Every task whole in one process, and its first half in two by each strategy."""
     folder = tmp_path_factory.mktemp("runs")
     diverging = {"optimizer": {"learning_rate": 1e30, "clip_norm": None}, "held_out": {"every": None}}
+    halves = [asked_run(folder, strategy, "streamed", steps=6) for strategy in STRATEGIES]
+    for asked in halves:
+        asked |= {"run": f"{asked['run']}-bfloat16", "hardware": {**asked["hardware"], "precision": "bfloat16"}}
     results = launch(
         *(asked_run(folder, strategy, task, steps=6) for strategy, task in CASES),
         *({"run": folder / f"diverging-{s}", "hardware": {"strategy": s}, **diverging} for s in STRATEGIES),
         {"run": folder / "odd", "data": {"window": 16, "batch_size": 3}},
+        *halves,
         processes=2,
     )
-    assert len(results) == 2 * (len(CASES) + 3)
+    assert len(results) == 2 * (len(CASES) + 3 + len(halves))
+    results, half_precision = results[: -2 * len(halves)], results[-2 * len(halves) :]
+    assert all(result["steps"] == 6 for result in half_precision)
     *trained, first, second, odd = [results[place : place + 2] for place in range(0, len(results), 2)]
     assert all(result["steps"] == 6 for results in trained for result in results)
     for result in (*first, *second):  # the same in both processes
@@ -72,6 +78,18 @@ def test_two_processes_have_the_losses_of_one_which_goes_on_from_them(
     assert found.keys() == whole.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_in_bfloat16_weights_optimizer_and_states_stay_float32(runs: Path, strategy: str):
+    run = runs / f"{strategy}-streamed-bfloat16"
+    tensors = final_tensors(run)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32, torch.int64}
+    assert any(name.startswith("carried.") and name.endswith(".kv") for name in tensors)
+    found = [line["loss"] for line in read_metrics(run / "metrics.jsonl", "train")]
+    exact = [line["loss"] for line in read_metrics(runs / "alone-streamed" / "metrics.jsonl", "train")][:6]
+    assert found == pytest.approx(exact, rel=1e-2)
+    assert found != exact
 
 
 def test_two_processes_go_on_from_one(store: Path, tmp_path: Path, launch: Launch):
