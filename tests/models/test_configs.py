@@ -55,7 +55,7 @@ IMPOSSIBLE = [
     (RetNetConfig, {"value_dim": 0}, "value_dim must be at least 1, but is 0"),
     (RetNetConfig, {"intermediate_size": 0}, "intermediate_size must be at least 1 channel, but is 0"),
     (RetNetConfig, {"activation": "mish"}, "activation must be one of swish, gelu, gelu_tanh, relu, but is 'mish'"),
-    (RetNetConfig, {"norm": "batch"}, "must be 'rms_norm' or 'layer_norm', but is 'batch'"),
+    (RetNetConfig, {"norm": "batch"}, "must be one of rms_norm, layer_norm, gated_rms_norm, but is 'batch'"),
     (RetNetConfig, {"norm_epsilon": 0.0}, "epsilon must be above 0, but is 0.0"),
     (RetNetConfig, {"dropout": 1.0}, "dropout must be at least 0 and below 1, but is 1.0"),
     (RetNetConfig, {"initialisation": "zeros"}, "initialisation must be 'xavier' or 'normal', but is 'zeros'"),

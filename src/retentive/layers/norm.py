@@ -9,25 +9,31 @@ from torch import Tensor, nn
 
 from retentive.ops.rms_norm import rms_norm
 
+NormKind = Literal["rms_norm", "layer_norm", "gated_rms_norm"]
+KINDS = ("rms_norm", "layer_norm", "gated_rms_norm")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormConfig:
     """How a layer is normalised.
 
     Attributes:
-        kind: ``rms_norm`` divides by the root of the mean square, ``layer_norm`` subtracts the mean first.
+        kind: ``rms_norm`` divides by the root of the mean square, ``layer_norm`` subtracts the mean first,
+            ``gated_rms_norm`` multiplies RMSNorm's result by ``sigmoid(gate * x)``, with a learned gate a channel.
         epsilon: Added to the mean square, or the variance, before the root.
         affine: Whether there is a learned weight per channel (and a learned bias, for ``layer_norm``).
     """
 
-    kind: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    kind: NormKind = "rms_norm"
     epsilon: float = 1e-6
     affine: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if self.kind not in ("rms_norm", "layer_norm"):
-            raise ValueError(f"kind of norm must be 'rms_norm' or 'layer_norm', but is {self.kind!r}.")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind of norm must be one of {', '.join(KINDS)}, but is {self.kind!r}.")
+        if self.kind == "gated_rms_norm" and not self.affine:
+            raise ValueError("affine must be True for a gated_rms_norm, whose gate is learned.")
         if not self.epsilon > 0:
             raise ValueError(f"norm epsilon must be above 0, but is {self.epsilon}.")
 
@@ -42,12 +48,14 @@ class Norm(nn.Module):
         self.size = size
         self.weight = nn.Parameter(torch.ones(size)) if config.affine else None
         self.bias = nn.Parameter(torch.zeros(size)) if config.affine and config.kind == "layer_norm" else None
+        self.gate = nn.Parameter(torch.ones(size)) if config.kind == "gated_rms_norm" else None
 
     def forward(self, x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
         """Return the normalised channels, in the dtype of ``x``."""
         if self.config.kind == "layer_norm":
             return nn.functional.layer_norm(x, (self.size,), self.weight, self.bias, self.config.epsilon)
-        return rms_norm(x, self.weight, self.config.epsilon)
+        normed = rms_norm(x, self.weight, self.config.epsilon)
+        return normed if self.gate is None else normed * (self.gate * x).sigmoid()
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from retentive.layers.embedding import EmbeddingConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
-from retentive.layers.norm import NormConfig
+from retentive.layers.norm import NormConfig, NormKind
 from retentive.layers.retention import RetentionConfig
 from retentive.models.decoder import DecoderConfig
 
@@ -24,7 +24,7 @@ class RetNetConfig:
         intermediate_size: Channels inside the feed-forward; None is twice ``hidden_size``.
         activation: Activation of the feed-forward.
         gated: Gate the feed-forward by a second branch (GLU).
-        norm: Norm before each half of a block: ``rms_norm`` or ``layer_norm``.
+        norm: Norm before each half of a block: ``rms_norm``, ``layer_norm`` or ``gated_rms_norm``.
         norm_epsilon: Added under the root of every norm.
         head_norm: Norm of each head's output; ``layer_norm`` is the paper's GroupNorm.
         head_norm_affine: Whether the head norm has learned weights, shared by the heads.
@@ -58,7 +58,7 @@ class RetNetConfig:
     intermediate_size: int | None = None
     activation: Activation = "gelu"
     gated: bool = False
-    norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    norm: NormKind = "rms_norm"
     norm_epsilon: float = 1e-6
     head_norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
     head_norm_affine: bool = False

@@ -7,7 +7,7 @@ from retentive.layers.attention import AttentionConfig
 from retentive.layers.embedding import EmbeddingConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
 from retentive.layers.layout import RotaryConfig
-from retentive.layers.norm import NormConfig
+from retentive.layers.norm import NormConfig, NormKind
 from retentive.models.decoder import DecoderConfig
 
 
@@ -25,7 +25,7 @@ class TransformerConfig:
         intermediate_size: Channels inside the feed-forward; None is four times ``hidden_size``.
         activation: Activation of the feed-forward.
         gated: Gate the feed-forward by a second branch (GLU).
-        norm: Norm before each half of a block: ``rms_norm`` or ``layer_norm``.
+        norm: Norm before each half of a block: ``rms_norm``, ``layer_norm`` or ``gated_rms_norm``.
         norm_epsilon: Added under the root of every norm.
         final_norm: Norm between the last block and the head.
         positions: ``rotary``, ``learned`` or ``none``.
@@ -56,7 +56,7 @@ class TransformerConfig:
     intermediate_size: int | None = None
     activation: Activation = "gelu"
     gated: bool = False
-    norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    norm: NormKind = "rms_norm"
     norm_epsilon: float = 1e-6
     final_norm: bool = True
     positions: Literal["rotary", "learned", "none"] = "rotary"
