@@ -1,4 +1,4 @@
-"""One block of a decoder: a mixer and a feed-forward, each normalised first and added to the residual stream."""
+"""One block of a decoder: a mixer and a feed-forward, each added to the residual stream."""
 
 from dataclasses import replace
 from typing import cast
@@ -18,11 +18,23 @@ Mixer = Attention | MultiScaleRetention
 
 
 class Block(nn.Module):
-    """``x + mixer(norm(x))``, then ``x + feed_forward(norm(x))`` (eq. 9 of arXiv:2307.08621)."""
+    """``x + mixer(norm(x))``, then ``x + feed_forward(norm(x))`` (eq. 9 of arXiv:2307.08621).
 
-    def __init__(self, mixer: MixerConfig, feed_forward: FeedForwardConfig, norm: NormConfig, dropout: float) -> None:
+    With a ``residual_scale`` a, it is ``norm(a * x + mixer(x))``, then ``norm(a * x + feed_forward(x))``: DeepNorm
+    (Wang et al. 2022, arXiv:2203.00555).
+    """
+
+    def __init__(
+        self,
+        mixer: MixerConfig,
+        feed_forward: FeedForwardConfig,
+        norm: NormConfig,
+        dropout: float,
+        residual_scale: float | None = None,
+    ) -> None:
         """Make the layers; the mixer's config decides between attention and retention."""
         super().__init__()
+        self.residual_scale = residual_scale
         self.mixer_norm = Norm(mixer.hidden_size, norm)
         self.mixer = Attention(mixer) if isinstance(mixer, AttentionConfig) else MultiScaleRetention(mixer)
         self.feed_forward_norm = Norm(mixer.hidden_size, norm)
@@ -40,13 +52,31 @@ class Block(nn.Module):
             layout: Where each token stands.
             recalled: What this block received for earlier tokens, read again; for attention alone.
         """
-        normed = self.mixer_norm(x)
+        x, following = self.mix(x, state, layout, recalled)
+        return self.feed(x), following
+
+    def mix(
+        self, x: Hidden, state: RecurrentState | None, layout: Layout, recalled: Recalled | None = None
+    ) -> tuple[Hidden, RecurrentState]:
+        """The first half: tokens read one another. Arguments are those of `forward`."""
+        is_post_norm = self.residual_scale is not None
+        read = x if is_post_norm else self.mixer_norm(x)
         if isinstance(self.mixer, Attention):
-            if recalled is not None:
+            if recalled is not None and not is_post_norm:
                 recalled = replace(recalled, hidden=self.mixer_norm(recalled.hidden))
-            mixed, following = self.mixer(normed, cast("KeyValueState | None", state), layout, recalled)
+            mixed, following = self.mixer(read, cast("KeyValueState | None", state), layout, recalled)
         else:
             assert recalled is None, "retention has no keys to recall"
-            mixed, following = self.mixer(normed, cast("RetentionState | None", state), layout)
-        x = x + self.dropout(mixed)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), following
+            mixed, following = self.mixer(read, cast("RetentionState | None", state), layout)
+        return add_to_residual(x, self.dropout(mixed), self.mixer_norm, self.residual_scale), following
+
+    def feed(self, x: Hidden) -> Hidden:
+        """The second half: each token by itself."""
+        read = x if self.residual_scale is not None else self.feed_forward_norm(x)
+        output = self.dropout(self.feed_forward(read))
+        return add_to_residual(x, output, self.feed_forward_norm, self.residual_scale)
+
+
+def add_to_residual(x: Hidden, output: Hidden, norm: Norm, residual_scale: float | None) -> Hidden:
+    """Add what a layer returned to the residual stream, normalised afterwards where there is a scale."""
+    return x + output if residual_scale is None else norm(residual_scale * x + output)

@@ -35,6 +35,9 @@ class DecoderConfig:
         initialisation: ``xavier`` is torchscale's for RetNet: Xavier with gain ``2 ** -2.5`` for what a mixer reads and
             ``2 ** -1`` for what it writes; ``normal`` is GPT-2's: standard deviation 0.02, divided by
             ``(2 * num_layers) ** 0.5`` for what each half writes.
+        residual: ``pre_norm`` normalises what each half reads; ``deepnorm`` normalises the sum of what it writes and
+            ``(2 * num_layers) ** 0.25`` times the residual stream, and makes values, outputs and feed-forwards smaller
+            by ``(8 * num_layers) ** -0.25`` at the start (arXiv:2203.00555).
     """
 
     embedding: EmbeddingConfig
@@ -47,6 +50,7 @@ class DecoderConfig:
     head_bias: bool
     dropout: float
     initialisation: Literal["xavier", "normal"]
+    residual: Literal["pre_norm", "deepnorm"] = "pre_norm"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -58,6 +62,13 @@ class DecoderConfig:
             raise ValueError(f"initialisation must be 'xavier' or 'normal', but is {self.initialisation!r}.")
         if self.tie_embeddings and self.head_bias:
             raise ValueError("head_bias must be False with tie_embeddings: a tied head is the token table alone.")
+        if self.residual not in ("pre_norm", "deepnorm"):
+            raise ValueError(f"residual must be 'pre_norm' or 'deepnorm', but is {self.residual!r}.")
+
+    @property
+    def residual_scale(self) -> float | None:
+        """What the residual stream is multiplied by before each sum; None where sums are not normalised."""
+        return None if self.residual == "pre_norm" else (2 * self.num_layers) ** 0.25
 
 
 class Decoder(nn.Module):
@@ -71,7 +82,8 @@ class Decoder(nn.Module):
         self.embedding = Embedding(config.embedding)
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
-            Block(config.mixer, config.feed_forward, config.norm, config.dropout) for _ in range(config.num_layers)
+            Block(config.mixer, config.feed_forward, config.norm, config.dropout, config.residual_scale)
+            for _ in range(config.num_layers)
         )
         self.norm = Norm(hidden_size, config.norm) if config.final_norm else nn.Identity()
         self.head = (
@@ -159,6 +171,8 @@ def initialise(decoder: Decoder) -> None:
             _initialise_xavier(block)
         else:
             _initialise_normal(block, decoder.config.num_layers)
+        if decoder.config.residual == "deepnorm":
+            _shrink(block, (8 * decoder.config.num_layers) ** -0.25)
 
 
 def _initialise_xavier(block: Block) -> None:
@@ -177,6 +191,16 @@ def _initialise_normal(block: Block, num_layers: int) -> None:
         nn.init.normal_(linear.weight, std=0.02)
     for linear in (block.mixer.output_proj, block.feed_forward.output_proj):
         nn.init.normal_(linear.weight, std=0.02 / (2 * num_layers) ** 0.5)
+
+
+@torch.no_grad()
+def _shrink(block: Block, factor: float) -> None:
+    """DeepNorm's start: what values, outputs and feed-forwards add is small beside the residual stream."""
+    mixer, feed_forward = block.mixer, block.feed_forward
+    parts = (mixer.query_size, mixer.key_size, mixer.value_size) if isinstance(mixer, Attention) else mixer.sizes
+    values = mixer.input_proj.weight.split(parts)[2]
+    for weight in (values, mixer.output_proj.weight, feed_forward.input_proj.weight, feed_forward.output_proj.weight):
+        weight.mul_(factor)
 
 
 def _branches(feed_forward: FeedForward) -> tuple[Tensor, ...]:
