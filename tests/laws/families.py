@@ -22,6 +22,14 @@ SMALL["rmt"] = {
     "segment_length": 5,
     "num_memory_tokens": 2,
 }
+SMALL["retro"] = {
+    "base": config_class("transformer")(**SMALL["transformer"]),
+    "chunk_size": 4,
+    "cross_layers": (1, 2),
+    "encoder_hidden_size": 12,
+    "encoder_num_layers": 2,
+    "encoder_num_heads": 2,
+}
 """Sizes of the models that the laws run on: every mechanism inside, milliseconds a call."""
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -32,6 +40,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "retnet": [
         {"value_dim": 3, "decay": "geometric", "gated": True, "norm": "layer_norm", "head_norm": "layer_norm"},
         {"relative_position": False, "max_positions": 64, "bias": True, "chunk_size": 64},
+    ],
+    "retro": [
+        {"base": config_class("retnet")(**SMALL["retnet"]), "cross_layers": (2,), "chunk_offset": 1},
+        {"residual": "deepnorm", "share_embeddings": True, "norm": "gated_rms_norm"},
     ],
     "rmt": [
         {"xl_length": 4, "xl_layer_above": True, "causal_memory": True, "token_shift": True, "write_start": "learned"},
@@ -52,7 +64,7 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "intermediate_size": {"intermediate_size": 20},
         "activation": {"activation": "relu"},
         "gated": {"gated": True},
-        "norm": {"norm": "layer_norm"},
+        "norm": {"norm": "gated_rms_norm"},
         "norm_epsilon": {"norm_epsilon": 0.1},
         "final_norm": {"final_norm": False},
         "positions": {"positions": "none"},
@@ -101,6 +113,31 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "dropout": {"dropout": 0.5},
         "initialisation": {"initialisation": "normal"},
     },
+    "retro": {
+        "base": {"base": config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2})},
+        "chunk_size": {"chunk_size": 3},
+        "cross_layers": {"cross_layers": (2,)},
+        "encoder_hidden_size": {"encoder_hidden_size": 16},
+        "encoder_num_layers": {"encoder_num_layers": 3},
+        "encoder_num_heads": {"encoder_num_heads": 3},
+        "encoder_head_dim": {"encoder_head_dim": 4},
+        "encoder_intermediate_size": {"encoder_intermediate_size": 20},
+        "encoder_cross_layers": {"encoder_cross_layers": (2,)},
+        "cross_num_heads": {"cross_num_heads": 2},
+        "cross_head_dim": {"cross_head_dim": 6},
+        "relative_position": {"relative_position": False},
+        "share_embeddings": {"share_embeddings": True},
+        "norm": {"norm": "gated_rms_norm"},
+        "norm_epsilon": {"norm_epsilon": 0.1},
+        "activation": {"activation": "relu"},
+        "gated": {"gated": True},
+        "residual": {"residual": "deepnorm"},
+        "encoder_dropout": {"encoder_dropout": 0.5},
+        "encoder_attention_dropout": {"encoder_attention_dropout": 0.5},
+        "cross_dropout": {"cross_dropout": 0.5},
+        "cross_attention_dropout": {"cross_attention_dropout": 0.5},
+        "chunk_offset": {"chunk_offset": 2},
+    },
     "rmt": {
         "backbone": {"backbone": config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2})},
         "segment_length": {"segment_length": 6},
@@ -125,7 +162,7 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
 }
 """For every option that changes results, a change to try; `SPEED_ONLY` lists the others."""
 
-SPEED_ONLY: dict[str, set[str]] = {"transformer": set(), "retnet": {"chunk_size"}, "rmt": set()}
+SPEED_ONLY: dict[str, set[str]] = {"transformer": set(), "retnet": {"chunk_size"}, "retro": set(), "rmt": set()}
 """Options whose docstring promises that they change no result."""
 
 
@@ -142,6 +179,15 @@ def small_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, 
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model.eval()
+
+
+def beside(model: LanguageModel, tokens: torch.Tensor, state: Any = None) -> dict[str, Any]:
+    """What a call of a family takes beside tokens, without which some of its parameters are not used."""
+    if model.config.family != "retro":
+        return {}
+    chunks = model.ended_chunks(tokens, state)[:, :, None]
+    # The same neighbours for the same chunk, however calls are cut: one like it and one of other tokens, and more.
+    return {"neighbours": torch.cat((chunks, (2 * chunks + 1) % VOCAB), 2).repeat(1, 1, 1, 2)}
 
 
 def cases() -> list[tuple[str, dict[str, Any]]]:

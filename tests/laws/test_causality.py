@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from laws.families import VOCAB, case_name, cases, random_tokens, small_model
+from laws.families import VOCAB, beside, case_name, cases, random_tokens, small_model
 
 
 @pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
@@ -30,7 +30,8 @@ def test_a_row_depends_on_itself_alone(family: str, changes: dict):
 @pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
 def test_every_parameter_is_used(family: str, changes: dict):
     model = small_model(family, **changes)
-    model(random_tokens(2, 13), labels=random_tokens(2, 13, seed=1)).loss.backward()
+    tokens = random_tokens(2, 13)
+    model(tokens, labels=random_tokens(2, 13, seed=1), **beside(model, tokens)).loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from laws.families import ALTERNATIVES, SPEED_ONLY, family_names, options, random_tokens, small_config
+from laws.families import ALTERNATIVES, SPEED_ONLY, beside, family_names, options, random_tokens, small_config
 from retentive.models.registry import build, config_from_dict, config_to_dict
 
 
@@ -16,7 +16,8 @@ def behaviour(family: str, changes: dict) -> list[torch.Tensor]:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     torch.manual_seed(2)
-    output = model(random_tokens(2, 19), labels=random_tokens(2, 19, seed=1))
+    tokens = random_tokens(2, 19)
+    output = model(tokens, labels=random_tokens(2, 19, seed=1), **beside(model, tokens))
     output.loss.backward()
     parameters = list(model.parameters())
     return [*parameters, output.logits, *(parameter.grad for parameter in parameters if parameter.grad is not None)]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laws.families import case_name, cases, random_tokens, small_model
+from laws.families import beside, case_name, cases, random_tokens, small_model
 from retentive.state import named_tensors
 
 TIME = 19
@@ -66,11 +66,12 @@ def test_a_call_leaves_the_state_it_was_given_as_it_was(family: str, changes: di
 def test_gradients_cross_from_call_to_call(family: str, changes: dict):
     model = small_model(family, **changes)
     tokens, labels = random_tokens(2, 12), random_tokens(2, 12, seed=1)
-    model(tokens, labels=labels).loss.backward()
+    model(tokens, labels=labels, **beside(model, tokens)).loss.backward()
     whole = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    first = model(tokens[:, :5], labels=labels[:, :5])
-    second = model(tokens[:, 5:], first.state, labels[:, 5:])
+    first = model(tokens[:, :5], labels=labels[:, :5], **beside(model, tokens[:, :5]))
+    rest = beside(model, tokens[:, 5:], first.state)
+    second = model(tokens[:, 5:], first.state, labels[:, 5:], **rest)
     ((first.loss * 5 + second.loss * 7) / 12).backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, whole[name], rtol=0, atol=1e-11, msg=name)

@@ -13,6 +13,7 @@ from retentive.models.base import FamilyConfig, LanguageModel
 FAMILIES = {
     "transformer": ("retentive.models.transformer", "TransformerConfig", "Transformer"),
     "retnet": ("retentive.models.retnet", "RetNetConfig", "RetNet"),
+    "retro": ("retentive.models.retro", "RetroConfig", "Retro"),
     "rmt": ("retentive.models.rmt", "RecurrentMemoryConfig", "RecurrentMemoryTransformer"),
 }
 """Name -> package (with `PRESETS`), config class, model class; imported when asked for."""

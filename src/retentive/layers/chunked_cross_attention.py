@@ -1,0 +1,215 @@
+"""Chunked cross-attention as a layer, and which neighbours each token of a call reads (arXiv:2112.04426, 2.4)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from retentive.layers.block import add_to_residual
+from retentive.layers.cross_attention import CrossAttention, CrossAttentionConfig
+from retentive.layers.norm import Norm, NormConfig
+from retentive.ops.chunked_cross_attention import chunked_cross_attention
+from retentive.shapes import Hidden, TokenMask
+from retentive.state import RecurrentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourState(RecurrentState):
+    """The neighbours that the next tokens read, as one layer's keys and values: encoded and projected once.
+
+    Attributes:
+        key: Keys of all neighbours side by side, rotated by their place in the neighbour.
+        value: Values.
+        real: Which entries are there; None where all are.
+    """
+
+    key: Float[Tensor, "batch heads read key_dim"]
+    value: Float[Tensor, "batch heads read value_dim"]
+    real: Bool[Tensor, "batch read"] | None = None
+
+    @property
+    def mask(self) -> Bool[Tensor, "batch read"]:
+        """Which entries are there."""
+        batch, _, read, _ = self.key.shape
+        return self.key.new_ones(batch, read, dtype=torch.bool) if self.real is None else self.real
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedChunks:
+    """Neighbours of the chunks that end in a call, as one layer's keys and values.
+
+    Attributes:
+        key: Keys, rotated by their place in the neighbour.
+        value: Values.
+        real: False at padding and at neighbours that are missing.
+    """
+
+    key: Float[Tensor, "batch chunks heads read key_dim"]
+    value: Float[Tensor, "batch chunks heads read value_dim"]
+    real: Bool[Tensor, "batch chunks read"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaggedReads:
+    """Which neighbours each token reads, where rows differ.
+
+    Attributes:
+        token: The token in each column of `chunked_cross_attention`; 0 in empty ones.
+        column: The column of each token; 0 where it has none.
+        reads_ended: Tokens that read neighbours of a chunk that ends in this call.
+        reads_carried: Tokens that read the neighbours that the state brought.
+        last: Number of the chunk whose neighbours the row's next token reads; -1 where none ended.
+        keeps_carried: Rows whose next token still reads the neighbours that the state brought.
+    """
+
+    token: Int[Tensor, "batch columns"]
+    column: Int[Tensor, "batch time"]
+    reads_ended: TokenMask
+    reads_carried: TokenMask
+    last: Int[Tensor, "batch"]
+    keeps_carried: Bool[Tensor, "batch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reads:
+    """Which neighbours each token of a call reads.
+
+    A chunk's neighbours are read from its last token on, until the last token of the next chunk.
+
+    Attributes:
+        chunk_size: Tokens of a chunk.
+        num_ended: Chunks that end in the call, in the row with the most of them.
+        places: Place of each token in its chunk; negative before a document's first chunk.
+        head: Tokens before the end of the first of these chunks, where rows agree.
+        ragged: The same and more where they do not.
+    """
+
+    chunk_size: int
+    num_ended: int
+    places: Int[Tensor, "#batch time"]
+    head: int
+    ragged: RaggedReads | None = None
+
+
+class ChunkedCrossAttention(nn.Module):
+    """``x + attention(norm(x), neighbours)``, or ``norm(a * x + attention(x, neighbours))`` with a residual scale a.
+
+    A token without neighbours passes as it came, to the last bit.
+    """
+
+    def __init__(
+        self, config: CrossAttentionConfig, norm: NormConfig, dropout: float, residual_scale: float | None = None
+    ) -> None:
+        """Make the layer."""
+        super().__init__()
+        self.norm = Norm(config.hidden_size, norm)
+        self.attention = CrossAttention(config)
+        self.dropout = nn.Dropout(dropout)
+        self.residual_scale = residual_scale
+
+    def nothing(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> NeighbourState:
+        """No neighbours."""
+        config = self.attention.config
+        empty = torch.zeros(batch, config.num_heads, 0, config.head_dim, device=device, dtype=dtype)
+        return NeighbourState(key=empty, value=empty)
+
+    def read(
+        self,
+        encoded: Float[Tensor, "batch chunks neighbours length memory"],
+        real: Bool[Tensor, "batch chunks neighbours length"],
+    ) -> EndedChunks:
+        """Keys and values of encoded neighbours; their order is forgotten here."""
+        batch, chunks, neighbours, length, _ = encoded.shape
+        places = torch.arange(length, device=encoded.device).repeat(neighbours)[None]
+        key, value = self.attention.key_value(encoded.flatten(2, 3).flatten(0, 1), places, length)
+        return EndedChunks(
+            key=key.unflatten(0, (batch, chunks)), value=value.unflatten(0, (batch, chunks)), real=real.flatten(2)
+        )
+
+    def forward(self, x: Hidden, carried: NeighbourState, ended: EndedChunks | None, reads: Reads) -> Hidden:
+        """Let each token read its neighbours.
+
+        Args:
+            x: The residual stream.
+            carried: Neighbours of the last chunk that ended before the call.
+            ended: Those of the chunks that end in it; None where there are none.
+            reads: Which token reads which.
+        """
+        if ended is None and not carried.key.shape[2]:
+            return x
+        size = reads.chunk_size
+        # Place p of a chunk is place p + 1 of the attending chunk, which is shifted by m - 1 (eq. 6: i - i' + m - 1).
+        places = (reads.places + 1) % size + size - 1
+        query = self.attention.query(x if self.residual_scale is not None else self.norm(x), places, 2 * size - 1)
+        mixed = self._mixed(query, carried, ended, reads)
+        output = self.dropout(self.attention.output(mixed))
+        if self.residual_scale is None:
+            return x + output
+        seen = _seen(carried, ended, reads, x.shape[1])
+        return torch.where(seen[..., None], add_to_residual(x, output, self.norm, self.residual_scale), x)
+
+    def _mixed(self, query: Tensor, carried: NeighbourState, ended: EndedChunks | None, reads: Reads) -> Tensor:
+        """What the heads read."""
+        if reads.ragged is not None:
+            return self._ragged(query, carried, ended, reads, reads.ragged)
+        head = min(reads.head, query.shape[2])
+        parts = [self._carried(query[:, :, :head], carried)] if head else []
+        if ended is not None:
+            parts.append(self._ended(query[:, :, head:], ended, reads))
+        elif head < query.shape[2]:
+            parts.append(torch.zeros_like(query[:, :, head:]))
+        return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+
+    def _ragged(
+        self, query: Tensor, carried: NeighbourState, ended: EndedChunks | None, reads: Reads, ragged: RaggedReads
+    ) -> Tensor:
+        """The same where rows differ: tokens are moved to the columns of their chunks, and back."""
+        mixed = self._carried(query, carried).masked_fill(~ragged.reads_carried[:, None, :, None], 0)
+        if ended is None:
+            return mixed
+        found = _columns(self._ended(_columns(query, ragged.token), ended, reads), ragged.column)
+        return mixed + found.masked_fill(~ragged.reads_ended[:, None, :, None], 0)
+
+    def _carried(self, query: Tensor, carried: NeighbourState) -> Tensor:
+        if not carried.key.shape[2]:
+            return torch.zeros_like(query)
+        return chunked_cross_attention(
+            query,
+            carried.key[:, None],
+            carried.value[:, None],
+            carried.mask[:, None],
+            chunk_size=query.shape[2],
+            dropout=self.attention.dropout,
+        )
+
+    def _ended(self, query: Tensor, ended: EndedChunks, reads: Reads) -> Tensor:
+        return chunked_cross_attention(
+            query,
+            ended.key,
+            ended.value,
+            ended.real,
+            chunk_size=reads.chunk_size,
+            dropout=self.attention.dropout,
+        )
+
+
+def _columns(heads: Tensor, index: Tensor) -> Tensor:
+    """Columns of every head by index."""
+    return heads.gather(2, index[:, None, :, None].expand(-1, heads.shape[1], -1, heads.shape[3]))
+
+
+def _seen(carried: NeighbourState, ended: EndedChunks | None, reads: Reads, time: int) -> TokenMask:
+    """Which tokens have a neighbour to read."""
+    before = carried.mask.any(1, keepdim=True)
+    after = None if ended is None else ended.real.any(2)
+    if reads.ragged is not None:
+        seen = reads.ragged.reads_carried & before
+        if after is None:
+            return seen
+        return seen | (reads.ragged.reads_ended & after.gather(1, reads.ragged.column // reads.chunk_size))
+    head = min(reads.head, time)
+    if after is None:
+        after = before.new_zeros(before.shape[0], -(-(time - head) // reads.chunk_size))
+    body = after.repeat_interleave(reads.chunk_size, 1)[:, : time - head]
+    return torch.cat((before.expand(-1, head), body), 1)

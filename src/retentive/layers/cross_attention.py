@@ -1,0 +1,107 @@
+"""Attention from one sequence to another, or in both directions of one: the parts of RETRO's encoder and decoder."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from retentive.layers.constants import constant
+from retentive.layers.layout import RotaryConfig
+from retentive.ops.attention import attention
+from retentive.ops.rotary import rotary_frequencies, rotary_tables, rotate
+from retentive.shapes import Hidden, Queries, Values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossAttentionConfig:
+    """Shape of a cross-attention layer.
+
+    Attributes:
+        hidden_size: Width of what asks.
+        memory_size: Width of what is read.
+        num_heads: Heads.
+        head_dim: Channels of one head.
+        dropout: Share of attention weights dropped in training.
+        rotary: Rotation of queries and keys, so that scores tell distances; None has none.
+    """
+
+    hidden_size: int
+    memory_size: int
+    num_heads: int
+    head_dim: int
+    dropout: float = 0.0
+    rotary: RotaryConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("hidden_size", "memory_size", "num_heads", "head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"attention dropout must be at least 0 and below 1, but is {self.dropout}.")
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention whose queries and keys may come from different sequences; without biases."""
+
+    def __init__(self, config: CrossAttentionConfig) -> None:
+        """Make the projections: one product gives keys and values."""
+        super().__init__()
+        self.config = config
+        inner = config.num_heads * config.head_dim
+        self.query_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.key_value_proj = nn.Linear(config.memory_size, 2 * inner, bias=False)
+        self.output_proj = nn.Linear(inner, config.hidden_size, bias=False)
+
+    @property
+    def dropout(self) -> float:
+        """Share of attention weights dropped now."""
+        return self.config.dropout if self.training else 0.0
+
+    def query(self, x: Hidden, places: Int[Tensor, "#batch time"], count: int) -> Queries:
+        """Queries of tokens that stand at ``places``, all below ``count``."""
+        return self._rotated(self._heads(self.query_proj(x)), places, count)
+
+    def key_value(
+        self, memory: Float[Tensor, "batch read memory"], places: Int[Tensor, "#batch read"], count: int
+    ) -> tuple[Float[Tensor, "batch heads read key_dim"], Float[Tensor, "batch heads read key_dim"]]:
+        """Keys and values of what can be read, which stands at ``places``, all below ``count``."""
+        key, value = self.key_value_proj(memory).chunk(2, dim=-1)
+        return self._rotated(self._heads(key), places, count), self._heads(value)
+
+    def output(self, mixed: Values) -> Hidden:
+        """What the heads have read, as the residual stream takes it."""
+        return self.output_proj(mixed.transpose(1, 2).flatten(2))
+
+    def forward(
+        self,
+        query: Queries,
+        key: Float[Tensor, "batch heads read key_dim"],
+        value: Float[Tensor, "batch heads read value_dim"],
+        allowed: Bool[Tensor, "#batch #time read"] | None,
+    ) -> Hidden:
+        """Attend; a token that may read nothing gets zeros."""
+        if allowed is not None:
+            allowed = allowed[:, None].expand(-1, -1, query.shape[2], -1)
+        return self.output(attention(query, key, value, allowed=allowed, dropout=self.dropout))
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self.config.num_heads, self.config.head_dim)).transpose(1, 2)
+
+    def _rotated(self, heads: Tensor, places: Tensor, count: int) -> Tensor:
+        rotary = self.config.rotary
+        if rotary is None:
+            return heads
+        dtype = torch.promote_types(heads.dtype, torch.float32)
+        cos, sin = _tables(rotary, count, heads.device, dtype)[:, places]
+        return rotate(heads, cos, sin, layout=rotary.pairs)
+
+
+@constant
+def _tables(
+    rotary: RotaryConfig, count: int, device: torch.device, dtype: torch.dtype
+) -> Float[Tensor, "2 count half_key_dim"]:
+    """Cosines and sines of the places from 0."""
+    frequencies = rotary_frequencies(rotary.dim, base=rotary.base, frequencies=rotary.frequencies, device=device)
+    return torch.cat(rotary_tables(torch.arange(count, device=device)[None], frequencies, dtype))

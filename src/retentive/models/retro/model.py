@@ -1,0 +1,262 @@
+"""RETRO (Borgeaud et al. 2021, arXiv:2112.04426): a decoder that reads the neighbours of each chunk it has finished."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from retentive.layers.chunked_cross_attention import ChunkedCrossAttention
+from retentive.models.base import LanguageModel, ModelOutput, check_call
+from retentive.models.decoder import blocks_of
+from retentive.models.retro.chunks import Before, ChunkPlan, even_plan, ragged_plan
+from retentive.models.retro.config import RetroConfig
+from retentive.models.retro.encoder import NeighbourEncoder, initialise_cross_attention
+from retentive.models.retro.state import RetroState, after_call, check_state
+from retentive.shapes import Hidden, TokenMask, Tokens
+from retentive.state import ModelState, RecurrentState
+
+GivenNeighbours = Int[Tensor, "rows chunks neighbours length"] | Int[Tensor, "rows chunks length"]
+GivenMask = Bool[Tensor, "rows chunks neighbours length"] | Bool[Tensor, "rows chunks length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Neighbours:
+    """Neighbours of the chunks that end in a call: ids, and which of them are tokens."""
+
+    ids: Int[Tensor, "batch chunks neighbours length"]
+    real: Bool[Tensor, "batch chunks neighbours length"]
+
+
+class Retro(LanguageModel):
+    """A decoder that reads neighbours: text that was found for each chunk of tokens, once the chunk has ended.
+
+    Without neighbours it is the base model, to the last bit, with a state that remembers some more. With them, the
+    neighbours of a chunk are read from the chunk's last token on, until the last token of the next chunk: position
+    ``(u + 1) * chunk_size - 1 + chunk_offset`` is the first that those of chunk u, from 0, can change.
+    """
+
+    config: RetroConfig
+
+    def __init__(self, config: RetroConfig) -> None:
+        """Make the model that the config describes."""
+        super().__init__(config)
+        self.encoder = NeighbourEncoder(config)
+        decoder = config.decoder
+        self.cross = nn.ModuleList(
+            ChunkedCrossAttention(
+                config.cross_attention, config.cross_norm, config.cross_dropout, decoder.residual_scale
+            )
+            for _ in config.cross_layers
+        )
+        for cross in self._cross_layers():
+            writers = 2 * decoder.num_layers + len(config.cross_layers)
+            initialise_cross_attention(cross.attention, writers, decoder.num_layers, config)
+
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> RetroState:
+        """What ``state=None`` means, as a value."""
+        weight = self.decoder.embedding.tokens.weight
+        device = weight.device if device is None else device
+        empty = self.decoder.initial_state(batch_size, device)
+        return RetroState(
+            layers=empty.layers,
+            position=empty.position,
+            place=torch.full_like(empty.position, -self.config.chunk_offset),
+            recent_tokens=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
+            recent_hidden=torch.zeros(batch_size, 0, self.config.hidden_size, device=device, dtype=weight.dtype),
+            neighbours=tuple(cross.nothing(batch_size, device, weight.dtype) for cross in self._cross_layers()),
+        )
+
+    def forward(
+        self,
+        tokens: Tokens,
+        state: ModelState | None = None,
+        labels: Tokens | None = None,
+        *,
+        neighbours: GivenNeighbours | None = None,
+        neighbour_mask: GivenMask | None = None,
+        mask: TokenMask | None = None,
+        starts: TokenMask | None = None,
+        logits_to_keep: int | None = None,
+    ) -> ModelOutput:
+        """Read tokens after ``state``; arguments and result are those of every `LanguageModel`, and neighbours.
+
+        Neighbours are given to the call in which a chunk ends, the j-th set to the j-th chunk that ends in it;
+        `ended_chunks` says which those are. So a sequence that is cut into calls anywhere, with each call given the
+        neighbours of the chunks that end in it, is read as in one call. Calls in which no chunk ends take none: the
+        neighbours that are being read are in the state.
+
+        Args:
+            tokens: Token ids.
+            state: Where an earlier call stopped; None starts new sequences.
+            labels: The token that each column should predict (already shifted), -100 where none counts.
+            neighbours: Token ids, ``(batch, chunks, k, length)`` or, for k = 1, ``(batch, chunks, length)``, with -1
+                where there is no token; k and length are free, length at least ``chunk_size``. The first tokens of a
+                neighbour should be the ones that resemble the chunk, and the others their continuation. Where rows end
+                different numbers of chunks, chunks are as many as the most, and those that a row lacks are not read.
+                None is no neighbours, which is the same as all of them -1.
+            neighbour_mask: False where ``neighbours`` holds padding other than -1.
+            mask: False at padding.
+            starts: True at the first token of a document: its chunks are counted from there, and nothing that came
+                before is remembered or read.
+            logits_to_keep: Columns from the end whose logits are wanted.
+
+        Raises:
+            ValueError: If shapes, dtypes or ids do not fit; the message names the argument, the rule and the cure.
+            MismatchError: If the state is not of a model of this config.
+        """
+        check_call(tokens, state, labels, mask, starts, logits_to_keep)
+        carried = None if state is None else check_state(self.config, state)
+        plan = self._plan(tokens, carried, mask, starts)
+        given = self._given(neighbours, neighbour_mask, plan, tokens.shape[0])
+        hidden, following = self._read(tokens, carried, plan, given, mask, starts)
+        return self.read_out(hidden, following, labels, logits_to_keep)
+
+    def ended_chunks(
+        self,
+        tokens: Tokens,
+        state: ModelState | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: TokenMask | None = None,
+    ) -> Int[Tensor, "batch chunks chunk"]:
+        """The chunks that end in such a call, in order: what neighbours are to be looked for.
+
+        Args:
+            tokens: As for the call itself, like all that follow.
+            state: See there.
+            mask: See there.
+            starts: See there.
+
+        Returns:
+            Token ids; -1 before the first token of a chunk that is shorter, and all -1 where a row has fewer chunks.
+        """
+        check_call(tokens, state, None, mask, starts, None)
+        carried = self.initial_state(tokens.shape[0]) if state is None else check_state(self.config, state)
+        plan = self._plan(tokens, None if state is None else carried, mask, starts)
+        chunks = plan.ended.cut(torch.cat((carried.recent_tokens, tokens.long()), 1))
+        return chunks if plan.ended.real is None else chunks.where(plan.ended.real, -1)
+
+    def _plan(
+        self, tokens: Tokens, state: RetroState | None, mask: TokenMask | None, starts: TokenMask | None
+    ) -> ChunkPlan:
+        batch, time = tokens.shape
+        size, offset = self.config.chunk_size, self.config.chunk_offset
+        if state is None:
+            before = Before(places=torch.full((batch,), -offset, device=tokens.device))
+        else:
+            before = Before(places=state.place, recent=state.recent_tokens.shape[1], real=state.recent_real)
+        if mask is None and starts is None and before.real is None:
+            # How many chunks end is a matter of values: a GPU is waited for, by calls that go on from a state.
+            places = {-offset} if state is None else set(state.place.tolist())
+            if len(places) == 1:
+                return even_plan(places.pop(), before, time, size)
+        return ragged_plan(before, time, size, offset, mask, starts)
+
+    def _given(
+        self, neighbours: Tensor | None, neighbour_mask: Tensor | None, plan: ChunkPlan, batch: int
+    ) -> _Neighbours | None:
+        if neighbours is None:
+            if neighbour_mask is not None:
+                raise ValueError("neighbour_mask must come with neighbours, but there are none.")
+            return None
+        check_neighbours(neighbours, neighbour_mask, batch, plan.reads.num_ended, self.config.chunk_size)
+        if neighbours.ndim == 3:
+            neighbours = neighbours.unsqueeze(2)
+            neighbour_mask = None if neighbour_mask is None else neighbour_mask.unsqueeze(2)
+        if not neighbours.numel():
+            return None
+        real = neighbours != -1
+        if neighbour_mask is not None:
+            real &= neighbour_mask
+        if plan.reads.ragged is not None and plan.ended.real is not None:
+            real &= plan.ended.real[:, :, -1, None, None]  # chunks that a row does not have
+        return _Neighbours(ids=neighbours.long(), real=real)
+
+    def _read(
+        self,
+        tokens: Tokens,
+        state: RetroState | None,
+        plan: ChunkPlan,
+        given: _Neighbours | None,
+        mask: TokenMask | None,
+        starts: TokenMask | None,
+    ) -> tuple[Hidden, RetroState]:
+        """What the head reads, and the state after the call."""
+        decoder = self.decoder
+        layout = decoder.layout(None if state is None else state.position, *tokens.shape, mask=mask, starts=starts)
+        hidden = decoder.embed(tokens, layout)
+        mixers = (None,) * self.config.decoder.num_layers if state is None else state.layers
+        state = self.initial_state(tokens.shape[0]) if state is None else state
+        layers: list[RecurrentState] = []
+        following = list(state.neighbours)
+        encoded, recent = None, state.recent_hidden
+        places = {layer: index for index, layer in enumerate(self.config.cross_layers)}
+        cross_layers = self._cross_layers()
+        for number, block in enumerate(blocks_of(decoder), 1):
+            hidden, layer = block.mix(hidden, mixers[number - 1], layout)
+            layers.append(layer)
+            if number == self.config.cross_layers[0]:
+                both = torch.cat((recent, hidden), 1)
+                encoded = None if given is None else self._encode(given, plan, both)
+                # A copy: a view would keep the hidden states of the whole call in memory.
+                recent = plan.recent.cut(both).squeeze(1).clone()
+            if number in places:
+                index = places[number]
+                cross, ended = cross_layers[index], None
+                if encoded is not None and given is not None:
+                    ended = cross.read(encoded, given.real)
+                hidden = cross(hidden, state.neighbours[index], ended, plan.reads)
+                following[index] = after_call(state.neighbours[index], ended, plan.reads.num_ended, plan.reads.ragged)
+            hidden = block.feed(hidden)
+        real = plan.recent.real
+        return decoder.norm(hidden), RetroState(
+            layers=tuple(layers),
+            position=layout.next_position,
+            place=plan.next_places,
+            recent_tokens=plan.recent.cut(torch.cat((state.recent_tokens, tokens.long()), 1)).squeeze(1).clone(),
+            recent_hidden=recent,
+            recent_real=None if real is None else real.squeeze(1),
+            neighbours=tuple(following),
+        )
+
+    def _encode(self, given: _Neighbours, plan: ChunkPlan, hidden: Tensor) -> Tensor:
+        """Encode neighbours, each in the light of the hidden states of its chunk."""
+        table = self.decoder.embedding.tokens
+        return self.encoder(given.ids, given.real, plan.ended.cut(hidden), plan.ended.real, table)
+
+    def _cross_layers(self) -> list[ChunkedCrossAttention]:
+        return [cast("ChunkedCrossAttention", cross) for cross in self.cross]
+
+
+def check_neighbours(
+    neighbours: Tensor, neighbour_mask: Tensor | None, batch: int, num_ended: int, chunk_size: int
+) -> None:
+    """Refuse neighbours that are not of the chunks that end in a call. Looks at shapes and dtypes alone."""
+    shape = tuple(neighbours.shape)
+    if neighbours.ndim not in (3, 4):
+        raise ValueError(
+            "neighbours must be (batch, chunks, k, length), or (batch, chunks, length) for one neighbour a chunk, but "
+            f"have shape {shape}."
+        )
+    if neighbours.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"neighbours must be integer ids (int64 or int32), but are {neighbours.dtype}.")
+    if shape[0] != batch:
+        raise ValueError(f"neighbours must have one row for each row of tokens, {batch}, but have {shape[0]}.")
+    if shape[1] != num_ended:
+        raise ValueError(
+            f"neighbours must be of the {num_ended} chunks of {chunk_size} tokens that end in this call, but are of "
+            f"{shape[1]}; model.ended_chunks(tokens, state) gives the chunks to look up, and -1 stands where a chunk "
+            "has none."
+        )
+    if shape[-1] < chunk_size:
+        raise ValueError(
+            f"every neighbour must be at least as long as a chunk, {chunk_size} tokens, but they have {shape[-1]}; "
+            "fill them up with -1, or look in a datastore of this chunk_size."
+        )
+    if neighbour_mask is not None and (neighbour_mask.shape != neighbours.shape or neighbour_mask.dtype != torch.bool):
+        raise ValueError(
+            f"neighbour_mask must be torch.bool of the shape of neighbours, {shape}, but is {neighbour_mask.dtype} of "
+            f"{tuple(neighbour_mask.shape)}."
+        )

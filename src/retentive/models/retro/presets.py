@@ -1,0 +1,93 @@
+"""Sizes: the paper's (table 11 of arXiv:2112.04426), and small ones for CPUs.
+
+The paper counts parameters without embeddings, and with the projections of its relative positions (Transformer-XL),
+which rotation does without: one of ``hidden_size`` to all heads in each attention. Its counts come out with them, and
+with every third layer from the 6th reading neighbours; for the two largest, its table lists these layers from the 9th.
+"""
+
+from retentive.models.registry import config_class
+from retentive.models.retro.config import RetroConfig
+
+
+def _published(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, head_dim: int) -> RetroConfig:
+    """A size of the paper: two encoder layers of 896 channels, neighbours read in every third layer from the 6th."""
+    base = config_class("transformer")(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        head_dim=head_dim,
+    )
+    return RetroConfig(
+        base=base,
+        chunk_size=64,
+        cross_layers=tuple(range(6, num_layers + 1, 3)),
+        cross_head_dim=head_dim,
+        encoder_hidden_size=896,
+        encoder_num_layers=2,
+        encoder_num_heads=16,
+        encoder_head_dim=64,
+        chunk_offset=1,
+    )
+
+
+def retro_172m(vocab_size: int = 128_000) -> RetroConfig:
+    """The paper's 172 million: 12 layers of 896 channels."""
+    return _published(vocab_size, 896, 12, 16, 64)
+
+
+def retro_425m(vocab_size: int = 128_000) -> RetroConfig:
+    """The paper's 425 million: 12 layers of 1536 channels."""
+    return _published(vocab_size, 1536, 12, 12, 128)
+
+
+def retro_1_5b(vocab_size: int = 128_000) -> RetroConfig:
+    """The paper's 1.5 billion: 24 layers of 2048 channels."""
+    return _published(vocab_size, 2048, 24, 16, 128)
+
+
+def retro_7_5b(vocab_size: int = 128_000) -> RetroConfig:
+    """The paper's 7.5 billion: 32 layers of 4096 channels."""
+    return _published(vocab_size, 4096, 32, 32, 128)
+
+
+def retro_tiny(vocab_size: int = 257) -> RetroConfig:
+    """About 1.4 million parameters: trains on a laptop in minutes, on bytes."""
+    base = config_class("transformer")(vocab_size=vocab_size, hidden_size=128, num_layers=4, num_heads=2)
+    return RetroConfig(
+        base=base,
+        chunk_size=64,
+        cross_layers=(2, 4),
+        encoder_hidden_size=128,
+        encoder_num_layers=2,
+        encoder_num_heads=2,
+        chunk_offset=1,
+    )
+
+
+def retro_small(vocab_size: int = 8192) -> RetroConfig:
+    """About fifteen million parameters, most of them in the blocks, over retention: a state of constant size."""
+    base = config_class("retnet")(
+        vocab_size=vocab_size, hidden_size=320, num_layers=6, num_heads=5, tie_embeddings=True
+    )
+    return RetroConfig(
+        base=base,
+        chunk_size=64,
+        cross_layers=(3, 6),
+        encoder_hidden_size=320,
+        encoder_num_layers=2,
+        encoder_num_heads=5,
+        share_embeddings=True,
+        chunk_offset=1,
+    )
+
+
+PRESETS = {
+    "tiny": retro_tiny,
+    "small": retro_small,
+    "172m": retro_172m,
+    "425m": retro_425m,
+    "1_5b": retro_1_5b,
+    "7_5b": retro_7_5b,
+}
+"""Size -> preset, the default of the command line first."""

@@ -1,0 +1,44 @@
+"""RETROfit: a trained decoder learns to read neighbours, and stays what it was (arXiv:2112.04426, section 3.2)."""
+
+from torch import nn
+
+from retentive.errors import MismatchError
+from retentive.models.base import LanguageModel
+from retentive.models.retro.config import RetroConfig
+from retentive.models.retro.model import Retro
+
+
+def retrofit(base: LanguageModel, config: RetroConfig) -> Retro:
+    """Give a trained model an encoder of neighbours and layers that read them; nothing else will learn.
+
+    The base's weights are copied and frozen, so that without neighbours the result is the base, to the last bit,
+    however long it is trained. Optimizers of this library leave frozen parameters alone.
+
+    Args:
+        base: A plain decoder, such as a `Transformer` or a `RetNet`.
+        config: Whose ``base`` is the base's config.
+
+    Raises:
+        MismatchError: If the base has another config.
+        ValueError: If the config would change what the base computes.
+    """
+    if config.base != base.config:
+        raise MismatchError(
+            "config.base must be the config of the model that is fitted, but differs from it; give "
+            "RetroConfig(base=model.config, ...)."
+        )
+    if config.residual != "pre_norm":
+        raise ValueError(
+            f"residual must be 'pre_norm', which the base was trained with, but is {config.residual!r}; leave it out."
+        )
+    parameter = next(base.parameters())
+    model = Retro(config).to(device=parameter.device, dtype=parameter.dtype)
+    model.decoder.load_state_dict(base.decoder.state_dict())
+    model.decoder.requires_grad_(False)
+    return model.train(base.training)
+
+
+def trainable_share(model: nn.Module) -> float:
+    """Share of the parameters that learn, 0 to 1."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, learns in sizes if learns) / sum(size for size, _ in sizes)

@@ -1,0 +1,161 @@
+"""What a RETRO carries from call to call."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from retentive.errors import MismatchError
+from retentive.layers.attention import AttentionConfig, KeyValueState
+from retentive.layers.chunked_cross_attention import EndedChunks, NeighbourState, RaggedReads
+from retentive.layers.retention import RetentionState
+from retentive.models.retro.config import RetroConfig
+from retentive.state import ModelState
+
+if TYPE_CHECKING:
+    from retentive.state import RecurrentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetroState(ModelState):
+    """The mixers' states, the last tokens and the neighbours that are being read.
+
+    Attributes:
+        place: Place of each row's next token in its chunk; negative before a document's first chunk.
+        recent_tokens: The last tokens of the document, at most ``chunk_size - 1``, at the end of the row: with the next
+            ones they make the chunk that neighbours are looked for.
+        recent_hidden: Their hidden states in the first layer that reads neighbours, which the encoder reads.
+        recent_real: Which of them are there; None where all are.
+        neighbours: Of the last chunk that ended, for each layer that reads them: encoded once, as keys and values.
+    """
+
+    place: Int[Tensor, "batch"]
+    recent_tokens: Int[Tensor, "batch recent"]
+    recent_hidden: Float[Tensor, "batch recent hidden"]
+    recent_real: Bool[Tensor, "batch recent"] | None = None
+    neighbours: tuple[NeighbourState, ...]
+
+
+def end_chunk_with_next(state: RetroState, chunk_size: int) -> RetroState:
+    """Let each row's next token end a chunk, of the last ``chunk_size`` tokens of its document.
+
+    So neighbours can be looked for more often than once a chunk (the retrieval step of arXiv:2304.06762).
+    """
+    return replace(state, place=torch.full_like(state.place, chunk_size - 1))
+
+
+def begin_chunks_late(state: RetroState, lengths: Int[Tensor, "batch"], chunk_size: int, offset: int) -> RetroState:
+    """Let a prompt of so many tokens end where a chunk does: its first chunk is the shorter one.
+
+    That is what padding a prompt at its left to a multiple of ``chunk_size`` does (arXiv:2304.06762), without the
+    padding being read.
+
+    Args:
+        state: From `Retro.initial_state`.
+        lengths: Tokens of each row's prompt.
+        chunk_size: Tokens of a chunk.
+        offset: Tokens of a document before its first chunk.
+    """
+    return replace(state, place=(offset - lengths.to(state.place)) % chunk_size - offset)
+
+
+def after_call(
+    carried: NeighbourState, ended: EndedChunks | None, num_ended: int, ragged: RaggedReads | None
+) -> NeighbourState:
+    """The neighbours that the next token reads, for one layer.
+
+    Args:
+        carried: Those that the call began with.
+        ended: Those of the chunks that ended in it; None where none were given.
+        num_ended: Chunks that ended.
+        ragged: Which row is where; None where rows agree.
+    """
+    if ragged is None:
+        if not num_ended:
+            return carried
+        if ended is None:
+            return NeighbourState(key=carried.key[:, :, :0], value=carried.value[:, :, :0])
+        return NeighbourState(key=ended.key[:, -1], value=ended.value[:, -1], real=ended.real[:, -1])
+    kept = carried.mask & ragged.keeps_carried[:, None]
+    if ended is None:
+        return _trimmed(NeighbourState(key=carried.key, value=carried.value, real=kept))
+    row = torch.arange(len(ragged.last), device=ragged.last.device)
+    last = ragged.last.clamp_min(0)
+    new_real = ended.real[row, last] & (ragged.last >= 0)[:, None]
+    length = max(carried.key.shape[2], ended.key.shape[3])
+    keeps = ragged.keeps_carried
+    return _trimmed(
+        NeighbourState(
+            key=torch.where(
+                keeps[:, None, None, None], _longer(carried.key, length, 2), _longer(ended.key[row, last], length, 2)
+            ),
+            value=torch.where(
+                keeps[:, None, None, None],
+                _longer(carried.value, length, 2),
+                _longer(ended.value[row, last], length, 2),
+            ),
+            real=torch.where(keeps[:, None], _longer(kept, length, 1), _longer(new_real, length, 1)),
+        )
+    )
+
+
+def _longer(values: Tensor, length: int, dim: int) -> Tensor:
+    """Add empty entries before those that are there."""
+    shape = (*values.shape[:dim], length - values.shape[dim], *values.shape[dim + 1 :])
+    return torch.cat((values.new_zeros(shape), values), dim)
+
+
+def _trimmed(state: NeighbourState) -> NeighbourState:
+    """Nothing at all where no row has a neighbour."""
+    if bool(state.mask.any()):
+        return state
+    return NeighbourState(key=state.key[:, :, :0], value=state.value[:, :, :0])
+
+
+def check_state(config: RetroConfig, state: object) -> RetroState:
+    """Refuse a state that is not of a model of this config. Looks at types and shapes alone.
+
+    Raises:
+        MismatchError: If it is not; the message says what differs.
+    """
+    if not isinstance(state, RetroState):
+        cure = "take it from this model's output or its initial_state"
+        if isinstance(state, Tensor):
+            cure = "neighbours go by name, model(tokens, neighbours=...)"
+        raise MismatchError(f"state must be the RetroState of a RETRO, but is a {type(state).__name__}; {cure}.")
+    cross = config.cross_attention
+    held = state.neighbours[0].key.shape if state.neighbours else None
+    facts = (
+        ("layers", config.decoder.num_layers, len(state.layers)),
+        ("a layer's memory", *_layer_shapes(config, state.layers)),
+        ("layers that read neighbours", len(config.cross_layers), len(state.neighbours)),
+        ("heads and channels of neighbours", (cross.num_heads, cross.head_dim), held and (held[1], held[3])),
+        ("channels of recent tokens", config.hidden_size, state.recent_hidden.shape[2]),
+    )
+    for name, expected, found in facts:
+        if expected != found:
+            raise MismatchError(
+                f"state must be of a model of this config, but its {name}: {found}, the model's: {expected}; states "
+                "pass between models of one config only."
+            )
+    if state.recent_tokens.shape[1] >= config.chunk_size:
+        raise MismatchError(
+            f"state must remember fewer tokens than a chunk, {config.chunk_size}, but has "
+            f"{state.recent_tokens.shape[1]}; it is of a model with longer chunks."
+        )
+    return state
+
+
+def _layer_shapes(config: RetroConfig, layers: "tuple[RecurrentState, ...]") -> tuple[object, object]:
+    mixer, layer = config.decoder.mixer, layers[0]
+    if isinstance(mixer, AttentionConfig):
+        expected: object = ("keys", mixer.num_kv_heads, mixer.key_dim, mixer.value_dim)
+    else:
+        expected = ("retention", mixer.num_heads, mixer.key_dim, mixer.value_dim)
+    if isinstance(layer, KeyValueState):
+        return expected, ("keys", layer.key.shape[1], layer.key.shape[3], layer.value.shape[3])
+    if isinstance(layer, RetentionState):
+        return expected, ("retention", *layer.kv.shape[1:])
+    return expected, type(layer).__name__

@@ -1,0 +1,56 @@
+"""Small RETROs for the tests here."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retentive.models.retnet import RetNetConfig
+from retentive.models.retro import Retro, RetroConfig
+from retentive.models.transformer import TransformerConfig
+
+VOCAB = 23
+CHUNK = 4
+RETNET = RetNetConfig(vocab_size=VOCAB, hidden_size=16, num_layers=3, num_heads=2, chunk_size=4)
+DEEPNORM = {"residual": "deepnorm", "norm": "gated_rms_norm", "share_embeddings": True}
+
+
+def small_base(**changes: Any) -> TransformerConfig:
+    return TransformerConfig(**{"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 3, "num_heads": 4, **changes})
+
+
+def small_config(*, base: Any = None, **changes: Any) -> RetroConfig:
+    sizes = {
+        "base": small_base() if base is None else base,
+        "chunk_size": CHUNK,
+        "cross_layers": (2, 3),
+        "encoder_hidden_size": 12,
+        "encoder_num_layers": 2,
+        "encoder_num_heads": 3,
+    }
+    return RetroConfig(**{**sizes, **changes})
+
+
+def small_retro(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> Retro:
+    """A model with weights large enough that every part of it shows in the logits."""
+    torch.manual_seed(seed)
+    model = Retro(small_config(**changes)).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def random_tokens(batch: int, time: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))
+
+
+def random_neighbours(batch: int, chunks: int, k: int = 2, length: int = 2 * CHUNK, seed: int = 0) -> Tensor:
+    """Neighbours, some with padding at the end, the first of the first row missing."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, VOCAB, (batch, chunks, k, length), generator=generator)
+    lengths = torch.randint(1, length + 1, (batch, chunks, k, 1), generator=generator)
+    ids = ids.where(torch.arange(length) < lengths, -1)
+    if chunks:
+        ids[0, 0, 0] = -1
+    return ids
