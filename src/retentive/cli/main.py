@@ -44,31 +44,36 @@ class Command(Protocol):
 def main(arguments: list[str] | None = None) -> None:
     """Run ``retentive COMMAND OPTIONS``; exit with 0, with 2 after a mistake of the user's, with 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    name = arguments[0] if arguments else "--help"
-    if name in ("--help", "-h", "help"):
-        print(overview())
-        return
-    if name in ("--version", "-V"):
-        from retentive import __version__
-
-        print(f"retentive {__version__}")
-        return
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        meant = f"; did you mean {near[0]!r}?" if near else f"; the commands are {', '.join(COMMANDS)}."
-        _stop(f"there is no command {name!r}{meant}")
     try:
-        run(name, arguments[1:])
+        _run_or_explain(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("\nretentive: stopped.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stdout = None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except MISTAKES as error:
         if os.environ.get(TRACEBACK):
             raise
         _stop(str(error))
+
+
+def _run_or_explain(arguments: list[str]) -> None:
+    """Run the command that was typed, or say which there are."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("--help", "-h", "help"):
+        print(overview())
+    elif name in ("--version", "-V"):
+        from retentive import __version__
+
+        print(f"retentive {__version__}")
+    elif name in COMMANDS:
+        run(name, arguments[1:])
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else f"; the commands are {', '.join(COMMANDS)}."
+        _stop(f"there is no command {name!r}{meant}")
 
 
 def run(name: str, arguments: list[str]) -> None:
