@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from laws.families import small_model
+from laws.families import family_names, small_config, small_model
+from retentive.models.registry import build
 from retentive.training.flops import matrix_flops_per_second, training_flops_per_token
 
 
@@ -23,6 +24,13 @@ def test_products_of_a_retnet_are_counted_exactly():
     squares = 2 * chunk**2 + 2**2  # two whole chunks and a rest of two tokens
     retention = layers * heads * (squares * (key + value) + 2 * window * key * value) / window
     assert training_flops_per_token(model, window) == pytest.approx(6 * (weights + vocab * hidden + retention))
+
+
+@pytest.mark.parametrize("family", family_names())
+def test_nothing_needs_to_be_computed(family: str):
+    with torch.device("meta"):
+        skeleton = build(small_config(family))
+    assert training_flops_per_token(skeleton, 10) == training_flops_per_token(build(small_config(family)), 10) > 0
 
 
 def test_counting_changes_nothing():

@@ -34,7 +34,7 @@ def training_flops_per_token(model: nn.Module, window: int) -> float:
     what a backward pass computes again count nothing, so that more work for the same result is never a better share.
 
     Args:
-        model: Not yet wrapped or sharded.
+        model: Not yet wrapped or sharded; on any device, the meta device too, where nothing is computed.
         window: Tokens in a row.
     """
     tokens = torch.zeros(1, window, dtype=torch.long, device=next(model.parameters()).device)

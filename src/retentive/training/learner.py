@@ -72,7 +72,7 @@ class Learner:
         """Take a model up for training.
 
         Args:
-            model: On the processes' device, with the same weights in all of them.
+            model: On the processes' device (or on the CPU, to be sharded), with the same weights in all of them.
             optimizer: How a step changes the weights.
             schedule: The learning rate over the steps.
             decay_steps: Step at which it is at its lowest.

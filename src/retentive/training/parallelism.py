@@ -36,7 +36,7 @@ def parallelise(
     The gradients of the result are means over the processes.
 
     Args:
-        model: On the processes' device. FSDP shards it in place, block by block.
+        model: On the processes' device; FSDP takes it from anywhere and shards it in place, block by block.
         processes: Those that train together; for one alone the model comes back as it is.
         strategy: DDP or FSDP2.
         precision: FSDP computes in it by casting parameters; for the others see `autocast`.

@@ -177,10 +177,15 @@ class _Run:
         config, device = self.config, self.processes.device
         with torch.random.fork_rng([]):
             torch.manual_seed(config.seed)
-            model = build(self.model).to(device)
+            model = build(self.model)
+        is_sharded = self.processes.count > 1 and config.hardware.strategy == "fsdp"
+        if not is_sharded:  # what is sharded moves shard by shard, and need not fit whole
+            model = model.to(device)
+        with torch.device("meta"):
+            flops = training_flops_per_token(build(self.model), config.data.window)
         precision = chosen_precision(config.hardware, device)
         speed = matrix_flops_per_second(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
-        pace = Pace(training_flops_per_token(model, config.data.window), self.processes.sum([speed])[0])
+        pace = Pace(flops, self.processes.sum([speed])[0])
         learner = Learner(
             model,
             optimizer=config.optimizer,
