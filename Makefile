@@ -37,6 +37,7 @@ lint: $(VENV)/installed
 	@$(BIN)/pyright
 
 bench: $(VENV)/installed
+	@$(BIN)/python -m benchmarks.yardsticks.install yet_another_retnet
 	@$(BIN)/python -m benchmarks.retnet
 
 clean:
