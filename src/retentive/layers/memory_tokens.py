@@ -63,6 +63,11 @@ class MemoryTokensConfig:
                 f"memory_noise needs memory_code='continuous', but it is {self.code!r}; memory_flips are its noise."
             )
 
+    @property
+    def carried_tokens(self) -> int:
+        """Tokens that pass from segment to segment."""
+        return self.num_tokens if self.carried else 0
+
 
 class MemoryTokens(nn.Module):
     """What a document's first segment finds in memory, what stands in the write slots, and what is kept of them."""
@@ -88,8 +93,8 @@ class MemoryTokens(nn.Module):
             dtype: Of the model.
         """
         if self.initial is None:
-            slots = self.config.num_tokens if self.config.carried else 0
-            return torch.zeros(batch, slots, self.config.hidden_size, device=device, dtype=state_dtype(dtype))
+            shape = (batch, self.config.carried_tokens, self.config.hidden_size)
+            return torch.zeros(shape, device=device, dtype=state_dtype(dtype))
         return self.initial.to(device, state_dtype(dtype)).expand(batch, -1, -1)
 
     def write_slots(self, memory: Memory, dtype: torch.dtype) -> Hidden:

@@ -34,7 +34,7 @@ def attention(
     """
     _check(query, key, value, causal)
     time, past = query.shape[2], key.shape[2]
-    aligned = causal and allowed is None and time == past
+    aligned = bool(causal and allowed is None and time == past)  # a bool for exporters, where sizes are symbols
     if causal and not aligned and time > 1:
         earlier = torch.ones(time, past, dtype=torch.bool, device=query.device).tril(past - time)
         allowed = earlier[None, None] if allowed is None else allowed & earlier

@@ -81,14 +81,15 @@ class Framer:
             keep: Whether what attention caches is needed after this step.
         """
         if piece.mask is not None:
-            return self._make(piece, past, keep)
+            return self.make(piece, past, keep)
         # Only the first piece of a call goes on with a segment, so the shapes tell where a piece starts.
         key = (piece.tokens.shape[1], bool(piece.begins), bool(piece.ends), past.cached, past.recalled)
         if key not in self._even:
-            self._even[key] = self._make(piece, past, keep)
+            self._even[key] = self.make(piece, past, keep)
         return self._even[key]
 
-    def _make(self, piece: Piece, past: Past, keep: bool) -> Frame:
+    def make(self, piece: Piece, past: Past, keep: bool) -> Frame:
+        """`frame`, made anew."""
         reads = self.read_slots if piece.begins is not False else 0
         writes = self.write_slots if piece.ends is not False else 0
         batch, texts = piece.tokens.shape

@@ -27,7 +27,7 @@ from retentive.state import ModelState, RecurrentState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
+class Step:
     """What one step gives: normalised columns, what attention cached, and what each block received or returned."""
 
     columns: Hidden
@@ -99,6 +99,19 @@ class RecurrentMemoryTransformer(LanguageModel):
         wanted = tokens.shape[1] if labels is not None or logits_to_keep is None else logits_to_keep
         hidden, following = self._read(tokens, carried, mask, starts, wanted)
         return self.read_out(hidden, following, labels, logits_to_keep)
+
+    def read(
+        self,
+        tokens: Tokens,
+        state: ModelState | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: TokenMask | None = None,
+    ) -> tuple[Hidden, RecurrentMemoryState]:
+        """`forward` without a head: the last hidden state of every token, for heads of other kinds, and the state."""
+        check_call(tokens, state, None, mask, starts, None)
+        carried = self.initial_state(tokens.shape[0]) if state is None else check_state(self.config, state)
+        return self._read(tokens, carried, mask, starts, tokens.shape[1])
 
     def summarise(self, state: RecurrentMemoryState) -> Memory:
         """The memory that the next segment would read if the unfinished one ended here."""
@@ -174,7 +187,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         state = self._started(piece, state)
         past = _past(piece, state)
         frame = framer.frame(piece, past, keep=keep)
-        step = self._run(piece, state, frame, self._columns(piece, state, frame))
+        step = self.run(piece, state, frame, self.columns(piece, state, frame))
         written = step.columns[:, : frame.reads] if self.config.bidirectional else step.columns[:, frame.text.stop :]
         memory = state.memory
         if piece.ends is not False and self.config.num_memory_tokens:
@@ -204,7 +217,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         )
         return replace(state, memory=choose(piece.starts, first.memory, state.memory), associations=associations)
 
-    def _columns(self, piece: Piece, state: RecurrentMemoryState, frame: Frame) -> Hidden:
+    def columns(self, piece: Piece, state: RecurrentMemoryState, frame: Frame) -> Hidden:
         """The residual stream of ``[read memory][text][write memory]`` before the first block."""
         text = self._embed(piece, state)
         parts = [text]
@@ -233,8 +246,8 @@ class RecurrentMemoryTransformer(LanguageModel):
             hidden = torch.cat((hidden[..., :half], torch.cat((first, earlier[:, 1:]), 1)[..., half:]), -1)
         return self.decoder.embedding_dropout(hidden)
 
-    def _run(self, piece: Piece, state: RecurrentMemoryState, frame: Frame, columns: Hidden) -> _Step:
-        """Carry the columns through the blocks."""
+    def run(self, piece: Piece, state: RecurrentMemoryState, frame: Frame, columns: Hidden) -> Step:
+        """Carry the columns of one step through the blocks."""
         layers: list[RecurrentState] = []
         seen: list[Tensor] = []
         associations: list[AssociativeState] = []
@@ -250,7 +263,7 @@ class RecurrentMemoryTransformer(LanguageModel):
                 seen.append((columns if self.config.xl_layer_above else received)[:, frame.text])
             if memories:
                 associations.append(_written(memories[index], columns[:, frame.text.stop :], state, index, piece))
-        return _Step(
+        return Step(
             columns=self.decoder.norm(columns),
             layers=tuple(layers),
             seen=tuple(seen),

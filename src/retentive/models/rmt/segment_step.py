@@ -1,0 +1,120 @@
+"""One segment as a function of tensors alone, for runtimes that know no Python (ONNX)."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from retentive.layers.attention import AttentionConfig
+from retentive.models.rmt.frame import Framer, Past
+from retentive.models.rmt.model import RecurrentMemoryTransformer
+from retentive.models.rmt.pieces import Piece
+from retentive.shapes import Logits, Memory, Tokens
+
+History = Float[Tensor, "batch layers xl_length hidden"]
+
+
+class SegmentStep(nn.Module):
+    """``(tokens, memory[, history])`` in, ``(logits, memory[, history])`` out: a whole segment of any length.
+
+    No argument is optional: the first step takes the tensors of `first_inputs`. What is recalled always has
+    ``xl_length`` columns; those of zeros are not there.
+    """
+
+    def __init__(self, model: RecurrentMemoryTransformer) -> None:
+        """Wrap a model, in eval mode.
+
+        Raises:
+            ValueError: If its memory is not one of tokens, or its backbone is not one of attention.
+        """
+        super().__init__()
+        if not isinstance(model.config.decoder.mixer, AttentionConfig):
+            raise ValueError(
+                f"backbone must be one of attention for a segment step, but is a {model.config.backbone.family}, whose "
+                "chunks of time cannot be of a length that a file leaves open."
+            )
+        if not model.config.memory_tokens.carried_tokens:
+            raise ValueError(
+                f"a segment step passes memory tokens on, but the model has memory={model.config.memory!r} and "
+                f"num_memory_tokens={model.config.num_memory_tokens}."
+            )
+        self.model = model.eval()
+
+    def first_inputs(self, batch: int) -> tuple[Tensor, ...]:
+        """The memory (and the history) that a document begins with."""
+        config = self.model.config
+        state = self.model.initial_state(batch).detach()
+        if not config.xl_length:
+            return (state.memory.contiguous(),)
+        shape = (batch, config.decoder.num_layers, config.xl_length, config.decoder.embedding.hidden_size)
+        return state.memory.contiguous(), state.history.new_zeros(shape)
+
+    def forward(
+        self, tokens: Tokens, memory: Memory, history: History | None = None
+    ) -> tuple[Logits, Memory] | tuple[Logits, Memory, History]:
+        """Read one segment and end it.
+
+        Args:
+            tokens: The segment, at most ``segment_length`` tokens.
+            memory: What the segment before left.
+            history: What is recalled of it, for models that recall.
+        """
+        model, batch = self.model, tokens.shape[0]
+        state = replace(model.initial_state(batch, tokens.device), memory=memory)
+        past = Past()
+        if history is not None:
+            real = (history[:, 0] != 0).any(-1)
+            state = replace(state, history=history)
+            past = Past(recalled=history.shape[2], recalled_real=real)
+        piece = Piece(
+            tokens=tokens,
+            start=torch.zeros(1, dtype=torch.long, device=tokens.device),
+            mask=None if history is None else torch.ones_like(tokens, dtype=torch.bool),
+            begins=True,
+            ends=True,
+            starts=False,
+            is_first=False,
+            continues=False,
+        )
+        frame = Framer(model.config, memory.dtype).make(piece, past, keep=False)
+        step = model.run(piece, state, frame, model.columns(piece, state, frame))
+        written = step.columns[:, : frame.reads] if model.config.bidirectional else step.columns[:, frame.text.stop :]
+        logits, kept = model.decoder.logits(step.columns[:, frame.text]), model.memory.keep(written)
+        if history is None:
+            return logits, kept
+        seen = torch.cat((torch.zeros_like(history), torch.stack(step.seen, 1)), 2)
+        return logits, kept, seen[:, :, seen.shape[2] - model.config.xl_length :]
+
+
+def export_segment_step(model: RecurrentMemoryTransformer, path: Path | str) -> None:
+    """Write a model's `SegmentStep` as an ONNX file of dynamic batch and length; needs ``retentive[onnx]``.
+
+    Inputs are ``tokens``, ``memory`` and, for a model that recalls, ``history``; outputs are ``logits``,
+    ``next_memory`` and ``next_history``, which go into the next step. What a document begins with is
+    ``SegmentStep(model).first_inputs(batch)``.
+
+    Args:
+        model: In eval mode afterwards.
+        path: The file.
+
+    Raises:
+        ValueError: If the model's memory is not one of tokens, or its backbone is not one of attention.
+        ImportError: If ``onnx`` or ``onnxscript`` is not installed.
+    """
+    step = SegmentStep(model)
+    inputs = (torch.zeros(2, min(3, model.config.segment_length), dtype=torch.long), *step.first_inputs(2))
+    batch = torch.export.Dim("batch", min=1)
+    time = torch.export.Dim("time", min=1, max=model.config.segment_length)
+    names = ("memory", "history")[: len(inputs) - 1]
+    with torch.no_grad():
+        torch.onnx.export(
+            step,
+            inputs,
+            str(path),
+            dynamo=True,
+            input_names=["tokens", *names],
+            output_names=["logits", *(f"next_{name}" for name in names)],
+            dynamic_shapes=({0: batch, 1: time}, *({0: batch} for _ in names)),
+        )
