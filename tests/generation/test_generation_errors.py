@@ -38,10 +38,10 @@ def test_arguments_are_checked_before_anything_runs(family: str, call, arguments
         call(small_model(family), **{"max_new_tokens": 3, **arguments})
 
 
-@EVERY_FAMILY
+@pytest.mark.parametrize("family", [family for family in family_names() if family != "retro"])
 def test_a_retriever_is_refused_by_families_that_read_no_neighbours(family: str):
     with pytest.raises(ValueError, match=f"retriever must be None for a {family}, which reads no neighbours"):
-        generate(small_model(family), [1], max_new_tokens=1, retriever=object())
+        generate(small_model(family), [1], max_new_tokens=1, retriever=lambda chunks: chunks)
 
 
 @EVERY_FAMILY

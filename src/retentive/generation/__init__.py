@@ -2,6 +2,16 @@
 
 from retentive.checkpoints.states import GenerationState
 from retentive.generation.generator import GenerationResult, TokenStream, generate, stream
+from retentive.generation.retrieval import Retrieval, StoreRetriever
 from retentive.generation.sampling import Sampling
 
-__all__ = ["GenerationResult", "GenerationState", "Sampling", "TokenStream", "generate", "stream"]
+__all__ = [
+    "GenerationResult",
+    "GenerationState",
+    "Retrieval",
+    "Sampling",
+    "StoreRetriever",
+    "TokenStream",
+    "generate",
+    "stream",
+]

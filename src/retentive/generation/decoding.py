@@ -9,6 +9,7 @@ from torch import Tensor
 
 from retentive.checkpoints.states import GenerationState
 from retentive.generation.prompt import PromptBatch
+from retentive.generation.retrieval import Lookup
 from retentive.generation.rows import join_rows
 from retentive.generation.sampling import Sampling, choose
 from retentive.generation.stopping import Stopping
@@ -36,11 +37,13 @@ class Decoding:
         start: ModelState | None,
         sampling: Sampling,
         stopping: Stopping,
+        lookup: Lookup | None = None,
     ) -> None:
         """Prepare; nothing is read before the first step."""
         self._model = model
         self._sampling = sampling
         self._stopping = stopping
+        self._lookup = lookup
         self._prompt: PromptBatch | None = prompt
         self._prompt_tokens = prompt.tokens.numel()
         self._model_state = start
@@ -64,6 +67,8 @@ class Decoding:
                     logits = self._read_prompt()
             else:
                 with one_thread(len(self.active) < self._rows_worth_sharing):
+                    if self._lookup is not None:
+                        self._model_state = self._lookup.before_token(self._model_state)
                     logits = self._read(self._unread[:, None], None)
             uniform = None if self._draws is None else self._draws.take()
             tokens = choose(logits, self._sampling, uniform)
@@ -100,6 +105,8 @@ class Decoding:
         assert self._prompt is not None
         tokens, mask = self._prompt.tokens, self._prompt.mask
         self._prompt = None
+        if self._lookup is not None:
+            self._model_state = self._lookup.begin(tokens, mask, self._model_state)
         width = max(_SHORTEST_PIECE, PREFILL_TOKENS // self.num_rows)
         pieces = range(0, tokens.shape[1], width)
         logits = None
@@ -121,7 +128,11 @@ class Decoding:
 
     def _read(self, tokens: Tensor, mask: Tensor | None, keep: int = 1) -> Tensor:
         """Let the model read on; its logits for the last column."""
-        output = self._model(tokens, self._model_state, mask=mask, logits_to_keep=keep)
+        beside: dict[str, Tensor] = {}
+        found = None if self._lookup is None else self._lookup.neighbours(tokens, mask, self._model_state)
+        if found is not None:
+            beside["neighbours"] = found
+        output = self._model(tokens, self._model_state, mask=mask, logits_to_keep=keep, **beside)
         self._model_state = output.state
         return tokens if output.logits is None else output.logits[:, -1]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from retentive.checkpoints.states import GenerationState
 from retentive.generation.decoding import Decoding
 from retentive.generation.prompt import Prompt, PromptBatch, align, read_prompt
+from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
 from retentive.generation.stopping import Stopping
 from retentive.models.base import LanguageModel
@@ -83,7 +84,7 @@ def generate(
     sampling: Sampling = _GREEDY,
     stop_tokens: Collection[int] = (),
     state: ModelState | GenerationState | None = None,
-    retriever: object | None = None,
+    retriever: Retriever | Retrieval | None = None,
 ) -> GenerationResult:
     """Continue a text, or several side by side.
 
@@ -103,7 +104,8 @@ def generate(
         sampling: How to choose; greedy if left out.
         stop_tokens: A row ends with the first of these ids.
         state: Of an earlier result, or of the model's output, with as many rows as the prompt.
-        retriever: For families that read neighbours; there is none yet.
+        retriever: For families that read neighbours: finds those of each chunk, as soon as it has ended and once; a
+            `StoreRetriever` over a datastore, any function, or a `Retrieval` with options. None reads none.
 
     Raises:
         TypeError: If the prompt is not token ids.
@@ -126,7 +128,7 @@ def stream(
     sampling: Sampling = _GREEDY,
     stop_tokens: Collection[int] = (),
     state: ModelState | GenerationState | None = None,
-    retriever: object | None = None,
+    retriever: Retriever | Retrieval | None = None,
 ) -> TokenStream:
     """`generate`, token by token: yields a tuple with the new id of each row, None for rows that have ended.
 
@@ -152,14 +154,10 @@ def _begin(
     sampling: Sampling,
     stop_tokens: Collection[int],
     state: ModelState | GenerationState | None,
-    retriever: object | None,
+    retriever: Retriever | Retrieval | None,
 ) -> Decoding:
     """Check all arguments and make the loop."""
-    if retriever is not None:
-        raise ValueError(
-            f"retriever must be None for a {model.config.family}, which reads no neighbours, but is a "
-            f"{type(retriever).__name__}."
-        )
+    lookup = make_lookup(model, retriever)
     embedding = model.config.decoder.embedding
     stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
     stopping.check_vocab(embedding.vocab_size)
@@ -170,7 +168,7 @@ def _begin(
     if model.longest_text is not None:
         read = 0 if carried is None else int(carried.position.max())
         _check_room(read + batch.longest + max_new_tokens - 1, model.longest_text)
-    return Decoding(model, batch, carried, sampling, stopping)
+    return Decoding(model, batch, carried, sampling, stopping, lookup)
 
 
 def _first_tokens(rows: list[Tensor], state: ModelState | GenerationState | None, device: torch.device) -> PromptBatch:

@@ -12,7 +12,7 @@ from retentive.models.retro.presets import (
     retro_tiny,
 )
 from retentive.models.retro.retrofit import retrofit, trainable_share
-from retentive.models.retro.state import RetroState, begin_chunks_late, end_chunk_with_next
+from retentive.models.retro.state import RetroState, begin_chunks_late, end_chunks_every
 
 __all__ = [
     "PRESETS",
@@ -20,7 +20,7 @@ __all__ = [
     "RetroConfig",
     "RetroState",
     "begin_chunks_late",
-    "end_chunk_with_next",
+    "end_chunks_every",
     "retro_1_5b",
     "retro_7_5b",
     "retro_172m",

@@ -38,12 +38,18 @@ class RetroState(ModelState):
     neighbours: tuple[NeighbourState, ...]
 
 
-def end_chunk_with_next(state: RetroState, chunk_size: int) -> RetroState:
-    """Let each row's next token end a chunk, of the last ``chunk_size`` tokens of its document.
+def end_chunks_every(state: RetroState, step: int, chunk_size: int) -> RetroState:
+    """Let each row's next token end a chunk if ``step`` tokens have passed since the last end, itself included.
 
-    So neighbours can be looked for more often than once a chunk (the retrieval step of arXiv:2304.06762).
+    The chunk is made of the last ``chunk_size`` tokens of the document, so neighbours can be looked for more often than
+    once a chunk (the retrieval step of arXiv:2304.06762). What is read of them is as if a chunk had always ended there.
+
+    Args:
+        state: Of the model.
+        step: Tokens from end to end, at most ``chunk_size``.
+        chunk_size: Tokens of a chunk.
     """
-    return replace(state, place=torch.full_like(state.place, chunk_size - 1))
+    return replace(state, place=state.place.masked_fill(state.place >= step - 1, chunk_size - 1))
 
 
 def begin_chunks_late(state: RetroState, lengths: Int[Tensor, "batch"], chunk_size: int, offset: int) -> RetroState:

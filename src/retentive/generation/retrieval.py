@@ -1,0 +1,221 @@
+"""Neighbours while text is made: looked for by itself as soon as a chunk has ended, once for each chunk and row."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from retentive.errors import MismatchError
+from retentive.models.base import LanguageModel
+from retentive.models.retro import Retro, RetroState, begin_chunks_late, end_chunks_every
+from retentive.models.retro.state import check_state
+from retentive.shapes import TokenMask, Tokens
+from retentive.state import ModelState
+
+Retriever = Callable[[Int[Tensor, "ended chunk"]], Int[Tensor, "ended neighbours length"]]
+"""Finds neighbours: chunks (token ids, -1 before the first token of a shorter one) go in, for each of them ``k``
+neighbours of ``length`` tokens come out, -1 where there is no token. Any function can be one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieval:
+    """A retriever, and when it is asked; a plain retriever is asked once for each chunk that ends.
+
+    Attributes:
+        retriever: Finds the neighbours.
+        every: While text is made, look after so many tokens already, for the last ``chunk_size`` tokens (the retrieval
+            step of arXiv:2304.06762); None looks once a chunk.
+        end_with_prompt: Let each prompt end a chunk, its first chunk being shorter, as if the prompt were padded at its
+            left (the left-padding rule of the same paper): so its neighbours are read from the first new token on. A
+            text that goes on from a state keeps the chunks that it has.
+    """
+
+    retriever: Retriever
+    every: int | None = None
+    end_with_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if not callable(self.retriever):
+            raise TypeError(
+                f"retriever must be a function from chunks to neighbours, such as a StoreRetriever, but is a "
+                f"{type(self.retriever).__name__}."
+            )
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"every must be at least 1 token, but is {self.every}.")
+
+
+class Lookup:
+    """Asks a retriever for the chunks that end in a model's calls."""
+
+    def __init__(self, model: Retro, retrieval: Retrieval) -> None:
+        """Check that they fit.
+
+        Raises:
+            ValueError: If the retrieval step is longer than a chunk.
+            MismatchError: If the retriever's datastore is not one for this model.
+        """
+        self._model, self._retrieval = model, retrieval
+        size = model.config.chunk_size
+        if retrieval.every is not None and retrieval.every > size:
+            raise ValueError(f"every must be at most chunk_size = {size} tokens, but is {retrieval.every}.")
+        if isinstance(retrieval.retriever, StoreRetriever):
+            retrieval.retriever.check(model)
+
+    def begin(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> ModelState | None:
+        """The state that a prompt begins with; one token after a state is the newest of an earlier generation."""
+        if state is not None and tokens.shape[1] == 1:
+            return self.before_token(state)
+        if state is not None or not self._retrieval.end_with_prompt:
+            return state
+        config = self._model.config
+        lengths = torch.full_like(tokens[:, 0], tokens.shape[1]) if mask is None else mask.sum(1)
+        return begin_chunks_late(
+            self._model.initial_state(len(tokens)), lengths, config.chunk_size, config.chunk_offset
+        )
+
+    def before_token(self, state: ModelState | None) -> RetroState | None:
+        """The state before one more token is read."""
+        if state is None:
+            return None
+        checked = check_state(self._model.config, state)
+        if self._retrieval.every is None:
+            return checked
+        return end_chunks_every(checked, self._retrieval.every, self._model.config.chunk_size)
+
+    def neighbours(
+        self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None
+    ) -> Int[Tensor, "batch chunks neighbours length"] | None:
+        """The neighbours for a call.
+
+        Raises:
+            ValueError: If the retriever does not answer each chunk.
+        """
+        chunks = self._model.ended_chunks(tokens, state, mask=mask)
+        there = (chunks != -1).any(2)
+        asked = chunks[there]
+        if not len(asked):
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            found: Any = self._retrieval.retriever(asked.clone())
+        if not isinstance(found, Tensor) or found.ndim != 3 or len(found) != len(asked):
+            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"retriever must return neighbours of shape (chunks, k, length) for its {len(asked)} chunks, but "
+                f"returned {what}."
+            )
+        every = torch.full((*there.shape, *found.shape[1:]), -1, dtype=torch.long, device=tokens.device)
+        every[there] = found.to(every)
+        return every
+
+
+def make_lookup(model: LanguageModel, retriever: object) -> Lookup | None:
+    """What asks a retriever (or a `Retrieval`) for a model's neighbours; None without one.
+
+    Raises:
+        ValueError: If the model reads no neighbours.
+    """
+    if retriever is None:
+        return None
+    if not isinstance(model, Retro):
+        raise ValueError(
+            f"retriever must be None for a {model.config.family}, which reads no neighbours, but is a "
+            f"{type(retriever).__name__}."
+        )
+    if isinstance(retriever, Retrieval):
+        return Lookup(model, retriever)
+    # Retrieval refuses what is no retriever.
+    return Lookup(model, Retrieval(retriever=retriever))  # pyright: ignore[reportArgumentType]
+
+
+@runtime_checkable
+class SearchableStore(Protocol):
+    """What a `StoreRetriever` asks of a datastore."""
+
+    tokenizer: Any
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens per chunk."""
+        ...
+
+    def search(self, query: Any, k: int) -> Any:
+        """The ``k`` nearest chunks of each query, with ``ids``, ``scores`` and ``tokens``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One answer of a datastore.
+
+    Attributes:
+        chunk: Token ids that were looked for.
+        ids: Ids of the chunks that were found, -1 where there were no more.
+        scores: How near each is.
+    """
+
+    chunk: tuple[int, ...]
+    ids: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+class StoreRetriever:
+    """Looks for neighbours in a `Datastore`; a model may be given another store than it was trained with.
+
+    Attributes:
+        found: What was found, in order.
+    """
+
+    def __init__(self, store: SearchableStore, k: int = 2, tokenizer: Any = None) -> None:
+        """Look for ``k`` neighbours.
+
+        Args:
+            store: Where to look.
+            k: How many for each chunk.
+            tokenizer: The model's, which the store's is compared with; None compares only vocabularies.
+
+        Raises:
+            ValueError: If ``k`` is below 1.
+            MismatchError: If the tokenizers differ.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1 neighbour, but is {k}.")
+        if tokenizer is not None and tokenizer.fingerprint() != store.tokenizer.fingerprint():
+            raise MismatchError(
+                "the datastore's tokenizer must be the model's, but their fingerprints differ "
+                f"({store.tokenizer.fingerprint()[:12]} and {tokenizer.fingerprint()[:12]}); build the datastore with "
+                "the model's tokenizer."
+            )
+        self._store, self._k = store, k
+        self.found: list[Found] = []
+
+    def check(self, model: Retro) -> None:
+        """Refuse a model whose chunks or token ids are others.
+
+        Raises:
+            MismatchError: If they are.
+        """
+        ours, theirs = model.config.chunk_size, self._store.chunk_size
+        if ours != theirs:
+            raise MismatchError(
+                f"the datastore's chunk_size must be the model's, {ours}, but is {theirs}; build it with "
+                f"chunk_size={ours}."
+            )
+        if self._store.tokenizer.vocab_size > model.config.vocab_size:
+            raise MismatchError(
+                f"the datastore's tokenizer must have no more tokens than the model, {model.config.vocab_size}, but "
+                f"has {self._store.tokenizer.vocab_size}; build the datastore with the model's tokenizer."
+            )
+
+    def __call__(self, chunks: Int[Tensor, "ended chunk"]) -> Int[Tensor, "ended neighbours length"]:
+        """The neighbours of each chunk."""
+        # Ids that only the model has, such as its end-of-text, are no text.
+        asked = chunks.where(chunks < self._store.tokenizer.vocab_size, -1).cpu().numpy()
+        answer = self._store.search(np.ascontiguousarray(asked), self._k)
+        for row, chunk in enumerate(chunks.tolist()):
+            self.found.append(Found(tuple(chunk), tuple(answer.ids[row].tolist()), tuple(answer.scores[row].tolist())))
+        return torch.from_numpy(np.asarray(answer.tokens, dtype=np.int64))
