@@ -1,0 +1,234 @@
+"""Tasks that reach over many segments, with known answers: is a fact still there after all that came since?
+
+Every batch depends on its step and the arguments alone. Only answers have labels, so the loss of a model that cannot
+solve a task is the logarithm of the number of possible answers. Rows are whole segments long, and no fact lies across
+the border of two.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from retentive.data.batch import IGNORED, Batch, check_sizes
+
+VALUES = b"ABCDEFGHIJKLMNOP"
+"""The sixteen things that a fact in bytes can say."""
+
+FACT_BEGIN, FACT_END, QUESTION = b"@;?"
+"""A fact is ``@``, a value and ``;``. The answer is due at ``?``. None of the three is in the filler."""
+
+FILLER = np.frombuffer(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,\n", dtype=np.uint8)
+"""Bytes that filler is drawn from. The values are among them, so that a value alone is no fact."""
+
+FACT_LENGTH = 3
+
+
+def filler_bytes(shape: tuple[int, ...], random: np.random.Generator) -> Int64[np.ndarray, "..."]:
+    """Random filler, as token ids of bytes."""
+    return FILLER[random.integers(len(FILLER), size=shape)].astype(np.int64)
+
+
+def fact_bytes(value: int) -> Int64[np.ndarray, "3"]:
+    """The fact that says a value, by its number."""
+    return np.array([FACT_BEGIN, VALUES[value], FACT_END])
+
+
+def fact_in_filler(
+    step: int,
+    *,
+    batch_size: int,
+    segment_length: int,
+    segments: int,
+    seed: int,
+    place: Literal["first", "anywhere"] = "anywhere",
+) -> Batch:
+    """Memorize, or detect and memorize, in bytes: a fact, filler, and a question at the end of the last segment.
+
+    Args:
+        step: Number of the batch.
+        batch_size: Rows.
+        segment_length: Bytes of a segment, at least 8.
+        segments: Segments of a row.
+        seed: Another seed gives other rows.
+        place: The fact stands at the begin of the ``first`` segment (memorize), or ``anywhere`` before the question.
+
+    Raises:
+        ValueError: If a size is too small.
+    """
+    check_sizes(batch_size=batch_size, segments=segments)
+    if segment_length < 2 * FACT_LENGTH + 2:
+        raise ValueError(f"segment_length must be at least {2 * FACT_LENGTH + 2} bytes, but is {segment_length}.")
+    random = np.random.default_rng((seed, step))
+    time, last = segments * segment_length, (segments - 1) * segment_length
+    tokens = filler_bytes((batch_size, time), random)
+    labels = np.full_like(tokens, IGNORED)
+    values = random.integers(len(VALUES), size=batch_size)
+    asked = last + random.integers(segment_length // 2, segment_length, size=batch_size)
+    for row in range(batch_size):
+        segment = int(random.integers(segments)) if place == "anywhere" else 0
+        room = (int(asked[row]) - last if segment == segments - 1 else segment_length) - FACT_LENGTH
+        begin = segment * segment_length + (int(random.integers(room + 1)) if place == "anywhere" else 0)
+        tokens[row, begin : begin + FACT_LENGTH] = fact_bytes(int(values[row]))
+    tokens[np.arange(batch_size), asked] = QUESTION
+    labels[np.arange(batch_size), asked] = np.frombuffer(VALUES, dtype=np.uint8)[values]
+    return _batch(tokens, labels)
+
+
+def copy_segments(
+    step: int, *, batch_size: int, segment_length: int, segments: int, num_symbols: int, seed: int
+) -> Batch:
+    """Say it again: the first half of the segments is random symbols, the second half the same ones.
+
+    In the second half a token is what was said, as in text, and its label is what comes next. Symbols are ids 0 to
+    ``num_symbols - 1``; the one that begins the second half is ``num_symbols``.
+
+    Args:
+        step: Number of the batch.
+        batch_size: Rows.
+        segment_length: Tokens of a segment.
+        segments: Segments of a row, an even number.
+        num_symbols: Symbols.
+        seed: Another seed gives other rows.
+
+    Raises:
+        ValueError: If a size is below 1 or ``segments`` is odd.
+    """
+    said = _said(step, batch_size, segment_length, segments, num_symbols, seed)
+    return _repeated(said, said, num_symbols)
+
+
+def reverse_segments(
+    step: int, *, batch_size: int, segment_length: int, segments: int, num_symbols: int, seed: int
+) -> Batch:
+    """Say it backwards: as `copy_segments`, the last symbol first.
+
+    Args:
+        step: As there, like all that follow.
+        batch_size: See there.
+        segment_length: See there.
+        segments: See there.
+        num_symbols: See there.
+        seed: See there.
+    """
+    said = _said(step, batch_size, segment_length, segments, num_symbols, seed)
+    return _repeated(said, said[:, ::-1], num_symbols)
+
+
+def pairs_in_segments(
+    step: int, *, batch_size: int, segment_length: int, num_pairs: int, num_keys: int, num_values: int, seed: int
+) -> Batch:
+    """Look it up: each segment holds one pair of key and value, the last asks for the value of one of the keys.
+
+    Keys are ids 0 to ``num_keys - 1``, values the ``num_values`` ids after them; then come the blank and the question.
+
+    Args:
+        step: Number of the batch.
+        batch_size: Rows.
+        segment_length: Tokens of a segment, at least 2.
+        num_pairs: Pairs, of different keys; a row has a segment more.
+        num_keys: Keys.
+        num_values: Values.
+        seed: Another seed gives other rows.
+
+    Raises:
+        ValueError: If a size is too small, or there are fewer keys than pairs.
+    """
+    check_sizes(batch_size=batch_size, num_pairs=num_pairs, num_keys=num_keys, num_values=num_values)
+    if segment_length < 2:
+        raise ValueError(f"segment_length must be at least 2 tokens, but is {segment_length}.")
+    if num_keys < num_pairs:
+        raise ValueError(f"num_keys must be at least num_pairs, which is {num_pairs}, but is {num_keys}.")
+    random = np.random.default_rng((seed, step))
+    blank, question = num_keys + num_values, num_keys + num_values + 1
+    tokens = np.full((batch_size, num_pairs + 1, segment_length), blank)
+    labels = np.full_like(tokens, IGNORED)
+    keys = random.random((batch_size, num_keys)).argsort(1)[:, :num_pairs]
+    values = num_keys + random.integers(num_values, size=(batch_size, num_pairs))
+    places = random.integers(segment_length - 1, size=(batch_size, num_pairs))
+    rows, columns = np.ogrid[:batch_size, :num_pairs]
+    tokens[rows, columns, places], tokens[rows, columns, places + 1] = keys, values
+    asked = random.integers(num_pairs, size=batch_size)
+    every = np.arange(batch_size)
+    tokens[:, -1, 0], tokens[:, -1, 1] = question, keys[every, asked]
+    labels[:, -1, 1] = values[every, asked]
+    return _batch(tokens.reshape(batch_size, -1), labels.reshape(batch_size, -1))
+
+
+def two_facts(
+    step: int,
+    *,
+    batch_size: int,
+    segment_length: int,
+    segments: int,
+    num_people: int,
+    num_places: int,
+    seed: int,
+) -> Batch:
+    """Reason over two facts: who has the thing, and where that one is; the question is where the thing is.
+
+    Every person is said to be at a place, one of them to have the thing, each fact in a segment drawn at random. The
+    answer needs the fact about the thing and the one about its owner; the others are there to mislead. People are ids
+    0 to ``num_people - 1``, places the ``num_places`` ids after them; then come the blank, "is at", "has the thing"
+    and "where is the thing".
+
+    Args:
+        step: Number of the batch.
+        batch_size: Rows.
+        segment_length: Tokens of a segment, at least 3 for every fact.
+        segments: Segments of a row, the last of which asks and holds no fact.
+        num_people: People, at least 2.
+        num_places: Places.
+        seed: Another seed gives other rows.
+
+    Raises:
+        ValueError: If a size is too small.
+    """
+    check_sizes(batch_size=batch_size, num_places=num_places)
+    if num_people < 2 or segments < 2:
+        raise ValueError(f"num_people and segments must be at least 2, but are {num_people} and {segments}.")
+    if segment_length < 3 * (num_people + 1):
+        raise ValueError(
+            f"segment_length must have room for all facts, 3 * (num_people + 1) = {3 * (num_people + 1)} tokens, but "
+            f"is {segment_length}."
+        )
+    random = np.random.default_rng((seed, step))
+    blank = num_people + num_places
+    is_at, has, where = blank + 1, blank + 2, blank + 3
+    tokens = np.full((batch_size, segments, segment_length), blank)
+    labels = np.full_like(tokens, IGNORED)
+    for row in range(batch_size):
+        places = num_people + random.integers(num_places, size=num_people)
+        owner = int(random.integers(num_people))
+        facts = [(is_at, person, place) for person, place in enumerate(places)] + [(has, owner, blank)]
+        segment_of = random.integers(segments - 1, size=len(facts))
+        for slot, fact in zip(random.permutation(len(facts)), facts, strict=True):
+            tokens[row, segment_of[slot], 3 * slot : 3 * slot + 3] = fact
+        tokens[row, -1, 0], labels[row, -1, 0] = where, places[owner]
+    return _batch(tokens.reshape(batch_size, -1), labels.reshape(batch_size, -1))
+
+
+def _said(
+    step: int, batch_size: int, segment_length: int, segments: int, num_symbols: int, seed: int
+) -> Int64[np.ndarray, "batch length"]:
+    check_sizes(batch_size=batch_size, segment_length=segment_length, segments=segments, num_symbols=num_symbols)
+    if segments % 2:
+        raise ValueError(f"segments must be an even number, half of them for the answer, but are {segments}.")
+    random = np.random.default_rng((seed, step))
+    return random.integers(num_symbols, size=(batch_size, segments // 2 * segment_length))
+
+
+def _repeated(said: Int64[np.ndarray, "batch length"], answer: Int64[np.ndarray, "batch length"], begin: int) -> Batch:
+    tokens = np.concatenate([said, np.full((len(said), 1), begin), answer[:, :-1]], axis=1)
+    return _batch(tokens, np.concatenate([np.full_like(said, IGNORED), answer], axis=1))
+
+
+def _batch(tokens: Int64[np.ndarray, "batch time"], labels: Int64[np.ndarray, "batch time"]) -> Batch:
+    starts = np.zeros(tokens.shape, dtype=np.bool_)
+    starts[:, 0] = True
+    return Batch(
+        tokens=torch.from_numpy(np.ascontiguousarray(tokens)),
+        labels=torch.from_numpy(np.ascontiguousarray(labels)),
+        starts=torch.from_numpy(starts),
+    )
