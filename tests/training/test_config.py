@@ -15,7 +15,6 @@ from retentive.training.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from training.conftest import tiny_config
 
 CASES: list[tuple[type[Any], dict[str, Any], str]] = [
     (DataConfig, {"window": 0}, r"data\.window must be at least 1 token, but is 0"),
@@ -62,7 +61,7 @@ def test_part_refuses(kind: type[Any], values: dict[str, Any], message: str):
 )
 def test_whole_refuses(values: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        tiny_config(Path("store"), Path("run"), **values)
+        TrainConfig(**{"store": Path("store"), "run": Path("run"), "steps": 200, **values})
 
 
 def test_every_option_is_described():
