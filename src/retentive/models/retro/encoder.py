@@ -134,7 +134,10 @@ class NeighbourEncoder(nn.Module):
 
 
 def initialise_encoder(encoder: NeighbourEncoder) -> None:
-    """GPT-2's rule: standard deviation 0.02, divided by the root of how many layers write for what they write."""
+    """Variances that keep the width out: ``1 / fan_in``, for outputs divided by how many layers write.
+
+    A fixed 0.02 makes what a small model reads of neighbours so faint that it is long in learning to read at all.
+    """
     if encoder.embedding is not None:
         nn.init.normal_(encoder.embedding.weight, std=encoder.config.encoder_hidden_size**-0.5)
     if encoder.embedding_proj is not None:
@@ -144,8 +147,8 @@ def initialise_encoder(encoder: NeighbourEncoder) -> None:
         for attention in (block.attention, block.cross):
             if attention is not None:
                 initialise_cross_attention(attention, layers, encoder.config.encoder_num_layers, encoder.config)
-        nn.init.normal_(block.feed_forward.input_proj.weight, std=0.02)
-        nn.init.normal_(block.feed_forward.output_proj.weight, std=0.02 * layers**-0.5)
+        _fill(block.feed_forward.input_proj, 1)
+        _fill(block.feed_forward.output_proj, layers)
         if encoder.config.residual == "deepnorm":
             _shrink(block.feed_forward.input_proj.weight, encoder.config.encoder_num_layers)
             _shrink(block.feed_forward.output_proj.weight, encoder.config.encoder_num_layers)
@@ -160,12 +163,16 @@ def initialise_cross_attention(attention: CrossAttention, writers: int, depth: i
         depth: Layers of its stack.
         config: Of the model.
     """
-    nn.init.normal_(attention.query_proj.weight, std=0.02)
-    nn.init.normal_(attention.key_value_proj.weight, std=0.02)
-    nn.init.normal_(attention.output_proj.weight, std=0.02 * writers**-0.5)
+    _fill(attention.query_proj, 1)
+    _fill(attention.key_value_proj, 1)
+    _fill(attention.output_proj, writers)
     if config.residual == "deepnorm":
         _shrink(attention.key_value_proj.weight.chunk(2)[1], depth)
         _shrink(attention.output_proj.weight, depth)
+
+
+def _fill(linear: nn.Linear, writers: int) -> None:
+    nn.init.normal_(linear.weight, std=(linear.in_features * writers) ** -0.5)
 
 
 @torch.no_grad()
