@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from retentive.data.synthetic import associative_recall, repeat_copy
+from retentive.data.synthetic import associative_recall, cipher, repeat_copy
 
 
 def test_copies_are_what_was_said():
@@ -48,3 +48,24 @@ def test_impossible_sizes_are_refused():
         repeat_copy(0, batch_size=1, length=0, num_symbols=2, seed=0)
     with pytest.raises(ValueError, match="num_keys must be at least num_pairs, which is 3, but is 2"):
         associative_recall(0, batch_size=1, num_pairs=3, num_keys=2, num_values=2, seed=0)
+
+
+def test_ciphers_are_told_by_the_neighbours_alone():
+    batch = cipher(3, batch_size=64, num_symbols=6, chunk_size=4, seed=0)
+    assert batch.tokens.shape == (64, 4 + 12 - 1)
+    assert batch.neighbours.shape == (64, 3, 1, 12)
+    assert (batch.tokens[:, :4] == 12).all()
+    keys = set()
+    for tokens, labels, found in zip(batch.tokens, batch.labels, batch.neighbours, strict=True):
+        key = dict(found[0, 0].view(6, 2).tolist())
+        assert set(key) == set(range(6))
+        assert all(dict(other[0].view(6, 2).tolist()) == key for other in found)
+        assert labels[:4].eq(-100).all()
+        assert labels[5::2].eq(-100).all()
+        asked = tokens[4::2].tolist()
+        assert sorted(asked) == list(range(6))
+        assert labels[4::2].tolist() == [key[symbol] for symbol in asked]
+        keys.add(tuple(key[symbol] for symbol in range(6)))
+    assert len(keys) > 50
+    with pytest.raises(ValueError, match="num_symbols must be at least chunk_size / 2, .* is 3 for a chunk_size of 8"):
+        cipher(0, batch_size=1, num_symbols=3, chunk_size=8, seed=0)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from retentive.shapes import TokenMask, Tokens
 
@@ -18,15 +20,24 @@ class Batch:
         tokens: What the model reads.
         labels: The token that each position should predict, already shifted; ``-100`` where there is none.
         starts: True at the first token of a document: nothing before it may be remembered.
+        neighbours: Of each chunk that ends in the batch, row by row in order, -1 where there is no token; None for
+            models that read none.
     """
 
     tokens: Tokens
     labels: Tokens
     starts: TokenMask
+    neighbours: Int[Tensor, "batch chunks neighbours length"] | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
-        return Batch(tokens=self.tokens.to(device), labels=self.labels.to(device), starts=self.starts.to(device))
+        found = None if self.neighbours is None else self.neighbours.to(device)
+        return Batch(
+            tokens=self.tokens.to(device),
+            labels=self.labels.to(device),
+            starts=self.starts.to(device),
+            neighbours=found,
+        )
 
 
 def rows_of_rank(batch_size: int, rank: int, world: int) -> range:

@@ -4,6 +4,8 @@ Every batch depends on its step and the arguments alone. Only answers have label
 solve the task is the logarithm of the number of possible answers.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -57,6 +59,47 @@ def associative_recall(
     labels = np.full_like(tokens, IGNORED)
     labels[:, -1:] = np.take_along_axis(values, asked, axis=1)
     return _batch(tokens, labels)
+
+
+def cipher(step: int, *, batch_size: int, num_symbols: int, chunk_size: int, seed: int) -> Batch:
+    """Encipher it with a key that stands nowhere but in the neighbours: does a model read them at all?
+
+    A row is a chunk that says nothing, then every symbol once, in a random order, each followed by what it is
+    enciphered to, which is the answer. Each row has a key of its own, so its text tells nothing about the answers to
+    come; the one neighbour of each of its chunks lists the key, in another order each.
+
+    Args:
+        step: Number of the batch.
+        batch_size: Rows.
+        num_symbols: Symbols are ids 0 to ``num_symbols - 1``, their ciphers the as many ids after them; the first
+            chunk repeats the id ``2 * num_symbols``.
+        chunk_size: Tokens of the model's chunks.
+        seed: Another seed gives other rows.
+
+    Raises:
+        ValueError: If a size is below 1, or the key is shorter than a chunk.
+    """
+    check_sizes(batch_size=batch_size, num_symbols=num_symbols, chunk_size=chunk_size)
+    if 2 * num_symbols < chunk_size:
+        raise ValueError(
+            f"num_symbols must be at least chunk_size / 2, as a neighbour is no shorter than a chunk, but is "
+            f"{num_symbols} for a chunk_size of {chunk_size}."
+        )
+    random = np.random.default_rng((seed, step))
+    key = num_symbols + random.integers(num_symbols, size=(batch_size, num_symbols))
+
+    def listed() -> np.ndarray:
+        """The symbols of each row in an order of their own, each before its cipher."""
+        order = random.random(key.shape).argsort(axis=1)
+        return np.stack([order, np.take_along_axis(key, order, axis=1)], axis=2).reshape(batch_size, -1)
+
+    header = np.full((batch_size, chunk_size), 2 * num_symbols)
+    text = np.concatenate([header, listed()], axis=1)
+    labels = np.full_like(text[:, 1:], IGNORED)
+    labels[:, chunk_size::2] = text[:, chunk_size + 1 :: 2]
+    chunks = (text.shape[1] - 1) // chunk_size
+    neighbours = np.stack([listed() for _ in range(chunks)], axis=1)[:, :, None]
+    return replace(_batch(text[:, :-1], labels), neighbours=torch.from_numpy(neighbours))
 
 
 def _batch(tokens: np.ndarray, labels: np.ndarray) -> Batch:

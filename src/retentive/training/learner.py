@@ -89,8 +89,8 @@ class Learner:
         """
         mixer = model.config.decoder.mixer
         self._is_attention = isinstance(mixer, AttentionConfig)
-        is_plain = type(model.initial_state(1)) is ModelState  # a recurrent memory bounds what attention carries
-        if carries_state and isinstance(mixer, AttentionConfig) and mixer.window is None and is_plain:
+        is_bounded = isinstance(model, RecurrentMemoryTransformer)  # it forgets what attention would carry
+        if carries_state and isinstance(mixer, AttentionConfig) and mixer.window is None and not is_bounded:
             raise ValueError(
                 "model.window must be a number of tokens for data.mode='streamed', but is null: the state of "
                 "attention to everything would grow with every step."
@@ -166,6 +166,7 @@ class Learner:
                 tokens=window.tokens,
                 labels=window.labels,
                 starts=window.starts,
+                neighbours=window.neighbours,
                 total_labels=total_labels,
                 context=self._autocast,
             )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 from torch.nn.parallel import DistributedDataParallel
@@ -46,6 +46,7 @@ class TextPiece:
         total_labels: Labels of the whole text (or step): the losses of all pieces add up to the mean over them.
         mask: False at padding.
         starts: True at the first token of a document.
+        neighbours: Of the chunks that end in these columns; None for models that read none.
         context: Makes a context to read in, such as autocast.
     """
 
@@ -55,14 +56,16 @@ class TextPiece:
     total_labels: int | Tensor
     mask: TokenMask | None = None
     starts: TokenMask | None = None
+    neighbours: Int[Tensor, "batch chunks neighbours length"] | None = None
     context: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __call__(self, state: ModelState | None, *, with_loss: bool) -> tuple[Loss | None, ModelState]:
         """Read it."""
         labels = self.labels if with_loss else None
+        beside = {} if self.neighbours is None else {"neighbours": self.neighbours}
         with self.context():
             output: ModelOutput = self.model(
-                self.tokens, state, labels, mask=self.mask, starts=self.starts, logits_to_keep=0
+                self.tokens, state, labels, mask=self.mask, starts=self.starts, logits_to_keep=0, **beside
             )
             if output.loss is None:
                 return None, output.state

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.data.batch import IGNORED, Batch
@@ -22,12 +22,19 @@ class Window:
         labels: The token that each position should predict, -100 where there is none.
         starts: True at the first token of a document; None where no document begins, which is cheaper.
         num_labels: Labels that are not -100.
+        neighbours: Of the chunks that end in the window; None for models that read none.
     """
 
     tokens: Tokens
     labels: Tokens
     starts: TokenMask | None
     num_labels: int
+    neighbours: Int[Tensor, "batch chunks neighbours length"] | None = None
+
+    @property
+    def beside_tokens(self) -> dict[str, Tensor]:
+        """What only some families take."""
+        return {} if self.neighbours is None else {"neighbours": self.neighbours}
 
 
 def place(batch: Batch, device: torch.device, *, carries_state: bool, keeps_starts: bool = False) -> Window:
@@ -47,6 +54,7 @@ def place(batch: Batch, device: torch.device, *, carries_state: bool, keeps_star
         labels=batch.labels.to(device),
         starts=batch.starts.to(device) if needed else None,
         num_labels=int((batch.labels != IGNORED).sum()),
+        neighbours=None if batch.neighbours is None else batch.neighbours.to(device),
     )
 
 
@@ -72,7 +80,9 @@ def unroll(
     carried = None if state is None else state.detach()
     losses: list[Tensor] = []
     for window in windows:
-        output: ModelOutput = model(window.tokens, carried, window.labels, starts=window.starts, logits_to_keep=0)
+        output: ModelOutput = model(
+            window.tokens, carried, window.labels, starts=window.starts, logits_to_keep=0, **window.beside_tokens
+        )
         assert output.loss is not None
         losses.append(output.loss * (window.num_labels / total_labels))
         carried = output.state

@@ -1,0 +1,52 @@
+"""The key is in the neighbours alone: whoever answers has read them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from retentive.data.batch import Batch
+from retentive.data.synthetic import cipher
+from retentive.models.retnet import RetNetConfig
+from retentive.models.retro import Retro, RetroConfig
+from retentive.models.transformer import TransformerConfig
+from retentive.training.config import OptimizerConfig, ScheduleConfig
+from retentive.training.fit import fit
+
+SYMBOLS = 8
+SIZES = {"batch_size": 64, "num_symbols": SYMBOLS, "chunk_size": 8, "seed": 0}
+SHAPE = {"vocab_size": 2 * SYMBOLS + 1, "hidden_size": 64, "num_layers": 2, "num_heads": 2}
+
+
+@torch.no_grad()
+def accuracy(model: Retro, batch: Batch) -> float:
+    logits = model(batch.tokens, neighbours=batch.neighbours).logits
+    asked = batch.labels >= 0
+    return (logits.argmax(-1) == batch.labels)[asked].double().mean().item()
+
+
+@pytest.mark.parametrize("base", [TransformerConfig(**SHAPE), RetNetConfig(**SHAPE)], ids=["attention", "retention"])
+def test_a_key_that_only_neighbours_tell_is_used(base):
+    torch.manual_seed(0)
+    config = RetroConfig(
+        base=base,
+        chunk_size=8,
+        cross_layers=(1, 2),
+        encoder_hidden_size=64,
+        encoder_num_layers=1,
+        encoder_num_heads=2,
+    )
+    model = Retro(config)
+    fit(
+        model,
+        lambda step: cipher(step, **SIZES),
+        steps=400,
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+        schedule=ScheduleConfig(warmup_steps=50),
+    )
+    test = cipher(10**6, **{**SIZES, "batch_size": 512})
+    assert accuracy(model.eval(), test) >= 0.95
+    chance = 1 / SYMBOLS
+    others = test.neighbours.roll(1, 0)
+    assert accuracy(model, replace(test, neighbours=None)) == pytest.approx(chance, abs=0.03)
+    assert accuracy(model, replace(test, neighbours=others)) == pytest.approx(chance, abs=0.03)
