@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import only_writer
 from retentive.retrieval import Datastore, HybridEncoder, LocalEngine
-from retentive.retrieval.atomic_files import only_builder
 from retentive.retrieval.manifest import version_keys
 from retentive.retrieval.tokens import Passages
 from retrieval.texts import HashedWords, contents, make_documents, snapshot
@@ -186,11 +186,11 @@ def test_two_stores_in_one_folder_do_not_meet(tmp_path):
 def test_two_builders_of_one_store_the_second_is_refused(tmp_path):
     build(tmp_path / "s")
     script = "import sys; from retentive.retrieval import Datastore; Datastore.build([('a', 'b')], sys.argv[1])"
-    with only_builder(tmp_path / "s"):
+    with only_writer(tmp_path / "s"):
         run = subprocess.run([sys.executable, "-c", script, str(tmp_path / "s")], capture_output=True, text=True)
         assert run.returncode != 0
-        assert "another process is building this store" in run.stderr
-        with pytest.raises(BlockingIOError, match="another process is building this store"):
+        assert "another process is writing to this folder" in run.stderr
+        with pytest.raises(BlockingIOError, match="another process is writing to this folder"):
             build(tmp_path / "s")
     build(tmp_path / "s")
 

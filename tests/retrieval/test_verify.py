@@ -51,7 +51,7 @@ KINDS = ["chunks", "vectors", "lexical", "index", "signatures", "neighbours", "t
 
 def test_a_sound_store_has_no_damage(sound):
     assert verify_store(sound) == []
-    assert {path.name for path in sound.iterdir()} == {*KINDS, "current.json", "lock"}
+    assert {path.name for path in sound.iterdir()} == {*KINDS, "current.json"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -27,26 +27,29 @@ class HashedWords:
     """A `VectorEncoder` without a model: words are hashed to random directions and added up."""
 
     def __init__(self, dimension: int = 16, scale: float = 1.0) -> None:
-        self.dimension = dimension
+        self.size = dimension
         self.scale = scale
 
+    def dimension(self) -> int:
+        return self.size
+
     def settings(self) -> dict[str, Any]:
-        return {"kind": "hashed words", "dimension": self.dimension, "scale": self.scale}
+        return {"kind": "hashed words", "dimension": self.size, "scale": self.scale}
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"hashed words {self.dimension} {self.scale}".encode()).hexdigest()
+        return hashlib.sha256(f"hashed words {self.size} {self.scale}".encode()).hexdigest()
 
     def encode(self, passages: Passages) -> np.ndarray:
         return np.stack([self.vector(text) for text in passages.texts()]) if len(passages) else self.nothing()
 
     def nothing(self) -> np.ndarray:
-        return np.zeros((0, self.dimension), dtype=np.float32)
+        return np.zeros((0, self.size), dtype=np.float32)
 
     def vector(self, text: str) -> np.ndarray:
-        total = np.zeros(self.dimension)
+        total = np.zeros(self.size)
         for word in split_words(text):
             seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little")
-            total += np.random.default_rng(seed).standard_normal(self.dimension)
+            total += np.random.default_rng(seed).standard_normal(self.size)
         length = float(np.linalg.norm(total))
         return (self.scale * total / length if length else total).astype(np.float32)
 

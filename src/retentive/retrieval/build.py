@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retentive.errors import RetentiveError
-from retentive.retrieval.atomic_files import LOCK_FILE, is_temporary, remove
+from retentive.retrieval.atomic_files import is_temporary, remove
 from retentive.retrieval.blocks import key_of
 from retentive.retrieval.chunking import (
     CHUNKS,
@@ -106,7 +106,7 @@ class Builder:
         made: dict[str, Any] = {"chunking": chunking, "tokenizer": tokenizer, "encoder": encoder}
         _, dense = parts_of(self.encoder)
         if dense is not None:
-            made["vectors"] = {"fingerprint": dense.fingerprint(), "dimension": dense.dimension}
+            made["vectors"] = {"fingerprint": dense.fingerprint(), "dimension": dense.dimension()}
         return made
 
     def build(self, documents: Iterable[Document], report: BuildReport) -> Manifest:
@@ -184,7 +184,7 @@ class Builder:
                 report.count("vectors", computed)
                 checksums.append(checksum)
             manifest = replace(manifest, vectors={fingerprint: tuple(checksums)})
-            vectors = vector_rows(self.folder, manifest, fingerprint, dense.dimension)
+            vectors = vector_rows(self.folder, manifest, fingerprint, dense.dimension())
             part = vectors.part(first_block, len(blocks) - first_block)
             made.append(self._index_vectors(part, first_block, report))
         return replace(manifest, indexes=tuple(made))
@@ -312,7 +312,7 @@ def refuse_foreign_folder(folder: Path) -> None:
     """Refuse to build into a folder of something else."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"the store must be a folder, but {str(folder)!r} is a file.")
-    if folder.exists() and not is_store(folder) and any(path.name != LOCK_FILE for path in folder.iterdir()):
+    if folder.exists() and not is_store(folder) and any(folder.iterdir()):
         strange = sorted(path.name for path in folder.iterdir())[:3]
         message = f"{str(folder)!r} is no store and not empty (it has {', '.join(strange)}): choose a folder of its own"
         raise FileExistsError(f"{message}.")

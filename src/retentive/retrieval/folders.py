@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from retentive.retrieval.atomic_files import file_checksum, folder_written_atomically
+from retentive.files import checksum
+from retentive.retrieval.atomic_files import folder_written_atomically
 from retentive.retrieval.manifest import FolderRecord
 
 SEAL = "checksums"
@@ -23,7 +24,7 @@ def sealed_folder(folder: Path, kind: str, key: str) -> Generator[Path]:
     """
     with folder_written_atomically(folder / kind / key) as temporary:
         yield temporary
-        lines = [f"{file_checksum(path)}  {path.name}\n" for path in sorted(temporary.iterdir())]
+        lines = [f"{checksum(path)}  {path.name}\n" for path in sorted(temporary.iterdir())]
         (temporary / SEAL).write_text("".join([_first_line(kind, key), *lines]))
 
 
@@ -35,7 +36,7 @@ def folder_record(
     files = _stated(place, kind, key)
     if files is None or {path.name for path in place.iterdir()} != {SEAL, *files}:
         return None
-    files[SEAL] = file_checksum(place / SEAL)
+    files[SEAL] = checksum(place / SEAL)
     record = FolderRecord(
         kind=kind, key=key, files=files, first_block=first_block, num_blocks=num_blocks, facts=facts or {}
     )
@@ -48,9 +49,9 @@ def folder_problems(folder: Path, record: FolderRecord) -> list[tuple[Path, str]
     if not place.is_dir():
         return [(place, "is missing")]
     problems: list[tuple[Path, str]] = []
-    for name, checksum in record.files.items():
+    for name, stated in record.files.items():
         try:
-            if file_checksum(place / name) != checksum:
+            if checksum(place / name) != stated:
                 problems.append((place / name, "does not have the content that its checksum was taken of"))
         except FileNotFoundError:
             problems.append((place / name, "is missing"))

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from retentive.errors import MismatchError
 from retentive.retrieval.encoders import Encoder
 from retentive.retrieval.encoders.hybrid import HybridEncoder, fuse_ranks
 from retentive.retrieval.encoders.lexical import LexicalEncoder
@@ -134,6 +135,7 @@ class Searcher:
         lexical, dense = parts_of(encoder)
         self._words: tuple[LexicalEncoder, LexicalIndex] | None = None
         self._vectors: tuple[VectorEncoder, VectorRows, NearestVectors] | None = None
+        self._encoder_is_checked = False
         if lexical is not None:
             firsts = np.cumsum([0] + [block.rows for block in manifest.chunks], dtype=np.int64)
             segments = [record for record in manifest.indexes if record.kind == LEXICAL]
@@ -152,6 +154,7 @@ class Searcher:
             words = WordQueries(encoder.count_words(passages.texts()), index)
         if self._vectors is not None:
             encoder, _, nearest = self._vectors
+            self._check_encoder(encoder)
             vectors = VectorQueries(encoder.encode(passages), nearest)
         return self._together(words, vectors)
 
@@ -166,6 +169,17 @@ class Searcher:
             _, rows, nearest = self._vectors
             vectors = VectorQueries(rows.block(block), nearest)
         return self._together(words, vectors)
+
+    def _check_encoder(self, encoder: VectorEncoder) -> None:
+        """Refuse a model whose files are no longer those that made the keys; looked at once, as it reads them all."""
+        if not self._encoder_is_checked:
+            wanted, found = self.manifest.settings["vectors"]["fingerprint"], encoder.fingerprint()
+            if wanted != found:
+                message = f"the encoder's model was changed since {str(self.folder)!r} was built with it"
+                raise MismatchError(
+                    f"{message} ({wanted[:16]}, now {found[:16]}): bring it back or build a store anew."
+                )
+            self._encoder_is_checked = True
 
     def _together(self, words: WordQueries | None, vectors: VectorQueries | None) -> Queries:
         if words is not None and vectors is not None:

@@ -72,9 +72,9 @@ class EncodeTask:
             arrays = read_block(self.folder, CHUNKS, block.key).arrays
             passages = Passages(padded(arrays["tokens"], arrays["lengths"]), self.tokenizer)
             vectors = np.ascontiguousarray(self.encoder.encode(passages), dtype=np.float32)
-            if vectors.shape != (len(passages), self.encoder.dimension) or not np.isfinite(vectors).all():
+            if vectors.shape != (len(passages), self.encoder.dimension()) or not np.isfinite(vectors).all():
                 found = f"shape {vectors.shape}" if np.isfinite(vectors).all() else "numbers that are not finite"
-                message = f"the encoder must give {len(passages)} vectors of {self.encoder.dimension} finite numbers"
+                message = f"the encoder must give {len(passages)} vectors of {self.encoder.dimension()} finite numbers"
                 raise ValueError(f"{message}, but gave {found}.")
             checksum = write_block(self.folder, VECTORS, key, {"vectors": vectors})
             read_block.cache_clear()

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from retentive.errors import MismatchError
-from retentive.retrieval.atomic_files import only_builder
+from retentive.files import only_writer
 from retentive.retrieval.build import Builder, BuildReport, document_hashes, named, refuse_foreign_folder
 from retentive.retrieval.chunking import Document
 from retentive.retrieval.corpus import Corpus, Ids
@@ -131,7 +131,8 @@ class Datastore:
             on_error=on_error,
         )
         report = BuildReport()
-        with only_builder(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder):
             manifest = builder.build(documents, report)
         store = cls(folder, manifest, builder.tokenizer, builder.encoder)
         store.report = report
@@ -256,7 +257,7 @@ class Datastore:
             ValueError: If a name is known with another text and ``replace`` is False.
         """
         report = BuildReport()
-        with only_builder(self.folder):
+        with only_writer(self.folder):
             self._refresh()
             builder = self._builder(engine, **options)
             known = {name: number for number, name in self.corpus.names()}
@@ -280,7 +281,7 @@ class Datastore:
             ValueError: If a document is unknown; then none is removed.
         """
         wanted = list(names)
-        with only_builder(self.folder):
+        with only_writer(self.folder):
             self._refresh()
             manifest = _without(self.manifest, self._numbers(wanted))
             write_manifest(self.folder, manifest)
@@ -289,7 +290,7 @@ class Datastore:
     def reindex(self, *, index: IndexConfig | None = None, engine: Engine | None = None) -> BuildReport:
         """Make one index over everything that additions have left in parts; ids stay."""
         report = BuildReport()
-        with only_builder(self.folder):
+        with only_writer(self.folder):
             self._refresh()
             builder = self._builder(engine, index=index or IndexConfig())
             before = self.manifest
@@ -321,7 +322,7 @@ class Datastore:
         self._check_same_chunks(searched)
         with ExitStack() as locks:
             for folder in sorted({self.folder.absolute(), searched.folder.absolute()}):
-                locks.enter_context(only_builder(folder))
+                locks.enter_context(only_writer(folder))
             report = self.report = BuildReport()
             stores = self.as_version(), searched.as_version()
             key = build_table(*stores, config, engine or LocalEngine(), report.count)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from retentive.retrieval.atomic_files import file_checksum
+from retentive.files import checksum
 from retentive.retrieval.encoders.protocol import Vectors
 from retentive.retrieval.tokens import NO_TOKEN, Passages, SubwordText, as_rows
 
@@ -103,7 +103,7 @@ class DenseEncoder:
         names = ["config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"]
         files = {name: self.folder / name for name in names}
         files |= {path.name: path for path in self.folder.glob("model-*-of-*.safetensors")}
-        content = {name: file_checksum(path) for name, path in sorted(files.items()) if path.exists()}
+        content = {name: checksum(path) for name, path in sorted(files.items()) if path.exists()}
         if "config.json" not in content or len(content) < 3:
             message = f"model folder {str(self.folder)!r} must have config.json, tokenizer.json and safetensors weights"
             raise FileNotFoundError(f"{message}, but has {sorted(content)}.")
@@ -114,7 +114,6 @@ class DenseEncoder:
     def _config(self) -> dict[str, Any]:
         return json.loads((self.folder / "config.json").read_text("utf-8"))
 
-    @property
     def dimension(self) -> int:
         """Numbers in a vector."""
         return int(self._config["hidden_size"])
@@ -164,7 +163,7 @@ class DenseEncoder:
         _check_pooling(pooling)
         if len(ids) > 0 and not mask.any(axis=1).all():
             raise ValueError(f"mask must keep a token in every row, but row {int(mask.any(axis=1).argmin())} has none.")
-        vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
+        vectors = np.empty((len(ids), self.dimension()), dtype=np.float32)
         # Rows of like length together: what is padding in a batch is computed for nothing.
         order = np.argsort(mask.sum(axis=1), kind="stable")
         for begin in range(0, len(ids), self.batch_size):

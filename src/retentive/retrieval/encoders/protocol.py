@@ -23,7 +23,6 @@ class VectorEncoder(Protocol):
     not depend on the passages beside it. Whoever brings an encoder of their own passes it to `Datastore.open` again.
     """
 
-    @property
     def dimension(self) -> int:
         """Numbers in a vector."""
         ...
