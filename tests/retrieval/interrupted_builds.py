@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ NEIGHBOURS = NeighbourConfig(k=2, near_duplicates=0.8)
 
 
 class TellingEngine:
-    """The local engine, which says through a pipe when a stage begins."""
+    """The local engine, which says through a pipe when a stage begins and when a job of it is done."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
 
     def map(self, task: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
         self.pipe.send(type(task).__name__)
-        return LocalEngine().map(task, jobs)
+        for result in LocalEngine().map(task, jobs):
+            self.pipe.send("job")
+            yield result
 
 
 def build(folder: Path, engine: Any = None) -> Datastore:
@@ -48,7 +51,7 @@ def run(folder: Path, pipe: Connection) -> None:
     pipe.send("end")
 
 
-def start(folder: Path) -> tuple[Any, Connection]:
+def start(folder: Path) -> tuple[BaseProcess, Connection]:
     """Start a build in a process that was forked from a clean one, which costs no imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["retrieval.interrupted_builds"])
