@@ -40,6 +40,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "retnet": [
         {"value_dim": 3, "decay": "geometric", "gated": True, "norm": "layer_norm", "head_norm": "layer_norm"},
         {"relative_position": False, "max_positions": 64, "bias": True, "chunk_size": 64},
+        {"normalise_scores": True, "embedding_norm": True, "residual": "deepnorm", "final_norm": False},
     ],
     "retro": [
         {"base": config_class("retnet")(**SMALL["retnet"]), "cross_layers": (2,), "chunk_offset": 1},
@@ -97,6 +98,9 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "norm_epsilon": {"norm_epsilon": 0.1},
         "head_norm": {"head_norm": "layer_norm"},
         "head_norm_affine": {"head_norm_affine": True},
+        "normalise_scores": {"normalise_scores": True},
+        "residual": {"residual": "deepnorm"},
+        "embedding_norm": {"embedding_norm": True},
         "final_norm": {"final_norm": False},
         "decay": {"decay": "geometric"},
         "log_decay": {"log_decay": (-0.5, -0.1)},

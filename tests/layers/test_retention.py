@@ -1,5 +1,6 @@
 """The forms of `MultiScaleRetention` are one function, and its separate inputs are separate."""
 
+import math
 import re
 
 import torch
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retentive import MultiScaleRetention, RetentionConfig
+from retentive.layers.norm import NormConfig
 from without_hook import errors_of
 
 
@@ -75,12 +77,33 @@ def test_without_relative_position_the_start_does_not_matter():
         assert torch.allclose(near, far) is not relative_position
 
 
+@given(time=st.integers(1, 9), decay=st.sampled_from([-2.0, -0.1, -1e-9, 0.0]))
+@settings(deadline=None, max_examples=20)
+def test_normalised_scores_are_what_the_epsilon_of_the_head_norm_grows_by(time: int, decay: float):
+    # Dividing what is normalised by c is the same as an epsilon that is c ** 2 times as large.
+    epsilon = 0.3
+    x = torch.randn(2, time, 12, dtype=torch.float64)
+    rates = (decay, -0.5)
+    for position in range(time):
+        for head, rate in enumerate(rates):
+            total = sum(math.exp(rate * age) for age in range(position + 1))
+            normalised = layer(
+                log_decay=rates, head_norm=NormConfig(affine=False, epsilon=epsilon), normalise_scores=True
+            )
+            plain = layer(log_decay=rates, head_norm=NormConfig(affine=False, epsilon=epsilon * total))
+            outputs = []
+            for mixer in (normalised, plain):
+                mixer.output_proj.weight.data[:, 5 * (1 - head) : 5 * (2 - head)] = 0  # one head alone
+                outputs.append(mixer(x)[0][:, position])
+            torch.testing.assert_close(*outputs, rtol=0, atol=1e-10)
+
+
 IMPOSSIBLE = [
     ({"num_heads": 0}, "num_heads must be at least 1, but is 0"),
     ({"chunk_size": 0}, "chunk_size must be at least 1, but is 0"),
     ({"key_dim": 3}, "even number of channels in a head, but key_dim is 3"),
     ({"decay": "fast"}, "decay must be 'geometric' or 'linspace', but is 'fast'"),
-    ({"gate": "relu"}, "gate must be 'swish' or 'gelu', but is 'relu'"),
+    ({"gate": "mish"}, "gate must be 'swish', 'gelu' or 'relu', but is 'mish'"),
     ({"log_decay": (-0.1,)}, r"one log\(gamma\) a head, 2 numbers at most 0, but is \(-0.1,\)"),
     ({"log_decay": (0.1, -0.1)}, "at most 0, but is"),
     ({"relative_position": False, "rotary_base": 5.0}, "mean nothing with relative_position=False"),

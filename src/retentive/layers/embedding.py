@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from retentive.layers.norm import Norm, NormConfig
 from retentive.shapes import Hidden, Positions, Tokens
 
 
@@ -16,12 +17,14 @@ class EmbeddingConfig:
         hidden_size: Width of the residual stream.
         max_positions: Rows of the table of learned positions; None has no such table.
         scale: Multiply embeddings by ``hidden_size ** 0.5`` (fairseq's custom).
+        norm: Norm of the tokens' embeddings, scaled and before positions are added; None has none.
     """
 
     vocab_size: int
     hidden_size: int
     max_positions: int | None = None
     scale: bool = False
+    norm: NormConfig | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -40,6 +43,7 @@ class Embedding(nn.Module):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.norm = None if config.norm is None else Norm(config.hidden_size, config.norm)
         self.positions = nn.Embedding(config.max_positions, config.hidden_size) if config.max_positions else None
 
     def forward(self, tokens: Tokens, positions: Positions) -> Hidden:
@@ -49,9 +53,14 @@ class Embedding(nn.Module):
             ValueError: If a token id or a position is outside its table. On a GPU the check would stall the device, so
                 there the id ends in the device's own assertion.
         """
-        hidden = self._look_up(self.tokens, tokens, "token id", "vocab_size")
+        return self.place(self._look_up(self.tokens, tokens, "token id", "vocab_size"), positions)
+
+    def place(self, hidden: Hidden, positions: Positions) -> Hidden:
+        """Make rows of the token table, or vectors that stand in for them, what the first block reads."""
         if self.config.scale:
             hidden = hidden * self.config.hidden_size**0.5
+        if self.norm is not None:
+            hidden = self.norm(hidden)
         if self.positions is not None:
             hidden = hidden + self._look_up(self.positions, positions, "position", "max_positions")
         return hidden

@@ -20,11 +20,11 @@ from retentive.ops.retention import (
     retention_parallel,
 )
 from retentive.ops.rotary import rotate
-from retentive.shapes import Hidden, RetentionMatrix, Values
+from retentive.shapes import Hidden, LogDecay, Positions, RetentionMatrix, Values
 from retentive.state import RecurrentState
 
 DECAYS = {"geometric": log_decay_geometric, "linspace": log_decay_linspace}
-GATES = {"swish": nn.functional.silu, "gelu": nn.functional.gelu}
+GATES = {"swish": nn.functional.silu, "gelu": nn.functional.gelu, "relu": nn.functional.relu}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,7 @@ class RetentionConfig:
         rotary_pairs: Channels that turn together.
         gate: Activation of the output gate.
         head_norm: How each head's output is normalised; ``layer_norm`` is the paper's GroupNorm.
+        normalise_scores: Divide what a head reads at position n by the root of ``gamma ** 0 + ... + gamma ** n``.
         bias: Whether the projections have biases.
         chunk_size: Tokens that the chunkwise form takes at a time. Changes speed, never results.
     """
@@ -59,8 +60,9 @@ class RetentionConfig:
     rotary_base: float = 10000.0
     rotary_frequencies: Literal["retnet", "standard"] = "retnet"
     rotary_pairs: Literal["interleaved", "half"] = "interleaved"
-    gate: Literal["swish", "gelu"] = "swish"
+    gate: Literal["swish", "gelu", "relu"] = "swish"
     head_norm: NormConfig = field(default_factory=lambda: NormConfig(affine=False))
+    normalise_scores: bool = False
     bias: bool = False
     chunk_size: int = 64
 
@@ -72,7 +74,7 @@ class RetentionConfig:
         if self.decay not in DECAYS:
             raise ValueError(f"decay must be 'geometric' or 'linspace', but is {self.decay!r}.")
         if self.gate not in GATES:
-            raise ValueError(f"gate must be 'swish' or 'gelu', but is {self.gate!r}.")
+            raise ValueError(f"gate must be 'swish', 'gelu' or 'relu', but is {self.gate!r}.")
         rotary = (self.rotary_base, self.rotary_frequencies, self.rotary_pairs)
         if not self.relative_position and rotary != (10000.0, "retnet", "interleaved"):
             raise ValueError(
@@ -130,6 +132,14 @@ def _recurrent_decay(config: RetentionConfig, device: torch.device, dtype: torch
     return recurrent_decay(config.log_decays.to(device), dtype)
 
 
+def _score_scale(log_decay: LogDecay, positions: Positions) -> Float[Tensor, "#batch time heads 1"]:
+    """``(gamma ** 0 + ... + gamma ** n) ** -0.5`` at position n: the paper's second normalisation (section 2.4)."""
+    rate = log_decay.to(positions.device)
+    tokens = (positions + 1).to(torch.float64).unsqueeze(-1)
+    forgetful = torch.expm1(rate * tokens) / torch.expm1(rate)
+    return torch.where(rate == 0, tokens, forgetful).rsqrt().unsqueeze(-1)
+
+
 class MultiScaleRetention(nn.Module):
     """Project, rotate, retain, normalise each head, gate, project (eq. 8).
 
@@ -181,7 +191,7 @@ class MultiScaleRetention(nn.Module):
                 starts=layout.starts,
                 chunk_size=self.config.chunk_size,
             )
-        return self._finish(mixed.transpose(1, 2), gate), RetentionState(kv=kv, position=layout.next_position)
+        return self._finish(mixed.transpose(1, 2), gate, layout), RetentionState(kv=kv, position=layout.next_position)
 
     def forward_parallel(self, query: Hidden, key: Hidden, value: Hidden) -> tuple[Hidden, RetentionMatrix]:
         """The parallel form (eq. 5) over separate inputs; the gate is projected from ``query``."""
@@ -238,7 +248,7 @@ class MultiScaleRetention(nn.Module):
             else:
                 size = self.config.chunk_size
                 mixed, kv = retention_chunkwise(*heads, state, log_decay=_log_decay(self.config), chunk_size=size)
-        return self._finish(mixed.transpose(1, 2), gate), kv
+        return self._finish(mixed.transpose(1, 2), gate, layout), kv
 
     def _layout(self, x: Tensor, position: Tensor | None) -> Layout:
         batch, time, _ = x.shape
@@ -283,9 +293,14 @@ class MultiScaleRetention(nn.Module):
         return _recurrent_decay(self.config, device, dtype)
 
     def _finish(
-        self, mixed: Float[Tensor, "batch time heads value_dim"], gate: Float[Tensor, "batch time values"]
+        self,
+        mixed: Float[Tensor, "batch time heads value_dim"],
+        gate: Float[Tensor, "batch time values"],
+        layout: Layout,
     ) -> Hidden:
         """Normalise each head, gate, project."""
+        if self.config.normalise_scores:
+            mixed = mixed * _score_scale(_log_decay(self.config), layout.positions).to(mixed.dtype)
         normed = self.head_norm(mixed).flatten(2)
         opened = GATES[self.config.gate](gate)
         # Both are new memory: without a gradient to compute, one can take the product.

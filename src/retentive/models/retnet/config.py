@@ -28,7 +28,11 @@ class RetNetConfig:
         norm_epsilon: Added under the root of every norm.
         head_norm: Norm of each head's output; ``layer_norm`` is the paper's GroupNorm.
         head_norm_affine: Whether the head norm has learned weights, shared by the heads.
+        normalise_scores: Divide what a head reads at position n by the root of ``gamma ** 0 + ... + gamma ** n`` (the
+            paper's section 2.4; torchscale). The head norm takes it back, but for its epsilon, which then weighs more.
         final_norm: Norm between the last block and the head.
+        residual: ``pre_norm``, or ``deepnorm``: norms come after sums, and the residual stream is scaled
+            (arXiv:2203.00555).
         decay: Schedule of the decays: the paper's ``linspace``, or ``geometric``.
         log_decay: The user's own ``log(gamma)``, one a head, in place of a schedule.
         relative_position: Rotate queries and keys by their positions.
@@ -41,6 +45,7 @@ class RetNetConfig:
         head_bias: A bias in the head.
         tie_embeddings: Use the token table as the head.
         scale_embeddings: Multiply embeddings by the root of ``hidden_size``.
+        embedding_norm: Norm of the embeddings, of the same kind as the others.
         max_positions: Add learned positions up to this many tokens; None adds none.
         dropout: Share of the embedding and of each half's output dropped in training.
         initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
@@ -62,18 +67,21 @@ class RetNetConfig:
     norm_epsilon: float = 1e-6
     head_norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
     head_norm_affine: bool = False
+    normalise_scores: bool = False
     final_norm: bool = True
+    residual: Literal["pre_norm", "deepnorm"] = "pre_norm"
     decay: Literal["geometric", "linspace"] = "linspace"
     log_decay: tuple[float, ...] | None = None
     relative_position: bool = True
     rotary_base: float = 10000.0
     rotary_frequencies: Literal["retnet", "standard"] = "retnet"
     rotary_pairs: Literal["interleaved", "half"] = "interleaved"
-    gate: Literal["swish", "gelu"] = "swish"
+    gate: Literal["swish", "gelu", "relu"] = "swish"
     bias: bool = False
     head_bias: bool = False
     tie_embeddings: bool = False
     scale_embeddings: bool = False
+    embedding_norm: bool = False
     max_positions: int | None = None
     dropout: float = 0.0
     initialisation: Literal["xavier", "normal"] = "xavier"
@@ -113,6 +121,7 @@ class RetNetConfig:
             rotary_pairs=self.rotary_pairs,
             gate=self.gate,
             head_norm=NormConfig(kind=self.head_norm, epsilon=self.norm_epsilon, affine=self.head_norm_affine),
+            normalise_scores=self.normalise_scores,
             bias=self.bias,
             chunk_size=self.chunk_size,
         )
@@ -120,12 +129,14 @@ class RetNetConfig:
     @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
+        norm = NormConfig(kind=self.norm, epsilon=self.norm_epsilon)
         return DecoderConfig(
             embedding=EmbeddingConfig(
                 vocab_size=self.vocab_size,
                 hidden_size=self.hidden_size,
                 max_positions=self.max_positions,
                 scale=self.scale_embeddings,
+                norm=norm if self.embedding_norm else None,
             ),
             mixer=self.retention,
             feed_forward=FeedForwardConfig(
@@ -135,11 +146,12 @@ class RetNetConfig:
                 gated=self.gated,
                 bias=self.bias,
             ),
-            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
+            norm=norm,
             num_layers=self.num_layers,
             final_norm=self.final_norm,
             tie_embeddings=self.tie_embeddings,
             head_bias=self.head_bias,
             dropout=self.dropout,
             initialisation=self.initialisation,
+            residual=self.residual,
         )

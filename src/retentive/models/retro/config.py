@@ -79,6 +79,11 @@ class RetroConfig:
             raise ValueError(
                 f"base must be a plain decoder's config, such as a transformer's, not a {self.base.family}'s."
             )
+        if self.base.decoder.residual != "pre_norm":
+            raise ValueError(
+                f"base.residual must be 'pre_norm', but is {self.base.decoder.residual!r}; residual of the RETRO "
+                "itself decides for both."
+            )
         for name, least in (
             ("chunk_size", 1),
             ("encoder_num_layers", 1),
