@@ -82,6 +82,12 @@ def test_the_base_is_a_plain_decoder():
             small_config(base=base)
 
 
+def test_the_residual_of_the_base_is_not_overruled_silently():
+    base = config_class("retnet")(vocab_size=9, hidden_size=8, num_layers=1, num_heads=1, residual="deepnorm")
+    with pytest.raises(ValueError, match=r"base.residual must be 'pre_norm', but is 'deepnorm'; residual of the RETRO"):
+        small_config(base=base, cross_layers=(1,))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -100,12 +106,6 @@ def test_the_base_is_a_plain_decoder():
         ),
     ],
 )
-def test_the_residual_of_the_base_is_not_overruled_silently():
-    base = config_class("retnet")(vocab_size=9, hidden_size=8, num_layers=1, num_heads=1, residual="deepnorm")
-    with pytest.raises(ValueError, match=r"base.residual must be 'pre_norm', but is 'deepnorm'; residual of the RETRO"):
-        small_config(base=base, cross_layers=(1,))
-
-
 def test_neighbours_that_do_not_fit_are_refused(changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
         check_neighbours(**{"neighbour_mask": None, "batch": 2, "num_ended": 2, "chunk_size": 4, **changes})
