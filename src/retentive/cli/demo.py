@@ -4,10 +4,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -23,8 +22,8 @@ from retentive.evaluation.report import write_report
 from retentive.evaluation.speed import SpeedReport, measure_speed
 from retentive.generation import Sampling, stream
 from retentive.generation.text_stream import TextStream
-from retentive.models.base import LanguageModel
-from retentive.models.registry import preset
+from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.registry import config_class
 from retentive.training.config import (
     CheckpointConfig,
     DataConfig,
@@ -36,13 +35,25 @@ from retentive.training.config import (
 from retentive.training.step_time import seconds_per_step
 from retentive.training.trainer import train
 
-FAMILIES = ("retnet", "transformer")
-"""Families of the report; the first one writes the sample."""
-
-NAMES = {"retnet": "RetNet", "transformer": "Transformer"}
-
 SIZES = {"hidden_size": 128, "num_layers": 4, "num_heads": 2}
 """Of every model in the demo, so that they have as many parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A model of the demo: its family in the registry, the name that readers see, and its config by vocabulary size."""
+
+    family: str
+    name: str
+    config: Callable[[int], FamilyConfig]
+
+
+CONTENDERS = (
+    Contender("retnet", "RetNet", lambda size: config_class("retnet")(vocab_size=size, **SIZES)),
+    Contender("transformer", "Transformer", lambda size: config_class("transformer")(vocab_size=size, **SIZES)),
+    Contender("rmt", "RMT", lambda size: _recurrent_memory(size)),
+)
+"""Who is trained, measured and reported, in this order; the first one writes the sample."""
 
 DATA = DataConfig(window=512, batch_size=8)
 EVALUATED_BYTES = 150_000
@@ -55,7 +66,7 @@ SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=1)
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Take a folder of text; prepare, train two models of equal size, evaluate, stream, save, go on, and report.
+    """Take a folder of text; prepare, train models of equal size, evaluate, stream, save, go on, and report.
 
     Args:
         corpus: Folder of text, or one file; without it, the sources of Python's standard library on this machine.
@@ -85,21 +96,22 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     config = read_config(parser, options, DemoConfig)
     begin = time.perf_counter()
     store = _prepare(config)
-    runs = {family: _train(family, config, store) for family in FAMILIES}
-    models = {NAMES[family]: load_model(run.model) for family, run in runs.items()}
+    runs = {contender.name: _train(contender, config, store) for contender in CONTENDERS}
+    models = {name: load_model(run.model) for name, run in runs.items()}
     evaluations, speed = _measure(models, store, config)
-    sample = _stream(next(iter(models.values())), runs[FAMILIES[0]].model, store, config)
+    first = CONTENDERS[0].name
+    sample = _stream(models[first], runs[first].model, store, config)
     measured = Measurements(
         evaluations=evaluations,
         speed=speed,
         models=models,
-        runs={NAMES[family]: run for family, run in runs.items()},
+        runs=runs,
         store=store,
         sample=sample,
         seconds=time.perf_counter() - begin,
     )
     page = write_report(make_report(measured), config.output)
-    _say_what_next(config, page, runs[FAMILIES[0]].model, time.perf_counter() - begin)
+    _say_what_next(config, page, runs[first].model, time.perf_counter() - begin)
 
 
 def _prepare(config: DemoConfig) -> TokenStore:
@@ -112,13 +124,13 @@ def _prepare(config: DemoConfig) -> TokenStore:
     return TokenStore.open(folder)
 
 
-def _train(family: str, config: DemoConfig, store: TokenStore) -> DemoRun:
-    _headline(2 + FAMILIES.index(family), f"train: a {NAMES[family]}")
-    model = _model_config(family, store)
+def _train(contender: Contender, config: DemoConfig, store: TokenStore) -> DemoRun:
+    _headline(2 + CONTENDERS.index(contender), f"train: {contender.name}")
+    model = contender.config(store.manifest.tokenizer.vocab_size)
     steps = _steps(config, store)
     options = TrainConfig(
         store=store.folder,
-        run=config.output / family,
+        run=config.output / contender.family,
         steps=steps,
         data=DATA,
         optimizer=OptimizerConfig(learning_rate=2e-3),
@@ -133,8 +145,10 @@ def _train(family: str, config: DemoConfig, store: TokenStore) -> DemoRun:
     return DemoRun(model=report.model, metrics=options.run / "metrics.jsonl", seconds=report.seconds, config=options)
 
 
-def _model_config(family: str, store: TokenStore) -> Any:
-    return type(preset(family, "tiny")(257))(vocab_size=store.manifest.tokenizer.vocab_size, **SIZES)
+def _recurrent_memory(vocab_size: int) -> FamilyConfig:
+    """A Transformer of the same size that sees 128 tokens and carries 8 of memory."""
+    backbone = config_class("transformer")(vocab_size=vocab_size, **SIZES)
+    return config_class("rmt")(backbone=backbone, segment_length=128, num_memory_tokens=8)
 
 
 def _steps(config: DemoConfig, store: TokenStore) -> int:
@@ -142,9 +156,10 @@ def _steps(config: DemoConfig, store: TokenStore) -> int:
     path = config.output / "steps.json"
     if path.exists():
         return int(json.loads(path.read_text("utf-8"))["steps"])
-    seconds = sum(seconds_per_step(_model_config(family, store), DATA) for family in FAMILIES)
+    vocab_size = store.manifest.tokenizer.vocab_size
+    seconds = sum(seconds_per_step(contender.config(vocab_size), DATA) for contender in CONTENDERS)
     steps = max(20, int(config.minutes * 60 * 2 / 3 / seconds))
-    print(f"{steps:,} steps for each model: a step of both takes {seconds:.2f} s here")
+    print(f"{steps:,} steps for each model: a step of all takes {seconds:.2f} s here")
     path.write_text(json.dumps({"steps": steps, "seconds_per_step": seconds}), "utf-8")
     return steps
 
@@ -152,7 +167,7 @@ def _steps(config: DemoConfig, store: TokenStore) -> int:
 def _measure(
     models: dict[str, LanguageModel], store: TokenStore, config: DemoConfig
 ) -> tuple[Evaluations, SpeedReport]:
-    _headline(2 + len(FAMILIES), "evaluate: held-out text, loss by position, speed and size of the state")
+    _headline(2 + len(CONTENDERS), "evaluate: held-out text, loss by position, speed and size of the state")
     documents = select_documents(store, max_bytes=EVALUATED_BYTES, max_document_bytes=LONGEST_DOCUMENT)
     evaluations = {name: evaluate_model(model, documents, label=name) for name, model in models.items()}
     for name, evaluation in evaluations.items():
@@ -165,7 +180,7 @@ def _measure(
 
 def _stream(model: LanguageModel, folder: Path, store: TokenStore, config: DemoConfig) -> Sample:
     """Write text, save the state half-way, and let a new process go on from it."""
-    _headline(3 + len(FAMILIES), "stream: text as it comes; then its state goes on in a new process")
+    _headline(3 + len(CONTENDERS), "stream: text as it comes; then its state goes on in a new process")
     tokenizer = store.tokenizer
     prompt = _first_words(store)
     ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
@@ -220,7 +235,7 @@ def _first_words(store: TokenStore) -> str:
 
 
 def _headline(number: int, text: str) -> None:
-    print(f"\n[{number}/{3 + len(FAMILIES)}] {text}", flush=True)
+    print(f"\n[{number}/{3 + len(CONTENDERS)}] {text}", flush=True)
 
 
 def _say_what_next(config: DemoConfig, page: Path, model: Path, seconds: float) -> None:
