@@ -98,6 +98,7 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "norm_epsilon": {"norm_epsilon": 0.1},
         "head_norm": {"head_norm": "layer_norm"},
         "head_norm_affine": {"head_norm_affine": True},
+        "head_norm_epsilon": {"head_norm_epsilon": 0.1},
         "normalise_scores": {"normalise_scores": True},
         "residual": {"residual": "deepnorm"},
         "embedding_norm": {"embedding_norm": True},

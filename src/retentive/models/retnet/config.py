@@ -28,6 +28,7 @@ class RetNetConfig:
         norm_epsilon: Added under the root of every norm.
         head_norm: Norm of each head's output; ``layer_norm`` is the paper's GroupNorm.
         head_norm_affine: Whether the head norm has learned weights, shared by the heads.
+        head_norm_epsilon: Added under the root of the head norm; None is ``norm_epsilon``.
         normalise_scores: Divide what a head reads at position n by the root of ``gamma ** 0 + ... + gamma ** n`` (the
             paper's section 2.4; torchscale). The head norm takes it back, but for its epsilon, which then weighs more.
         final_norm: Norm between the last block and the head.
@@ -67,6 +68,7 @@ class RetNetConfig:
     norm_epsilon: float = 1e-6
     head_norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
     head_norm_affine: bool = False
+    head_norm_epsilon: float | None = None
     normalise_scores: bool = False
     final_norm: bool = True
     residual: Literal["pre_norm", "deepnorm"] = "pre_norm"
@@ -120,7 +122,11 @@ class RetNetConfig:
             rotary_frequencies=self.rotary_frequencies,
             rotary_pairs=self.rotary_pairs,
             gate=self.gate,
-            head_norm=NormConfig(kind=self.head_norm, epsilon=self.norm_epsilon, affine=self.head_norm_affine),
+            head_norm=NormConfig(
+                kind=self.head_norm,
+                epsilon=self.norm_epsilon if self.head_norm_epsilon is None else self.head_norm_epsilon,
+                affine=self.head_norm_affine,
+            ),
             normalise_scores=self.normalise_scores,
             bias=self.bias,
             chunk_size=self.chunk_size,
