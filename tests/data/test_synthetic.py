@@ -67,5 +67,5 @@ def test_ciphers_are_told_by_the_neighbours_alone():
         assert labels[4::2].tolist() == [key[symbol] for symbol in asked]
         keys.add(tuple(key[symbol] for symbol in range(6)))
     assert len(keys) > 50
-    with pytest.raises(ValueError, match="num_symbols must be at least chunk_size / 2, .* is 3 for a chunk_size of 8"):
+    with pytest.raises(ValueError, match=r"num_symbols must be at least chunk_size / 2, .* is 3 for a chunk_size of 8"):
         cipher(0, batch_size=1, num_symbols=3, chunk_size=8, seed=0)

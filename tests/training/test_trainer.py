@@ -254,7 +254,7 @@ def test_each_held_out_window_is_read_once(store: Path, tmp_path: Path, windows:
         carries_state=False,
         processes=alone(),
     )
-    found = HeldOutWindows(opened, config, parts).evaluate(learner)
+    found = HeldOutWindows(model, opened, config, parts).evaluate(learner)
     source = PackedWindows(opened, "heldout", 16, 1, config.seed)
     nats = labels = num_bytes = 0.0
     with torch.no_grad():

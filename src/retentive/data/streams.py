@@ -3,6 +3,8 @@
 import heapq
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +15,23 @@ from retentive.data.manifest import Split
 from retentive.data.packing import empty_split
 from retentive.data.shuffling import shuffled
 from retentive.data.token_store import TokenStore
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Columns of a row that read one document.
+
+    Attributes:
+        column: The first of them.
+        document: Number in its split.
+        begin: Position in the document of the token that the first column predicts; the column reads the one before.
+        length: How many columns there are.
+    """
+
+    column: int
+    document: int
+    begin: int
+    length: int
 
 
 class StreamedWindows:
@@ -89,11 +108,15 @@ class StreamedWindows:
         tokens = np.full((len(rows), self.window), self._end_of_text, dtype=np.int64)
         labels = np.full_like(tokens, IGNORED)
         starts = np.ones(tokens.shape, dtype=np.bool_)
+        for index, stretches in enumerate(self.stretches(step, rank, world)):
+            self._fill(stretches, tokens[index], labels[index], starts[index])
+        return Batch(tokens=torch.from_numpy(tokens), labels=torch.from_numpy(labels), starts=torch.from_numpy(starts))
+
+    def stretches(self, step: int, rank: int = 0, world: int = 1) -> list[list[Stretch]]:
+        """Which documents each row of a batch reads, and where."""
         while self._free[0][0] < (step + 1) * self.window and self._dealt_epochs != self.epochs:
             self._deal()
-        for index, row in enumerate(rows):
-            self._fill(row, step * self.window, tokens[index], labels[index], starts[index])
-        return Batch(tokens=torch.from_numpy(tokens), labels=torch.from_numpy(labels), starts=torch.from_numpy(starts))
+        return [list(self._row(row, step * self.window)) for row in rows_of_rank(self.batch_size, rank, world)]
 
     def _deal(self) -> None:
         """Deal out one more epoch's documents, each to the row that is free first."""
@@ -105,26 +128,33 @@ class StreamedWindows:
             heapq.heapreplace(self._free, (end, row))
         self._dealt_epochs += 1
 
+    def _row(self, row: int, begin: int) -> Iterator[Stretch]:
+        """What the window reads that begins at position ``begin`` of a row's stream."""
+        column, ends = 0, self._ends[row]
+        for place in range(bisect_right(ends, begin), len(ends)):
+            document = self._documents[row][place]
+            length = int(self._lengths[document])
+            here = length - (ends[place] - begin - column)  # where in the document this window goes on
+            read = min(length - here, self.window - column)
+            yield Stretch(column, document, here, read)
+            column += read
+            if column == self.window:
+                return
+
     def _fill(
         self,
-        row: int,
-        begin: int,
+        stretches: list[Stretch],
         tokens: Int64[np.ndarray, "window"],
         labels: Int64[np.ndarray, "window"],
         starts: Bool[np.ndarray, "window"],
     ) -> None:
-        """Write the window that begins at position ``begin`` of a row's stream."""
-        column, ends = 0, self._ends[row]
-        for place in range(bisect_right(ends, begin), len(ends)):
-            first, end = self._offsets[self._documents[row][place] :][:2].tolist()
-            here = end - (ends[place] - begin - column)  # where in the document this window goes on
-            read = min(end - here, self.window - column)
+        """Write one row."""
+        for stretch in stretches:
+            column, read = stretch.column, stretch.length
+            here = int(self._offsets[stretch.document]) + stretch.begin
             found = self._tokens[here : here + read]
             labels[column : column + read] = found
-            tokens[column] = self._end_of_text if here == first else self._tokens[here - 1]
+            tokens[column] = self._tokens[here - 1] if stretch.begin else self._end_of_text
             tokens[column + 1 : column + read] = found[:-1]
             starts[column : column + read] = False
-            starts[column] = here == first
-            column += read
-            if column == self.window:
-                return
+            starts[column] = not stretch.begin

@@ -61,6 +61,41 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NeighbourDataConfig:
+    """Which neighbours a RETRO reads; for other models this means nothing.
+
+    Attributes:
+        folder: Folder of the datastores; null is "neighbours" in the store's folder. What is not there is made from the
+            store's documents: the neighbours of every chunk, held-out ones too, among the training documents.
+        k: Neighbours of a chunk.
+        encoder: What chunks are compared by: "lexical" (their words, BM25), "dense" or "hybrid".
+        model: For "dense" and "hybrid": folder or hub id of a Hugging Face encoder.
+        near_duplicates: Jaccard similarity of 13-token runs from which chunks and documents count as the same, and
+            are no neighbours (0.8 in the RETRO paper); null leaves out exact copies alone.
+        share_without: Share of samples that are given no neighbours, 0 to 1, so that a model stays good without.
+    """
+
+    folder: Path | None = None
+    k: int = 2
+    encoder: Literal["lexical", "dense", "hybrid"] = "lexical"
+    model: str | None = None
+    near_duplicates: float | None = None
+    share_without: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_at_least("neighbours.k", self.k, 1, "neighbour")
+        _check_choice("neighbours.encoder", self.encoder, ("lexical", "dense", "hybrid"))
+        if (self.encoder == "lexical") != (self.model is None):
+            raise ValueError(
+                f"neighbours.model must be a folder or hub id for 'dense' and 'hybrid' and null for 'lexical', but is "
+                f"{self.model!r} for {self.encoder!r}."
+            )
+        if not 0 <= self.share_without <= 1:
+            raise ValueError(f"neighbours.share_without must be from 0 to 1, but is {self.share_without}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
@@ -180,6 +215,7 @@ class HardwareConfig:
         backpropagation: How gradients go back through a step: "plain" keeps what all windows computed; "replay" keeps
             the states between windows alone and computes each window again on the way back (needs
             data.windows_per_graph above 1); "recompute" does so for the segments of a window (recurrent memory only).
+        workers: Processes that make batches ahead, while a step runs; 0 makes each batch when it is needed.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -187,6 +223,7 @@ class HardwareConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     accumulation: int = 1
     backpropagation: Literal["plain", "recompute", "replay"] = "plain"
+    workers: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -195,6 +232,7 @@ class HardwareConfig:
         _check_choice("hardware.precision", self.precision, ("auto", "float32", "bfloat16"))
         _check_at_least("hardware.accumulation", self.accumulation, 1, "part")
         _check_choice("hardware.backpropagation", self.backpropagation, ("plain", "recompute", "replay"))
+        _check_at_least("hardware.workers", self.workers, 0, "worker")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +263,10 @@ class TrainConfig:
         run: Folder of this run: config, metrics, checkpoints, and the model at the end.
         steps: Steps of the optimizer in all.
         seed: Decides the initial weights, the order of the data and what dropout drops.
+        retrofit: Folder of a trained model that learns to read neighbours and stays what it was (RETROfit): it is the
+            base of the RETRO, and frozen. Null trains all weights from the start.
         data: Which tokens a step learns from.
+        neighbours: Which neighbours a RETRO reads.
         optimizer: How a step changes the weights.
         schedule: The learning rate over the steps.
         held_out: Evaluation along the way.
@@ -238,7 +279,9 @@ class TrainConfig:
     run: Path
     steps: int
     seed: int = 0
+    retrofit: Path | None = None
     data: DataConfig = DataConfig()
+    neighbours: NeighbourDataConfig = NeighbourDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     held_out: HeldOutConfig = HeldOutConfig()

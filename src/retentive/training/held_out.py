@@ -1,6 +1,6 @@
 """The loss on text that is not trained on, along the way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import torch
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from retentive.data.batch import IGNORED, Batch, rows_of_rank
 from retentive.data.evaluation_windows import bytes_of_labels
-from retentive.data.packing import PackedWindows
 from retentive.data.token_store import TokenStore
 from retentive.data.tokenizer import token_byte_lengths
+from retentive.models.base import FamilyConfig
 from retentive.training.config import TrainConfig
 from retentive.training.learner import Learner
 from retentive.training.processes import Processes
+from retentive.training.sources import held_out_windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class HeldOutWindows:
     """The same windows of the held-out split at every evaluation, each read once from an empty memory.
 
     Args:
+        model: Of the run: neighbours are given to models that read them.
         store: Where the tokens are.
         config: Of the run.
         parts: Parts that each process's rows are cut into.
@@ -42,12 +44,12 @@ class HeldOutWindows:
         ValueError: If no document is held out.
     """
 
-    def __init__(self, store: TokenStore, config: TrainConfig, parts: int) -> None:
+    def __init__(self, model: FamilyConfig, store: TokenStore, config: TrainConfig, parts: int) -> None:
         try:
-            self._source = PackedWindows(store, "heldout", config.data.window, config.data.batch_size, config.seed)
+            self._source, count = held_out_windows(model, config, store)
         except ValueError as error:
             raise ValueError(f"{error} Or train without evaluation: held_out.every=null.") from error
-        self._count = min(config.held_out.windows, self._source.windows_per_epoch)
+        self._count = min(config.held_out.windows, count)
         self._parts = parts
         self._byte_lengths = byte_lengths(store)
 
@@ -73,7 +75,7 @@ class HeldOutWindows:
             rows = rows_of_rank(self._source.batch_size, rank, world)
             beyond = torch.tensor([step * self._source.batch_size + row >= self._count for row in rows])
             labels = batch.labels.masked_fill(beyond[:, None], IGNORED)
-            found.append(Batch(tokens=batch.tokens, labels=labels, starts=batch.starts))
+            found.append(replace(batch, labels=labels))
         return found
 
 

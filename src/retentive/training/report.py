@@ -21,6 +21,8 @@ class TrainReport:
         best_loss: That loss, in nats.
         model: Folder of the model for `load_model`; None if the run was stopped.
         seconds: How long it took, this time.
+        parameters: Of the model.
+        learning: Those of them that learn; fewer where a trained base is frozen.
     """
 
     run: Path
@@ -33,11 +35,18 @@ class TrainReport:
     best_loss: float | None
     model: Path | None
     seconds: float
+    parameters: int
+    learning: int
 
     def lines(self) -> list[str]:
         """The report for people."""
         begun = "" if self.resumed_at is None else f", gone on from step {self.resumed_at:,}"
         lines = [f"run {self.run}: {self.steps:,} steps{begun}, {self.seconds:,.1f} s"]
+        if self.learning < self.parameters:
+            share = self.learning / self.parameters
+            lines.append(
+                f"  {self.learning:,} of {self.parameters:,} parameters learned ({share:.1%}), the base is as it was"
+            )
         if self.held_out is not None:
             bits = self.held_out.bits_per_byte
             lines.append(

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+from retentive.checkpoints.weights import read_manifest
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import write_atomically
@@ -23,12 +24,25 @@ TENSORBOARD_FOLDER = "tensorboard"
 FORMAT = "retentive training run"
 FORMAT_VERSION = 1
 
-_MAY_CHANGE = tuple(f"training.{part}" for part in ("run", "store", "held_out", "checkpoints", "hardware", "metrics"))
-"""What a run may go on with other values of: nothing here changes what is learned. The store's content is compared."""
+_MAY_CHANGE = (
+    *(f"training.{part}" for part in ("run", "store", "held_out", "checkpoints", "hardware", "metrics")),
+    *(f"training.{part}" for part in ("retrofit", "neighbours.folder", "neighbours.model")),
+)
+"""What a run may go on with other values of: nothing here changes what is learned. What folders hold is compared."""
 
 
-def describe_run(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> dict[str, Any]:
-    """The resolved configuration of a run, as it is kept in ``config.json``."""
+def describe_run(
+    model: FamilyConfig, config: TrainConfig, store: TokenStore, *, neighbours: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The resolved configuration of a run, as it is kept in ``config.json``.
+
+    Args:
+        model: Which model.
+        config: How it is trained.
+        store: On what.
+        neighbours: Names of the tables of neighbours that it reads, by split.
+    """
+    base = None if config.retrofit is None else read_manifest(config.retrofit).weights_digest
     described = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -38,6 +52,8 @@ def describe_run(model: FamilyConfig, config: TrainConfig, store: TokenStore) ->
         "data": {
             "tokens_sha256": store.manifest.files["train-tokens"].sha256,
             "tokenizer": store.manifest.tokenizer.fingerprint,
+            "neighbours": dict(neighbours or {}),
+            "retrofitted_weights": base,
         },
     }
     return json.loads(json.dumps(described, default=str))  # paths as strings, tuples as lists: as it is read back

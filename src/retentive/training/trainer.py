@@ -7,15 +7,13 @@ from pathlib import Path
 
 import torch
 
-from retentive.checkpoints.weights import save_model
-from retentive.data.batch import Batch
-from retentive.data.packing import PackedWindows
-from retentive.data.streams import StreamedWindows
+from retentive.checkpoints.weights import load_model, read_manifest, save_model
 from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
 from retentive.files import only_writer
-from retentive.models.base import FamilyConfig
+from retentive.models.base import FamilyConfig, LanguageModel
 from retentive.models.registry import build
+from retentive.models.retro import RetroConfig, retrofit
 from retentive.training.checkpoint_folder import (
     Progress,
     check_whole,
@@ -43,6 +41,7 @@ from retentive.training.run_folder import (
     settle_config,
 )
 from retentive.training.run_state import read_weights, restore_run, run_tensors
+from retentive.training.sources import StepBatches, make_neighbours, table_keys, training_batches
 from retentive.training.stopping import StopRequest, stop_on_signal
 
 
@@ -72,9 +71,11 @@ def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> Tr
     with ExitStack() as stack:
         store = TokenStore.open(config.store)
         _check_fit(model, config, store, processes)
+        make_neighbours(model, config, store, processes)
+        described = describe_run(model, config, store, neighbours=table_keys(model, config, store))
         processes.first_does(lambda: config.run.mkdir(parents=True, exist_ok=True))
         processes.first_does(lambda: stack.enter_context(only_writer(config.run)))
-        processes.first_does(lambda: settle_config(describe_run(model, config, store), config.run))
+        processes.first_does(lambda: settle_config(described, config.run))
         run = _Run(model, config, store, processes)
         stack.callback(run.close)
         with stop_on_signal() as stop:
@@ -91,12 +92,34 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
             f"model.vocab_size must be that of the tokenizer {tokenizer.name!r} in {store.folder}, "
             f"{tokenizer.vocab_size}, but is {vocab_size}."
         )
+    if config.retrofit is not None:
+        _check_base(model, config.retrofit, store)
     shares = processes.count * config.hardware.accumulation
     if config.data.batch_size % shares:
         raise ValueError(
             f"data.batch_size must be a multiple of {shares}, the processes ({processes.count}) times "
             f"hardware.accumulation ({config.hardware.accumulation}), but is {config.data.batch_size}."
         )
+
+
+def _check_base(model: FamilyConfig, base: Path, store: TokenStore) -> None:
+    """Refuse to fit a model to another one, or to other tokens."""
+    if not isinstance(model, RetroConfig):
+        raise ValueError(f"retrofit must be null for a {model.family}: a RETRO alone is fitted to a trained model.")
+    fingerprint, found = read_manifest(base).tokenizer_fingerprint, store.manifest.tokenizer.fingerprint
+    if fingerprint is not None and fingerprint != found:
+        raise MismatchError(
+            f"the model in {base} was trained with another tokenizer than that of {store.folder}: prepare the text "
+            f"with the model's (retentive prepare --tokenizer {base} ...)."
+        )
+
+
+def _first_model(model: FamilyConfig, config: TrainConfig) -> LanguageModel:
+    """The model with its first weights."""
+    if config.retrofit is None:
+        return build(model)
+    assert isinstance(model, RetroConfig)
+    return retrofit(load_model(config.retrofit), model)
 
 
 class _Run:
@@ -106,9 +129,14 @@ class _Run:
         self.model, self.config, self.store, self.processes = model, config, store, processes
         self.parts = config.hardware.accumulation
         self.checkpoints = config.run / CHECKPOINTS_FOLDER
-        kind = PackedWindows if config.data.mode == "packed" else StreamedWindows
-        self.source = kind(store, "train", config.data.window, config.data.batch_size, config.seed)
-        self.held_out = None if config.held_out.every is None else HeldOutWindows(store, config, self.parts)
+        self.batches = StepBatches(
+            training_batches(model, config, store),
+            depth=config.data.windows_per_graph,
+            processes=processes,
+            parts=self.parts,
+            workers=config.hardware.workers,
+        )
+        self.held_out = None if config.held_out.every is None else HeldOutWindows(model, store, config, self.parts)
         self.byte_lengths = byte_lengths(store)
         self.learner, self.pace = self._begin()
         self.progress = self._restore()
@@ -165,6 +193,8 @@ class _Run:
             best_loss=self.progress.best_loss,
             model=model,
             seconds=seconds,
+            parameters=sum(parameter.numel() for parameter in self.learner.model.parameters()),
+            learning=sum(p.numel() for p in self.learner.model.parameters() if p.requires_grad),
         )
 
     def close(self) -> None:
@@ -177,7 +207,7 @@ class _Run:
         config, device = self.config, self.processes.device
         with torch.random.fork_rng([]):
             torch.manual_seed(config.seed)
-            model = build(self.model)
+            model = _first_model(self.model, config)
         is_sharded = self.processes.count > 1 and config.hardware.strategy == "fsdp"
         if not is_sharded:  # what is sharded moves shard by shard, and need not fit whole
             model = model.to(device)
@@ -216,7 +246,7 @@ class _Run:
     def _step(self, stop: StopRequest) -> tuple[StepResult, bool]:
         """Take one step; what it was like, and whether any process was asked to stop."""
         begin = time.perf_counter()
-        parts = self._batches(self.progress.step)
+        parts = self.batches.of_step(self.progress.step, self.config.steps)
         try:
             result = self.learner.step(self.progress.step, parts)
         except DivergedError as error:
@@ -229,13 +259,6 @@ class _Run:
         self.pace.add(result, tokens=tokens, text_bytes=all_bytes, seconds=seconds)
         self.progress = replace(self.progress, step=self.progress.step + 1)
         return result, asked > 0
-
-    def _batches(self, step: int) -> list[list[Batch]]:
-        """This process's rows of a step: parts, and of each part the windows that follow one another."""
-        depth, first = self.config.data.windows_per_graph, self.processes.rank * self.parts
-        world = self.processes.count * self.parts
-        numbers = range(step * depth, (step + 1) * depth)
-        return [[self.source.batch(number, first + part, world) for number in numbers] for part in range(self.parts)]
 
     def _is_due(self, every: int | None) -> bool:
         """Whether something that is done every few steps, and at the end, is to be done now."""

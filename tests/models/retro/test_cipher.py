@@ -11,7 +11,8 @@ from retentive.models.retnet import RetNetConfig
 from retentive.models.retro import Retro, RetroConfig
 from retentive.models.transformer import TransformerConfig
 from retentive.training.config import OptimizerConfig, ScheduleConfig
-from retentive.training.fit import fit
+from retentive.training.learner import Learner
+from retentive.training.processes import alone
 
 SYMBOLS = 8
 SIZES = {"batch_size": 64, "num_symbols": SYMBOLS, "chunk_size": 8, "seed": 0}
@@ -37,14 +38,20 @@ def test_a_key_that_only_neighbours_tell_is_used(base):
         encoder_num_heads=2,
     )
     model = Retro(config)
-    fit(
+    learner = Learner(
         model,
-        lambda step: cipher(step, **SIZES),
-        steps=400,
         optimizer=OptimizerConfig(learning_rate=3e-3),
-        schedule=ScheduleConfig(warmup_steps=50),
+        schedule=ScheduleConfig(warmup_steps=50, final_share=1.0),
+        decay_steps=2000,
+        seed=0,
+        carries_state=False,
+        processes=alone(torch.device("cpu")),
     )
     test = cipher(10**6, **{**SIZES, "batch_size": 512})
+    for step in range(1000):
+        learner.step(step, [[cipher(step, **SIZES)]])
+        if step % 50 == 49 and accuracy(model.eval(), test) >= 0.99:
+            break
     assert accuracy(model.eval(), test) >= 0.95
     chance = 1 / SYMBOLS
     others = test.neighbours.roll(1, 0)

@@ -1,0 +1,196 @@
+"""The datastores of a token store: the text that is trained on as chunks, and the neighbours of every chunk.
+
+Neighbours come from the training documents alone, those of held-out chunks too. Everything lies in one folder:
+``train`` and ``heldout``, each a `Datastore` of the documents of that split with its table of neighbours.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from retentive.data.manifest import SPLITS, Split
+from retentive.data.token_store import TokenStore
+from retentive.errors import MismatchError
+from retentive.retrieval import MISSING, Datastore, Encoder, Engine, NeighbourConfig, NeighbourTable
+
+FOLDER = "neighbours"
+"""Where the datastores of a token store lie in its folder, unless told otherwise."""
+
+
+def build_neighbours(
+    store: TokenStore,
+    folder: Path,
+    *,
+    chunk_size: int,
+    config: NeighbourConfig | None = None,
+    encoder: Encoder | None = None,
+    engine: Engine | None = None,
+) -> None:
+    """Make the datastores of a token store and the neighbours of all chunks, or go on where that was interrupted.
+
+    Args:
+        store: Whose documents and tokenizer are taken.
+        folder: Where the datastores go.
+        chunk_size: Tokens per chunk: the model's.
+        config: How many neighbours, and what must not be among them.
+        encoder: What chunks are compared by; None takes words (BM25).
+        engine: Where the work is done; None takes this process.
+
+    Raises:
+        ValueError: If a document cannot be used, such as two of one name.
+        OSError: If the disk is full; what is finished is kept.
+    """
+    made = {
+        split: Datastore.build(
+            _documents(store, split),
+            folder / split,
+            tokenizer=store.tokenizer,
+            chunk_size=chunk_size,
+            encoder=encoder,
+            engine=engine,
+        )
+        for split in SPLITS
+    }
+    for split in SPLITS:
+        made[split].build_neighbours(config, database=_other(split, made["train"]), engine=engine)
+
+
+def _documents(store: TokenStore, split: Split) -> Iterator[tuple[str, str]]:
+    tokens, offsets = store.tokens(split), store.document_offsets(split)
+    for number, name in enumerate(store.document_names(split)):
+        # Without the end-of-text, which is no text.
+        yield name, store.tokenizer.decode(tokens[offsets[number] : offsets[number + 1] - 1].tolist())
+
+
+def _other(split: Split, train: Datastore) -> Datastore | None:
+    return None if split == "train" else train
+
+
+class ChunkNeighbours:
+    """The neighbours of the chunks of a split's documents, looked up in a table on disk.
+
+    Args:
+        store: The tokens.
+        split: Which documents.
+        folder: What `build_neighbours` made.
+        config: Of the table.
+        chunk_size: Tokens per chunk: the model's.
+        database: Another datastore than the one of the training documents; its table must have been made with
+            ``Datastore.build_neighbours(config, database=...)``.
+
+    Raises:
+        FileNotFoundError: If there is no datastore, or no table for its version.
+        MismatchError: If it has another tokenizer or chunk size, or other documents than the token store.
+        DamagedFileError: If a file is not what it should be.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        split: Split,
+        folder: Path,
+        *,
+        config: NeighbourConfig | None = None,
+        chunk_size: int,
+        database: Path | None = None,
+    ) -> None:
+        self._arguments = (store, split, folder, config, chunk_size, database)
+        queries = open_datastore(folder / split, store, chunk_size)
+        searched = folder / "train" if database is None else database
+        other = None if searched == folder / split else open_datastore(searched, store, chunk_size)
+        self.table: NeighbourTable = queries.neighbours(config, database=other)
+        self.database = queries if other is None else other
+        self.chunk_size, self.k = chunk_size, self.table.k
+        self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
+        self._corpus, self._names = queries.corpus, store.document_names(split)
+        self._first_chunks = self._joined(queries, f"{split!r} of {store.folder}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the places on disk: another process opens them again."""
+        return _opened, self._arguments
+
+    def ids(self, document: int, numbers: Int64[np.ndarray, "chunks"]) -> Int64[np.ndarray, "chunks"]:
+        """Chunk ids in the datastore of some chunks of a document, each by its number there."""
+        return self._first_chunks[document] + numbers
+
+    def tokens(
+        self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
+    ) -> Int64[np.ndarray, "*shape k length"]:
+        """Neighbours, each with what follows it, of whole chunks.
+
+        Args:
+            documents: Number of each chunk's document in the split, -1 where there is no chunk.
+            numbers: Number of each chunk in its document.
+
+        Returns:
+            Token ids, -1 where there is no token.
+
+        Raises:
+            MismatchError: If the text of a chunk is not that of the token store.
+        """
+        there = documents >= 0
+        ids = np.where(there, self._first_chunks[np.maximum(documents, 0)] + numbers, MISSING)
+        self._check_text(documents[there], numbers[there], ids[there])
+        return self.table.tokens(ids)
+
+    def _check_text(self, documents: np.ndarray, numbers: np.ndarray, ids: np.ndarray) -> None:
+        begins = self._offsets[documents] + numbers * self.chunk_size
+        ours = self._tokens[begins[:, None] + np.arange(self.chunk_size)]
+        differs = (self._corpus.tokens(ids) != ours).any(1)
+        if differs.any():
+            first = int(np.flatnonzero(differs)[0])
+            raise MismatchError(
+                f"chunk {int(numbers[first])} of {self._names[documents[first]]!r} must be the same in the datastore "
+                f"{self._corpus.folder} as in the token store, but is not: it is of another version of the text; "
+                "build it again in another folder."
+            )
+
+    def _joined(self, queries: Datastore, where: str) -> Int64[np.ndarray, "documents"]:
+        """The first chunk of each document of the token store."""
+        corpus = queries.corpus
+        first_rows = [
+            corpus.arrays(block)["first_rows"].astype(np.int64) + corpus.first_chunks[block]
+            for block in range(len(corpus.blocks))
+        ]
+        begins = np.concatenate([np.zeros(0, np.int64), *(rows[:-1] for rows in first_rows)])
+        counts = np.concatenate([np.zeros(0, np.int64), *(np.diff(rows) for rows in first_rows)])
+        numbers = {name: number for number, name in corpus.names()}
+        wanted = -(-(np.diff(self._offsets) - 1) // self.chunk_size)
+        found = np.array([numbers.get(name, MISSING) for name in self._names], dtype=np.int64)
+        wrong = _wrong(found, counts, wanted)
+        if wrong.any():
+            name = self._names[int(np.flatnonzero(wrong)[0])]
+            raise MismatchError(
+                f"the datastore {corpus.folder} must have every document of {where}, but {name!r} is missing there or "
+                "has another length: it is of another version of the text; build it again in another folder."
+            )
+        return begins[found]
+
+
+def _wrong(found: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> Bool[np.ndarray, "documents"]:
+    absent = found < 0
+    return absent | (np.append(counts, 0)[found] != wanted)
+
+
+def _opened(
+    store: TokenStore, split: Split, folder: Path, config: NeighbourConfig, chunk_size: int, database: Path | None
+) -> ChunkNeighbours:
+    return ChunkNeighbours(store, split, folder, config=config, chunk_size=chunk_size, database=database)
+
+
+def open_datastore(folder: Path, store: TokenStore, chunk_size: int) -> Datastore:
+    """Open a datastore for a model that was trained on a token store.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        MismatchError: If it has another tokenizer, or another chunk size than the model.
+    """
+    found = Datastore.open(folder, tokenizer=store.tokenizer)
+    if found.chunk_size != chunk_size:
+        raise MismatchError(
+            f"the datastore {folder} must have the model's chunk_size, {chunk_size}, but has {found.chunk_size}; set "
+            f"model.chunk_size={found.chunk_size}, or build it with chunk_size={chunk_size} in another folder."
+        )
+    return found

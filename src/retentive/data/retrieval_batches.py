@@ -1,0 +1,205 @@
+"""Training windows joined with the neighbours of their chunks.
+
+Chunks are those of the datastore: they begin with the document, after the end-of-text that it is read from. So a model
+that learns from these batches has ``chunk_offset=1``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from retentive.data.batch import IGNORED, Batch, check_sizes, rows_of_rank
+from retentive.data.manifest import Split
+from retentive.data.neighbour_stores import ChunkNeighbours
+from retentive.data.packing import empty_split
+from retentive.data.shuffling import shuffled
+from retentive.data.streams import Stretch
+from retentive.data.token_store import TokenStore
+
+
+@runtime_checkable
+class PlacedWindows(Protocol):
+    """Windows that know which part of which document each of their columns predicts."""
+
+    batch_size: int
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of a step."""
+        ...
+
+    def stretches(self, step: int, rank: int = 0, world: int = 1) -> list[list[Stretch]]:
+        """What each of its rows reads, from left to right."""
+        ...
+
+
+class ChunkedWindows:
+    """Batches of windows that begin where a chunk does, in an order drawn anew for each epoch.
+
+    Documents are laid into rows one after another. One that does not fit into the rest of a row is cut at the end of a
+    chunk and goes on in the next row, so every chunk is whole in one row; the columns left over are end-of-text tokens
+    without labels. For all else see `PackedWindows`.
+
+    Args:
+        store: Where the tokens are.
+        split: ``train`` or ``heldout``.
+        window: Tokens of a row, at least ``chunk_size``; best a multiple of it.
+        batch_size: Rows of the global batch, over all ranks.
+        seed: Decides the order of windows in each epoch.
+        chunk_size: Tokens of a chunk.
+
+    Raises:
+        ValueError: If a size is impossible, or the split has no token.
+    """
+
+    def __init__(
+        self, store: TokenStore, split: Split, window: int, batch_size: int, seed: int, *, chunk_size: int
+    ) -> None:
+        check_sizes(window=window, batch_size=batch_size, chunk_size=chunk_size)
+        if window < chunk_size:
+            raise ValueError(f"window must be at least chunk_size = {chunk_size} tokens, but is {window}.")
+        self.window, self.batch_size, self.seed = window, batch_size, seed
+        self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
+        self._end_of_text = store.manifest.tokenizer.end_of_text
+        if len(self._tokens) == 0:
+            raise ValueError(empty_split(store, split))
+        self._pieces, self._first_pieces = _laid(np.diff(self._offsets), window, chunk_size)
+        self.windows_per_epoch = len(self._first_pieces) - 1
+        self._order = shuffled(self.windows_per_epoch, seed, 0)
+        self._order_epoch = 0
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of one step, or one rank's share of it; see `PackedWindows.batch`."""
+        rows = self.stretches(step, rank, world)
+        tokens = np.full((len(rows), self.window), self._end_of_text, dtype=np.int64)
+        labels = np.full_like(tokens, IGNORED)
+        starts = np.ones(tokens.shape, dtype=np.bool_)
+        for row, stretches in enumerate(rows):
+            for stretch in stretches:
+                first = int(self._offsets[stretch.document]) + stretch.begin
+                columns = slice(stretch.column, stretch.column + stretch.length)
+                found = self._tokens[first : first + stretch.length]
+                labels[row, columns] = found
+                tokens[row, columns][1:] = found[:-1]
+                starts[row, columns] = False
+                if stretch.begin:
+                    tokens[row, stretch.column] = self._tokens[first - 1]
+                else:
+                    starts[row, stretch.column] = True
+        return Batch(tokens=torch.from_numpy(tokens), labels=torch.from_numpy(labels), starts=torch.from_numpy(starts))
+
+    def stretches(self, step: int, rank: int = 0, world: int = 1) -> list[list[Stretch]]:
+        """What each row of a batch reads."""
+        if step < 0:
+            raise ValueError(f"step must be at least 0, but is {step}.")
+        rows = rows_of_rank(self.batch_size, rank, world)
+        windows = [self._ordered(*divmod(step * self.batch_size + row, self.windows_per_epoch)) for row in rows]
+        return [
+            [Stretch(*piece) for piece in self._pieces[slice(*self._first_pieces[window : window + 2])].tolist()]
+            for window in windows
+        ]
+
+    def _ordered(self, epoch: int, place: int) -> int:
+        if epoch != self._order_epoch:
+            self._order, self._order_epoch = shuffled(self.windows_per_epoch, self.seed, epoch), epoch
+        return int(self._order[place])
+
+
+def _laid(
+    lengths: Int64[np.ndarray, "documents"], window: int, chunk_size: int
+) -> tuple[Int64[np.ndarray, "pieces 4"], Int64[np.ndarray, "windows_and_1"]]:
+    """Documents laid into rows: each piece's column, document, begin and length, and where each row's begin."""
+    pieces: list[tuple[int, int, int, int]] = []
+    rows = [0]
+    column = 0
+    for document, length in enumerate(lengths.tolist()):
+        begin = 0
+        while begin < length:
+            room = window - column
+            taken = length - begin if length - begin <= room else room // chunk_size * chunk_size
+            if taken:
+                pieces.append((column, document, begin, taken))
+                begin += taken
+                column += taken
+            if begin < length or column == window:
+                rows.append(len(pieces))
+                column = 0
+    if rows[-1] < len(pieces):
+        rows.append(len(pieces))
+    return np.array(pieces, dtype=np.int64).reshape(-1, 4), np.array(rows, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class RetrievalBatches:
+    """Windows joined with neighbours.
+
+    Attributes:
+        windows: `ChunkedWindows` or `StreamedWindows`.
+        neighbours: Of the chunks of the same split.
+        share_without: Share of samples (rows of a window) that are given no neighbours, 0 to 1, so that a model stays
+            good without them.
+        seed: Decides which those are.
+
+    Raises:
+        ValueError: If the share is none.
+    """
+
+    windows: PlacedWindows
+    neighbours: ChunkNeighbours
+    share_without: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share_without <= 1:
+            raise ValueError(f"share_without must be from 0 to 1, but is {self.share_without}.")
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the global batch."""
+        return self.windows.batch_size
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of one step, or one rank's share of it, with neighbours of every chunk that ends in it."""
+        batch = self.windows.batch(step, rank, world)
+        rows = self.windows.stretches(step, rank, world)
+        numbers = [step * self.batch_size + row for row in rows_of_rank(self.batch_size, rank, world)]
+        documents, chunks = ended_chunks(rows, self.neighbours.chunk_size)
+        documents[[self._goes_without(number) for number in numbers]] = -1
+        found = torch.from_numpy(self.neighbours.tokens(documents, chunks))
+        return Batch(tokens=batch.tokens, labels=batch.labels, starts=batch.starts, neighbours=found)
+
+    def _goes_without(self, sample: int) -> bool:
+        if self.share_without in (0, 1):
+            return self.share_without == 1
+        bits = np.random.SeedSequence((self.seed, sample, 0x4E4E)).generate_state(1, np.uint64)[0]
+        return int(bits) < self.share_without * 2**64
+
+
+def ended_chunks(
+    rows: Sequence[Sequence[Stretch]], chunk_size: int
+) -> tuple[Int64[np.ndarray, "rows chunks"], Int64[np.ndarray, "rows chunks"]]:
+    """Document and number of each chunk whose last token is read, row by row in order; -1 where a row has fewer.
+
+    A stretch that begins at token ``b`` of a document reads token ``b - 1`` first, and its last token not at all.
+    """
+    found = [
+        [
+            (stretch.document, end // chunk_size - 1)
+            for stretch in row
+            for end in range(
+                (stretch.begin + chunk_size - 1) // chunk_size * chunk_size or chunk_size,
+                stretch.begin + stretch.length,
+                chunk_size,
+            )
+        ]
+        for row in rows
+    ]
+    most = max(map(len, found), default=0)
+    padded = np.full((len(found), most, 2), -1, dtype=np.int64)
+    for row, chunks in enumerate(found):
+        if chunks:
+            padded[row, : len(chunks)] = chunks
+    return padded[..., 0].copy(), padded[..., 1].copy()
