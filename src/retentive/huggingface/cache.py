@@ -1,0 +1,148 @@
+"""A model's state where transformers keeps keys and values: what `generate` carries, whatever the family."""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from retentive.state import ModelState
+
+NO_KEYS = (
+    "a state holds no keys and values to update, for it is not made of tokens; give the cache to the model, which "
+    "replaces the state in it."
+)
+
+
+class StateLayer(CacheLayerMixin):
+    """The one layer of a `StateCache`: the state of the whole model."""
+
+    # `generate` would otherwise turn the padding mask into one of four dimensions, and compile on its own.
+    is_compileable = False
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self, state: ModelState | None, seen: int) -> None:
+        """Begin with a state, or with nothing."""
+        super().__init__()
+        self.state = state
+        self.seen = seen
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Refused: there are no keys and values.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(NO_KEYS)
+
+    def update(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Refused: there are no keys and values.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(NO_KEYS)
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """Columns that a mask has, and the first of them; older releases pass the positions of the queries."""
+        new = query_length if isinstance(query_length, int) else len(query_length)
+        return self.seen + new, 0
+
+    def get_seq_length(self) -> int:
+        """Columns read so far, padding included."""
+        return self.seen
+
+    def get_max_length(self) -> int:
+        """-1: a state has no limit."""
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        """`get_max_length` by its older name."""
+        return -1
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.state, self.seen = None, 0
+
+    def offload(self) -> None:
+        """Move the state to the CPU."""
+        if self.state is not None:
+            self.state = self.state.to("cpu")
+
+    def prefetch(self) -> None:
+        """Nothing: the model moves the state to where it computes."""
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let row i go on from what row ``beam_idx[i]`` has read."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row."""
+        if self.state is not None:
+            rows = torch.arange(self.state.batch_size, device=self.state.position.device)
+            self.state = self.state.select(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep, reorder or repeat rows."""
+        if self.state is not None:
+            self.state = self.state.select(indices)
+
+    def crop(self, *_: Any) -> None:
+        """Refused: what has been read cannot be unread.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            "a state cannot be cropped, for what was read cannot be unread; keep an earlier one with "
+            "StateCache.of(cache.state), which costs nothing."
+        )
+
+
+class StateCache(Cache):
+    """A transformers cache that holds the state of a model of ours, of any family.
+
+    The model replaces the state in it with each call. States are values that nothing changes, so keeping one to go on
+    from it later, several times if wanted, is no copy: ``StateCache.of(cache)``.
+    """
+
+    def __init__(self, state: ModelState | None = None, seen: int | None = None) -> None:
+        """Begin with a state, such as one that `load_state` read.
+
+        Args:
+            state: Of the model; None has read nothing.
+            seen: Columns that ``generate`` should take as read of the ids that it is given; None is as many as the row
+                that has read most.
+        """
+        if seen is None:
+            seen = 0 if state is None else int(state.position.max())
+        super().__init__(layers=[StateLayer(state, seen)])
+
+    @classmethod
+    def of(cls: "type[AnyStateCache]", other: "StateCache") -> "AnyStateCache":
+        """Another cache at the same place, which goes on by itself."""
+        return cls(other.state, other.layer.seen)
+
+    @property
+    def layer(self) -> StateLayer:
+        """The one layer."""
+        return self.layers[0]  # pyright: ignore[reportReturnType]
+
+    @property
+    def state(self) -> ModelState | None:
+        """What the model carries; None before the first call."""
+        return self.layer.state
+
+    def advance(self, state: ModelState, columns: int) -> None:
+        """Take the state after a call that read so many columns."""
+        layer = self.layer
+        layer.state, layer.seen = state, layer.seen + columns
+
+    @property
+    def batch_size(self) -> int:
+        """Rows; -1 before the first call."""
+        return -1 if self.state is None else self.state.batch_size
+
+
+AnyStateCache = TypeVar("AnyStateCache", bound=StateCache)

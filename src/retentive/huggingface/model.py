@@ -1,0 +1,269 @@
+"""Every family as one transformers model."""
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
+from retentive.huggingface.cache import StateCache
+from retentive.huggingface.config import RetentiveConfig
+from retentive.models.base import FamilyConfig, LanguageModel, ModelOutput
+from retentive.models.registry import build
+from retentive.ops.cross_entropy import IGNORED
+from retentive.shapes import Hidden, Logits, TokenMask, Tokens
+from retentive.state import ModelState
+
+# The name must hold none of transformers' own (mamba, rwkv, xlstm, minimax, reformer, xlnet): they change the cache.
+
+
+class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
+    """A language model of any family, with the call, the training and the generation of transformers.
+
+    Attributes:
+        model: The model itself, which `save_model`, `generate` and all else of this library take.
+        retriever: For a RETRO: finds the neighbours of each chunk that a call ends, a `Retriever` or a `Retrieval`;
+            None reads none. It is not saved.
+    """
+
+    config_class = RetentiveConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    # A state cannot be rolled back: assisted generation is refused by name.
+    _is_stateful = True
+    # The loss of a batch can be summed over a whole optimizer step; see `num_items_in_batch`.
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: RetentiveConfig | FamilyConfig) -> None:
+        """Make the model that the config describes, of a family or of transformers."""
+        if not isinstance(config, RetentiveConfig):
+            config = RetentiveConfig(config)
+        super().__init__(config)
+        self.model: LanguageModel = build(config.family_config)
+        self.retriever: Retriever | Retrieval | None = None
+        # Where `from_pretrained` makes a model, nothing is filled in yet.
+        self._was_filled = not any(parameter.is_meta for parameter in self.model.parameters())
+        self.post_init()
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> "RetentiveForCausalLM":
+        """Wrap a model that is there already: the same weights, not a copy."""
+        with torch.device("meta"):
+            wrapped = cls(RetentiveConfig(model.config))
+        wrapped.model = model
+        wrapped.train(model.training)
+        return wrapped
+
+    def forward(
+        self,
+        input_ids: Tokens | None = None,
+        attention_mask: Shaped[Tensor, "batch longer"] | None = None,
+        past_key_values: StateCache | None = None,
+        inputs_embeds: Hidden | None = None,
+        labels: Tokens | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | Int[Tensor, "kept"] = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        neighbours: Int[Tensor, "batch ..."] | None = None,
+        neighbour_mask: Bool[Tensor, "batch ..."] | None = None,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Read tokens after what is in the cache.
+
+        Args:
+            input_ids: Token ids.
+            attention_mask: 0 at padding, wherever it stands; of these columns, or of all that the cache has seen and
+                these.
+            past_key_values: Where an earlier call stopped; its state is replaced. None starts new sequences.
+            inputs_embeds: In place of ``input_ids``, rows of the token table or what stands in for them; for families
+                that read one token after another (``transformer``, ``retnet``).
+            labels: As in every transformers model: the ``input_ids`` themselves, -100 where none counts. A token whose
+                column before is padding does not count either.
+            use_cache: Return a cache; None does so outside of training.
+            output_attentions: Refused: retention has no attention weights, and no family keeps them.
+            output_hidden_states: Refused.
+            return_dict: False gives a tuple.
+            logits_to_keep: Columns from the end, or their indices, whose logits are wanted; 0 is all.
+            num_items_in_batch: The sum of losses is divided by it, which accumulates gradients exactly; None takes the
+                mean.
+            neighbours: For a RETRO: as its own call takes them.
+            neighbour_mask: See there.
+
+        Raises:
+            ValueError: If something is asked for that cannot be, or shapes do not fit.
+        """
+        refused = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        for name, given in refused.items():
+            if given:
+                raise ValueError(f"{name} must be False or left out, for no model here keeps them, but is True.")
+        if past_key_values is not None and not isinstance(past_key_values, StateCache):
+            raise ValueError(
+                f"past_key_values must be a StateCache, but is a {type(past_key_values).__name__}; start with none, or "
+                "with StateCache(state)."
+            )
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("either input_ids or inputs_embeds must be given, and not both.")
+        read = cast("Tensor", input_ids if inputs_embeds is None else inputs_embeds)
+        mask = _padding(attention_mask, read.shape[0], read.shape[1])
+        state = None if past_key_values is None else past_key_values.state
+        wanted = None
+        if labels is None and isinstance(logits_to_keep, int) and logits_to_keep:
+            wanted = logits_to_keep
+        beside = _given(neighbours=neighbours, neighbour_mask=neighbour_mask)
+        if inputs_embeds is None:
+            output = self._read(cast("Tensor", input_ids), state, mask, wanted, beside)
+        else:
+            output = _read_embedded(self.model, inputs_embeds, state, mask, wanted, beside)
+        assert output.logits is not None
+        loss = None if labels is None else _loss(output.logits, labels, mask, num_items_in_batch)
+        if past_key_values is None and (use_cache or (use_cache is None and not self.training)):
+            past_key_values = StateCache()
+        if past_key_values is not None:
+            past_key_values.advance(output.state, read.shape[1])
+        result = CausalLMOutputWithPast(
+            loss=cast("Any", loss),
+            logits=cast("Any", _kept(output.logits, logits_to_keep if wanted is None else 0)),
+            past_key_values=past_key_values,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+    def _read(
+        self, tokens: Tensor, state: ModelState | None, mask: Tensor | None, wanted: int | None, beside: dict[str, Any]
+    ) -> ModelOutput:
+        lookup = make_lookup(self.model, self.retriever)
+        if lookup is not None and not beside:
+            state = lookup.begin(tokens, mask, state)
+            beside = _given(neighbours=lookup.neighbours(tokens, mask, state))
+        return self.model(tokens, state, mask=mask, logits_to_keep=wanted, **beside)
+
+    def prepare_inputs_for_generation(
+        self, *args: Any, inputs_embeds: Hidden | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """What `forward` is given for the next tokens."""
+        prepare: Any = super().prepare_inputs_for_generation  # pyright: ignore[reportAttributeAccessIssue]
+        inputs = prepare(*args, inputs_embeds=inputs_embeds, **kwargs)
+        # The first releases of transformers 5 pass places that a state knows by itself.
+        inputs.pop("cache_position", None)
+        return inputs
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any, **__: Any
+    ) -> Any:
+        """What `generate` carries: the state, whatever kind of cache it would have made."""
+        kind = generation_config.cache_implementation
+        if kind is not None and any(word in kind for word in ("offloaded", "quantized")):
+            raise ValueError(
+                f"cache_implementation must be left out, for a state is neither offloaded nor quantized, but is "
+                f"{kind!r}."
+            )
+        given = model_kwargs.get("past_key_values")
+        if given is not None:
+            given._is_user_defined = True
+        elif generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = StateCache()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fill what a folder lacked by the rules of the family; `from_pretrained` calls it for each module."""
+        if module is self.model and not self._was_filled:
+            fresh = build(self.config.family_config).state_dict()
+            for name, tensor in self.model.state_dict(keep_vars=True).items():
+                # Leaves alone what was read.
+                init.copy_(tensor, fresh[name].to(tensor))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of tokens."""
+        return self.model.decoder.embedding.tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another table of tokens in place."""
+        self.model.decoder.embedding.tokens = cast("nn.Embedding", value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The head; None where it is the table of tokens."""
+        return self.model.decoder.head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Put another head in place."""
+        self.model.decoder.head = cast("nn.Linear", new_embeddings)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *_: Any, **__: Any) -> nn.Embedding:
+        """The table of tokens, which cannot change its size: the config is that of a family, and frozen.
+
+        Raises:
+            ValueError: If another size is asked for.
+        """
+        vocab_size = self.config.vocab_size
+        if new_num_tokens not in (None, vocab_size):
+            raise ValueError(
+                f"new_num_tokens must be the model's vocab_size, {vocab_size}, but is {new_num_tokens}; make a model "
+                "with another vocab_size, or leave new tokens out of the tokenizer."
+            )
+        return self.model.decoder.embedding.tokens
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _padding(attention_mask: Tensor | None, batch: int, time: int) -> TokenMask | None:
+    """Which of the columns of this call are real; None where all are, which takes the faster path."""
+    if attention_mask is None:
+        return None
+    shape = tuple(attention_mask.shape)
+    if attention_mask.ndim != 2 or shape[0] != batch or shape[1] < time:
+        raise ValueError(
+            f"attention_mask must be (batch, time), ({batch}, {time}) or with the columns before these too, but has "
+            f"shape {shape}."
+        )
+    mask = attention_mask[:, -time:] != 0
+    # A compiler that traces cannot look at values, and takes the mask as it is.
+    if not torch.compiler.is_compiling() and bool(mask.all()):
+        return None
+    return mask
+
+
+def _read_embedded(
+    model: LanguageModel,
+    embedded: Hidden,
+    state: ModelState | None,
+    mask: TokenMask | None,
+    wanted: int | None,
+    beside: dict[str, Any],
+) -> ModelOutput:
+    if type(model).forward is not LanguageModel.forward or beside:
+        raise ValueError(
+            f"inputs_embeds must be None for a {model.config.family}, whose state remembers token ids; give input_ids."
+        )
+    decoder = model.decoder
+    batch, time, _ = embedded.shape
+    layout = decoder.layout(None if state is None else state.position, batch, time, mask=mask)
+    hidden = decoder.embedding_dropout(decoder.embedding.place(embedded, layout.positions))
+    hidden, following = decoder(hidden, state, layout)
+    return model.read_out(hidden, following, None, wanted)
+
+
+def _kept(logits: Logits, logits_to_keep: int | Tensor) -> Logits:
+    if isinstance(logits_to_keep, Tensor):
+        return logits[:, logits_to_keep]
+    return logits[:, -logits_to_keep:] if logits_to_keep else logits
+
+
+def _loss(
+    logits: Logits, labels: Tokens, mask: TokenMask | None, num_items_in_batch: Tensor | int | None
+) -> Float[Tensor, ""]:
+    """Cross-entropy of each next token, in nats; the mean, or the sum over ``num_items_in_batch``."""
+    following = labels[:, 1:]
+    if mask is not None:
+        following = following.where(mask[:, :-1], IGNORED)
+    wide = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
+    whole = nn.functional.cross_entropy(wide.flatten(0, 1), following.flatten(), ignore_index=IGNORED, reduction="sum")
+    if num_items_in_batch is None:
+        return whole / (following != IGNORED).sum().clamp_min(1)
+    return whole / num_items_in_batch

@@ -1,0 +1,179 @@
+"""Every family generates through transformers as it does through us."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from laws.families import case_name, cases, random_tokens, small_model
+from retentive.checkpoints import load_state, save_state
+from retentive.generation import generate
+from retentive.huggingface import RetentiveForCausalLM, StateCache, register
+from retentive.models.base import LanguageModel
+
+register()
+
+EVERY_CASE = pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+EVERY_FAMILY = pytest.mark.parametrize("family", ["transformer", "retnet", "retro", "rmt"])
+GREEDY = {"do_sample": False, "pad_token_id": 0}
+
+
+def wrapped(family: str, **changes) -> tuple[RetentiveForCausalLM, LanguageModel]:
+    model = small_model(family, dtype=torch.float32, **changes)
+    return RetentiveForCausalLM.of(model), model
+
+
+def padded() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two prompts, the first of them shorter, and their mask."""
+    tokens, mask = random_tokens(2, 9), torch.ones(2, 9, dtype=torch.long)
+    mask[0, :4] = 0
+    return tokens, mask
+
+
+@EVERY_CASE
+def test_greedy_tokens_are_ours(family: str, changes: dict):
+    theirs, ours = wrapped(family, **changes)
+    tokens, mask = padded()
+    found = theirs.generate(tokens, attention_mask=mask, max_new_tokens=14, **GREEDY)
+    expected = generate(ours, [tokens[0, 4:], tokens[1]], max_new_tokens=14)
+    assert torch.equal(found[:, 9:], torch.stack(expected.tokens))
+
+
+@EVERY_CASE
+@pytest.mark.parametrize("how", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2, "top_k": 0}])
+def test_the_state_gives_what_reading_all_again_gives(family: str, changes: dict, how: dict):
+    theirs, _ = wrapped(family, **changes)
+    tokens, mask = padded()
+    found = []
+    for use_cache in (True, False):
+        torch.manual_seed(0)
+        options = {**GREEDY, **how, "use_cache": use_cache, "max_new_tokens": 6}
+        found.append(theirs.generate(tokens, attention_mask=mask, **options))
+    assert torch.equal(*found)
+
+
+@EVERY_FAMILY
+def test_the_prompt_may_be_read_in_pieces(family: str):
+    theirs, _ = wrapped(family)
+    tokens, mask = padded()
+    whole = theirs.generate(tokens, attention_mask=mask, max_new_tokens=4, **GREEDY)
+    pieces = theirs.generate(tokens, attention_mask=mask, max_new_tokens=4, prefill_chunk_size=4, **GREEDY)
+    assert torch.equal(pieces, whole)
+
+
+@EVERY_FAMILY
+def test_a_returned_cache_goes_on_and_can_be_kept(family: str):
+    theirs, _ = wrapped(family)
+    tokens = random_tokens(2, 6)
+    whole = theirs.generate(tokens, max_new_tokens=9, **GREEDY)
+    first = theirs.generate(tokens, max_new_tokens=4, return_dict_in_generate=True, **GREEDY)
+    for _ in range(2):
+        kept = StateCache.of(first.past_key_values)
+        rest = theirs.generate(first.sequences, past_key_values=kept, max_new_tokens=5, **GREEDY)
+        assert torch.equal(rest, whole)
+    assert kept.batch_size == 2
+
+
+@EVERY_FAMILY
+def test_a_saved_state_goes_on_in_transformers(family: str, tmp_path: Path):
+    theirs, ours = wrapped(family)
+    tokens = random_tokens(1, 12)
+    save_state(ours(tokens[:, :7]).state, tmp_path / "state", ours)
+    cache = StateCache(load_state(tmp_path / "state", ours))
+    assert cache.get_seq_length() == 7
+    torch.testing.assert_close(theirs(tokens[:, 7:], past_key_values=cache).logits, ours(tokens).logits[:, 7:])
+    assert cache.get_seq_length() == 12
+
+
+class Collector(BaseStreamer):
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.ended = False
+
+    def put(self, value: torch.Tensor) -> None:
+        self.tokens += value.flatten().tolist()
+
+    def end(self) -> None:
+        self.ended = True
+
+
+class StopAt(StoppingCriteria):
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
+        return torch.full((len(input_ids),), input_ids.shape[1] >= self.length)
+
+
+def test_streamers_and_stopping_criteria():
+    theirs, _ = wrapped("retnet")
+    tokens, streamer = random_tokens(1, 5), Collector()
+    whole = theirs.generate(tokens, max_new_tokens=8, **GREEDY)
+    criteria = StoppingCriteriaList([StopAt(9)])
+    found = theirs.generate(tokens, max_new_tokens=8, streamer=streamer, stopping_criteria=criteria, **GREEDY)
+    assert torch.equal(found, whole[:, :9])
+    assert streamer.tokens == found.flatten().tolist()
+    assert streamer.ended
+
+
+def test_rows_end_at_their_end_token():
+    theirs, ours = wrapped("retnet")
+    tokens = random_tokens(2, 5)
+    whole = torch.stack(generate(ours, tokens, max_new_tokens=10).tokens)
+    ending = int(whole[0, 3])
+    found = theirs.generate(tokens, max_new_tokens=10, eos_token_id=ending, do_sample=False, pad_token_id=0)
+    expected = generate(ours, tokens, max_new_tokens=10, stop_tokens=[ending])
+    for row, new in zip(found[:, 5:], expected.tokens, strict=True):
+        assert torch.equal(row[: len(new)], new)
+        assert (row[len(new) :] == 0).all()
+
+
+def test_a_retriever_is_asked_as_ours_is():
+    theirs, ours = wrapped("retro")
+
+    def retriever(chunks: torch.Tensor) -> torch.Tensor:
+        return torch.stack((chunks, (2 * chunks + 1) % 23), 1).repeat(1, 1, 2)
+
+    tokens, mask = padded()
+    theirs.retriever = retriever
+    found = theirs.generate(tokens, attention_mask=mask, max_new_tokens=14, **GREEDY)
+    expected = generate(ours, [tokens[0, 4:], tokens[1]], max_new_tokens=14, retriever=retriever)
+    assert torch.equal(found[:, 9:], torch.stack(expected.tokens))
+    theirs.retriever = None
+    without = theirs.generate(tokens, attention_mask=mask, max_new_tokens=14, **GREEDY)
+    assert not torch.equal(found, without)
+
+
+@pytest.mark.parametrize("family", ["transformer", "retnet"])
+def test_embedded_prompts(family: str):
+    theirs, ours = wrapped(family, scale_embeddings=True)
+    tokens, mask = padded()
+    embedded = ours.decoder.embedding.tokens(tokens)
+    found = theirs.generate(inputs_embeds=embedded, attention_mask=mask, max_new_tokens=5, **GREEDY)
+    whole = theirs.generate(tokens, attention_mask=mask, max_new_tokens=5, **GREEDY)
+    assert torch.equal(found, whole[:, 9:])
+
+
+def test_what_cannot_be_is_refused_by_name(tmp_path: Path):
+    theirs, ours = wrapped("rmt")
+    tokens = random_tokens(1, 5)
+    for kind in ("offloaded", "quantized"):
+        with pytest.raises(ValueError, match=f"cache_implementation must be left out.*is '{kind}'"):
+            theirs.generate(tokens, max_new_tokens=2, cache_implementation=kind, **GREEDY)
+    with pytest.raises(ValueError, match="inputs_embeds must be None for a rmt, whose state remembers token ids"):
+        theirs(inputs_embeds=ours.decoder.embedding.tokens(tokens))
+    with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
+        theirs.generate(tokens, assistant_model=theirs, max_new_tokens=2, **GREEDY)
+    cache = theirs(tokens).past_key_values
+    with pytest.raises(NotImplementedError, match="cannot be cropped, for what was read cannot be unread"):
+        cache.crop(3)
+    with pytest.raises(NotImplementedError, match="a state holds no keys and values to update"):
+        cache.update(tokens, tokens, 0)
+
+
+def test_the_auto_class_is_given_a_model_that_was_saved(tmp_path: Path):
+    theirs, _ = wrapped("retnet")
+    theirs.save_pretrained(tmp_path)
+    assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path), RetentiveForCausalLM)
