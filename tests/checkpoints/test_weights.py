@@ -21,6 +21,8 @@ EVERY_CASE = pytest.mark.parametrize(("family", "changes"), cases(), ids=case_na
 class WordTokenizer:
     """A tokenizer as `save_model` needs it."""
 
+    end_of_text = 7
+
     def __init__(self, words: str) -> None:
         self.words = words
 
@@ -126,6 +128,7 @@ def test_a_tokenizer_is_saved_beside_the_weights(tmp_path: Path):
     save_model(small_model("retnet"), tmp_path, WordTokenizer("a b"))
     assert (tmp_path / "tokenizer.json").read_text() == "a b"
     assert read_manifest(tmp_path).tokenizer_fingerprint == "fingerprint of a b"
+    assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == 7
 
 
 def test_a_saved_model_is_replaced_and_other_files_stay(saved: Path):
@@ -259,6 +262,7 @@ from retentive.checkpoints import save_model
 from retentive.models.registry import build, config_class
 
 class Tokenizer:
+    end_of_text = 0
     def __init__(self, size):
         self.size = size
     def save(self, folder):

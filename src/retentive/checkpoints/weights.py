@@ -2,6 +2,9 @@
 
 ``config.json`` is the manifest. It names the weights file, whose name carries the hash of its content, and is renamed
 into place last: a folder holds the earlier model or the new one, whenever the process is killed.
+
+The same folder is one of transformers: ``config.json`` also has the keys that it reads, and so it finds the weights in
+the same step; see `retentive.huggingface`.
 """
 
 import json
@@ -30,6 +33,11 @@ CONFIG_FILE = "config.json"
 @runtime_checkable
 class SavableTokenizer(Protocol):
     """What `save_model` asks of a tokenizer."""
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that begins and ends every document."""
+        ...
 
     def save(self, folder: Path) -> None:
         """Write its files into a folder."""
@@ -247,6 +255,7 @@ def _write_config(
         "config": config_to_dict(config),
         "weights": {"file": weights_file, "sha256": weights_digest},
         "tokenizer": None if tokenizer is None else tokenizer.fingerprint(),
+        **_for_transformers(weights_file, tokenizer),
     }
     text = json.dumps(content, indent=2) + "\n"
     path = folder / CONFIG_FILE
@@ -254,3 +263,15 @@ def _write_config(
         fill_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
     except OSError as error:
         raise unwritten(path, error) from error
+
+
+def _for_transformers(weights_file: str, tokenizer: SavableTokenizer | None) -> dict[str, Any]:
+    """What transformers reads of ``config.json``, beside ``config``."""
+    tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {
+        "model_type": "retentive",
+        "architectures": ["RetentiveForCausalLM"],
+        "transformers_weights": weights_file,
+        # Documents begin and end with the same token; padding is masked, so any id serves.
+        **({} if tokenizer is None else dict.fromkeys(tokens, tokenizer.end_of_text)),
+    }
