@@ -6,9 +6,11 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from retentive.checkpoints.weights import read_manifest
 from retentive.cli.options import add_config, read_config
 from retentive.data.token_store import TokenStore
 from retentive.models.registry import family_names, preset, preset_names
+from retentive.models.retro import retro_over
 from retentive.training.config import TrainConfig
 from retentive.training.trainer import train
 
@@ -22,20 +24,24 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     size = _asked(arguments, "size") or sizes[0]
     parser.add_argument("--family", default=DEFAULT_FAMILY, choices=family_names(), help="Kind of model.")
     parser.add_argument("--size", default=sizes[0], choices=sizes, help="Where the options of --model start from.")
-    start = _start(family, size, _asked(arguments, "backbone"))
-    if hasattr(start, "backbone"):
-        backbones = [name for name in family_names() if name != family]
-        kind = "Kind of decoder below --model.backbone."
-        parser.add_argument("--backbone", default=start.backbone.family, choices=backbones, help=kind)
+    trained = _asked(arguments, "retrofit")
+    inner = _inner(family, size)
+    start = _start(family, size, _asked(arguments, inner) if inner else None, trained)
+    if inner and trained is None:
+        kinds = [name for name in family_names() if name != family]
+        kind = f"Kind of decoder below --model.{inner}."
+        parser.add_argument(f"--{inner}", default=getattr(start, inner).family, choices=kinds, help=kind)
     add_config(parser, TrainConfig)
-    _add_model(parser, "model", start)
+    _add_model(parser, "model", start, whole=trained is None)
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Train, or go on training, and say what came of it."""
     config = read_config(parser, options, TrainConfig)
     vocab_size = TokenStore.open(config.store).manifest.tokenizer.vocab_size
-    start = _start(options.family, options.size, getattr(options, "backbone", None))
+    inner = _inner(options.family, options.size)
+    kind = getattr(options, inner, None) if inner else None
+    start = _start(options.family, options.size, kind, None if config.retrofit is None else str(config.retrofit))
     model = _made(start, options.model.as_dict(), vocab_size)
     report = train(model, config)
     print("\n".join(report.lines()))
@@ -44,23 +50,48 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         print(f"      retentive evaluate {report.model} --store {config.store}")
 
 
-def _start(family: str, size: str, backbone: str | None) -> Any:
-    """The config whose values are the defaults; with a backbone of another kind, that kind's of the same size."""
+def _inner(family: str, size: str) -> str | None:
+    """The option of a family's config that is another family's config; None where there is none."""
+    if size not in preset_names(family):
+        return None  # the parser says so
     start = preset(family, size)(257)
-    if backbone is None or not hasattr(start, "backbone") or backbone == start.backbone.family:
+    return next(
+        (field.name for field in dataclasses.fields(start) if hasattr(getattr(start, field.name), "family")), None
+    )
+
+
+def _start(family: str, size: str, inner: str | None, trained: str | None) -> Any:
+    """The config whose values are the defaults.
+
+    Args:
+        family: Of the model.
+        size: Its preset.
+        inner: Kind of the decoder inside it; None is the preset's.
+        trained: Folder of a trained model that is to be the decoder inside it.
+    """
+    if trained is not None:
+        if family != "retro":
+            raise ValueError(f"retrofit needs --family retro, which reads neighbours, but family is {family!r}.")
+        return retro_over(read_manifest(trained).config)
+    start = preset(family, size)(257)
+    name = _inner(family, size)
+    if inner is None or name is None or inner == getattr(start, name).family:
         return start
-    changes = {"causal_memory": True} if backbone == "retnet" else {}
-    return dataclasses.replace(start, backbone=preset(backbone, size)(257), **changes)
+    decoder = preset(inner, size)(257)
+    if family == "retro":
+        return retro_over(decoder)
+    changes = {"causal_memory": True} if inner == "retnet" else {}
+    return dataclasses.replace(start, **{name: decoder}, **changes)
 
 
-def _add_model(parser: ArgumentParser, prefix: str, start: Any) -> None:
-    """Options for every field of a model's config, those of a config inside it below its name."""
+def _add_model(parser: ArgumentParser, prefix: str, start: Any, *, whole: bool = True) -> None:
+    """Options for every field of a model's config, those of a config inside it below its name, if ``whole``."""
     fields = {field.name: getattr(start, field.name) for field in dataclasses.fields(start)}
     nested = {name: value for name, value in fields.items() if hasattr(value, "family")}
     skipped: set[str | int] = {name for name in ("vocab_size", *nested) if name in fields}
     parser.add_class_arguments(type(start), prefix, skip=skipped, instantiate=False)
     parser.set_defaults({f"{prefix}.{name}": value for name, value in fields.items() if name not in skipped})
-    for name, value in nested.items():
+    for name, value in nested.items() if whole else ():
         _add_model(parser, f"{prefix}.{name}", value)
 
 
@@ -71,6 +102,8 @@ def _made(start: Any, values: dict[str, Any], vocab_size: int) -> Any:
         name: _made(fields[name], value, vocab_size) if hasattr(fields[name], "family") else value
         for name, value in values.items()
     }
+    # A trained model inside has no options: it is what it is.
+    made |= {name: value for name, value in fields.items() if hasattr(value, "family") and name not in made}
     return type(start)(**made, **({"vocab_size": vocab_size} if "vocab_size" in fields else {}))
 
 

@@ -17,7 +17,7 @@ from retentive.data.manifest import Split
 from retentive.data.neighbour_stores import ChunkNeighbours
 from retentive.data.packing import empty_split
 from retentive.data.shuffling import shuffled
-from retentive.data.streams import Stretch
+from retentive.data.streams import StreamedWindows, Stretch
 from retentive.data.token_store import TokenStore
 
 
@@ -166,7 +166,8 @@ class RetrievalBatches:
         batch = self.windows.batch(step, rank, world)
         rows = self.windows.stretches(step, rank, world)
         numbers = [step * self.batch_size + row for row in rows_of_rank(self.batch_size, rank, world)]
-        documents, chunks = ended_chunks(rows, self.neighbours.chunk_size)
+        carries_state = isinstance(self.windows, StreamedWindows)
+        documents, chunks = ended_chunks(rows, self.neighbours.chunk_size, carries_state=carries_state)
         documents[[self._goes_without(number) for number in numbers]] = -1
         found = torch.from_numpy(self.neighbours.tokens(documents, chunks))
         return Batch(tokens=batch.tokens, labels=batch.labels, starts=batch.starts, neighbours=found)
@@ -179,18 +180,25 @@ class RetrievalBatches:
 
 
 def ended_chunks(
-    rows: Sequence[Sequence[Stretch]], chunk_size: int
+    rows: Sequence[Sequence[Stretch]], chunk_size: int, *, carries_state: bool
 ) -> tuple[Int64[np.ndarray, "rows chunks"], Int64[np.ndarray, "rows chunks"]]:
     """Document and number of each chunk whose last token is read, row by row in order; -1 where a row has fewer.
 
-    A stretch that begins at token ``b`` of a document reads token ``b - 1`` first, and its last token not at all.
+    A stretch that begins at token ``b`` of a document reads token ``b - 1`` first, and its last token not at all. That
+    first token ends a chunk only if its row remembers the chunk.
+
+    Args:
+        rows: What each row reads.
+        chunk_size: Tokens of a chunk.
+        carries_state: Whether rows go on from an earlier window.
     """
+    first = 0 if carries_state else 1
     found = [
         [
             (stretch.document, end // chunk_size - 1)
             for stretch in row
             for end in range(
-                (stretch.begin + chunk_size - 1) // chunk_size * chunk_size or chunk_size,
+                max(-(-(stretch.begin + first) // chunk_size), 1) * chunk_size,
                 stretch.begin + stretch.length,
                 chunk_size,
             )

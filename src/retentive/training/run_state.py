@@ -32,7 +32,8 @@ def run_tensors(learner: Learner) -> dict[str, Tensor]:
     # Each part's rows are a block by themselves: rows of two parts can stand at different places of a segment.
     for number, state in zip(_my_blocks(learner.processes, len(learner.states)), learner.states, strict=True):
         # A file holds no tensor twice, and the layers of a state may share their positions.
-        tensors |= {name: tensor.clone() for name, tensor in named_tensors(state, f"{CARRIED}{number}.").items()}
+        named = named_tensors(state, f"{CARRIED}{number}.").items()
+        tensors |= {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in named}
     return tensors
 
 

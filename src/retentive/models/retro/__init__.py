@@ -8,6 +8,7 @@ from retentive.models.retro.presets import (
     retro_7_5b,
     retro_172m,
     retro_425m,
+    retro_over,
     retro_small,
     retro_tiny,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "retro_7_5b",
     "retro_172m",
     "retro_425m",
+    "retro_over",
     "retro_small",
     "retro_tiny",
     "retrofit",

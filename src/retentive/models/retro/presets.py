@@ -5,6 +5,7 @@ which rotation does without: one of ``hidden_size`` to all heads in each attenti
 with every third layer from the 6th reading neighbours; for the two largest, its table lists these layers from the 9th.
 """
 
+from retentive.models.base import FamilyConfig
 from retentive.models.registry import config_class
 from retentive.models.retro.config import RetroConfig
 
@@ -78,6 +79,26 @@ def retro_small(vocab_size: int = 8192) -> RetroConfig:
         encoder_num_layers=2,
         encoder_num_heads=5,
         share_embeddings=True,
+        chunk_offset=1,
+    )
+
+
+def retro_over(base: FamilyConfig) -> RetroConfig:
+    """A RETRO over any decoder, trained or not: an encoder of two layers, at most as wide as the paper's.
+
+    Neighbours are read in every third layer from the 6th, or in every second one of a decoder with fewer than 9.
+    """
+    decoder = base.decoder
+    layers = range(6, decoder.num_layers + 1, 3) if decoder.num_layers >= 9 else range(2, decoder.num_layers + 1, 2)
+    hidden, heads = decoder.embedding.hidden_size, decoder.mixer.num_heads
+    size = hidden if hidden <= 896 else 896
+    return RetroConfig(
+        base=base,
+        chunk_size=64,
+        cross_layers=tuple(layers) or (1,),
+        encoder_hidden_size=size,
+        encoder_num_layers=2,
+        encoder_num_heads=heads if size == hidden else 16,
         chunk_offset=1,
     )
 
