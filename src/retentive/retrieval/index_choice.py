@@ -13,7 +13,7 @@ HNSW_LINKS = 32
 _ID_BYTES = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexConfig:
     """How vectors are indexed.
 
@@ -54,6 +54,7 @@ class IndexChoice:
     Attributes:
         factory: FAISS factory string.
         reason: One sentence.
+        row_bytes: Bytes of one vector, or of its code.
         memory_bytes: What it takes in memory when all of it is in use.
         training_rows: Vectors of the random sample that it is trained on.
         effort: Name of the parameter that trades speed for recall, ``""`` for an exact index.
@@ -63,6 +64,7 @@ class IndexChoice:
 
     factory: str
     reason: str
+    row_bytes: int
     memory_bytes: int
     training_rows: int
     effort: Literal["", "efSearch", "nprobe"]
@@ -115,9 +117,13 @@ def describe_factory(factory: str, rows: int, dimension: int, config: IndexConfi
         raise ValueError(f"factory {factory!r} needs at least {needed} vectors for its training, but there are {rows}.")
     per_row = 4 * dimension
     if product:
-        per_row = int(_digits(next(part for part in parts if part.startswith("PQ"))[2:]))
+        code = next(part for part in parts if part.startswith("PQ"))
+        per_row = int(_digits(code[2:])) // (2 if "x4" in code else 1)
     elif compressed:
         per_row = dimension
+    rotated = next(
+        (int(part.rpartition("_")[2]) for part in parts if part.startswith("OPQ") and "_" in part), dimension
+    )
     links = 8 * HNSW_LINKS if factory.startswith("HNSW") else 0
     if config.on_disk and "fs" in factory:
         raise ValueError(f"on_disk must be False for factory {factory!r}: FAISS keeps packed codes in memory only.")
@@ -125,7 +131,8 @@ def describe_factory(factory: str, rows: int, dimension: int, config: IndexConfi
     return IndexChoice(
         factory=factory,
         reason=reason,
-        memory_bytes=rows * (per_row + links + (_ID_BYTES if lists else 0)) + lists * 4 * dimension,
+        row_bytes=per_row,
+        memory_bytes=rows * (per_row + links + (_ID_BYTES if lists else 0)) + lists * 4 * rotated,
         training_rows=trained,
         effort=effort,
         on_disk=bool(lists) and (product and "fs" not in factory if config.on_disk is None else config.on_disk),
