@@ -15,6 +15,8 @@ COMMANDS = {
     "train": "Train a model on them.",
     "evaluate": "Measure a trained model in bits per byte and by position.",
     "generate": "Write text as a stream; save the state and go on later.",
+    "index": "Build and search a store of text; add, remove, verify, plan.",
+    "recall": "Show how long a small memory holds a fact: a million bytes, trained here.",
     "demo": "All of it on real text, with a report: ten minutes on a laptop.",
 }
 """Name -> what it does; each is a module of this package with `add_options` and `run`."""

@@ -1,9 +1,9 @@
 """Building a version of a store: documents to chunks, chunks to keys, keys to indexes, then one manifest."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from retentive.errors import RetentiveError
 from retentive.retrieval.atomic_files import is_temporary, remove
@@ -38,6 +38,21 @@ from retentive.retrieval.vector_index import INDEX
 from retentive.retrieval.vector_index_build import SHARDS, build_vector_index
 
 TOKENIZER = "tokenizer"
+
+
+@runtime_checkable
+class MeasuredDocuments(Protocol):
+    """Documents that know how far they are read, for progress where nobody has counted them."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all sources."""
+        ...
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that were read so far."""
+        ...
 
 
 @dataclass(slots=True)
@@ -203,17 +218,32 @@ class Builder:
         return record
 
     def _chunk(self, documents: Iterable[Document], report: BuildReport) -> list[ChunkBlock]:
-        total = len(documents) if isinstance(documents, Sequence) else None
         chunking = {"chunk_size": self.chunk_size, "tokenizer": self.tokenizer.fingerprint()}
         groups = group_documents(documents, chunking, self.block_bytes, self.on_error, report.skipped)
         task = ChunkTask(self.folder, self.tokenizer, self.chunk_size)
         results = self.engine.map(task, groups)
-        shown = with_progress(results, "chunk", total=total, unit="documents", count=lambda made: made[0].documents)
+        shown = _chunking_progress(results, documents)
         blocks: list[ChunkBlock] = []
         for block, computed in shown:
             report.count(CHUNKS, computed)
             blocks.append(block)
         return blocks
+
+
+def _chunking_progress(
+    results: Iterable[tuple[ChunkBlock, bool]], documents: Iterable[Document]
+) -> Iterator[tuple[ChunkBlock, bool]]:
+    if not isinstance(documents, MeasuredDocuments):
+        total = len(documents) if isinstance(documents, Sized) else None
+        return with_progress(results, "chunk", total=total, unit="documents", count=lambda made: made[0].documents)
+    shown = 0
+
+    def read(_: object) -> int:
+        nonlocal shown
+        more, shown = documents.read_bytes - shown, documents.read_bytes
+        return more
+
+    return with_progress(results, "chunk", total=documents.total_bytes, unit="bytes", count=read)
 
 
 def keep_tokenizer(folder: Path, tokenizer: TextTokenizer) -> FolderRecord:

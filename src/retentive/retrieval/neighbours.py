@@ -26,7 +26,7 @@ NEIGHBOURS = "neighbours"
 TABLES = "tables"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class NeighbourConfig:
     """How a table is made.
 

@@ -15,6 +15,7 @@ from retentive.retrieval.engine import Engine, LocalEngine
 from retentive.retrieval.folders import folder_record, sealed_folder
 from retentive.retrieval.index_choice import IndexChoice, IndexConfig, choose_index
 from retentive.retrieval.manifest import FolderRecord
+from retentive.retrieval.progress import with_progress
 from retentive.retrieval.vector_index import FACTS_FILE, INDEX, INDEX_FILE, LISTS_FILE, FaissIndex, read_facts
 from retentive.retrieval.vectors import VectorRows, Vectors
 
@@ -82,7 +83,7 @@ def _build_at_once(temporary: Path, vectors: VectorRows, factory: str) -> Any:
 
     index = faiss.index_factory(vectors.dimension, factory, faiss.METRIC_L2)
     with _reproducible(factory):
-        for block in vectors.blocks():
+        for block in with_progress(vectors.blocks(), "index vectors", total=len(vectors), unit="vectors", count=len):
             index.add(np.ascontiguousarray(block))
     faiss.write_index(index, str(temporary / INDEX_FILE))
     return index
@@ -140,7 +141,8 @@ def _build_in_shards(
 
     trained = train_index(folder, vectors, choice, config)
     jobs = shard_jobs(vectors, trained, config.rows_per_shard)
-    shards = list(engine.map(ShardTask(folder, trained, choice.factory), jobs))
+    built = engine.map(ShardTask(folder, trained, choice.factory), jobs)
+    shards = list(with_progress(built, "index vectors", total=len(jobs), unit="shards"))
     files = [str(folder / SHARDS / shard / INDEX_FILE) for shard in shards]
     index = faiss.read_index(str(folder / SHARDS / trained / INDEX_FILE))
     if choice.on_disk:
@@ -228,7 +230,7 @@ def exact_scores(vectors: VectorRows, queries: Vectors, k: int) -> Float32[np.nd
     import faiss
 
     found = np.full((len(queries), 0), -np.inf, dtype=np.float32)
-    for block in vectors.blocks():
+    for block in with_progress(vectors.blocks(), "measure recall", total=len(vectors), unit="vectors", count=len):
         if len(block) > 0:
             distances, _ = faiss.knn(queries, np.ascontiguousarray(block), min(k, len(block)))
             found = -np.sort(-np.concatenate([found, -distances], axis=1), axis=1)[:, :k]

@@ -1,0 +1,82 @@
+"""``retentive index``: a folder of text as a store that can be searched, added to, checked and planned."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from retentive.cli import index_actions as actions
+from retentive.cli.options import add_config, read_config
+from retentive.retrieval.plan import PlanConfig
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing that can be done with a store.
+
+    Attributes:
+        summary: What it does.
+        run: Does it; takes one value of each kind.
+        kinds: Frozen dataclasses whose fields are its options.
+        words: Names of the options that stand without their name, first.
+    """
+
+    summary: str
+    run: Callable[..., object]
+    kinds: tuple[type[Any], ...]
+    words: tuple[str, ...] = ()
+
+
+ACTIONS = {
+    "build": Action(
+        "Make a store of a folder of text, go on with one that was interrupted, or mend one.",
+        actions.build,
+        (actions.SourceConfig, actions.BuildConfig, actions.EngineConfig),
+    ),
+    "search": Action("Find the nearest chunks of a text.", actions.search, (actions.SearchConfig,), ("text",)),
+    "add": Action(
+        "Add documents; what is there is not computed again.",
+        actions.add,
+        (actions.SourceConfig, actions.AddConfig, actions.EngineConfig),
+    ),
+    "remove": Action(
+        "Remove documents by name; no later answer shows their text.",
+        actions.remove,
+        (actions.RemoveConfig,),
+        ("names",),
+    ),
+    "verify": Action("Read everything and name what is damaged.", actions.verify, (actions.StoreConfig,)),
+    "info": Action("Show counts, sizes, indexes and their recall.", actions.info, (actions.StoreConfig,)),
+    "plan": Action("Work out sizes and hours for a corpus that does not fit here.", actions.plan, (PlanConfig,)),
+}
+
+
+def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
+    """A subcommand for each action."""
+    subcommands = parser.add_subcommands(dest="action", description="retentive index ACTION --help lists its options")
+    for name, action in ACTIONS.items():
+        subcommands.add_subcommand(name, _parser(action), help=action.summary)
+
+
+def _parser(action: Action) -> ArgumentParser:
+    parser = ArgumentParser(description=action.summary, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with these options; the command line overrides it")
+    for kind in action.kinds:
+        add_config(parser, kind, leave_out=frozenset(action.words))
+    if "text" in action.words:
+        parser.add_argument("text", help='What to search for; "-" reads it from standard input.')
+    if "names" in action.words:
+        parser.add_argument("names", nargs="+", help="Names of documents, as search shows them.")
+    return parser
+
+
+def run(parser: ArgumentParser, options: Namespace) -> None:
+    """Do what was asked; exit with 1 where the answer is that something is wrong."""
+    action = ACTIONS[options.action]
+    asked = options[options.action]
+    words = {word: asked.pop(word) for word in action.words}
+    values = [read_config(_parser(action), asked, kind, **words) for kind in action.kinds]
+    if action.run(*values) is False:
+        sys.exit(1)

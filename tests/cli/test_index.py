@@ -1,0 +1,220 @@
+"""``retentive index`` as a user types it: build, search, add, remove, verify, info and plan."""
+
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from retentive.cli.main import main
+
+TEXTS = {
+    "animals/zebra.txt": "Zebras live in herds.\nA zebra has stripes, and no two zebras have the same stripes. " * 4,
+    "animals/okapi.txt": "The okapi is related to the giraffe, though it has stripes like a zebra. " * 4,
+    "tools/hammer.txt": "A hammer drives nails into wood. " * 8,
+    "empty.txt": "",
+}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    for name, content in TEXTS.items():
+        path = tmp_path / "text" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return tmp_path / "text"
+
+
+@pytest.fixture
+def store(text: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    main(["index", "build", "--source", str(text), "--store", str(text.parent / "store")])
+    capsys.readouterr()
+    return text.parent / "store"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
+    """Run an action; what it printed, or for another exit code than 0 what it complained of."""
+    capsys.readouterr()
+    try:
+        main(["index", *map(str, arguments)])
+        found = 0
+    except SystemExit as stop:
+        found = stop.code
+    printed = capsys.readouterr()
+    assert found == code, printed.err
+    assert "Traceback" not in printed.err
+    return printed.err if code == 2 else printed.out
+
+
+def test_build_says_what_was_made_and_builds_nothing_twice(text: Path, capsys: pytest.CaptureFixture[str]):
+    options = ["--source", text, "--store", text.parent / "s", "--chunk-size", 32, "--table", "true"]
+    first = run(capsys, "build", *options, "--neighbours.k=3")
+    assert "3 documents" in first
+    assert "blocks made: 1 chunks, 1 lexical; found finished and sound: nothing" in first
+    assert "empty.txt: has no text" in first
+    assert "chunks with 3 each" in first
+    again = run(capsys, "build", *options, "--neighbours.k=3")
+    assert "blocks made: nothing; found finished and sound: 1 chunks, 1 lexical" in again
+
+
+def test_search_shows_place_score_continuation_and_marked_words(store: Path, capsys: pytest.CaptureFixture[str]):
+    lines = run(capsys, "search", "STRIPES of a zebra", "--store", store, "--k=2").splitlines()
+    place, chunk, continuation = lines[:3]
+    assert place.startswith("1. animals/")
+    assert "line " in place
+    assert "token " in place
+    assert "score " in place
+    assert "[zebra]" in chunk or "[stripes]" in chunk
+    assert continuation.startswith("   -> ")
+    assert lines[3].startswith("2. ")
+    assert run(capsys, "search", "xylophone", "--store", store) == "nothing found: no chunk has a word of it\n"
+
+
+def test_the_line_of_an_answer_is_its_line_in_the_file(store: Path, capsys: pytest.CaptureFixture[str]):
+    first = run(capsys, "search", "Zebras live in herds", "--store", store, "--k=1")
+    assert first.startswith("1. animals/zebra.txt, line 1 (chunk ")
+    assert "[Zebras] [live] [in] [herds]" in first
+
+
+def test_the_query_can_come_from_standard_input(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("hammer and nails"))
+    assert "tools/hammer.txt" in run(capsys, "search", "-", "--store", store, "--k=1")
+
+
+def test_added_documents_are_found_and_removed_ones_are_not(
+    text: Path, store: Path, capsys: pytest.CaptureFixture[str]
+):
+    more = text.parent / "more"
+    more.mkdir()
+    (more / "gnu.txt").write_text("A gnu grazes beside the zebra.")
+    assert "4 documents" in run(capsys, "add", "--source", more, "--store", store)
+    assert "gnu.txt" in run(capsys, "search", "gnu", "--store", store)
+    again = run(capsys, "add", "--source", more, "--store", store)
+    assert "document 'gnu.txt' is there already, with the same text" in again
+    (more / "gnu.txt").write_text("Another text.")
+    assert "pass replace=True" in run(capsys, "add", "--source", more, "--store", store, code=2)
+    run(capsys, "add", "--source", more, "--store", store, "--replace=true", "--reindex=true")
+    assert "nothing found" in run(capsys, "search", "gnu", "--store", store)
+    removed = run(capsys, "remove", "animals/zebra.txt", "animals/okapi.txt", "--store", store, "--table=true")
+    assert "removed 2 documents" in removed
+    assert "nothing found" in run(capsys, "search", "zebra", "--store", store)
+    message = run(capsys, "remove", "animals/zebra.txt", "--store", store, code=2)
+    assert "document 'animals/zebra.txt' is not in the store" in message
+    assert "(3 removed)" in run(capsys, "info", "--store", store)
+
+
+def test_verify_names_the_damage_and_build_mends_it(text: Path, store: Path, capsys: pytest.CaptureFixture[str]):
+    assert "everything is as its checksum says" in run(capsys, "verify", "--store", store)
+    (victim,) = (store / "chunks").iterdir()
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    found = run(capsys, "verify", "--store", store, code=1)
+    assert str(victim) in found
+    assert "1 damaged: build again" in found
+    mended = run(capsys, "build", "--source", text, "--store", store)
+    assert "blocks made: 1 chunks; found finished and sound: 1 lexical" in mended
+    assert victim.read_bytes() == content
+
+
+def test_info_shows_counts_sizes_and_index(store: Path, capsys: pytest.CaptureFixture[str]):
+    found = run(capsys, "info", "--store", store)
+    for expected in ("documents  3", "of 64 tokens", "tokenizer  bytes", "kind lexical", "BM25", "in all"):
+        assert expected in found
+
+
+def test_plan_prints_all_sizes_and_checks_itself(capsys: pytest.CaptureFixture[str]):
+    found = run(capsys, "plan", "--tokens", "2e12")
+    names = ["chunks", "tokens", "vectors", "codes", "index", "training sample", "shards", "neighbour table", "hours"]
+    assert [name for name in names if f"\n{name} " not in "\n" + found] == []
+    assert "OPQ64_256,IVF4194304_HNSW32,PQ64np" in found
+    assert "11 of 12 agree within 15 percent" in found
+
+
+def test_a_bad_document_is_left_out_or_stops_the_build_by_name(text: Path, capsys: pytest.CaptureFixture[str]):
+    (text / "latin.txt").write_bytes(b"caf\xe9")
+    store = text.parent / "bad"
+    message = run(capsys, "build", "--source", text, "--store", store, "--on-error=stop", code=2)
+    assert "latin.txt: is not UTF-8 (byte 0xe9 at offset 3)" in message
+    assert "finished blocks are kept" in message
+    assert "latin.txt: is not UTF-8" in run(capsys, "build", "--source", text, "--store", store)
+    assert "zebra" in run(capsys, "search", "zebra", "--store", store)
+
+
+def test_an_unreadable_file_is_named(text: Path, capsys: pytest.CaptureFixture[str]):
+    (text / "gone.txt").symlink_to(text / "nowhere.txt")
+    store = text.parent / "s"
+    assert "gone.txt" in run(capsys, "build", "--source", text, "--store", store, "--on-error=stop", code=2)
+    assert "  gone.txt: " in run(capsys, "build", "--source", text, "--store", store)
+
+
+def test_a_store_can_be_read_where_nothing_can_be_written(store: Path, capsys: pytest.CaptureFixture[str]):
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in store.rglob("*")}
+    everything = [store, *store.rglob("*")]
+    modes = {path: path.stat().st_mode for path in everything}
+    for path in everything:
+        path.chmod(modes[path] & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    try:
+        assert "[zebra]" in run(capsys, "search", "zebra", "--store", store)
+        run(capsys, "info", "--store", store)
+        run(capsys, "verify", "--store", store)
+    finally:
+        for path in everything:
+            path.chmod(modes[path])
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in store.rglob("*")} == before
+
+
+def test_a_jsonl_file_is_many_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "lines.jsonl").write_text('{"text": "a zebra"}\n{"text": "an okapi"}\n{"other": 1}\n')
+    found = run(capsys, "build", "--source", tmp_path / "lines.jsonl", "--store", tmp_path / "s")
+    assert "2 documents" in found
+    assert "lines.jsonl:3" in found
+    assert "lines.jsonl:2, line 1" in run(capsys, "search", "okapi", "--store", tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "x", "--store", "/nowhere"], "there is no finished store in '/nowhere': build one"),
+        (["verify", "--store", "/nowhere"], "there is no store in '/nowhere'"),
+        (["build", "--source", "/nowhere", "--store", "s"], "source '/nowhere' does not exist"),
+        (["build", "--source", ".", "--store", "./s"], "store must not be inside source"),
+        (["serch", "x"], "invalid choice: 'serch'"),
+        (["plan", "--tokens", "-1"], "tokens must be positive, but is -1"),
+        (["plan", "--tokens", "many"], "tokens"),
+        (["plan"], "tokens"),
+    ],
+)
+def test_mistakes_are_one_clear_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    assert message in run(capsys, *arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--chunk-size=0"], "chunk_size must be from 1 to 65535 tokens, but is 0"),
+        (["--tokenizer=encoder"], "tokenizer=encoder needs encoder dense or hybrid, but encoder is lexical"),
+        (["--tokenizer=/nowhere"], "tokenizer must be bytes, encoder or a path, but '/nowhere' is none of them"),
+        (["--end-of-text=x"], "end_of_text is for a tokenizer.json, but tokenizer is bytes"),
+        (["--encoder=dense"], "encoder dense needs model=, a folder or a hub id"),
+        (["--address=x:1"], "address is of a Ray cluster, but engine is 'local': add --engine ray"),
+        (["--workers=0"], "workers must be at least 1 process, but is 0"),
+        (["--pattern=*.none"], "finds no file in"),
+        (["--neighbours.k=0"], "k must be at least 1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    text: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert message in run(capsys, "build", "--source", text, "--store", text.parent / "s", *options, code=2)
+    assert not (text.parent / "s").exists()
+
+
+def test_a_store_that_is_gone_half_is_told_how_to_mend(store: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.rmtree(store / "lexical")
+    message = run(capsys, "search", "zebra", "--store", store, code=2)
+    assert "the lexical index" in message
+    assert "build it again to mend it" in message
