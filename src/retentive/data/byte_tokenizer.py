@@ -1,12 +1,18 @@
 """The tokenizer that needs no files: one id a byte."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from retentive.data.tokenizer import TokenIds, save_description
+from retentive.data.token_bytes import byte_level_table
+from retentive.data.tokenizer import TOKENIZER_FILE, TokenIds, save_description, save_for_transformers
+from retentive.files import write_atomically
+
+END_OF_TEXT = "<|endoftext|>"
 
 
 class ByteTokenizer:
@@ -47,9 +53,38 @@ class ByteTokenizer:
         return hashlib.sha256(b"retentive bytes, end of text 256").hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the one small file that names this kind of tokenizer."""
+        """Write the small file that names this kind of tokenizer, and for others the same as a ``tokenizer.json``."""
         folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / TOKENIZER_FILE, (json.dumps(_as_bpe(), ensure_ascii=False) + "\n").encode())
+        save_for_transformers(folder, END_OF_TEXT)
         save_description(folder, kind="bytes")
+
+
+def _as_bpe() -> dict[str, Any]:
+    """Bytes as the ``tokenizers`` library knows them: a byte-level BPE that merges nothing."""
+    ending = {"id": ByteTokenizer.end_of_text, "content": END_OF_TEXT, "special": True}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    return {
+        "version": "1.0",
+        "added_tokens": [ending | flags],
+        "pre_tokenizer": level,
+        "post_processor": _begin_with(END_OF_TEXT, ByteTokenizer.end_of_text),
+        "decoder": level,
+        "model": {"type": "BPE", "vocab": byte_level_table(), "merges": []},
+    }
+
+
+def _begin_with(token: str, number: int) -> dict[str, Any]:
+    """Documents begin with end-of-text, as in training, unless ``add_special_tokens`` is False."""
+    begin = {"SpecialToken": {"id": token, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [begin, first],
+        "pair": [begin, first, second],
+        "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]}},
+    }
 
 
 def utf8(text: str) -> bytes:

@@ -13,7 +13,14 @@ import numpy as np
 
 from retentive.data.byte_tokenizer import check_ids, utf8
 from retentive.data.token_bytes import adds_prefix_space, bytes_of_tokens
-from retentive.data.tokenizer import TOKENIZER_FILE, TokenIds, read_json, read_text, save_description
+from retentive.data.tokenizer import (
+    TOKENIZER_FILE,
+    TokenIds,
+    read_json,
+    read_text,
+    save_description,
+    save_for_transformers,
+)
 from retentive.errors import DamagedFileError
 from retentive.files import write_atomically
 
@@ -113,9 +120,10 @@ class SubwordTokenizer:
         return hashlib.sha256(f"{self.end_of_text} {canonical}".encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the ``tokenizer.json`` as it was given, and the small file that says how it is used."""
+        """Write the ``tokenizer.json`` as it was given, and the small files that say how it is used."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, self._description.encode("utf-8"))
+        save_for_transformers(folder, self._end_of_text_string)
         save_description(folder, kind=self.name, end_of_text=self._end_of_text_string)
 
     @cached_property
@@ -136,7 +144,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> SubwordTokenizer:
     if vocab_size < 257:
         raise ValueError(f"vocab_size of a BPE must be at least 257 (256 bytes and end-of-text), but is {vocab_size}.")
     _require_library()
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -149,6 +157,11 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> SubwordTokenizer:
         show_progress=sys.stderr.isatty(),
     )
     tokenizer.train_from_iterator(texts, trainer)
+    # For other readers of the file: documents begin with end-of-text, as in training, and as `retentive generate` does.
+    begin = [(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", pair=f"{END_OF_TEXT} $A $B", special_tokens=begin
+    )
     return SubwordTokenizer(tokenizer.to_str(), name="bpe", end_of_text=END_OF_TEXT)
 
 

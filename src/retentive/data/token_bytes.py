@@ -30,7 +30,7 @@ def bytes_of_tokens(description: dict[str, Any]) -> dict[int, bytes]:
     if not isinstance(vocabulary, dict):
         raise _refusal(f"its model {model.get('type')!r} lists pieces with scores")
     if any(part["type"] == "ByteLevel" for part in decoders):
-        table = _byte_level_table()
+        table = byte_level_table()
         found = {token: _byte_level(piece, table) for piece, token in vocabulary.items()}
     elif any(part["type"] == "ByteFallback" for part in decoders):
         _check_byte_fallback(model, vocabulary)
@@ -86,7 +86,7 @@ def _check_byte_fallback(model: dict[str, Any], vocabulary: dict[str, int]) -> N
         raise _refusal(f"its vocabulary lacks {len(missing)} of the 256 bytes, such as {missing[0]}")
 
 
-def _byte_level_table() -> dict[str, int]:
+def byte_level_table() -> dict[str, int]:
     """The printable character of each byte: itself where it has one, else the next free one from U+0100 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -12,6 +12,7 @@ from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import write_atomically
 
 TOKENIZER_FILE = "tokenizer.json"
+TRANSFORMERS_FILE = "tokenizer_config.json"
 DESCRIPTION_FILE = "retentive_tokenizer.json"
 _FORMAT_VERSION = 1
 
@@ -127,6 +128,20 @@ def save_description(folder: Path, **content: str) -> None:
     """Write the small file that tells `load_tokenizer` what the folder holds."""
     described = {"format_version": _FORMAT_VERSION, **content}
     write_atomically(folder / DESCRIPTION_FILE, (json.dumps(described, indent=1) + "\n").encode())
+
+
+def save_for_transformers(folder: Path, end_of_text: str) -> None:
+    """Write the file with which ``AutoTokenizer`` gives the ids of ours."""
+    content = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), end_of_text),
+        # The strings of special tokens in raw text stay text.
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
+        # Where a batch is padded, its rows end together: the next token of each comes right after its own last one.
+        "padding_side": "left",
+    }
+    write_atomically(folder / TRANSFORMERS_FILE, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_text(path: Path) -> str:

@@ -1,0 +1,52 @@
+"""AutoTokenizer reads the tokenizer of a saved model's folder and gives our ids."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from retentive.data.byte_tokenizer import ByteTokenizer
+from retentive.data.subword_tokenizer import train_bpe
+from retentive.data.tokenizer import Tokenizer, load_tokenizer
+
+SENTENCES = ["the cat sat on the mat", "déjà vu — ça va?", "  two  spaces\n\tand tabs ", "<|endoftext|> as text", "日本語 🙂"]
+Pair = tuple[Tokenizer, PreTrainedTokenizerBase]
+
+
+@pytest.fixture(scope="module", params=["bytes", "bpe"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """One of our tokenizers, and what transformers makes of its folder."""
+    folder = tmp_path_factory.mktemp(request.param)
+    ours: Tokenizer = ByteTokenizer() if request.param == "bytes" else train_bpe(SENTENCES * 5, vocab_size=300)
+    ours.save(folder)
+    assert load_tokenizer(folder).fingerprint() == ours.fingerprint()
+    return ours, AutoTokenizer.from_pretrained(folder)
+
+
+@given(text=st.text(alphabet=st.characters(codec="utf-8"), max_size=30) | st.sampled_from(SENTENCES))
+@settings(deadline=None, max_examples=60)
+def test_ids_and_texts_are_ours(pair: Pair, text: str):
+    ours, theirs = pair
+    ids = ours.encode(text)
+    assert theirs.encode(text, add_special_tokens=False) == ids
+    assert theirs(text)["input_ids"] == [ours.end_of_text, *ids]
+    assert theirs.decode([ours.end_of_text, *ids], skip_special_tokens=True) == ours.decode(ids) == text
+
+
+def test_special_tokens_are_end_of_text_and_batches_are_padded_at_the_left(pair: Pair):
+    ours, theirs = pair
+    assert theirs.bos_token_id == theirs.eos_token_id == theirs.pad_token_id == ours.end_of_text
+    assert len(theirs) == ours.vocab_size
+    batch = theirs(["a", "abc"], padding=True)
+    assert batch["attention_mask"][0][0] == 0
+    assert batch["attention_mask"][1] == [1] * len(batch["input_ids"][1])
+
+
+def test_a_tokenizer_survives_transformers_own_saving(pair: Pair, tmp_path: Path):
+    ours, theirs = pair
+    theirs.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    for text in SENTENCES:
+        assert again(text)["input_ids"] == [ours.end_of_text, *ours.encode(text)]
