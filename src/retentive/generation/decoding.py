@@ -16,6 +16,7 @@ from retentive.generation.stopping import Stopping
 from retentive.generation.threads import one_thread, rows_worth_sharing
 from retentive.generation.uniforms import uniforms
 from retentive.models.base import LanguageModel
+from retentive.models.decoder import BoundDecoder
 from retentive.state import ModelState, map_tensors
 
 PREFILL_TOKENS = 4096
@@ -49,6 +50,7 @@ class Decoding:
         self._model_state = start
         self._unread: NewTokens | None = None
         self._draws: _Draws | None = None
+        self._bound: BoundDecoder | None = None
         self._ended: list[tuple[list[int], GenerationState]] = []
         self._taken = 0
         self.num_rows = prompt.tokens.shape[0]
@@ -69,7 +71,7 @@ class Decoding:
                 with one_thread(len(self.active) < self._rows_worth_sharing):
                     if self._lookup is not None:
                         self._model_state = self._lookup.before_token(self._model_state)
-                    logits = self._read(self._unread[:, None], None)
+                    logits = self._read_token(self._unread)
             uniform = None if self._draws is None else self._draws.take()
             tokens = choose(logits, self._sampling, uniform)
         self._unread = tokens
@@ -124,6 +126,19 @@ class Decoding:
         if not self._sampling.is_greedy:
             seed = self._sampling.seed
             self._draws = _Draws(draw_seed() if seed is None else seed, self._model_state.position)
+        return logits
+
+    def _read_token(self, tokens: NewTokens) -> Tensor:
+        """Let the model read one token of each row, with its parameters looked up once for all tokens."""
+        if self._taken == 1 and self._lookup is None:
+            self._bound = self._model.bound()
+            if self._bound is not None and self._model_state is not None:
+                # From here on the state's memory is this loop's own; `state` hands out copies.
+                self._model_state = map_tensors(self._model_state, Tensor.clone)
+        if self._bound is None:
+            return self._read(tokens[:, None], None)
+        assert self._model_state is not None
+        logits, self._model_state = self._bound(tokens, self._model_state)
         return logits
 
     def _read(self, tokens: Tensor, mask: Tensor | None, keep: int = 1) -> Tensor:

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from retentive.layers.attention import Attention, AttentionConfig, KeyValueState, Recalled
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout
 from retentive.layers.norm import Norm, NormConfig
-from retentive.layers.retention import MultiScaleRetention, RetentionConfig, RetentionState
+from retentive.layers.retention import BoundRetention, MultiScaleRetention, RetentionConfig, RetentionState
 from retentive.shapes import Hidden
 from retentive.state import RecurrentState
 
@@ -68,13 +68,32 @@ class Block(nn.Module):
         else:
             assert recalled is None, "retention has no keys to recall"
             mixed, following = self.mixer(read, cast("RetentionState | None", state), layout)
-        return add_to_residual(x, self.dropout(mixed), self.mixer_norm, self.residual_scale), following
+        return add_to_residual(x, self._drop(mixed), self.mixer_norm, self.residual_scale), following
 
     def feed(self, x: Hidden) -> Hidden:
         """The second half: each token by itself."""
         read = x if self.residual_scale is not None else self.feed_forward_norm(x)
-        output = self.dropout(self.feed_forward(read))
+        output = self._drop(self.feed_forward(read))
         return add_to_residual(x, output, self.feed_forward_norm, self.residual_scale)
+
+    def bound(self) -> BoundRetention | None:
+        """`forward` for one token over the present parameters, see `retentive.layers.bound`; None if it cannot be."""
+        if not isinstance(self.mixer, MultiScaleRetention) or self.residual_scale is not None:
+            return None
+        mix, feed = self.mixer.bound(), self.feed_forward.bound()
+        if mix is None:
+            return None
+        mixer_norm, feed_forward_norm = self.mixer_norm.bound(), self.feed_forward_norm.bound()
+
+        def apply(x: Tensor, kv: Tensor, by: Tensor | None) -> tuple[Tensor, Tensor]:
+            mixed, kv = mix(mixer_norm(x), kv, by)
+            x = x + mixed
+            return x.add_(feed(feed_forward_norm(x))), kv
+
+        return apply
+
+    def _drop(self, output: Hidden) -> Hidden:
+        return self.dropout(output) if self.training else output
 
 
 def add_to_residual(x: Hidden, output: Hidden, norm: Norm, residual_scale: float | None) -> Hidden:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from retentive.layers.bound import Apply, bind_linear
 from retentive.shapes import Hidden
 
 Activation = Literal["swish", "gelu", "gelu_tanh", "relu"]
@@ -70,6 +71,19 @@ class FeedForward(nn.Module):
             activated, linear = inner.chunk(2, dim=-1)
             return self.output_proj(self._activate(activated) * linear)
         return self.output_proj(self._activate(inner))
+
+    def bound(self) -> Apply:
+        """`forward` over the present parameters; see `retentive.layers.bound`."""
+        read, write = bind_linear(self.input_proj), bind_linear(self.output_proj)
+        activate = _IN_PLACE.get(self.config.activation, self.activation)
+        if not self.config.gated:
+            return lambda x: write(activate(read(x)))
+
+        def apply(x: Tensor) -> Tensor:
+            activated, linear = read(x).chunk(2, dim=-1)
+            return write(activate(activated) * linear)
+
+        return apply
 
     def _activate(self, inner: Hidden) -> Hidden:
         """The activation, over the memory of ``inner`` where no gradient needs it."""

@@ -1,10 +1,10 @@
 """Where each token of one call stands: made once a call, read by every layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from retentive.layers.constants import constant
@@ -69,6 +69,7 @@ class Layout:
         cos: Cosines of the rotation, or None without one.
         sin: Sines of the rotation.
         sight: What attention may read; None where order, padding, documents and the window tell it.
+        turn: The rotation of a call's only token as complex numbers; None for longer calls.
     """
 
     positions: Positions
@@ -78,6 +79,12 @@ class Layout:
     cos: RotaryTable | None = None
     sin: RotaryTable | None = None
     sight: Sight | None = None
+    turn: Complex[Tensor, "#batch pairs"] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Make the table that all layers share when there is one token: there, calls cost by their number."""
+        if self.cos is not None and self.sin is not None and self.cos.shape[1] == 1:
+            object.__setattr__(self, "turn", torch.complex(self.cos[:, 0], self.sin[:, 0]))
 
 
 def make_layout(
@@ -105,7 +112,9 @@ def make_layout(
     """
     if starts is not None and mask is not None:
         starts = starts & mask  # padding starts nothing
-    if mask is None and starts is None:
+    if mask is None and starts is None and time == 1 and position is not None:
+        positions, following = position[:, None], position + 1
+    elif mask is None and starts is None:
         offsets = torch.arange(time, device=device)
         positions = offsets[None] if position is None else position[:, None] + offsets
         following = torch.full((batch,), time, device=device) if position is None else position + time

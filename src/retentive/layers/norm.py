@@ -1,5 +1,6 @@
 """Normalisation: LayerNorm (Ba et al. 2016, arXiv:1607.06450) and RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +57,13 @@ class Norm(nn.Module):
             return nn.functional.layer_norm(x, (self.size,), self.weight, self.bias, self.config.epsilon)
         normed = rms_norm(x, self.weight, self.config.epsilon)
         return normed if self.gate is None else normed * (self.gate * x).sigmoid()
+
+    def bound(self) -> Callable[[Tensor], Tensor]:
+        """`forward` over the present parameters; see `retentive.layers.bound`."""
+        if self.config.kind != "layer_norm":
+            return self.forward
+        shape, weight, bias, epsilon = (self.size,), self.weight, self.bias, self.config.epsilon
+        return lambda x: torch.layer_norm(x, shape, weight, bias, epsilon)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

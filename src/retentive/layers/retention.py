@@ -1,15 +1,18 @@
 """Multi-scale retention: the mixer of RetNet (Sun et al. 2023, arXiv:2307.08621, section 2.2)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
+from retentive.layers.bound import bind_linear
 from retentive.layers.constants import constant
 from retentive.layers.layout import Layout, RotaryConfig, make_layout
 from retentive.layers.norm import Norm, NormConfig
+from retentive.ops.precision import state_dtype
 from retentive.ops.retention import (
     log_decay_geometric,
     log_decay_linspace,
@@ -19,8 +22,8 @@ from retentive.ops.retention import (
     retention_chunkwise,
     retention_parallel,
 )
-from retentive.ops.rotary import rotate
-from retentive.shapes import Hidden, LogDecay, Positions, RetentionMatrix, Values
+from retentive.ops.rotary import rotate, turn
+from retentive.shapes import Hidden, LogDecay, Positions, RetentionMatrix
 from retentive.state import RecurrentState
 
 DECAYS = {"geometric": log_decay_geometric, "linspace": log_decay_linspace}
@@ -122,6 +125,10 @@ class RetentionState(RecurrentState):
     position: Int[Tensor, "batch"]
 
 
+BoundRetention = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""From ``(batch, hidden)``, the state's ``kv`` and the token's rotation to the output and the new ``kv``."""
+
+
 @constant
 def _log_decay(config: RetentionConfig) -> Float[Tensor, "heads"]:
     return config.log_decays
@@ -159,9 +166,12 @@ class MultiScaleRetention(nn.Module):
     def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> RetentionState:
         """A memory of nothing; float32 or wider whatever ``dtype`` the model has."""
         config = self.config
-        wide = torch.promote_types(dtype, torch.float32)
-        kv = torch.zeros(batch, config.num_heads, config.key_dim, config.value_dim, device=device, dtype=wide)
+        shape = (batch, config.num_heads, config.key_dim, config.value_dim)
+        kv = torch.zeros(shape, device=device, dtype=state_dtype(dtype))
         return RetentionState(kv=kv, position=torch.zeros(batch, dtype=torch.long, device=device))
+
+    def _memory(self, x: Tensor) -> RetentionMatrix:
+        return self.initial_state(x.shape[0], x.device, x.dtype).kv
 
     def forward(
         self, x: Hidden, state: RetentionState | None = None, layout: Layout | None = None
@@ -178,8 +188,10 @@ class MultiScaleRetention(nn.Module):
         projected = self.input_proj(x)
         kv = None if state is None else state.kv
         if x.shape[1] == 1 and layout.mask is None and layout.starts is None:
-            gate = projected[..., -self.sizes[-1] :]
-            mixed, kv = self._step(projected, kv, layout)
+            kv = self._memory(projected) if kv is None else kv
+            decay = self.recurrent_decay(kv.device, kv.dtype)
+            mixed, kv = self._step(projected[:, 0], kv, layout.turn, decay)
+            mixed, gate = mixed.unsqueeze(1), projected[..., -self.sizes[-1] :]
         else:
             query, key, value, gate = projected.split(self.sizes, dim=-1)
             heads = self._heads(query, key, value, layout)
@@ -191,7 +203,24 @@ class MultiScaleRetention(nn.Module):
                 starts=layout.starts,
                 chunk_size=self.config.chunk_size,
             )
-        return self._finish(mixed.transpose(1, 2), gate, layout), RetentionState(kv=kv, position=layout.next_position)
+            mixed = mixed.transpose(1, 2)
+        return self._finish(mixed, gate, layout), RetentionState(kv=kv, position=layout.next_position)
+
+    def bound(self) -> BoundRetention | None:
+        """`forward` for one token over the present parameters, see `retentive.layers.bound`; None if it cannot be."""
+        if self.config.normalise_scores:
+            return None
+        read, write, norm = bind_linear(self.input_proj), bind_linear(self.output_proj), self.head_norm.bound()
+        activate, gate_begin = GATES[self.config.gate], sum(self.sizes[:3])
+        weight = self.input_proj.weight
+        decay = self.recurrent_decay(weight.device, state_dtype(weight.dtype))
+
+        def apply(x: Tensor, kv: Tensor, by: Tensor | None) -> tuple[Tensor, Tensor]:
+            projected = read(x)
+            mixed, kv = self._step(projected, kv, by, decay, overwrite=True)
+            return write(activate(projected[:, gate_begin:]).mul_(norm(mixed).flatten(1))), kv
+
+        return apply
 
     def forward_parallel(self, query: Hidden, key: Hidden, value: Hidden) -> tuple[Hidden, RetentionMatrix]:
         """The parallel form (eq. 5) over separate inputs; the gate is projected from ``query``."""
@@ -240,7 +269,10 @@ class MultiScaleRetention(nn.Module):
             for part, weight, bias in zip((query, key, value, query), weights, biases, strict=True)
         )
         if form == "recurrent":
-            mixed, kv = self._step(torch.cat((q, k, v), -1), state, layout)
+            kv = self._memory(query) if state is None else state
+            decay = self.recurrent_decay(kv.device, kv.dtype)
+            mixed, kv = self._step(torch.cat((q, k, v), -1)[:, 0], kv, layout.turn, decay)
+            mixed = mixed.unsqueeze(2)
         else:
             heads = self._heads(q, k, v, layout)
             if form == "parallel":
@@ -271,22 +303,23 @@ class MultiScaleRetention(nn.Module):
         return q * scale, k, v
 
     def _step(
-        self, projected: Float[Tensor, "batch 1 channels"], kv: RetentionMatrix | None, layout: Layout
-    ) -> tuple[Values, RetentionMatrix]:
+        self,
+        projected: Float[Tensor, "batch channels"],
+        kv: RetentionMatrix,
+        by: Complex[Tensor, "#batch pairs"] | None,
+        decay: Float[Tensor, "heads 1 1"],
+        *,
+        overwrite: bool = False,
+    ) -> tuple[Float[Tensor, "batch heads value_dim"], RetentionMatrix]:
         """One token: query and key are rotated together, as small calls cost by their number."""
-        config, batch = self.config, projected.shape[0]
-        if kv is None:
-            kv = self.initial_state(batch, projected.device, projected.dtype).kv
-        keys, values = self.sizes[0], self.sizes[2]
-        projected = projected[:, 0]
-        both = projected[:, : 2 * keys].view(batch, 2 * config.num_heads, 1, config.key_dim)
-        if layout.cos is not None and layout.sin is not None:
-            both = rotate(both, layout.cos, layout.sin, layout=config.rotary_pairs)
-        query, key = both.squeeze(2).chunk(2, dim=1)
-        value = projected[:, 2 * keys : 2 * keys + values].view(batch, config.num_heads, config.value_dim)
-        decay = self.recurrent_decay(kv.device, kv.dtype)
-        mixed, kv = recurrent_step(query * config.key_dim**-0.5, key, value, kv, decay)
-        return mixed.unsqueeze(2), kv
+        config, batch, heads = self.config, projected.shape[0], self.config.num_heads
+        keys, _, values, _ = self.sizes
+        both = projected[:, : 2 * keys].view(batch, 2 * heads, config.key_dim)
+        if by is not None:
+            both = turn(both, by, layout=config.rotary_pairs)
+        value = projected[:, 2 * keys : 2 * keys + values].view(batch, heads, config.value_dim)
+        query, key = both[:, :heads] * config.key_dim**-0.5, both[:, heads:]
+        return recurrent_step(query, key, value, kv, decay, overwrite=overwrite)
 
     def recurrent_decay(self, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "heads 1 1"]:
         """``gamma`` of every head: from float64, rounded once to the dtype of the state."""

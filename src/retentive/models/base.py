@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.models.decoder import Decoder, DecoderConfig
+from retentive.layers.bound import is_observed
+from retentive.models.decoder import BoundDecoder, Decoder, DecoderConfig
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
 from retentive.state import ModelState
 
@@ -87,6 +88,15 @@ class LanguageModel(nn.Module):
         layout = self.decoder.layout(position, batch, time, mask=mask, starts=starts)
         hidden, following = self.decoder(self.decoder.embed(tokens, layout), state, layout)
         return self.read_out(hidden, following, labels, logits_to_keep)
+
+    def bound(self) -> BoundDecoder | None:
+        """`forward` for one token of each row, see `retentive.layers.bound`; None for a model that does more.
+
+        For a loop over tokens in eval mode, without gradients.
+        """
+        if type(self).forward is not LanguageModel.forward or is_observed(self):
+            return None
+        return self.decoder.bound()
 
     def read_out(
         self, hidden: Hidden, state: ModelState, labels: Tokens | None, logits_to_keep: int | None

@@ -1,5 +1,6 @@
 """The one decoder behind every family: embedding, blocks, norm, head."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 
 from retentive.layers.attention import Attention
 from retentive.layers.block import Block, MixerConfig
+from retentive.layers.bound import bind_tall
 from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_embedding
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout, make_layout
 from retentive.layers.norm import Norm, NormConfig
+from retentive.layers.retention import RetentionState
 from retentive.ops.cross_entropy import linear_cross_entropy
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
@@ -71,6 +74,10 @@ class DecoderConfig:
         return None if self.residual == "pre_norm" else (2 * self.num_layers) ** 0.25
 
 
+BoundDecoder = Callable[[Tensor, ModelState], tuple[Tensor, ModelState]]
+"""From the next token of each row and the state to the logits of the one after it, and the new state."""
+
+
 class Decoder(nn.Module):
     """Embedding, blocks, norm and head; `forward` is the middle, between the embedding and the head."""
 
@@ -126,6 +133,26 @@ class Decoder(nn.Module):
             hidden, following = block(hidden, None if state is None else state.layers[index], layout)
             states.append(following)
         return self.norm(hidden), ModelState(layers=tuple(states), position=layout.next_position)
+
+    def bound(self) -> BoundDecoder | None:
+        """From token to logits over the present parameters, see `retentive.layers.bound`; None where it cannot be."""
+        blocks = [bound for block in blocks_of(self) if (bound := block.bound()) is not None]
+        if len(blocks) < len(self.blocks):
+            return None
+        norm = self.norm.bound() if isinstance(self.norm, Norm) else self.norm
+        plain = self.head is None or type(self.head) is nn.Linear
+        head = bind_tall(self.head_weight, self.head_bias) if plain else self.logits
+
+        def apply(tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+            layout = self.layout(state.position, tokens.shape[0], 1)
+            hidden = self.embedding(tokens[:, None], layout.positions)[:, 0]
+            states: list[RetentionState] = []
+            for block, before in zip(blocks, cast("tuple[RetentionState, ...]", state.layers), strict=True):
+                hidden, kv = block(hidden, before.kv, layout.turn)
+                states.append(RetentionState(kv=kv, position=layout.next_position))
+            return head(norm(hidden)), ModelState(layers=tuple(states), position=layout.next_position)
+
+        return apply
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab hidden"]:

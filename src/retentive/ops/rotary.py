@@ -8,7 +8,7 @@ brings the conjugate itself, so query and key are rotated the same way (docs/the
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from retentive.shapes import Positions
@@ -95,6 +95,18 @@ def rotate(
     if not (torch.is_grad_enabled() and x.requires_grad):
         return _rotated(x, cos, sin, layout == "half", time_first=False)
     return _Rotate.apply(x, cos, sin, layout == "half", False)
+
+
+def turn(
+    x: Float[Tensor, "batch heads dim"], by: Complex[Tensor, "#batch pairs"], *, layout: Layout = "interleaved"
+) -> Float[Tensor, "batch heads dim"]:
+    """`rotate` for one token of each row, whose table is given as complex numbers: a handful of small calls."""
+    wide = x.to(by.real.dtype)
+    if layout == "half":
+        first, second = wide.chunk(2, -1)
+        turned = torch.complex(first, second) * by.unsqueeze(1)
+        return torch.cat((turned.real, turned.imag), -1).to(x.dtype)
+    return torch.view_as_real(_as_complex(wide) * by.unsqueeze(1)).flatten(-2).to(x.dtype)
 
 
 class _Rotate(torch.autograd.Function):

@@ -50,14 +50,20 @@ def recurrent_step(
     value: Float[Tensor, "batch heads value_dim"],
     state: RetentionMatrix,
     decay: Float[Tensor, "heads 1 1"],
+    *,
+    overwrite: bool = False,
 ) -> tuple[Float[Tensor, "batch heads value_dim"], RetentionMatrix]:
-    """`retention_recurrent` without its checks, for the inner loop of a decoder: ``decay`` from `recurrent_decay`."""
+    """`retention_recurrent` without its checks, for the inner loop of a decoder: ``decay`` from `recurrent_decay`.
+
+    With ``overwrite``, the new state takes the memory of the old one: for a loop that owns it, without gradients.
+    """
     dtype = query.dtype
     if dtype != state.dtype:
         query, key, value = query.to(state.dtype), key.to(state.dtype), value.to(state.dtype)
     batch, heads, key_dim, value_dim = state.shape
-    # In place on the faded copy: for large states the step is as slow as its passes over memory.
-    after = (state * decay).addcmul_(key.unsqueeze(3), value.unsqueeze(2))
+    # In place on what faded: for large states the step is as slow as its passes over memory, and new memory slower.
+    faded = state.mul_(decay) if overwrite else state * decay
+    after = faded.addcmul_(key.unsqueeze(3), value.unsqueeze(2))
     with without_autocast(state.device):
         output = torch.bmm(query.reshape(batch * heads, 1, key_dim), after.flatten(0, 1))
     return output.view(batch, heads, value_dim).to(dtype), after

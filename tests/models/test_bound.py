@@ -1,0 +1,106 @@
+"""A model's step over parameters looked up once is the model's step."""
+
+import pytest
+import torch
+from torch import nn
+
+from laws.families import ALTERNATIVES, case_name, random_tokens, small_model
+from retentive import generate
+from retentive.models.base import LanguageModel
+from retentive.state import ModelState, map_tensors, named_tensors
+
+PLAIN = [
+    changes for changes in ({}, *ALTERNATIVES["retnet"].values()) if not {"normalise_scores", "residual"} & set(changes)
+]
+
+
+def own(state: ModelState) -> ModelState:
+    return map_tensors(state, torch.Tensor.clone)
+
+
+def small(**changes: object) -> LanguageModel:
+    return small_model("retnet", **changes).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("changes", PLAIN, ids=lambda changes: case_name(changes))
+def test_it_computes_what_a_call_computes(changes: dict, rows: int):
+    model = small(**changes)
+    step = model.bound()
+    assert step is not None
+    state = model(random_tokens(rows, 6)).state
+    mine = own(state)
+    for seed in range(3):
+        tokens = random_tokens(rows, 1, seed=seed)
+        output = model(tokens, state)
+        state = output.state
+        logits, mine = step(tokens[:, 0], mine)
+        torch.testing.assert_close(logits, output.logits[:, 0], rtol=0, atol=1e-12)
+        for name, tensor in named_tensors(state).items():
+            torch.testing.assert_close(named_tensors(mine)[name], tensor, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("retnet", {"normalise_scores": True}),
+        ("retnet", {"residual": "deepnorm"}),
+        *[(n, {}) for n in ("rmt", "retro")],
+    ],
+    ids=str,
+)
+def test_a_model_that_does_more_has_none(family: str, changes: dict):
+    assert small_model(family, **changes).eval().bound() is None
+
+
+def test_a_hook_is_called_for_every_token():
+    model, seen = small(), []
+    plain = generate(model, [1, 2], max_new_tokens=4)
+    model.decoder.blocks[1].mixer.register_forward_hook(lambda *_: seen.append(1))
+    assert model.bound() is None
+    assert generate(model, [1, 2], max_new_tokens=4).tokens[0].tolist() == plain.tokens[0].tolist()
+    assert len(seen) == 4
+
+
+def test_a_compiled_model_is_called():
+    model = small()
+    model.compile(backend="eager")
+    assert model.bound() is None
+
+
+class Adapter(nn.Module):
+    """What a low-rank adapter looks like from outside."""
+
+    def __init__(self, base: nn.Linear):
+        super().__init__()
+        self.base = base
+        self.weight = base.weight
+        self.down = nn.Linear(base.in_features, 2, dtype=torch.float64)
+        self.up = nn.Linear(2, base.out_features, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("place", ["mixer.input_proj", "mixer.output_proj", "feed_forward.input_proj"])
+def test_an_adapter_in_place_of_a_projection_counts(place: str):
+    model = small()
+    block, tokens = model.decoder.blocks[0], random_tokens(2, 1)
+    state = model(random_tokens(2, 6)).state
+    layer, name = place.split(".")
+    part = getattr(block, layer)
+    setattr(part, name, Adapter(getattr(part, name)))
+    step = model.bound()
+    assert step is not None
+    torch.testing.assert_close(step(tokens[:, 0], own(state))[0], model(tokens, state).logits[:, 0], rtol=0, atol=1e-12)
+
+
+def test_generating_leaves_states_that_were_handed_out_alone():
+    model = small()
+    first = generate(model, [[1, 2, 3], [4, 5, 6]], max_new_tokens=3)
+    before = {name: tensor.clone() for name, tensor in named_tensors(first.state).items()}
+    generate(model, state=first.state, max_new_tokens=5)
+    for name, tensor in named_tensors(first.state).items():
+        assert torch.equal(tensor, before[name]), name
