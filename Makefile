@@ -8,13 +8,14 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench agreement clean
 help:
 	@echo "make demo               train, evaluate and stream two small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
 	@echo "make test               all tests (15 minutes on two cores)"
 	@echo "make lint               style, types and import floors"
 	@echo "make bench              speed and memory against other packages"
+	@echo "make agreement          install other packages, and compare what their checkpoints compute there and here"
 
 # One environment serves all; it is made again when what it installs changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -39,6 +40,10 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.yardsticks.install yet_another_retnet
 	@$(BIN)/python -m benchmarks.retnet
+
+agreement: $(VENV)/installed
+	@$(BIN)/python -m benchmarks.yardsticks.install torchscale yet_another_retnet flash_linear_attention
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/agreement $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venvs runs .pytest_cache .ruff_cache .hypothesis

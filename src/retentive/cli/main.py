@@ -17,6 +17,7 @@ COMMANDS = {
     "generate": "Write text as a stream; save the state and go on later.",
     "index": "Build and search a store of text; add, remove, verify, plan.",
     "recall": "Show how long a small memory holds a fact: a million bytes, trained here.",
+    "convert": "Read a checkpoint of another package.",
     "demo": "All of it on real text, with a report: ten minutes on a laptop.",
 }
 """Name -> what it does; each is a module of this package with `add_options` and `run`."""

@@ -1,0 +1,127 @@
+"""Conversion of other people's checkpoints into ours."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retentive.checkpoints.conversion.formats import FORMATS, format_of, unprefixed
+from retentive.checkpoints.conversion.key_map import to_ours, to_theirs
+from retentive.checkpoints.conversion.settings import Settings
+from retentive.checkpoints.conversion.source import open_source
+from retentive.checkpoints.weights import SavableTokenizer, save_model
+from retentive.errors import MismatchError
+from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.registry import build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """What was read of another package's checkpoint.
+
+    Attributes:
+        format: Name of its format.
+        config: Of the model.
+        tensors: The model's, by our names, in the dtype that they had.
+        assumed: Settings that nothing said, as the package takes them then.
+    """
+
+    format: str
+    config: FamilyConfig
+    tensors: Mapping[str, Tensor]
+    assumed: Mapping[str, Any]
+
+    def model(self) -> LanguageModel:
+        """The model, in eval mode."""
+        with torch.device("meta"):
+            model = build(self.config)
+        model.load_state_dict(dict(self.tensors), assign=True)
+        return model.eval()
+
+
+def read_foreign(source: Path | str, *, format: str = "auto", settings: Path | str | None = None) -> Converted:
+    """Read a model of another package.
+
+    Args:
+        source: A folder or a file of its weights.
+        format: One of `format_names`, or ``auto``: recognised from the names of the tensors.
+        settings: A JSON file of the package's settings, where no ``config.json`` is beside the weights.
+
+    Raises:
+        FileNotFoundError: If there are no weights.
+        DamagedFileError: If a file is cut off or a shard is missing.
+        MismatchError: If the format is not known, or another than was said; if a setting has no meaning here; if a
+            tensor is missing, one too many, or of another shape.
+        ValueError: If there is no such format.
+    """
+    if format != "auto" and format not in FORMATS:
+        raise ValueError(f"format must be auto or one of {', '.join(FORMATS)}, but is {format!r}.")
+    opened = open_source(source, settings)
+    name, prefix = format_of(opened.shapes)
+    if format not in ("auto", name):
+        raise MismatchError(f"source must be in the format {format!r}, but the names of its tensors are {name!r}'s.")
+    found = FORMATS[name]
+    names = unprefixed(opened.shapes, prefix)
+    shapes = {bare: opened.shapes[full] for bare, full in names.items()}
+    said = Settings(opened.settings, str(opened.path))
+    config = found.config(said, shapes)
+    with torch.device("meta"):
+        expected = {key: tensor.shape for key, tensor in build(config).state_dict().items()}
+    tensors = to_ours(
+        found.key_map, shapes, lambda bare: opened.read(names[bare]), expected, found.sizes(config), str(opened.path)
+    )
+    return Converted(format=name, config=config, tensors=tensors, assumed=said.assumed)
+
+
+def convert(
+    source: Path | str,
+    dest: Path | str,
+    *,
+    format: str = "auto",
+    settings: Path | str | None = None,
+    tokenizer: SavableTokenizer | None = None,
+) -> Converted:
+    """Read a model of another package and save it as ours, where `load_model` finds it.
+
+    Args:
+        source: A folder or a file of its weights.
+        dest: Folder that is made.
+        format: One of `format_names`, or ``auto``.
+        settings: A JSON file of the package's settings, where no ``config.json`` is beside the weights.
+        tokenizer: Saved beside the model.
+
+    Raises:
+        FileExistsError: If there is something in ``dest`` already.
+        OSError: If it cannot be written.
+        MismatchError: See `read_foreign`, as for all others.
+    """
+    dest = Path(dest)
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise FileExistsError(f"dest must be a new or empty folder, but {dest} holds something; choose another.")
+    converted = read_foreign(source, format=format, settings=settings)
+    with torch.device("meta"):
+        skeleton = build(converted.config)
+    save_model(skeleton, dest, tokenizer, weights=converted.tensors)
+    return converted
+
+
+def to_foreign(model: LanguageModel, format: str) -> dict[str, Tensor]:
+    """A model's tensors under another package's names: what `read_foreign` turns back.
+
+    Args:
+        model: Whose config is one that `read_foreign` makes for this format.
+        format: One of `format_names`.
+
+    Raises:
+        ValueError: If there is no such format.
+        MismatchError: If the model has a tensor that the format has no place for.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, but is {format!r}.")
+    found = FORMATS[format]
+    tensors = to_theirs(found.key_map, model.state_dict(), found.sizes(model.config), found.derived(model.config))
+    prefix, head = found.prefixes[0], "lm_head.weight"
+    return {name if name == head else prefix + name: tensor for name, tensor in tensors.items()}

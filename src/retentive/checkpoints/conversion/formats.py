@@ -1,0 +1,125 @@
+"""Every format by name, and which one a checkpoint is in."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from retentive.checkpoints.conversion import retnet, transformer
+from retentive.checkpoints.conversion.key_map import KeyMap, Shapes
+from retentive.checkpoints.conversion.settings import Settings
+from retentive.errors import MismatchError
+from retentive.models.base import FamilyConfig
+
+
+def _nothing(config: FamilyConfig) -> Mapping[str, Tensor]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """How another package keeps a model.
+
+    Attributes:
+        package: What it is called.
+        anchors: Names of tensors that it alone has together, without a prefix.
+        key_map: Its tensors and ours.
+        config: Its settings as ours.
+        sizes: What `Entry.rows` names.
+        derived: Values of `KeyMap.derived`.
+        prefixes: What may stand before all names, the usual one first.
+    """
+
+    package: str
+    anchors: tuple[str, ...]
+    key_map: KeyMap
+    config: Callable[[Settings, Shapes], FamilyConfig]
+    sizes: Callable[[FamilyConfig], Mapping[str, int]]
+    derived: Callable[[FamilyConfig], Mapping[str, Tensor]] = _nothing
+    prefixes: tuple[str, ...] = ("",)
+
+
+FORMATS = {
+    "fla": Format(
+        package="flash-linear-attention",
+        anchors=("model.embeddings.weight", "model.layers.0.attn.g_proj.weight"),
+        key_map=retnet.FLA,
+        config=retnet.fla_config,
+        sizes=retnet.sizes,
+    ),
+    "torchscale": Format(
+        package="torchscale",
+        anchors=("embed_tokens.weight", "layers.0.retention.q_proj.weight", "output_projection.weight"),
+        key_map=retnet.TORCHSCALE,
+        config=retnet.torchscale_config,
+        sizes=retnet.sizes,
+        derived=retnet.torchscale_derived,
+        prefixes=("", "decoder."),
+    ),
+    "syncdoth": Format(
+        package="syncdoth/RetNet",
+        anchors=("embed_tokens.weight", "layers.0.retention.q_proj.weight"),
+        key_map=retnet.SYNCDOTH,
+        config=retnet.syncdoth_config,
+        sizes=retnet.sizes,
+        derived=retnet.torchscale_derived,
+        prefixes=("model.",),
+    ),
+    "yet-another-retnet": Format(
+        package="yet-another-retnet",
+        anchors=("embedding.weight", "decoder.layers.0.retention.q_proj.weight", "out.weight"),
+        key_map=retnet.YET_ANOTHER_RETNET,
+        config=retnet.yet_another_retnet_config,
+        sizes=retnet.sizes,
+        derived=retnet.yet_another_retnet_derived,
+    ),
+    "gpt2": Format(
+        package="GPT-2 of Hugging Face",
+        anchors=("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight"),
+        key_map=transformer.GPT2,
+        config=transformer.gpt2_config,
+        sizes=transformer.sizes,
+        prefixes=("transformer.", ""),
+    ),
+    "llama": Format(
+        package="Llama, Mistral or Qwen2 of Hugging Face",
+        anchors=("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"),
+        key_map=transformer.LLAMA,
+        config=transformer.llama_config,
+        sizes=transformer.sizes,
+    ),
+}
+"""Name -> format."""
+
+
+def format_names() -> tuple[str, ...]:
+    """Formats that can be converted from."""
+    return tuple(FORMATS)
+
+
+def format_of(names: Shapes) -> tuple[str, str]:
+    """Name and prefix of the format that tensors of these names are in.
+
+    Raises:
+        MismatchError: If they are in none that is known.
+    """
+    for name, candidate in FORMATS.items():
+        for prefix in candidate.prefixes:
+            if has_anchors(candidate, prefix, names):
+                return name, prefix
+    known = ", ".join(f"{name} ({candidate.package})" for name, candidate in FORMATS.items())
+    raise MismatchError(
+        f"source must be in a format that is known here: {known}; but its tensors have other names, the first of them "
+        f"{min(names, default='none at all')}."
+    )
+
+
+def has_anchors(candidate: Format, prefix: str, names: Shapes) -> bool:
+    """Whether tensors have the names that tell a format."""
+    bare = unprefixed(names, prefix)
+    return all(anchor in bare for anchor in candidate.anchors)
+
+
+def unprefixed(names: Shapes, prefix: str) -> dict[str, str]:
+    """Names without a prefix -> names as they are; those that lack it stay."""
+    return {name.removeprefix(prefix): name for name in names}

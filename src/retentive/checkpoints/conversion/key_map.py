@@ -1,0 +1,205 @@
+"""Names of other packages' tensors beside ours, as data that is read in both directions."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from retentive.checkpoints.tensor_file import listed
+from retentive.errors import MismatchError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of ours and what it is made of.
+
+    Attributes:
+        ours: Its name, with ``{layer}`` for the number of a block from 0.
+        theirs: Names of the tensors that, below one another, are ours.
+        rows: For several of theirs, the size that tells the rows of each: ``keys``, ``values``, ``inner`` and so on.
+        transposed: Whether theirs holds inputs in rows, as GPT-2's linear layers do.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    rows: tuple[str, ...] = ()
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMap:
+    """All tensors of a format.
+
+    Attributes:
+        entries: Every tensor that a model of the format may have; those count whose name the model of ours has. Where
+            several give the same tensor of ours, the first is the one that is written, the others are older layouts.
+        derived: Theirs that hold no weight: they follow from the config, are not read, and are made again in writing.
+        copies: Theirs that repeat another of theirs where embeddings are tied: ``(copy, original)``.
+        ignored: Ends of names that hold nothing a model needs, such as the masks in old checkpoints of GPT-2.
+    """
+
+    entries: tuple[Entry, ...]
+    derived: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+Shapes = Mapping[str, torch.Size]
+
+
+def to_ours(
+    key_map: KeyMap,
+    shapes: Shapes,
+    read: Callable[[str], Tensor],
+    expected: Shapes,
+    sizes: Mapping[str, int],
+    source: str,
+) -> dict[str, Tensor]:
+    """Read the tensors of a model of ours out of theirs.
+
+    Args:
+        key_map: Of their format.
+        shapes: Of theirs by name.
+        read: Gives one of theirs.
+        expected: Ours by name.
+        sizes: What `Entry.rows` names.
+        source: For messages.
+
+    Raises:
+        MismatchError: If theirs lack a tensor, have one too many or one of another shape; the message names it.
+    """
+    entries = _chosen(key_map, expected, shapes)
+    _check(key_map, entries, shapes, expected, sizes, source)
+    for copy, original in key_map.copies:
+        if copy in shapes and original in shapes and not _is_mapped(copy, entries):
+            _check_copy(copy, original, read, source)
+    return {entry.ours: _join(entry, read) for entry in entries}
+
+
+def to_theirs(
+    key_map: KeyMap, tensors: Mapping[str, Tensor], sizes: Mapping[str, int], derived: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Write the tensors of a model of ours as theirs: what `to_ours` reads back.
+
+    Args:
+        key_map: Of their format.
+        tensors: Ours.
+        sizes: What `Entry.rows` names.
+        derived: Values of `KeyMap.derived`.
+
+    Raises:
+        MismatchError: If a tensor of ours has no place in their format.
+    """
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    entries = _chosen(key_map, shapes, None)
+    homeless = set(tensors) - {entry.ours for entry in entries}
+    if homeless:
+        raise MismatchError(f"this format has no place for {listed(homeless)}; choose another.")
+    found: dict[str, Tensor] = {}
+    for entry in entries:
+        found.update(_split(entry, tensors[entry.ours], sizes))
+    found.update({name: derived[name] for name in derived if name in _derived_names(key_map, _num_layers(shapes))})
+    for copy, original in key_map.copies:
+        if copy not in found and original in found:
+            found[copy] = found[original]
+    return found
+
+
+def their_names(key_map: KeyMap, expected: Shapes) -> set[str]:
+    """Names that `to_theirs` writes for a model of ours with tensors of these names."""
+    entries = _chosen(key_map, expected, None)
+    names = {name for entry in entries for name in entry.theirs}
+    names |= _derived_names(key_map, _num_layers(expected))
+    return names | {copy for copy, original in key_map.copies if original in names}
+
+
+def _chosen(key_map: KeyMap, expected: Shapes, present: Shapes | None) -> list[Entry]:
+    """One entry for each tensor of ours: the layout that is there, or else the first."""
+    candidates: dict[str, list[Entry]] = {}
+    for layer in range(_num_layers(expected)):
+        for entry in key_map.entries:
+            filled = Entry(
+                ours=entry.ours.replace("{layer}", str(layer)),
+                theirs=tuple(name.replace("{layer}", str(layer)) for name in entry.theirs),
+                rows=entry.rows,
+                transposed=entry.transposed,
+            )
+            known = candidates.setdefault(filled.ours, [])
+            if filled.ours in expected and filled not in known:
+                known.append(filled)
+    chosen: list[Entry] = []
+    for entries in candidates.values():
+        there = [entry for entry in entries if present is not None and all(name in present for name in entry.theirs)]
+        chosen.extend((there or entries)[:1])
+    return chosen
+
+
+def _num_layers(expected: Iterable[str]) -> int:
+    layers = {int(name.split(".")[2]) for name in expected if name.startswith("decoder.blocks.")}
+    return max(layers, default=-1) + 1
+
+
+def _derived_names(key_map: KeyMap, num_layers: int) -> set[str]:
+    return {name.replace("{layer}", str(layer)) for name in key_map.derived for layer in range(num_layers)}
+
+
+def _is_mapped(name: str, entries: list[Entry]) -> bool:
+    return any(name in entry.theirs for entry in entries)
+
+
+def _check(
+    key_map: KeyMap,
+    entries: list[Entry],
+    shapes: Shapes,
+    expected: Shapes,
+    sizes: Mapping[str, int],
+    source: str,
+) -> None:
+    homeless = set(expected) - {entry.ours for entry in entries}
+    assert not homeless, f"the key map lacks {homeless}"
+    needed = {name for entry in entries for name in entry.theirs}
+    allowed = needed | _derived_names(key_map, _num_layers(expected))
+    allowed |= {copy for copy, original in key_map.copies if original in needed}
+    extra = {name for name in set(shapes) - allowed if not name.endswith(key_map.ignored or ("\0",))}
+    missing = needed - set(shapes)
+    faults: list[str] = []
+    if missing:
+        faults.append(f"{len(missing)} missing ({listed(missing)})")
+    if extra:
+        faults.append(f"{len(extra)} unknown ({listed(extra)})")
+    for entry in entries:
+        for name, shape in _their_shapes(entry, expected[entry.ours], sizes).items():
+            if name in shapes and shapes[name] != shape:
+                faults.append(f"{name} is {tuple(shapes[name])} and should be {tuple(shape)}")
+    if faults:
+        raise MismatchError(
+            f"{source} must hold the tensors that its settings describe, but has {'; '.join(faults[:4])}; check the "
+            "settings, or the format with --from."
+        )
+
+
+def _their_shapes(entry: Entry, ours: torch.Size, sizes: Mapping[str, int]) -> dict[str, torch.Size]:
+    if not entry.rows:
+        return {entry.theirs[0]: ours[::-1] if entry.transposed else ours}
+    return {name: torch.Size((sizes[rows], *ours[1:])) for name, rows in zip(entry.theirs, entry.rows, strict=True)}
+
+
+def _check_copy(copy: str, original: str, read: Callable[[str], Tensor], source: str) -> None:
+    if not torch.equal(read(copy), read(original)):
+        raise MismatchError(
+            f"{source} says that its embeddings are tied, but {copy} differs from {original}; correct its settings."
+        )
+
+
+def _join(entry: Entry, read: Callable[[str], Tensor]) -> Tensor:
+    parts = [read(name) for name in entry.theirs]
+    whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return whole.t().contiguous() if entry.transposed else whole
+
+
+def _split(entry: Entry, ours: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    if entry.transposed:
+        ours = ours.t()
+    parts = ours.split([sizes[rows] for rows in entry.rows]) if entry.rows else (ours,)
+    return {name: part.contiguous() for name, part in zip(entry.theirs, parts, strict=True)}

@@ -1,0 +1,181 @@
+"""Transformers as Hugging Face keeps them: GPT-2, and Llama with those that share its layout."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from retentive.checkpoints.conversion.key_map import Entry, KeyMap, Shapes
+from retentive.checkpoints.conversion.settings import Settings
+from retentive.errors import MismatchError
+from retentive.layers.attention import AttentionConfig
+from retentive.models.base import FamilyConfig
+from retentive.models.transformer import TransformerConfig
+
+BLOCK = "decoder.blocks.{layer}."
+
+
+def _gpt2(kind: str) -> tuple[Entry, ...]:
+    # GPT-2's linear layers hold inputs in rows.
+    transposed = kind == "weight"
+    linear = {
+        "mixer.input_proj": "attn.c_attn",
+        "mixer.output_proj": "attn.c_proj",
+        "feed_forward.input_proj": "mlp.c_fc",
+        "feed_forward.output_proj": "mlp.c_proj",
+    }
+    norms = {"mixer_norm": "ln_1", "feed_forward_norm": "ln_2"}
+    return (
+        *(Entry(f"{BLOCK}{ours}.{kind}", (f"h.{{layer}}.{theirs}.{kind}",)) for ours, theirs in norms.items()),
+        *(
+            Entry(f"{BLOCK}{ours}.{kind}", (f"h.{{layer}}.{theirs}.{kind}",), transposed=transposed)
+            for ours, theirs in linear.items()
+        ),
+        Entry(f"decoder.norm.{kind}", (f"ln_f.{kind}",)),
+    )
+
+
+GPT2 = KeyMap(
+    entries=(
+        Entry("decoder.embedding.tokens.weight", ("wte.weight",)),
+        Entry("decoder.embedding.positions.weight", ("wpe.weight",)),
+        *_gpt2("weight"),
+        *_gpt2("bias"),
+        Entry("decoder.head.weight", ("lm_head.weight",)),
+    ),
+    copies=(("lm_head.weight", "wte.weight"),),
+    ignored=(".attn.bias", ".attn.masked_bias"),  # causal masks, in old checkpoints
+)
+"""GPT-2 of Hugging Face."""
+
+
+def _llama(kind: str) -> tuple[Entry, ...]:
+    layer = "model.layers.{layer}."
+    return (
+        Entry(
+            f"{BLOCK}mixer.input_proj.{kind}",
+            tuple(f"{layer}self_attn.{name}_proj.{kind}" for name in ("q", "k", "v")),
+            rows=("queries", "keys", "keys"),
+        ),
+        Entry(f"{BLOCK}mixer.output_proj.{kind}", (f"{layer}self_attn.o_proj.{kind}",)),
+        Entry(
+            f"{BLOCK}feed_forward.input_proj.{kind}",
+            (f"{layer}mlp.gate_proj.{kind}", f"{layer}mlp.up_proj.{kind}"),
+            rows=("inner", "inner"),
+        ),
+        Entry(f"{BLOCK}feed_forward.output_proj.{kind}", (f"{layer}mlp.down_proj.{kind}",)),
+    )
+
+
+LLAMA = KeyMap(
+    entries=(
+        Entry("decoder.embedding.tokens.weight", ("model.embed_tokens.weight",)),
+        Entry(f"{BLOCK}mixer_norm.weight", ("model.layers.{layer}.input_layernorm.weight",)),
+        Entry(f"{BLOCK}feed_forward_norm.weight", ("model.layers.{layer}.post_attention_layernorm.weight",)),
+        *_llama("weight"),
+        *_llama("bias"),
+        Entry("decoder.norm.weight", ("model.norm.weight",)),
+        Entry("decoder.head.weight", ("lm_head.weight",)),
+    ),
+    copies=(("lm_head.weight", "model.embed_tokens.weight"),),
+    ignored=(".rotary_emb.inv_freq",),  # follows from the settings; in old checkpoints
+)
+"""Llama, Mistral and Qwen2 of Hugging Face."""
+
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+SCALED = "rotations that are scaled for longer texts are not here"
+
+
+def gpt2_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
+    """Ours from GPT-2's settings."""
+    other = "scores are divided by the root of the head's channels here"
+    settings.only("scale_attn_weights", True, other)
+    settings.only("scale_attn_by_inverse_layer_idx", False, other)
+    vocab, hidden = shapes["wte.weight"]
+    inner = settings.get("n_inner", None)
+    return TransformerConfig(
+        vocab_size=settings.number("vocab_size", vocab),
+        hidden_size=settings.number("n_embd", hidden),
+        num_layers=settings.get("n_layer", 12),
+        num_heads=settings.get("n_head", 12),
+        intermediate_size=4 * hidden if inner is None else inner,
+        activation=settings.one_of("activation_function", ACTIVATIONS, "gelu_new"),  # pyright: ignore[reportArgumentType]
+        norm="layer_norm",
+        norm_epsilon=settings.get("layer_norm_epsilon", 1e-5),
+        positions="learned",
+        max_positions=settings.number("n_positions", shapes["wpe.weight"][0]),
+        attention_bias=True,
+        output_bias=True,
+        feed_forward_bias=True,
+        tie_embeddings=bool(settings.get("tie_word_embeddings", True)),
+        dropout=settings.get("resid_pdrop", 0.1),
+        attention_dropout=settings.get("attn_pdrop", 0.1),
+    )
+
+
+def llama_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
+    """Ours from the settings of Llama, Mistral or Qwen2."""
+    kind = settings.get("model_type", "llama")
+    if kind not in ("llama", "mistral", "qwen2"):
+        raise MismatchError(
+            f"model_type must be 'llama', 'mistral' or 'qwen2' in this layout of tensors, but is {kind!r}, which "
+            "computes something else with them."
+        )
+    settings.only("hidden_act", "silu", "the gate of such a model is a swish here")
+    vocab, hidden = shapes["model.embed_tokens.weight"]
+    heads = settings.get("num_attention_heads", 32)
+    head_dim = settings.get("head_dim", None) or hidden // heads
+    biased = kind == "qwen2" or bool(settings.get("attention_bias", False))
+    return TransformerConfig(
+        vocab_size=settings.number("vocab_size", vocab),
+        hidden_size=settings.number("hidden_size", hidden),
+        num_layers=settings.get("num_hidden_layers", 32),
+        num_heads=heads,
+        num_kv_heads=settings.get("num_key_value_heads", None) or heads,
+        head_dim=head_dim,
+        intermediate_size=settings.number("intermediate_size", shapes["model.layers.0.mlp.gate_proj.weight"][0]),
+        activation="swish",
+        gated=True,
+        norm_epsilon=settings.get("rms_norm_eps", 1e-6),
+        rotary_base=_rotary_base(settings),
+        rotary_pairs="half",
+        window=_window(settings, str(kind)),
+        attention_bias=biased,
+        output_bias=biased and kind != "qwen2",
+        feed_forward_bias=bool(settings.get("mlp_bias", False)),
+        tie_embeddings=bool(settings.get("tie_word_embeddings", False)),
+        attention_dropout=settings.get("attention_dropout", 0.0),
+    )
+
+
+def _rotary_base(settings: Settings) -> float:
+    """The base of the rotation, from where either release of the library keeps it."""
+    settings.only("rope_scaling", None, SCALED)
+    settings.only("partial_rotary_factor", 1.0, "all channels turn here")
+    if "rope_parameters" not in settings:
+        return float(settings.get("rope_theta", 10000.0))
+    said = cast("Mapping[str, Any]", settings.get("rope_parameters", {}))
+    if said.get("rope_type", "default") != "default":
+        raise MismatchError(
+            f"rope_parameters.rope_type must be 'default' in what is converted, but is {said['rope_type']!r}: {SCALED}."
+        )
+    return float(said.get("rope_theta", 10000.0))
+
+
+def _window(settings: Settings, kind: str) -> int | None:
+    if kind == "qwen2" and not settings.get("use_sliding_window", False):
+        return None
+    window = settings.get("sliding_window", 4096 if kind == "mistral" else None)
+    kinds = set(cast("list[str]", settings.get("layer_types", None) or []))
+    if window is not None and len(kinds) > 1:
+        raise MismatchError("layer_types must be all alike in what is converted, but some layers have a window.")
+    return None if kinds == {"full_attention"} else window
+
+
+def sizes(config: FamilyConfig) -> Mapping[str, int]:
+    """What `Entry.rows` names."""
+    mixer = config.decoder.mixer
+    assert isinstance(mixer, AttentionConfig)
+    return {
+        "queries": mixer.num_heads * mixer.key_dim,
+        "keys": mixer.num_kv_heads * mixer.key_dim,
+        "inner": config.decoder.feed_forward.intermediate_size,
+    }

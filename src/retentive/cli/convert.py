@@ -1,0 +1,66 @@
+"""``retentive convert``: a checkpoint of another package becomes one of ours."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from retentive.checkpoints.conversion import convert, format_names
+from retentive.checkpoints.weights import SavableTokenizer
+from retentive.cli.options import read_config
+from retentive.data.tokenizer import TOKENIZER_FILE, load_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Turn a checkpoint of another package into one of ours.
+
+    Args:
+        source: A folder as the other package or Hugging Face writes it, or a file of its weights.
+        dest: Folder that is made.
+        format: Which package it is of; "auto" tells from the names of its tensors.
+        settings: A JSON file of the model's settings by the package's own names, where no config.json is beside the
+            weights.
+        end_of_text: The token that ends a document, where the tokenizer beside the weights does not say.
+    """
+
+    source: Path
+    dest: Path
+    format: str = "auto"
+    settings: Path | None = None
+    end_of_text: str | None = None
+
+
+def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
+    """``--from``, which Python does not allow as a field, and the two folders in their order."""
+    parser.add_argument("source", type=Path, help="folder or file of the other package")
+    parser.add_argument("dest", type=Path, help="folder that is made")
+    parser.add_argument(
+        "--from",
+        dest="format",
+        default="auto",
+        help=f"its package: {', '.join(format_names())}; 'auto' tells from the names of its tensors",
+    )
+    parser.add_argument("--settings", type=Path, default=None, help="JSON file of its settings by its own names")
+    parser.add_argument("--end_of_text", type=str, default=None, help="token that ends a document")
+
+
+def run(parser: ArgumentParser, options: Namespace) -> None:
+    """Convert and say what came of it."""
+    config = read_config(parser, options, ConvertConfig)
+    tokenizer = _tokenizer(config)
+    found = convert(config.source, config.dest, format=config.format, settings=config.settings, tokenizer=tokenizer)
+    count = sum(tensor.numel() for tensor in found.tensors.values())
+    print(f"{found.format}: a {found.config.family} of {count:,} parameters is in {config.dest}")
+    if found.assumed:
+        said = ", ".join(f"{name}={value}" for name, value in found.assumed.items())
+        print(f"not said anywhere, so as the package takes it then: {said}")
+    if tokenizer is None:
+        print(f"without a tokenizer: there is no {TOKENIZER_FILE} beside its weights")
+
+
+def _tokenizer(config: ConvertConfig) -> SavableTokenizer | None:
+    folder = config.source if config.source.is_dir() else config.source.parent
+    if not (folder / TOKENIZER_FILE).is_file():
+        return None
+    return load_tokenizer(folder / TOKENIZER_FILE, end_of_text=config.end_of_text)
