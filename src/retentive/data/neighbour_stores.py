@@ -175,7 +175,7 @@ def _wrong(found: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> Bool[np
 
 
 def _opened(
-    store: TokenStore, split: Split, folder: Path, config: NeighbourConfig, chunk_size: int, database: Path | None
+    store: TokenStore, split: Split, folder: Path, config: NeighbourConfig | None, chunk_size: int, database: Path | None
 ) -> ChunkNeighbours:
     return ChunkNeighbours(store, split, folder, config=config, chunk_size=chunk_size, database=database)
 
