@@ -41,6 +41,37 @@ def test_segment_by_segment_equals_the_whole(changes: dict):
         torch.testing.assert_close(named_tensors(state)[name], tensor, rtol=0, atol=1e-12, msg=name)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [*VARIANTS, {"causal_memory": True, "num_memory_tokens": 3}, {"xl_length": 2, "xl_layer_above": True}],
+    ids=case_name,
+)
+def test_reading_without_logits_leaves_the_same_state(changes: dict):
+    model, tokens = small_rmt(**changes), random_tokens(2, 23)
+    for time in (3, 15, 23):
+        for cut in (0, 2, 7):
+            state = model(tokens[:, :cut]).state if cut else None
+            whole = named_tensors(model(tokens[:, cut : cut + time], state).state)
+            found = named_tensors(model(tokens[:, cut : cut + time], state, logits_to_keep=0).state)
+            last = model(tokens[:, cut : cut + time], state, logits_to_keep=1)
+            assert whole.keys() == found.keys() == named_tensors(last.state).keys()
+            for name, tensor in whole.items():
+                torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-12, msg=name)
+
+
+def test_the_last_block_computes_no_text_that_nobody_wants():
+    model, columns = small_rmt(num_memory_tokens=3, causal_memory=True), list[int]()
+    model.decoder.blocks[-1].feed_forward.register_forward_pre_hook(
+        lambda module, inputs: columns.append(inputs[0].shape[1])
+    )
+    model(random_tokens(1, 13), logits_to_keep=1)
+    model(random_tokens(1, 10), logits_to_keep=0)
+    model(random_tokens(1, 10), labels=random_tokens(1, 10))
+    model.train()(random_tokens(1, 10), logits_to_keep=0)
+    # Segments of 5, between memories of 3; the unfinished one writes none yet.
+    assert columns == [3, 3, 3 + 3, 3, 3, 11, 11, 11, 11]
+
+
 @given(cuts=st.sets(st.integers(1, 22), max_size=6))
 @settings(deadline=None, max_examples=6)
 def test_an_encoders_memory_is_the_same_however_calls_are_cut(cuts: set[int]):

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from retentive.layers.attention import Recalled
 from retentive.layers.layout import Layout, Sight
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.pieces import Piece, Rows
 from retentive.ops.rotary import rotary_frequencies, rotary_tables
-from retentive.shapes import Positions, RotaryTable, TokenMask
+from retentive.shapes import Hidden, Positions, RotaryTable, TokenMask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,32 @@ class Frame:
     def text(self) -> slice:
         """The columns of text."""
         return slice(self.reads, self.reads + self.texts)
+
+    def write_layout(self) -> Layout:
+        """The layout of the write slots alone, for a block in which all other columns are recalled."""
+        first, layout = self.text.stop, self.layout
+        allowed = None if layout.sight is None else layout.sight.allowed
+        return Layout(
+            positions=layout.positions[:, first:],
+            next_position=layout.next_position,
+            sight=Sight(allowed=None if allowed is None else allowed[:, :, first:]),
+            cos=None if layout.cos is None else layout.cos[:, first:],
+            sin=None if layout.sin is None else layout.sin[:, first:],
+        )
+
+    def all_recalled(self, columns: Hidden, recalled: Recalled | None) -> Recalled:
+        """What the write slots read in such a block: what is recalled anyway, read memory and text."""
+        first, layout = self.text.stop, self.layout
+        hidden, cos, sin = columns[:, :first], None, None
+        if layout.cos is not None and layout.sin is not None:
+            cos, sin = layout.cos[:, :first], layout.sin[:, :first]
+        if recalled is None:
+            return Recalled(hidden=hidden, cos=cos, sin=sin)
+        return Recalled(
+            hidden=torch.cat((recalled.hidden, hidden), 1),
+            cos=None if cos is None or recalled.cos is None else torch.cat((recalled.cos, cos), 1),
+            sin=None if sin is None or recalled.sin is None else torch.cat((recalled.sin, sin), 1),
+        )
 
 
 class Framer:

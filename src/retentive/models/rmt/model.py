@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
-from retentive.layers.attention import KeyValueState, Recalled
+from retentive.layers.attention import AttentionConfig, KeyValueState, Recalled
 from retentive.layers.memory_tokens import MemoryTokens
 from retentive.layers.retention import RetentionState
 from retentive.models.base import LanguageModel, ModelOutput, check_call
@@ -28,9 +28,18 @@ from retentive.state import ModelState, RecurrentState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one step gives: normalised columns, what attention cached, and what each block received or returned."""
+    """What one step gives.
+
+    Attributes:
+        columns: Normalised, of all columns or of the write slots alone.
+        slots: Which of them is the first write slot: 0 where there are no others.
+        layers: What attention cached.
+        seen: What each block received or returned for the text.
+        associations: The associative memories afterwards.
+    """
 
     columns: Hidden
+    slots: int
     layers: tuple[RecurrentState, ...]
     seen: tuple[Tensor, ...]
     associations: tuple[AssociativeState, ...]
@@ -160,12 +169,13 @@ class RecurrentMemoryTransformer(LanguageModel):
         outputs: list[Tensor] = []
         for index, piece in enumerate(plan.pieces):
             keep = index == len(plan.pieces) - 1
+            read += piece.tokens.shape[1]
+            needed = plan.columns is not None or read > time - wanted
             if self.recomputes_segments and torch.is_grad_enabled():
-                hidden, now = checkpoint(self._step, piece, now, framer, keep=keep, use_reentrant=False)
+                hidden, now = checkpoint(self._step, piece, now, framer, keep=keep, text=needed, use_reentrant=False)
             else:
-                hidden, now = self._step(piece, now, framer, keep=keep)
-            read += hidden.shape[1]
-            if plan.columns is not None or read > time - max(wanted, 1):
+                hidden, now = self._step(piece, now, framer, keep=keep, text=needed)
+            if needed or keep:
                 outputs.append(hidden)
         side_by_side = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
         following = self._after(plan, now, tokens, mask)
@@ -181,14 +191,14 @@ class RecurrentMemoryTransformer(LanguageModel):
         return Framer(self.config, self.decoder.embedding.tokens.weight.dtype)
 
     def _step(
-        self, piece: Piece, state: RecurrentMemoryState, framer: Framer, *, keep: bool
-    ) -> tuple[Hidden, RecurrentMemoryState]:
-        """Read one piece: what the head reads of its tokens, and the state with what has changed."""
+        self, piece: Piece, state: RecurrentMemoryState, framer: Framer, *, keep: bool, text: bool = True
+    ) -> tuple[Float[Tensor, "batch texts hidden"], RecurrentMemoryState]:
+        """Read one piece: what the head reads of its tokens (if ``text`` is wanted), and the state afterwards."""
         state = self._started(piece, state)
         past = _past(piece, state)
         frame = framer.frame(piece, past, keep=keep)
-        step = self.run(piece, state, frame, self.columns(piece, state, frame))
-        written = step.columns[:, : frame.reads] if self.config.bidirectional else step.columns[:, frame.text.stop :]
+        step = self.run(piece, state, frame, self.columns(piece, state, frame), text=text or not self._can_skip(piece))
+        written = step.columns[:, : frame.reads] if self.config.bidirectional else step.columns[:, step.slots :]
         memory = state.memory
         if piece.ends is not False and self.config.num_memory_tokens:
             memory = choose(piece.ends, self.memory.keep(written), memory)
@@ -201,7 +211,18 @@ class RecurrentMemoryTransformer(LanguageModel):
             history_real=history_real,
             associations=step.associations,
         )
-        return step.columns[:, frame.text], following
+        return step.columns[:, frame.text if step.slots else slice(0)], following
+
+    def _can_skip(self, piece: Piece) -> bool:
+        """Whether the last block can leave out the text. Not in training, where replay must find the same numbers."""
+        return (
+            piece.ends is True
+            and piece.mask is None
+            and not self.training
+            and isinstance(self.config.decoder.mixer, AttentionConfig)
+            and self.config.num_memory_tokens > 0
+            and not (self.config.bidirectional or self.config.xl_layer_above)
+        )
 
     def _started(self, piece: Piece, state: RecurrentMemoryState) -> RecurrentMemoryState:
         """Forget everything in rows where a document starts."""
@@ -246,25 +267,42 @@ class RecurrentMemoryTransformer(LanguageModel):
             hidden = torch.cat((hidden[..., :half], torch.cat((first, earlier[:, 1:]), 1)[..., half:]), -1)
         return self.decoder.embedding_dropout(hidden)
 
-    def run(self, piece: Piece, state: RecurrentMemoryState, frame: Frame, columns: Hidden) -> Step:
-        """Carry the columns of one step through the blocks."""
+    def run(
+        self, piece: Piece, state: RecurrentMemoryState, frame: Frame, columns: Hidden, *, text: bool = True
+    ) -> Step:
+        """Carry the columns of one step through the blocks.
+
+        Args:
+            piece: What is read.
+            state: Before it.
+            frame: Where its columns stand.
+            columns: The residual stream before the first block.
+            text: Whether the text's last hidden states are wanted. Without them the last block lets the write slots
+                read the text, and computes nothing else of it.
+        """
         layers: list[RecurrentState] = []
         seen: list[Tensor] = []
         associations: list[AssociativeState] = []
         memories = self._associative_memories()
+        slots = frame.text.stop
         for index, block in enumerate(blocks_of(self.decoder)):
             if memories:
                 columns = columns + memories[index](columns, state.associations[index])
             received = columns
             past = _going_on(state.layers[index], piece) if state.layers and piece.continues is not False else None
-            columns, following = block(columns, past, frame.layout, self._recalled(piece, state, frame, index))
+            recalled, layout = self._recalled(piece, state, frame, index), frame.layout
+            if not text and index == len(self.decoder.blocks) - 1:
+                slots, layout, recalled = 0, frame.write_layout(), frame.all_recalled(columns, recalled)
+                columns = columns[:, frame.text.stop :]
+            columns, following = block(columns, past, layout, recalled)
             layers.append(following)
             if self.config.xl_length:
                 seen.append((columns if self.config.xl_layer_above else received)[:, frame.text])
             if memories:
-                associations.append(_written(memories[index], columns[:, frame.text.stop :], state, index, piece))
+                associations.append(_written(memories[index], columns[:, slots:], state, index, piece))
         return Step(
             columns=self.decoder.norm(columns),
+            slots=slots,
             layers=tuple(layers),
             seen=tuple(seen),
             associations=tuple(associations),
