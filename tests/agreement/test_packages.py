@@ -1,6 +1,7 @@
 """Checkpoints that other packages write now: read here, they compute what the packages compute."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def test_converted_models_compute_what_their_packages_do(reference: str, tmp_pat
             # torchscale's chunkwise form is another function than its other two, unless its epsilon is next to nothing.
             close = 1e-3 if (form, name) == ("chunkwise", "torchscale-1e-06") else 1e-5
             torch.testing.assert_close(
-                logits, expected, rtol=0, atol=close, msg=lambda m, at=(name, form): f"{at}: {m}"
+                logits, expected, rtol=0, atol=close, msg=partial("{}, {}: {}".format, name, form)
             )
 
 
@@ -39,5 +40,5 @@ def test_frozen_outputs_are_those_of_the_packages(reference: str):
         assert frozen.keys() == found.keys()
         for key, tensor in found.items():
             torch.testing.assert_close(
-                tensor, frozen[key], rtol=0, atol=2e-6, msg=lambda m, at=(name, key): f"{at}: {m}"
+                tensor, frozen[key], rtol=0, atol=2e-6, msg=partial("{}, {}: {}".format, name, key)
             )

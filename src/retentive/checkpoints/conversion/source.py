@@ -119,7 +119,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
             f"{file} holds more than tensors, and could only be read by running code in it, which is refused; save its "
             f"weights alone, as safetensors, where it comes from ({str(error).splitlines()[0]})."
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError, OSError) as error:
         raise DamagedFileError(f"{file} cannot be read ({error}); copy it again.") from error
     for name in INSIDE:
         inner: Any = content.get(name) if isinstance(content, dict) else None

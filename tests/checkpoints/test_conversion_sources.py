@@ -1,0 +1,133 @@
+"""What cannot be converted is refused by name, and nothing in it is run."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoints.foreign import Case, frozen
+from retentive.checkpoints.conversion import convert, read_foreign, to_foreign
+from retentive.cli.main import main
+from retentive.data.byte_tokenizer import ByteTokenizer
+from retentive.data.tokenizer import load_tokenizer
+from retentive.errors import DamagedFileError, MismatchError
+
+
+@pytest.fixture
+def case() -> Case:
+    return frozen("fla-1e-12")
+
+
+def test_tensors_are_named_that_are_missing_unknown_or_of_another_shape(case: Case, tmp_path: Path):
+    del case.weights["model.norm.weight"]
+    case.weights["model.layers.1.attn.extra.weight"] = torch.zeros(3)
+    case.weights["model.layers.0.attn.k_proj.weight"] = torch.zeros(15, 16)
+    with pytest.raises(MismatchError) as caught:
+        read_foreign(case.write(tmp_path))
+    for part in (
+        r"1 missing (model.norm.weight)",
+        r"1 unknown (model.layers.1.attn.extra.weight)",
+        r"model.layers.0.attn.k_proj.weight is (15, 16) and should be (16, 16)",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_layer_too_many_is_named(case: Case, tmp_path: Path):
+    case.settings["num_hidden_layers"] = 1
+    with pytest.raises(MismatchError, match=r"11 unknown \(model.layers.1.attn.g_norm_swish_gate.weight"):
+        read_foreign(case.write(tmp_path))
+
+
+class Harm:
+    def __reduce__(self):
+        return Path.touch, (Path("harm.txt"),)
+
+
+def test_code_in_a_pickle_is_not_run(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    case.write(tmp_path)
+    torch.save({**case.weights, "harm": Harm()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(MismatchError, match=r"could only be read by running code in it, which is refused"):
+        read_foreign(tmp_path)
+    assert not (tmp_path / "harm.txt").exists()
+    pickle.loads(pickle.dumps(Harm()))  # noqa: S301  it would have done harm
+    assert (tmp_path / "harm.txt").exists()
+
+
+def test_other_things_beside_tensors_are_named(case: Case, tmp_path: Path):
+    case.write(tmp_path)
+    torch.save({**case.weights, "step": 3}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(MismatchError, match="must hold tensors by name and nothing else, but has step"):
+        read_foreign(tmp_path)
+
+
+def test_a_file_that_was_cut_off_is_named(case: Case, tmp_path: Path):
+    path = case.write(tmp_path) / "pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(DamagedFileError, match=r"pytorch_model.bin cannot be read"):
+        read_foreign(tmp_path)
+
+
+def test_a_missing_shard_is_named(case: Case, tmp_path: Path):
+    case.write(tmp_path)
+    for files, error in (
+        ({"a": "pytorch_model.bin", "b": "lost.bin"}, "lacks lost.bin, which pytorch_model.bin.index.json lists"),
+        ({"a": "../elsewhere.bin"}, "points outside of its folder"),
+    ):
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+        with pytest.raises(DamagedFileError, match=error):
+            read_foreign(tmp_path)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="source must be a folder or file of weights, but there is no"):
+        read_foreign(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="or a single other file of weights, but has none"):
+        read_foreign(tmp_path)
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "a.pt")
+    with pytest.raises(MismatchError, match=r"a format that is known here: fla .* the first of them weight"):
+        read_foreign(tmp_path)
+    with pytest.raises(FileNotFoundError, match="settings must be a JSON file, but there is no"):
+        read_foreign(tmp_path, settings=tmp_path / "settings.json")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "b.pt")
+    with pytest.raises(FileNotFoundError, match=r"but has 2 files of weights \(a.pt, b.pt\)"):
+        read_foreign(tmp_path)
+
+
+def test_a_wrong_format_is_refused(case: Case, tmp_path: Path):
+    case.write(tmp_path)
+    with pytest.raises(
+        MismatchError, match="must be in the format 'torchscale', but the names of its tensors are 'fla'"
+    ):
+        read_foreign(tmp_path, format="torchscale")
+    with pytest.raises(ValueError, match=r"format must be auto or one of fla, torchscale.*, but is 'onnx'"):
+        read_foreign(tmp_path, format="onnx")
+    model = read_foreign(tmp_path).model()
+    with pytest.raises(ValueError, match="format must be one of"):
+        to_foreign(model, "auto")
+    with pytest.raises(MismatchError, match="this format has no place for decoder.blocks.0.mixer.head_norm.weight"):
+        to_foreign(model, "torchscale")
+
+
+def test_a_folder_in_use_is_left_alone(case: Case, tmp_path: Path):
+    case.write(tmp_path)
+    with pytest.raises(FileExistsError, match="dest must be a new or empty folder"):
+        convert(tmp_path, tmp_path)
+
+
+def test_the_command_converts_and_says_what_it_assumed(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source = case.write(tmp_path / "source")
+    main(["convert", "--from", "fla", str(source), str(tmp_path / "ours")])
+    said = capsys.readouterr().out
+    assert "fla: a retnet of 6,736 parameters is in" in said
+    assert "as the package takes it then: num_kv_heads=None, expand_k=1.0, expand_v=2.0" in said
+    with pytest.raises(SystemExit):
+        main(["convert", "--from", "gpt2", str(source), str(tmp_path / "other")])
+    assert "must be in the format 'gpt2'" in capsys.readouterr().err
+
+
+def test_a_tokenizer_comes_along(case: Case, tmp_path: Path):
+    convert(case.write(tmp_path / "source"), tmp_path / "ours", tokenizer=ByteTokenizer())
+    assert load_tokenizer(tmp_path / "ours").fingerprint() == ByteTokenizer().fingerprint()

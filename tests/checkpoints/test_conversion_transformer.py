@@ -1,0 +1,149 @@
+"""GPT-2, Llama, Mistral and Qwen2 of Hugging Face compute here what they compute there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from retentive import load_model
+from retentive.checkpoints.conversion import convert, read_foreign, to_foreign
+from retentive.errors import MismatchError
+
+transformers = pytest.importorskip("transformers")
+
+TOKENS = torch.randint(23, (2, 17), generator=torch.Generator().manual_seed(0))
+LLAMA = {
+    "vocab_size": 23,
+    "hidden_size": 16,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.2,
+}
+GPT2 = {"vocab_size": 23, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "initializer_range": 0.2}
+MODELS: list[tuple[str, dict[str, Any]]] = [
+    ("GPT2", {**GPT2}),
+    ("GPT2", {**GPT2, "n_inner": 24, "activation_function": "gelu", "tie_word_embeddings": False}),
+    ("Llama", {**LLAMA}),
+    ("Llama", {**LLAMA, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "head_dim": 6}),
+    ("Llama", {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}),
+    ("Mistral", {**LLAMA, "sliding_window": 5}),
+    ("Qwen2", {**LLAMA, "use_sliding_window": False}),
+]
+
+
+def made(family: str, settings: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**settings)
+    name = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
+    model = getattr(transformers, name)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # biases and norms begin at 0 and 1
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def saved(folder: Path, family: str = "Llama", **changes: Any) -> Path:
+    made(family, {**(GPT2 if family == "GPT2" else LLAMA), **changes}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("family", "settings"), MODELS, ids=lambda value: value if isinstance(value, str) else None)
+def test_logits_are_those_of_hugging_face(family: str, settings: dict[str, Any], tmp_path: Path):
+    theirs = made(family, settings)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with torch.no_grad():
+        expected = theirs(TOKENS).logits
+    found = convert(tmp_path / "theirs", tmp_path / "ours")
+    ours = load_model(tmp_path / "ours")
+    with torch.no_grad():
+        first = ours(TOKENS[:, :9])
+        second = ours(TOKENS[:, 9:], first.state)
+        torch.testing.assert_close(torch.cat((first.logits, second.logits), 1), expected, rtol=0, atol=1e-5)
+    back = to_foreign(ours, found.format)
+    original = theirs.state_dict()
+    assert back.keys() == original.keys()
+    assert all(torch.equal(back[name], original[name]) for name in back)
+
+
+def test_linear_layers_of_gpt2_hold_inputs_in_rows(tmp_path: Path):
+    found = read_foreign(saved(tmp_path, "GPT2"))
+    theirs = load_file(tmp_path / "model.safetensors")
+    square = "transformer.h.0.attn.c_proj.weight"  # whose shape would not tell
+    ours = found.tensors["decoder.blocks.0.mixer.output_proj.weight"]
+    assert torch.equal(ours, theirs[square].T)
+    assert not torch.equal(ours, theirs[square])
+
+
+def test_shards_and_pickles_are_read(tmp_path: Path):
+    expected = read_foreign(saved(tmp_path / "whole")).tensors
+    made("Llama", LLAMA).save_pretrained(tmp_path / "shards", max_shard_size="5KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    settings = (tmp_path / "whole" / "config.json").read_text()
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    weights = load_file(tmp_path / "whole" / "model.safetensors")
+    halves = [dict(list(weights.items())[:7]), dict(list(weights.items())[7:])]
+    index = {name: f"pytorch_model-{half}.bin" for half in (0, 1) for name in halves[half]}
+    for half in (0, 1):
+        torch.save(halves[half], pickled / f"pytorch_model-{half}.bin")
+    (pickled / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    (pickled / "config.json").write_text(settings)
+    single = tmp_path / "single"
+    single.mkdir()
+    torch.save({"model": weights}, single / "last.pt", _use_new_zipfile_serialization=False)
+    (single / "settings.json").write_text(settings)
+    for source, given in (
+        (tmp_path / "shards", None),
+        (pickled, None),
+        (single, single / "settings.json"),
+        (single / "last.pt", single / "settings.json"),
+    ):
+        found = read_foreign(source, settings=given).tensors
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_masks_and_tables_of_old_checkpoints_are_left_out(tmp_path: Path):
+    folder = saved(tmp_path, "GPT2")
+    weights = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+    bare["h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+    bare["lm_head.weight"] = bare["wte.weight"].clone()
+    save_file(bare, folder / "model.safetensors")
+    assert read_foreign(folder).config.tie_embeddings
+    bare["lm_head.weight"][3, 3] += 1
+    save_file(bare, folder / "model.safetensors")
+    with pytest.raises(MismatchError, match=r"embeddings are tied, but lm_head.weight differs from wte.weight"):
+        read_foreign(folder)
+
+
+REFUSED = [
+    ("Llama", {"model_type": "gemma"}, "model_type must be 'llama', 'mistral' or 'qwen2' .*, but is 'gemma'"),
+    ("Llama", {"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
+    ("Llama", {"rope_parameters": {"rope_type": "llama3"}}, "rope_type must be 'default' .*, but is 'llama3'"),
+    ("Llama", {"rope_scaling": {"type": "linear"}}, "rope_scaling must be None"),
+    ("Llama", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4}, "must be all alike"),
+    ("GPT2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx must be False"),
+    ("GPT2", {"activation_function": "tanh"}, "activation_function must be one of gelu_new"),
+]
+
+
+@pytest.mark.parametrize(("family", "changes", "message"), REFUSED, ids=[str(row[1]) for row in REFUSED])
+def test_settings_without_a_meaning_here_are_refused(family: str, changes: dict, message: str, tmp_path: Path):
+    path = saved(tmp_path, family) / "config.json"
+    settings = json.loads(path.read_text())
+    if "rope_scaling" in changes:
+        del settings["rope_parameters"]
+    if "layer_types" in changes:
+        settings["model_type"] = "mistral"
+    path.write_text(json.dumps({**settings, **changes}))
+    with pytest.raises(MismatchError, match=message):
+        read_foreign(tmp_path)
