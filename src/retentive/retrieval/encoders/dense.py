@@ -219,13 +219,11 @@ class DenseEncoder:
     @cached_property
     def _network(self) -> "torch.nn.Module":
         import torch
-        from transformers import AutoModel
 
         device = self._asked_device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if device == "cpu" else getattr(torch, self._dtype)
         options = {"add_pooling_layer": False} if self._config.get("model_type") in ("bert", "roberta") else {}
-        network = AutoModel.from_pretrained(self.folder, dtype=dtype, local_files_only=True, **options)
-        return network.eval().to(device)
+        return _load_quietly(self.folder, dtype=dtype, local_files_only=True, **options).eval().to(device)
 
     def _pooled(
         self, ids: Int64[np.ndarray, "rows length"], mask: Bool[np.ndarray, "rows length"], pooling: Pooling
@@ -247,6 +245,22 @@ class DenseEncoder:
             if self.normalize:
                 pooled = torch.nn.functional.normalize(pooled, dim=1)
             return pooled.cpu().numpy()
+
+
+def _load_quietly(folder: Path, **options: Any) -> Any:
+    """Load a model without the report on weights that an encoder has no use for, as those of a pooler."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return AutoModel.from_pretrained(folder, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_bars:
+            logging.enable_progress_bar()
 
 
 def _as_int(mask: "torch.Tensor | None") -> "torch.Tensor | None":
