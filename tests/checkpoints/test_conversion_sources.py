@@ -107,7 +107,7 @@ def test_a_wrong_format_is_refused(case: Case, tmp_path: Path):
     model = read_foreign(tmp_path).model()
     with pytest.raises(ValueError, match="format must be one of"):
         to_foreign(model, "auto")
-    with pytest.raises(MismatchError, match="this format has no place for decoder.blocks.0.mixer.head_norm.weight"):
+    with pytest.raises(MismatchError, match=r"this format has no place for decoder.blocks.0.mixer.head_norm.weight"):
         to_foreign(model, "torchscale")
 
 

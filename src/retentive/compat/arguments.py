@@ -1,0 +1,36 @@
+"""Arguments of other packages that cannot mean anything here: refused by name, never swallowed."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def refuse(name: str, given: object, allowed: object, why: str) -> None:
+    """Refuse an argument unless it has the one value that means something here.
+
+    Raises:
+        ValueError: If it has another; the message says why.
+    """
+    if given != allowed:
+        raise ValueError(f"{name} must be {allowed!r}, but is {given!r}: {why}.")
+
+
+def activation_name(given: str | Callable[[Tensor], Tensor]) -> str:
+    """Our word for an activation that is given by name or as torch's function.
+
+    Raises:
+        ValueError: If it is another.
+    """
+    known = {
+        "swish": ("swish", nn.functional.silu, torch.nn.functional.silu),
+        "gelu": ("gelu", nn.functional.gelu),
+        "relu": ("relu", nn.functional.relu, torch.relu),
+    }
+    for name, spellings in known.items():
+        if given in spellings:
+            return name
+    raise ValueError(
+        f"activation must be 'swish', 'gelu' or 'relu', or torch.nn.functional's silu, gelu or relu, but is {given!r}: "
+        "a model that can be saved has its activation by name."
+    )
