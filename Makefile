@@ -8,10 +8,11 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test lint bench agreement clean
+.PHONY: help demo recall test lint bench agreement clean
 help:
 	@echo "make demo               train, evaluate and stream two small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
+	@echo "make recall             train small memories and ask each for a fact after a million bytes (an hour)"
 	@echo "make test               all tests (15 minutes on two cores)"
 	@echo "make lint               style, types and import floors"
 	@echo "make bench              speed and memory against other packages"
@@ -27,6 +28,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/installed
 	@$(BIN)/retentive demo $(if $(CORPUS),--corpus "$(CORPUS)")
+
+recall: $(VENV)/installed
+	@$(BIN)/retentive recall $(ARGS)
 
 test: $(VENV)/installed
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)

@@ -1,4 +1,4 @@
-"""How far a mean over documents may be off."""
+"""How far a mean over documents, or a share of trials, may be off."""
 
 import math
 
@@ -27,3 +27,24 @@ def standard_error_of_ratio(
         return None
     residuals = totals - totals.sum() / sizes.sum() * sizes
     return math.sqrt(count / (count - 1) * float((residuals**2).sum())) / float(sizes.sum())
+
+
+def wilson_interval(hits: int, trials: int, *, deviations: float = 1.96) -> tuple[float, float]:
+    """Where the chance of a hit lies, from the hits in independent trials (Wilson 1927, JASA 22:209).
+
+    Unlike the normal approximation it is never empty and never leaves 0 to 1, also where every trial was a hit.
+
+    Args:
+        hits: Trials that were hits.
+        trials: All of them.
+        deviations: Standard normal deviations to either side; 1.96 gives 95 percent.
+
+    Raises:
+        ValueError: If there are no trials, or not 0 to ``trials`` hits.
+    """
+    if trials < 1 or not 0 <= hits <= trials:
+        raise ValueError(f"hits must be from 0 to trials, of at least 1, but are {hits} of {trials}.")
+    share, spread = hits / trials, deviations**2 / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -140,6 +140,7 @@ def fit_curriculum(
     schedule: ScheduleConfig | None = None,
     backpropagation: Backpropagation = "plain",
     on_step: Callable[[int, int, float], object] = lambda step, segments, loss: None,
+    on_stage: Callable[[StageLearned], object] = lambda stage: None,
 ) -> CurriculumReport:
     """Train a model of any family whose state is carried, in this process, on texts that grow.
 
@@ -157,6 +158,7 @@ def fit_curriculum(
         schedule: The learning rate; None warms up over 100 steps and stays.
         backpropagation: How gradients go back through the segments; see `HardwareConfig`.
         on_step: Called after every step with its number, segments and loss.
+        on_stage: Called whenever a stage is learned.
 
     Raises:
         ValueError: If a number is out of range, or the model's state would grow with the text.
@@ -185,6 +187,7 @@ def fit_curriculum(
         seconds = time.perf_counter() - begin
         if curriculum.record(segments, loss):
             learned.append(StageLearned(segments=longest, step=step + 1, seconds=seconds))
+            on_stage(learned[-1])
         on_step(step, segments, loss)
         left -= curriculum.is_finished
         if left < 0 or seconds > max_seconds:

@@ -1,0 +1,154 @@
+"""A small recurrent memory that learns, in minutes, to hold a fact for as long as it takes.
+
+What makes it learn: gradients through all segments, texts that grow by a segment once the last length is learned, short
+segments before long ones, and half of each embedding that of the byte before (a fact is three bytes that belong
+together). What makes it last: memory tokens that are signs alone. A sign that drifts comes back with every segment, and
+in training some are turned at random, so that no single one is relied on.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import torch
+
+from retentive.data.recurrent_tasks import fact_in_filler
+from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
+from retentive.models.transformer import TransformerConfig
+from retentive.training.config import OptimizerConfig, ScheduleConfig
+from retentive.training.curriculum import CurriculumConfig, CurriculumReport, StageLearned, fit_curriculum
+
+MemoryKind = Literal["sign", "continuous", "noisy", "associative", "none"]
+"""``sign``: with 2% of the signs turned in training. ``noisy``: continuous, with noise of a tenth of its size in
+training. ``none``: a Transformer that sees its segment alone."""
+
+PHASES = (32, 128, 512)
+"""Bytes of a segment, one phase of training after the other; the last one is what is measured."""
+
+STAGES = (1, 2, 3, 4)
+"""Segments of the longest texts of each stage, in each phase."""
+
+MOST_STEPS = 1500
+"""Of a phase, in which a model has either learned or will not."""
+
+_BATCH_SIZE = 32
+_LEARNING_RATE = 3e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How one model was trained.
+
+    Attributes:
+        model: The result.
+        phases: What came of each phase.
+        seconds: On the clock.
+        processor_seconds: Summed over threads.
+    """
+
+    model: RecurrentMemoryTransformer
+    phases: tuple[CurriculumReport, ...]
+    seconds: float
+    processor_seconds: float
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether every stage of every phase was."""
+        return len(self.phases) == len(PHASES) and all(phase.is_finished for phase in self.phases)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps of each phase."""
+        return tuple(phase.steps for phase in self.phases)
+
+
+def recall_config(kind: MemoryKind) -> RecurrentMemoryConfig:
+    """A model of 33 thousand parameters; all kinds of memory have the same backbone and segments."""
+    backbone = TransformerConfig(vocab_size=256, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64)
+    config = RecurrentMemoryConfig(backbone=backbone, segment_length=PHASES[-1], num_memory_tokens=0, token_shift=True)
+    if kind == "none":
+        return config
+    config = replace(config, num_memory_tokens=4, causal_memory=True)
+    if kind == "sign":
+        return replace(config, memory_code="sign", memory_flips=0.02)
+    if kind == "noisy":
+        return replace(config, memory_noise=0.1)
+    return replace(config, memory="associative", associative_dim=16) if kind == "associative" else config
+
+
+def train_to_recall(
+    kind: MemoryKind,
+    *,
+    seed: int,
+    max_seconds: float,
+    steps: tuple[int, ...] | None = None,
+    on_stage: Callable[[StageLearned], object] = lambda stage: None,
+) -> Training:
+    """Train a model from scratch, phase after phase, until each is learned.
+
+    Args:
+        kind: Of memory.
+        seed: Decides weights, texts and their lengths.
+        max_seconds: Time, at most; what has not been learned then stays so.
+        steps: Steps of each phase, at most; None gives each all the steps that it may need.
+        on_stage: Called whenever a stage is learned.
+    """
+    begin, processor_begin = time.perf_counter(), time.process_time()
+    config, phases = recall_config(kind), list[CurriculumReport]()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = _resized(None, config, PHASES[0])
+        for number, segment_length in enumerate(PHASES):
+            model = _resized(model, config, segment_length)
+            report = _train_phase(
+                model,
+                seed=seed,
+                max_steps=MOST_STEPS if steps is None else steps[number],
+                max_seconds=max_seconds - (time.perf_counter() - begin),
+                on_stage=on_stage,
+            )
+            phases.append(report)
+            if steps is None and not report.is_finished:
+                break
+    model = _resized(model, config, PHASES[-1]).eval()
+    return Training(
+        model=model,
+        phases=tuple(phases),
+        seconds=time.perf_counter() - begin,
+        processor_seconds=time.process_time() - processor_begin,
+    )
+
+
+def _resized(
+    model: RecurrentMemoryTransformer | None, config: RecurrentMemoryConfig, segment_length: int
+) -> RecurrentMemoryTransformer:
+    """The same weights, read with segments of another length."""
+    resized = RecurrentMemoryTransformer(replace(config, segment_length=segment_length))
+    if model is not None:
+        resized.load_state_dict(model.state_dict())
+    return resized
+
+
+def _train_phase(
+    model: RecurrentMemoryTransformer,
+    *,
+    seed: int,
+    max_steps: int,
+    max_seconds: float,
+    on_stage: Callable[[StageLearned], object],
+) -> CurriculumReport:
+    length = model.config.segment_length
+    task = partial(fact_in_filler, batch_size=_BATCH_SIZE, segment_length=length, seed=seed)
+    return fit_curriculum(
+        model,
+        lambda step, segments: task(step, segments=segments),
+        CurriculumConfig(stages=STAGES, seed=seed),
+        segment_length=length,
+        max_steps=max_steps,
+        max_seconds=max_seconds,
+        optimizer=OptimizerConfig(learning_rate=_LEARNING_RATE, beta2=0.98, weight_decay=0.01),
+        schedule=ScheduleConfig(warmup_steps=min(50, max_steps - 1), final_share=1.0),
+        on_stage=on_stage,
+    )
