@@ -145,8 +145,11 @@ class Attention(nn.Module):
     def _recall(self, recalled: Recalled) -> tuple[Tensor, Tensor]:
         """Keys and values of hidden states that ask nothing themselves."""
         batch, time, _ = recalled.hidden.shape
-        bias = self.input_proj.bias[self.query_size :] if self.config.bias else None
-        both = nn.functional.linear(recalled.hidden, self.input_proj.weight[self.query_size :], bias)
+        if type(self.input_proj) is nn.Linear:
+            bias = self.input_proj.bias[self.query_size :] if self.config.bias else None
+            both = nn.functional.linear(recalled.hidden, self.input_proj.weight[self.query_size :], bias)
+        else:  # an adapter, which its weight alone would leave out
+            both = self.input_proj(recalled.hidden)[..., self.query_size :]
         key, value = both.split((self.key_size, self.value_size), dim=-1)
         key = key.view(batch, time, self.config.num_kv_heads, self.config.key_dim).transpose(1, 2)
         if self.config.rotary is not None and recalled.cos is not None and recalled.sin is not None:
