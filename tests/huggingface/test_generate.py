@@ -123,7 +123,9 @@ def test_rows_end_at_their_end_token():
     tokens = random_tokens(2, 5)
     whole = torch.stack(generate(ours, tokens, max_new_tokens=10).tokens)
     ending = int(whole[0, 3])
-    found = theirs.generate(tokens, max_new_tokens=10, eos_token_id=ending, do_sample=False, pad_token_id=0)
+    mask = torch.ones_like(tokens)  # left out, every id that is the padding's would be taken for padding
+    options = {"attention_mask": mask, "eos_token_id": ending, "max_new_tokens": 10}
+    found = theirs.generate(tokens, **options, **GREEDY)
     expected = generate(ours, tokens, max_new_tokens=10, stop_tokens=[ending])
     for row, new in zip(found[:, 5:], expected.tokens, strict=True):
         assert torch.equal(row[: len(new)], new)

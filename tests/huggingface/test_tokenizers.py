@@ -11,7 +11,13 @@ from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.data.subword_tokenizer import train_bpe
 from retentive.data.tokenizer import Tokenizer, load_tokenizer
 
-SENTENCES = ["the cat sat on the mat", "déjà vu — ça va?", "  two  spaces\n\tand tabs ", "<|endoftext|> as text", "日本語 🙂"]
+SENTENCES = [
+    "the cat sat on the mat",
+    "déjà vu — ça va?",
+    "  two  spaces\n\tand tabs ",
+    "<|endoftext|> as text",
+    "日本語 🙂",
+]
 Pair = tuple[Tokenizer, PreTrainedTokenizerBase]
 
 

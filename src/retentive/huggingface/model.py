@@ -249,7 +249,7 @@ def _read_embedded(
     return model.read_out(hidden, following, None, wanted)
 
 
-def _kept(logits: Logits, logits_to_keep: int | Tensor) -> Logits:
+def _kept(logits: Logits, logits_to_keep: int | Tensor) -> Float[Tensor, "batch kept vocab"]:
     if isinstance(logits_to_keep, Tensor):
         return logits[:, logits_to_keep]
     return logits[:, -logits_to_keep:] if logits_to_keep else logits
