@@ -4,14 +4,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints import load_model, load_state, save_state
 from retentive.cli.options import add_config, read_config
-from retentive.data.tokenizer import load_tokenizer
-from retentive.generation import Sampling, TokenStream, stream
+from retentive.data.neighbour_stores import FOLDER
+from retentive.data.tokenizer import Tokenizer, load_tokenizer
+from retentive.generation import Retrieval, Sampling, StoreRetriever, TokenStream, stream
+from retentive.generation.retrieval import Found
 from retentive.generation.text_stream import TextStream
+from retentive.models.retro import RetroState
+from retentive.retrieval import Datastore
 
 POSITIONAL = "checkpoint"
 
@@ -34,6 +39,12 @@ class GenerateConfig:
         save_state: File to write the state to at the end, or on Ctrl-C.
         echo: Print the prompt before the text.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
+        store: For a RETRO: folder of the datastore to find neighbours in, or of a token store that has one. It need not
+            be the one of its training. Without it, no neighbours are read.
+        k: Neighbours of each chunk.
+        every: Look for neighbours after so many new tokens already; without it, once a chunk.
+        end_with_prompt: Let the prompt end a chunk, so that what was found for it is read from the first new token on.
+        show_neighbours: Say on standard error which neighbours were read, from which token on.
     """
 
     checkpoint: Path
@@ -48,11 +59,21 @@ class GenerateConfig:
     save_state: Path | None = None
     echo: bool = False
     device: str = "auto"
+    store: Path | None = None
+    k: int = 2
+    every: int | None = None
+    end_with_prompt: bool = False
+    show_neighbours: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
+        if self.store is None and (self.every is not None or self.end_with_prompt or self.show_neighbours):
+            raise ValueError(
+                "store must be given for every, end_with_prompt and show_neighbours, but is not: neighbours are found "
+                "in it."
+            )
 
 
 def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
@@ -68,6 +89,10 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     tokenizer = load_tokenizer(config.checkpoint)
     prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
     state = None if config.state is None else load_state(config.state, model)
+    reading = None
+    if config.store is not None:
+        # Other families have no offset; a retriever is refused for them by name.
+        reading = Reading(config, config.store, tokenizer, getattr(model.config, "chunk_offset", 0))
     ids = tokenizer.encode(prompt) if prompt else []
     if state is None:
         ids = [tokenizer.end_of_text, *ids]  # as every document began in training
@@ -78,10 +103,11 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         sampling=_sampling(config),
         stop_tokens=[tokenizer.end_of_text] if config.stop_at_end else [],
         state=state,
+        retriever=None if reading is None else reading.retrieval,
     )
     if config.echo and prompt:
         print(prompt, end="", flush=True)
-    finished = _print(tokens, TextStream(tokenizer))
+    finished = _print(tokens, TextStream(tokenizer), reading if config.show_neighbours else None)
     if config.save_state is not None:
         save_state(tokens.state, config.save_state, model)
         print(f"state saved: go on with --state {config.save_state}", file=sys.stderr)
@@ -95,14 +121,74 @@ def _sampling(config: GenerateConfig) -> Sampling:
     return Sampling(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, seed=config.seed)
 
 
-def _print(tokens: TokenStream, text: TextStream) -> bool:
+def _print(tokens: TokenStream, text: TextStream, reading: "Reading | None") -> bool:
     """Write text as it comes; False if Ctrl-C ended it."""
     finished = True
     try:
         for (token,) in tokens:
+            if reading is not None:
+                reading.show(tokens)
             if token is not None:
                 print(text.push(token), end="", flush=True)
     except KeyboardInterrupt:
         finished = False
     print(text.finish(), flush=True)
     return finished
+
+
+class Reading:
+    """What a model reads of a datastore while it writes."""
+
+    def __init__(self, config: GenerateConfig, folder: Path, tokenizer: Tokenizer, offset: int) -> None:
+        """Open the datastore.
+
+        Args:
+            config: What was asked for.
+            folder: Where the datastore lies, or a token store with one.
+            tokenizer: The model's.
+            offset: Tokens before the first chunk.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            MismatchError: If it has another tokenizer than the model.
+        """
+        inside = folder / FOLDER / "train"
+        # The model's own tokenizer can be of a kind that a datastore does not know by itself.
+        self._store = Datastore.open(inside if inside.is_dir() else folder, tokenizer=tokenizer)
+        self._retriever = StoreRetriever(self._store, k=config.k, tokenizer=tokenizer)
+        self.retrieval = Retrieval(
+            retriever=self._retriever, every=config.every, end_with_prompt=config.end_with_prompt
+        )
+        self._shown, self._offset = 0, offset
+
+    def show(self, tokens: TokenStream) -> None:
+        """Print what was found since the last time, and from where on it was read."""
+        found = self._retriever.found[self._shown :]
+        if not found:
+            return
+        self._shown += len(found)
+        state = tokens.state.model
+        assert isinstance(state, RetroState)
+        last = int(state.position[0]) - int(state.place[0])
+        for before, chunk in zip(range(len(found) - 1, -1, -1), found, strict=True):
+            # The end-of-text before a document is no token of it.
+            end = last - before * self._store.chunk_size - self._offset
+            print(f"\n[after {end:,} tokens, for {self._shortened(list(chunk.chunk))}", file=sys.stderr)
+            for line in self._lines(chunk):
+                print(f"   {line}", file=sys.stderr)
+            print("]", file=sys.stderr, flush=True)
+
+    def _lines(self, chunk: Found) -> list[str]:
+        corpus, lines = self._store.corpus, list[str]()
+        for identity, score in zip(chunk.ids, chunk.scores, strict=True):
+            if identity < 0:
+                continue
+            document = int(corpus.documents(np.array([identity]))[0])
+            begin = (identity - corpus.chunks_of(document).start) * corpus.chunk_size
+            text = self._shortened(corpus.tokens(np.array([identity]))[0].tolist())
+            lines.append(f"{corpus.document_name(document)}, token {begin:,}, score {score:.2f}: {text}")
+        return lines or ["nothing was found"]
+
+    def _shortened(self, tokens: list[int], most: int = 70) -> str:
+        text = " ".join(self._store.tokenizer.decode([token for token in tokens if token >= 0]).split())
+        return repr(text if len(text) <= most else text[: most - 1] + "…")
