@@ -1,0 +1,295 @@
+"""``recurrent_memory_transformer_pytorch`` by its own names, as of release 0.7.0; see ``docs/migrating.md``."""
+
+import math
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from retentive.compat.arguments import refuse
+from retentive.generation import Sampling, generate
+from retentive.models import rmt
+from retentive.models.registry import config_class
+from retentive.ops.cross_entropy import IGNORED
+from retentive.shapes import Logits, Memory, TokenMask, Tokens
+from retentive.training.replay import cut_text, replay, unrolled
+
+Loss = Float[Tensor, ""]
+Recalled = list[Tensor]
+
+
+class RecurrentMemoryTransformer(nn.Module):
+    """One segment a call: ``logits, memories, xl_memories = model(x, memories, xl_memories=xl_memories)``.
+
+    Attributes:
+        model: The model of this library that computes it; it can be saved, served and trained like any other.
+        seq_len: Tokens of a segment.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_tokens: int,
+        depth: int,
+        num_memory_tokens: int,
+        seq_len: int,
+        causal: bool = True,
+        dim_head: int = 64,
+        heads: int = 8,
+        ff_mult: int = 4,
+        attn_dropout: float = 0.0,
+        ff_dropout: float = 0.0,
+        use_flash_attn: bool = False,
+        ignore_index: int = -1,
+        abs_pos_emb: bool = True,
+        rotary_pos_emb: bool = False,
+        use_xl_memories: bool = True,
+        xl_mem_len: int | None = None,
+        enhanced_xl_recurrence: bool = False,
+        emb_gradient_frac: float = 0.1,
+        memory_not_causal: bool = True,
+        add_write_to_next_write_mem: bool = False,
+        next_write_mem_stop_grad: bool = True,
+        always_have_read_memories: bool = True,
+        num_residual_streams: int = 1,
+    ) -> None:
+        """Make the model; arguments are theirs, and mean what `RecurrentMemoryConfig` says of them.
+
+        ``use_flash_attn`` changes nothing: attention is always computed by torch's fused kernels.
+
+        Raises:
+            ValueError: If an argument cannot be, or means nothing here.
+        """
+        super().__init__()
+        refuse("num_residual_streams", num_residual_streams, 1, "there is one residual stream here")
+        if abs_pos_emb == rotary_pos_emb:
+            raise ValueError(
+                f"exactly one of abs_pos_emb and rotary_pos_emb must be True, but both are {abs_pos_emb}; a token has "
+                "one position here: give abs_pos_emb=False with rotary_pos_emb=True."
+            )
+        xl_length = (seq_len if xl_mem_len is None else xl_mem_len) if use_xl_memories else 0
+        if xl_mem_len and not use_xl_memories:
+            raise ValueError(f"xl_mem_len means nothing with use_xl_memories=False, but is {xl_mem_len}; leave it out.")
+        refuse("enhanced_xl_recurrence", enhanced_xl_recurrence and not xl_length, False, "it needs use_xl_memories")
+        backbone: Any = config_class("transformer")(
+            vocab_size=num_tokens,
+            hidden_size=dim,
+            num_layers=depth,
+            num_heads=heads,
+            head_dim=dim_head,
+            intermediate_size=int(dim * ff_mult * 2 / 3),
+            gated=True,
+            positions="rotary" if rotary_pos_emb else "learned",
+            max_positions=None if rotary_pos_emb else seq_len,
+            head_bias=True,
+            dropout=ff_dropout,
+            attention_dropout=attn_dropout,
+        )
+        config = rmt.RecurrentMemoryConfig(
+            backbone=backbone,
+            segment_length=seq_len,
+            num_memory_tokens=num_memory_tokens,
+            bidirectional=not causal,
+            xl_length=xl_length,
+            xl_layer_above=enhanced_xl_recurrence,
+            embedding_gradient=emb_gradient_frac,
+        )
+        if causal:
+            config = replace(
+                config,
+                causal_memory=num_memory_tokens > 1 and not memory_not_causal,
+                read_first=always_have_read_memories,
+                write_start="memory" if add_write_to_next_write_mem else "learned",
+                write_gradient=not (add_write_to_next_write_mem and next_write_mem_stop_grad),
+            )
+        else:
+            for name, given in (
+                ("memory_not_causal", memory_not_causal),
+                ("always_have_read_memories", always_have_read_memories),
+            ):
+                refuse(name, given, True, "with causal=False there is one block of memory, which all tokens see")
+            refuse("add_write_to_next_write_mem", add_write_to_next_write_mem, False, "with causal=False none is added")
+        self.model = rmt.RecurrentMemoryTransformer(config)
+        self.causal, self.seq_len, self.ignore_index = causal, seq_len, ignore_index
+
+    def forward(
+        self,
+        x: Tokens,
+        read_memories: Memory | Float[Tensor, "slots hidden"] | None = None,
+        *,
+        mask: TokenMask | None = None,
+        labels: Tokens | None = None,
+        xl_memories: Recalled | None = None,
+        mask_out_read_memories: bool = False,
+    ) -> tuple[Logits | Loss, Memory, Recalled | None]:
+        """Read one segment.
+
+        Args:
+            x: At most ``seq_len`` tokens; a shorter segment writes its memory too.
+            read_memories: Of the segment before; None begins a text.
+            mask: False at padding.
+            labels: What each token should predict, `ignore_index` where none counts.
+            xl_memories: Of the segment before.
+            mask_out_read_memories: Must be False.
+
+        Returns:
+            The logits (or with labels the loss), the memory for the next segment, and for each layer the hidden states
+            ``(batch, recalled, dim)`` that it reads again; None without ``use_xl_memories``.
+
+        Raises:
+            ValueError: If the segment is too long, or an argument means nothing here.
+        """
+        refuse("mask_out_read_memories", mask_out_read_memories, False, "give read_memories=None to read none")
+        if x.shape[1] > self.seq_len:
+            raise ValueError(
+                f"x must be one segment, at most seq_len = {self.seq_len} tokens, but has {x.shape[1]}; the "
+                "RecurrentMemoryTransformerWrapper cuts longer texts."
+            )
+        state = self.state(x.shape[0], read_memories, xl_memories)
+        targets = None if labels is None else self.targets(labels)
+        output = self.model(x, state, targets, mask=mask, logits_to_keep=None if labels is None else 0)
+        following = cast("rmt.RecurrentMemoryState", output.state)
+        recalled = [*following.history.unbind(1)] if self.model.config.xl_length else None
+        answer = output.logits if labels is None else output.loss
+        return cast("Tensor", answer), self.model.summarise(following), recalled
+
+    def state(
+        self, batch: int, memories: Tensor | None = None, xl_memories: Recalled | None = None
+    ) -> rmt.RecurrentMemoryState:
+        """The state of this library that stands for their memories: the begin of a text, or of its next segment."""
+        state = self.model.initial_state(batch)
+        if memories is not None:
+            if memories.ndim == 2:
+                memories = memories.expand(batch, -1, -1)
+            state = replace(
+                state, memory=memories.to(state.memory), position=torch.full_like(state.position, self.seq_len)
+            )
+        if xl_memories:
+            state = replace(state, history=torch.stack([*xl_memories], 1).to(state.history))
+        return state
+
+    def targets(self, labels: Tokens) -> Tokens:
+        """Labels with this library's mark where none counts."""
+        return labels.masked_fill(labels == self.ignore_index, IGNORED)
+
+
+class RecurrentMemoryTransformerWrapper(nn.Module):
+    """Texts of any length: cut into segments, with the memory (and what is recalled) carried in training as in use."""
+
+    def __init__(self, transformer: RecurrentMemoryTransformer, truncate_at_step: int | None = None) -> None:
+        """Wrap a model; ``truncate_at_step`` is the number of segments after which gradients are cut."""
+        super().__init__()
+        self.transformer = transformer
+        self.seq_len = transformer.seq_len
+        self.truncate_at_step = truncate_at_step
+
+    def forward(
+        self,
+        x: Tokens,
+        memories: Tensor | None = None,
+        *,
+        mask: TokenMask | None = None,
+        xl_memories: Recalled | None = None,
+        return_loss: bool = False,
+        labels: Tokens | None = None,
+        truncate_at_step: int | None = None,
+        memory_replay_backprop: bool = False,
+        mrbp_loss_weight: float = 1.0,
+    ) -> tuple[Logits | Loss, Memory] | Loss:
+        """Read a text.
+
+        Args:
+            x: The text, with one token more than it has labels where these are taken from it.
+            memories: Of an earlier text that this one goes on from.
+            mask: False at padding.
+            xl_memories: Of that text.
+            return_loss: Return the loss: its mean over all labels of the text.
+            labels: What each token of ``x`` should predict; None takes the text itself, shifted.
+            truncate_at_step: Takes the place of the one given when this was made.
+            memory_replay_backprop: Go backward too, in the memory of one segment, and return the loss alone.
+            mrbp_loss_weight: What the loss is multiplied by then, as for accumulated gradients.
+
+        Returns:
+            Logits and memories; or loss and memories; or the loss, whose gradients are there already.
+        """
+        if return_loss or memory_replay_backprop:
+            return self._loss(
+                x,
+                self.transformer.state(x.shape[0], memories, xl_memories),
+                mask,
+                labels,
+                self.truncate_at_step if truncate_at_step is None else truncate_at_step,
+                mrbp_loss_weight if memory_replay_backprop else None,
+            )
+        refuse("labels", labels, None, "they are for return_loss=True")
+        state = self.transformer.state(x.shape[0], memories, xl_memories)
+        output = self.transformer.model(x, state, mask=mask)
+        following = cast("rmt.RecurrentMemoryState", output.state)
+        return cast("Tensor", output.logits), self.transformer.model.summarise(following)
+
+    def _loss(
+        self,
+        x: Tokens,
+        state: rmt.RecurrentMemoryState,
+        mask: TokenMask | None,
+        labels: Tokens | None,
+        truncate_at_step: int | None,
+        replay_weight: float | None,
+    ) -> tuple[Loss, Memory] | Loss:
+        if labels is None:
+            if x.shape[1] < 2:
+                raise ValueError(f"x must have at least 2 tokens for labels to be taken from it, but has {x.shape[1]}.")
+            x, labels, before = x[:, :-1], x[:, 1:], mask
+            if before is not None:  # padding is neither read nor predicted
+                mask, labels = before[:, :-1], labels.masked_fill(~before[:, 1:], IGNORED)
+        else:
+            labels = self.transformer.targets(labels)
+        model = self.transformer.model
+        pieces = cut_text(model, x, labels, length=self.seq_len, mask=mask)
+        if replay_weight is not None:
+            loss, _ = replay(pieces, state, truncate_after=truncate_at_step, scale=replay_weight)
+            return loss * replay_weight
+        loss, following = unrolled(pieces, state, truncate_after=truncate_at_step)
+        return loss, model.summarise(cast("rmt.RecurrentMemoryState", following))
+
+    def generate(
+        self,
+        prime: Tokens,
+        *,
+        length: int,
+        memories: Tensor | None = None,
+        xl_memories: Recalled | None = None,
+        temperature: float = 1.0,
+        filter_thres: float = 0.9,
+    ) -> Int[Tensor, "batch new"]:
+        """Continue texts until they have ``length`` tokens, those of ``prime`` included; return the new ones.
+
+        Args:
+            prime: Token ids, at least one a row.
+            length: Of each text in the end.
+            memories: Of an earlier text that this one goes on from.
+            xl_memories: Of that text.
+            temperature: Logits are divided by it; 0 always takes the likeliest.
+            filter_thres: Share of the vocabulary, the unlikeliest, that is never drawn.
+        """
+        if not self.transformer.causal:
+            raise ValueError("generate needs a model with causal=True, which reads from left to right.")
+        new = length - prime.shape[1]
+        if new < 0:
+            raise ValueError(f"length must be at least that of prime, {prime.shape[1]} tokens, but is {length}.")
+        if not new:
+            return prime[:, :0]
+        vocab = self.transformer.model.config.vocab_size
+        greedy = Sampling()
+        kept = max(1, math.ceil((1 - filter_thres) * vocab))
+        sampling = Sampling(temperature=temperature, top_k=kept) if temperature > 0 else greedy
+        state = self.transformer.state(prime.shape[0], memories, xl_memories)
+        return torch.stack(
+            generate(self.transformer.model, prime, max_new_tokens=new, sampling=sampling, state=state).tokens
+        )
+
+
+__all__ = ["RecurrentMemoryTransformer", "RecurrentMemoryTransformerWrapper"]
