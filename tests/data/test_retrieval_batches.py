@@ -209,3 +209,42 @@ def test_text_that_was_exchanged_under_the_same_name_is_found(store: TokenStore,
     batches = RetrievalBatches(ChunkedWindows(store, "train", 32, 4, 0, chunk_size=CHUNK), neighbours)
     with pytest.raises(MismatchError, match=r"chunk \d+ of '.*txt' must be the same in the datastore .* but is not"):
         _ = [batches.batch(step) for step in range(20)]
+
+
+def test_own_text_teaches_to_copy_and_falls_away(store: TokenStore, folder: Path):
+    neighbours = ChunkNeighbours(store, "train", folder, chunk_size=CHUNK)
+    windows = ChunkedWindows(store, "train", 4 * CHUNK, 8, 3, chunk_size=CHUNK)
+    plain = RetrievalBatches(windows, neighbours, seed=1)
+    batches = RetrievalBatches(windows, neighbours, own_text_steps=6, seed=1)
+    changed = []
+    for step in range(8):
+        given, real = batches.batch(step).neighbours, plain.batch(step).neighbours
+        assert given is not None
+        assert real is not None
+        documents, chunks = ended_chunks(windows.stretches(step), CHUNK, carries_state=False)
+        rows = 0
+        for row in range(8):
+            places = [place for place in range(documents.shape[1]) if documents[row, place] >= 0]
+            others = [(given[row, place] != real[row, place]).any(1) for place in places]
+            assert all(int(other.sum()) <= 1 for other in others)
+            rows += any(bool(other.any()) for other in others)
+            for place, other in zip(places, others, strict=True):
+                for slot in other.nonzero().flatten().tolist():
+                    text = given[row, place, slot]
+                    begin, end = store.document_offsets("train")[documents[row, place] :][:2].tolist()
+                    tokens = store.tokens("train")[begin : end - 1].tolist()
+                    first = [
+                        shift
+                        for shift in range(-CHUNK // 2, CHUNK // 2 + 1)
+                        if all(
+                            token == (tokens[at] if 0 <= at < len(tokens) else -1)
+                            for token, at in zip(
+                                text.tolist(), range(int(chunks[row, place]) * CHUNK + shift, 10**6), strict=False
+                            )
+                        )
+                    ]
+                    assert first
+        changed.append(rows / 8)
+    assert changed[0] == 1
+    assert changed[3] < 1
+    assert changed[6:] == [0, 0]

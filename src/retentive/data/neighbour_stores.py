@@ -14,6 +14,7 @@ from retentive.data.manifest import SPLITS, Split
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
 from retentive.retrieval import MISSING, Datastore, Encoder, Engine, NeighbourConfig, NeighbourTable
+from retentive.retrieval.tokens import NO_TOKEN
 
 FOLDER = "neighbours"
 """Where the datastores of a token store lie in its folder, unless told otherwise."""
@@ -135,6 +136,16 @@ class ChunkNeighbours:
         self._check_text(documents[there], numbers[there], ids[there])
         return self.table.tokens(ids)
 
+    def text(
+        self, documents: Int64[np.ndarray, "_"], begins: Int64[np.ndarray, "_"], length: int
+    ) -> Int64[np.ndarray, "_ length"]:
+        """Tokens of documents from some position on, -1 before their begin and after their end."""
+        places = begins[:, None] + np.arange(length)
+        ends = np.diff(self._offsets)[documents] - 1  # without the end-of-text
+        inside = (places >= 0) & (places < ends[:, None])
+        found = self._tokens[self._offsets[documents][:, None] + np.where(inside, places, 0)]
+        return np.where(inside, found.astype(np.int64), NO_TOKEN)
+
     def _check_text(self, documents: np.ndarray, numbers: np.ndarray, ids: np.ndarray) -> None:
         begins = self._offsets[documents] + numbers * self.chunk_size
         ours = self._tokens[begins[:, None] + np.arange(self.chunk_size)]
@@ -175,7 +186,12 @@ def _wrong(found: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> Bool[np
 
 
 def _opened(
-    store: TokenStore, split: Split, folder: Path, config: NeighbourConfig | None, chunk_size: int, database: Path | None
+    store: TokenStore,
+    split: Split,
+    folder: Path,
+    config: NeighbourConfig | None,
+    chunk_size: int,
+    database: Path | None,
 ) -> ChunkNeighbours:
     return ChunkNeighbours(store, split, folder, config=config, chunk_size=chunk_size, database=database)
 

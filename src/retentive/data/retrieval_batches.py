@@ -5,7 +5,7 @@ that learns from these batches has ``chunk_offset=1``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -141,7 +141,10 @@ class RetrievalBatches:
         neighbours: Of the chunks of the same split.
         share_without: Share of samples (rows of a window) that are given no neighbours, 0 to 1, so that a model stays
             good without them.
-        seed: Decides which those are.
+        own_text_steps: Steps over which a falling share of samples, from all to none, finds its own text in one of the
+            neighbours of each chunk, shifted by at most half a chunk: to learn to copy from neighbours, which little
+            text teaches.
+        seed: Decides which those are, and the shifts.
 
     Raises:
         ValueError: If the share is none.
@@ -150,6 +153,7 @@ class RetrievalBatches:
     windows: PlacedWindows
     neighbours: ChunkNeighbours
     share_without: float = 0.0
+    own_text_steps: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -168,15 +172,30 @@ class RetrievalBatches:
         numbers = [step * self.batch_size + row for row in rows_of_rank(self.batch_size, rank, world)]
         carries_state = isinstance(self.windows, StreamedWindows)
         documents, chunks = ended_chunks(rows, self.neighbours.chunk_size, carries_state=carries_state)
-        documents[[self._goes_without(number) for number in numbers]] = -1
-        found = torch.from_numpy(self.neighbours.tokens(documents, chunks))
-        return Batch(tokens=batch.tokens, labels=batch.labels, starts=batch.starts, neighbours=found)
+        random = [np.random.default_rng((self.seed, number, 0x4E4E)) for number in numbers]
+        documents[[drawn.random() < self.share_without for drawn in random]] = -1
+        found = self.neighbours.tokens(documents, chunks)
+        if step < self.own_text_steps:
+            share = 1 - step / self.own_text_steps
+            for row, drawn in enumerate(random):
+                if drawn.random() < share:
+                    self._add_own_text(found[row], documents[row], chunks[row], drawn)
+        return replace(batch, neighbours=torch.from_numpy(found))
 
-    def _goes_without(self, sample: int) -> bool:
-        if self.share_without in (0, 1):
-            return self.share_without == 1
-        bits = np.random.SeedSequence((self.seed, sample, 0x4E4E)).generate_state(1, np.uint64)[0]
-        return int(bits) < self.share_without * 2**64
+    def _add_own_text(
+        self,
+        found: Int64[np.ndarray, "chunks k length"],
+        documents: Int64[np.ndarray, "chunks"],
+        chunks: Int64[np.ndarray, "chunks"],
+        random: np.random.Generator,
+    ) -> None:
+        """Put the text of each chunk and what follows, shifted, in the place of one of its neighbours."""
+        size, k = self.neighbours.chunk_size, found.shape[1]
+        shifts = random.integers(-(size // 2), size // 2 + 1, len(chunks))
+        places = random.integers(k, size=len(chunks))
+        there = documents >= 0
+        text = self.neighbours.text(documents[there], chunks[there] * size + shifts[there], found.shape[2])
+        found[np.flatnonzero(there), places[there]] = text
 
 
 def ended_chunks(

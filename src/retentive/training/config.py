@@ -73,6 +73,8 @@ class NeighbourDataConfig:
         near_duplicates: Jaccard similarity of 13-token runs from which chunks and documents count as the same, and
             are no neighbours (0.8 in the RETRO paper); null leaves out exact copies alone.
         share_without: Share of samples that are given no neighbours, 0 to 1, so that a model stays good without.
+        own_text_steps: Steps over which a falling share of samples, from all to none, finds its own text in one of its
+            neighbours, shifted by some tokens. It teaches to copy from neighbours, which a small corpus hardly does.
     """
 
     folder: Path | None = None
@@ -81,6 +83,7 @@ class NeighbourDataConfig:
     model: str | None = None
     near_duplicates: float | None = None
     share_without: float = 0.0
+    own_text_steps: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -93,6 +96,7 @@ class NeighbourDataConfig:
             )
         if not 0 <= self.share_without <= 1:
             raise ValueError(f"neighbours.share_without must be from 0 to 1, but is {self.share_without}.")
+        _check_at_least("neighbours.own_text_steps", self.own_text_steps, 0, "step")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,13 @@ def training_batches(model: FamilyConfig, config: TrainConfig, store: TokenStore
         windows = ChunkedWindows(store, "train", *sizes, chunk_size=model.chunk_size)
     else:
         windows = StreamedWindows(store, "train", *sizes)
-    return RetrievalBatches(windows, found, config.neighbours.share_without, config.seed)
+    return RetrievalBatches(
+        windows,
+        found,
+        share_without=config.neighbours.share_without,
+        own_text_steps=config.neighbours.own_text_steps,
+        seed=config.seed,
+    )
 
 
 def held_out_windows(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> tuple[BatchSource, int]:
