@@ -1,0 +1,146 @@
+"""``retro_pytorch.RETRO``: its model, computed by this library."""
+
+from typing import Any, cast
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from retentive.compat.arguments import refuse
+from retentive.models.registry import config_class
+from retentive.models.retro import Retro, RetroConfig
+from retentive.ops.cross_entropy import IGNORED
+from retentive.shapes import Logits, Tokens
+
+BERT_VOCAB_SIZE = 28996
+
+Retrieved = Int[Tensor, "batch chunks neighbours length"] | Int[Tensor, "batch chunks length"]
+
+
+class RETRO(nn.Module):
+    """The model, with the calls of ``retro_pytorch.RETRO``.
+
+    Attributes:
+        model: The model of this library that computes it; it can be saved, served and trained like any other.
+        seq_len: Tokens of a sequence, at most.
+        pad_id: Id of padding, in sequences and in what is retrieved.
+        chunk_size: Tokens of a chunk.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int = BERT_VOCAB_SIZE,
+        max_seq_len: int = 2048,
+        enc_dim: int = 896,
+        enc_depth: int = 2,
+        enc_cross_attn_layers: tuple[int, ...] | None = None,
+        dec_depth: int = 12,
+        dec_cross_attn_layers: tuple[int, ...] | None = (1, 3, 6, 9),
+        heads: int = 8,
+        dec_dim: int = 768,
+        dim_head: int = 64,
+        enc_attn_dropout: float = 0.0,
+        enc_ff_dropout: float = 0.0,
+        dec_attn_dropout: float = 0.0,
+        dec_ff_dropout: float = 0.0,
+        chunk_size: int = 64,
+        pad_id: int = 0,
+        enc_scale_residual: float | None = None,
+        dec_scale_residual: float | None = None,
+        norm_klass: type[nn.Module] | None = None,
+        gated_rmsnorm: bool = False,
+        use_deepnet: bool = False,
+    ) -> None:
+        """Make the model; arguments are theirs.
+
+        Raises:
+            ValueError: If an argument cannot be, or means nothing here.
+        """
+        super().__init__()
+        for name, given in (("enc_scale_residual", enc_scale_residual), ("dec_scale_residual", dec_scale_residual)):
+            refuse(name, given, None, "use_deepnet=True scales by DeepNorm's rule")
+        norm: Any = self._norm(norm_klass, gated_rmsnorm, use_deepnet)
+        layers = tuple(range(1, dec_depth + 1)) if dec_cross_attn_layers is None else tuple(dec_cross_attn_layers)
+        base: Any = config_class("transformer")(
+            vocab_size=num_tokens,
+            hidden_size=dec_dim,
+            num_layers=dec_depth,
+            num_heads=heads,
+            head_dim=dim_head,
+            norm=norm,
+            final_norm=not use_deepnet,
+            feed_forward_bias=True,
+            output_bias=True,
+            head_bias=True,
+            dropout=dec_ff_dropout,
+            attention_dropout=dec_attn_dropout,
+        )
+        config = RetroConfig(
+            base=base,
+            chunk_size=chunk_size,
+            cross_layers=layers,
+            encoder_hidden_size=enc_dim,
+            encoder_num_layers=enc_depth,
+            encoder_num_heads=heads,
+            encoder_head_dim=dim_head,
+            encoder_cross_layers=(
+                tuple(range(1, enc_depth + 1)) if enc_cross_attn_layers is None else tuple(enc_cross_attn_layers)
+            ),
+            cross_num_heads=heads,
+            cross_head_dim=dim_head,
+            share_embeddings=True,
+            norm=norm,
+            residual="deepnorm" if use_deepnet else "pre_norm",
+            encoder_dropout=enc_ff_dropout,
+            encoder_attention_dropout=enc_attn_dropout,
+            cross_dropout=dec_ff_dropout,
+            cross_attention_dropout=dec_attn_dropout,
+        )
+        self.model = Retro(config)
+        self.seq_len, self.pad_id, self.chunk_size = max_seq_len, pad_id, chunk_size
+
+    @staticmethod
+    def _norm(norm_klass: type[nn.Module] | None, gated: bool, deepnet: bool) -> str:
+        if norm_klass not in (None, nn.LayerNorm, nn.RMSNorm):
+            raise ValueError(
+                f"norm_klass must be None, torch.nn.LayerNorm or torch.nn.RMSNorm, but is {norm_klass}: a model that "
+                "can be saved has its norm by name."
+            )
+        if gated and norm_klass is not None:
+            raise ValueError(f"norm_klass means nothing with gated_rmsnorm=True, but is {norm_klass}; leave it out.")
+        if gated:
+            return "gated_rms_norm"
+        return "layer_norm" if norm_klass is nn.LayerNorm or deepnet else "rms_norm"
+
+    def forward(
+        self, seq: Tokens, retrieved: Retrieved | None = None, return_loss: bool = False
+    ) -> Logits | Float[Tensor, ""]:
+        """Logits of a sequence, or with ``return_loss`` the loss of its tokens after the first.
+
+        Args:
+            seq: Token ids; with ``return_loss`` one more than are read.
+            retrieved: Neighbours of every whole chunk that is read, with their continuation; ``pad_id`` is padding.
+                None reads none, for the loss too.
+            return_loss: In training mode or not.
+
+        Raises:
+            ValueError: If the sequence is too long, or the neighbours are not of its chunks.
+        """
+        time = seq.shape[1] - return_loss
+        if not 1 <= time <= self.seq_len:
+            raise ValueError(
+                f"seq must have 1 to max_seq_len = {self.seq_len} tokens{', and one more for the loss' * return_loss}, "
+                f"but has {seq.shape[1]}."
+            )
+        neighbours = self.neighbours(retrieved)
+        if not return_loss:
+            return cast("Tensor", self.model(seq, neighbours=neighbours).logits)
+        labels = seq[:, 1:].masked_fill(seq[:, 1:] == self.pad_id, IGNORED)
+        output = self.model(seq[:, :-1], labels=labels, neighbours=neighbours, logits_to_keep=0)
+        return cast("Tensor", output.loss)
+
+    def neighbours(self, retrieved: Tensor | None) -> Tensor | None:
+        """What this library's model takes: -1 where there is no token; None where no chunk is there."""
+        if retrieved is None or not retrieved.shape[1]:
+            return None
+        return retrieved.masked_fill(retrieved == self.pad_id, -1)
