@@ -90,19 +90,25 @@ def even_plan(tokens: Tokens, position: Int[Tensor, "batch"], place: int, segmen
     pieces: list[Piece] = []
     for begin, end in _bounds(place, time, segment_length):
         first = (begin + place) % segment_length
+        is_begin, is_end = _decided(first == 0), _decided(first + end - begin == segment_length)
         pieces.append(
             Piece(
                 tokens=tokens[:, begin:end],
                 start=torch.tensor([first], device=tokens.device),
-                begins=first == 0,
-                ends=first + end - begin == segment_length,
+                begins=is_begin,
+                ends=is_end,
                 starts=False,
                 is_first=False,
-                continues=first != 0,
+                continues=not is_begin,
             )
         )
     unfinished = (place + time) % segment_length
     return Plan(pieces=tuple(pieces), columns=None, position=position + time, unfinished=unfinished)
+
+
+def _decided(claim: bool) -> bool:
+    """A claim about sizes as one of `True` and `False`: a compiler makes a symbol of it, which ``is`` neither."""
+    return True if claim else False  # noqa: SIM210 - bool(claim) would stay a symbol
 
 
 def _bounds(place: int, time: int, segment_length: int) -> Iterator[tuple[int, int]]:
