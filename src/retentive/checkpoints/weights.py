@@ -175,9 +175,13 @@ def read_manifest(folder: Path | str) -> ModelManifest:
     except ValueError as error:
         raise DamagedFileError(f"{path} is not JSON ({error}); copy it again.") from error
     if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
-        raise MismatchError(
-            f"{path} must have the format {FORMAT!r}, which `save_model` writes, but is something else."
-        )
+        found = "something else"
+        if isinstance(content, dict) and cast("dict[str, Any]", content).get("model_type") == "retentive":
+            found = (
+                "written by transformers: load the folder with AutoModelForCausalLM.from_pretrained, after "
+                "retentive.huggingface.register(), and save it with save_model(model.model, folder)"
+            )
+        raise MismatchError(f"{path} must have the format {FORMAT!r}, which `save_model` writes, but is {found}.")
     content = cast("dict[str, Any]", content)
     written = content.get("format_version")
     if written != FORMAT_VERSION:

@@ -10,16 +10,35 @@ if TYPE_CHECKING:
     from retentive.huggingface.cache import StateCache
     from retentive.huggingface.config import RetentiveConfig
     from retentive.huggingface.model import RetentiveForCausalLM
+    from retentive.huggingface.recurrent_memory import (
+        HuggingFaceMemoryConfig,
+        HuggingFaceRecurrentMemory,
+        load_memory,
+        save_memory,
+    )
     from retentive.huggingface.registration import register
 
 _HOMES = {
+    "HuggingFaceMemoryConfig": "retentive.huggingface.recurrent_memory",
+    "HuggingFaceRecurrentMemory": "retentive.huggingface.recurrent_memory",
     "RetentiveConfig": "retentive.huggingface.config",
     "RetentiveForCausalLM": "retentive.huggingface.model",
     "StateCache": "retentive.huggingface.cache",
+    "load_memory": "retentive.huggingface.recurrent_memory",
     "register": "retentive.huggingface.registration",
+    "save_memory": "retentive.huggingface.recurrent_memory",
 }
 
-__all__ = ["RetentiveConfig", "RetentiveForCausalLM", "StateCache", "register"]
+__all__ = [
+    "HuggingFaceMemoryConfig",
+    "HuggingFaceRecurrentMemory",
+    "RetentiveConfig",
+    "RetentiveForCausalLM",
+    "StateCache",
+    "load_memory",
+    "register",
+    "save_memory",
+]
 
 
 def __getattr__(name: str) -> Any:

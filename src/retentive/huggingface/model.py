@@ -171,11 +171,19 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Fill what a folder lacked by the rules of the family; `from_pretrained` calls it for each module."""
-        if module is self.model and not self._was_filled:
-            fresh = build(self.config.family_config).state_dict()
-            for name, tensor in self.model.state_dict(keep_vars=True).items():
-                # Leaves alone what was read.
-                init.copy_(tensor, fresh[name].to(tensor))
+        lacking = {
+            name: tensor
+            for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+            if not getattr(tensor, "_is_hf_initialized", False)
+        }
+        if self._was_filled or not lacking:
+            return
+        fresh = build(self.config.family_config)
+        for path, inner in self.model.named_modules():
+            if inner is module:
+                made = fresh.get_submodule(path)
+                for name, tensor in lacking.items():
+                    init.copy_(tensor, getattr(made, name).to(tensor))
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of tokens."""
