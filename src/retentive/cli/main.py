@@ -18,6 +18,7 @@ COMMANDS = {
     "index": "Build and search a store of text; add, remove, verify, plan.",
     "recall": "Show how long a small memory holds a fact: a million bytes, trained here.",
     "convert": "Read a checkpoint of another package.",
+    "retro_evidence": "Whether neighbours help: RETRO on, off and misled beside a Transformer; half an hour.",
     "demo": "All of it on real text, with a report: ten minutes on a laptop.",
 }
 """Name -> what it does; each is a module of this package with `add_options` and `run`."""

@@ -16,6 +16,7 @@ from retentive.data.streams import Stretch
 from retentive.evaluation.documents import Documents
 from retentive.evaluation.mode import evaluating
 from retentive.models.base import LanguageModel
+from retentive.retrieval import Datastore
 
 
 @runtime_checkable
@@ -128,6 +129,40 @@ class OthersNeighbours:
         there = chosen >= 0
         given = np.where(there, owners[chosen], -1), np.where(there, places[chosen], -1)
         return self.neighbours.tokens(given[0].reshape(documents.shape), given[1].reshape(documents.shape))
+
+
+@dataclass(frozen=True)
+class FoundNeighbours:
+    """Each chunk is looked for in a datastore, which need not be the one of training.
+
+    Attributes:
+        database: Where.
+        chunks: All chunks that there are; none of their documents is in the datastore.
+        k: Neighbours of each.
+    """
+
+    database: Datastore
+    chunks: Chunks
+    k: int = 2
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a chunk."""
+        return self.database.chunk_size
+
+    def tokens(
+        self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
+    ) -> Int64[np.ndarray, "*shape k length"]:
+        """Neighbours of chunks."""
+        found = np.full((documents.size, self.k, 2 * self.chunk_size), -1, dtype=np.int64)
+        there = np.flatnonzero(documents.reshape(-1) >= 0)
+        texts = [
+            self.chunks.documents.text(int(document))[number * self.chunk_size :][: self.chunk_size].astype(np.int64)
+            for document, number in zip(documents.reshape(-1)[there], numbers.reshape(-1)[there], strict=True)
+        ]
+        if texts:
+            found[there] = self.database.search(np.stack(texts), k=self.k).tokens
+        return found.reshape(*documents.shape, self.k, -1)
 
 
 def score_chunks(
