@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
     from retentive.models.transformer import Transformer, TransformerConfig
     from retentive.ops.retention import retention, retention_chunkwise, retention_parallel, retention_recurrent
+    from retentive.retrieval import Datastore
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Datastore": "retentive.retrieval",
     "MultiScaleRetention": "retentive.layers.retention",
     "RecurrentMemoryConfig": "retentive.models.rmt",
     "RecurrentMemoryTransformer": "retentive.models.rmt",
@@ -40,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Datastore",
     "MultiScaleRetention",
     "RecurrentMemoryConfig",
     "RecurrentMemoryTransformer",
