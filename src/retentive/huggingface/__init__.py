@@ -10,12 +10,8 @@ if TYPE_CHECKING:
     from retentive.huggingface.cache import StateCache
     from retentive.huggingface.config import RetentiveConfig
     from retentive.huggingface.model import RetentiveForCausalLM
-    from retentive.huggingface.recurrent_memory import (
-        HuggingFaceMemoryConfig,
-        HuggingFaceRecurrentMemory,
-        load_memory,
-        save_memory,
-    )
+    from retentive.huggingface.recurrent_memory import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory
+    from retentive.huggingface.recurrent_memory_files import load_memory, save_memory
     from retentive.huggingface.registration import register
 
 _HOMES = {
@@ -24,9 +20,9 @@ _HOMES = {
     "RetentiveConfig": "retentive.huggingface.config",
     "RetentiveForCausalLM": "retentive.huggingface.model",
     "StateCache": "retentive.huggingface.cache",
-    "load_memory": "retentive.huggingface.recurrent_memory",
+    "load_memory": "retentive.huggingface.recurrent_memory_files",
     "register": "retentive.huggingface.registration",
-    "save_memory": "retentive.huggingface.recurrent_memory",
+    "save_memory": "retentive.huggingface.recurrent_memory_files",
 }
 
 __all__ = [

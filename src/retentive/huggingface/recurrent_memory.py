@@ -1,0 +1,342 @@
+"""Recurrent memory around any causal language model of Hugging Face (arXiv:2207.06881, 2304.11062).
+
+The model reads a text segment by segment, each as ``[read memory][segment][write memory]`` through ``inputs_embeds``;
+what it makes of the write memory is the next segment's read memory. The memory learns, and of the model what is not
+frozen: nothing, LoRA (of peft), or all of it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from retentive.errors import MismatchError
+from retentive.layers.attention import AttentionConfig
+from retentive.layers.embedding import EmbeddingConfig
+from retentive.layers.feed_forward import FeedForwardConfig
+from retentive.layers.memory_tokens import MemoryTokens, MemoryTokensConfig
+from retentive.layers.norm import NormConfig
+from retentive.models.base import LanguageModel, ModelOutput, check_call
+from retentive.models.decoder import DecoderConfig
+from retentive.ops.cross_entropy import IGNORED
+from retentive.shapes import Memory, TokenMask, Tokens
+from retentive.state import ModelState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HuggingFaceMemoryConfig:
+    """How a memory goes around a model.
+
+    Attributes:
+        segment_length: Tokens of a segment.
+        num_memory_tokens: Memory tokens; 0 has no memory, the baseline that a memory is compared with.
+        write_start: What stands in the write slots before the segment has been read: the ``memory`` that it read, or
+            tokens that are ``learned``.
+        memory_code: ``continuous`` carries what was written as it is; ``sign`` only its signs, which holds over any
+            number of segments.
+        memory_flips: Share of the signs turned at random in training.
+        memory_noise: Noise added to a continuous memory in training, as a share of its root mean square.
+    """
+
+    segment_length: int
+    num_memory_tokens: int
+    write_start: Literal["memory", "learned"] = "memory"
+    memory_code: Literal["continuous", "sign"] = "continuous"
+    memory_flips: float = 0.0
+    memory_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.segment_length < 1:
+            raise ValueError(f"segment_length must be at least 1 token, but is {self.segment_length}.")
+        _ = self.memory_tokens(1)  # refuses what it cannot be
+
+    def memory_tokens(self, hidden_size: int) -> MemoryTokensConfig:
+        """The memory tokens of a model of this width."""
+        return MemoryTokensConfig(
+            hidden_size=hidden_size,
+            num_tokens=self.num_memory_tokens,
+            write_start=self.write_start,
+            code=self.memory_code,
+            flips=self.memory_flips,
+            noise=self.memory_noise,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HuggingFaceMemoryState(ModelState):
+    """The memory, and the tokens of the segment that is not finished; these are read again by the next call.
+
+    Attributes:
+        memory: What the unfinished segment reads.
+        segment: Its tokens, at the end of the row.
+        real: Which of them are there; None where rows have equally many.
+    """
+
+    memory: Memory
+    segment: Int[Tensor, "batch unfinished"]
+    real: Bool[Tensor, "batch unfinished"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What the library's loops ask of a config: sizes, and that what is carried is bounded by a segment."""
+
+    family: ClassVar[str] = "huggingface_memory"
+
+    memory: HuggingFaceMemoryConfig
+    decoder: DecoderConfig
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.decoder.embedding.vocab_size
+
+
+class HuggingFaceRecurrentMemory(LanguageModel):
+    """A causal language model of Hugging Face with memory tokens, called and trained like the library's own.
+
+    Without memory tokens, one segment is read as the bare model reads it. Memory tokens see those before them only, as
+    all columns of a causal model do. Rows that stand at different places of their segments, because of padding or
+    packed documents, are read one by one: exact, and slower.
+
+    Attributes:
+        backbone: The model, or peft's around it.
+        memory: The memory tokens.
+    """
+
+    def __init__(self, backbone: nn.Module, config: HuggingFaceMemoryConfig) -> None:
+        """Put a memory around a model, which is changed in place by training unless it is frozen.
+
+        Args:
+            backbone: From ``AutoModelForCausalLM``, or ``peft.get_peft_model`` of one. Freeze it with
+                ``backbone.requires_grad_(False)`` to train the memory alone; peft freezes all but its own.
+            config: Of the memory.
+
+        Raises:
+            ValueError: If a segment and its memory are longer than the model's positions.
+        """
+        nn.Module.__init__(self)
+        table = cast("nn.Embedding", cast("Any", backbone).get_input_embeddings())
+        vocab_size, hidden_size = table.weight.shape
+        longest = getattr(cast("Any", backbone).config, "max_position_embeddings", None)
+        columns = config.segment_length + 2 * config.num_memory_tokens
+        if isinstance(longest, int) and longest > 0 and columns > longest:
+            raise ValueError(
+                f"segment_length and twice num_memory_tokens must be at most the model's {longest} positions, but are "
+                f"{columns}; shorten the segment."
+            )
+        self.backbone = backbone
+        self.memory = MemoryTokens(config.memory_tokens(hidden_size)).to(table.weight.device)
+        # As large as this model's own embeddings, whatever they are.
+        spread = float(table.weight.detach().float().std())
+        for learned in self.memory.parameters():
+            nn.init.normal_(learned, std=spread)
+        self.config: Any = _Described(config, _sizes(vocab_size, hidden_size, config.segment_length))
+
+    @property
+    def decoder(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The layers, where the library's loops look for them."""
+        return SimpleNamespace(blocks=self.backbone)
+
+    @property
+    def longest_text(self) -> int | None:
+        """None: positions begin again with every segment."""
+        return None
+
+    def bound(self) -> None:
+        """None: there is no faster way to decode than `forward`."""
+        return
+
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> HuggingFaceMemoryState:
+        """What ``state=None`` means, as a value. The memory in it carries the gradient of the learned memory."""
+        weight = cast("Any", self.backbone).get_input_embeddings().weight
+        device = weight.device if device is None else device
+        return HuggingFaceMemoryState(
+            layers=(),
+            position=torch.zeros(batch_size, dtype=torch.long, device=device),
+            memory=self.memory.first(batch_size, device, weight.dtype),
+            segment=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
+        )
+
+    def forward(
+        self,
+        tokens: Tokens,
+        state: ModelState | None = None,
+        labels: Tokens | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: TokenMask | None = None,
+        logits_to_keep: int | None = None,
+    ) -> ModelOutput:
+        """Read tokens after ``state``, segment by segment; arguments and result are those of every `LanguageModel`."""
+        check_call(tokens, state, labels, mask, starts, logits_to_keep)
+        before = self.initial_state(tokens.shape[0]) if state is None else self._check(state)
+        if starts is not None and not bool(starts.any()):
+            starts = None
+        if mask is None and starts is None and before.real is None:
+            pieces, after = self._read(tokens, before)
+            return self._output(pieces, after, labels, logits_to_keep, tokens.shape[1])
+        return self._read_rows(tokens, before, labels, mask, starts, logits_to_keep)
+
+    def _read(
+        self, tokens: Tokens, state: HuggingFaceMemoryState
+    ) -> tuple[list[Float[Tensor, "batch piece vocab"]], HuggingFaceMemoryState]:
+        """Logits of new tokens by segment, and the state after them, for rows at the same place."""
+        again, length = state.segment.shape[1], self.config.memory.segment_length
+        memory, logits, rest = state.memory, list[Tensor](), state.segment[:, :0]
+        for number, piece in enumerate(torch.cat((state.segment, tokens), 1).split(length, 1)):
+            ends = piece.shape[1] == length
+            found, memory = self._read_segment(piece, memory, ends=ends)
+            logits.append(found[:, again:] if number == 0 else found)
+            rest = piece[:, :0] if ends else piece
+        position = state.position + tokens.shape[1]
+        return logits, HuggingFaceMemoryState(layers=(), position=position, memory=memory, segment=rest)
+
+    def _read_segment(self, tokens: Tokens, memory: Memory, *, ends: bool) -> tuple[Tensor, Memory]:
+        """Logits of a segment (or of its begin), and the memory after it if it ends."""
+        model = cast("Any", self.backbone)
+        text: Tensor = model.get_input_embeddings()(tokens)
+        slots, time = memory.shape[1], tokens.shape[1]
+        parts = [text]
+        if slots:
+            parts.insert(0, memory.to(text.dtype))
+        writes = ends and slots > 0
+        if writes:
+            parts.append(self.memory.write_slots(memory, text.dtype))
+        output = model(
+            inputs_embeds=torch.cat(parts, 1) if len(parts) > 1 else text, use_cache=False, output_hidden_states=writes
+        )
+        if writes:
+            memory = self.memory.keep(output.hidden_states[-1][:, slots + time :])
+        return output.logits[:, slots : slots + time], memory
+
+    def _output(
+        self,
+        pieces: list[Tensor],
+        state: HuggingFaceMemoryState,
+        labels: Tokens | None,
+        logits_to_keep: int | None,
+        time: int,
+    ) -> ModelOutput:
+        loss = None
+        if labels is not None:
+            targets = labels.split([piece.shape[1] for piece in pieces], 1)
+            sums = [_sum(piece, target) for piece, target in zip(pieces, targets, strict=True)]
+            loss = torch.stack(sums).sum() / (labels != IGNORED).sum().clamp_min(1)
+            if torch.is_grad_enabled() and not loss.requires_grad:
+                # Around a frozen model, a window that goes on may hold nothing that learns: then its gradient is 0.
+                loss = sum((0 * learned.sum() for learned in self.memory.parameters()), loss)
+        if logits_to_keep == 0:
+            return ModelOutput(None, state, loss)
+        logits = torch.cat(pieces, 1)
+        return ModelOutput(
+            logits if logits_to_keep is None else logits[:, max(0, time - logits_to_keep) :], state, loss
+        )
+
+    def _read_rows(
+        self,
+        tokens: Tokens,
+        state: HuggingFaceMemoryState,
+        labels: Tokens | None,
+        mask: TokenMask | None,
+        starts: TokenMask | None,
+        logits_to_keep: int | None,
+    ) -> ModelOutput:
+        """`forward` row by row and document by document."""
+        batch, time = tokens.shape
+        real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+        begins = torch.zeros_like(real) if starts is None else starts & real
+        rows: list[Tensor] = []
+        states: list[HuggingFaceMemoryState] = []
+        for row in range(batch):
+            now, found = _row(state, row), list[Tensor]()
+            columns = real[row].nonzero()[:, 0]
+            for fresh, piece in _documents(tokens[row, columns], begins[row, columns]):
+                pieces, now = self._read(piece[None], self.initial_state(1) if fresh else now)
+                found += [logits[0] for logits in pieces]
+            empty = cast("Any", self.backbone).get_input_embeddings().weight.new_zeros(time, self.config.vocab_size)
+            rows.append(empty.index_copy(0, columns, torch.cat(found).to(empty)) if found else empty)
+            states.append(now)
+        return self._output([torch.stack(rows)], _side_by_side(states), labels, logits_to_keep, time)
+
+    def _check(self, state: ModelState) -> HuggingFaceMemoryState:
+        slots, channels = self.config.memory.num_memory_tokens, self.memory.config.hidden_size
+        if not isinstance(state, HuggingFaceMemoryState) or state.memory.shape[1:] != (slots, channels):
+            found = type(state).__name__
+            shape = f" of {tuple(state.memory.shape[1:])}" if isinstance(state, HuggingFaceMemoryState) else ""
+            raise MismatchError(
+                f"state must be of this model, a HuggingFaceMemoryState with {slots} memory tokens of {channels} "
+                f"channels, but is a {found}{shape}; take it from this model's output or its initial_state."
+            )
+        return state
+
+
+def _sizes(vocab_size: int, hidden_size: int, segment_length: int) -> DecoderConfig:
+    """Sizes, as far as the library's loops look: ids, channels, and that no token sees beyond its segment."""
+    mixer = AttentionConfig(
+        hidden_size=hidden_size,
+        num_heads=1,
+        num_kv_heads=1,
+        key_dim=hidden_size,
+        value_dim=hidden_size,
+        window=segment_length,
+    )
+    return DecoderConfig(
+        embedding=EmbeddingConfig(vocab_size=vocab_size, hidden_size=hidden_size),
+        mixer=mixer,
+        feed_forward=FeedForwardConfig(hidden_size=hidden_size, intermediate_size=4 * hidden_size),
+        norm=NormConfig(),
+        num_layers=1,
+        final_norm=True,
+        tie_embeddings=False,
+        head_bias=False,
+        dropout=0.0,
+        initialisation="normal",
+    )
+
+
+def _sum(logits: Tensor, labels: Tensor) -> Float[Tensor, ""]:
+    flat = logits.reshape(-1, logits.shape[-1]).float() if logits.dtype.itemsize < 4 else logits.flatten(0, 1)
+    return nn.functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def _documents(
+    tokens: Int[Tensor, "real"], begins: Bool[Tensor, "real"]
+) -> Iterator[tuple[bool, Int[Tensor, "piece"]]]:
+    """Pieces of a row, each of one document, and whether it begins there."""
+    cuts = [0, *(cut for cut in begins.nonzero()[:, 0].tolist() if cut), len(tokens)]
+    for begin, end in pairwise(cuts):
+        if end > begin:
+            yield bool(begins[begin]), tokens[begin:end]
+
+
+def _row(state: HuggingFaceMemoryState, row: int) -> HuggingFaceMemoryState:
+    one = slice(row, row + 1)
+    segment = state.segment[one]
+    return HuggingFaceMemoryState(
+        layers=(),
+        position=state.position[one],
+        memory=state.memory[one],
+        segment=segment if state.real is None else segment[:, state.real[row]],
+    )
+
+
+def _side_by_side(states: list[HuggingFaceMemoryState]) -> HuggingFaceMemoryState:
+    longest = max(state.segment.shape[1] for state in states)
+    lengths = [state.segment.shape[1] for state in states]
+    segment = [nn.functional.pad(state.segment, (longest - state.segment.shape[1], 0)) for state in states]
+    places = torch.arange(longest, device=states[0].segment.device)
+    even = len(set(lengths)) == 1
+    return HuggingFaceMemoryState(
+        layers=(),
+        position=torch.cat([state.position for state in states]),
+        memory=torch.cat([state.memory for state in states]),
+        segment=torch.cat(segment),
+        real=None if even else torch.stack([places >= longest - length for length in lengths]),
+    )

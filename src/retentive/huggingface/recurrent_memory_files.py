@@ -1,0 +1,113 @@
+"""What was learned around a model of Hugging Face, on disk: a memory, and LoRA's weights if there are any."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from retentive.checkpoints.tensor_file import listed, open_tensors, write_tensors
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import write_atomically
+from retentive.huggingface.recurrent_memory import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory
+
+TENSORS_FILE = "memory.safetensors"
+SETTINGS_FILE = "memory.json"
+FORMAT = "retentive.huggingface_memory"
+FORMAT_VERSION = 1
+_LORA = "lora."
+
+
+def save_memory(model: HuggingFaceRecurrentMemory, folder: Path | str) -> None:
+    """Write what was learned around a frozen model: the memory, and LoRA's weights if there are any.
+
+    Raises:
+        ValueError: If the model itself learns; its weights are then to be saved with ``save_pretrained`` and frozen.
+        OSError: If the disk is full.
+    """
+    folder = Path(folder)
+    backbone: Any = model.backbone
+    lora = _lora_weights(backbone)
+    learning = [name for name, weight in backbone.named_parameters() if weight.requires_grad and "lora_" not in name]
+    if learning:
+        raise ValueError(
+            f"the backbone must be frozen for its memory to be saved alone, but {listed(learning)} learn; save it with "
+            "backbone.save_pretrained(...), and call backbone.requires_grad_(False)."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"memory.{name}": weight for name, weight in model.memory.state_dict().items()}
+    tensors.update({f"{_LORA}{name}": weight for name, weight in lora.items()})
+    write_tensors(folder / TENSORS_FILE, tensors, {"format": "pt"})
+    if lora:
+        backbone.peft_config["default"].save_pretrained(str(folder))
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "memory": asdict(model.config.memory),
+        "has_lora": bool(lora),
+        "backbone": _backbone_facts(backbone),
+    }
+    write_atomically(folder / SETTINGS_FILE, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrentMemory:
+    """Put a saved memory (and LoRA) around the model that it was trained around; in eval mode.
+
+    Args:
+        backbone: That model, as it was before LoRA.
+        folder: What `save_memory` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no saved memory.
+        DamagedFileError: If a file is damaged.
+        MismatchError: If the model is another one.
+    """
+    folder = Path(folder)
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} must be the folder of a saved memory, but there is no {path}.")
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+        version, said = (content["format"], content["format_version"]), content["backbone"]
+        config = HuggingFaceMemoryConfig(**content["memory"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedFileError(f"{path} is not what save_memory writes ({error!r}); copy it again.") from error
+    if version != (FORMAT, FORMAT_VERSION):
+        raise MismatchError(f"{path} has the format {version}, but this retentive reads {(FORMAT, FORMAT_VERSION)}.")
+    facts = _backbone_facts(backbone)
+    if facts != said:
+        raise MismatchError(
+            f"the backbone must be the model that the memory was trained around, {said}, but is {facts}."
+        )
+    with open_tensors(folder / TENSORS_FILE) as reader:
+        tensors = {name: reader.read(name) for name in reader.names}
+    if content["has_lora"]:
+        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+        around: Any = get_peft_model(cast("Any", backbone), LoraConfig.from_pretrained(str(folder)))
+        lora = {name.removeprefix(_LORA): tensor for name, tensor in tensors.items() if name.startswith(_LORA)}
+        lost = set_peft_model_state_dict(around, lora).unexpected_keys
+        if lost:
+            raise MismatchError(f"{folder} holds LoRA weights that the model has no place for ({listed(lost)}).")
+        backbone = around
+    backbone.requires_grad_(False)
+    model = HuggingFaceRecurrentMemory(backbone, config)
+    memory = {name.removeprefix("memory."): value for name, value in tensors.items() if not name.startswith(_LORA)}
+    model.memory.load_state_dict(memory)
+    return model.eval()
+
+
+def _lora_weights(backbone: Any) -> dict[str, Tensor]:
+    if not hasattr(backbone, "peft_config"):
+        return {}
+    from peft import get_peft_model_state_dict
+
+    return {name: weight.contiguous() for name, weight in get_peft_model_state_dict(backbone).items()}
+
+
+def _backbone_facts(backbone: Any) -> dict[str, Any]:
+    """What tells one model from another; LoRA's own parameters do not count."""
+    table = backbone.get_input_embeddings().weight
+    parameters = sum(weight.numel() for name, weight in backbone.named_parameters() if "lora_" not in name)
+    return {"model_type": backbone.config.model_type, "embeddings": list(table.shape), "parameters": parameters}

@@ -1,0 +1,249 @@
+"""A memory around models of Hugging Face: without memory tokens they are as they were, with them like any model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from retentive import generate, load_state, save_state
+from retentive.data.batch import IGNORED, Batch
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory, load_memory, save_memory
+from retentive.training.config import OptimizerConfig
+from retentive.training.fit import fit
+from retentive.training.replay import cut_text, replay, unrolled
+from without_hook import errors_of
+
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+VOCAB = 23
+SIZES: dict[str, dict[str, Any]] = {
+    "GPT2LMHeadModel": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32},
+    "LlamaForCausalLM": {
+        "hidden_size": 16,
+        "intermediate_size": 20,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    },
+    "GPTNeoXForCausalLM": {
+        "hidden_size": 16,
+        "intermediate_size": 20,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+    },
+    "MambaForCausalLM": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
+}
+
+
+def backbone(name: str = "LlamaForCausalLM") -> Any:
+    torch.manual_seed(0)
+    kind = getattr(transformers, name)
+    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    model = kind(kind.config_class(vocab_size=VOCAB, initializer_range=0.2, **special, **SIZES[name]))
+    return model.eval()
+
+
+def around(model: Any, segment_length: int = 5, num_memory_tokens: int = 2, **changes: Any) -> Any:
+    torch.manual_seed(1)
+    config = HuggingFaceMemoryConfig(segment_length=segment_length, num_memory_tokens=num_memory_tokens, **changes)
+    return HuggingFaceRecurrentMemory(model, config).eval()
+
+
+def tokens(batch: int, time: int, seed: int = 0) -> Tensor:
+    return torch.randint(VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))
+
+
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_without_memory_one_segment_is_the_bare_model(name: str):
+    model = backbone(name)
+    x = tokens(2, 12)
+    with torch.no_grad():
+        found = around(model, segment_length=12, num_memory_tokens=0)(x).logits
+        torch.testing.assert_close(found, model(x).logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_any_split_into_calls_gives_what_one_call_gives(name: str):
+    model = around(backbone(name))
+    x = tokens(2, 18)
+    with torch.no_grad():
+        whole = model(x)
+        for cuts in ((1, 17), (5, 13), (4, 3, 11), (18,)):
+            state, pieces = None, []
+            for piece in x.split(cuts, 1):
+                output = model(piece, state)
+                state = output.state
+                pieces.append(output.logits)
+            torch.testing.assert_close(torch.cat(pieces, 1), whole.logits, **CLOSE)
+            torch.testing.assert_close(state.memory, whole.state.memory, **CLOSE)
+            assert torch.equal(state.segment, x[:, 15:])
+            assert state.position.tolist() == [18, 18]
+
+
+def test_a_memory_reaches_over_segments_and_nothing_else_does():
+    x = tokens(1, 15)
+    other = x.clone()
+    other[0, 1] = (x[0, 1] + 1) % VOCAB
+    for slots, reached in ((2, True), (0, False)):
+        model = around(backbone(), num_memory_tokens=slots)
+        with torch.no_grad():
+            change = (model(x).logits - model(other).logits).abs().amax((0, 2))
+        assert (change[:1] == 0).all()
+        assert bool((change[10:] > 0).all()) is reached
+
+
+def test_padding_and_documents_are_exact():
+    model = around(backbone())
+    first, second = tokens(1, 8, seed=3), tokens(1, 11, seed=4)
+    row = torch.cat((tokens(1, 2), first, tokens(1, 1), second), 1)
+    mask = torch.ones_like(row, dtype=torch.bool)
+    mask[0, [0, 1, 10]] = False
+    starts = torch.zeros_like(mask)
+    starts[0, [2, 11]] = True
+    alone = torch.cat((row, tokens(1, 22, seed=5)))
+    masks = torch.cat((mask, torch.ones_like(mask)))
+    begins = torch.cat((starts, torch.zeros_like(starts)))
+    with torch.no_grad():
+        output = model(alone, mask=masks, starts=begins)
+        torch.testing.assert_close(output.logits[:1, 2:10], model(first).logits, **CLOSE)
+        torch.testing.assert_close(output.logits[:1, 11:], model(second).logits, **CLOSE)
+        torch.testing.assert_close(output.logits[1:], model(alone[1:]).logits, **CLOSE)
+        assert output.state.position.tolist() == [11, 22]
+        # Rows stand at different places now; they go on as they would alone.
+        more = tokens(2, 6, seed=6)
+        after = model(more, output.state)
+        expected = model(more[:1], model(second).state)
+        torch.testing.assert_close(after.logits[:1], expected.logits, **CLOSE)
+        torch.testing.assert_close(after.state.memory[:1], expected.state.memory, **CLOSE)
+        none = model(more, output.state, mask=torch.zeros(2, 6, dtype=torch.bool))
+        assert torch.equal(none.state.position, output.state.position)
+        assert not none.logits.any()
+
+
+def test_a_loss_is_the_mean_over_labels():
+    model = around(backbone())
+    x, labels = tokens(2, 13), tokens(2, 13, seed=1)
+    labels[0, :9] = IGNORED
+    full = model(x, labels=labels)
+    expected = torch.nn.functional.cross_entropy(full.logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(full.loss, expected, **CLOSE)
+    only = model(x, labels=labels, logits_to_keep=0)
+    assert only.logits is None
+    torch.testing.assert_close(only.loss, expected, **CLOSE)
+    assert model(x, logits_to_keep=3).logits.shape == (2, 3, VOCAB)
+    assert model(x, labels=torch.full_like(labels, IGNORED)).loss == 0
+
+
+def test_replay_gives_the_gradient_of_the_plain_loss():
+    model = around(backbone())
+    pieces = cut_text(model, tokens(2, 20), tokens(2, 20, seed=1), length=5)
+    loss, _ = unrolled(pieces, None)
+    loss.backward()
+    expected = model.memory.initial.grad.clone()
+    assert expected.abs().max() > 0
+    model.zero_grad()
+    replay(pieces, None)
+    torch.testing.assert_close(model.memory.initial.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def copied(number: int) -> Batch:
+    """The first token of the first segment is asked for at the end of the third."""
+    x = tokens(16, 15, seed=number)
+    x[:, 0] = x[:, 0] % 4
+    labels = torch.full_like(x, IGNORED)
+    labels[:, -1] = x[:, 0]
+    return Batch(tokens=x, labels=labels, starts=torch.zeros_like(x, dtype=torch.bool))
+
+
+def with_lora(model: Any) -> Any:
+    return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_is_frozen_stays_and_what_is_learned_is_saved(lora: bool, tmp_path: Path):
+    bare = backbone()
+    original = {name: weight.clone() for name, weight in bare.state_dict().items()}
+    inner = with_lora(bare) if lora else bare.requires_grad_(False)
+    model = around(inner)
+    steps = fit(model, lambda number: copied(0), steps=30, optimizer=OptimizerConfig(learning_rate=0.03))
+    assert steps[-1].loss < 0.9 * steps[0].loss
+    trained = {name.replace("base_layer.", ""): weight for name, weight in bare.state_dict().items()}
+    assert all(torch.equal(trained[name], weight) for name, weight in original.items())
+    model.eval()
+    save_memory(model, tmp_path / "memory")
+    size = sum(path.stat().st_size for path in (tmp_path / "memory").glob("*.safetensors"))
+    assert size < 0.5 * sum(weight.numel() * 4 for weight in original.values())
+    again = load_memory(backbone(), tmp_path / "memory")
+    x = tokens(2, 17)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x).logits, model(x).logits, rtol=0, atol=1e-6)
+        assert not torch.allclose(again(x).logits, around(backbone())(x).logits)
+
+
+def test_streamed_windows_train_it_too():
+    model = around(backbone().requires_grad_(False))
+    steps = fit(model, copied, steps=2, carries_state=True, windows_per_graph=2)
+    # The second step goes on from a memory that is a constant to it, and nothing else learns.
+    assert [step.gradient_norm > 0 for step in steps] == [True, False]
+    model = around(with_lora(backbone()), write_start="learned")
+    steps = fit(model, copied, steps=2, carries_state=True, windows_per_graph=2)
+    assert all(step.gradient_norm > 0 for step in steps)
+
+
+def test_generation_is_what_reading_again_says(tmp_path: Path):
+    model = around(backbone())
+    prompts = [tokens(1, 4)[0], tokens(1, 9, seed=2)[0]]
+    result = generate(model, prompts, max_new_tokens=9)
+    for prompt, new in zip(prompts, result.tokens, strict=True):
+        with torch.no_grad():
+            logits = model(torch.cat((prompt, new))[None]).logits
+        assert torch.equal(logits[0, len(prompt) - 1 : -1].argmax(-1), new)
+    save_state(result.state, tmp_path / "state.safetensors", model)
+    state = load_state(tmp_path / "state.safetensors", model)
+    later = generate(model, state=state, max_new_tokens=4).tokens
+    longer = generate(model, prompts, max_new_tokens=13).tokens
+    assert all(torch.equal(torch.cat(parts), whole) for *parts, whole in zip(result.tokens, later, longer, strict=True))
+
+
+def test_a_memory_of_signs_is_signs():
+    model = around(backbone(), memory_code="sign")
+    assert set(model(tokens(1, 10)).state.memory.detach().unique().tolist()) == {-1.0, 1.0}
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path):
+    home = "retentive.huggingface:HuggingFaceMemoryConfig"
+    found = errors_of(
+        [
+            (home, {"segment_length": 0, "num_memory_tokens": 1}),
+            (home, {"segment_length": 4, "num_memory_tokens": -1}),
+            (home, {"segment_length": 4, "num_memory_tokens": 1, "memory_flips": 0.1}),
+        ]
+    )
+    messages = ("segment_length must be at least 1 token", "num_memory_tokens must be at least 0", "memory_flips turn")
+    for (error, text), message in zip(found, messages, strict=True):
+        assert error == "ValueError"
+        assert message in text
+    with pytest.raises(ValueError, match="must be at most the model's 32 positions, but are 34"):
+        around(backbone("GPT2LMHeadModel"), segment_length=30)
+    model = around(backbone())
+    with pytest.raises(MismatchError, match=r"with 2 memory tokens of 16 channels, but is a .* of \(3, 16\)"):
+        model(tokens(1, 3), around(backbone(), num_memory_tokens=3).initial_state(1))
+    with pytest.raises(ValueError, match=r"must be frozen for its memory to be saved alone, but lm_head.weight"):
+        save_memory(model, tmp_path)
+    model.backbone.requires_grad_(False)
+    save_memory(model, tmp_path)
+    with pytest.raises(MismatchError, match="must be the model that the memory was trained around"):
+        load_memory(backbone("GPT2LMHeadModel"), tmp_path)
+    (tmp_path / "memory.json").write_text("{}")
+    with pytest.raises(DamagedFileError, match=r"memory.json is not what save_memory writes"):
+        load_memory(backbone(), tmp_path)
+    with pytest.raises(FileNotFoundError, match="must be the folder of a saved memory"):
+        load_memory(backbone(), tmp_path / "nowhere")
