@@ -21,7 +21,7 @@ from retentive.errors import DamagedFileError
 from without_hook import errors_of
 
 WORDS = [f"w{number}" for number in range(40)]
-VOCAB = 104 + len(WORDS)
+VOCAB = 104 + len(WORDS) + 3
 SIZES: dict[str, Any] = {
     "num_tokens": VOCAB,
     "max_seq_len": 32,
@@ -46,7 +46,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers.BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(names) + 3,
+        vocab_size=VOCAB,
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -375,6 +375,8 @@ def test_arguments_without_a_meaning_are_refused_by_name(tmp_path: Path):
         made()(tokens(1, 32), tokens(1, 3, 2, 16))
     with pytest.raises(ValueError, match="chunk_size must be 8, but is 4"):
         TrainingWrapper(retro=RETRO(**SIZES), knn=2, chunk_size=4, documents_path=tmp_path)
+    with pytest.raises(ValueError, match=r"num_tokens of retro must be that of BERT, 147, .*, but is 200"):
+        TrainingWrapper(retro=RETRO(**{**SIZES, "num_tokens": 200}), knn=2, chunk_size=8, documents_path=tmp_path)
     with pytest.raises(ValueError, match="embed_dim must be the channels of"):
         wrapper(tmp_path, embed_dim=768)
     with pytest.raises(ValueError, match="max_index_memory_usage must be bytes such as '100m'"):

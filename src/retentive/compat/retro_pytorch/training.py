@@ -18,6 +18,7 @@ from retentive.compat.retro_pytorch.retrieval import (
     SOS_ID,
     chunks_to_precalculated_knn_,
     embed_chunks,
+    get_bert,
     text_folder_to_chunks_,
 )
 from retentive.compat.retro_pytorch.retro_pytorch import RETRO
@@ -83,10 +84,16 @@ class TrainingWrapper(nn.Module):
         Texts are prepared again if they, or these arguments, have changed.
 
         Raises:
-            ValueError: If the model has another chunk size.
+            ValueError: If the model has another chunk size, or another vocabulary than BERT.
         """
         super().__init__()
         refuse("chunk_size", chunk_size, retro.chunk_size, "it is that of the model")
+        ids = get_bert().config.vocab_size
+        if retro.model.config.vocab_size != ids:
+            raise ValueError(
+                f"num_tokens of retro must be that of BERT, {ids}, whose ids texts are made of, but is "
+                f"{retro.model.config.vocab_size}."
+            )
         self.retro, self.chunk_size, self.max_seq_len, self.knn = retro, chunk_size, retro.seq_len, knn
         self.stats = self._prepare(
             Path(processed_stats_json_path),
