@@ -168,6 +168,16 @@ def test_another_tokenizer_is_told_and_refused_when_opened(tmp_path):
         Datastore.open(tmp_path / "s", tokenizer=other)
 
 
+def test_a_damaged_tokenizer_is_named_when_opened(tmp_path):
+    build(tmp_path / "s")
+    (path,) = (tmp_path / "s").glob("tokenizer/*/retentive_tokenizer.json")
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(DamagedFileError, match=rf"{path.name} does not have the content .*: build the store again"):
+        Datastore.open(tmp_path / "s")
+    build(tmp_path / "s")
+    assert len(Datastore.open(tmp_path / "s")) > 0
+
+
 def test_another_encoder_is_refused_when_opened(tmp_path):
     build(tmp_path / "s", encoder=HashedWords())
     with pytest.raises(MismatchError, match=r"was built with an encoder of kind 'hashed words': pass it as encoder="):

@@ -11,12 +11,14 @@ from jaxtyping import Bool, Float32, Int64
 
 from retentive.errors import MismatchError
 from retentive.files import only_writer
+from retentive.retrieval.blocks import damaged
 from retentive.retrieval.build import Builder, BuildReport, document_hashes, named, refuse_foreign_folder
 from retentive.retrieval.chunking import Document
 from retentive.retrieval.corpus import Corpus, Ids
 from retentive.retrieval.encoders import Encoder, encoder_from_settings
 from retentive.retrieval.encoders.lexical import LexicalEncoder
 from retentive.retrieval.engine import Engine, LocalEngine
+from retentive.retrieval.folders import folder_problems
 from retentive.retrieval.index_choice import IndexConfig
 from retentive.retrieval.manifest import Manifest, current_key, read_manifest, write_manifest
 from retentive.retrieval.neighbours import NeighbourConfig, NeighbourTable, StoreVersion, build_table, find_table
@@ -165,8 +167,9 @@ class Datastore:
         folder = Path(folder)
         manifest = read_manifest(folder, version or current_key(folder))
         made = manifest.settings
-        kept = tokenizer or read_tokenizer(folder / manifest.tokenizer.kind / manifest.tokenizer.key)
-        _check_fingerprint("tokenizer", folder, made["tokenizer"]["fingerprint"], kept.fingerprint())
+        kept = tokenizer or _kept_tokenizer(folder, manifest)
+        if tokenizer is not None:
+            _check_fingerprint("tokenizer", folder, made["tokenizer"]["fingerprint"], tokenizer.fingerprint())
         comparing = encoder or encoder_from_settings(made["encoder"]["settings"])
         if comparing is None:
             kind = made["encoder"]["settings"].get("kind")
@@ -406,6 +409,13 @@ def new_documents(
             gone.add(known[name])
         fresh.append((name, text))
     return fresh, gone
+
+
+def _kept_tokenizer(folder: Path, manifest: Manifest) -> TextTokenizer:
+    """The tokenizer that the store keeps; its checksums say faster than its fingerprint that it is the right one."""
+    for path, reason in folder_problems(folder, manifest.tokenizer):
+        raise damaged(path, reason)
+    return read_tokenizer(folder / manifest.tokenizer.kind / manifest.tokenizer.key)
 
 
 def _without(manifest: Manifest, numbers: set[int]) -> Manifest:
