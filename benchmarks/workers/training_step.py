@@ -16,8 +16,23 @@ def random_tokens(batch: int, time: int, vocab_size: int) -> Tensor:
     return torch.randint(vocab_size, (batch, time), generator=torch.Generator().manual_seed(batch * time))
 
 
+def random_neighbours(batch: int, chunks: int, k: int, length: int, vocab_size: int) -> Tensor:
+    """Neighbours of every chunk, the same in every contestant's process."""
+    generator = torch.Generator().manual_seed(chunks)
+    return torch.randint(vocab_size, (batch, chunks, k, length), generator=generator)
+
+
 def training_step(model: nn.Module, loss_of: LossOf, *, vocab_size: int, time: int) -> Work:
-    """Forward, loss, backward and AdamW step on one row of ``time`` tokens, counted in tokens.
+    """Forward, loss, backward and AdamW step on one row of ``time`` tokens, counted in tokens."""
+
+    def go_back(tokens: Tensor, labels: Tensor) -> None:
+        loss_of(tokens, labels).backward()
+
+    return optimizer_step(model, go_back, vocab_size=vocab_size, time=time)
+
+
+def optimizer_step(model: nn.Module, go_back: Callable[[Tensor, Tensor], None], *, vocab_size: int, time: int) -> Work:
+    """The same for ways that go backward by themselves: ``go_back`` adds gradients, of tokens and labels.
 
     AdamW is torch's fused one for every contestant, the fastest on a CPU, so that it hides as little as it can.
     """
@@ -28,7 +43,7 @@ def training_step(model: nn.Module, loss_of: LossOf, *, vocab_size: int, time: i
     def run() -> None:
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        loss_of(tokens, labels).backward()
+        go_back(tokens, labels)
         optimizer.step()
 
     return Work(run=run, units=time)

@@ -1,0 +1,242 @@
+"""RETRO against retro-pytorch, side by side: ``python -m benchmarks.retro``.
+
+Both have one shape; the other one has learned positions and null keys that ours lacks, so they cannot have the same
+weights. Writes ``runs/bench/retro.json``, ``.md`` and ``.png`` and prints a table. The machine should have nothing else
+to do; it takes about five minutes.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.interleave import ROOT, Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
+from benchmarks.retnet_report import Limit, Results, Row, table
+from benchmarks.retro_report import draw
+from benchmarks.yardsticks.install import yardstick_python
+
+OURS, RETENTION, YARDSTICK = "retro", "retro over retention", "retro-pytorch"
+
+TRAINING_TARGET, PEAK_TARGET, DECODE_TARGET, GROWTH_TARGET = 1.5, 0.5, 30.0, 1.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Sizes of the model and of the works, and how often each is done.
+
+    Attributes:
+        vocab_size: Token ids.
+        hidden_size: Channels of the residual stream, in the encoder too.
+        encoder_layers: Blocks of the encoder.
+        num_layers: Blocks of the decoder.
+        cross_layers: Those of them that read neighbours.
+        num_heads: Heads of a block.
+        chunk_size: Tokens of a chunk.
+        neighbours: Of each chunk, each two chunks long.
+        time: Tokens of a training step.
+        context: Tokens before the decoded ones.
+        steps: Decoded tokens of one repetition of ours: a chunk.
+        yardstick_steps: The same of the other one, which is slow.
+        chunks: Chunks that came before, at first and at last.
+        rounds: Of each race.
+        judged: Whether targets apply; they are set for the full sizes.
+    """
+
+    vocab_size: int = 8192
+    hidden_size: int = 256
+    encoder_layers: int = 2
+    num_layers: int = 6
+    cross_layers: tuple[int, ...] = (2, 4, 6)
+    num_heads: int = 4
+    chunk_size: int = 64
+    neighbours: int = 2
+    time: int = 1024
+    context: int = 512
+    steps: int = 64
+    yardstick_steps: int = 2
+    chunks: tuple[int, int] = (2, 30)
+    rounds: int = 9
+    judged: bool = True
+
+
+FULL = Plan()
+QUICK = Plan(
+    vocab_size=64,
+    hidden_size=32,
+    encoder_layers=1,
+    num_layers=2,
+    cross_layers=(2,),
+    num_heads=1,
+    chunk_size=8,
+    time=32,
+    context=16,
+    steps=8,
+    chunks=(1, 3),
+    rounds=2,
+    judged=False,
+)
+
+
+def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
+    """Who competes, the machine itself included."""
+    found = [machine.contestant(threads=threads)]
+    for name, family in ((OURS, "transformer"), (RETENTION, "retnet")):
+        found.append(
+            Contestant(
+                name=name,
+                python=Path(sys.executable),
+                module="benchmarks.workers.retro_model",
+                options={
+                    "config": our_config(plan, family),
+                    "neighbours": plan.neighbours,
+                    "threads": threads,
+                },
+            )
+        )
+    if with_yardstick:
+        names = ("vocab_size", "hidden_size", "encoder_layers", "num_layers", "num_heads", "chunk_size", "neighbours")
+        options = {name: getattr(plan, name) for name in names}
+        found.append(
+            Contestant(
+                name=YARDSTICK,
+                python=yardstick_python("retro_pytorch"),
+                module="benchmarks.workers.retro_pytorch_model",
+                options={
+                    **options,
+                    "cross_layers": list(plan.cross_layers),
+                    "max_length": max(plan.time, plan.context + plan.yardstick_steps),
+                    "threads": threads,
+                },
+            )
+        )
+    return found
+
+
+def our_config(plan: Plan, family: str) -> dict[str, Any]:
+    """A RETRO of the yardstick's make: one table of tokens, feed-forwards four times as wide."""
+    base = {
+        "family": family,
+        "vocab_size": plan.vocab_size,
+        "hidden_size": plan.hidden_size,
+        "num_layers": plan.num_layers,
+        "num_heads": plan.num_heads,
+        "intermediate_size": 4 * plan.hidden_size,
+        "head_bias": True,
+    }
+    return {
+        "family": "retro",
+        "base": base,
+        "chunk_size": plan.chunk_size,
+        "cross_layers": list(plan.cross_layers),
+        "encoder_hidden_size": plan.hidden_size,
+        "encoder_num_layers": plan.encoder_layers,
+        "encoder_num_heads": plan.num_heads,
+        "share_embeddings": True,
+    }
+
+
+class Benchmark:
+    """Runs the races of a plan in an arena and collects what they show."""
+
+    def __init__(self, arena: Arena, plan: Plan, *, with_yardstick: bool) -> None:
+        """Take part in an open arena that holds the plan's `contestants`."""
+        self.arena = arena
+        self.plan = plan
+        self.names = [OURS, RETENTION, *([YARDSTICK] if with_yardstick else [])]
+        self.with_yardstick = with_yardstick
+        self.races: dict[str, Race] = {}
+        self.peaks: dict[str, int] = {}
+        self.rows: list[Row] = []
+
+    def run(self) -> None:
+        """Measure everything. Training comes before what runs in inference mode."""
+        time = {"time": self.plan.time}
+        tasks = {name: Task(contestant=name, work="training_step", arguments=time) for name in self.names}
+        self._against(self._race("training step", tasks), f"training step, {self.plan.time} tokens", TRAINING_TARGET)
+        self.peaks = {name: self.arena.peak_memory(task) for name, task in tasks.items()}
+        if self.with_yardstick:
+            for name in (OURS, RETENTION):
+                ratio = ratio_of_rounds([self.peaks[name]], [self.peaks[YARDSTICK]])
+                target = PEAK_TARGET if name == OURS else None
+                self._row(f"peak memory of a training step, {name}", YARDSTICK, ratio, target, "most")
+        self._decode()
+        self._growth()
+        self.races["machine"] = self.arena.race("machine", machine.tasks(), rounds=self.plan.rounds)
+
+    def _decode(self) -> None:
+        """New tokens after some chunks, neighbours of a new chunk included."""
+        tasks: dict[str, Task] = {}
+        for name in self.names:
+            steps = self.plan.yardstick_steps if name == YARDSTICK else self.plan.steps
+            arguments = {"context": self.plan.context, "steps": steps}
+            tasks[name] = Task(contestant=name, work="decode", arguments=arguments)
+        self._against(self._race("decode", tasks), f"decode at context {self.plan.context}", DECODE_TARGET)
+
+    def _growth(self) -> None:
+        """Time per token does not depend on how many chunks came before."""
+        first, last = self.plan.chunks
+        tasks: dict[str, Task] = {}
+        for name in (RETENTION, OURS):
+            for chunks in (first, last):
+                arguments = {"context": chunks * self.plan.chunk_size, "steps": self.plan.steps}
+                tasks[f"{name}, chunk {chunks}"] = Task(contestant=name, work="decode", arguments=arguments)
+        race = self._race("decode by chunks", tasks)
+        for name, target in ((RETENTION, GROWTH_TARGET), (OURS, None)):
+            growth = race.times_as_fast(f"{name}, chunk {first}", f"{name}, chunk {last}")
+            self._row(f"time per token of {name}, chunk {last}", f"itself, chunk {first}", growth, target, "most")
+
+    def results(self, description: dict[str, Any]) -> Results:
+        """Everything that was measured, as the report takes it."""
+        return Results(
+            machine={**description, **machine.speeds(self.races["machine"])},
+            plan=asdict(self.plan),
+            rows=self.rows,
+            peaks=self.peaks,
+            races=self.races,
+        )
+
+    def _race(self, name: str, tasks: dict[str, Task]) -> Race:
+        race = self.arena.race(name, tasks, rounds=self.plan.rounds)
+        self.races[name] = race
+        return race
+
+    def _against(self, race: Race, what: str, target: float) -> None:
+        if self.with_yardstick:
+            self._row(what, YARDSTICK, race.times_as_fast(OURS, YARDSTICK), target, "least")
+            self._row(f"{what}, over retention", YARDSTICK, race.times_as_fast(RETENTION, YARDSTICK), None, "least")
+
+    def _row(self, what: str, against: str, ratio: Ratio, target: float | None, limit: Limit) -> None:
+        self.rows.append(Row(what, against, ratio, target if self.plan.judged else None, limit))
+
+
+def main() -> None:
+    """Run the benchmark, write its results and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; files end in -quick")
+    parser.add_argument("--without-yardstick", action="store_true", help="leave the other package out")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each contestant (default: 2)")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bench", help="folder of the results")
+    arguments = parser.parse_args()
+    plan, with_yardstick = QUICK if arguments.quick else FULL, not arguments.without_yardstick
+    try:
+        competing = contestants(plan, threads=arguments.threads, with_yardstick=with_yardstick)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    with Arena(competing, threads=arguments.threads) as arena:
+        benchmark = Benchmark(arena, plan, with_yardstick=with_yardstick)
+        benchmark.run()
+    results = benchmark.results(machine.description(threads=arguments.threads))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    stem = "retro-quick" if arguments.quick else "retro"
+    (arguments.output / f"{stem}.json").write_text(json.dumps(results.to_json(), indent=1) + "\n")
+    (arguments.output / f"{stem}.md").write_text(table(results) + "\n")
+    draw(results, arguments.output / f"{stem}.png")
+    print(table(results))
+    print(f"\nWritten: {arguments.output / stem}.json, {stem}.md and {stem}.png")
+
+
+if __name__ == "__main__":
+    main()

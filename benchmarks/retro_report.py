@@ -1,0 +1,60 @@
+"""The picture of the RETRO benchmark."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from benchmarks.retnet_report import Results
+
+OURS_COLOUR, OTHER_COLOUR, TARGET_COLOUR = "#0b6e4f", "#c2571a", "#b00020"
+
+
+def draw(results: Results, path: Path) -> None:
+    """Tokens per second of every contestant, memory of a training step, and how far each target is reached."""
+    races = {name: race for name, race in results.races.items() if name != "machine"}
+    figure, panels = pyplot.subplots(1, len(races) + 2, figsize=(5 * (len(races) + 2), 4.5), layout="constrained")
+    for axes, (name, race) in zip(panels, races.items(), strict=False):
+        speeds = {label: 1 / race.seconds_per_unit(label) for label in race.seconds}
+        _bars(axes, name, "tokens per second", speeds)
+    peaks = {name: peak / 2**20 for name, peak in results.peaks.items()}
+    _bars(panels[-2], "peak memory of a training step", "MiB", peaks)
+    _targets(panels[-1], results)
+    plan, machine = results.plan, results.machine
+    figure.suptitle(
+        f"hidden {plan['hidden_size']}, {plan['num_layers']} layers, {plan['num_heads']} heads, encoder of "
+        f"{plan['encoder_layers']} layers, {plan['neighbours']} neighbours of {2 * plan['chunk_size']} tokens, "
+        f"{plan['time']} tokens a step, float32, {machine['threads']} threads of {machine['cpu']}, torch "
+        f"{machine['torch']}",
+        fontsize=11,
+    )
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _bars(axes: Axes, title: str, unit: str, values: dict[str, float]) -> None:
+    colours = [OTHER_COLOUR if "pytorch" in label else OURS_COLOUR for label in values]
+    bars = axes.bar(range(len(values)), list(values.values()), color=colours, width=0.6)
+    axes.bar_label(bars, [f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in values.values()])
+    axes.set_xticks(range(len(values)), [label.replace(", ", "\n").replace(" over ", "\nover ") for label in values])
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_title(title)
+    axes.set_ylabel(unit)
+    axes.margins(y=0.15)
+
+
+def _targets(axes: Axes, results: Results) -> None:
+    rows = [row for row in results.rows if row.target is not None][::-1]
+    for height, row in enumerate(rows):
+        assert row.target is not None
+        share = row.ratio.median / row.target if row.limit == "least" else row.target / row.ratio.median
+        axes.barh(height, min(share, 3), color=OURS_COLOUR if row.met else "#d9a441", height=0.65)
+        sign = ">=" if row.limit == "least" else "<="
+        axes.text(0.03, height, f"{row.ratio.median:.2f}x (target {sign} {row.target:g}x)", va="center", fontsize=8)
+    axes.axvline(1, color=TARGET_COLOUR, linestyle="--")
+    axes.set_yticks(range(len(rows)), [row.what for row in rows], fontsize=7)
+    axes.set_xlabel("reached / target, at most 3")
+    axes.set_title("Targets (green: met)")
