@@ -98,3 +98,43 @@ def test_a_reader_that_goes_away_is_no_error():
     found = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert found.returncode == 0
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cure"),
+    [
+        (["train", "--step", "3"], "unrecognized arguments: --step 3; did you mean --steps?"),
+        (["train", "--model.hiden-size=3"], "--model.hiden_size=3; did you mean --model.hidden_size?"),
+        (["generate", "m", "--save-sate", "s"], "--save_sate s; did you mean --save_state?"),
+        (
+            ["generate", "--prompt", "x", "model"],
+            "model; the checkpoint stands first: retentive generate CHECKPOINT --option",
+        ),
+        (["index", "search", "x", "--stor", "s"], "retentive index search: unrecognized arguments: --stor s;"),
+        (["train", "--qqqqqq"], "unrecognized arguments: --qqqqqq.\n"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_named_with_the_one_that_was_meant(
+    arguments: list[str], cure: str, capsys: pytest.CaptureFixture[str]
+):
+    needed = ["--store=x", "--run=x", "--steps=1"] if arguments[0] == "train" else []
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, *needed])
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert cure in printed
+    assert len(printed.splitlines()) == 2, "no page of usage before the message"
+    assert "--help explains every option" in printed
+
+
+def test_help_says_what_is_required_and_what_stands_first(capsys: pytest.CaptureFixture[str]):
+    for arguments, wanted in (
+        (["generate", "--help"], "usage: retentive generate CHECKPOINT [--option value ...]"),
+        (["train", "--help"], "--steps STEPS"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        printed = capsys.readouterr().out
+        assert wanted in printed
+        about_models = printed[printed.index("  --model.hidden_size") :] if "--model.hidden_size" in printed else ""
+        assert "required" not in about_models

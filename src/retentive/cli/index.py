@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.cli import index_actions as actions
-from retentive.cli.options import add_config, read_config
+from retentive.cli.options import CommandParser, add_config, read_config
 from retentive.retrieval.plan import PlanConfig
 
 
@@ -61,7 +61,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 
 
 def _parser(action: Action) -> ArgumentParser:
-    parser = ArgumentParser(description=action.summary, default_env=False)
+    parser = CommandParser(description=action.summary)
     parser.add_argument("--config", action="config", help="YAML file with these options; the command line overrides it")
     for kind in action.kinds:
         add_config(parser, kind, leave_out=frozenset(action.words))

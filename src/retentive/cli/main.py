@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from jsonargparse import ArgumentParser, Namespace
 
+from retentive.cli.options import CommandParser
 from retentive.errors import RetentiveError
 
 COMMANDS = {
@@ -83,10 +84,13 @@ def _run_or_explain(arguments: list[str]) -> None:
 def run(name: str, arguments: list[str]) -> None:
     """Parse the options of one command and run it."""
     command = cast("Command", import_module(f"retentive.cli.{name}"))
-    parser = ArgumentParser(prog=f"retentive {name}", description=COMMANDS[name], default_env=False)
+    parser = CommandParser(prog=f"retentive {name}", description=COMMANDS[name])
     parser.add_argument("--config", action="config", help="YAML file with these options; the command line overrides it")
     arguments = [_with_underscores(argument) for argument in arguments]
     positional = getattr(command, "POSITIONAL", None)
+    if positional:
+        parser.first_word = positional
+        parser.usage = f"%(prog)s {positional.upper()} [--option value ...]"
     if positional and arguments and not arguments[0].startswith("-"):
         arguments = [f"--{positional}", *arguments]
     command.add_options(parser, arguments)

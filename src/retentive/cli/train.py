@@ -90,7 +90,11 @@ def _add_model(parser: ArgumentParser, prefix: str, start: Any, *, whole: bool =
     nested = {name: value for name, value in fields.items() if hasattr(value, "family")}
     skipped: set[str | int] = {name for name in ("vocab_size", *nested) if name in fields}
     parser.add_class_arguments(type(start), prefix, skip=skipped, instantiate=False)
-    parser.set_defaults({f"{prefix}.{name}": value for name, value in fields.items() if name not in skipped})
+    defaults = {f"{prefix}.{name}": value for name, value in fields.items() if name not in skipped}
+    parser.set_defaults(defaults)
+    for action in parser._actions:  # pyright: ignore[reportPrivateUsage] - it has no other way to find an option
+        if action.dest in defaults:
+            action.required = False  # the config asks for it, and the size gives it
     for name, value in nested.items() if whole else ():
         _add_model(parser, f"{prefix}.{name}", value)
 
