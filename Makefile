@@ -46,7 +46,8 @@ bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.retnet
 
 agreement: $(VENV)/installed
-	@$(BIN)/python -m benchmarks.yardsticks.install torchscale yet_another_retnet flash_linear_attention
+	@$(BIN)/python -m benchmarks.yardsticks.install torchscale yet_another_retnet flash_linear_attention \
+		recurrent_memory_transformer_pytorch retro_pytorch
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/agreement $(ARGS)
 
 clean:

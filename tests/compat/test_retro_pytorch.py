@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retentive.compat.retro_pytorch import RETRO, RETRODataset, TrainingWrapper, retrieval
+from retentive.compat.retro_pytorch.optimizer import get_optimizer
 from retentive.compat.retro_pytorch.retrieval import (
     bert_embed,
     chunks_to_index_and_embed,
@@ -16,7 +17,7 @@ from retentive.compat.retro_pytorch.retrieval import (
     text_folder_to_chunks_,
     tokenize,
 )
-from retentive.compat.retro_pytorch.training import get_optimizer, top_k, top_p
+from retentive.compat.retro_pytorch.training import top_k, top_p
 from retentive.errors import DamagedFileError
 from without_hook import errors_of
 

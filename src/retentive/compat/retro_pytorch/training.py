@@ -1,7 +1,7 @@
 """``retro_pytorch.training``: from a folder of text to batches and to generated text."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from retentive.compat.arguments import refuse
 from retentive.compat.retro_pytorch.data import RETRODataset, knn_to_retrieved_chunks, open_rows
+from retentive.compat.retro_pytorch.optimizer import get_optimizer
 from retentive.compat.retro_pytorch.retrieval import (
     EOS_ID,
     SOS_ID,
@@ -38,18 +39,6 @@ def top_p(logits: Tensor, thres: float = 0.9) -> Tensor:
     ordered, places = logits.sort(-1, descending=True)
     before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
     return torch.full_like(logits, float("-inf")).scatter(-1, places, ordered.masked_fill(before >= thres, -torch.inf))
-
-
-def get_optimizer(
-    params: Iterable[nn.Parameter], lr: float = 3e-4, wd: float = 1e-1, filter_by_requires_grad: bool = False
-) -> torch.optim.AdamW:
-    """AdamW in which matrices decay and vectors do not, in the order of the model, so that a saved state fits later."""
-    chosen = [parameter for parameter in params if parameter.requires_grad or not filter_by_requires_grad]
-    groups = [
-        {"params": [parameter for parameter in chosen if parameter.ndim >= 2]},
-        {"params": [parameter for parameter in chosen if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=lr, weight_decay=wd)
 
 
 class TrainingWrapper(nn.Module):

@@ -1,0 +1,18 @@
+"""``retro_pytorch.optimizer``."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def get_optimizer(
+    params: Iterable[nn.Parameter], lr: float = 3e-4, wd: float = 1e-1, filter_by_requires_grad: bool = False
+) -> torch.optim.AdamW:
+    """AdamW in which matrices decay and vectors do not, in the order of the model, so that a saved state fits later."""
+    chosen = [parameter for parameter in params if parameter.requires_grad or not filter_by_requires_grad]
+    groups = [
+        {"params": [parameter for parameter in chosen if parameter.ndim >= 2]},
+        {"params": [parameter for parameter in chosen if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=wd)
