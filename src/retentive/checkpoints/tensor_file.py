@@ -17,6 +17,8 @@ from torch import Tensor
 from retentive.errors import DamagedFileError
 from retentive.files import fill_atomically
 
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors, and strings about them, whole or not at all.
@@ -43,6 +45,11 @@ class TensorReader:
     def shapes(self) -> dict[str, torch.Size]:
         """The shape of every tensor."""
         return {name: torch.Size(self._file.get_slice(name).get_shape()) for name in self.names}
+
+    def floating_dtype(self) -> torch.dtype:
+        """The dtype of the first tensor, by name, of floating-point numbers; no value is read."""
+        kinds = (_DTYPES.get(self._file.get_slice(name).get_dtype()) for name in sorted(self.names))
+        return next((kind for kind in kinds if kind is not None), torch.float32)
 
     def read(self, name: str) -> Tensor:
         """One tensor, in memory of its own: later changes to the file cannot reach it."""

@@ -1,0 +1,38 @@
+"""``retentive inspect``: what a saved model is, and what it carries."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from retentive.cli.options import add_config, read_config
+from retentive.evaluation.inspection import inspect_model
+from retentive.evaluation.report import write_report
+
+POSITIONAL = "checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Look into a trained model: parameters by part, what its state holds, and how long its heads remember.
+
+    Args:
+        checkpoint: Folder of a model, as "retentive train" writes it.
+        output: Folder for the page with pictures; null writes "inspect" into the model's folder.
+    """
+
+    checkpoint: Path
+    output: Path | None = None
+
+
+def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
+    """Every field of `InspectConfig`."""
+    add_config(parser, InspectConfig)
+
+
+def run(parser: ArgumentParser, options: Namespace) -> None:
+    """Print what is known, and draw it."""
+    config = read_config(parser, options, InspectConfig)
+    inspection = inspect_model(config.checkpoint)
+    page = write_report(inspection.report(), config.checkpoint / "inspect" if config.output is None else config.output)
+    print("\n".join([*inspection.lines(), "", f"  {page}  the same with pictures"]))

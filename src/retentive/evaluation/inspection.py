@@ -1,0 +1,265 @@
+"""What a saved model is, without its weights in memory: parameters by part, what it carries, how long it remembers."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from retentive.checkpoints.tensor_file import open_tensors
+from retentive.checkpoints.weights import read_manifest
+from retentive.evaluation.pictures import short_bytes
+from retentive.evaluation.report import BarChart, Bars, Curve, LineChart, Report, Section, Table
+from retentive.layers.retention import RetentionConfig
+from retentive.models.base import LanguageModel
+from retentive.models.registry import build
+from retentive.state import ModelState, named_tensors
+
+CONTEXTS = (1, 16, 64, 256, 1024, 4096)
+"""Tokens after which the state is measured."""
+
+SEGMENTS = 16
+"""Segments that are read at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Some parameters: their place in the model, with ``*`` for the number of a block, and how many there are."""
+
+    name: str
+    parameters: int
+    copies: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """One part of the state.
+
+    Attributes:
+        name: Its place in the state, as in ``layers.0``; several that are alike stand together, as in ``layers.0-3``.
+        holds: Names and shapes of its tensors after the longest context, for one row.
+        sizes: Bytes for one row after each context.
+    """
+
+    name: str
+    holds: str
+    sizes: tuple[int, ...]
+
+    @property
+    def grows(self) -> bool:
+        """Whether it was largest after the longest context."""
+        return len(self.sizes) > 1 and self.sizes[-1] > max(self.sizes[:-1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What is known of a saved model.
+
+    Attributes:
+        family: Its family.
+        dtype: Of its weights.
+        parts: Its parameters.
+        contexts: Tokens read before the state was measured.
+        state_bytes: Size of the whole state for one row after each context.
+        carried: The parts of the state.
+        half_lives: Tokens after which each head of retention has forgotten half; infinite where it never does. None
+            without retention.
+    """
+
+    family: str
+    dtype: torch.dtype
+    parts: tuple[Part, ...]
+    contexts: tuple[int, ...]
+    state_bytes: tuple[int, ...]
+    carried: tuple[Carried, ...]
+    half_lives: tuple[float, ...] | None
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return sum(part.parameters for part in self.parts)
+
+    def sections(self) -> tuple[Section, ...]:
+        """Tables and pictures."""
+        parts = Table(
+            title="Parameters by part",
+            columns=("part", "copies", "parameters", "share"),
+            rows=tuple(
+                (part.name, f"{part.copies}", f"{part.parameters:,}", f"{part.parameters / self.parameters:.1%}")
+                for part in self.parts
+            ),
+            caption=f"{self.parameters:,} parameters in {str(self.dtype).removeprefix('torch.')}.",
+        )
+        state = LineChart(
+            title="State size against context length",
+            x_label="tokens read before",
+            y_label="state per sequence",
+            curves=(
+                Curve(name=self.family, x=tuple(map(float, self.contexts)), y=tuple(map(float, self.state_bytes))),
+            ),
+            x_scale="log",
+            y_scale="log",
+            y_unit="bytes",
+            caption="What is carried from token to token, and saved to go on later. Counted, not timed.",
+        )
+        layers = Table(
+            title="Which layers carry what",
+            columns=("part of the state", "holds", "bytes", "with more text"),
+            rows=tuple(
+                (part.name, part.holds, short_bytes(float(part.sizes[-1])), "grows" if part.grows else "stays")
+                for part in self.carried
+            ),
+            caption=f"For one sequence, after {self.contexts[-1]:,} tokens.",
+        )
+        return (parts, state, layers, *self._half_life_chart())
+
+    def _half_life_chart(self) -> tuple[BarChart, ...]:
+        lives = [(head, life) for head, life in enumerate(self.half_lives or ()) if math.isfinite(life)]
+        if not lives:
+            return ()
+        endless = len(self.half_lives or ()) - len(lives)
+        left_out = f" {endless} heads that never forget are left out." if endless else ""
+        return (
+            BarChart(
+                title="Half-lives of the heads",
+                y_label="tokens until half is forgotten",
+                groups=tuple(f"head {head}" for head, _ in lives),
+                bars=(Bars(name=self.family, heights=tuple(life for _, life in lives), errors=(None,) * len(lives)),),
+                caption=f"ln 2 / -ln(gamma), the same in every layer.{left_out}",
+            ),
+        )
+
+    def report(self) -> Report:
+        """All of it as one page."""
+        return Report(
+            title=f"A {self.family} from the inside",
+            summary=(
+                f"{self.parameters:,} parameters. One sequence carries {short_bytes(float(self.state_bytes[-1]))} after "
+                f"{self.contexts[-1]:,} tokens."
+            ),
+            sections=self.sections(),
+            facts=(),
+        )
+
+    def lines(self) -> list[str]:
+        """The same for a terminal."""
+        lines = [f"{self.family}, {self.parameters:,} parameters in {str(self.dtype).removeprefix('torch.')}"]
+        width = max(len(part.name) for part in (*self.parts, *self.carried)) + 2
+        lines += ["", f"  {'part':<{width}}{'copies':>8}{'parameters':>16}"]
+        lines += [f"  {part.name:<{width}}{part.copies:>8}{part.parameters:>16,}" for part in self.parts]
+        lines += ["", f"  {'tokens read before':<{width}}{'state':>12}"]
+        sizes = zip(self.contexts, self.state_bytes, strict=True)
+        lines += [f"  {f'{context:,}':<{width}}{short_bytes(float(size)):>12}" for context, size in sizes]
+        lines += ["", f"  {'part of the state':<{width}}{'bytes':>12}  holds"]
+        for part in self.carried:
+            growth = ", grows" if part.grows else ""
+            lines.append(f"  {part.name:<{width}}{short_bytes(float(part.sizes[-1])):>12}  {part.holds}{growth}")
+        if self.half_lives is not None:
+            lives = ", ".join("never" if math.isinf(life) else f"{life:.0f}" for life in self.half_lives)
+            lines += ["", f"  half of what a head remembers is forgotten after (tokens): {lives}"]
+        return lines
+
+
+def inspect_model(folder: Path | str, contexts: Sequence[int] = CONTEXTS) -> Inspection:
+    """Look into a saved model; no weight is read.
+
+    Args:
+        folder: The model's folder.
+        contexts: Tokens after which the state is measured, growing. A model with learned positions is measured as far
+            as they reach, one that reads segments as far as 16 of them, for it carries no more after any number.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model.
+        DamagedFileError: If a file is missing or damaged.
+        MismatchError: If the model is of another version.
+    """
+    manifest = read_manifest(folder)
+    with open_tensors(Path(folder) / manifest.weights_file) as reader:
+        dtype = reader.floating_dtype()
+    with torch.device("meta"):
+        model = build(manifest.config).to(dtype).eval()
+    within = tuple(context for context in contexts if context <= _reach(model))
+    states = [_state_after(model, context) for context in within]
+    mixer = model.config.decoder.mixer
+    half_lives = None
+    if isinstance(mixer, RetentionConfig):
+        half_lives = tuple(math.inf if value == 0 else math.log(2) / -value for value in mixer.log_decays.tolist())
+    return Inspection(
+        family=model.config.family,
+        dtype=dtype,
+        parts=_parts(model),
+        contexts=within,
+        state_bytes=tuple(state.size_in_bytes for state in states),
+        carried=_carried(states),
+        half_lives=half_lives,
+    )
+
+
+def _reach(model: LanguageModel) -> float | int:
+    """Tokens beyond which there is nothing to learn."""
+    longest, segment = model.longest_text, getattr(model.config, "segment_length", None)
+    reach = math.inf if longest is None else longest
+    return reach if segment is None else min(reach, SEGMENTS * segment)
+
+
+@torch.no_grad()
+def _state_after(model: LanguageModel, context: int) -> ModelState:
+    """The state's shapes after so many tokens: on the meta device nothing is computed."""
+    tokens = torch.zeros(1, context, dtype=torch.long, device="meta")
+    try:
+        return model(tokens, logits_to_keep=0).state
+    except NotImplementedError:  # it looks at values to decide how it reads: so some are made, of any weights
+        return model.to_empty(device="cpu")(tokens.new_zeros(tokens.shape, device="cpu"), logits_to_keep=0).state
+    finally:
+        model.to("meta")
+
+
+def _parts(model: LanguageModel) -> tuple[Part, ...]:
+    """Parameters by the module that they belong to, blocks of one kind together."""
+    names: dict[str, list[int]] = {}
+    owners: dict[str, set[str]] = {}
+    for name, parameter in model.named_parameters():
+        owner = ".".join(name.split(".")[:-1][:4]) or name
+        part = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", owner)
+        names.setdefault(part, []).append(parameter.numel())
+        owners.setdefault(part, set()).add(owner)
+    return tuple(Part(name=name, parameters=sum(sizes), copies=len(owners[name])) for name, sizes in names.items())
+
+
+def _carried(states: Sequence[ModelState]) -> tuple[Carried, ...]:
+    """The parts of the state, those that are alike and follow one another together."""
+    places = [(place, _holds(states[-1], place)) for place in _places(states[-1])]
+    found: list[Carried] = []
+    for (stem, holds), group in groupby(places, key=lambda entry: (re.sub(r"\.\d+$", "", entry[0]), entry[1])):
+        names = [place for place, _ in group]
+        numbers = [name.removeprefix(f"{stem}.") for name in names]
+        name = names[0] if len(names) == 1 else f"{stem}.{numbers[0]}-{numbers[-1]}"
+        sizes = tuple(sum(_size(state, place) for place in names) for state in states)
+        found.append(Carried(name=name, holds=holds, sizes=sizes))
+    return tuple(found)
+
+
+def _places(state: ModelState) -> list[str]:
+    """Fields of the state; of a field that holds several, each of them."""
+    return list(dict.fromkeys(re.match(r"\w+(\.\d+)?", name)[0] for name in named_tensors(state)))  # type: ignore[index]
+
+
+def _of(state: ModelState, place: str) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor for name, tensor in named_tensors(state).items() if name == place or name.startswith(f"{place}.")
+    }
+
+
+def _size(state: ModelState, place: str) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in _of(state, place).values())
+
+
+def _holds(state: ModelState, place: str) -> str:
+    parts: list[str] = []
+    for name, tensor in _of(state, place).items():
+        shape = "x".join(map(str, tensor.shape[1:])) or "1"
+        parts.append(f"{name.removeprefix(place).lstrip('.')} {shape}".strip())
+    return ", ".join(parts)
