@@ -15,6 +15,7 @@ COMMANDS = {
     "prepare": "Turn a folder of text into tokens on disk.",
     "train": "Train a model on them.",
     "evaluate": "Measure a trained model in bits per byte and by position.",
+    "inspect": "Look into a model: its parts, what its state holds, how long its heads remember.",
     "generate": "Write text as a stream; save the state and go on later.",
     "index": "Build and search a store of text; add, remove, verify, plan.",
     "recall": "Show how long a small memory holds a fact: a million bytes, trained here.",
