@@ -114,7 +114,7 @@ class BuildConfig:
     encoder: Literal["lexical", "dense", "hybrid"] = "lexical"
     model: str | None = None
     pooling: Literal["mean", "cls"] = "mean"
-    batch_size: int = 64
+    batch_size: int = 32
     index: IndexConfig = field(default_factory=IndexConfig)
     table: bool = False
     neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
