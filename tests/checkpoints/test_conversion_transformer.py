@@ -8,9 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retentive import load_model
+from retentive import RecurrentMemoryConfig, RecurrentMemoryTransformer, load_model
 from retentive.checkpoints.conversion import convert, read_foreign, to_foreign
+from retentive.cli.main import main
+from retentive.data.subword_tokenizer import train_bpe
+from retentive.data.tokenizer import load_tokenizer
 from retentive.errors import MismatchError
+from retentive.models.retro import RetroConfig
+from retentive.models.retro.retrofit import retrofit
 
 transformers = pytest.importorskip("transformers")
 
@@ -123,6 +128,36 @@ def test_masks_and_tables_of_old_checkpoints_are_left_out(tmp_path: Path):
     save_file(bare, folder / "model.safetensors")
     with pytest.raises(MismatchError, match=r"embeddings are tied, but lm_head.weight differs from wte.weight"):
         read_foreign(folder)
+
+
+@pytest.mark.parametrize("family", ["GPT2", "Llama"])
+def test_what_was_converted_is_a_base_for_neighbours_and_for_memory(family: str, tmp_path: Path):
+    convert(saved(tmp_path / "theirs", family), tmp_path / "ours")
+    base = load_model(tmp_path / "ours")
+    sizes = {"encoder_hidden_size": 8, "encoder_num_layers": 1, "encoder_num_heads": 2}
+    retro = retrofit(base, RetroConfig(base=base.config, chunk_size=4, cross_layers=(2,), **sizes)).eval()
+    config = RecurrentMemoryConfig(backbone=base.config, segment_length=17, num_memory_tokens=0)
+    memory = RecurrentMemoryTransformer(config).eval()
+    memory.decoder.load_state_dict(base.decoder.state_dict())
+    with torch.no_grad():
+        expected = base(TOKENS).logits
+        assert torch.equal(retro(TOKENS).logits, expected)
+        torch.testing.assert_close(memory(TOKENS).logits, expected, rtol=0, atol=1e-5)
+        changed = retro(TOKENS, neighbours=torch.randint(23, (2, 4, 1, 8))).logits
+    assert torch.equal(changed[:, :3], expected[:, :3])
+    assert not torch.allclose(changed[:, 4:], expected[:, 4:])
+
+
+def test_the_tokenizer_beside_the_weights_comes_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = saved(tmp_path / "theirs", "GPT2", vocab_size=257)
+    tokenizer = train_bpe(["some text"], vocab_size=257)
+    tokenizer.save(tmp_path / "apart")
+    (tmp_path / "apart" / "tokenizer.json").rename(folder / "tokenizer.json")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    main(["convert", str(folder), str(tmp_path / "ours")])
+    assert "without a tokenizer" not in capsys.readouterr().out
+    assert load_tokenizer(tmp_path / "ours").encode("some text") == tokenizer.encode("some text")
+    main(["generate", str(tmp_path / "ours"), "--prompt", "some", "--max-new-tokens", "3", "--temperature", "0"])
 
 
 REFUSED = [

@@ -1,5 +1,6 @@
 """Scripts of RETRO-pytorch run by changing the import line, and what was wrong is fixed."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,13 @@ def test_nucleus_keeps_the_mass_that_it_is_told_to():
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     assert top_p(logits, thres=0.9).isfinite().sum() == 3
     assert top_k(logits, thres=0.5).isfinite().sum() == 2
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
+    retrieval._load_bert.cache_clear()
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"needs transformers .* pip install 'retentive\[retrieval\]'"):
+        bert_embed(torch.tensor([[101]]))
 
 
 def test_arguments_without_a_meaning_are_refused_by_name(tmp_path: Path):

@@ -83,8 +83,13 @@ def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrent
     with open_tensors(folder / TENSORS_FILE) as reader:
         tensors = {name: reader.read(name) for name in reader.names}
     if content["has_lora"]:
-        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-
+        try:
+            from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"{folder} holds LoRA weights, for which peft is needed, which is not installed: "
+                "pip install 'retentive[hf]'."
+            ) from error
         around: Any = get_peft_model(cast("Any", backbone), LoraConfig.from_pretrained(str(folder)))
         lora = {name.removeprefix(_LORA): tensor for name, tensor in tensors.items() if name.startswith(_LORA)}
         lost = set_peft_model_state_dict(around, lora).unexpected_keys

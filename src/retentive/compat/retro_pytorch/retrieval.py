@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,14 @@ def get_bert() -> Any:
 
 @cache
 def _load_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(name)
+    transformers = _needed("transformers")
+    return transformers.AutoTokenizer.from_pretrained(name)
 
 
 @cache
 def _load_bert(name: str) -> Any:
-    from transformers import AutoModel
-
-    model: Any = AutoModel.from_pretrained(name).eval().requires_grad_(False)
+    transformers = _needed("transformers")
+    model: Any = transformers.AutoModel.from_pretrained(name).eval().requires_grad_(False)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -243,8 +242,7 @@ def chunks_to_index_and_embed(
     Raises:
         ValueError: If the smallest index that is reasonable takes more than ``current_memory_available``.
     """
-    import faiss
-
+    faiss = _needed("faiss")
     vectors_path = Path(f"{chunk_memmap_path}.embedded")
     chunks_to_embeddings_(
         num_chunks=num_chunks,
@@ -299,8 +297,7 @@ def chunks_to_precalculated_knn_(
     says.
     ``max_rows_per_file`` is the number of chunks that are searched for together.
     """
-    import faiss
-
+    faiss = _needed("faiss")
     chunks = Path(chunk_memmap_path)
     target, index_path = chunks.with_name(f"{chunks.stem}.knn{chunks.suffix}"), Path(f"{chunks}.{index_file}")
     made_of = {
@@ -359,6 +356,17 @@ def _neighbours_of(rows: Any, index: Any, vectors: Any, documents: Any, k: int, 
     nearest = np.where(np.take_along_axis(foreign, order, 1), np.take_along_axis(found, order, 1), -1)
     lacking = ((0, 0), (0, k - nearest.shape[1]))
     return np.pad(nearest, lacking, constant_values=-1).astype(np.int32)
+
+
+def _needed(module: str) -> Any:
+    """A package that only this part of the library needs."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"retentive.compat.retro_pytorch needs {module} for BERT and its index, which is not installed: "
+            "pip install 'retentive[retrieval]'."
+        ) from error
 
 
 def _bytes(name: str, size: str) -> int:
