@@ -105,6 +105,7 @@ def test_the_resolved_config_is_kept(store: Path, tmp_path: Path):
         ({"steps": 4}, r"steps was 8 and is 4"),
         ({"data": {"window": 8, "batch_size": 4}}, r"data\.window was 16 and is 8"),
         ({"model": {"num_heads": 4}}, r"model\.num_heads was 2 and is 4"),
+        ({"hardware": {"precision": "bfloat16"}}, r"hardware\.precision was 'float32' and is 'bfloat16'"),
     ],
 )
 def test_another_config_is_refused_by_name(store: Path, tmp_path: Path, changes: dict[str, Any], message: str):
@@ -128,7 +129,7 @@ def test_what_changes_nothing_learned_may_change(store: Path, tmp_path: Path):
     report = run(
         moved,
         tmp_path,
-        hardware={"accumulation": 2, "device": "cpu"},
+        hardware={"accumulation": 2, "device": "cpu", "strategy": "fsdp", "precision": "float32"},
         checkpoints={"every": 5, "keep_last": 1},
         held_out={"every": None},
         metrics={"every": 2},

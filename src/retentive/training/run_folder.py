@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ from retentive.models.base import FamilyConfig
 from retentive.models.registry import config_to_dict
 from retentive.training.checkpoint_folder import checkpoint_folders
 from retentive.training.config import TrainConfig
+from retentive.training.parallelism import Precision
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -25,14 +26,21 @@ FORMAT = "retentive training run"
 FORMAT_VERSION = 1
 
 _MAY_CHANGE = (
-    *(f"training.{part}" for part in ("run", "store", "held_out", "checkpoints", "hardware", "metrics")),
+    *(f"training.{part}" for part in ("run", "store", "held_out", "checkpoints", "metrics")),
+    *(f"training.hardware.{part}" for part in ("device", "strategy", "accumulation", "backpropagation", "workers")),
     *(f"training.{part}" for part in ("retrofit", "neighbours.folder", "neighbours.model")),
 )
-"""What a run may go on with other values of: nothing here changes what is learned. What folders hold is compared."""
+"""What a run may go on with other values of: nothing here changes what is learned, rounding and the draws of dropout
+apart. What folders hold is compared."""
 
 
 def describe_run(
-    model: FamilyConfig, config: TrainConfig, store: TokenStore, *, neighbours: Mapping[str, str] | None = None
+    model: FamilyConfig,
+    config: TrainConfig,
+    store: TokenStore,
+    *,
+    precision: Precision,
+    neighbours: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The resolved configuration of a run, as it is kept in ``config.json``.
 
@@ -40,6 +48,7 @@ def describe_run(
         model: Which model.
         config: How it is trained.
         store: On what.
+        precision: What ``hardware.precision`` means on this machine.
         neighbours: Names of the tables of neighbours that it reads, by split.
     """
     base = None if config.retrofit is None else read_manifest(config.retrofit).weights_digest
@@ -48,7 +57,7 @@ def describe_run(
         "format_version": FORMAT_VERSION,
         "library_version": version("retentive"),
         "model": config_to_dict(model),
-        "training": asdict(config),
+        "training": asdict(replace(config, hardware=replace(config.hardware, precision=precision))),
         "data": {
             "tokens_sha256": store.manifest.files["train-tokens"].sha256,
             "tokenizer": store.manifest.tokenizer.fingerprint,
