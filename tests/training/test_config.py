@@ -51,6 +51,7 @@ def test_part_refuses(kind: type[Any], values: dict[str, Any], message: str):
     ("values", "message"),
     [
         ({"steps": 0}, r"steps must be at least 1 step, but is 0"),
+        ({"steps": 50, "schedule": ScheduleConfig(warmup_steps=60)}, r"warmup_steps must be below the steps.*50, but"),
         ({"seed": -1}, r"seed must be from 0 to 2\*\*32 - 1, but is -1"),
         ({"steps": 50, "schedule": ScheduleConfig(warmup_steps=50)}, r"warmup_steps must be below the steps.*50, but"),
         (
@@ -62,6 +63,19 @@ def test_part_refuses(kind: type[Any], values: dict[str, Any], message: str):
 def test_whole_refuses(values: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**{"store": Path("store"), "run": Path("run"), "steps": 200, **values})
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (30, 3), (999, 99), (1000, 100), (100_000, 100)])
+def test_the_warmup_follows_the_steps_of_a_run(steps: int, warmup: int):
+    assert ScheduleConfig().warmup_until(steps) == warmup
+    assert ScheduleConfig(warmup_steps=7).warmup_until(steps) == 7
+    config = TrainConfig(store=Path("store"), run=Path("run"), steps=steps)  # refused by nothing
+    assert config.schedule.warmup_until(config.decay_steps) == warmup
+
+
+def test_help_says_what_a_precision_and_more_processes_change():
+    assert "depend on the number of processes" in (DataConfig.__doc__ or "")
+    assert "everything but the precision" in (HardwareConfig.__doc__ or "")
 
 
 def test_every_option_is_described():

@@ -32,7 +32,8 @@ class DataConfig:
             the state along.
         window: Length of a window in tokens.
         batch_size: Windows side by side in one step, over all processes and accumulated parts together. The same
-            number gives the same steps on one process and on many.
+            number gives the same steps on one process and on many, rounding apart; what a model's dropout drops does
+            depend on the number of processes and of parts, for each draws its own.
         windows_per_graph: For "streamed": windows after one another in one step, through which gradients flow back.
             The state goes on beyond them; gradients do not.
     """
@@ -138,26 +139,32 @@ class ScheduleConfig:
     """The learning rate over the steps: a linear warm-up, then half a cosine down.
 
     Attributes:
-        warmup_steps: Steps until the learning rate is at its highest.
+        warmup_steps: Steps until the learning rate is at its highest; null is a tenth of the steps until it is at its
+            lowest, and at most 100.
         decay_steps: Step at which it is at its lowest; null is the last step of the run. With a number here, a
             finished run can be started again with more steps.
         final_share: The lowest learning rate, as a share of the highest, 0 to 1.
     """
 
-    warmup_steps: int = 100
+    warmup_steps: int | None = None
     decay_steps: int | None = None
     final_share: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        _check_at_least("schedule.warmup_steps", self.warmup_steps, 0, "step")
-        if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
+        if self.warmup_steps is not None:
+            _check_at_least("schedule.warmup_steps", self.warmup_steps, 0, "step")
+        if self.decay_steps is not None and self.decay_steps <= self.warmup_until(self.decay_steps):
             raise ValueError(
                 f"schedule.decay_steps must be above schedule.warmup_steps, {self.warmup_steps}, but is "
                 f"{self.decay_steps}."
             )
         if not 0 <= self.final_share <= 1:
             raise ValueError(f"schedule.final_share must be from 0 to 1, but is {self.final_share}.")
+
+    def warmup_until(self, decay_steps: int) -> int:
+        """Steps of the warm-up of a learning rate that is at its lowest at step ``decay_steps``."""
+        return min(100, decay_steps // 10) if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,14 +214,16 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareConfig:
-    """What it runs on. Nothing here changes what is learned, rounding apart, and a run may go on with other values.
+    """What it runs on. A run may go on with other values of everything but the precision, which changes what is learned.
+
+    Nothing else here does, rounding and the draws of dropout apart.
 
     Attributes:
         device: "cpu", "cuda", or "auto": a GPU where there is one. Under torchrun each process takes its own GPU.
         strategy: How several processes share the work: "ddp" keeps a copy of everything in each of them, "fsdp" keeps
             a shard of parameters, gradients and optimizer state. Means nothing for one process.
         precision: "float32", "bfloat16" (parameters and optimizer stay float32), or "auto": bfloat16 on GPUs that
-            have it, float32 elsewhere.
+            have it, float32 elsewhere. A run goes on with the one that it was begun with.
         accumulation: Parts that each process cuts its share of a batch into, one after another, to save memory.
         backpropagation: How gradients go back through a step: "plain" keeps what all windows computed; "replay" keeps
             the states between windows alone and computes each window again on the way back (needs
@@ -298,7 +307,7 @@ class TrainConfig:
         _check_at_least("steps", self.steps, 1, "step")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, but is {self.seed}.")
-        if self.schedule.warmup_steps >= self.decay_steps:
+        if self.schedule.warmup_until(self.decay_steps) >= self.decay_steps:
             raise ValueError(
                 f"schedule.warmup_steps must be below the steps of the run, {self.decay_steps}, but is "
                 f"{self.schedule.warmup_steps}; a tenth of them is a good start."

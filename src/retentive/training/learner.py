@@ -237,7 +237,7 @@ class Learner:
             scale_gradients(self.model.parameters(), self._config.clip_norm / norm)
         learning_rate = self._config.learning_rate * learning_rate_share(
             number,
-            warmup_steps=self._schedule.warmup_steps,
+            warmup_steps=self._schedule.warmup_until(self._decay_steps),
             decay_steps=self._decay_steps,
             final_share=self._schedule.final_share,
         )
