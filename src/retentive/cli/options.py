@@ -22,7 +22,8 @@ class CommandParser(ArgumentParser):
 
     def __init__(self, **given: Any) -> None:
         # An option is its whole name: what is short today could mean another option tomorrow.
-        super().__init__(**{"allow_abbrev": False, "default_env": False, **given})
+        given.setdefault("allow_abbrev", False)
+        super().__init__(default_env=False, **given)
         self.first_word: str | None = None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
