@@ -116,6 +116,10 @@ def load_tokenizer(path: Path | str, *, end_of_text: str | None = None) -> Token
         from retentive.data.byte_tokenizer import ByteTokenizer
 
         return ByteTokenizer()
+    if content.get("kind") == "nucleotides":
+        from retentive.data.nucleotides import NucleotideTokenizer
+
+        return NucleotideTokenizer()
     from retentive.data.subword_tokenizer import SubwordTokenizer
 
     kind, ending = content.get("kind"), content.get("end_of_text")

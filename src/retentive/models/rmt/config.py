@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
+from retentive.config_types import check_types
 from retentive.layers.associative_memory import AssociativeMemoryConfig
 from retentive.layers.attention import AttentionConfig
 from retentive.layers.memory_tokens import MemoryTokensConfig
@@ -78,6 +79,7 @@ class RecurrentMemoryConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         if self.backbone.family == self.family:
             raise ValueError("backbone must be a plain decoder's config, not a recurrent memory itself.")
         if self.segment_length < 1:

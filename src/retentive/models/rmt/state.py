@@ -7,11 +7,10 @@ from torch import Tensor
 
 from retentive.errors import MismatchError
 from retentive.layers.associative_memory import AssociativeState
-from retentive.layers.attention import AttentionConfig, KeyValueState
-from retentive.layers.retention import RetentionState
+from retentive.models.layer_states import shape_for, shape_of
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.shapes import Memory
-from retentive.state import ModelState, RecurrentState
+from retentive.state import ModelState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +66,7 @@ def check_state(config: RecurrentMemoryConfig, state: object) -> RecurrentMemory
         ("layers of recalled tokens", layers, state.history.shape[1]),
         ("channels of a recalled token", hidden, state.history.shape[3]),
         ("layers and features of associative memory", features, held),
-        ("shape of a layer's cache", *_cache_shapes(config, state.layers)),
+        *(("shape of a layer's cache", shape_for(config.decoder.mixer), shape_of(layer)) for layer in state.layers),
     )
     for name, expected, found in facts:
         if expected != found:
@@ -85,19 +84,3 @@ def check_state(config: RecurrentMemoryConfig, state: object) -> RecurrentMemory
                 "segments."
             )
     return state
-
-
-def _cache_shapes(config: RecurrentMemoryConfig, layers: tuple[RecurrentState, ...]) -> tuple[object, object]:
-    """What a layer's cache should be and is: its kind, heads and channels."""
-    if not layers:
-        return None, None
-    mixer, layer = config.decoder.mixer, layers[0]
-    if isinstance(mixer, AttentionConfig):
-        expected: object = ("keys", mixer.num_kv_heads, mixer.key_dim, mixer.value_dim)
-    else:
-        expected = ("retention", mixer.num_heads, mixer.key_dim, mixer.value_dim)
-    if isinstance(layer, KeyValueState):
-        return expected, ("keys", layer.key.shape[1], layer.key.shape[3], layer.value.shape[3])
-    if isinstance(layer, RetentionState):
-        return expected, ("retention", *layer.kv.shape[1:])
-    return expected, type(layer).__name__

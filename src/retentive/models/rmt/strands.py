@@ -1,0 +1,180 @@
+"""A recurrent memory for DNA whose prediction does not depend on which strand was written down.
+
+Two streams with the same weights read the sequence, one from each end, each on its own strand; what one carries into a
+segment from the left, the other carries into it from the right. Then every segment is read once more with both, so that
+a base is predicted from all of the sequence. The two predictions of a base are merged symmetrically.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from retentive.models.rmt.config import RecurrentMemoryConfig
+from retentive.models.rmt.frame import Framer, Past
+from retentive.models.rmt.model import RecurrentMemoryTransformer
+from retentive.models.rmt.pieces import Piece
+from retentive.ops.cross_entropy import IGNORED
+from retentive.ops.strands import Complement, check_complement, reverse_complement, reverse_complement_logits
+from retentive.shapes import Hidden, Logits, Memory, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class StrandOutput:
+    """What one call returns.
+
+    Attributes:
+        logits: Of each base; for the other strand they are the same, from the other end and of the complements.
+        pooled: One vector for each sequence, the same for both strands; for heads that tell something of the whole.
+        loss: Mean over labels that are not -100, in nats; None without labels.
+    """
+
+    logits: Logits
+    pooled: Float[Tensor, "batch hidden"]
+    loss: Float[Tensor, ""] | None = None
+
+
+def symmetric_segments(length: int, segment_length: int) -> tuple[int, ...]:
+    """Sizes of segments that are the same from either end, about equal, and at most ``segment_length``.
+
+    Raises:
+        ValueError: If a number is below 1.
+    """
+    if length < 1 or segment_length < 1:
+        raise ValueError(f"length and segment_length must be at least 1, but are {length} and {segment_length}.")
+    count = -(-length // segment_length)
+    # An even number of segments that mirror one another cannot have an odd sum.
+    count += count % 2 == 0 and length % 2 == 1
+    size, longer = divmod(length, count)
+    sizes = [size] * count
+    if count % 2:
+        sizes[count // 2] += longer % 2
+    for number in range(longer // 2):
+        sizes[number] += 1
+        sizes[-1 - number] += 1
+    return tuple(sizes)
+
+
+class ReverseComplementTransformer(nn.Module):
+    """An encoder with recurrent memory that is equivariant under reverse complement, whatever its weights.
+
+    ``model(reverse_complement(x)).logits == reverse_complement_logits(model(x).logits)``, up to rounding.
+    """
+
+    def __init__(self, config: RecurrentMemoryConfig, complement: Complement) -> None:
+        """Make the model.
+
+        Args:
+            config: A bidirectional recurrent memory that recalls nothing but its memory tokens.
+            complement: Of every token id, such as `NucleotideTokenizer.complement`.
+
+        Raises:
+            ValueError: If the config is of another kind, or ids have no complement.
+        """
+        super().__init__()
+        if not config.bidirectional or not config.num_memory_tokens:
+            raise ValueError(
+                "config must have bidirectional=True and memory tokens, for a base is predicted from both of its "
+                f"sides, but has bidirectional={config.bidirectional} and num_memory_tokens={config.num_memory_tokens}."
+            )
+        if config.xl_length or config.token_shift:
+            raise ValueError(
+                "config must have xl_length=0 and token_shift=False, which read from one side alone, but has "
+                f"{config.xl_length} and {config.token_shift}."
+            )
+        check_complement(complement, config.vocab_size)
+        self.complement = complement
+        self.backbone_model = RecurrentMemoryTransformer(config)
+        hidden_size = config.decoder.embedding.hidden_size
+        self.other_side = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def forward(self, tokens: Tokens, labels: Int[Tensor, "batch labelled"] | None = None) -> StrandOutput:
+        """Predict every base of whole sequences.
+
+        Args:
+            tokens: Token ids; all rows are of one length, which need not be a multiple of the segment.
+            labels: The id that each base should be predicted as, -100 where none counts.
+
+        Raises:
+            ValueError: If labels are not of the tokens' shape.
+        """
+        if labels is not None and labels.shape != tokens.shape:
+            raise ValueError(
+                f"labels must have the shape of tokens, {tuple(tokens.shape)}, but have {tuple(labels.shape)}."
+            )
+        config = self.backbone_model.config
+        sizes = symmetric_segments(tokens.shape[1], config.segment_length)
+        both = torch.cat((tokens, reverse_complement(tokens, self.complement)))
+        segments = both.split(sizes, 1)
+        hidden = torch.cat(self._read(segments, self._entering(segments)), 1)
+        here, there = self.backbone_model.decoder.logits(hidden).chunk(2)
+        logits = (here + reverse_complement_logits(there, self.complement)) / 2
+        loss = None
+        if labels is not None:
+            total = nn.functional.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+            loss = total / (labels != IGNORED).sum().clamp_min(1)
+        first, second = hidden.mean(1).chunk(2)
+        return StrandOutput(logits, (first + second) / 2, loss)
+
+    def _entering(self, segments: tuple[Tensor, ...]) -> list[Memory]:
+        """The memory with which each stream comes to each of its segments; streams are the halves of the batch."""
+        embedding = self.backbone_model.decoder.embedding.tokens.weight
+        memory = self.backbone_model.memory.first(segments[0].shape[0], embedding.device, embedding.dtype)
+        entering = [memory]
+        for segment in segments[:-1]:
+            memory = self._segment(segment, memory)[1]
+            entering.append(memory)
+        return entering
+
+    def _read(self, segments: tuple[Tensor, ...], entering: list[Memory]) -> list[Hidden]:
+        """Each segment again, with what comes to it from both sides; those of one size side by side."""
+        hidden: list[Hidden] = [entering[0]] * len(segments)
+        for size in sorted({segment.shape[1] for segment in segments}):
+            chosen = [number for number, segment in enumerate(segments) if segment.shape[1] == size]
+            memory = torch.cat([entering[number] + self._from_other_side(entering, number) for number in chosen])
+            read = self._segment(torch.cat([segments[number] for number in chosen]), memory)[0]
+            for number, part in zip(chosen, read.chunk(len(chosen)), strict=True):
+                hidden[number] = part
+        return hidden
+
+    def _from_other_side(self, entering: list[Memory], number: int) -> Memory:
+        """What the stream of the other strand carries into the same bases; it counts segments from the other end."""
+        here, there = entering[len(entering) - 1 - number].chunk(2)
+        memory = torch.cat((there, here))
+        return self.other_side(memory.to(self.other_side.weight.dtype)).to(memory.dtype)
+
+    def _segment(self, tokens: Tokens, memory: Memory) -> tuple[Hidden, Memory]:
+        """Read one segment, of any size, to its end."""
+        model = self.backbone_model
+        state = replace(model.initial_state(tokens.shape[0], tokens.device), memory=memory)
+        piece = Piece(
+            tokens=tokens,
+            start=torch.zeros(1, dtype=torch.long, device=tokens.device),
+            begins=True,
+            ends=True,
+            starts=False,
+            is_first=False,
+            continues=False,
+        )
+        dtype = model.decoder.embedding.tokens.weight.dtype
+        frame = Framer(model.config, dtype).make(piece, Past(), keep=False)
+        columns = model.run(piece, state, frame, model.columns(piece, state, frame)).columns
+        return columns[:, frame.text], model.memory.keep(columns[:, : frame.reads])
+
+
+def average_over_strands(predict: Callable[[Tokens], Logits], tokens: Tokens, complement: Complement) -> Logits:
+    """The prediction of any model for each base, averaged with that for the other strand (post-hoc conjoining).
+
+    Equivariant too, at twice the work, but the model itself saw either side alone and was not trained for it.
+
+    Args:
+        predict: Gives the logits of each base, such as an encoder's.
+        tokens: What is predicted.
+        complement: Of every token id.
+    """
+    there = predict(reverse_complement(tokens, complement))
+    return (predict(tokens) + reverse_complement_logits(there, complement)) / 2
