@@ -32,12 +32,22 @@ LLAMA = {
     "initializer_range": 0.2,
 }
 GPT2 = {"vocab_size": 23, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "initializer_range": 0.2}
+SCALED = {
+    "rope_type": "llama3",
+    "rope_theta": 50.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 MODELS: list[tuple[str, dict[str, Any]]] = [
     ("GPT2", {**GPT2}),
     ("GPT2", {**GPT2, "n_inner": 24, "activation_function": "gelu", "tie_word_embeddings": False}),
     ("Llama", {**LLAMA}),
     ("Llama", {**LLAMA, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "head_dim": 6}),
     ("Llama", {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}),
+    ("Llama", {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 50.0, "factor": 3.0}}),
+    ("Llama", {**LLAMA, "head_dim": 8, "rope_parameters": {**SCALED}}),
     ("Mistral", {**LLAMA, "sliding_window": 5}),
     ("Qwen2", {**LLAMA, "use_sliding_window": False}),
 ]
@@ -163,8 +173,9 @@ def test_the_tokenizer_beside_the_weights_comes_along(tmp_path: Path, capsys: py
 REFUSED = [
     ("Llama", {"model_type": "gemma"}, "model_type must be 'llama', 'mistral' or 'qwen2' .*, but is 'gemma'"),
     ("Llama", {"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
-    ("Llama", {"rope_parameters": {"rope_type": "llama3"}}, "rope_type must be 'default' .*, but is 'llama3'"),
-    ("Llama", {"rope_scaling": {"type": "linear"}}, "rope_scaling must be None"),
+    ("Llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type must be one of default, linear, .* is 'yarn'"),
+    ("Llama", {"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "of type 'llama3' must have low_freq_factor,"),
+    ("Llama", {"rope_scaling": {"type": "linear"}}, "rope_scaling of type 'linear' must have factor"),
     ("Llama", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4}, "must be all alike"),
     ("GPT2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx must be False"),
     ("GPT2", {"activation_function": "tanh"}, "activation_function must be one of gelu_new"),

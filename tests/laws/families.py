@@ -73,6 +73,7 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "rotary_base": {"rotary_base": 100.0},
         "rotary_frequencies": {"rotary_frequencies": "retnet"},
         "rotary_pairs": {"rotary_pairs": "half"},
+        "rotary_scaling": {"rotary_scaling": (4.0,)},
         "window": {"window": 3},
         "attention_bias": {"attention_bias": True},
         "output_bias": {"output_bias": True},

@@ -44,6 +44,20 @@ SIZES = {"vocab_size": 10, "hidden_size": 16, "num_layers": 1, "num_heads": 4}
 
 IMPOSSIBLE = [
     (RetNetConfig, {"vocab_size": 0}, "vocab_size must be at least 1, but is 0"),
+    (RetNetConfig, {"num_layers": 1.5}, r"num_layers must be a whole number, but is 1.5 \(float\)"),
+    (RetNetConfig, {"num_layers": True}, r"num_layers must be a whole number, but is True \(bool\)"),
+    (RetNetConfig, {"hidden_size": "32"}, r"hidden_size must be a whole number, but is '32' \(str\)"),
+    (RetNetConfig, {"chunk_size": 2.5}, r"chunk_size must be a whole number, but is 2.5 \(float\)"),
+    (RetNetConfig, {"bias": 1}, r"bias must be True or False, but is 1 \(int\)"),
+    (RetNetConfig, {"rotary_base": float("inf")}, r"rotary_base must be a finite number, but is inf \(float\)"),
+    (RetNetConfig, {"key_dim": 4.0}, r"key_dim must be a whole number or None, but is 4.0 \(float\)"),
+    (
+        RetNetConfig,
+        {"log_decay": (float("nan"), -1.0, -1.0, -1.0)},
+        "log_decay must be a tuple, each part a finite number or None, but is",
+    ),
+    (RetNetConfig, {"log_decay": -1.0}, "log_decay must be a tuple, each part a finite number or None, but is -1.0"),
+    (TransformerConfig, {"window": 2.0}, r"window must be a whole number or None, but is 2.0 \(float\)"),
     (RetNetConfig, {"num_layers": 0}, "num_layers must be at least 1, but is 0"),
     (RetNetConfig, {"num_heads": 0}, "num_heads must be at least 1, but is 0"),
     (
@@ -81,6 +95,8 @@ IMPOSSIBLE = [
     (TransformerConfig, {"positions": "relative"}, "positions must be 'rotary', 'learned' or 'none'"),
     (TransformerConfig, {"positions": "learned"}, "max_positions goes with positions='learned'"),
     (TransformerConfig, {"max_positions": 9}, "max_positions goes with positions='learned'"),
+    (TransformerConfig, {"rotary_scaling": (2.0, 1.0)}, r"rotary_scaling must be \(factor,\) or \(factor, low, high"),
+    (TransformerConfig, {"rotary_scaling": (2.0, 4.0, 1.0, 9.0)}, "positive and low below high"),
     (TransformerConfig, {"positions": "none", "rotary_base": 5.0}, "mean nothing with positions='none'"),
 ]
 

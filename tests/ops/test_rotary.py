@@ -195,3 +195,16 @@ def test_a_scaled_table_scales_the_result():
 def test_messages(kind, message, call):
     with pytest.raises(kind, match=re.escape(message)):
         call()
+
+
+def test_scaled_frequencies_are_slowed_where_turns_are_few():
+    plain = rotary_frequencies(64, frequencies="standard")
+    torch.testing.assert_close(rotary_frequencies(64, frequencies="standard", scaling=(4.0,)), plain / 4)
+    scaled = rotary_frequencies(64, frequencies="standard", scaling=(8.0, 1.0, 4.0, 512.0))
+    turns = plain * 512 / (2 * torch.pi)
+    assert torch.equal(scaled[turns > 4], plain[turns > 4])
+    torch.testing.assert_close(scaled[turns < 1], plain[turns < 1] / 8)
+    between = (turns > 1) & (turns < 4)
+    assert between.any()
+    assert ((scaled < plain) & (scaled > plain / 8))[between].all()
+    assert (scaled.diff() < 0).all()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from retentive.layers.constants import constant
 from retentive.layers.layout import RotaryConfig
 from retentive.ops.attention import attention
-from retentive.ops.rotary import rotary_frequencies, rotary_tables, rotate
+from retentive.ops.rotary import rotary_tables, rotate
 from retentive.shapes import Hidden, Queries, Values
 
 
@@ -103,5 +103,5 @@ def _tables(
     rotary: RotaryConfig, count: int, device: torch.device, dtype: torch.dtype
 ) -> Float[Tensor, "2 count half_key_dim"]:
     """Cosines and sines of the places from 0."""
-    frequencies = rotary_frequencies(rotary.dim, base=rotary.base, frequencies=rotary.frequencies, device=device)
-    return torch.cat(rotary_tables(torch.arange(count, device=device)[None], frequencies, dtype))
+    positions = torch.arange(count, device=device)[None]
+    return torch.cat(rotary_tables(positions, rotary.frequencies_on(device), dtype))

@@ -22,12 +22,14 @@ class RotaryConfig:
         frequencies: ``retnet`` spaces the pairs so that the slowest is exactly ``1 / base`` (torchscale), ``standard``
             stops one step earlier (RoFormer, Llama, flash-linear-attention).
         pairs: ``interleaved`` rotates channels 0 and 1, 2 and 3, ...; ``half`` rotates channel i with i + dim / 2.
+        scaling: Slows the rotation for longer texts; see `rotary_frequencies`.
     """
 
     dim: int
     base: float = 10000.0
     frequencies: Literal["retnet", "standard"] = "retnet"
     pairs: Literal["interleaved", "half"] = "interleaved"
+    scaling: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -42,6 +44,21 @@ class RotaryConfig:
             raise ValueError(f"rotary_frequencies must be 'retnet' or 'standard', but is {self.frequencies!r}.")
         if self.pairs not in ("interleaved", "half"):
             raise ValueError(f"rotary_pairs must be 'interleaved' or 'half', but is {self.pairs!r}.")
+        if self.scaling is not None and (
+            len(self.scaling) not in (1, 4)
+            or any(not number > 0 for number in self.scaling)
+            or (len(self.scaling) == 4 and not self.scaling[1] < self.scaling[2])
+        ):
+            raise ValueError(
+                f"rotary_scaling must be (factor,) or (factor, low, high, length), positive and low below high, but is "
+                f"{self.scaling}."
+            )
+
+    def frequencies_on(self, device: torch.device) -> Float[Tensor, "pairs"]:
+        """Radians per token of each pair of channels, in float64."""
+        return rotary_frequencies(
+            self.dim, base=self.base, frequencies=self.frequencies, scaling=self.scaling, device=device
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +146,7 @@ def make_layout(
 
 @constant
 def _frequencies(rotary: RotaryConfig, device: torch.device) -> Float[Tensor, "pairs"]:
-    return rotary_frequencies(rotary.dim, base=rotary.base, frequencies=rotary.frequencies, device=device)
+    return rotary.frequencies_on(device)
 
 
 def _count(

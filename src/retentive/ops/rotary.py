@@ -5,6 +5,7 @@ inner product is Re(q e^(i n t) conj(k e^(i m t))) = Re(q conj(k) e^(i (n - m) t
 brings the conjugate itself, so query and key are rotated the same way (docs/theory/rotation.md).
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -18,12 +19,22 @@ Layout = Literal["interleaved", "half"]
 
 
 def rotary_frequencies(
-    dim: int, *, base: float = 10000.0, frequencies: Frequencies = "retnet", device: torch.device | str | None = None
+    dim: int,
+    *,
+    base: float = 10000.0,
+    frequencies: Frequencies = "retnet",
+    scaling: tuple[float, ...] | None = None,
+    device: torch.device | str | None = None,
 ) -> Float[Tensor, "pairs"]:
     """Radians per token of each pair of numbers, in float64.
 
     ``"retnet"`` is ``base ** -linspace(0, 1, dim / 2)``, whose last frequency is ``1 / base`` (torchscale);
     ``"standard"`` is ``base ** -(2 i / dim)``, which ends before (RoFormer, Llama, flash-linear-attention).
+
+    ``scaling`` slows them for texts longer than those of training. ``(factor,)`` divides all by the factor (position
+    interpolation, arXiv:2306.15595). ``(factor, low, high, length)`` divides those of pairs that turn less than ``low``
+    times in ``length`` tokens, leaves those that turn more than ``high`` times, and goes from one to the other between
+    (Llama 3.1).
 
     Raises:
         ValueError: If ``dim`` is not even and positive, ``base`` not positive, or the rule is unknown.
@@ -38,7 +49,16 @@ def rotary_frequencies(
         exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim
     else:
         raise ValueError(f'frequencies must be "retnet" or "standard", but is {frequencies!r}.')
-    return base**-exponents
+    return base**-exponents if scaling is None else _slowed(base**-exponents, scaling)
+
+
+def _slowed(frequencies: Float[Tensor, "pairs"], scaling: tuple[float, ...]) -> Float[Tensor, "pairs"]:
+    if len(scaling) == 1:
+        return frequencies / scaling[0]
+    factor, low, high, length = scaling
+    turns = frequencies * length / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / factor)
 
 
 def rotary_tables(

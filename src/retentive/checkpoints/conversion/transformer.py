@@ -81,7 +81,6 @@ LLAMA = KeyMap(
 """Llama, Mistral and Qwen2 of Hugging Face."""
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
-SCALED = "rotations that are scaled for longer texts are not here"
 
 
 def gpt2_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
@@ -136,6 +135,7 @@ def llama_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
         gated=True,
         norm_epsilon=settings.get("rms_norm_eps", 1e-6),
         rotary_base=_rotary_base(settings),
+        rotary_scaling=_rotary_scaling(settings),
         rotary_pairs="half",
         window=_window(settings, str(kind)),
         attention_bias=biased,
@@ -148,16 +148,35 @@ def llama_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
 
 def _rotary_base(settings: Settings) -> float:
     """The base of the rotation, from where either release of the library keeps it."""
-    settings.only("rope_scaling", None, SCALED)
     settings.only("partial_rotary_factor", 1.0, "all channels turn here")
-    if "rope_parameters" not in settings:
-        return float(settings.get("rope_theta", 10000.0))
-    said = cast("Mapping[str, Any]", settings.get("rope_parameters", {}))
-    if said.get("rope_type", "default") != "default":
+    if "rope_parameters" in settings:
+        return float(_rope(settings, "rope_parameters").get("rope_theta", 10000.0))
+    return float(settings.get("rope_theta", 10000.0))
+
+
+def _rotary_scaling(settings: Settings) -> tuple[float, ...] | None:
+    """How the rotation is slowed for longer texts."""
+    name = "rope_parameters" if "rope_parameters" in settings else "rope_scaling"
+    said = _rope(settings, name)
+    kind = said.get("rope_type", said.get("type", "default"))
+    needed = {
+        "default": (),
+        "linear": ("factor",),
+        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    }
+    if kind not in needed:
         raise MismatchError(
-            f"rope_parameters.rope_type must be 'default' in what is converted, but is {said['rope_type']!r}: {SCALED}."
+            f"{name}.rope_type must be one of {', '.join(needed)} in what is converted, but is {kind!r}, which is not "
+            "here."
         )
-    return float(said.get("rope_theta", 10000.0))
+    lacking = [key for key in needed[kind] if key not in said]
+    if lacking:
+        raise MismatchError(f"{name} of type {kind!r} must have {', '.join(lacking)}.")
+    return tuple(float(said[key]) for key in needed[kind]) or None
+
+
+def _rope(settings: Settings, name: str) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", settings.get(name, None) or {}) if name in settings else {}
 
 
 def _window(settings: Settings, kind: str) -> int | None:

@@ -10,7 +10,7 @@ from retentive.layers.attention import Recalled
 from retentive.layers.layout import Layout, Sight
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.pieces import Piece, Rows
-from retentive.ops.rotary import rotary_frequencies, rotary_tables
+from retentive.ops.rotary import rotary_tables
 from retentive.shapes import Hidden, Positions, RotaryTable, TokenMask
 
 
@@ -158,9 +158,7 @@ class Framer:
             return None
         begin = self.read_slots + self.config.xl_length
         before = torch.arange(begin - recalled, begin, device=positions.device).expand(positions.shape[0], recalled)
-        frequencies = rotary_frequencies(
-            rotary.dim, base=rotary.base, frequencies=rotary.frequencies, device=positions.device
-        )
+        frequencies = rotary.frequencies_on(positions.device)
         return rotary_tables(torch.cat((before, positions), 1), frequencies, self.dtype)
 
     def _mask(self, piece: Piece, reads: int, writes: int) -> TokenMask | None:

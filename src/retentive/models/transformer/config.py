@@ -33,6 +33,8 @@ class TransformerConfig:
         rotary_base: The slowest pair of channels turns about one radian in this many tokens.
         rotary_frequencies: ``standard`` (RoFormer, Llama) or ``retnet`` (torchscale's RetNet).
         rotary_pairs: Channels that turn together: ``interleaved`` (RoFormer) or ``half`` (Llama).
+        rotary_scaling: Slow the rotation for longer texts: ``(factor,)``, or Llama 3.1's ``(factor, low, high,
+            length)``; see `rotary_frequencies`.
         window: A token sees itself and ``window - 1`` tokens before it; None sees all.
         attention_bias: A bias in the projection to queries, keys and values.
         output_bias: A bias in the projection after the attention.
@@ -64,6 +66,7 @@ class TransformerConfig:
     rotary_base: float = 10000.0
     rotary_frequencies: Literal["retnet", "standard"] = "standard"
     rotary_pairs: Literal["interleaved", "half"] = "interleaved"
+    rotary_scaling: tuple[float, ...] | None = None
     window: int | None = None
     attention_bias: bool = False
     output_bias: bool = False
@@ -91,11 +94,11 @@ class TransformerConfig:
                 f"max_positions goes with positions='learned' and with nothing else, but positions is "
                 f"{self.positions!r} and max_positions is {self.max_positions}."
             )
-        rotary = (self.rotary_base, self.rotary_frequencies, self.rotary_pairs)
-        if self.positions != "rotary" and rotary != (10000.0, "standard", "interleaved"):
+        rotary = (self.rotary_base, self.rotary_frequencies, self.rotary_pairs, self.rotary_scaling)
+        if self.positions != "rotary" and rotary != (10000.0, "standard", "interleaved", None):
             raise ValueError(
-                f"rotary_base, rotary_frequencies and rotary_pairs mean nothing with positions={self.positions!r}, "
-                f"but are {rotary}; leave them at their defaults."
+                f"rotary_base, rotary_frequencies, rotary_pairs and rotary_scaling mean nothing with "
+                f"positions={self.positions!r}, but are {rotary}; leave them at their defaults."
             )
         _ = self.decoder  # each part refuses what it cannot be
 
@@ -106,7 +109,11 @@ class TransformerConfig:
         rotary = None
         if self.positions == "rotary":
             rotary = RotaryConfig(
-                dim=dim, base=self.rotary_base, frequencies=self.rotary_frequencies, pairs=self.rotary_pairs
+                dim=dim,
+                base=self.rotary_base,
+                frequencies=self.rotary_frequencies,
+                pairs=self.rotary_pairs,
+                scaling=self.rotary_scaling,
             )
         return AttentionConfig(
             hidden_size=self.hidden_size,
