@@ -2,6 +2,7 @@
 
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -50,6 +51,18 @@ def test_a_new_process_goes_on_bit_for_bit(store: Path, tmp_path: Path, launch: 
     assert [report["resumed_at"] for report in reports] == [6, 6]
     for mode in modes:
         assert_same_end(tmp_path / f"{mode}-whole", tmp_path / f"{mode}-halves")
+
+
+def test_a_line_of_metrics_is_a_mean_over_the_steps_before_a_restart_too(store: Path, tmp_path: Path):
+    often = {"metrics": {"every": 5}, "checkpoints": {"every": 3, "keep_last": 9}, "held_out": {"every": None}}
+    asked = asked_configs(store, {"run": tmp_path, **often})
+    train(*asked)
+    whole = step_lines(tmp_path)
+    for path in checkpoint_folders(tmp_path / "checkpoints")[1:]:  # as if it had been killed after step 3
+        shutil.rmtree(path)
+    assert train(*asked).resumed_at == 3
+    assert [line[0] for line in whole] == [5, 10, 12]
+    assert step_lines(tmp_path) == whole
 
 
 def test_killed_at_random_moments_and_started_again(store: Path, tmp_path: Path):

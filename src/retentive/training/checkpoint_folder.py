@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,11 +34,13 @@ class Progress:
         step: Steps done.
         best_step: Step with the lowest held-out loss so far; None before the first evaluation.
         best_loss: That loss, in nats per token.
+        pace: Sums over the steps since the last line of metrics, which the next line is a mean of.
     """
 
     step: int
     best_step: int | None = None
     best_loss: float | None = None
+    pace: Mapping[str, float] = field(default_factory=dict)
 
 
 def checkpoint_name(step: int) -> str:

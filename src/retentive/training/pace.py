@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,7 @@ from retentive.training.held_out import bits_per_byte
 from retentive.training.learner import StepResult
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SUMS = ("nats", "labels", "bytes", "tokens", "seconds")
 
 
 @dataclass
@@ -61,6 +63,16 @@ class Pace:
     def clear(self) -> None:
         """Begin anew."""
         self._nats, self._labels, self._bytes, self._tokens, self._seconds = 0.0, 0, 0.0, 0, 0.0
+
+
+    def sums(self) -> dict[str, float]:
+        """All sums, to go on from after a restart; numbers of JSON, which keeps every bit of them."""
+        return {name: getattr(self, f"_{name}") for name in _SUMS}
+
+    def go_on_from(self, sums: Mapping[str, float]) -> None:
+        """Take up sums of an earlier process; none are those of a new beginning."""
+        for name in _SUMS:
+            setattr(self, f"_{name}", sums.get(name, 0))
 
 
 class StepBar:

@@ -238,7 +238,9 @@ class _Run:
         if newest is None:
             return Progress(step=0)
         restore_run(self.learner, newest, parts=self.parts)
-        return read_progress(newest)
+        progress = read_progress(newest)
+        self.pace.go_on_from(progress.pace)
+        return progress
 
     def _open_log(self) -> MetricsLog:
         folder = self.config.run
@@ -292,7 +294,8 @@ class _Run:
         """Write a checkpoint, then remove those that are not to be kept."""
         if self.saved_step == self.progress.step:
             return
-        write_checkpoint(self.checkpoints, run_tensors(self.learner), self.progress, self.processes)
+        progress = replace(self.progress, pace=self.pace.sums())
+        write_checkpoint(self.checkpoints, run_tensors(self.learner), progress, self.processes)
         self.saved_step = self.progress.step
         best = self.progress.best_step if self.config.checkpoints.keep_best else None
         keep = self.config.checkpoints.keep_last
