@@ -169,6 +169,21 @@ def test_model_and_tokens_must_fit(store: Path, tmp_path: Path):
         run(store, tmp_path, model={"vocab_size": 300})
 
 
+def test_a_window_cannot_be_longer_than_the_text(store: Path, tmp_path: Path):
+    tokens = TokenStore.open(store).manifest.splits["train"].tokens
+    with pytest.raises(ValueError, match=rf"data\.window must be at most the {tokens:,} tokens .* but is 10,000,000;"):
+        run(store, tmp_path, data={"window": 10_000_000, "batch_size": 4})
+    run(store, tmp_path, steps=1, schedule={"warmup_steps": 0}, data={"window": tokens, "batch_size": 1})
+
+
+def test_the_folder_of_a_run_is_its_own(store: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"run must be another folder than store, but both are"):
+        run(store, store)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"run must be a folder, but .*file is a file: choose another name"):
+        run(store, tmp_path / "file")
+
+
 def test_a_batch_must_be_divisible(store: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"batch_size must be a multiple of 3, the processes \(1\) times .* is 4"):
         run(store, tmp_path, hardware={"accumulation": 3})

@@ -96,6 +96,16 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
         )
     if config.retrofit is not None:
         _check_base(model, config.retrofit, store)
+    tokens = store.manifest.splits["train"].tokens
+    if config.data.window > tokens:
+        raise ValueError(
+            f"data.window must be at most the {tokens:,} tokens that {store.folder} has to train on, but is "
+            f"{config.data.window:,}; a window is what one row of a batch reads."
+        )
+    if config.run.resolve() == store.folder.resolve():
+        raise ValueError(f"run must be another folder than store, but both are {config.run}.")
+    if config.run.exists() and not config.run.is_dir():
+        raise ValueError(f"run must be a folder, but {config.run} is a file: choose another name.")
     shares = processes.count * config.hardware.accumulation
     if config.data.batch_size % shares:
         raise ValueError(
