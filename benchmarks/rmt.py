@@ -1,0 +1,241 @@
+"""Recurrent memory against recurrent-memory-transformer-pytorch, side by side: ``python -m benchmarks.rmt``.
+
+Both have one shape and nearly as many parameters; the other one's blocks have a learned null key and a mix of values
+that ours lack, so they cannot have the same weights. Writes ``runs/bench/rmt.json`` and ``rmt.png`` and prints a table.
+The machine should have nothing else to do; it takes about five minutes.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.interleave import ROOT, Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
+from benchmarks.retnet_report import Limit, Results, Row, table
+from benchmarks.rmt_report import draw
+from benchmarks.yardsticks.install import yardstick_python
+
+OURS, YARDSTICK = "rmt", "recurrent-memory-transformer-pytorch"
+FUSED = f"{YARDSTICK}, fused attention"
+RECALLING = " with recall"
+
+TRAINING_TARGET, REPLAY_TARGET, GENERATION_TARGET, SEGMENT_TARGET = 1.3, 1.5, 8.0, 1.1
+GROWTH_LIMIT = 20e6
+"""Bytes by which resident memory may grow while a million tokens are read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Sizes of the model and of the works, and how often each is done.
+
+    Attributes:
+        vocab_size: Token ids.
+        hidden_size: Channels of the residual stream.
+        num_layers: Blocks.
+        num_heads: Heads of a block.
+        segment_length: Tokens of a segment.
+        num_memory_tokens: Memory tokens.
+        time: Tokens of a training step.
+        prompt: Tokens of a prompt.
+        steps: Tokens that are generated after it.
+        segments: The segment that others are compared with, and the last one.
+        rounds: Of each race.
+        matrix_size: Of the large square product.
+        copy_mebibytes: Of the memory copy.
+        judged: Whether targets apply; they are set for the full sizes.
+    """
+
+    vocab_size: int = 256
+    hidden_size: int = 256
+    num_layers: int = 4
+    num_heads: int = 4
+    segment_length: int = 256
+    num_memory_tokens: int = 32
+    time: int = 2048
+    prompt: int = 128
+    steps: int = 64
+    segments: tuple[int, int] = (10, 4000)
+    rounds: int = 9
+    matrix_size: int = 3072
+    copy_mebibytes: int = 512
+    judged: bool = True
+
+
+FULL = Plan()
+QUICK = Plan(
+    vocab_size=64,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    segment_length=16,
+    num_memory_tokens=2,
+    time=64,
+    prompt=8,
+    steps=12,
+    segments=(2, 40),
+    rounds=2,
+    matrix_size=64,
+    copy_mebibytes=1,
+    judged=False,
+)
+
+
+def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
+    """Who competes, each with and without recall of the segment before."""
+    found: list[Contestant] = [machine.contestant(threads=threads)]
+    for recalls in (False, True):
+        found.append(
+            Contestant(
+                name=_name(OURS, recalls),
+                python=Path(sys.executable),
+                module="benchmarks.workers.recurrent_memory",
+                options={"config": our_config(plan, recalls=recalls), "threads": threads},
+            )
+        )
+        for name in (YARDSTICK, FUSED) if with_yardstick else ():
+            names = (
+                "vocab_size",
+                "hidden_size",
+                "num_layers",
+                "num_heads",
+                "segment_length",
+                "num_memory_tokens",
+            )
+            options = {option: getattr(plan, option) for option in names}
+            found.append(
+                Contestant(
+                    name=_name(name, recalls),
+                    python=yardstick_python("recurrent_memory_transformer_pytorch"),
+                    module="benchmarks.workers.recurrent_memory_transformer_pytorch",
+                    options={**options, "recalls": recalls, "fused_attention": name == FUSED, "threads": threads},
+                )
+            )
+    return found
+
+
+def our_config(plan: Plan, *, recalls: bool) -> dict[str, Any]:
+    """A recurrent memory of the yardstick's make: learned positions, feed-forwards gated by GELU, RMSNorm."""
+    backbone = {
+        "family": "transformer",
+        "vocab_size": plan.vocab_size,
+        "hidden_size": plan.hidden_size,
+        "num_layers": plan.num_layers,
+        "num_heads": plan.num_heads,
+        "intermediate_size": plan.hidden_size * 4 * 2 // 3,
+        "gated": True,
+        "positions": "learned",
+        "max_positions": plan.segment_length,
+        "head_bias": True,
+    }
+    return {
+        "family": "rmt",
+        "backbone": backbone,
+        "segment_length": plan.segment_length,
+        "num_memory_tokens": plan.num_memory_tokens,
+        "xl_length": plan.segment_length if recalls else 0,
+    }
+
+
+def _name(contestant: str, recalls: bool) -> str:
+    return contestant + (RECALLING if recalls else "")
+
+
+class Benchmark:
+    """Runs the races of a plan in an arena and collects what they show."""
+
+    def __init__(self, arena: Arena, plan: Plan, *, with_yardstick: bool) -> None:
+        """Take part in an open arena that holds the plan's `contestants`."""
+        self.arena = arena
+        self.plan = plan
+        self.opponents = [YARDSTICK, FUSED] if with_yardstick else []
+        self.races: dict[str, Race] = {}
+        self.rows: list[Row] = []
+
+    def run(self) -> None:
+        """Measure everything."""
+        for recalls in (False, True):
+            suffix = RECALLING if recalls else ""
+            time = {"time": self.plan.time}
+            self._contest(f"training step{suffix}", "training_step", time, TRAINING_TARGET, recalls)
+            self._contest(f"memory replay{suffix}", "replay_step", time, REPLAY_TARGET, recalls)
+            length = {"prompt": self.plan.prompt, "steps": self.plan.steps}
+            self._contest(f"generation{suffix}", "generate", length, GENERATION_TARGET, recalls)
+        self._long_text()
+        tasks = machine.tasks(matrix_size=self.plan.matrix_size, copy_mebibytes=self.plan.copy_mebibytes)
+        self._race("machine", tasks)
+
+    def _contest(self, what: str, work: str, arguments: dict[str, int], target: float, recalls: bool) -> None:
+        """Ours against the faster of the yardstick's two ways."""
+        names = [_name(name, recalls) for name in (OURS, *self.opponents)]
+        tasks = {name: Task(contestant=name, work=work, arguments=arguments) for name in names}
+        race = self._race(what, tasks)
+        if self.opponents:
+            best = race.fastest(names[1:])
+            self._row(what, best, race.times_as_fast(names[0], best), target, "least")
+            (other,) = (name for name in names[1:] if name != best)
+            self._row(what, other, race.times_as_fast(names[0], other), None, "least")
+
+    def _long_text(self) -> None:
+        """A segment late in a text takes the time of an early one, and memory does not grow."""
+        first, last = self.plan.segments
+        tasks = {
+            f"segment {segment}": Task(contestant=OURS, work="read_segment", arguments={"segment": segment})
+            for segment in (first, last)
+        }
+        race = self._race("segments of a long text", tasks)
+        growth = race.times_as_fast(f"segment {first}", f"segment {last}")
+        self._row(f"time of segment {last}", f"segment {first}", growth, SEGMENT_TARGET, "most")
+        grown = ratio_of_rounds([race.facts[f"segment {last}"]["growth_bytes"]], [GROWTH_LIMIT])
+        tokens = last * self.plan.segment_length
+        self._row(f"resident memory that reading {tokens:,} tokens adds", "20 MB", grown, 1.0, "most")
+
+    def results(self, description: dict[str, Any]) -> Results:
+        """Everything that was measured, as the report takes it."""
+        return Results(
+            machine={**description, **machine.speeds(self.races["machine"])},
+            plan=asdict(self.plan),
+            rows=self.rows,
+            peaks={},
+            races=self.races,
+        )
+
+    def _race(self, name: str, tasks: dict[str, Task]) -> Race:
+        race = self.arena.race(name, tasks, rounds=self.plan.rounds)
+        self.races[name] = race
+        return race
+
+    def _row(self, what: str, against: str, ratio: Ratio, target: float | None, limit: Limit) -> None:
+        self.rows.append(Row(what, against, ratio, target if self.plan.judged else None, limit))
+
+
+def main() -> None:
+    """Run the benchmark, write its results and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; files end in -quick")
+    parser.add_argument("--without-yardstick", action="store_true", help="leave the other package out")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each contestant (default: 2)")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bench", help="folder of the results")
+    arguments = parser.parse_args()
+    plan, with_yardstick = QUICK if arguments.quick else FULL, not arguments.without_yardstick
+    try:
+        competing = contestants(plan, threads=arguments.threads, with_yardstick=with_yardstick)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    with Arena(competing, threads=arguments.threads) as arena:
+        benchmark = Benchmark(arena, plan, with_yardstick=with_yardstick)
+        benchmark.run()
+    results = benchmark.results(machine.description(threads=arguments.threads))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    stem = "rmt-quick" if arguments.quick else "rmt"
+    (arguments.output / f"{stem}.json").write_text(json.dumps(results.to_json(), indent=1) + "\n")
+    (arguments.output / f"{stem}.md").write_text(table(results) + "\n")
+    draw(results, arguments.output / f"{stem}.png")
+    print(table(results))
+    print(f"\nWritten: {arguments.output / stem}.json, {stem}.md and {stem}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The works of the ``recurrent-memory-transformer-pytorch`` package (0.7.0).
+
+Its wrapper cuts the segments, shifts the labels and generates. With recalled keys (XL memories) on, its plain pass
+makes them and passes none on; its memory replay reads with them. It is asked both with its default attention and with
+torch's fused one (``use_flash_attn``).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from recurrent_memory_transformer_pytorch import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
+from torch import Tensor
+
+from benchmarks.worker import Work
+from benchmarks.workers.training_step import optimizer_step, random_tokens
+
+
+def works(
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    segment_length: int,
+    num_memory_tokens: int,
+    recalls: bool,
+    fused_attention: bool,
+    threads: int,
+) -> Mapping[str, Callable[..., Work]]:
+    """The works, over one model of the given shape."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = RecurrentMemoryTransformerWrapper(
+        RecurrentMemoryTransformer(
+            dim=hidden_size,
+            num_tokens=vocab_size,
+            depth=num_layers,
+            heads=num_heads,
+            dim_head=hidden_size // num_heads,
+            seq_len=segment_length,
+            num_memory_tokens=num_memory_tokens,
+            use_xl_memories=recalls,
+            use_flash_attn=fused_attention,
+            num_residual_streams=1,
+        )
+    )
+    return {
+        "training_step": partial(_training_step, model, vocab_size),
+        "replay_step": partial(_replay_step, model, vocab_size),
+        "generate": partial(_generate, model, vocab_size),
+    }
+
+
+def _training_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int) -> Work:
+    def go_back(tokens: Tensor, labels: Tensor) -> None:
+        loss, _ = model(_text(tokens, labels), return_loss=True)
+        loss.backward()
+
+    return _step(model, go_back, vocab_size, time)
+
+
+def _replay_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int) -> Work:
+    def go_back(tokens: Tensor, labels: Tensor) -> None:
+        model(_text(tokens, labels), memory_replay_backprop=True)
+
+    return _step(model, go_back, vocab_size, time)
+
+
+def _step(
+    model: RecurrentMemoryTransformerWrapper, go_back: Callable[[Tensor, Tensor], None], vocab_size: int, time: int
+) -> Work:
+    work = optimizer_step(model, go_back, vocab_size=vocab_size, time=time)
+    facts = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
+    return Work(run=work.run, units=work.units, facts=facts)
+
+
+def _text(tokens: Tensor, labels: Tensor) -> Tensor:
+    """One token more than is read: the package shifts by itself."""
+    return torch.cat((tokens, labels[:, -1:]), 1)
+
+
+def _generate(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, prompt: int, steps: int) -> Work:
+    tokens = random_tokens(1, prompt, vocab_size)
+    return Work(run=lambda: model.generate(tokens, length=prompt + steps), units=steps)
