@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retentive.config_types import check_types
 from retentive.ops.precision import state_dtype
 from retentive.shapes import Hidden
 from retentive.state import RecurrentState
@@ -30,6 +31,7 @@ class AssociativeMemoryConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         if self.key_dim < 1:
             raise ValueError(f"associative_dim must be at least 1 channel, but is {self.key_dim}.")
         if not 1 <= self.features < 2 * self.key_dim:

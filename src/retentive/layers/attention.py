@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from retentive.config_types import check_types
 from retentive.layers.layout import Layout, RotaryConfig, Sight
 from retentive.ops.attention import attention
 from retentive.ops.rotary import rotate
@@ -46,6 +47,7 @@ class AttentionConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         for name in ("hidden_size", "num_heads", "key_dim", "value_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")

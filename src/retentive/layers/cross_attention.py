@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from retentive.config_types import check_types
 from retentive.layers.constants import constant
 from retentive.layers.layout import RotaryConfig
 from retentive.ops.attention import attention
@@ -35,6 +36,7 @@ class CrossAttentionConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         for name in ("hidden_size", "memory_size", "num_heads", "head_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from retentive.config_types import check_types
 from retentive.layers.norm import Norm, NormConfig
 from retentive.shapes import Hidden, Positions, Tokens
 
@@ -28,6 +29,7 @@ class EmbeddingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         for name in ("vocab_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retentive.config_types import check_types
 from retentive.ops.precision import state_dtype
 from retentive.shapes import Hidden, Memory
 
@@ -41,6 +42,7 @@ class MemoryTokensConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         if self.num_tokens < 0:
             raise ValueError(f"num_memory_tokens must be at least 0, but is {self.num_tokens}.")
         if self.write_start not in ("memory", "learned"):

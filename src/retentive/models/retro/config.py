@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from retentive.config_types import check_types
 from retentive.layers.cross_attention import CrossAttentionConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
 from retentive.layers.layout import RotaryConfig
@@ -75,6 +76,7 @@ class RetroConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         if model_class(self.base.family).forward is not LanguageModel.forward:
             raise ValueError(
                 f"base must be a plain decoder's config, such as a transformer's, not a {self.base.family}'s."

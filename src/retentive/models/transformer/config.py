@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from retentive.config_types import check_types
 from retentive.layers.attention import AttentionConfig
 from retentive.layers.embedding import EmbeddingConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
@@ -80,6 +81,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         if self.num_heads < 1:
             raise ValueError(f"num_heads must be at least 1, but is {self.num_heads}.")
         if self.head_dim is None and self.hidden_size % self.num_heads:
