@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from retentive import RecurrentMemoryConfig, RetNetConfig, Transformer, TransformerConfig
+from retentive.errors import MismatchError
 from retentive.models.registry import build
+from without_hook import errors_of
 
 SIZES = {"vocab_size": 10, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
 TOKENS = torch.tensor([[1, 2, 3], [4, 5, 6]])
@@ -74,3 +76,38 @@ def test_wrong_shapes_and_dtypes(changes: dict, message: str):
     arguments = {"tokens": TOKENS, "state": None, "labels": None, "mask": None, "starts": None, "logits_to_keep": None}
     with pytest.raises(ValueError, match=message):
         check_call(**{**arguments, **changes})
+
+
+OTHERS = {
+    "more layers": RetNetConfig(**{**SIZES, "num_layers": 2}),
+    "another width": RetNetConfig(**{**SIZES, "hidden_size": 32}),
+    "another family": BACKBONE,
+    "recurrent memory": CONFIGS[2],
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("config", CONFIGS[:2], ids=lambda config: config.family)
+def test_states_of_another_model(config, other):
+    if other is config:
+        return
+    model, state = build(config), build(other)(TOKENS).state
+    with pytest.raises(MismatchError, match=r"state must be (of a model of this config, but its|the ModelState of)"):
+        model(TOKENS, state)
+
+
+def test_fewer_layers_are_not_enough():
+    state = build(CONFIGS[0])(TOKENS).state
+    model = build(OTHERS["more layers"])
+    with pytest.raises(MismatchError, match="but its layers: 1, the model's: 2; states pass between models of one"):
+        model(TOKENS, state)
+
+
+def test_what_is_no_tensor_and_no_state():
+    rest = {"labels": None, "mask": None, "starts": None, "logits_to_keep": None}
+    name = "retentive.models.base:check_call"
+    calls = [(name, {"tokens": [1, 2], "state": None, **rest}), (name, {"tokens": [1, 2], "state": {}, **rest})]
+    assert errors_of(calls) == [
+        ("TypeError", "tokens must be a tensor of ids, but is a tuple."),
+        ("TypeError", "state must be a state of this model, or None, but is a dict."),
+    ]

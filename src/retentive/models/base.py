@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from retentive.layers.bound import is_observed
 from retentive.models.decoder import BoundDecoder, Decoder, DecoderConfig
+from retentive.models.layer_states import check_layers
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
-from retentive.state import ModelState
+from retentive.state import ModelState, RecurrentState
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class LanguageModel(nn.Module):
             ValueError: If shapes, dtypes or ids do not fit; the message names the argument, the rule and the cure.
         """
         check_call(tokens, state, labels, mask, starts, logits_to_keep)
+        if state is not None:
+            check_layers(self.decoder.config.mixer, len(self.decoder.blocks), state)
         batch, time = tokens.shape
         position = None if state is None else state.position
         layout = self.decoder.layout(position, batch, time, mask=mask, starts=starts)
@@ -131,6 +134,13 @@ def check_call(
     logits_to_keep: int | None,
 ) -> None:
     """Refuse what a model cannot read. Looks at shapes and dtypes alone, so it never waits for a GPU."""
+    expected = (
+        ("state", state, RecurrentState | None, "state of this model, or None"),
+        ("tokens", tokens, Tensor, "tensor of ids"),
+    )
+    for name, given, kind, noun in expected:
+        if not isinstance(given, kind):
+            raise TypeError(f"{name} must be a {noun}, but is a {type(given).__name__}.")
     if tokens.ndim != 2:
         raise ValueError(f"tokens must be (batch, time), but have shape {tuple(tokens.shape)}.")
     if tokens.dtype not in (torch.int64, torch.int32):

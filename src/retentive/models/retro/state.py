@@ -1,21 +1,17 @@
 """What a RETRO carries from call to call."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from retentive.errors import MismatchError
-from retentive.layers.attention import AttentionConfig, KeyValueState
 from retentive.layers.chunked_cross_attention import EndedChunks, NeighbourState, RaggedReads
-from retentive.layers.retention import RetentionState
+from retentive.models.layer_states import shape_for, shape_of
 from retentive.models.retro.config import RetroConfig
 from retentive.state import ModelState
-
-if TYPE_CHECKING:
-    from retentive.state import RecurrentState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +79,14 @@ def after_call(
             return carried
         if ended is None:
             return NeighbourState(key=carried.key[:, :, :0], value=carried.value[:, :, :0])
-        return NeighbourState(key=ended.key[:, -1], value=ended.value[:, -1], real=ended.real[:, -1])
+        real = None if ended.real is None else ended.real[:, -1]
+        return NeighbourState(key=ended.key[:, -1], value=ended.value[:, -1], real=real)
     kept = carried.mask & ragged.keeps_carried[:, None]
     if ended is None:
         return _trimmed(NeighbourState(key=carried.key, value=carried.value, real=kept))
     row = torch.arange(len(ragged.last), device=ragged.last.device)
     last = ragged.last.clamp_min(0)
-    new_real = ended.real[row, last] & (ragged.last >= 0)[:, None]
+    new_real = ended.mask[row, last] & (ragged.last >= 0)[:, None]
     length = max(carried.key.shape[2], ended.key.shape[3])
     keeps = ragged.keeps_carried
     return _trimmed(
@@ -131,14 +128,14 @@ def check_state(config: RetroConfig, state: object) -> RetroState:
         if isinstance(state, Tensor):
             cure = "neighbours go by name, model(tokens, neighbours=...)"
         raise MismatchError(f"state must be the RetroState of a RETRO, but is a {type(state).__name__}; {cure}.")
-    cross = config.cross_attention
+    wanted = _facts(config)
     held = state.neighbours[0].key.shape if state.neighbours else None
     facts = (
-        ("layers", config.decoder.num_layers, len(state.layers)),
-        ("a layer's memory", *_layer_shapes(config, state.layers)),
+        ("layers", wanted.num_layers, len(state.layers)),
+        *(("a layer's memory", wanted.memory, shape_of(layer)) for layer in state.layers),
         ("layers that read neighbours", len(config.cross_layers), len(state.neighbours)),
-        ("heads and channels of neighbours", (cross.num_heads, cross.head_dim), held and (held[1], held[3])),
-        ("channels of recent tokens", config.hidden_size, state.recent_hidden.shape[2]),
+        ("heads and channels of neighbours", wanted.heads, held and (held[1], held[3])),
+        ("channels of recent tokens", wanted.hidden_size, state.recent_hidden.shape[2]),
     )
     for name, expected, found in facts:
         if expected != found:
@@ -154,14 +151,23 @@ def check_state(config: RetroConfig, state: object) -> RetroState:
     return state
 
 
-def _layer_shapes(config: RetroConfig, layers: "tuple[RecurrentState, ...]") -> tuple[object, object]:
-    mixer, layer = config.decoder.mixer, layers[0]
-    if isinstance(mixer, AttentionConfig):
-        expected: object = ("keys", mixer.num_kv_heads, mixer.key_dim, mixer.value_dim)
-    else:
-        expected = ("retention", mixer.num_heads, mixer.key_dim, mixer.value_dim)
-    if isinstance(layer, KeyValueState):
-        return expected, ("keys", layer.key.shape[1], layer.key.shape[3], layer.value.shape[3])
-    if isinstance(layer, RetentionState):
-        return expected, ("retention", *layer.kv.shape[1:])
-    return expected, type(layer).__name__
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What a state of a model is like: its layers, the shape of a layer's memory, and of what reads neighbours."""
+
+    num_layers: int
+    memory: object
+    heads: tuple[int, int]
+    hidden_size: int
+
+
+# Asked before every token, and a config makes its parts anew each time that it is asked for them.
+@cache
+def _facts(config: RetroConfig) -> _Facts:
+    cross, decoder = config.cross_attention, config.decoder
+    return _Facts(
+        num_layers=decoder.num_layers,
+        memory=shape_for(decoder.mixer),
+        heads=(cross.num_heads, cross.head_dim),
+        hidden_size=config.hidden_size,
+    )
