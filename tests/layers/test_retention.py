@@ -116,3 +116,25 @@ def test_impossible_layers_are_refused():
     for (changes, pattern), (error, message) in zip(IMPOSSIBLE, errors_of(calls), strict=True):
         assert error == "ValueError", changes
         assert re.search(pattern, message), f"{changes}: {message}"
+
+
+def test_float16_reads_long_sums():
+    """A head reads thousands of like tokens: 1 / (1 - gamma) times one of them is beyond float16 before the norm."""
+    torch.manual_seed(0)
+    config = RetentionConfig(hidden_size=64, num_heads=8, key_dim=32, value_dim=32, decay="geometric")
+    mixer = MultiScaleRetention(config)
+    with torch.no_grad():
+        query, key, value, _ = mixer.input_proj.weight.split(mixer.sizes)
+        torch.nn.init.normal_(mixer.input_proj.weight, std=0.25)
+        key.copy_(query)
+        value.mul_(8)
+    x = torch.randn(1, 1, 64).expand(1, 8192, 64)
+    wide, half = mixer(x)[0], mixer.half()
+    assert mixer.head_norm(torch.zeros(1, 32)).dtype is torch.float32
+    for output in (half(x.half())[0], half.forward_parallel(*[x[:, :2048].half()] * 3)[0]):
+        torch.testing.assert_close(output.float(), wide[:, : output.shape[1]], rtol=0.02, atol=0.02)
+    with torch.no_grad():
+        output, state = half(x.half())
+        step, _ = half(x[:, :1].half(), state)
+    assert output.isfinite().all()
+    assert step.isfinite().all()

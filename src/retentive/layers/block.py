@@ -6,6 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from retentive.layers.attention import Attention, AttentionConfig, KeyValueState, Recalled
+from retentive.layers.bound import may_overwrite
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout
 from retentive.layers.norm import Norm, NormConfig
@@ -68,13 +69,17 @@ class Block(nn.Module):
         else:
             assert recalled is None, "retention has no keys to recall"
             mixed, following = self.mixer(read, cast("RetentionState | None", state), layout)
+        if self._may_add_over(mixed, x, self.mixer):
+            return mixed.add_(x), following
         return add_to_residual(x, self._drop(mixed), self.mixer_norm, self.residual_scale), following
 
     def feed(self, x: Hidden) -> Hidden:
         """The second half: each token by itself."""
         read = x if self.residual_scale is not None else self.feed_forward_norm(x)
-        output = self._drop(self.feed_forward(read))
-        return add_to_residual(x, output, self.feed_forward_norm, self.residual_scale)
+        output = self.feed_forward(read)
+        if self._may_add_over(output, x, self.feed_forward):
+            return output.add_(x)
+        return add_to_residual(x, self._drop(output), self.feed_forward_norm, self.residual_scale)
 
     def bound(self) -> BoundRetention | None:
         """`forward` for one token over the present parameters, see `retentive.layers.bound`; None if it cannot be."""
@@ -85,12 +90,17 @@ class Block(nn.Module):
             return None
         mixer_norm, feed_forward_norm = self.mixer_norm.bound(), self.feed_forward_norm.bound()
 
-        def apply(x: Tensor, kv: Tensor, by: Tensor | None) -> tuple[Tensor, Tensor]:
-            mixed, kv = mix(mixer_norm(x), kv, by)
+        def apply(x: Tensor, kv: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor]:
+            mixed, kv = mix(mixer_norm(x), kv, turns)
             x = x + mixed
             return x.add_(feed(feed_forward_norm(x))), kv
 
         return apply
+
+    def _may_add_over(self, output: Hidden, x: Hidden, layer: Mixer | FeedForward) -> bool:
+        """Whether ``x`` can be added into what ``layer`` returned: new memory takes longer than the sum."""
+        is_plain_sum = self.residual_scale is None and not self.training and output.dtype is x.dtype
+        return is_plain_sum and may_overwrite(layer) and may_overwrite(layer.output_proj)
 
     def _drop(self, output: Hidden) -> Hidden:
         return self.dropout(output) if self.training else output

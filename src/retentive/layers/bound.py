@@ -36,6 +36,11 @@ def bind_tall(weight: Tensor, bias: Tensor | None) -> Apply:
     return apply
 
 
+def may_overwrite(module: nn.Module) -> bool:
+    """Whether what ``module`` returned is nobody else's: no gradient needs it and no hook can have kept it."""
+    return not torch.is_grad_enabled() and not module._forward_hooks  # pyright: ignore[reportPrivateUsage]
+
+
 def is_observed(module: nn.Module) -> bool:
     """Whether calling ``module``, or a part of it, does more than its ``forward``: a hook, or a compiler's code."""
     return any(

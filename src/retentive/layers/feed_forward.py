@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from retentive.layers.bound import Apply, bind_linear
+from retentive.config_types import check_types
+from retentive.layers.bound import Apply, bind_linear, may_overwrite
 from retentive.shapes import Hidden
 
 Activation = Literal["swish", "gelu", "gelu_tanh", "relu"]
@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": nn.functional.relu,
 }
 
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": partial(nn.functional.silu, inplace=True),
     "relu": partial(nn.functional.relu, inplace=True),
 }
@@ -46,6 +46,7 @@ class FeedForwardConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         if self.intermediate_size < 1:
             raise ValueError(f"intermediate_size must be at least 1 channel, but is {self.intermediate_size}.")
         if self.activation not in ACTIVATIONS:
@@ -75,7 +76,7 @@ class FeedForward(nn.Module):
     def bound(self) -> Apply:
         """`forward` over the present parameters; see `retentive.layers.bound`."""
         read, write = bind_linear(self.input_proj), bind_linear(self.output_proj)
-        activate = _IN_PLACE.get(self.config.activation, self.activation)
+        activate = IN_PLACE.get(self.config.activation, self.activation)
         if not self.config.gated:
             return lambda x: write(activate(read(x)))
 
@@ -87,6 +88,6 @@ class FeedForward(nn.Module):
 
     def _activate(self, inner: Hidden) -> Hidden:
         """The activation, over the memory of ``inner`` where no gradient needs it."""
-        if torch.is_grad_enabled():
-            return self.activation(inner)
-        return _IN_PLACE.get(self.config.activation, self.activation)(inner)
+        if may_overwrite(self.input_proj):
+            return IN_PLACE.get(self.config.activation, self.activation)(inner)
+        return self.activation(inner)

@@ -1,12 +1,14 @@
 """Where each token of one call stands: made once a call, read by every layer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
+from retentive.config_types import check_types
 from retentive.layers.constants import constant
 from retentive.ops.rotary import rotary_frequencies, rotary_tables
 from retentive.shapes import Positions, RotaryTable, TokenMask
@@ -33,10 +35,11 @@ class RotaryConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         if self.dim % 2:
             raise ValueError(
                 f"rotation needs an even number of channels in a head, but key_dim is {self.dim}; choose an even "
-                "key_dim or positions='none'."
+                "key_dim, or no rotation (relative_position=False of a RetNet, positions='none' of a Transformer)."
             )
         if not self.base > 1:
             raise ValueError(f"rotary_base must be above 1, but is {self.base}.")
@@ -74,7 +77,7 @@ class Sight:
     visible: Bool[Tensor, "batch total"] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """Positions, padding and document starts of the tokens of one call.
 
@@ -86,7 +89,6 @@ class Layout:
         cos: Cosines of the rotation, or None without one.
         sin: Sines of the rotation.
         sight: What attention may read; None where order, padding, documents and the window tell it.
-        turn: The rotation of a call's only token as complex numbers; None for longer calls.
     """
 
     positions: Positions
@@ -96,12 +98,17 @@ class Layout:
     cos: RotaryTable | None = None
     sin: RotaryTable | None = None
     sight: Sight | None = None
-    turn: Complex[Tensor, "#batch pairs"] | None = field(init=False, default=None)
 
-    def __post_init__(self) -> None:
-        """Make the table that all layers share when there is one token: there, calls cost by their number."""
-        if self.cos is not None and self.sin is not None and self.cos.shape[1] == 1:
-            object.__setattr__(self, "turn", torch.complex(self.cos[:, 0], self.sin[:, 0]))
+    @cached_property
+    def turns(self) -> Complex[Tensor, "#batch 2 1 time pairs"] | None:
+        """The rotation as complex numbers, of queries scaled by ``dim ** -0.5``, then of keys; None without one.
+
+        Made when first asked for: all layers of retention share it.
+        """
+        if self.cos is None or self.sin is None:
+            return None
+        turns = torch.complex(self.cos, self.sin)
+        return torch.stack((turns * (2 * turns.shape[-1]) ** -0.5, turns), 1).unsqueeze(2)
 
 
 def make_layout(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retentive.config_types import check_types
 from retentive.ops.rms_norm import rms_norm
 
 NormKind = Literal["rms_norm", "layer_norm", "gated_rms_norm"]
@@ -31,6 +32,7 @@ class NormConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         if self.kind not in KINDS:
             raise ValueError(f"kind of norm must be one of {', '.join(KINDS)}, but is {self.kind!r}.")
         if self.kind == "gated_rms_norm" and not self.affine:
@@ -53,14 +55,17 @@ class Norm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
         """Return the normalised channels, in the dtype of ``x``."""
+        weight, bias = self.weight, self.bias
+        if weight is not None and x.dtype is torch.float32 and weight.dtype is torch.float16:
+            weight, bias = weight.float(), None if bias is None else bias.float()
         if self.config.kind == "layer_norm":
-            return nn.functional.layer_norm(x, (self.size,), self.weight, self.bias, self.config.epsilon)
-        normed = rms_norm(x, self.weight, self.config.epsilon)
+            return nn.functional.layer_norm(x, (self.size,), weight, bias, self.config.epsilon)
+        normed = rms_norm(x, weight, self.config.epsilon)
         return normed if self.gate is None else normed * (self.gate * x).sigmoid()
 
     def bound(self) -> Callable[[Tensor], Tensor]:
         """`forward` over the present parameters; see `retentive.layers.bound`."""
-        if self.config.kind != "layer_norm":
+        if self.config.kind != "layer_norm" or (self.weight is not None and self.weight.dtype is torch.float16):
             return self.forward
         shape, weight, bias, epsilon = (self.size,), self.weight, self.bias, self.config.epsilon
         return lambda x: torch.layer_norm(x, shape, weight, bias, epsilon)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retentive.config_types import check_types
 from retentive.layers.attention import Attention
 from retentive.layers.block import Block, MixerConfig
 from retentive.layers.bound import bind_tall
@@ -57,6 +58,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         if self.num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, but is {self.num_layers}.")
         if not 0 <= self.dropout < 1:
@@ -85,6 +87,7 @@ class Decoder(nn.Module):
         """Make and initialise the parts."""
         super().__init__()
         self.config = config
+        self.rotary = config.mixer.rotary
         hidden_size = config.embedding.hidden_size
         self.embedding = Embedding(config.embedding)
         self.embedding_dropout = nn.Dropout(config.dropout)
@@ -117,7 +120,7 @@ class Decoder(nn.Module):
             time,
             mask=mask,
             starts=starts,
-            rotary=self.config.mixer.rotary,
+            rotary=self.rotary,
             device=weight.device,
             dtype=weight.dtype,
         )
@@ -148,7 +151,7 @@ class Decoder(nn.Module):
             hidden = self.embedding(tokens[:, None], layout.positions)[:, 0]
             states: list[RetentionState] = []
             for block, before in zip(blocks, cast("tuple[RetentionState, ...]", state.layers), strict=True):
-                hidden, kv = block(hidden, before.kv, layout.turn)
+                hidden, kv = block(hidden, before.kv, layout.turns)
                 states.append(RetentionState(kv=kv, position=layout.next_position))
             return head(norm(hidden)), ModelState(layers=tuple(states), position=layout.next_position)
 

@@ -118,15 +118,28 @@ def rotate(
 
 
 def turn(
-    x: Float[Tensor, "batch heads dim"], by: Complex[Tensor, "#batch pairs"], *, layout: Layout = "interleaved"
-) -> Float[Tensor, "batch heads dim"]:
-    """`rotate` for one token of each row, whose table is given as complex numbers: a handful of small calls."""
+    x: Float[Tensor, "batch 2 heads time dim"],
+    by: Complex[Tensor, "#batch 2 1 time pairs"],
+    *,
+    layout: Layout = "interleaved",
+) -> Float[Tensor, "batch 2 heads time dim"]:
+    """`rotate` queries and keys in one pass, without gradients, by tables given as complex numbers.
+
+    Args:
+        x: Queries, then keys, in any memory order.
+        by: ``cos + 1j * sin`` of `rotary_tables`, for queries and for keys; multiplied by a scale, it scales too.
+        layout: As in `rotate`.
+    """
     wide = x.to(by.real.dtype)
     if layout == "half":
         first, second = wide.chunk(2, -1)
-        turned = torch.complex(first, second) * by.unsqueeze(1)
+        turned = torch.complex(first, second) * by
         return torch.cat((turned.real, turned.imag), -1).to(x.dtype)
-    return torch.view_as_real(_as_complex(wide) * by.unsqueeze(1)).flatten(-2).to(x.dtype)
+    if x.shape[3] == 1:  # any memory order will do
+        return torch.view_as_real(_as_complex(wide) * by).flatten(-2).to(x.dtype)
+    out = wide.new_empty(x.shape)
+    torch.mul(_as_complex(wide), by, out=_as_complex(out))
+    return out.to(x.dtype)
 
 
 class _Rotate(torch.autograd.Function):
@@ -180,4 +193,4 @@ def _as_complex(x: Tensor) -> Tensor:
     """Pairs as complex numbers: a view, unless pairs straddle what memory can address as one."""
     if x.stride(-1) != 1 or x.storage_offset() % 2 or any(stride % 2 for stride in x.stride()[:-1]):
         x = x.clone(memory_format=torch.contiguous_format)
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_complex(x.view(*x.shape[:-1], x.shape[-1] // 2, 2))
