@@ -214,9 +214,9 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareConfig:
-    """What it runs on. A run may go on with other values of everything but the precision, which changes what is learned.
+    """What it runs on. A run may go on with other values of everything but the precision.
 
-    Nothing else here does, rounding and the draws of dropout apart.
+    Nothing else here changes what is learned, rounding and the draws of dropout apart.
 
     Attributes:
         device: "cpu", "cuda", or "auto": a GPU where there is one. Under torchrun each process takes its own GPU.
