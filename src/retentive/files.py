@@ -137,10 +137,15 @@ def only_writer(folder: Path) -> Generator[None]:
         os.close(handle)
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+def checksum(path: Path, on_bytes: Callable[[int], object] | None = None) -> str:
+    """SHA-256 of a file, read in pieces; ``on_bytes`` is told the size of each."""
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(1 << 20):
+            found.update(piece)
+            if on_bytes is not None:
+                on_bytes(len(piece))
+    return found.hexdigest()
 
 
 def display_name(name: str) -> str:

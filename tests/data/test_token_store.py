@@ -137,6 +137,16 @@ def test_one_flipped_bit_is_found_and_every_damaged_file_named(store):
         assert all(name in str(e.value) for name in damaged)
 
 
+def test_one_split_can_be_checked_alone(store):
+    path = store.folder / store.manifest.files["train-tokens"].path
+    content = path.read_bytes()
+    path.write_bytes(content[::-1])
+    store.verify("heldout")
+    for splits in (("train",), ("train", "heldout"), ()):
+        with pytest.raises(DamagedFileError, match=path.name):
+            store.verify(*splits)
+
+
 def test_swapped_files_are_found(store):
     one, other = (store.folder / store.manifest.files[f"{split}-bytes"].path for split in ("train", "heldout"))
     content = one.read_bytes()

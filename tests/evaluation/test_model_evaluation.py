@@ -1,6 +1,7 @@
 """A saved model on a saved store, as the command line asks for it."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from laws.families import small_model
 from retentive.checkpoints import save_model
 from retentive.data.token_store import TokenStore
-from retentive.errors import MismatchError
+from retentive.errors import DamagedFileError, MismatchError
 from retentive.evaluation.bits_per_byte import bits_per_byte_in_one_pass, bits_per_byte_in_windows
 from retentive.evaluation.documents import select_documents
 from retentive.evaluation.long_context import loss_by_position
@@ -129,3 +130,28 @@ def test_choices_that_there_are_not_are_refused():
 def test_a_gpu_that_is_not_there_is_refused(checkpoint: Path, byte_store: TokenStore):
     with pytest.raises(ValueError, match="device must be 'cpu' or 'auto' on this machine"):
         evaluate(EvaluateConfig(checkpoint=checkpoint, store=byte_store.folder, device="cuda"))
+
+
+def test_held_out_tokens_that_were_altered_are_not_measured(checkpoint: Path, byte_store: TokenStore, tmp_path: Path):
+    shutil.copytree(byte_store.folder, tmp_path / "store")
+    files = byte_store.manifest.files
+    config = EvaluateConfig(checkpoint=checkpoint, store=tmp_path / "store", window=8, stride=4)
+    for split in ("train", "heldout"):
+        path = tmp_path / "store" / files[f"{split}-tokens"].path
+        path.write_bytes(path.read_bytes()[::-1])
+        if split == "train":
+            evaluate(config)  # reads nothing of it
+    with pytest.raises(DamagedFileError, match=r"heldout-tokens.*\.bin: the content differs from its checksum"):
+        evaluate(config)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    checkpoint: Path, byte_store: TokenStore, tmp_path: Path
+):
+    (tmp_path / "file").write_text("")
+    for output, message in (
+        (tmp_path, r"output must be a file, but .* is a folder: give .*evaluation\.json"),
+        (tmp_path / "file" / "e.json", r"output must be a file in a folder, but .*file is a file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(EvaluateConfig(checkpoint=checkpoint, store=byte_store.folder, output=output))

@@ -184,6 +184,18 @@ def test_the_folder_of_a_run_is_its_own(store: Path, tmp_path: Path):
         run(store, tmp_path / "file")
 
 
+def test_tokens_that_were_altered_are_not_trained_on(store: Path, tmp_path: Path):
+    damaged = tmp_path / "store"
+    shutil.copytree(store, damaged)
+    path = damaged / TokenStore.open(damaged).manifest.files["train-tokens"].path
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=rf"{path.name}: the content differs from its checksum; prepare the"):
+        run(damaged, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_must_be_divisible(store: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"batch_size must be a multiple of 3, the processes \(1\) times .* is 4"):
         run(store, tmp_path, hardware={"accumulation": 3})

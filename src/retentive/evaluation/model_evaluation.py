@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.weights import load_model, read_manifest
 from retentive.data.manifest import Split
 from retentive.data.progress import Progress
@@ -169,6 +170,9 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     device = chosen_device(config.device)
     store = TokenStore.open(config.store)
     _check_tokenizer(config.checkpoint, store)
+    output = config.checkpoint / OUTPUT_FILE if config.output is None else config.output
+    _check_output(output)
+    store.verify(config.split)
     documents = select_documents(
         store,
         split=config.split,
@@ -186,7 +190,6 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
         chunk_size=config.chunk_size,
         batch_size=config.batch_size,
     )
-    output = config.checkpoint / OUTPUT_FILE if config.output is None else config.output
     report = EvaluationReport(
         family=model.config.family,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -268,11 +271,27 @@ def _check_tokenizer(checkpoint: Path, store: TokenStore) -> None:
         )
 
 
+def _check_output(output: Path) -> None:
+    """Refuse what cannot be written, before the work and not after it."""
+    if output.is_dir():
+        raise ValueError(f"output must be a file, but {output} is a folder: give {output / OUTPUT_FILE}.")
+    if output.parent.exists() and not output.parent.is_dir():
+        raise ValueError(f"output must be a file in a folder, but {output.parent} is a file: choose another name.")
+
+
 def _write(report: EvaluationReport, config: EvaluateConfig) -> None:
     def plain(value: Any) -> str:
         return str(value)  # paths
 
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": asdict(config), **asdict(report)}
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "weights": read_manifest(config.checkpoint).weights_digest,
+        "config": asdict(config),
+        **asdict(report),
+    }
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=plain) + "\n"
     report.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(report.output, text.encode("utf-8"))
+    if report.output == config.checkpoint / OUTPUT_FILE:
+        save_model_card(config.checkpoint)

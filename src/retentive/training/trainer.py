@@ -71,6 +71,7 @@ def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> Tr
     with ExitStack() as stack:
         store = TokenStore.open(config.store)
         _check_fit(model, config, store, processes)
+        processes.first_does(store.verify)
         make_neighbours(model, config, store, processes)
         precision = chosen_precision(config.hardware, processes.device)
         keys = table_keys(model, config, store)
