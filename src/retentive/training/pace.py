@@ -64,7 +64,6 @@ class Pace:
         """Begin anew."""
         self._nats, self._labels, self._bytes, self._tokens, self._seconds = 0.0, 0, 0.0, 0, 0.0
 
-
     def sums(self) -> dict[str, float]:
         """All sums, to go on from after a restart; numbers of JSON, which keeps every bit of them."""
         return {name: getattr(self, f"_{name}") for name in _SUMS}
