@@ -153,8 +153,14 @@ def test_arguments_without_a_meaning_are_refused_by_name():
         ({"num_residual_streams": 4}, "num_residual_streams must be 1, but is 4"),
         ({"rotary_pos_emb": True}, "exactly one of abs_pos_emb and rotary_pos_emb must be True"),
         ({"abs_pos_emb": False}, "exactly one of abs_pos_emb and rotary_pos_emb must be True"),
-        ({"use_xl_memories": False, "xl_mem_len": 3}, "xl_mem_len means nothing with use_xl_memories=False"),
-        ({"use_xl_memories": False, "enhanced_xl_recurrence": True}, "it needs use_xl_memories"),
+        (
+            {"use_xl_memories": False, "xl_mem_len": 3},
+            "xl_mem_len must be None, but is 3: nothing is recalled with use_xl_memories=False",
+        ),
+        (
+            {"use_xl_memories": False, "enhanced_xl_recurrence": True},
+            "enhanced_xl_recurrence must be False, but is True: nothing is recalled",
+        ),
         ({"causal": False, "memory_not_causal": False}, "memory_not_causal must be True, but is False"),
         ({"causal": False, "add_write_to_next_write_mem": True}, "add_write_to_next_write_mem must be False"),
         ({"xl_mem_len": 7}, "xl_length must be from 0 to segment_length = 6"),

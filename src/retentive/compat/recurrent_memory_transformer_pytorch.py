@@ -65,15 +65,6 @@ class RecurrentMemoryTransformer(nn.Module):
         """
         super().__init__()
         refuse("num_residual_streams", num_residual_streams, 1, "there is one residual stream here")
-        if abs_pos_emb == rotary_pos_emb:
-            raise ValueError(
-                f"exactly one of abs_pos_emb and rotary_pos_emb must be True, but both are {abs_pos_emb}; a token has "
-                "one position here: give abs_pos_emb=False with rotary_pos_emb=True."
-            )
-        xl_length = (seq_len if xl_mem_len is None else xl_mem_len) if use_xl_memories else 0
-        if xl_mem_len and not use_xl_memories:
-            raise ValueError(f"xl_mem_len means nothing with use_xl_memories=False, but is {xl_mem_len}; leave it out.")
-        refuse("enhanced_xl_recurrence", enhanced_xl_recurrence and not xl_length, False, "it needs use_xl_memories")
         backbone: Any = config_class("transformer")(
             vocab_size=num_tokens,
             hidden_size=dim,
@@ -82,8 +73,7 @@ class RecurrentMemoryTransformer(nn.Module):
             head_dim=dim_head,
             intermediate_size=int(dim * ff_mult * 2 / 3),
             gated=True,
-            positions="rotary" if rotary_pos_emb else "learned",
-            max_positions=None if rotary_pos_emb else seq_len,
+            **_positions(abs_pos_emb, rotary_pos_emb, seq_len),
             head_bias=True,
             dropout=ff_dropout,
             attention_dropout=attn_dropout,
@@ -93,7 +83,7 @@ class RecurrentMemoryTransformer(nn.Module):
             segment_length=seq_len,
             num_memory_tokens=num_memory_tokens,
             bidirectional=not causal,
-            xl_length=xl_length,
+            xl_length=_recalled_length(use_xl_memories, xl_mem_len, enhanced_xl_recurrence, seq_len),
             xl_layer_above=enhanced_xl_recurrence,
             embedding_gradient=emb_gradient_frac,
         )
@@ -106,12 +96,10 @@ class RecurrentMemoryTransformer(nn.Module):
                 write_gradient=not (add_write_to_next_write_mem and next_write_mem_stop_grad),
             )
         else:
-            for name, given in (
-                ("memory_not_causal", memory_not_causal),
-                ("always_have_read_memories", always_have_read_memories),
-            ):
-                refuse(name, given, True, "with causal=False there is one block of memory, which all tokens see")
-            refuse("add_write_to_next_write_mem", add_write_to_next_write_mem, False, "with causal=False none is added")
+            one_block = "with causal=False there is one block of memory, which all tokens see"
+            refuse("memory_not_causal", memory_not_causal, True, one_block)
+            refuse("always_have_read_memories", always_have_read_memories, True, one_block)
+            refuse("add_write_to_next_write_mem", add_write_to_next_write_mem, False, one_block)
         self.model = rmt.RecurrentMemoryTransformer(config)
         self.causal, self.seq_len, self.ignore_index = causal, seq_len, ignore_index
 
@@ -290,6 +278,26 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         return torch.stack(
             generate(self.transformer.model, prime, max_new_tokens=new, sampling=sampling, state=state).tokens
         )
+
+
+def _positions(absolute: bool, rotary: bool, seq_len: int) -> dict[str, Any]:
+    """The backbone's options for positions."""
+    if absolute == rotary:
+        raise ValueError(
+            f"exactly one of abs_pos_emb and rotary_pos_emb must be True, but both are {absolute}; a token has one "
+            "position here: give abs_pos_emb=False with rotary_pos_emb=True."
+        )
+    return {"positions": "rotary"} if rotary else {"positions": "learned", "max_positions": seq_len}
+
+
+def _recalled_length(used: bool, length: int | None, layer_above: bool, seq_len: int) -> int:
+    """Tokens of the segment before that are read again."""
+    if used:
+        return seq_len if length is None else length
+    why = "nothing is recalled with use_xl_memories=False"
+    refuse("xl_mem_len", length or None, None, why)
+    refuse("enhanced_xl_recurrence", layer_above, False, why)
+    return 0
 
 
 __all__ = ["RecurrentMemoryTransformer", "RecurrentMemoryTransformerWrapper"]

@@ -60,7 +60,6 @@ class RETRO(nn.Module):
         for name, given in (("enc_scale_residual", enc_scale_residual), ("dec_scale_residual", dec_scale_residual)):
             refuse(name, given, None, "use_deepnet=True scales by DeepNorm's rule")
         norm: Any = self._norm(norm_klass, gated_rmsnorm, use_deepnet)
-        layers = tuple(range(1, dec_depth + 1)) if dec_cross_attn_layers is None else tuple(dec_cross_attn_layers)
         base: Any = config_class("transformer")(
             vocab_size=num_tokens,
             hidden_size=dec_dim,
@@ -78,14 +77,12 @@ class RETRO(nn.Module):
         config = RetroConfig(
             base=base,
             chunk_size=chunk_size,
-            cross_layers=layers,
+            cross_layers=_layers(dec_cross_attn_layers, dec_depth),
             encoder_hidden_size=enc_dim,
             encoder_num_layers=enc_depth,
             encoder_num_heads=heads,
             encoder_head_dim=dim_head,
-            encoder_cross_layers=(
-                tuple(range(1, enc_depth + 1)) if enc_cross_attn_layers is None else tuple(enc_cross_attn_layers)
-            ),
+            encoder_cross_layers=_layers(enc_cross_attn_layers, enc_depth),
             cross_num_heads=heads,
             cross_head_dim=dim_head,
             share_embeddings=True,
@@ -144,3 +141,8 @@ class RETRO(nn.Module):
         if retrieved is None or not retrieved.shape[1]:
             return None
         return retrieved.masked_fill(retrieved == self.pad_id, -1)
+
+
+def _layers(given: tuple[int, ...] | None, depth: int) -> tuple[int, ...]:
+    """Layers by number; None is all of them."""
+    return tuple(range(1, depth + 1)) if given is None else tuple(given)

@@ -76,13 +76,7 @@ class TrainingWrapper(nn.Module):
             ValueError: If the model has another chunk size, or another vocabulary than BERT.
         """
         super().__init__()
-        refuse("chunk_size", chunk_size, retro.chunk_size, "it is that of the model")
-        ids = get_bert().config.vocab_size
-        if retro.model.config.vocab_size != ids:
-            raise ValueError(
-                f"num_tokens of retro must be that of BERT, {ids}, whose ids texts are made of, but is "
-                f"{retro.model.config.vocab_size}."
-            )
+        _check_fit(retro, chunk_size)
         self.retro, self.chunk_size, self.max_seq_len, self.knn = retro, chunk_size, retro.seq_len, knn
         self.stats = self._prepare(
             Path(processed_stats_json_path),
@@ -202,6 +196,16 @@ class TrainingWrapper(nn.Module):
     def forward(self, seq: Tokens, retrieved: Tensor | None = None, return_loss: bool = True) -> Logits | Tensor:
         """The model's."""
         return self.retro(seq, retrieved, return_loss=return_loss)
+
+
+def _check_fit(retro: RETRO, chunk_size: int) -> None:
+    """Refuse a model that cannot read the chunks."""
+    refuse("chunk_size", chunk_size, retro.chunk_size, "it is that of the model")
+    ids, known = get_bert().config.vocab_size, retro.model.config.vocab_size
+    if known != ids:
+        raise ValueError(
+            f"num_tokens of retro must be that of BERT, {ids}, whose ids texts are made of, but is {known}."
+        )
 
 
 def _kept(vocab: int, threshold: float) -> int:
