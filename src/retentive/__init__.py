@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from retentive.generation import Sampling, generate, stream
     from retentive.layers.retention import MultiScaleRetention, RetentionConfig
     from retentive.models.retnet import RetNet, RetNetConfig
+    from retentive.models.retro import Retro, RetroConfig
     from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
     from retentive.models.transformer import Transformer, TransformerConfig
     from retentive.ops.retention import retention, retention_chunkwise, retention_parallel, retention_recurrent
@@ -25,6 +26,8 @@ _HOMES = {
     "RecurrentMemoryTransformer": "retentive.models.rmt",
     "RetNet": "retentive.models.retnet",
     "RetNetConfig": "retentive.models.retnet",
+    "Retro": "retentive.models.retro",
+    "RetroConfig": "retentive.models.retro",
     "RetentionConfig": "retentive.layers.retention",
     "Sampling": "retentive.generation",
     "Transformer": "retentive.models.transformer",
@@ -48,6 +51,8 @@ __all__ = [
     "RecurrentMemoryTransformer",
     "RetNet",
     "RetNetConfig",
+    "Retro",
+    "RetroConfig",
     "RetentionConfig",
     "Sampling",
     "Transformer",
