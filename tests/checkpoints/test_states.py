@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from laws.equality import assert_equal_states
 from laws.families import ALTERNATIVES, VARIANTS, case_name, cases, random_tokens, small_model
 from retentive.checkpoints import (
     GenerationState,
@@ -20,20 +21,9 @@ from retentive.checkpoints import (
 )
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.models.registry import family_names
-from retentive.state import named_tensors
 
 EVERY_CASE = pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
 EVERY_FAMILY = pytest.mark.parametrize("family", family_names())
-
-
-def assert_equal_states(found, expected) -> None:
-    assert type(found) is type(expected)
-    ours, theirs = named_tensors(found), named_tensors(expected)
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert ours[name].dtype == tensor.dtype, name
-        assert torch.equal(ours[name].view(-1), tensor.reshape(-1)), name
-        assert ours[name].shape == tensor.shape, name
 
 
 def rewrite(path: Path, *, tensors: dict | None = None, metadata: dict | None = None) -> None:
@@ -42,25 +32,6 @@ def rewrite(path: Path, *, tensors: dict | None = None, metadata: dict | None = 
         held = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         about = {**file.metadata(), **(metadata or {})}
     save_file({**held, **(tensors or {})}, path, {name: text for name, text in about.items() if text is not None})
-
-
-@EVERY_CASE
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("padded", [False, True])
-def test_states_come_back_bit_for_bit(family: str, changes: dict, dtype: torch.dtype, padded: bool, tmp_path: Path):
-    model = small_model(family, dtype=dtype, **changes)
-    tokens = random_tokens(3, 11)
-    mask = torch.arange(11) >= torch.tensor([[0], [4], [9]]) if padded else None
-    state = model(tokens, mask=mask).state.detach()
-    path = tmp_path / "state.safetensors"
-    save_state(state, path, model)
-    assert_equal_states(load_state(path, model), state)
-    going = GenerationState(model=state, unread=torch.tensor([1, 2, 3]))
-    save_state(going, path, model)
-    assert_equal_states(load_state(path, model), going)
-    selected = state.select(torch.tensor([2, 0]))
-    save_state(selected, path, model)
-    assert_equal_states(load_state(path, model), selected)
 
 
 @EVERY_FAMILY

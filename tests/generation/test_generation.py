@@ -5,10 +5,9 @@ import gc
 import pytest
 import torch
 
+from laws.decoding_by_hand import full_forward, lists
 from laws.families import VOCAB, case_name, cases, random_tokens, small_model
 from retentive.generation import GenerationState, Sampling, generate, stream
-from retentive.generation.sampling import choose
-from retentive.generation.uniforms import uniforms
 from retentive.models.base import LanguageModel
 from retentive.models.registry import family_names
 from retentive.state import named_tensors
@@ -20,52 +19,12 @@ EVERY_SAMPLING = pytest.mark.parametrize("sampling", [Sampling(), DRAWN], ids=["
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11, 3]]
 
 
-def lists(rows: list[torch.Tensor]) -> list[list[int]]:
-    return [row.tolist() for row in rows]
-
-
-def full_forward(model: LanguageModel, prompt: list[int], count: int, sampling: Sampling, row: int = 0) -> list[int]:
-    """What generation must give: the whole text through the model again for every token."""
-    text = list(prompt)
-    for _ in range(count):
-        logits = model(torch.tensor([text])).logits[:, -1]
-        uniform = None
-        if not sampling.is_greedy:
-            assert sampling.seed is not None
-            uniform = uniforms(sampling.seed, torch.tensor([row]), torch.tensor([len(text)]))[:, 0]
-        text.append(int(choose(logits, sampling, uniform)))
-    return text[len(prompt) :]
-
-
-@EVERY_CASE
-@EVERY_SAMPLING
-def test_rows_of_any_length_equal_the_full_forward_of_each_alone(family: str, changes: dict, sampling: Sampling):
-    model = small_model(family, **changes)
-    result = generate(model, PROMPTS, max_new_tokens=12, sampling=sampling)
-    expected = [full_forward(model, prompt, 12, sampling, row) for row, prompt in enumerate(PROMPTS)]
-    assert lists(result.tokens) == expected
-    assert result.stopped == (False, False, False)
-
-
 @EVERY_FAMILY
 def test_a_stream_gives_the_same_tokens_one_by_one(family: str):
     model = small_model(family)
     tokens = generate(model, PROMPTS, max_new_tokens=5).tokens
     steps = list(stream(model, PROMPTS, max_new_tokens=5))
     assert [list(row) for row in zip(*steps, strict=True)] == lists(tokens)
-
-
-@EVERY_CASE
-@pytest.mark.parametrize("first", [1, 7])
-def test_going_on_equals_an_uninterrupted_run(family: str, changes: dict, first: int):
-    model = small_model(family, **changes)
-    whole = generate(model, PROMPTS, max_new_tokens=12, sampling=DRAWN)
-    begun = generate(model, PROMPTS, max_new_tokens=first, sampling=DRAWN)
-    ended = generate(model, state=begun.state, max_new_tokens=12 - first, sampling=DRAWN)
-    joined = [a + b for a, b in zip(lists(begun.tokens), lists(ended.tokens), strict=True)]
-    assert joined == lists(whole.tokens)
-    for name, tensor in named_tensors(whole.state).items():
-        assert torch.equal(named_tensors(ended.state)[name], tensor), name
 
 
 @EVERY_FAMILY
