@@ -76,7 +76,8 @@ def save_model(
 ) -> None:
     """Write a model into a folder, where `load_model` finds it; a model that is there already is replaced.
 
-    Every tensor keeps its dtype; weights that are used twice (tied embeddings) are stored once.
+    Beside it stands its card, ``README.md``; see `save_model_card`. Every tensor keeps its dtype; weights that are used
+    twice (tied embeddings) are stored once.
 
     Args:
         model: The model, not wrapped (of ``DistributedDataParallel``, pass ``.module``).
@@ -112,6 +113,9 @@ def save_model(
         if is_new and not any(folder.iterdir()):
             folder.rmdir()
         raise
+    from retentive.checkpoints.model_card import save_model_card  # which reads folders by this module
+
+    save_model_card(folder)
     if is_new:
         sync(folder.parent)
     for leftover in (*(folder / other for other in earlier - {name}), *folder.glob(".weights-*.safetensors.tmp")):
@@ -176,6 +180,10 @@ def read_manifest(folder: Path | str) -> ModelManifest:
         raise DamagedFileError(f"{path} is not JSON ({error}); copy it again.") from error
     if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
         found = "something else"
+        if (folder / "model" / CONFIG_FILE).exists():
+            found = f"that of a training run: give the folder of its model, {folder / 'model'}"
+        elif isinstance(content, dict) and "training" in content:
+            found = "that of a training run that has no model yet: start its training again, to its end"
         if isinstance(content, dict) and cast("dict[str, Any]", content).get("model_type") == "retentive":
             found = (
                 "written by transformers: load the folder with AutoModelForCausalLM.from_pretrained, after "

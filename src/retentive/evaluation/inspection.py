@@ -137,8 +137,8 @@ class Inspection:
         return Report(
             title=f"A {self.family} from the inside",
             summary=(
-                f"{self.parameters:,} parameters. One sequence carries {short_bytes(float(self.state_bytes[-1]))} after "
-                f"{self.contexts[-1]:,} tokens."
+                f"{self.parameters:,} parameters. One sequence carries "
+                f"{short_bytes(float(self.state_bytes[-1]))} after {self.contexts[-1]:,} tokens."
             ),
             sections=self.sections(),
             facts=(),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from retentive.checkpoints.model_card import TrainingData, save_model_card
 from retentive.checkpoints.weights import load_model, read_manifest, save_model
 from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
@@ -189,9 +190,22 @@ class _Run:
             model = build(self.model)
             read_weights(checkpoint, model)
             save_model(model, folder, self.store.tokenizer)
+            save_model_card(folder, self._data(step))
 
         self.processes.first_does(write)
         return folder
+
+    def _data(self, step: int) -> TrainingData:
+        """What the weights of a step were trained on, for their card."""
+        split = self.store.manifest.splits["train"]
+        return TrainingData(
+            source=self.store.folder.name,
+            documents=split.documents,
+            tokens=split.tokens,
+            text_bytes=split.text_bytes,
+            steps=step,
+            tokens_read=step * self.config.data.tokens_per_step,
+        )
 
     def report(self, *, stopped: bool, model: Path | None, seconds: float) -> TrainReport:
         """What came of it."""

@@ -1,0 +1,153 @@
+"""The model card of a saved model: ``README.md``, filled in with what is known of the data, the size and the scores."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from retentive.checkpoints.tensor_file import open_tensors
+from retentive.checkpoints.weights import ModelManifest, read_manifest
+from retentive.files import write_atomically
+
+CARD_FILE = "README.md"
+EVALUATION_FILE = "evaluation.json"
+DATA_FILE = "training.json"
+MARK = "# written by retentive; without this line the file is left alone"
+"""Stands in a card that may be written anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingData:
+    """What a model was trained on, for its card.
+
+    Attributes:
+        source: Name of the text.
+        documents: Documents that were learned from.
+        tokens: Their tokens.
+        text_bytes: Bytes of their text in UTF-8.
+        steps: Steps of the optimizer.
+        tokens_read: Tokens read in all, repeats included.
+    """
+
+    source: str
+    documents: int
+    tokens: int
+    text_bytes: int
+    steps: int
+    tokens_read: int
+
+
+def save_model_card(folder: Path | str, data: TrainingData | None = None) -> bool:
+    """Write the card of a saved model, with what its folder tells.
+
+    Args:
+        folder: That `save_model` wrote.
+        data: What the model was trained on, kept in the folder for the next time; None takes what was kept.
+
+    Returns:
+        Whether it was written: a card that a person has taken over is left alone.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model.
+    """
+    folder = Path(folder)
+    path = folder / CARD_FILE
+    if data is not None:
+        known = {"weights": read_manifest(folder).weights_digest, **asdict(data)}
+        write_atomically(folder / DATA_FILE, (json.dumps(known, indent=1) + "\n").encode())
+    if path.exists() and MARK not in path.read_text("utf-8"):
+        return False
+    write_atomically(path, model_card(folder).encode("utf-8"))
+    return True
+
+
+def model_card(folder: Path | str) -> str:
+    """The text of a card, from what the folder of a model tells.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model.
+        DamagedFileError: If its weights are missing or damaged.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    with open_tensors(folder / manifest.weights_file) as reader:
+        parameters = sum(shape.numel() for shape in reader.shapes().values())
+        dtype = str(reader.floating_dtype()).removeprefix("torch.")
+    decoder = manifest.config.decoder
+    sizes = [
+        ("family", manifest.config.family),
+        ("parameters", f"{parameters:,} ({dtype})"),
+        ("layers", f"{decoder.num_layers}"),
+        ("hidden size", f"{decoder.embedding.hidden_size:,}"),
+        ("heads", f"{decoder.mixer.num_heads}"),
+        ("token ids", f"{decoder.embedding.vocab_size:,}"),
+    ]
+    lines = [
+        *("---", MARK, "library_name: retentive", "pipeline_tag: text-generation"),
+        *("tags:", "- retentive", f"- {manifest.config.family}", "---", ""),
+        f"# A {manifest.config.family} of {parameters:,} parameters",
+        "",
+        f"Trained with [retentive](https://pypi.org/project/retentive) {manifest.library_version}.",
+        *("", "## Sizes", "", *_table(sizes), "", "## Data", "", *_data(_known(folder / DATA_FILE, manifest))),
+        *("", "## Scores", "", *_scores(_known(folder / EVALUATION_FILE, manifest)), "", "## Use", "", *USE, ""),
+    ]
+    return "\n".join(lines)
+
+
+USE = (
+    "```python",
+    "import retentive.huggingface",
+    "from transformers import AutoModelForCausalLM, AutoTokenizer",
+    "",
+    "retentive.huggingface.register()",
+    "model, tokenizer = AutoModelForCausalLM.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)",
+    "```",
+    "",
+    "Or without transformers: `retentive generate FOLDER`, `retentive.load_model(FOLDER)`.",
+)
+
+
+def _table(rows: list[tuple[str, str]]) -> list[str]:
+    return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
+
+
+def _data(known: dict[str, Any] | None) -> list[str]:
+    if known is None:
+        return ["Not recorded."]
+    rows = [
+        ("text", str(known["source"])),
+        ("documents", f"{known['documents']:,}"),
+        ("size", f"{known['text_bytes']:,} bytes, {known['tokens']:,} tokens"),
+        ("training", f"{known['steps']:,} steps, {known['tokens_read']:,} tokens read"),
+    ]
+    return _table(rows)
+
+
+def _scores(known: dict[str, Any] | None) -> list[str]:
+    if known is None:
+        return ["Not measured: `retentive evaluate FOLDER --store STORE` fills this in."]
+    ways = [way for way in (known["evaluation"]["windows"], known["evaluation"]["one_pass"]) if way is not None]
+    rows = [(_way(way), _bits(way)) for way in ways]
+    coverage = ways[0]["coverage"]
+    measured = f"On {coverage['documents']:,} documents of {coverage['split']!r}, {ways[0]['bytes']:,} bytes."
+    return ["Bits per byte of text, lower is better.", "", *_table(rows), "", measured]
+
+
+def _way(way: Mapping[str, Any]) -> str:
+    if way["method"] == "one_pass":
+        return "one pass, state carried along"
+    return f"windows of {way['window']:,} tokens, stride {way['stride']:,}"
+
+
+def _bits(way: Mapping[str, Any]) -> str:
+    error = way["standard_error"]
+    return f"{way['bits_per_byte']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def _known(path: Path, manifest: ModelManifest) -> dict[str, Any] | None:
+    """What a file says of these weights; None if it says nothing, or was written for others."""
+    if not path.is_file():
+        return None
+    content = cast("dict[str, Any]", json.loads(path.read_text("utf-8")))
+    return content if content.get("weights") == manifest.weights_digest else None
