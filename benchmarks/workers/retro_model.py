@@ -52,6 +52,7 @@ def _decode(model: Retro, k: int, *, context: int, steps: int) -> Work:
     def find(chunks: Tensor) -> Tensor:
         return random_neighbours(len(chunks), 1, k, 2 * size, vocab_size)[:, 0]
 
+    model.eval()
     before = generate(model, random_tokens(1, context, vocab_size), max_new_tokens=1, retriever=find).state
     return Work(
         run=lambda: generate(model, state=before, max_new_tokens=steps, retriever=find),

@@ -95,6 +95,10 @@ class Lookup:
         Raises:
             ValueError: If the retriever does not answer each chunk.
         """
+        # Most new tokens end no chunk, and are not asked about further.
+        last = self._model.config.chunk_size - 1
+        if tokens.shape[1] == 1 and isinstance(state, RetroState) and int(state.place.max()) < last:
+            return None
         chunks = self._model.ended_chunks(tokens, state, mask=mask)
         there = (chunks != -1).any(2)
         asked = chunks[there]

@@ -42,12 +42,18 @@ class EndedChunks:
     Attributes:
         key: Keys, rotated by their place in the neighbour.
         value: Values.
-        real: False at padding and at neighbours that are missing.
+        real: False at padding and at neighbours that are missing; None where all tokens are there.
     """
 
     key: Float[Tensor, "batch chunks heads read key_dim"]
     value: Float[Tensor, "batch chunks heads read value_dim"]
-    real: Bool[Tensor, "batch chunks read"]
+    real: Bool[Tensor, "batch chunks read"] | None
+
+    @property
+    def mask(self) -> Bool[Tensor, "batch chunks read"]:
+        """Which tokens are there."""
+        batch, chunks, _, read, _ = self.key.shape
+        return self.key.new_ones(batch, chunks, read, dtype=torch.bool) if self.real is None else self.real
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,14 +123,16 @@ class ChunkedCrossAttention(nn.Module):
     def read(
         self,
         encoded: Float[Tensor, "batch chunks neighbours length memory"],
-        real: Bool[Tensor, "batch chunks neighbours length"],
+        real: Bool[Tensor, "batch chunks neighbours length"] | None,
     ) -> EndedChunks:
         """Keys and values of encoded neighbours; their order is forgotten here."""
         batch, chunks, neighbours, length, _ = encoded.shape
         places = torch.arange(length, device=encoded.device).repeat(neighbours)[None]
         key, value = self.attention.key_value(encoded.flatten(2, 3).flatten(0, 1), places, length)
         return EndedChunks(
-            key=key.unflatten(0, (batch, chunks)), value=value.unflatten(0, (batch, chunks)), real=real.flatten(2)
+            key=key.unflatten(0, (batch, chunks)),
+            value=value.unflatten(0, (batch, chunks)),
+            real=None if real is None else real.flatten(2),
         )
 
     def forward(self, x: Hidden, carried: NeighbourState, ended: EndedChunks | None, reads: Reads) -> Hidden:
@@ -178,7 +186,7 @@ class ChunkedCrossAttention(nn.Module):
             query,
             carried.key[:, None],
             carried.value[:, None],
-            carried.mask[:, None],
+            None if carried.real is None else carried.real[:, None],
             chunk_size=query.shape[2],
             dropout=self.attention.dropout,
         )
@@ -202,7 +210,7 @@ def _columns(heads: Tensor, index: Tensor) -> Tensor:
 def _seen(carried: NeighbourState, ended: EndedChunks | None, reads: Reads, time: int) -> TokenMask:
     """Which tokens have a neighbour to read."""
     before = carried.mask.any(1, keepdim=True)
-    after = None if ended is None else ended.real.any(2)
+    after = None if ended is None else ended.mask.any(2)
     if reads.ragged is not None:
         seen = reads.ragged.reads_carried & before
         if after is None:

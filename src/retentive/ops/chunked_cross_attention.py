@@ -11,7 +11,7 @@ def chunked_cross_attention(
     query: Queries,
     key: Float[Tensor, "batch chunks heads read key_dim"],
     value: Float[Tensor, "batch chunks heads read value_dim"],
-    allowed: Bool[Tensor, "batch chunks read"],
+    allowed: Bool[Tensor, "batch chunks read"] | None,
     *,
     chunk_size: int,
     dropout: float = 0.0,
@@ -26,7 +26,7 @@ def chunked_cross_attention(
         query: Rotated by their place in the attending chunk plus ``chunk_size - 1``, or not at all; not scaled.
         key: Of each chunk's neighbours, side by side; rotated by their place in the neighbour, or not at all.
         value: What each of those tokens says.
-        allowed: False at padding. A chunk that may read nothing gets zeros.
+        allowed: False at padding. A chunk that may read nothing gets zeros. None where all may be read.
         chunk_size: Tokens of a chunk.
         dropout: Probability with which a weight is dropped; 0 outside training.
 
@@ -40,9 +40,10 @@ def chunked_cross_attention(
             f"{time} columns are {-(-time // chunk_size)} chunks of {chunk_size}, but key and value are of {chunks}."
         )
     width = time if chunks == 1 else chunk_size
-    query = nn.functional.pad(query, (0, 0, 0, chunks * width - time))
+    if chunks * width > time:
+        query = nn.functional.pad(query, (0, 0, 0, chunks * width - time))
     query = query.unflatten(2, (chunks, width)).transpose(1, 2).flatten(0, 1)
-    seen = allowed.flatten(0, 1)[:, None, None].expand(-1, -1, width, -1)
+    seen = None if allowed is None else allowed.flatten(0, 1)[:, None, None].expand(-1, -1, width, -1)
     mixed = attention(query, key.flatten(0, 1), value.flatten(0, 1), allowed=seen, dropout=dropout)
     mixed = mixed.view(batch, chunks, heads, width, -1).transpose(1, 2)
     return mixed.flatten(2, 3)[:, :, :time]

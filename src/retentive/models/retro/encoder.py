@@ -35,7 +35,7 @@ class EncoderBlock(nn.Module):
     def forward(
         self,
         x: Encoded,
-        real: Bool[Tensor, "batch chunks neighbours length"],
+        real: Bool[Tensor, "batch chunks neighbours length"] | None,
         condition: Condition,
         condition_real: Bool[Tensor, "batch chunks chunk"] | None,
     ) -> Encoded:
@@ -46,7 +46,7 @@ class EncoderBlock(nn.Module):
         read = self._before(flat, self.attention_norm)
         query = self.attention.query(read, places, length)
         key, value = self.attention.key_value(read, places, length)
-        mixed = self.attention(query, key, value, real.flatten(0, 2)[:, None])
+        mixed = self.attention(query, key, value, None if real is None else real.flatten(0, 2)[:, None])
         flat = self._add(flat, mixed, self.attention_norm)
         if self.cross is not None and self.cross_norm is not None:
             side_by_side = flat.view(batch * chunks, neighbours * length, -1)
@@ -98,7 +98,7 @@ class NeighbourEncoder(nn.Module):
     def forward(
         self,
         neighbours: Int[Tensor, "batch chunks neighbours length"],
-        real: Bool[Tensor, "batch chunks neighbours length"],
+        real: Bool[Tensor, "batch chunks neighbours length"] | None,
         condition: Condition,
         condition_real: Bool[Tensor, "batch chunks chunk"] | None,
         shared: nn.Embedding,
@@ -107,13 +107,13 @@ class NeighbourEncoder(nn.Module):
 
         Args:
             neighbours: Token ids; anything where there is no token.
-            real: True where there is one.
+            real: True where there is one; None where all are there.
             condition: The decoder's hidden states of the chunk that each neighbour was found for.
             condition_real: Which of them are there; None where all are.
             shared: The decoder's table, for shared embeddings.
         """
         table = shared if self.embedding is None else self.embedding
-        ids = neighbours.where(real, 0)
+        ids = neighbours if real is None else neighbours.where(real, 0)
         try:
             x = table(ids)
         except IndexError as error:

@@ -23,10 +23,10 @@ GivenMask = Bool[Tensor, "rows chunks neighbours length"] | Bool[Tensor, "rows c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Neighbours:
-    """Neighbours of the chunks that end in a call: ids, and which of them are tokens."""
+    """Neighbours of the chunks that end in a call: ids, and which of them are tokens; None where all are."""
 
     ids: Int[Tensor, "batch chunks neighbours length"]
-    real: Bool[Tensor, "batch chunks neighbours length"]
+    real: Bool[Tensor, "batch chunks neighbours length"] | None
 
 
 class Retro(LanguageModel):
@@ -64,7 +64,7 @@ class Retro(LanguageModel):
             position=empty.position,
             place=torch.full_like(empty.position, -self.config.chunk_offset),
             recent_tokens=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
-            recent_hidden=torch.zeros(batch_size, 0, self.config.hidden_size, device=device, dtype=weight.dtype),
+            recent_hidden=torch.zeros(batch_size, 0, weight.shape[1], device=device, dtype=weight.dtype),
             neighbours=tuple(cross.nothing(batch_size, device, weight.dtype) for cross in self._cross_layers()),
         )
 
@@ -172,7 +172,9 @@ class Retro(LanguageModel):
             real &= neighbour_mask
         if plan.reads.ragged is not None and plan.ended.real is not None:
             real &= plan.ended.real[:, :, -1, None, None]  # chunks that a row does not have
-        return _Neighbours(ids=neighbours.long(), real=real)
+        # Without padding attention takes less time. A GPU is not waited for to know it.
+        is_whole = real.device.type == "cpu" and bool(real.all())
+        return _Neighbours(ids=neighbours.long(), real=None if is_whole else real)
 
     def _read(
         self,
@@ -187,7 +189,7 @@ class Retro(LanguageModel):
         decoder = self.decoder
         layout = decoder.layout(None if state is None else state.position, *tokens.shape, mask=mask, starts=starts)
         hidden = decoder.embed(tokens, layout)
-        mixers = (None,) * self.config.decoder.num_layers if state is None else state.layers
+        mixers = (None,) * len(decoder.blocks) if state is None else state.layers
         state = self.initial_state(tokens.shape[0]) if state is None else state
         layers: list[RecurrentState] = []
         following = list(state.neighbours)
