@@ -50,7 +50,7 @@ from retentive.training.trainer import train
 TRANSFORMER, OFF, ON, SHUFFLED = "Transformer", "RETRO[OFF]", "RETRO[ON]", "RETRO[ON], others' neighbours"
 LEXICAL_PART, DENSE_PART = "RETRO[ON], words, part of the text", "RETRO[ON], dense, part of the text"
 MODELS = ("transformer", "retro")
-WINDOW = 512
+WINDOW, STRIDE = 512, 384
 
 
 # No slots here: the command line's parser reads defaults through a config's ``__dict__``.
@@ -60,6 +60,7 @@ class EvidenceConfig:
 
     Args:
         corpus: Folder of text, or a tar archive of one.
+        pattern: Which of its files, as in "retentive prepare".
         output: Folder of everything that is made. Started again with the same options, it goes on from there.
         seeds: Each is a model of either kind, trained anew.
         steps: Training steps of each model, of 2,048 tokens.
@@ -72,10 +73,11 @@ class EvidenceConfig:
     """
 
     corpus: Path
+    pattern: str = "**/*"
     output: Path = Path("runs/retro_evidence")
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 600
-    own_text_steps: int = 300
+    steps: int = 2000
+    own_text_steps: int = 600
     heldout_bytes: int = 250_000
     dense_model: str | None = None
     dense_share: float = 0.25
@@ -179,7 +181,8 @@ def _prepared(config: EvidenceConfig) -> TokenStore:
         source = config.output / "corpus"
         with tarfile.open(config.corpus) as archive:
             archive.extractall(source, filter="data")
-    prepare(PrepareConfig(source=source, output=folder, tokenizer="bpe", vocab_size=2048, heldout_fraction=0.1))
+    # Bytes: of few tokens a small model sees each often enough to learn to copy it.
+    prepare(PrepareConfig(source=source, output=folder, pattern=config.pattern, heldout_fraction=0.1))
     return TokenStore.open(folder)
 
 
@@ -280,7 +283,7 @@ def _scores(
                     chunks,
                     finder,
                     window=WINDOW,
-                    stride=WINDOW // 2,
+                    stride=STRIDE,
                     on_tokens=progress.advance,
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
