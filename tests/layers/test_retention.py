@@ -3,6 +3,7 @@
 import math
 import re
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,3 +139,13 @@ def test_float16_reads_long_sums():
         step, _ = half(x[:, :1].half(), state)
     assert output.isfinite().all()
     assert step.isfinite().all()
+
+
+def test_inputs_of_another_width_or_time_are_refused():
+    mixer, x = layer(), torch.randn(2, 3, 12, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"x must be \(batch, time, hidden_size = 12\), but has shape \(2, 3, 11\)"):
+        mixer(x[..., :11])
+    with pytest.raises(ValueError, match=r"key must have the batch and time of query .* but has shape \(2, 2, 12\)"):
+        mixer.forward_parallel(x, x[:, :2], x)
+    with pytest.raises(ValueError, match="index of the first token must be at least 0, but is -1"):
+        mixer.forward_chunkwise(x, x, x, -1)

@@ -99,7 +99,7 @@ def test_one_step_has_no_time():
 @pytest.mark.parametrize("size", [0, -3])
 def test_chunk_size(size: int):
     for form in (retention, retention_chunkwise):
-        with pytest.raises(ValueError, match=f"chunk_size must be at least 1 token, but is {size}"):
+        with pytest.raises(ValueError, match=f"chunk_size must be a whole number of tokens, at least 1, but is {size}"):
             form(**inputs(), chunk_size=size)
 
 

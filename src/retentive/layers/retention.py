@@ -190,7 +190,14 @@ class MultiScaleRetention(nn.Module):
             x: The residual stream, normalised.
             state: Where an earlier call stopped; None starts a new sequence.
             layout: Positions, padding and documents; None counts on from the state.
+
+        Raises:
+            ValueError: If ``x`` is not of this shape.
         """
+        if x.ndim != 3 or x.shape[2] != self.config.hidden_size:
+            raise ValueError(
+                f"x must be (batch, time, hidden_size = {self.config.hidden_size}), but has shape {tuple(x.shape)}."
+            )
         if layout is None:
             layout = self._layout(x, None if state is None else state.position)
         projected = self.input_proj(x)
@@ -271,6 +278,14 @@ class MultiScaleRetention(nn.Module):
         state: Tensor | None,
         form: Literal["parallel", "chunkwise", "recurrent"],
     ) -> tuple[Tensor, Tensor]:
+        for name, given in (("query", query), ("key", key), ("value", value)):
+            if given.ndim != 3 or given.shape != query.shape or given.shape[2] != self.config.hidden_size:
+                raise ValueError(
+                    f"{name} must have the batch and time of query and hidden_size = {self.config.hidden_size} channels, "
+                    f"but has shape {tuple(given.shape)} beside a query of {tuple(query.shape)}."
+                )
+        if index is not None and index < 0:
+            raise ValueError(f"the index of the first token must be at least 0, but is {index}.")
         position = torch.full((query.shape[0],), index, device=query.device) if index else None
         layout = self._layout(query, position)
         weights = self.input_proj.weight.split(self.sizes)

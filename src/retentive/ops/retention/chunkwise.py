@@ -65,8 +65,8 @@ def retention_chunkwise(
         TypeError: If dtypes differ or are not floating-point.
         ValueError: If ``chunk_size`` is below 1, shapes do not fit, or ``log_decay`` is above 0.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1 token, but is {chunk_size}.")
+    if type(chunk_size) is not int or chunk_size < 1:
+        raise ValueError(f"chunk_size must be a whole number of tokens, at least 1, but is {chunk_size!r}.")
     check_inputs(query, key, value, state)
     check_tokens(query, mask, starts)
     rate = resolve_log_decay(log_decay, query)
