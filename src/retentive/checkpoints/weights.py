@@ -180,8 +180,8 @@ def read_manifest(folder: Path | str) -> ModelManifest:
         raise DamagedFileError(f"{path} is not JSON ({error}); copy it again.") from error
     if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
         found = "something else"
-        if (folder / "model" / CONFIG_FILE).exists():
-            found = f"that of a training run: give the folder of its model, {folder / 'model'}"
+        if (path.parent / "model" / CONFIG_FILE).exists():
+            found = f"that of a training run: give the folder of its model, {path.parent / 'model'}"
         elif isinstance(content, dict) and "training" in content:
             found = "that of a training run that has no model yet: start its training again, to its end"
         if isinstance(content, dict) and cast("dict[str, Any]", content).get("model_type") == "retentive":
