@@ -281,8 +281,8 @@ class MultiScaleRetention(nn.Module):
         for name, given in (("query", query), ("key", key), ("value", value)):
             if given.ndim != 3 or given.shape != query.shape or given.shape[2] != self.config.hidden_size:
                 raise ValueError(
-                    f"{name} must have the batch and time of query and hidden_size = {self.config.hidden_size} channels, "
-                    f"but has shape {tuple(given.shape)} beside a query of {tuple(query.shape)}."
+                    f"{name} must have the batch and time of query and hidden_size = {self.config.hidden_size} "
+                    f"channels, but has shape {tuple(given.shape)} beside a query of {tuple(query.shape)}."
                 )
         if index is not None and index < 0:
             raise ValueError(f"the index of the first token must be at least 0, but is {index}.")
