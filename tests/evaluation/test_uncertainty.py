@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from retentive.evaluation.uncertainty import standard_error_of_ratio
+from retentive.evaluation.uncertainty import standard_error_of_ratio, wilson_interval
 
 
 def test_documents_of_one_size_give_the_error_of_a_mean():
@@ -31,3 +31,21 @@ def test_documents_without_a_token_do_not_count():
 
 def test_one_document_tells_nothing_of_others():
     assert standard_error_of_ratio(np.asarray([3.0, 0.0]), np.asarray([2, 0])) is None
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(0, 1), (0, 64), (4, 64), (32, 64), (63, 64), (64, 64)])
+def test_wilsons_bounds_are_where_the_hits_would_be_two_deviations_off(hits: int, trials: int):
+    low, high = wilson_interval(hits, trials)
+    share = hits / trials
+    assert 0 <= low <= share <= high <= 1
+    for bound in (low, high):
+        if bound not in (0.0, 1.0):
+            deviation = math.sqrt(bound * (1 - bound) / trials)
+            assert abs(share - bound) == pytest.approx(1.96 * deviation, rel=1e-9)
+    assert wilson_interval(64, 64)[0] == pytest.approx(0.9434, abs=1e-4)
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(0, 0), (2, 1), (-1, 5)])
+def test_hits_that_cannot_be_are_refused(hits: int, trials: int):
+    with pytest.raises(ValueError, match=f"hits must be from 0 to trials, of at least 1, but are {hits} of {trials}"):
+        wilson_interval(hits, trials)

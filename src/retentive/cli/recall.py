@@ -24,7 +24,7 @@ from retentive.evaluation.recall_report import (
     rows_of,
     seed_result_from_dict,
 )
-from retentive.evaluation.recall_training import PHASES, STAGES, MemoryKind, Training, train_to_recall
+from retentive.evaluation.recall_training import PHASES, SEGMENT_LENGTH, MemoryKind, Training, train_to_recall
 from retentive.files import write_atomically
 from retentive.models.rmt import RecurrentMemoryTransformer
 
@@ -62,7 +62,7 @@ class RecallConfig:
         if self.memory == "none":
             raise ValueError("memory must be a kind of memory, but is 'none', which every run is compared with anyway.")
         for length in self.lengths:
-            make_trials(self.trials, length=length, segment_length=PHASES[-1], seed=0)
+            make_trials(self.trials, length=length, segment_length=SEGMENT_LENGTH, seed=0)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _run_seed(config: RecallConfig, seed: int) -> SeedResult:
     """Train both models of a seed and ask them."""
     print(f"\nseed {seed}: training from random weights", flush=True)
     trained = _train(config.memory, config, seed, None)
-    last = len(PHASES) * len(STAGES)
+    last = sum(len(phase.stages) for phase in PHASES)
     learned = sum(len(phase.stages) for phase in trained.phases)
     print(f"  {learned} of {last} stages learned in {trained.seconds:.0f} s, {sum(trained.steps)} steps", flush=True)
     save_model(trained.model, config.output / f"seed_{seed}")
@@ -122,7 +122,7 @@ def _run_seed(config: RecallConfig, seed: int) -> SeedResult:
 def _train(kind: MemoryKind, config: RecallConfig, seed: int, steps: tuple[int, ...] | None) -> Training:
     label = f"train, seed {seed}" if kind != "none" else f"train without memory, seed {seed}"
     # Without memory the second stage is never learned: one stage is all that can be shown.
-    total = len(PHASES) * (len(STAGES) if kind != "none" else 1)
+    total = sum(len(phase.stages) if kind != "none" else 1 for phase in PHASES)
     with Progress(label, total=total, unit="stages") as progress:
         return train_to_recall(
             kind,
@@ -136,7 +136,7 @@ def _train(kind: MemoryKind, config: RecallConfig, seed: int, steps: tuple[int, 
 def _ask(
     model: RecurrentMemoryTransformer, config: RecallConfig, length: int, seed: int, *, carries_state: bool
 ) -> Answers:
-    trials = make_trials(config.trials, length=length, segment_length=PHASES[-1], seed=seed)
+    trials = make_trials(config.trials, length=length, segment_length=SEGMENT_LENGTH, seed=seed)
     if not carries_state:
         return ask(model, trials, carries_state=False)
     with Progress(f"read {length:,} bytes, seed {seed}", total=length * len(trials), unit="B") as progress:

@@ -21,14 +21,33 @@ from retentive.training.config import OptimizerConfig, ScheduleConfig
 from retentive.training.curriculum import CurriculumConfig, CurriculumReport, StageLearned, fit_curriculum
 
 MemoryKind = Literal["sign", "continuous", "noisy", "associative", "none"]
-"""``sign``: with 2% of the signs turned in training. ``noisy``: continuous, with noise of a tenth of its size in
+"""``sign``: with 5% of the signs turned in training. ``noisy``: continuous, with noise of a tenth of its size in
 training. ``none``: a Transformer that sees its segment alone."""
 
-PHASES = (32, 128, 512)
-"""Bytes of a segment, one phase of training after the other; the last one is what is measured."""
 
-STAGES = (1, 2, 3, 4)
-"""Segments of the longest texts of each stage, in each phase."""
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase of training.
+
+    Attributes:
+        segment_length: Bytes of a segment.
+        stages: Segments of the longest texts of each stage.
+        extra_steps: Steps after the last stage is learned.
+    """
+
+    segment_length: int
+    stages: tuple[int, ...]
+    extra_steps: int = 0
+
+
+PHASES = (
+    Phase(32, (1, 2, 3, 4, 6, 8, 12, 16), extra_steps=150),
+    Phase(128, (1, 2, 4), extra_steps=20),
+    Phase(512, (1, 3), extra_steps=30),
+)
+"""Short segments are cheap, so that is where holding is learned; the length of the last phase is what is measured."""
+
+SEGMENT_LENGTH = PHASES[-1].segment_length
 
 MOST_STEPS = 1500
 """Of a phase, in which a model has either learned or will not."""
@@ -67,12 +86,14 @@ class Training:
 def recall_config(kind: MemoryKind) -> RecurrentMemoryConfig:
     """A model of 33 thousand parameters; all kinds of memory have the same backbone and segments."""
     backbone = TransformerConfig(vocab_size=256, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64)
-    config = RecurrentMemoryConfig(backbone=backbone, segment_length=PHASES[-1], num_memory_tokens=0, token_shift=True)
+    config = RecurrentMemoryConfig(
+        backbone=backbone, segment_length=SEGMENT_LENGTH, num_memory_tokens=0, token_shift=True
+    )
     if kind == "none":
         return config
     config = replace(config, num_memory_tokens=4, causal_memory=True)
     if kind == "sign":
-        return replace(config, memory_code="sign", memory_flips=0.02)
+        return replace(config, memory_code="sign", memory_flips=0.05)
     if kind == "noisy":
         return replace(config, memory_noise=0.1)
     return replace(config, memory="associative", associative_dim=16) if kind == "associative" else config
@@ -99,11 +120,12 @@ def train_to_recall(
     config, phases = recall_config(kind), list[CurriculumReport]()
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        model = _resized(None, config, PHASES[0])
-        for number, segment_length in enumerate(PHASES):
-            model = _resized(model, config, segment_length)
+        model = _resized(None, config, PHASES[0].segment_length)
+        for number, phase in enumerate(PHASES):
+            model = _resized(model, config, phase.segment_length)
             report = _train_phase(
                 model,
+                phase,
                 seed=seed,
                 max_steps=MOST_STEPS if steps is None else steps[number],
                 max_seconds=max_seconds - (time.perf_counter() - begin),
@@ -112,7 +134,7 @@ def train_to_recall(
             phases.append(report)
             if steps is None and not report.is_finished:
                 break
-    model = _resized(model, config, PHASES[-1]).eval()
+    model = _resized(model, config, SEGMENT_LENGTH).eval()
     return Training(
         model=model,
         phases=tuple(phases),
@@ -133,21 +155,23 @@ def _resized(
 
 def _train_phase(
     model: RecurrentMemoryTransformer,
+    phase: Phase,
     *,
     seed: int,
     max_steps: int,
     max_seconds: float,
     on_stage: Callable[[StageLearned], object],
 ) -> CurriculumReport:
-    length = model.config.segment_length
+    length = phase.segment_length
     task = partial(fact_in_filler, batch_size=_BATCH_SIZE, segment_length=length, seed=seed)
     return fit_curriculum(
         model,
         lambda step, segments: task(step, segments=segments),
-        CurriculumConfig(stages=STAGES, seed=seed),
+        CurriculumConfig(stages=phase.stages, seed=seed),
         segment_length=length,
         max_steps=max_steps,
         max_seconds=max_seconds,
+        extra_steps=phase.extra_steps,
         optimizer=OptimizerConfig(learning_rate=_LEARNING_RATE, beta2=0.98, weight_decay=0.01),
         schedule=ScheduleConfig(warmup_steps=min(50, max_steps - 1), final_share=1.0),
         on_stage=on_stage,
