@@ -1,6 +1,8 @@
 """Where the work on blocks is done: in this process, or in several beside it (or on Ray, see `ray_engine`)."""
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -61,6 +63,15 @@ _TASK: list[Callable[..., object]] = []
 
 def _take_task(task: Callable[..., object]) -> None:
     _TASK[:] = [task]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the process that gives jobs has ended, be it by SIGKILL; otherwise workers would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _do(job: object) -> object:
