@@ -363,7 +363,7 @@ def _report(store: Datastore, report: BuildReport, problems: list[str]) -> None:
     for line in left[:_SHOWN]:
         print(f"  {line}")
     if len(left) > _SHOWN:
-        print(f"  and {len(left) - _SHOWN:,} more documents with a problem")
+        print(f"  and {len(left) - _SHOWN:,} more like these")
 
 
 def _table(store: Datastore, config: NeighbourConfig, engine: Engine) -> NeighbourTable:

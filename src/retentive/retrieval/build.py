@@ -319,7 +319,8 @@ def named(documents: Iterable[Document]) -> Iterator[tuple[str, str]]:
 
 def _listed(kind: str, names: list[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} documents are {kind} since the last build: {shown}"
+    those = "document is" if len(names) == 1 else "documents are"
+    return f"{len(names):,} {those} {kind} since the last build: {shown}"
 
 
 def _short(tokenizer: dict[str, Any]) -> str:
