@@ -1,9 +1,8 @@
 """Ids stay with their chunks above 100,000 blocks, where names that are sorted as text would go out of order."""
 
 import numpy as np
-import pytest
 
-from retentive.retrieval import Datastore, NeighbourConfig
+from retentive.retrieval import Datastore
 from retentive.retrieval.corpus import Corpus
 from retentive.retrieval.vectors import VectorRows
 from retrieval.texts import HashedWords, make_documents
@@ -34,16 +33,3 @@ def test_ids_of_a_hundred_thousand_blocks_are_those_of_their_text_and_vectors(tm
     np.testing.assert_array_equal(many.documents(ids), block_of[ids])  # a document a block
     follows = many.continuations(ids)
     np.testing.assert_array_equal(follows >= 0, few.corpus.continuations(same) >= 0)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_store_of_a_hundred_thousand_blocks_finds_itself(tmp_path):
-    documents = [(f"{number}", f"number {number}") for number in range(BLOCKS)]
-    store = Datastore.build(documents, tmp_path / "s", block_bytes=1)
-    assert len(store.corpus.blocks) == BLOCKS == len(store)
-    for number in (0, 9, 10, 99_999, 100_000, BLOCKS - 1):
-        assert store.search(f"{number}", k=1).ids.tolist() == [[number]]
-    table = store.build_neighbours(NeighbourConfig(k=1, candidates=4, max_candidates=4))
-    assert len(table) == BLOCKS
-    assert Datastore.open(tmp_path / "s").verify() == []
