@@ -1,6 +1,7 @@
 """The shape of a recurrent memory around a decoder."""
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
@@ -19,6 +20,12 @@ TOKENS_ONLY = (
     "memory_noise",
 )
 """Options of a memory of tokens; without one they must be left out."""
+
+
+@lru_cache(maxsize=64)
+def _decoder(backbone: FamilyConfig) -> DecoderConfig:
+    """A backbone's parts, put together once: every token of a generated text asks for them."""
+    return backbone.decoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +175,7 @@ class RecurrentMemoryConfig:
     @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
-        return self.backbone.decoder
+        return _decoder(self.backbone)
 
     @property
     def memory_tokens(self) -> MemoryTokensConfig:

@@ -142,7 +142,9 @@ class Framer:
     def _positions(self, piece: Piece, reads: int, writes: int) -> Positions:
         """Read memory first, then what is recalled, then the segment, then write memory: all distances are true."""
         device = piece.tokens.device
-        text = self.read_slots + self.config.xl_length + piece.places
+        text = piece.places + (self.read_slots + self.config.xl_length)
+        if not reads and not writes:
+            return text
         real = piece.tokens.shape[1] if piece.mask is None else piece.mask.sum(1, keepdim=True)
         after = self.read_slots + self.config.xl_length + piece.start[:, None] + real
         rows = max(text.shape[0], after.shape[0])
