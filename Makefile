@@ -8,12 +8,13 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo recall test lint bench agreement clean
+.PHONY: help demo recall test test-oldest lint bench agreement clean
 help:
 	@echo "make demo               train, evaluate and stream two small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
 	@echo "make recall             train small memories and ask each for a fact after a million bytes (an hour)"
 	@echo "make test               all tests (15 minutes on two cores)"
+	@echo "make test-oldest        the tests that touch transformers, with the oldest release that is supported"
 	@echo "make lint               style, types and import floors"
 	@echo "make bench              speed and memory against other packages"
 	@echo "make agreement          install other packages, and compare what their checkpoints compute there and here"
@@ -36,6 +37,19 @@ recall: $(VENV)/installed
 
 test: $(VENV)/installed
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+# The oldest transformers stands before the rest of the environment, which is lent to it: half a minute to make.
+OLDEST := .venvs/transformers-5.0.0
+$(OLDEST)/installed: $(VENV)/installed
+	@rm -rf $(OLDEST) && $(PYTHON) -m venv $(OLDEST)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(" + repr(sysconfig.get_path("purelib")) + ")")' \
+		> "$$($(OLDEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth"
+	@$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt 'transformers==5.0.0'
+	@touch $@
+
+test-oldest: $(OLDEST)/installed
+	@$(OLDEST)/bin/python -c 'import transformers; assert transformers.__version__ == "5.0.0", transformers.__version__'
+	@OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 tests/huggingface $(ARGS)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check .
