@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from retentive.checkpoints import load_model, save_state
 from retentive.cli.demo_report import DemoRun, Evaluations, Measurements, Sample, make_report
 from retentive.cli.options import add_config, read_config
+from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours
 from retentive.data.prepare import PrepareConfig, prepare, python_library
 from retentive.data.progress import Progress
 from retentive.data.token_store import TokenStore
@@ -24,6 +25,7 @@ from retentive.generation import Sampling, stream
 from retentive.generation.text_stream import TextStream
 from retentive.models.base import FamilyConfig, LanguageModel
 from retentive.models.registry import config_class
+from retentive.models.retro import Retro, retro_over
 from retentive.training.config import (
     CheckpointConfig,
     DataConfig,
@@ -52,6 +54,7 @@ CONTENDERS = (
     Contender("retnet", "RetNet", lambda size: config_class("retnet")(vocab_size=size, **SIZES)),
     Contender("transformer", "Transformer", lambda size: config_class("transformer")(vocab_size=size, **SIZES)),
     Contender("rmt", "RMT", lambda size: _recurrent_memory(size)),
+    Contender("retro", "RETRO", lambda size: _with_neighbours(size)),
 )
 """Who is trained, measured and reported, in this order; the first one writes the sample."""
 
@@ -66,7 +69,7 @@ SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=1)
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Take a folder of text; prepare, train models of equal size, evaluate, stream, save, go on, and report.
+    """Take a folder of text; prepare, train models with decoders of equal size, evaluate, stream, save, go on, and report.
 
     Args:
         corpus: Folder of text, or one file; without it, the sources of Python's standard library on this machine.
@@ -77,7 +80,7 @@ class DemoConfig:
 
     corpus: Path | None = None
     output: Path = Path("runs/demo")
-    minutes: float = 7.5
+    minutes: float = 6.5
     vocab_size: int = 2048
 
     def __post_init__(self) -> None:
@@ -151,6 +154,12 @@ def _recurrent_memory(vocab_size: int) -> FamilyConfig:
     return config_class("rmt")(backbone=backbone, segment_length=128, num_memory_tokens=8)
 
 
+def _with_neighbours(vocab_size: int) -> FamilyConfig:
+    """The same Transformer, which also reads the neighbours of each chunk of 64 tokens."""
+    base = config_class("transformer")(vocab_size=vocab_size, **SIZES)
+    return replace(retro_over(base), encoder_num_layers=1, share_embeddings=True)
+
+
 def _steps(config: DemoConfig, store: TokenStore) -> int:
     """Steps for each model, so that training them takes about two thirds of the time; found once for a folder."""
     path = config.output / "steps.json"
@@ -169,13 +178,23 @@ def _measure(
 ) -> tuple[Evaluations, SpeedReport]:
     _headline(2 + len(CONTENDERS), "evaluate: held-out text, loss by position, speed and size of the state")
     documents = select_documents(store, max_bytes=EVALUATED_BYTES, max_document_bytes=LONGEST_DOCUMENT)
-    evaluations = {name: evaluate_model(model, documents, label=name) for name, model in models.items()}
+    evaluations = {
+        name: evaluate_model(model, documents, neighbours=_neighbours(model, store), label=name)
+        for name, model in models.items()
+    }
     for name, evaluation in evaluations.items():
         ways = ", ".join(f"{way.bits_per_byte:.3f} ({way.method})" for way in evaluation.bits_per_byte)
         print(f"  {name:<12} bits per byte {ways.replace('_', ' ')}")
     budget = config.minutes * 60 / 8
     with Progress("time decoding", total=int(budget), unit="seconds") as progress:
         return evaluations, measure_speed(models, budget_seconds=budget, on_seconds=progress.advance)
+
+
+def _neighbours(model: LanguageModel, store: TokenStore) -> ChunkNeighbours | None:
+    """Those that training has found, for a model that reads them."""
+    if not isinstance(model, Retro):
+        return None
+    return ChunkNeighbours(store, "heldout", store.folder / FOLDER, chunk_size=model.config.chunk_size)
 
 
 def _stream(model: LanguageModel, folder: Path, store: TokenStore, config: DemoConfig) -> Sample:

@@ -100,7 +100,8 @@ def _summary(measured: Measurements) -> str:
         f"{point.state_bytes:,} bytes ({point.model})" for point in measured.speed.points if point.context == last
     )
     return (
-        f"{', '.join(names[:-1])} and {names[-1]} of equal size were trained on the same text in the same order. "
+        f"{', '.join(names[:-1])} and {names[-1]} were trained on the same text, for as many steps, with decoders of "
+        "equal size. RETRO reads neighbours beside: training documents that are like what it has read. "
         f"Held-out text takes {sizes} bits per byte. After {last:,} tokens the state that is carried takes {states}. "
         "The state of the text below was saved, and a new process went on from it with the same tokens as an "
         "uninterrupted run."

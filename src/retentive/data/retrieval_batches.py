@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
+from torch import Tensor
 
 from retentive.data.batch import IGNORED, Batch, check_sizes, rows_of_rank
 from retentive.data.manifest import Split
@@ -230,3 +231,43 @@ def ended_chunks(
         if chunks:
             padded[row, : len(chunks)] = chunks
     return padded[..., 0].copy(), padded[..., 1].copy()
+
+
+@runtime_checkable
+class FindsNeighbours(Protocol):
+    """Gives the neighbours of chunks, as `ChunkNeighbours` does."""
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a chunk."""
+        ...
+
+    def tokens(
+        self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
+    ) -> Int64[np.ndarray, "*shape k length"]:
+        """Neighbours of chunks by their documents and numbers there."""
+        ...
+
+
+def neighbours_of_rows(
+    neighbours: FindsNeighbours,
+    documents: Int64[np.ndarray, "batch"],
+    begins: Int64[np.ndarray, "batch"],
+    lengths: Int64[np.ndarray, "batch"],
+    *,
+    carries_state: bool,
+) -> Int[Tensor, "batch chunks neighbours length"]:
+    """The neighbours for a call whose rows read one document each.
+
+    Args:
+        neighbours: Finds them.
+        documents: Document of each row.
+        begins: Position there of the token that its first column predicts.
+        lengths: Its columns that are no padding.
+        carries_state: Whether the rows go on from an earlier call.
+    """
+    rows = [
+        [Stretch(0, document, begin, length)]
+        for document, begin, length in zip(documents.tolist(), begins.tolist(), lengths.tolist(), strict=True)
+    ]
+    return torch.from_numpy(neighbours.tokens(*ended_chunks(rows, neighbours.chunk_size, carries_state=carries_state)))

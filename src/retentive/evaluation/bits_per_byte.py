@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from retentive.data.retrieval_batches import FindsNeighbours
 from retentive.evaluation.documents import Coverage, Documents
 from retentive.evaluation.scoring import ScoredTokens, score_in_one_pass, score_in_windows
 from retentive.evaluation.uncertainty import standard_error_of_ratio
@@ -99,6 +100,7 @@ def bits_per_byte_in_windows(
     window: int = 2048,
     stride: int = 1024,
     batch_size: int = 8,
+    neighbours: FindsNeighbours | None = None,
     on_tokens: Callable[[int], object] = lambda _: None,
 ) -> BitsPerByte:
     """Measure with sliding windows, the way that models without a carried state are compared.
@@ -109,6 +111,7 @@ def bits_per_byte_in_windows(
         window: Tokens read together.
         stride: Tokens from window to window; each scores what the one before it did not reach.
         batch_size: Windows side by side. Changes speed and memory, never results.
+        neighbours: For models that read them: those of every chunk.
         on_tokens: Called with the number of tokens scored since its last call.
 
     Raises:
@@ -117,7 +120,9 @@ def bits_per_byte_in_windows(
     """
     documents.check_model(model)
     begin = time.perf_counter()
-    scores = score_in_windows(model, documents, window=window, stride=stride, batch_size=batch_size)
+    scores = score_in_windows(
+        model, documents, window=window, stride=stride, batch_size=batch_size, neighbours=neighbours
+    )
     tally = _count(documents, scores, on_tokens)
     return tally.result("windows", seconds=time.perf_counter() - begin, window=window, stride=stride)
 

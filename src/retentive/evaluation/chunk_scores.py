@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,28 +10,11 @@ from jaxtyping import Float64, Int64
 from retentive.data.batch import IGNORED
 from retentive.data.evaluation_windows import EvaluationBatch, EvaluationWindows
 from retentive.data.neighbour_stores import ChunkNeighbours
-from retentive.data.retrieval_batches import ended_chunks
-from retentive.data.streams import Stretch
+from retentive.data.retrieval_batches import FindsNeighbours, neighbours_of_rows
 from retentive.evaluation.documents import Documents
 from retentive.evaluation.mode import evaluating
 from retentive.models.base import LanguageModel
 from retentive.retrieval import Datastore
-
-
-@runtime_checkable
-class FindsNeighbours(Protocol):
-    """Gives the neighbours of chunks, as `ChunkNeighbours` does."""
-
-    @property
-    def chunk_size(self) -> int:
-        """Tokens of a chunk."""
-        ...
-
-    def tokens(
-        self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
-    ) -> Int64[np.ndarray, "*shape k length"]:
-        """Neighbours of chunks by their documents and numbers there."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +205,10 @@ def _loss(
     mask = None if bool(batch.mask.all()) else batch.mask
     beside: dict[str, torch.Tensor] = {}
     if neighbours is not None:
-        lengths = batch.mask.sum(1).tolist()
-        rows = [
-            [Stretch(0, document, begin, length)]
-            for document, begin, length in zip(batch.document.tolist(), batch.offset.tolist(), lengths, strict=True)
-        ]
-        found = ended_chunks(rows, neighbours.chunk_size, carries_state=False)
-        beside["neighbours"] = torch.from_numpy(neighbours.tokens(*found))
+        lengths = batch.mask.sum(1).numpy()
+        beside["neighbours"] = neighbours_of_rows(
+            neighbours, batch.document.numpy(), batch.offset.numpy(), lengths, carries_state=False
+        )
     device = next(model.parameters()).device
     with evaluating(model):
         output = model(

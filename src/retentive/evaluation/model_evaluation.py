@@ -11,7 +11,9 @@ import torch
 from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.weights import load_model, read_manifest
 from retentive.data.manifest import Split
+from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours
 from retentive.data.progress import Progress
+from retentive.data.retrieval_batches import FindsNeighbours
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
 from retentive.evaluation.bits_per_byte import BitsPerByte, DocumentTally, bits_per_byte_in_windows
@@ -21,6 +23,7 @@ from retentive.evaluation.machine import describe_machine
 from retentive.evaluation.scoring import score_in_one_pass
 from retentive.files import write_atomically
 from retentive.models.base import LanguageModel
+from retentive.models.retro import Retro
 
 FORMAT = "retentive evaluation"
 FORMAT_VERSION = 1
@@ -47,6 +50,8 @@ class EvaluateConfig:
         max_bytes: Bytes of text at most, in whole documents of such a sample; null takes all.
         max_document_bytes: Documents above this size in bytes are left out; null leaves out none.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
+        neighbours: For a RETRO: whether it reads the neighbours that "retentive train" has found for the store.
+        neighbours_folder: Folder of the datastores; null is "neighbours" in the store's folder.
     """
 
     checkpoint: Path
@@ -62,6 +67,8 @@ class EvaluateConfig:
     max_bytes: int | None = None
     max_document_bytes: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    neighbours: bool = False
+    neighbours_folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -77,6 +84,8 @@ class EvaluateConfig:
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise ValueError(f"{name} must be at least 1, or null for all, but is {limit}.")
+        if self.neighbours_folder is not None and not self.neighbours:
+            raise ValueError("neighbours_folder means nothing without neighbours; add --neighbours.")
         if self.split not in ("heldout", "train"):
             raise ValueError(f"split must be 'heldout' or 'train', but is {self.split!r}.")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -184,6 +193,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     evaluation = evaluate_model(
         model,
         documents,
+        neighbours=_found(config, model, store),
         window=config.window,
         stride=config.stride,
         one_pass=config.one_pass,
@@ -212,6 +222,7 @@ def evaluate_model(
     one_pass: bool = True,
     chunk_size: int = 1024,
     batch_size: int = 8,
+    neighbours: FindsNeighbours | None = None,
     label: str = "evaluate",
 ) -> Evaluation:
     """Measure a model, with progress on standard error; for the arguments see `EvaluateConfig`.
@@ -224,6 +235,7 @@ def evaluate_model(
         one_pass: Also in one pass with the carried state, and the loss by position.
         chunk_size: Tokens read in one call of that pass.
         batch_size: Windows or documents side by side.
+        neighbours: For models that read them: those of every chunk.
         label: Stands before the progress.
 
     Raises:
@@ -232,14 +244,23 @@ def evaluate_model(
     """
     with Progress(f"{label}: windows", total=documents.num_scored, unit="tokens") as progress:
         windows = bits_per_byte_in_windows(
-            model, documents, window=window, stride=stride, batch_size=batch_size, on_tokens=progress.advance
+            model,
+            documents,
+            window=window,
+            stride=stride,
+            batch_size=batch_size,
+            neighbours=neighbours,
+            on_tokens=progress.advance,
         )
     if not one_pass:
         return Evaluation(windows=windows, one_pass=None, by_position=None)
     begin = time.perf_counter()
     tally, positions = DocumentTally(documents), PositionTally(documents)
     with Progress(f"{label}: one pass", total=documents.num_scored, unit="tokens") as progress:
-        for scored in score_in_one_pass(model, documents, chunk_size=chunk_size, batch_size=batch_size):
+        passes = score_in_one_pass(
+            model, documents, chunk_size=chunk_size, batch_size=batch_size, neighbours=neighbours
+        )
+        for scored in passes:
             tally.add(scored)
             positions.add(scored)
             progress.advance(len(scored.token))
@@ -249,6 +270,15 @@ def evaluate_model(
         one_pass=tally.result("one_pass", seconds=seconds),
         by_position=positions.result(seconds=seconds),
     )
+
+
+def _found(config: EvaluateConfig, model: LanguageModel, store: TokenStore) -> ChunkNeighbours | None:
+    if not config.neighbours:
+        return None
+    if not isinstance(model, Retro):
+        raise ValueError(f"neighbours must be left out for a {model.config.family}, which reads none.")
+    folder = config.store / FOLDER if config.neighbours_folder is None else config.neighbours_folder
+    return ChunkNeighbours(store, config.split, folder, chunk_size=model.config.chunk_size)
 
 
 def chosen_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

@@ -18,12 +18,12 @@ from retentive.data.manifest import SPLITS
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, build_neighbours
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.progress import Progress
+from retentive.data.retrieval_batches import FindsNeighbours
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError
 from retentive.evaluation.chunk_scores import (
     Chunks,
     ChunkScores,
-    FindsNeighbours,
     FoundNeighbours,
     OthersNeighbours,
     score_chunks,

@@ -10,10 +10,11 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from retentive.data.evaluation_windows import EvaluationWindows
+from retentive.data.retrieval_batches import FindsNeighbours, neighbours_of_rows
 from retentive.evaluation.documents import Documents
 from retentive.evaluation.mode import evaluating
 from retentive.models.base import LanguageModel
@@ -43,7 +44,13 @@ class ScoredTokens:
 
 
 def score_in_windows(
-    model: LanguageModel, documents: Documents, *, window: int = 2048, stride: int = 1024, batch_size: int = 8
+    model: LanguageModel,
+    documents: Documents,
+    *,
+    window: int = 2048,
+    stride: int = 1024,
+    batch_size: int = 8,
+    neighbours: FindsNeighbours | None = None,
 ) -> Iterator[ScoredTokens]:
     """Score tokens in windows that each begin with an empty memory; see `EvaluationWindows`.
 
@@ -53,10 +60,13 @@ def score_in_windows(
         window: Tokens read together.
         stride: Tokens from the begin of one window to the next; each scores what the one before it did not reach.
         batch_size: Windows side by side. Changes speed and memory, never results.
+        neighbours: For models that read them: those of every chunk.
 
     Raises:
-        ValueError: If a number is out of range, or there is nothing to score.
+        ValueError: If a number is out of range, there is nothing to score, or windows would begin inside of chunks.
     """
+    if neighbours is not None and stride % neighbours.chunk_size:
+        raise ValueError(f"stride must be whole chunks of {neighbours.chunk_size} tokens, but is {stride}.")
     windows = EvaluationWindows(
         documents.store,
         documents.split,
@@ -67,13 +77,25 @@ def score_in_windows(
     )
     for batch in windows:
         scored, _ = _score(
-            model, batch.tokens, batch.labels, batch.mask, None, batch.document.numpy(), batch.offset.numpy()
+            model,
+            batch.tokens,
+            batch.labels,
+            batch.mask,
+            None,
+            batch.document.numpy(),
+            batch.offset.numpy(),
+            neighbours,
         )
         yield scored
 
 
 def score_in_one_pass(
-    model: LanguageModel, documents: Documents, *, chunk_size: int = 1024, batch_size: int = 8
+    model: LanguageModel,
+    documents: Documents,
+    *,
+    chunk_size: int = 1024,
+    batch_size: int = 8,
+    neighbours: FindsNeighbours | None = None,
 ) -> Iterator[ScoredTokens]:
     """Score documents from begin to end, each token read once, the state carried from chunk to chunk.
 
@@ -85,6 +107,7 @@ def score_in_one_pass(
         documents: What is scored.
         chunk_size: Tokens of each document read in one call. Changes speed and memory, never results.
         batch_size: Documents side by side. Changes speed and memory, never results.
+        neighbours: For models that read them: those of every chunk.
 
     Raises:
         ValueError: If a number is below 1.
@@ -104,7 +127,8 @@ def score_in_one_pass(
             rows = rows[going_on]
             numbers = documents.numbers[rows]
             tokens, labels, mask = _chunk(documents, numbers, begin, chunk_size)
-            scored, state = _score(model, tokens, labels, mask, state, numbers, np.full(len(rows), begin))
+            offset = np.full(len(rows), begin)
+            scored, state = _score(model, tokens, labels, mask, state, numbers, offset, neighbours)
             yield scored
 
 
@@ -115,6 +139,7 @@ def token_nats(
     state: ModelState | None = None,
     *,
     mask: TokenMask | None = None,
+    neighbours: Int[Tensor, "batch chunks k length"] | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> tuple[Float[Tensor, "batch time"], ModelState]:
     """The loss of each label, and the state after all tokens.
@@ -125,17 +150,21 @@ def token_nats(
         labels: The token that follows each; -100 where none is scored, whose loss is 0.
         state: Where an earlier call stopped.
         mask: False at padding.
+        neighbours: Of the chunks that end here, for models that read them. All columns are then read in one call.
         logits_at_once: Logits that may be in memory together, of one column at least. Changes memory, never results.
     """
     batch, time = tokens.shape
     columns = max(1, logits_at_once // (batch * model.config.decoder.embedding.vocab_size))
+    beside: dict[str, Tensor] = {}
+    if neighbours is not None:
+        columns, beside = time, {"neighbours": neighbours}
     first = _first_scored(labels)
     bounds = [0, *range(first + columns, time, columns), time]
     nats = [torch.zeros(batch, first, device=tokens.device)]
     for begin, end in pairwise(bounds):
         wanted = end - max(begin, first)
         piece = None if mask is None else mask[:, begin:end]
-        output = model(tokens[:, begin:end], state, mask=piece, logits_to_keep=wanted)
+        output = model(tokens[:, begin:end], state, mask=piece, logits_to_keep=wanted, **beside)
         state = output.state
         if output.logits is not None:
             logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
@@ -181,12 +210,17 @@ def _score(
     state: ModelState | None,
     document: Int64[np.ndarray, "batch"],
     offset: Int64[np.ndarray, "batch"],
+    neighbours: FindsNeighbours | None = None,
 ) -> tuple[ScoredTokens, ModelState]:
     """Read rows that begin at ``offset`` in their documents, and keep the losses of their labels."""
     device = next(model.parameters()).device
     padding = None if bool(mask.all()) else mask.to(device)
+    found = None
+    if neighbours is not None:
+        lengths = mask.sum(1).numpy()
+        found = neighbours_of_rows(neighbours, document, offset, lengths, carries_state=state is not None).to(device)
     with evaluating(model):
-        nats, state = token_nats(model, tokens.to(device), labels.to(device), state, mask=padding)
+        nats, state = token_nats(model, tokens.to(device), labels.to(device), state, mask=padding, neighbours=found)
     rows, columns = (part.numpy() for part in (labels != IGNORED).nonzero(as_tuple=True))
     scored = ScoredTokens(
         document=document[rows],
