@@ -8,10 +8,11 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo recall test test-oldest lint bench agreement clean
+.PHONY: help demo recall test test-oldest lint bench agreement clean retro-evidence
 help:
 	@echo "make demo               train, evaluate and stream two small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
+	@echo "make retro-evidence     train RETROs with and without neighbours, and compare (CORPUS=path; half an hour)"
 	@echo "make recall             train small memories and ask each for a fact after a million bytes (an hour)"
 	@echo "make test               all tests (15 minutes on two cores)"
 	@echo "make test-oldest        the tests that touch transformers, with the oldest release that is supported"
@@ -31,6 +32,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/installed
 	@$(BIN)/retentive demo $(if $(CORPUS),--corpus "$(CORPUS)")
+
+retro-evidence: $(VENV)/installed
+	@$(BIN)/retentive retro_evidence "$(if $(CORPUS),$(CORPUS),../shared/corpora/peps.tar.gz)" $(ARGS)
 
 recall: $(VENV)/installed
 	@$(BIN)/retentive recall $(ARGS)
@@ -61,6 +65,7 @@ bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.yardsticks.install yet_another_retnet retro_pytorch bm25s
 	@$(BIN)/python -m benchmarks.retnet
 	@$(BIN)/python -m benchmarks.retrieval
+	@$(BIN)/python -m benchmarks.retro
 
 agreement: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.yardsticks.install torchscale yet_another_retnet flash_linear_attention \
