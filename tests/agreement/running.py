@@ -3,6 +3,7 @@
 import json
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def retro_dataset(folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return torch.load(file, weights_only=True)
 
 
+@cache
 def run_reference(name: str) -> dict[str, dict[str, Any]]:
     """Cases of a reference, computed now.
 

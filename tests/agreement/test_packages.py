@@ -14,7 +14,8 @@ from agreement.running import REFERENCES, retro_dataset, run_reference
 from retentive.checkpoints.conversion import read_foreign
 from retentive.compat.retro_pytorch import RETRODataset
 
-pytestmark = pytest.mark.slow  # `make agreement` installs the packages and runs this
+# `make agreement` installs the packages and runs this; importing one can take minutes on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
