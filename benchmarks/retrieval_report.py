@@ -1,0 +1,145 @@
+"""The table and the picture of the datastore's benchmark."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from benchmarks.interleave import Race
+from benchmarks.retnet_report import TARGET_COLOUR, Row
+
+COLOURS = {"retentive": "#0b6e4f", "retentive-all": "#0b6e4f", "retro-pytorch": "#c2571a", "arithmetic": "black"}
+FAULTS = ("same_document", "wrong_continuation", "lost_continuation", "missing", "empty_chunks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """Everything that was measured.
+
+    Attributes:
+        machine: What it is called.
+        plan: Sizes and rounds.
+        rows: The table.
+        races: Seconds by race, contestant and round.
+        facts: What was counted without a clock.
+    """
+
+    machine: dict[str, Any]
+    plan: dict[str, Any]
+    rows: list[Row]
+    races: dict[str, Race]
+    facts: dict[str, dict[str, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "machine": self.machine,
+            "plan": self.plan,
+            "rows": [{**dataclasses.asdict(row), "met": row.met} for row in self.rows],
+            "races": {name: dataclasses.asdict(race) for name, race in self.races.items()},
+            "facts": self.facts,
+        }
+
+
+def table(results: Results) -> str:
+    """The results as Markdown tables: against targets, speeds, and what is wrong with neighbours."""
+    machine = results.machine
+    lines = [
+        f"{machine['cpu']} ({machine['vector_instructions']}), {machine['threads']} threads, torch {machine['torch']}.",
+        "",
+        "| work | against | target | reached (quartiles) | |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    verdicts = {True: "met", False: "**not met**", None: ""}
+    for row in sorted(results.rows, key=lambda row: row.target is None):
+        ratio = row.ratio
+        unit = "" if row.against in ("a clock", "exact search") else "x"
+        sign = "" if row.target is None else f"at {row.limit} {row.target:,g}{unit}"
+        spread = f" ({_number(ratio.lower_quartile)} to {_number(ratio.upper_quartile)})" if ratio.rounds > 1 else ""
+        reached = f"{_number(ratio.median)}{unit}{spread}"
+        lines.append(f"| {row.what} | {row.against} | {sign} | {reached} | {verdicts[row.met]} |")
+    lines += ["", "| stage | contestant | chunks a second |", "| --- | --- | --- |"]
+    for name, race in results.races.items():
+        if name not in ("open", "search_one"):
+            lines += [
+                f"| {name.replace('_', ' ')} | {label} | {1 / race.seconds_per_unit(label):,.0f} |"
+                for label in race.seconds
+            ]
+    ours, theirs = (results.facts[f"{name} neighbours"] for name in ("retentive", "retro-pytorch"))
+    lines += ["", "| neighbours | retentive, dense | retentive, lexical | retro-pytorch |", "| --- | --- | --- | --- |"]
+    lines.append(f"| chunks | {ours['chunks']:,.0f} | {ours['lexical_chunks']:,.0f} | {theirs['chunks']:,.0f} |")
+    for fault in FAULTS:
+        found = [f"{counts:,.0f}" for counts in (ours[fault], ours[f"lexical_{fault}"], theirs[fault])]
+        lines.append(f"| {fault.replace('_', ' ')} | {' | '.join(found)} |")
+    lines.append(f"| recall@2 of the index | {ours['recall_at_2']:.3f} | exact | {theirs['recall_at_2']:.3f} |")
+    return "\n".join(lines)
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draw the picture."""
+    figure, panels = pyplot.subplots(1, 3, figsize=(17, 5.5), layout="constrained")
+    _draw_targets(panels[0], results)
+    _draw_stages(panels[1], results)
+    _draw_faults(panels[2], results)
+    machine, chunks = results.machine, results.facts["retentive neighbours"]["chunks"]
+    figure.suptitle(
+        f"{chunks:,.0f} chunks of 64 tokens, one encoder for both, {machine['threads']} threads of {machine['cpu']}, "
+        f"torch {machine['torch']}",
+        fontsize=11,
+    )
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _draw_targets(axes: Axes, results: Results) -> None:
+    """Each target as a line, and how far the bar comes: 1 is the target, further right is better."""
+    rows = [row for row in results.rows if row.target is not None][::-1]
+    for height, row in enumerate(rows):
+        assert row.target is not None
+        progress = row.ratio.median / row.target if row.limit == "least" else row.target / row.ratio.median
+        axes.barh(height, progress, color=COLOURS["retentive"] if row.met else "#d9a441", height=0.65)
+        sign = ">=" if row.limit == "least" else "<="
+        axes.text(1.02, height, f"{_number(row.ratio.median)} (target {sign} {row.target:,g})", va="center", fontsize=8)
+    axes.axvline(1, color=TARGET_COLOUR, linestyle="--")
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), [f"{row.what}\nagainst {row.against}" for row in rows], fontsize=7)
+    axes.set_xlabel("reached / target (right of the line: better)")
+    axes.set_title("Targets (green: met)")
+
+
+def _draw_stages(axes: Axes, results: Results) -> None:
+    stages = ("tokenise", "encode", "index", "table")
+    for shift, name in enumerate(("retentive", "retro-pytorch")):
+        speeds = [1 / results.races[stage].seconds_per_unit(name) for stage in stages]
+        places = [place + 0.38 * shift for place in range(len(stages))]
+        bars = axes.bar(places, speeds, 0.36, color=COLOURS[name], label=name)
+        axes.bar_label(bars, [f"{speed:,.0f}" for speed in speeds], fontsize=8)
+    limit = 1 / results.races["encode"].seconds_per_unit("arithmetic")
+    axes.plot([0.8, 1.6], [limit, limit], color="black", label="the encoder's network alone")
+    axes.set_yscale("log")
+    axes.set_xticks([place + 0.19 for place in range(len(stages))], [*stages[:3], "query and filter"])
+    axes.set_ylabel("chunks a second")
+    axes.set_title("Stages, dense")
+    axes.legend(fontsize=8)
+
+
+def _draw_faults(axes: Axes, results: Results) -> None:
+    for shift, name in enumerate(("retentive", "retro-pytorch")):
+        counts = [results.facts[f"{name} neighbours"][fault] for fault in FAULTS]
+        places = [place + 0.38 * shift for place in range(len(FAULTS))]
+        bars = axes.bar(places, counts, 0.36, color=COLOURS[name], label=name)
+        axes.bar_label(bars, [f"{count:,.0f}" for count in counts], fontsize=8)
+    axes.set_xticks([place + 0.19 for place in range(len(FAULTS))], [fault.replace("_", "\n") for fault in FAULTS])
+    axes.set_yscale("symlog")
+    axes.set_title("What is wrong with the neighbours (places in the table)")
+    axes.legend(fontsize=8)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
