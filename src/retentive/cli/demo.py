@@ -1,12 +1,14 @@
 """``retentive demo``: the main job from a folder of text to a report, on a laptop in ten minutes."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -14,13 +16,15 @@ from retentive.checkpoints import load_model, save_state
 from retentive.cli.demo_report import DemoRun, Evaluations, Measurements, Sample, make_report
 from retentive.cli.options import add_config, read_config
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours
-from retentive.data.prepare import PrepareConfig, prepare, python_library
+from retentive.data.prepare import PrepareConfig, prepare, python_library, with_both_splits
 from retentive.data.progress import Progress
 from retentive.data.token_store import TokenStore
+from retentive.errors import MismatchError
 from retentive.evaluation.documents import select_documents
 from retentive.evaluation.model_evaluation import evaluate_model
 from retentive.evaluation.report import write_report
 from retentive.evaluation.speed import SpeedReport, measure_speed
+from retentive.files import write_atomically
 from retentive.generation import Sampling, stream
 from retentive.generation.text_stream import TextStream
 from retentive.models.base import FamilyConfig, LanguageModel
@@ -36,6 +40,9 @@ from retentive.training.config import (
 )
 from retentive.training.step_time import seconds_per_step
 from retentive.training.trainer import train
+
+NOTES = "demo.json"
+"""File that says which folders beside it a demo made, and how many steps its models are trained for."""
 
 SIZES = {"hidden_size": 128, "num_layers": 4, "num_heads": 2}
 """Of every model in the demo, so that they have as many parameters."""
@@ -69,11 +76,12 @@ SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=1)
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Take a folder of text; prepare, train models with decoders of equal size, evaluate, stream, save, go on, and report.
+    """Take a folder of text: prepare, train models with decoders of equal size, evaluate, stream, go on, and report.
 
     Args:
         corpus: Folder of text, or one file; without it, the sources of Python's standard library on this machine.
-        output: Folder of everything that is made. Started again with the same corpus, the demo goes on from there.
+        output: Folder of everything that is made. Started again with the same corpus, the demo goes on from there;
+            with another one, or for another time, it makes anew what it made before.
         minutes: Time for training and measuring; the number of training steps is chosen to fit, by timing a few.
         vocab_size: Token ids that the tokenizer learns from the corpus.
     """
@@ -121,10 +129,45 @@ def _prepare(config: DemoConfig) -> TokenStore:
     _headline(1, "prepare: text becomes tokens on disk")
     folder = config.output / "store"
     text = python_library(folder) if config.corpus is None else PrepareConfig(source=config.corpus, output=folder)
-    values = {name: getattr(text, name) for name in ("source", "output", "pattern", "exclude")}
-    report = prepare(PrepareConfig(**values, tokenizer="bpe", vocab_size=config.vocab_size))
+    asked = with_both_splits(replace(text, tokenizer="bpe", vocab_size=config.vocab_size))
+    if asked.separator is not None:
+        print(f"  {asked.source} is one document: it is cut into many at {asked.separator!r}, so that some is held out")
+    _claim(config, folder)
+    try:
+        report = prepare(asked)
+    except FileExistsError:
+        if not _remove_own(config, folder, "holds another text"):
+            raise
+        report = prepare(asked)
     print("\n".join(report.lines()))
-    return TokenStore.open(folder)
+    store = TokenStore.open(folder)
+    if (tokens := store.manifest.splits["train"].tokens) < DATA.window:
+        raise ValueError(
+            f"corpus must have at least {DATA.window} tokens to train on, but has {tokens}: give more text."
+        )
+    return store
+
+
+def _notes(config: DemoConfig) -> dict[str, Any]:
+    path = config.output / NOTES
+    return json.loads(path.read_bytes()) if path.exists() else {"made": []}
+
+
+def _claim(config: DemoConfig, folder: Path) -> None:
+    """Note that a folder is the demo's own, unless it is there already."""
+    notes = _notes(config)
+    if not folder.exists() and folder.name not in notes["made"]:
+        config.output.mkdir(parents=True, exist_ok=True)
+        write_atomically(config.output / NOTES, json.dumps({**notes, "made": [*notes["made"], folder.name]}).encode())
+
+
+def _remove_own(config: DemoConfig, folder: Path, why: str) -> bool:
+    """Remove what an earlier demo made there; False where it is not a demo's."""
+    if folder.name not in _notes(config)["made"]:
+        return False
+    print(f"  {folder} {why}: it is made anew")
+    shutil.rmtree(folder)
+    return True
 
 
 def _train(contender: Contender, config: DemoConfig, store: TokenStore) -> DemoRun:
@@ -141,7 +184,13 @@ def _train(contender: Contender, config: DemoConfig, store: TokenStore) -> DemoR
         held_out=HeldOutConfig(every=max(1, -(-steps // 4)), windows=32),
         checkpoints=CheckpointConfig(every=max(1, -(-steps // 4)), keep_last=1),
     )
-    report = train(model, options)
+    _claim(config, options.run)
+    try:
+        report = train(model, options)
+    except MismatchError:
+        if not _remove_own(config, options.run, "was trained on another text, or for another time"):
+            raise
+        report = train(model, options)
     if report.model is None:
         raise KeyboardInterrupt
     print("\n".join(report.lines()))
@@ -161,15 +210,17 @@ def _with_neighbours(vocab_size: int) -> FamilyConfig:
 
 
 def _steps(config: DemoConfig, store: TokenStore) -> int:
-    """Steps for each model, so that training them takes about two thirds of the time; found once for a folder."""
-    path = config.output / "steps.json"
-    if path.exists():
-        return int(json.loads(path.read_text("utf-8"))["steps"])
+    """Steps for each model, so that training them takes about two thirds of the time; found once for a text."""
+    notes = _notes(config)
+    asked = {"minutes": config.minutes, "tokens_sha256": store.manifest.files["train-tokens"].sha256}
+    if all(notes.get(name) == value for name, value in asked.items()):
+        return int(notes["steps"])
     vocab_size = store.manifest.tokenizer.vocab_size
     seconds = sum(seconds_per_step(contender.config(vocab_size), DATA) for contender in CONTENDERS)
     steps = max(20, int(config.minutes * 60 * 2 / 3 / seconds))
     print(f"{steps:,} steps for each model: a step of all takes {seconds:.2f} s here")
-    path.write_text(json.dumps({"steps": steps, "seconds_per_step": seconds}), "utf-8")
+    found = {"steps": steps, "seconds_per_step": seconds}
+    write_atomically(config.output / NOTES, json.dumps({**notes, **asked, **found}).encode())
     return steps
 
 

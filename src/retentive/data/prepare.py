@@ -4,7 +4,7 @@ import hashlib
 import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from retentive.data.sources import (
     list_files,
     read_documents,
 )
-from retentive.data.splitting import draw, split_of
+from retentive.data.splitting import draw, heldout_purpose, split_of
 from retentive.data.subword_tokenizer import SubwordTokenizer, train_bpe
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter, check_output
@@ -32,6 +32,8 @@ from retentive.errors import RetentiveError
 
 _BATCH_BYTES = 4 << 20
 _PROBLEMS_SHOWN = 10
+_GAPS = ("\n\n\n", "\n\n", "\n")
+"""Where a text can be cut into documents: two empty lines, one, none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +168,50 @@ def prepare(config: PrepareConfig) -> PrepareReport:
             raise ValueError(_no_training_text(config, writer))
         store = writer.finish()
     return _report(store, seconds=time.monotonic() - begin)
+
+
+def with_both_splits(config: PrepareConfig) -> PrepareConfig:
+    """The same request, with a share of held-out documents that puts at least one document into each split.
+
+    The share that was asked for stays where it does so; else just one document is held out. A text of one document is
+    cut into many at its gaps: the widest ones that give enough. The corpus is read until that is settled, so all of
+    it only where it has few documents.
+
+    Raises:
+        ValueError: If there is only one document, or copies of one, and no gap to cut it at.
+    """
+    files, _ = list_files(config.source, pattern=config.pattern, exclude=config.exclude)
+    few: PrepareConfig | None = None
+    for separator in (config.separator,) if config.separator is not None else (None, *_GAPS):
+        tried = replace(config, separator=separator)
+        draws = _draws(tried, files)
+        if not draws:
+            return config  # why there is none, `prepare` says
+        if min(draws) < config.heldout_fraction <= max(draws):
+            return tried
+        if len(draws) > 1:
+            smallest, next_one = sorted(draws)[:2]
+            few = replace(tried, heldout_fraction=(smallest + next_one) / 2)
+            if separator == config.separator:  # documents, and not pieces of one
+                break
+    if few is None:
+        raise ValueError(
+            f"source must have two different documents at least, one to train on and one to hold out, but "
+            f"{config.source} has one, without a line to cut it at: give more text."
+        )
+    return few
+
+
+def _draws(config: PrepareConfig, files: list[SourceFile]) -> set[float]:
+    """What decides the split of each document, up to where both splits have one."""
+    draws = set[float]()
+    with Progress("look for documents", total=sum(file.size for file in files), unit="B") as progress:
+        for found in _read(config, files, progress):
+            if isinstance(found, Document):
+                draws.add(draw(utf8(found.text), heldout_purpose(config.split_seed)))
+                if min(draws) < config.heldout_fraction <= max(draws):
+                    break
+    return draws
 
 
 def python_library(output: Path) -> PrepareConfig:

@@ -17,7 +17,12 @@ def split_of(content: bytes, *, heldout_fraction: float, seed: int) -> Split:
         heldout_fraction: Probability of ``heldout``, 0 to below 1: the share of documents, not of bytes.
         seed: Another seed draws another split.
     """
-    return "heldout" if draw(content, f"heldout {seed}") < heldout_fraction else "train"
+    return "heldout" if draw(content, heldout_purpose(seed)) < heldout_fraction else "train"
+
+
+def heldout_purpose(seed: int) -> str:
+    """What `draw` is given to decide the split."""
+    return f"heldout {seed}"
 
 
 def draw(content: bytes, purpose: str) -> float:
