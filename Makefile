@@ -62,9 +62,11 @@ lint: $(VENV)/installed
 	@$(BIN)/pyright
 
 bench: $(VENV)/installed
-	@$(BIN)/python -m benchmarks.yardsticks.install yet_another_retnet retro_pytorch bm25s
+	@$(BIN)/python -m benchmarks.yardsticks.install yet_another_retnet retro_pytorch bm25s \
+		recurrent_memory_transformer_pytorch
 	@$(BIN)/python -m benchmarks.retnet
 	@$(BIN)/python -m benchmarks.retrieval
+	@$(BIN)/python -m benchmarks.rmt
 	@$(BIN)/python -m benchmarks.retro
 
 agreement: $(VENV)/installed
