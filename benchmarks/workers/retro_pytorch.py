@@ -84,8 +84,9 @@ class Pipeline:
         )
 
     def prepare(self) -> None:
-        """Everything that later works read: chunks and all vectors."""
+        """Everything that later works read: chunks, all vectors and their index."""
         self.encode(self.tokenised())
+        self.index()
 
     def vectors(self) -> np.ndarray:
         """All vectors, from `prepare`."""
