@@ -107,13 +107,15 @@ def _lengths(curve: Curve) -> list[list[float]]:
 
 def _label_ticks(axes: "Axes", chart: LineChart) -> None:
     """Plain numbers instead of powers of ten, and bytes by their own units."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     if chart.x_scale == "log":
         places = sorted({x for curve in chart.curves for x in curve.x})
         if len(places) <= 12:
             axes.xaxis.set_major_locator(FixedLocator(places[:: -(-len(places) // 7)]))
         axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # so that long numbers do not run into one another
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
     if chart.y_unit == "bytes":
         if chart.y_scale == "log":
@@ -143,9 +145,11 @@ def _draw_bars(axes: "Axes", chart: BarChart, style: Mapping[str, int]) -> None:
 
 
 def short_number(value: float) -> str:
-    """A number as an axis shows it: 512, 2,048 or 1.5M."""
-    if abs(value) >= 1e6:
+    """A number as an axis shows it: 512, 2,048, 250k or 1.5M."""
+    if abs(value) >= 999_500:
         return f"{value / 1e6:.3g}M"
+    if abs(value) >= 1e5:
+        return f"{value / 1e3:.0f}k"
     return f"{value:,.0f}" if abs(value) >= 10 or value == int(value) else f"{value:.3g}"
 
 
