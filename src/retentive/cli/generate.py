@@ -1,17 +1,19 @@
 """``retentive generate``: text as a stream, and a state that goes on later."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints import load_model, load_state, save_state
 from retentive.cli.options import add_config, read_config
 from retentive.data.neighbour_stores import FOLDER
 from retentive.data.tokenizer import Tokenizer, load_tokenizer
+from retentive.evaluation.model_evaluation import chosen_device
 from retentive.generation import Retrieval, Sampling, StoreRetriever, TokenStream, stream
 from retentive.generation.retrieval import Found
 from retentive.generation.text_stream import TextStream
@@ -58,7 +60,7 @@ class GenerateConfig:
     state: Path | None = None
     save_state: Path | None = None
     echo: bool = False
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     store: Path | None = None
     k: int = 2
     every: int | None = None
@@ -84,10 +86,12 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Stream text to standard output."""
     config = read_config(parser, options, GenerateConfig)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    device = chosen_device(config.device)
+    if config.save_state is not None:
+        _check_target(config.save_state)
     model = load_model(config.checkpoint, device)
     tokenizer = load_tokenizer(config.checkpoint)
-    prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
+    prompt = _prompt(config.prompt)
     state = None if config.state is None else load_state(config.state, model)
     reading = None
     if config.store is not None:
@@ -113,6 +117,34 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         print(f"state saved: go on with --state {config.save_state}", file=sys.stderr)
     if not finished:
         raise KeyboardInterrupt
+
+
+def _prompt(asked: str | None) -> str | None:
+    """The text to go on from; None where none was asked for."""
+    if asked is None:
+        return None
+    place, content = "prompt", asked.encode("utf-8", "surrogateescape")  # what the shell gave
+    if asked == "-":
+        place, content = "prompt from standard input", sys.stdin.buffer.read()
+    try:
+        prompt = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{place} must be UTF-8, but its byte {error.start:,} is 0x{content[error.start]:02x}: convert it."
+        ) from error
+    if not prompt:
+        raise ValueError(f"{place} must have at least one character, but is empty: leave it out to go on without.")
+    return prompt
+
+
+def _check_target(path: Path) -> None:
+    """Refuse a file that cannot be written, before the text is and not after it."""
+    if path.is_dir():
+        raise ValueError(f"save_state must be a file, but {path} is a folder: give {path / 'session.safetensors'}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"save_state must be in a folder that is there, but {path.parent} is none: make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"save_state must be in a folder that can be written to, but {path.parent} cannot.")
 
 
 def _sampling(config: GenerateConfig) -> Sampling:
