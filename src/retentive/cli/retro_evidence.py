@@ -14,7 +14,7 @@ from retentive.evaluation.machine import describe_machine
 from retentive.evaluation.pictures import draw, styles
 from retentive.evaluation.report import Report, write_report
 from retentive.evaluation.retro_evidence import EvidenceConfig, gather_evidence
-from retentive.evaluation.retro_report import CONDITIONS, overlap_chart, passages, rows_of, table
+from retentive.evaluation.retro_report import overlap_chart, passages, rows_of, table
 from retentive.files import write_atomically
 
 POSITIONAL = "corpus"
@@ -46,7 +46,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         facts=tuple(facts.items()),
     )
     page = write_report(report, config.output)
-    picture = draw(chart, styles([name for name in CONDITIONS if name != "RETRO[OFF]"]))
+    picture = draw(chart, styles([curve.name for curve in chart.curves]))
     write_atomically(config.output / "retro.png", picture)
     content = {
         "facts": facts,

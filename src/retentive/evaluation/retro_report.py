@@ -13,6 +13,9 @@ SHARES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 
 CONDITIONS = (TRANSFORMER, OFF, SHUFFLED, ON, LEXICAL_PART, DENSE_PART)
 
+LABELS = {ON: "right ones", SHUFFLED: "wrong ones", LEXICAL_PART: "words, part", DENSE_PART: "dense, part"}
+"""What curves are called. The Transformer, whose weights are others, is in the table alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -104,13 +107,13 @@ def overlap_chart(evidence: Evidence) -> LineChart:
     """What is saved against RETRO[OFF] over the chunks of at most some overlap, for every condition."""
     seeds = list(evidence.scores)
     curves: list[Curve] = []
-    for name in CONDITIONS:
-        if name == OFF or name not in evidence.scores[seeds[0]]:
+    for name, label in LABELS.items():
+        if name not in evidence.scores[seeds[0]]:
             continue
         saved = np.array([[_saved(evidence, seed, name, share) for share in SHARES] for seed in seeds])
         curves.append(
             Curve(
-                name=name,
+                name=label,
                 x=tuple(100 * share for share in SHARES),
                 y=tuple(saved.mean(0).tolist()),
                 low=tuple(saved.min(0).tolist()),
@@ -120,9 +123,9 @@ def overlap_chart(evidence: Evidence) -> LineChart:
     return LineChart(
         title="What neighbours save, by overlap",
         x_label="chunks of at most this overlap (%)",
-        y_label="bits per byte saved against RETRO[OFF]",
+        y_label="bits per byte saved",
         curves=tuple(curves),
-        caption=f"Means over {len(seeds)} seeds, bars from the least to the most. At 100% all chunks are counted.",
+        caption=f"Means over {len(seeds)} seeds, bars from the least to the most, against RETRO[OFF]; 100% is all.",
     )
 
 

@@ -69,7 +69,8 @@ class CrossAttention(nn.Module):
         self, memory: Float[Tensor, "batch read memory"], places: Int[Tensor, "#batch read"], count: int
     ) -> tuple[Float[Tensor, "batch heads read key_dim"], Float[Tensor, "batch heads read key_dim"]]:
         """Keys and values of what can be read, which stands at ``places``, all below ``count``."""
-        key, value = self.key_value_proj(memory).chunk(2, dim=-1)
+        # Two products: of one, the keys before rotation would be kept for the gradient as long as the values.
+        key, value = (nn.functional.linear(memory, weight) for weight in self.key_value_proj.weight.chunk(2))
         return self._rotated(self._heads(key), places, count), self._heads(value)
 
     def output(self, mixed: Values) -> Hidden:
