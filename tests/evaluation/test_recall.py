@@ -161,7 +161,7 @@ def test_results_survive_json_and_every_number_is_in_the_tables():
 def test_the_picture_has_a_line_for_each_seed_and_control():
     chart = recall_chart(small_results())
     names = [curve.name for curve in chart.curves]
-    assert names == ["memory, seed 0", "memory, seed 1", "memory zeroed", "another's memory", "no memory"]
+    assert names == ["memory, seed 0", "memory, seed 1", "zeroed", "another's", "no memory"]
     for curve in chart.curves:
         assert curve.x == (64.0, 160.0)
         assert all(low <= y <= high for low, y, high in zip(curve.low, curve.y, curve.high, strict=True))

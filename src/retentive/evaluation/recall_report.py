@@ -191,7 +191,7 @@ def recall_chart(results: Sequence[SeedResult]) -> LineChart:
     """Right answers against length: a line for each seed, and one for each control, over all seeds."""
     lengths, trials = results[0].lengths, results[0].rows[0].trials
     curves = [_curve(f"memory, seed {result.seed}", [result.row(MEMORY, at) for at in lengths]) for result in results]
-    short = {ZEROED: "memory zeroed", SHUFFLED: "another's memory", NO_MEMORY: "no memory"}
+    short = {ZEROED: "zeroed", SHUFFLED: "another's", NO_MEMORY: "no memory"}
     for what, name in short.items():
         curves.append(_curve(name, [_pooled([result.row(what, at) for result in results]) for at in lengths]))
     return LineChart(
