@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from retentive.cli.train import TORCHRUN
 
 TRAIN = [
     "--steps=6",
@@ -100,6 +104,50 @@ def test_a_state_of_another_model_is_refused(place: Path):
     assert "Traceback" not in err
 
 
+def refused(*arguments: str, cwd: Path, given: bytes = b"") -> str:
+    """What a command says that cannot be done."""
+    command = [sys.executable, "-m", "retentive.cli.main", *arguments]
+    done = subprocess.run(command, cwd=cwd, input=given, capture_output=True, timeout=120, check=False)
+    message = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (2, b""), message
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "message"),
+    [
+        (["--prompt="], b"", "prompt must have at least one character, but is empty: leave it out"),
+        (["--prompt=-"], b"", "prompt from standard input must have at least one character, but is empty"),
+        (["--prompt=-"], b"na\xefve", "prompt from standard input must be UTF-8, but its byte 2 is 0xef: convert it"),
+        (
+            ["--save-state=nosuch/x.st"],
+            b"",
+            "save_state must be in a folder that is there, but nosuch is none",
+        ),
+        (["--save-state=retnet"], b"", "save_state must be a file, but retnet is a folder: give retnet/session.safet"),
+    ],
+)
+def test_generation_refuses_before_it_begins(place: Path, arguments: list[str], given: bytes, message: str):
+    assert message in refused("generate", "retnet/model", *arguments, cwd=place, given=given)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", [["generate", "retnet/model"], ["evaluate", "retnet/model", "--store=store"]])
+def test_a_gpu_that_is_not_there_is_refused(place: Path, command: list[str]):
+    message = "device must be 'cpu' or 'auto' on this machine, where torch finds no GPU, but is 'cuda'"
+    assert message in refused(*command, "--device=cuda", cwd=place)
+
+
+def test_the_folder_of_a_run_names_that_of_its_model(place: Path):
+    message = "is that of a training run: give the folder of its model, retnet/model"
+    assert message in refused("generate", "retnet", cwd=place)
+    assert message in refused("evaluate", "retnet", "--store=store", cwd=place)
+    (place / "begun").mkdir()
+    (place / "begun" / "config.json").write_bytes((place / "retnet" / "config.json").read_bytes())
+    assert "a training run that has no model yet" in refused("generate", "begun", cwd=place)
+
+
 def test_evaluation_prints_and_writes_numbers(place: Path):
     out = run("evaluate", "retnet/model", "--store=store", "--window=64", "--stride=32", "--output=e.json", cwd=place)
     assert "bits per byte" in out
@@ -132,9 +180,34 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(place: Path):
     out, err = process.communicate(timeout=120)
     assert "Traceback" not in err
     assert "start the same command again to go on" in out
+    assert process.returncode == 130
     again = start(*arguments, cwd=place)
     while metrics.read_text().count("\n") < 6 and time.monotonic() < deadline:
         time.sleep(0.1)
     again.send_signal(signal.SIGINT)
     out, err = again.communicate(timeout=120)
     assert "gone on from step" in out, err
+
+
+def test_the_command_of_the_readme_trains_in_two_processes(place: Path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    (command,) = (line for line in readme.splitlines() if line.startswith("torchrun "))
+    asked = subprocess.run(
+        [*shlex.split(command), *TRAIN],  # the last value of an option is the one that counts
+        cwd=place,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert "run runs/two: 6 steps" in asked.stdout
+    assert (place / "runs" / "two" / "model" / "config.json").exists()
+    files = list((place / "runs" / "two" / "checkpoints").glob("step-00000006/*.safetensors"))
+    assert len(files) == 2, "one of each process"
+
+
+def test_help_gives_that_command():
+    assert TORCHRUN in " ".join(run("train", "--help", cwd=Path()).split())
+    assert TORCHRUN in (Path(__file__).parents[2] / "README.md").read_text("utf-8")

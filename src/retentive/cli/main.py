@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Protocol, cast
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         _run_or_explain(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would end the ending in a traceback
         print("\nretentive: stopped.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `head` does

@@ -1,6 +1,7 @@
 """``retentive train``: a model from a token store."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import yaml
@@ -15,10 +16,12 @@ from retentive.training.config import TrainConfig
 from retentive.training.trainer import train
 
 DEFAULT_FAMILY = "retnet"
+TORCHRUN = "torchrun --standalone --nproc-per-node 2 --no-python -- retentive train"
 
 
 def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     """Every field of `TrainConfig`, and every option of the family's model below ``--model``."""
+    parser.epilog = f"In several processes: {TORCHRUN} --store ... (-- ends the options of torchrun itself)"
     family = _asked(arguments, "family") or DEFAULT_FAMILY
     sizes = preset_names(family)
     size = _asked(arguments, "size") or sizes[0]
@@ -36,7 +39,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Train, or go on training, and say what came of it."""
+    """Train, or go on training, and say what came of it; exit with 130 where it was asked to stop before the end."""
     config = read_config(parser, options, TrainConfig)
     vocab_size = TokenStore.open(config.store).manifest.tokenizer.vocab_size
     inner = _inner(options.family, options.size)
@@ -45,9 +48,10 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     model = _made(start, options.model.as_dict(), vocab_size)
     report = train(model, config)
     print("\n".join(report.lines()))
-    if report.model is not None:
-        print(f"next: retentive generate {report.model}")
-        print(f"      retentive evaluate {report.model} --store {config.store}")
+    if report.model is None:
+        sys.exit(130)  # so that a script does not go on with a model that is not there, or that of an earlier run
+    print(f"next: retentive generate {report.model}")
+    print(f"      retentive evaluate {report.model} --store {config.store}")
 
 
 def _inner(family: str, size: str) -> str | None:
