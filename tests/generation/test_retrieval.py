@@ -47,10 +47,7 @@ def test_every_step_is_that_of_one_call_over_the_whole_text(changes: dict):
         text = torch.cat((torch.tensor(prompt), new))[None]
         logits = whole(model, text[:, :-1])[0]
         assert logits[len(prompt) - 1 :].argmax(-1).tolist() == new.tolist()
-        assert (
-            logits[len(prompt) - 1 :].argmax(-1).tolist()
-            != model(text[:, :-1]).logits[0, len(prompt) - 1 :].argmax(-1).tolist()
-        )
+        assert (logits - model(text[:, :-1]).logits[0]).abs().max() > 0.01  # neighbours are read at all
         ended += [tuple(chunk) for chunk in model.ended_chunks(text[:, :-1])[0].tolist()]
     # Once for each chunk and row, and for nothing else.
     assert sorted(finder.asked) == sorted(ended)
