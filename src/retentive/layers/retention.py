@@ -202,14 +202,16 @@ class MultiScaleRetention(nn.Module):
             layout = self._layout(x, None if state is None else state.position)
         projected = self.input_proj(x)
         kv = None if state is None else state.kv
-        if x.shape[1] == 1 and layout.mask is None and layout.starts is None:
+        # A compiler fuses real numbers and not complex ones, so it gets the general way.
+        compiling = torch.compiler.is_compiling()
+        if x.shape[1] == 1 and layout.mask is None and layout.starts is None and not compiling:
             kv = self._memory(projected) if kv is None else kv
             decay = self.recurrent_decay(kv.device, kv.dtype)
             mixed, kv = self._step(projected[:, 0], kv, layout.turns, decay)
             mixed, gate = mixed.unsqueeze(2), projected[..., -self.sizes[-1] :]
         else:
             query, key, value, gate = projected.split(self.sizes, dim=-1)
-            joint = not torch.is_grad_enabled() and self.config.rotary_pairs == "interleaved"
+            joint = not torch.is_grad_enabled() and self.config.rotary_pairs == "interleaved" and not compiling
             query, key, value = (
                 self._heads_together(projected, layout) if joint else self._heads(query, key, value, layout)
             )
