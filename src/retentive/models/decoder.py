@@ -16,6 +16,7 @@ from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_em
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout, make_layout
 from retentive.layers.norm import Norm, NormConfig
+from retentive.layers.places import Places
 from retentive.layers.retention import RetentionState
 from retentive.ops.cross_entropy import linear_cross_entropy
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
@@ -146,14 +147,17 @@ class Decoder(nn.Module):
         plain = self.head is None or type(self.head) is nn.Linear
         head = bind_tall(self.head_weight, self.head_bias) if plain else self.logits
 
+        embedding, weight = self.embedding, self.embedding.tokens.weight
+        places = Places(self.rotary, weight.device, weight.dtype)
+
         def apply(tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-            layout = self.layout(state.position, tokens.shape[0], 1)
-            hidden = self.embedding(tokens[:, None], layout.positions)[:, 0]
+            positions, following, turns = places.after(state.position)
+            hidden = embedding(tokens[:, None], positions)[:, 0]
             states: list[RetentionState] = []
             for block, before in zip(blocks, cast("tuple[RetentionState, ...]", state.layers), strict=True):
-                hidden, kv = block(hidden, before.kv, layout.turns)
-                states.append(RetentionState(kv=kv, position=layout.next_position))
-            return head(norm(hidden)), ModelState(layers=tuple(states), position=layout.next_position)
+                hidden, kv = block(hidden, before.kv, turns)
+                states.append(RetentionState(kv=kv, position=following))
+            return head(norm(hidden)), ModelState(layers=tuple(states), position=following)
 
         return apply
 

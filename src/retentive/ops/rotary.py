@@ -6,6 +6,8 @@ brings the conjugate itself, so query and key are rotated the same way (docs/the
 """
 
 import math
+from functools import reduce
+from operator import or_
 from typing import Any, Literal
 
 import torch
@@ -130,13 +132,15 @@ def turn(
         by: ``cos + 1j * sin`` of `rotary_tables`, for queries and for keys; multiplied by a scale, it scales too.
         layout: As in `rotate`.
     """
-    wide = x.to(by.real.dtype)
+    exact = x.dtype is torch.float32 and by.dtype is torch.complex64
+    wide = x if exact else x.to(by.real.dtype)
     if layout == "half":
         first, second = wide.chunk(2, -1)
         turned = torch.complex(first, second) * by
         return torch.cat((turned.real, turned.imag), -1).to(x.dtype)
     if x.shape[3] == 1:  # any memory order will do
-        return torch.view_as_real(_as_complex(wide) * by).flatten(-2).to(x.dtype)
+        turned = torch.view_as_real(_as_complex(wide) * by).flatten(-2)
+        return turned if exact else turned.to(x.dtype)
     out = wide.new_empty(x.shape)
     torch.mul(_as_complex(wide), by, out=_as_complex(out))
     return out.to(x.dtype)
@@ -191,6 +195,7 @@ def _rotated_by_formula(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Te
 
 def _as_complex(x: Tensor) -> Tensor:
     """Pairs as complex numbers: a view, unless pairs straddle what memory can address as one."""
-    if x.stride(-1) != 1 or x.storage_offset() % 2 or any(stride % 2 for stride in x.stride()[:-1]):
+    *strides, last = x.stride()
+    if last != 1 or reduce(or_, strides, x.storage_offset()) % 2:
         x = x.clone(memory_format=torch.contiguous_format)
     return torch.view_as_complex(x.view(*x.shape[:-1], x.shape[-1] // 2, 2))

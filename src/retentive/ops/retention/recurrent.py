@@ -66,4 +66,5 @@ def recurrent_step(
     after = faded.addcmul_(key.unsqueeze(3), value.unsqueeze(2))
     with without_autocast(state.device):
         output = torch.bmm(query.reshape(batch * heads, 1, key_dim), after.flatten(0, 1))
-    return output.view(batch, heads, value_dim).to(dtype), after
+    output = output.view(batch, heads, value_dim)
+    return output if dtype is state.dtype else output.to(dtype), after

@@ -1,0 +1,51 @@
+"""Where single tokens stand, one call after the other: positions and rotations of many are made at once."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Complex, Int
+from torch import Tensor
+
+from retentive.layers.layout import RotaryConfig, make_layout
+
+_AHEAD = 64
+
+
+class Place(NamedTuple):
+    """Where the next token of each row stands.
+
+    Attributes:
+        positions: As in `Layout`, like the next.
+        next_position: See there.
+        turns: See there.
+    """
+
+    positions: Int[Tensor, "batch 1"]
+    next_position: Int[Tensor, "batch"]
+    turns: Complex[Tensor, "batch 2 1 1 pairs"] | None
+
+
+class Places:
+    """The layout of one token after another, for a loop that goes on from the position it was given last."""
+
+    def __init__(self, rotary: RotaryConfig | None, device: torch.device, dtype: torch.dtype) -> None:
+        """Nothing is made before the first token."""
+        self._made_by = {"rotary": rotary, "device": device, "dtype": dtype}
+        self._ahead: list[Place] = []
+
+    def after(self, position: Int[Tensor, "batch"]) -> Place:
+        """The place after ``position``: the next one made ahead, if that is where the last one ended."""
+        if not self._ahead or self._expected is not position:
+            self._make(position)
+        place = self._ahead.pop()
+        self._expected = place.next_position
+        return place
+
+    def _make(self, position: Int[Tensor, "batch"]) -> None:
+        layout = make_layout(position, position.shape[0], _AHEAD, **self._made_by)  # pyright: ignore[reportArgumentType]
+        turns = None if layout.turns is None else layout.turns.split(1, 3)
+        following = (layout.positions + 1).unbind(1)
+        self._ahead = [
+            Place(here, after, None if turns is None else turns[index])
+            for index, (here, after) in enumerate(zip(layout.positions.split(1, 1), following, strict=True))
+        ][::-1]
