@@ -122,7 +122,9 @@ def _draw_targets(axes: Axes, results: Results) -> None:
         progress = row.ratio.median / row.target if row.limit == "least" else row.target / row.ratio.median
         axes.barh(height, progress, color=COLOURS["retnet"] if row.met else "#d9a441", height=0.65)
         sign = ">=" if row.limit == "least" else "<="
-        axes.text(0.03, height, f"{row.ratio.median:.2f}x (target {sign} {row.target:g}x)", va="center", fontsize=8)
+        text = f"{row.ratio.median:.2f}x (target {sign} {row.target:g}x)"
+        axes.text(max(progress, 1) + 0.04, height, text, va="center", fontsize=8)
+    axes.set_xlim(right=1.45 * axes.get_xlim()[1])  # room for the words
     axes.axvline(1, color=TARGET_COLOUR, linestyle="--")
     axes.set_yticks(range(len(rows)), [f"{row.what}\nagainst {row.against}" for row in rows], fontsize=7)
     axes.set_xlabel("reached / target (right of the line: better)")
@@ -138,8 +140,9 @@ def _draw_training(axes: Axes, results: Results) -> None:
     if "yet-another-retnet" in results.peaks:
         for time, race in zip(times, races, strict=True):
             ratio = race.times_as_fast("retnet", "yet-another-retnet").median
-            above = 1 / race.seconds_per_unit("retnet")
-            axes.annotate(f"{ratio:.2f}x", (time, above), textcoords="offset points", xytext=(0, 8), ha="center")
+            ours, other = (1 / race.seconds_per_unit(name) for name in ("retnet", "transformer"))
+            offset = 8 if ours > other else -16  # on the side where the other line is not
+            axes.annotate(f"{ratio:.2f}x", (time, ours), textcoords="offset points", xytext=(0, offset), ha="center")
     axes.set_title("Training step (ratio to yet-another-retnet)")
     axes.set_ylabel("tokens per second")
     axes.set_ylim(bottom=0, top=1.15 * axes.get_ylim()[1])
@@ -190,7 +193,8 @@ def _draw_decode(axes: Axes, results: Results) -> None:
         axes.plot(contexts, times, "o-", color=COLOURS[name], label=name)
         growth = race.times_as_fast(f"{name} {contexts[0]}", f"{name} {contexts[-1]}").median
         place = (contexts[-1], times[-1])
-        axes.annotate(f"{growth:.2f}x", place, textcoords="offset points", xytext=(7, -3))
+        offset = -16 if name == "retnet" else 8
+        axes.annotate(f"{growth:.2f}x", place, textcoords="offset points", xytext=(0, offset), ha="right")
     first = 1000 * race.seconds_per_unit(f"retnet {contexts[0]}")
     axes.axhline(1.1 * first, color=TARGET_COLOUR, linestyle="--", label="target: 1.1x of the shortest context")
     axes.set_title("One-token decode by context (ratio to the shortest)")
