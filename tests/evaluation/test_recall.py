@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from retentive.data.recurrent_tasks import FACT_BEGIN, QUESTION, VALUES
+from retentive.evaluation import recall_training
 from retentive.evaluation.recall import DEPTHS, MEMORY, SHUFFLED, ZEROED, Answers, ask, make_trials
 from retentive.evaluation.recall_report import (
     NO_MEMORY,
@@ -17,8 +19,9 @@ from retentive.evaluation.recall_report import (
     rows_of,
     seed_result_from_dict,
 )
-from retentive.evaluation.recall_training import recall_config, train_to_recall
+from retentive.evaluation.recall_training import Phase, recall_config, train_to_recall
 from retentive.models.rmt import RecurrentMemoryTransformer
+from retentive.training.curriculum import CurriculumConfig
 
 SEGMENT = 16
 
@@ -176,12 +179,22 @@ def test_kinds_of_memory_differ_in_the_memory_alone():
 
 
 def test_training_depends_on_the_seed_and_ends_in_time():
-    first = train_to_recall("sign", seed=0, max_seconds=60.0, steps=(2, 1, 1))
-    again = train_to_recall("sign", seed=0, max_seconds=60.0, steps=(2, 1, 1))
-    other = train_to_recall("sign", seed=1, max_seconds=60.0, steps=(2, 1, 1))
-    assert first.steps == (2, 1, 1)
+    first = train_to_recall("sign", seed=0, max_seconds=60.0, steps=(2, 1, 1, 1))
+    again = train_to_recall("sign", seed=0, max_seconds=60.0, steps=(2, 1, 1, 1))
+    other = train_to_recall("sign", seed=1, max_seconds=60.0, steps=(2, 1, 1, 1))
+    assert first.steps == (2, 1, 1, 1)
     assert not first.is_learned
     weights = [list(found.model.parameters()) for found in (first, again, other)]
     assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(weights[0], weights[2], strict=True))
     assert train_to_recall("sign", seed=0, max_seconds=0.0).steps == (1,)
+
+
+def test_a_phase_whose_learning_rate_falls_ends_after_its_steps(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recall_training, "PHASES", (Phase(SEGMENT, (1,), falling_steps=3),))
+    assert train_to_recall("sign", seed=0, max_seconds=60.0).steps == (3,)
+    easy = partial(CurriculumConfig, learned_below=100.0, patience=1)
+    monkeypatch.setattr(recall_training, "CurriculumConfig", easy)
+    learned = train_to_recall("sign", seed=0, max_seconds=60.0)
+    assert learned.is_learned
+    assert learned.steps == (3,)

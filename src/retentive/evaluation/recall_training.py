@@ -33,19 +33,29 @@ class Phase:
         segment_length: Bytes of a segment.
         stages: Segments of the longest texts of each stage.
         extra_steps: Steps after the last stage is learned.
+        learning_rate: The highest.
+        falling_steps: Steps over which the learning rate falls, after which the phase ends whatever was learned; None
+            leaves it where it is, and ends ``extra_steps`` after the last stage is learned.
     """
 
     segment_length: int
     stages: tuple[int, ...]
     extra_steps: int = 0
+    learning_rate: float = 3e-3
+    falling_steps: int | None = None
 
 
 PHASES = (
     Phase(32, (1, 2, 3, 4, 6, 8, 12, 16), extra_steps=150),
     Phase(128, (1, 2, 4), extra_steps=20),
     Phase(512, (1, 3), extra_steps=30),
+    Phase(512, (6,), learning_rate=1.5e-3, falling_steps=60),
 )
-"""Short segments are cheap, so that is where holding is learned; the length of the last phase is what is measured."""
+"""Short segments are cheap, so that is where holding is learned; the length of the last phase is what is measured.
+
+The last phase keeps an empty memory empty. Without it, long filler can drift into the code of a value that was never
+said, and a fact that comes then is not written.
+"""
 
 SEGMENT_LENGTH = PHASES[-1].segment_length
 
@@ -53,7 +63,8 @@ MOST_STEPS = 1500
 """Of a phase, in which a model has either learned or will not."""
 
 _BATCH_SIZE = 32
-_LEARNING_RATE = 3e-3
+_LOWEST_LEARNING_RATE = 0.02
+"""As a share of the highest, where it falls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +138,7 @@ def train_to_recall(
                 model,
                 phase,
                 seed=seed,
-                max_steps=MOST_STEPS if steps is None else steps[number],
+                max_steps=(phase.falling_steps or MOST_STEPS) if steps is None else steps[number],
                 max_seconds=max_seconds - (time.perf_counter() - begin),
                 on_stage=on_stage,
             )
@@ -162,7 +173,7 @@ def _train_phase(
     max_seconds: float,
     on_stage: Callable[[StageLearned], object],
 ) -> CurriculumReport:
-    length = phase.segment_length
+    length, falls = phase.segment_length, phase.falling_steps is not None
     task = partial(fact_in_filler, batch_size=_BATCH_SIZE, segment_length=length, seed=seed)
     return fit_curriculum(
         model,
@@ -171,8 +182,10 @@ def _train_phase(
         segment_length=length,
         max_steps=max_steps,
         max_seconds=max_seconds,
-        extra_steps=phase.extra_steps,
-        optimizer=OptimizerConfig(learning_rate=_LEARNING_RATE, beta2=0.98, weight_decay=0.01),
-        schedule=ScheduleConfig(warmup_steps=min(50, max_steps - 1), final_share=1.0),
+        extra_steps=max_steps if falls else phase.extra_steps,
+        optimizer=OptimizerConfig(learning_rate=phase.learning_rate, beta2=0.98, weight_decay=0.01),
+        schedule=ScheduleConfig(
+            warmup_steps=min(5 if falls else 50, max_steps - 1), final_share=_LOWEST_LEARNING_RATE if falls else 1.0
+        ),
         on_stage=on_stage,
     )
