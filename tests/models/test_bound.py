@@ -6,6 +6,7 @@ from torch import nn
 
 from laws.families import ALTERNATIVES, case_name, random_tokens, small_model
 from retentive import generate
+from retentive.errors import MismatchError
 from retentive.models.base import LanguageModel
 from retentive.state import ModelState, map_tensors, named_tensors
 
@@ -104,3 +105,9 @@ def test_generating_leaves_states_that_were_handed_out_alone():
     generate(model, state=first.state, max_new_tokens=5)
     for name, tensor in named_tensors(first.state).items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_going_on_from_a_state_of_another_model_is_refused():
+    state = generate(small(num_layers=3), [1, 2], max_new_tokens=2).state
+    with pytest.raises(MismatchError, match="but its layers: 3, the model's: 2"):
+        generate(small(), state=state, max_new_tokens=2)

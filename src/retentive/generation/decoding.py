@@ -17,6 +17,7 @@ from retentive.generation.threads import one_thread, rows_worth_sharing
 from retentive.generation.uniforms import uniforms
 from retentive.models.base import LanguageModel
 from retentive.models.decoder import BoundDecoder
+from retentive.models.layer_states import check_layers
 from retentive.state import ModelState, map_tensors
 
 PREFILL_TOKENS = 4096
@@ -51,6 +52,7 @@ class Decoding:
         self._unread: NewTokens | None = None
         self._draws: _Draws | None = None
         self._bound: BoundDecoder | None = None
+        self._is_bound = False
         self._ended: list[tuple[list[int], GenerationState]] = []
         self._taken = 0
         self.num_rows = prompt.tokens.shape[0]
@@ -71,7 +73,7 @@ class Decoding:
                 with one_thread(len(self.active) < self._rows_worth_sharing):
                     if self._lookup is not None:
                         self._model_state = self._lookup.before_token(self._model_state)
-                    logits = self._read_token(self._unread)
+                    logits = self._read(self._unread[:, None], None)
             uniform = None if self._draws is None else self._draws.take()
             tokens = choose(logits, self._sampling, uniform)
         self._unread = tokens
@@ -128,21 +130,12 @@ class Decoding:
             self._draws = _Draws(draw_seed() if seed is None else seed, self._model_state.position)
         return logits
 
-    def _read_token(self, tokens: NewTokens) -> Tensor:
-        """Let the model read one token of each row, with its parameters looked up once for all tokens."""
-        if self._taken == 1 and self._lookup is None:
-            self._bound = self._model.bound()
-            if self._bound is not None and self._model_state is not None:
-                # From here on the state's memory is this loop's own; `state` hands out copies.
-                self._model_state = map_tensors(self._model_state, Tensor.clone)
-        if self._bound is None:
-            return self._read(tokens[:, None], None)
-        assert self._model_state is not None
-        logits, self._model_state = self._bound(tokens, self._model_state)
-        return logits
-
     def _read(self, tokens: Tensor, mask: Tensor | None, keep: int = 1) -> Tensor:
         """Let the model read on; its logits for the last column."""
+        is_step = tokens.shape[1] == 1 and mask is None and keep == 1
+        if is_step and self._model_state is not None and (bound := self._bind(self._model_state)) is not None:
+            logits, self._model_state = bound(tokens[:, 0], self._model_state)
+            return logits
         beside: dict[str, Tensor] = {}
         found = None if self._lookup is None else self._lookup.neighbours(tokens, mask, self._model_state)
         if found is not None:
@@ -150,6 +143,17 @@ class Decoding:
         output = self._model(tokens, self._model_state, mask=mask, logits_to_keep=keep, **beside)
         self._model_state = output.state
         return tokens if output.logits is None else output.logits[:, -1]
+
+    def _bind(self, state: ModelState) -> BoundDecoder | None:
+        """The model's step, with its parameters looked up once; the state's memory is this loop's own from then on."""
+        if not self._is_bound:
+            self._is_bound = True
+            self._bound = None if self._lookup is not None else self._model.bound()
+            if self._bound is not None:
+                check_layers(self._model.decoder.config.mixer, len(self._model.decoder.blocks), state)
+                # `state` hands out copies.
+                self._model_state = map_tensors(state, Tensor.clone)
+        return self._bound
 
     def _drop_ended(self, tokens: NewTokens) -> None:
         if self._taken == self._stopping.max_new_tokens:
