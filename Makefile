@@ -34,7 +34,8 @@ demo: $(VENV)/installed
 	@$(BIN)/retentive demo $(if $(CORPUS),--corpus "$(CORPUS)")
 
 retro-evidence: $(VENV)/installed
-	@$(BIN)/retentive retro_evidence "$(if $(CORPUS),$(CORPUS),../shared/corpora/peps.tar.gz)" $(ARGS)
+	@test -n "$(CORPUS)" || { echo "retro-evidence needs a text that repeats itself, such as the PEPs: make retro-evidence CORPUS=path"; exit 2; }
+	@$(BIN)/retentive retro_evidence "$(CORPUS)" $(ARGS)
 
 recall: $(VENV)/installed
 	@$(BIN)/retentive recall $(ARGS)
