@@ -135,9 +135,9 @@ def test_workers_change_no_byte(tmp_path, encoder):
     [
         ({"chunk_size": 9}, r"chunk_size was 8 and is 9"),
         ({"encoder": HashedWords(8)}, r"the encoder was lexical \(.*\) and is hashed words"),
-        ({"documents": [*make_documents(19), ("folder/19.txt", "other")]}, r"1 documents are altered.*'folder/19.txt'"),
-        ({"documents": make_documents(19)}, r"1 documents are gone.*'folder/19.txt'"),
-        ({"documents": [*make_documents(20), ("new", "x")]}, r"1 documents are new.*'new'"),
+        ({"documents": [*make_documents(19), ("folder/19.txt", "other")]}, r"1 document is altered.*'folder/19.txt'"),
+        ({"documents": make_documents(19)}, r"1 document is gone.*'folder/19.txt'"),
+        ({"documents": [*make_documents(20), ("new", "x")]}, r"1 document is new.*'new'"),
     ],
 )
 def test_a_change_is_told_and_the_old_version_stays(tmp_path, capsys, change, told):
