@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: help demo recall test test-oldest lint bench agreement clean retro-evidence
 help:
-	@echo "make demo               train, evaluate and stream two small models on real text, and draw a report (10 minutes)"
+	@echo "make demo               train, evaluate and stream four small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
 	@echo "make retro-evidence     train RETROs with and without neighbours, and compare (CORPUS=path; half an hour)"
 	@echo "make recall             train small memories and ask each for a fact after a million bytes (an hour)"
