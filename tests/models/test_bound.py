@@ -1,11 +1,14 @@
 """A model's step over parameters looked up once is the model's step."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from laws.families import ALTERNATIVES, case_name, random_tokens, small_model
 from retentive import generate
+from retentive.checkpoints import load_state, save_state
 from retentive.errors import MismatchError
 from retentive.models.base import LanguageModel
 from retentive.state import ModelState, map_tensors, named_tensors
@@ -111,3 +114,15 @@ def test_going_on_from_a_state_of_another_model_is_refused():
     state = generate(small(num_layers=3), [1, 2], max_new_tokens=2).state
     with pytest.raises(MismatchError, match="but its layers: 3, the model's: 2"):
         generate(small(), state=state, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_state_after_bound_steps_goes_into_a_file(rows: int, tmp_path: Path):
+    model = small()
+    state = generate(model, [[1, 2]] * rows, max_new_tokens=5).state
+    for name, tensor in named_tensors(state).items():
+        assert tensor.stride(-1) == 1, name
+    save_state(state, tmp_path / "state", model)
+    expected = generate(model, state=state, max_new_tokens=3).tokens
+    found = generate(model, state=load_state(tmp_path / "state", model), max_new_tokens=3).tokens
+    assert [row.tolist() for row in found] == [row.tolist() for row in expected]

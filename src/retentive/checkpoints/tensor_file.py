@@ -86,6 +86,8 @@ class TensorDigest:
         """Take in one tensor."""
         self._hash.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
+        if flat.stride(0) != 1:  # one number, which is contiguous whatever its stride
+            flat = flat.clone(memory_format=torch.contiguous_format)
         self._hash.update(flat.view(torch.uint8).numpy().data)
 
     def hexdigest(self) -> str:

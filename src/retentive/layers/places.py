@@ -44,7 +44,8 @@ class Places:
     def _make(self, position: Int[Tensor, "batch"]) -> None:
         layout = make_layout(position, position.shape[0], _AHEAD, **self._made_by)  # pyright: ignore[reportArgumentType]
         turns = None if layout.turns is None else layout.turns.split(1, 3)
-        following = (layout.positions + 1).unbind(1)
+        # Transposed, so that each is a tensor with its own numbers side by side: states go into files.
+        following = (layout.positions + 1).t().clone(memory_format=torch.contiguous_format).unbind(0)
         self._ahead = [
             Place(here, after, None if turns is None else turns[index])
             for index, (here, after) in enumerate(zip(layout.positions.split(1, 1), following, strict=True))
