@@ -248,7 +248,7 @@ def main() -> None:
     """Run the benchmark, write its results and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; files end in -quick")
-    parser.add_argument("--corpus", type=Path, default=ROOT.parent / "shared" / "corpora" / "peps.tar.gz")
+    parser.add_argument("--corpus", type=Path, required=True, help="a .tar.gz of text files, such as the PEPs")
     parser.add_argument("--threads", type=int, default=2, help="threads of each contestant (default: 2)")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bench", help="folder of the results")
     arguments = parser.parse_args()

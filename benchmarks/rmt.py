@@ -5,16 +5,15 @@ that ours lack, so they cannot have the same weights. Writes ``runs/bench/rmt.js
 The machine should have nothing else to do; it takes about five minutes.
 """
 
-import argparse
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.interleave import ROOT, Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
-from benchmarks.retnet_report import Limit, Results, Row, table
+from benchmarks.command import run_benchmark
+from benchmarks.interleave import Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
+from benchmarks.retnet_report import Limit, Results, Row
 from benchmarks.rmt_report import draw
 from benchmarks.yardsticks.install import yardstick_python
 
@@ -213,28 +212,7 @@ class Benchmark:
 
 def main() -> None:
     """Run the benchmark, write its results and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; files end in -quick")
-    parser.add_argument("--without-yardstick", action="store_true", help="leave the other package out")
-    parser.add_argument("--threads", type=int, default=2, help="threads of each contestant (default: 2)")
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bench", help="folder of the results")
-    arguments = parser.parse_args()
-    plan, with_yardstick = QUICK if arguments.quick else FULL, not arguments.without_yardstick
-    try:
-        competing = contestants(plan, threads=arguments.threads, with_yardstick=with_yardstick)
-    except FileNotFoundError as error:
-        parser.error(str(error))
-    with Arena(competing, threads=arguments.threads) as arena:
-        benchmark = Benchmark(arena, plan, with_yardstick=with_yardstick)
-        benchmark.run()
-    results = benchmark.results(machine.description(threads=arguments.threads))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    stem = "rmt-quick" if arguments.quick else "rmt"
-    (arguments.output / f"{stem}.json").write_text(json.dumps(results.to_json(), indent=1) + "\n")
-    (arguments.output / f"{stem}.md").write_text(table(results) + "\n")
-    draw(results, arguments.output / f"{stem}.png")
-    print(table(results))
-    print(f"\nWritten: {arguments.output / stem}.json, {stem}.md and {stem}.png")
+    run_benchmark("rmt", __doc__, full=FULL, quick=QUICK, contestants=contestants, benchmark=Benchmark, draw=draw)
 
 
 if __name__ == "__main__":
