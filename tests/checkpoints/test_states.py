@@ -46,7 +46,8 @@ def test_a_model_that_was_saved_and_loaded_is_the_same_model(family: str, tmp_pa
     model = small_model(family)
     save_model(model, tmp_path / "model")
     save_state(model.initial_state(1), tmp_path / "state", model)
-    load_state(tmp_path / "state", load_model(tmp_path / "model"))
+    loaded = load_state(tmp_path / "state", load_model(tmp_path / "model"))
+    assert_equal_states(loaded, model.initial_state(1).detach())
 
 
 def test_metadata_comes_back(tmp_path: Path):
