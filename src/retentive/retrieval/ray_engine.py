@@ -17,6 +17,8 @@ _JOBS_PER_ACTOR = 2
 
 _LARGE_TASK = 64 << 10
 
+_SHARE_OF_CORE = 0.01
+
 
 class TaskActor:
     """What runs on a worker: one task, made ready once, for many jobs."""
@@ -38,7 +40,7 @@ class RayEngine:
             that runs on this machine, or starts one here.
         workers: Actors, spread over the machines; ``None`` makes one for each core.
         gpus_per_worker: GPUs that each actor claims, for encoding; parts of one may be shared.
-        max_retries: How often an actor is started again, and a job repeated, when a worker is lost.
+        max_retries: How often an actor is started again, with the jobs it had, when a worker is lost.
     """
 
     address: str | None = None
@@ -92,10 +94,12 @@ class RayEngine:
 
     @contextmanager
     def _actors(self, ray: Any, task: Callable[[Any], Any]) -> Generator[list[Any]]:
-        # No num_cpus: then an actor needs a core to be placed and none to stay, and can be placed again beside another
-        # one when its machine is lost.
-        options = {"num_gpus": self.gpus_per_worker, "scheduling_strategy": "SPREAD"}
-        options |= {"max_restarts": self.max_retries, "max_task_retries": self.max_retries}
+        # A trace of a core: enough to stay off machines that are given no work, and so little that an actor finds room
+        # beside others when its machine is lost. (Ray's default, a whole core until it runs, can wait for ever then.)
+        options = {"num_cpus": _SHARE_OF_CORE, "num_gpus": self.gpus_per_worker, "scheduling_strategy": "SPREAD"}
+        # Jobs are repeated for as long as their actor may be started again: a machine that is being missed answers
+        # "unavailable" many times in a second, and counting those would give up before the actor is placed anew.
+        options |= {"max_restarts": self.max_retries, "max_task_retries": -1 if self.max_retries else 0}
         made = ray.remote(TaskActor).options(**options)
         # A small task travels with each actor; a large one, as a tokenizer is, once to each machine.
         given = task if len(ray.cloudpickle.dumps(task)) < _LARGE_TASK else ray.put(task)
