@@ -28,3 +28,16 @@ def test_retnet_learns_and_goes_on_from_its_state(tmp_path: Path):
     assert after < before - 2
     assert "with the same text as without a stop" in printed
     assert not list(tmp_path.iterdir())
+
+
+def test_rmt_remembers_over_segments(tmp_path: Path):
+    with_memory, without = map(int, re.findall(r"(\d+)% right", output_of("rmt", tmp_path)))
+    assert with_memory > 90
+    assert without < 50
+
+
+def test_retro_reads_what_is_found(tmp_path: Path):
+    printed = output_of("retro", tmp_path)
+    before, after = map(float, re.findall(r"loss ([\d.]+) -> ([\d.]+)", printed)[0])
+    assert after < before - 0.5
+    assert int(re.findall(r"(\d+)% of the next chunk", printed)[0]) > 50
