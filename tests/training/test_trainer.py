@@ -55,6 +55,13 @@ def test_two_halves_are_one_run_bit_for_bit(store: Path, tmp_path: Path, mode: s
     assert step_lines(tmp_path / "whole") == step_lines(tmp_path / "halves")
 
 
+def test_the_time_of_earlier_processes_is_counted(store: Path, tmp_path: Path):
+    first = run(store, tmp_path, steps=3, schedule={"warmup_steps": 1})
+    again = run(store, tmp_path, steps=3, schedule={"warmup_steps": 1})
+    assert again.resumed_at == 3
+    assert again.training_seconds == first.training_seconds > 0
+
+
 def test_seed_and_order_of_data_matter(store: Path, tmp_path: Path):
     run(store, tmp_path / "a", steps=3, schedule={"warmup_steps": 1})
     run(store, tmp_path / "b", steps=3, schedule={"warmup_steps": 1}, seed=1)

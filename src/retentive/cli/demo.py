@@ -194,7 +194,8 @@ def _train(contender: Contender, config: DemoConfig, store: TokenStore) -> DemoR
     if report.model is None:
         raise KeyboardInterrupt
     print("\n".join(report.lines()))
-    return DemoRun(model=report.model, metrics=options.run / "metrics.jsonl", seconds=report.seconds, config=options)
+    metrics = options.run / "metrics.jsonl"
+    return DemoRun(model=report.model, metrics=metrics, seconds=report.training_seconds, config=options)
 
 
 def _recurrent_memory(vocab_size: int) -> FamilyConfig:

@@ -47,11 +47,14 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     start = _start(options.family, options.size, kind, None if config.retrofit is None else str(config.retrofit))
     model = _made(start, options.model.as_dict(), vocab_size)
     report = train(model, config)
-    print("\n".join(report.lines()))
+    lines = report.lines()
+    if report.model is not None:
+        lines.append(f"next: retentive generate {report.model}")
+        lines.append(f"      retentive evaluate {report.model} --store {config.store}")
+    if report.rank == 0:  # of several processes one speaks
+        print("\n".join(lines))
     if report.model is None:
         sys.exit(130)  # so that a script does not go on with a model that is not there, or that of an earlier run
-    print(f"next: retentive generate {report.model}")
-    print(f"      retentive evaluate {report.model} --store {config.store}")
 
 
 def _inner(family: str, size: str) -> str | None:

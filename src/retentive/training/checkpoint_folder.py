@@ -34,12 +34,14 @@ class Progress:
         step: Steps done.
         best_step: Step with the lowest held-out loss so far; None before the first evaluation.
         best_loss: That loss, in nats per token.
+        seconds: Spent in those steps, by this process and those before it.
         pace: Sums over the steps since the last line of metrics, which the next line is a mean of.
     """
 
     step: int
     best_step: int | None = None
     best_loss: float | None = None
+    seconds: float = 0.0
     pace: Mapping[str, float] = field(default_factory=dict)
 
 

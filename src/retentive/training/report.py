@@ -21,8 +21,10 @@ class TrainReport:
         best_loss: That loss, in nats.
         model: Folder of the model for `load_model`; None if the run was stopped.
         seconds: How long it took, this time.
+        training_seconds: How long all steps took, those before a restart too.
         parameters: Of the model.
         learning: Those of them that learn; fewer where a trained base is frozen.
+        rank: Number of the process that reports; 0 where one trains alone.
     """
 
     run: Path
@@ -35,8 +37,10 @@ class TrainReport:
     best_loss: float | None
     model: Path | None
     seconds: float
+    training_seconds: float
     parameters: int
     learning: int
+    rank: int
 
     def lines(self) -> list[str]:
         """The report for people."""

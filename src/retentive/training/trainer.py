@@ -220,8 +220,10 @@ class _Run:
             best_loss=self.progress.best_loss,
             model=model,
             seconds=seconds,
+            training_seconds=self.progress.seconds,
             parameters=sum(parameter.numel() for parameter in self.learner.model.parameters()),
             learning=sum(p.numel() for p in self.learner.model.parameters() if p.requires_grad),
+            rank=self.processes.rank,
         )
 
     def close(self) -> None:
@@ -286,7 +288,8 @@ class _Run:
         all_bytes, asked = self.processes.sum([text_bytes, stop.made])
         tokens, seconds = self.config.data.tokens_per_step, time.perf_counter() - begin
         self.pace.add(result, tokens=tokens, text_bytes=all_bytes, seconds=seconds)
-        self.progress = replace(self.progress, step=self.progress.step + 1)
+        done = self.progress
+        self.progress = replace(done, step=done.step + 1, seconds=done.seconds + seconds)
         return result, asked > 0
 
     def _is_due(self, every: int | None) -> bool:
