@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from laws.families import ALTERNATIVES, case_name, random_tokens, small_model
+from laws.families import ALTERNATIVES, VARIANTS, case_name, random_tokens, small_model
 from retentive import generate
 from retentive.checkpoints import load_state, save_state
 from retentive.errors import MismatchError
@@ -14,7 +14,10 @@ from retentive.models.base import LanguageModel
 from retentive.state import ModelState, map_tensors, named_tensors
 
 PLAIN = [
-    changes for changes in ({}, *ALTERNATIVES["retnet"].values()) if not {"normalise_scores", "residual"} & set(changes)
+    (family, changes)
+    for family in ("retnet", "transformer")
+    for changes in ({}, *VARIANTS[family], *ALTERNATIVES[family].values())
+    if not {"normalise_scores", "residual"} & set(changes)
 ]
 
 
@@ -26,23 +29,51 @@ def small(**changes: object) -> LanguageModel:
     return small_model("retnet", **changes).eval()
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("rows", [1, 5, 40])
-@pytest.mark.parametrize("changes", PLAIN, ids=lambda changes: case_name(changes))
-def test_it_computes_what_a_call_computes(changes: dict, rows: int):
-    model = small(**changes)
+def check_steps(model: LanguageModel, state: ModelState, steps: int) -> None:
+    """Steps after ``state`` give the logits and the states that calls give."""
     step = model.bound()
     assert step is not None
-    state = model(random_tokens(rows, 6)).state
-    mine = own(state)
-    for seed in range(3):
+    rows, mine = state.batch_size, own(state)
+    for seed in range(steps):
         tokens = random_tokens(rows, 1, seed=seed)
         output = model(tokens, state)
         state = output.state
         logits, mine = step(tokens[:, 0], mine)
         torch.testing.assert_close(logits, output.logits[:, 0], rtol=0, atol=1e-12)
+        assert named_tensors(mine).keys() == named_tensors(state).keys()
         for name, tensor in named_tensors(state).items():
             torch.testing.assert_close(named_tensors(mine)[name], tensor, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize(("family", "changes"), PLAIN, ids=case_name)
+def test_it_computes_what_a_call_computes(family: str, changes: dict, rows: int):
+    model = small_model(family, **changes).eval()
+    check_steps(model, model(random_tokens(rows, 6)).state, 3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [None, 1, 9])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_cache_outgrows_its_room(window: int | None, padded: bool):
+    model = small_model("transformer", window=window).eval()
+    mask = torch.arange(6) >= torch.tensor([[0], [4], [1]]) if padded else None
+    check_steps(model, model(random_tokens(3, 6), mask=mask).state, 70)
+
+
+@torch.no_grad()
+def test_a_state_of_an_earlier_step_still_goes_on():
+    model = small_model("transformer").eval()
+    step, tokens = model.bound(), random_tokens(2, 3)[..., None].unbind(1)
+    assert step is not None
+    first = step(tokens[0][:, 0], model(random_tokens(2, 4)).state)[1]
+    before = own(first)
+    expected = step(tokens[1][:, 0], first)[0]
+    step(tokens[2][:, 0], first)
+    for name, tensor in named_tensors(first).items():
+        assert torch.equal(tensor, named_tensors(before)[name]), name
+    assert torch.equal(step(tokens[1][:, 0], first)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +119,10 @@ class Adapter(nn.Module):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("family", ["retnet", "transformer"])
 @pytest.mark.parametrize("place", ["mixer.input_proj", "mixer.output_proj", "feed_forward.input_proj"])
-def test_an_adapter_in_place_of_a_projection_counts(place: str):
-    model = small()
+def test_an_adapter_in_place_of_a_projection_counts(family: str, place: str):
+    model = small_model(family).eval()
     block, tokens = model.decoder.blocks[0], random_tokens(2, 1)
     state = model(random_tokens(2, 6)).state
     layer, name = place.split(".")
@@ -101,8 +133,9 @@ def test_an_adapter_in_place_of_a_projection_counts(place: str):
     torch.testing.assert_close(step(tokens[:, 0], own(state))[0], model(tokens, state).logits[:, 0], rtol=0, atol=1e-12)
 
 
-def test_generating_leaves_states_that_were_handed_out_alone():
-    model = small()
+@pytest.mark.parametrize("family", ["retnet", "transformer"])
+def test_generating_leaves_states_that_were_handed_out_alone(family: str):
+    model = small_model(family).eval()
     first = generate(model, [[1, 2, 3], [4, 5, 6]], max_new_tokens=3)
     before = {name: tensor.clone() for name, tensor in named_tensors(first.state).items()}
     generate(model, state=first.state, max_new_tokens=5)
@@ -116,9 +149,10 @@ def test_going_on_from_a_state_of_another_model_is_refused():
         generate(small(), state=state, max_new_tokens=2)
 
 
+@pytest.mark.parametrize("family", ["retnet", "transformer"])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_state_after_bound_steps_goes_into_a_file(rows: int, tmp_path: Path):
-    model = small()
+def test_a_state_after_bound_steps_goes_into_a_file(family: str, rows: int, tmp_path: Path):
+    model = small_model(family).eval()
     state = generate(model, [[1, 2]] * rows, max_new_tokens=5).state
     for name, tensor in named_tensors(state).items():
         assert tensor.stride(-1) == 1, name

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retentive.ops import attention
+from retentive.ops.attention import attention_step
 
 
 def direct(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
@@ -128,3 +129,14 @@ def test_dtypes_agree():
     half = torch.zeros(1, 1, 2, 4, dtype=torch.bfloat16)
     with pytest.raises(TypeError, match=r"query, key and value must have one dtype, but have torch\.bfloat16, torch\."):
         attention(half, half.float(), half.float())
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_step_is_the_attention_of_the_last_query(kv_heads: int, masked: bool, dtype: torch.dtype):
+    query, key, value = (torch.randn(3, heads, 6, 4, dtype=dtype) for heads in (4, kv_heads, kv_heads))
+    allowed = (torch.rand(3, 6) < 0.5).index_fill(1, torch.tensor([5]), True) if masked else None
+    found = attention_step(query[:, :, -1], key, value, allowed)
+    whole = attention(query[:, :, -1:], key, value, allowed=None if allowed is None else allowed[:, None, None])
+    assert torch.equal(found, whole[:, :, 0])

@@ -1,5 +1,6 @@
 """Causal self-attention with a key-value cache: the mixer of the Transformer baseline."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -8,9 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
+from retentive.layers.bound import bind_linear
 from retentive.layers.layout import Layout, RotaryConfig, Sight
-from retentive.ops.attention import attention
-from retentive.ops.rotary import rotate
+from retentive.layers.room import Room
+from retentive.ops.attention import attention, attention_step
+from retentive.ops.rotary import rotate, turn
 from retentive.shapes import Hidden, RotaryTable
 from retentive.state import RecurrentState
 
@@ -94,6 +97,10 @@ class Recalled:
     sin: RotaryTable | None = None
 
 
+BoundAttention = Callable[[Tensor, KeyValueState, Tensor | None], tuple[Tensor, KeyValueState]]
+"""From ``(batch, hidden)``, the cache and the token's rotation to the output and the longer cache."""
+
+
 class Attention(nn.Module):
     """Multi-head or grouped-query causal attention (Vaswani et al. 2017, arXiv:1706.03762)."""
 
@@ -143,6 +150,33 @@ class Attention(nn.Module):
         gaps = layout.mask is not None or layout.starts is not None or layout.sight is not None
         following = self._cache(key, value, sight.visible, gaps=gaps)
         return self.output_proj(mixed.transpose(1, 2).flatten(2)), following
+
+    def bound(self) -> BoundAttention:
+        """`forward` for one token over the present parameters, see `retentive.layers.bound`.
+
+        The cache is written where there is room for it: tokens that are there are not copied. States stay as they are.
+        """
+        config, heads = self.config, self.config.num_heads + self.config.num_kv_heads
+        read, write = bind_linear(self.input_proj), bind_linear(self.output_proj)
+        value_begin, rotary = self.query_size + self.key_size, self.config.rotary
+        longest = None if config.window is None else config.window - 1
+        keys, values, flags = Room(2, longest), Room(2, longest), Room(1, longest)
+
+        def apply(x: Tensor, state: KeyValueState, turns: Tensor | None) -> tuple[Tensor, KeyValueState]:
+            projected, batch = read(x), x.shape[0]
+            both = projected[:, :value_begin].view(batch, heads, config.key_dim)
+            if rotary is not None and turns is not None:
+                both = turn(both[:, None, :, None], turns[:, 1:], layout=rotary.pairs)[:, 0, :, 0]
+            value = projected[:, value_begin:].view(batch, config.num_kv_heads, config.value_dim)
+            seen_keys, key = keys.after(state.key, both[:, config.num_heads :])
+            seen_values, value = values.after(state.value, value)
+            allowed = visible = None
+            if state.visible is not None:
+                allowed, visible = flags.after(state.visible, state.visible.new_ones(batch))
+            mixed = attention_step(both[:, : config.num_heads], seen_keys, seen_values, allowed)
+            return write(mixed.flatten(1)), KeyValueState(key=key, value=value, visible=visible)
+
+        return apply
 
     def _recall(self, recalled: Recalled) -> tuple[Tensor, Tensor]:
         """Keys and values of hidden states that ask nothing themselves."""

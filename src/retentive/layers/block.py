@@ -1,8 +1,10 @@
 """One block of a decoder: a mixer and a feed-forward, each added to the residual stream."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from retentive.layers.attention import Attention, AttentionConfig, KeyValueState, Recalled
@@ -10,12 +12,18 @@ from retentive.layers.bound import may_overwrite
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout
 from retentive.layers.norm import Norm, NormConfig
-from retentive.layers.retention import BoundRetention, MultiScaleRetention, RetentionConfig, RetentionState
+from retentive.layers.retention import MultiScaleRetention, RetentionConfig, RetentionState
 from retentive.shapes import Hidden
 from retentive.state import RecurrentState
 
 MixerConfig = AttentionConfig | RetentionConfig
 Mixer = Attention | MultiScaleRetention
+
+Carried = Tensor | KeyValueState
+"""What a bound mixer takes and gives: retention its ``kv``, attention its cache."""
+
+BoundBlock = Callable[[Tensor, Carried, Tensor | None], tuple[Tensor, Carried]]
+"""From ``(batch, hidden)``, what the mixer carries and the token's rotation to the output and what it carries then."""
 
 
 class Block(nn.Module):
@@ -43,7 +51,12 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Hidden, state: RecurrentState | None, layout: Layout, recalled: Recalled | None = None
+        self,
+        x: Hidden,
+        state: RecurrentState | None,
+        layout: Layout,
+        recalled: Recalled | None = None,
+        between: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Hidden, RecurrentState]:
         """Carry the residual stream through the block.
 
@@ -52,8 +65,12 @@ class Block(nn.Module):
             state: The mixer's, from the last call; None begins anew.
             layout: Where each token stands.
             recalled: What this block received for earlier tokens, read again; for attention alone.
+            between: Done to the residual stream between the halves, such as letting it read neighbours. (Whoever calls
+                the halves instead of the block is not noticed by FSDP, which then has no whole parameters for them.)
         """
         x, following = self.mix(x, state, layout, recalled)
+        if between is not None:
+            x = between(x)
         return self.feed(x), following
 
     def mix(
@@ -81,19 +98,17 @@ class Block(nn.Module):
             return output.add_(x)
         return add_to_residual(x, self._drop(output), self.feed_forward_norm, self.residual_scale)
 
-    def bound(self) -> BoundRetention | None:
+    def bound(self) -> BoundBlock | None:
         """`forward` for one token over the present parameters, see `retentive.layers.bound`; None if it cannot be."""
-        if not isinstance(self.mixer, MultiScaleRetention) or self.residual_scale is not None:
-            return None
-        mix, feed = self.mixer.bound(), self.feed_forward.bound()
-        if mix is None:
+        mix, feed = cast("BoundBlock | None", self.mixer.bound()), self.feed_forward.bound()
+        if mix is None or self.residual_scale is not None:
             return None
         mixer_norm, feed_forward_norm = self.mixer_norm.bound(), self.feed_forward_norm.bound()
 
-        def apply(x: Tensor, kv: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor]:
-            mixed, kv = mix(mixer_norm(x), kv, turns)
+        def apply(x: Tensor, carried: Carried, turns: Tensor | None) -> tuple[Tensor, Carried]:
+            mixed, carried = mix(mixer_norm(x), carried, turns)
             x = x + mixed
-            return x.add_(feed(feed_forward_norm(x))), kv
+            return x.add_(feed(feed_forward_norm(x))), carried
 
         return apply
 
@@ -104,6 +119,16 @@ class Block(nn.Module):
 
     def _drop(self, output: Hidden) -> Hidden:
         return self.dropout(output) if self.training else output
+
+
+def carried_by(state: RecurrentState) -> Carried:
+    """What a bound block takes of a layer's state."""
+    return state.kv if isinstance(state, RetentionState) else cast("KeyValueState", state)
+
+
+def state_with(carried: Carried, position: Int[Tensor, "batch"]) -> RecurrentState:
+    """The layer's state of what a bound block gives, after ``position`` tokens."""
+    return RetentionState(kv=carried, position=position) if isinstance(carried, Tensor) else carried
 
 
 def add_to_residual(x: Hidden, output: Hidden, norm: Norm, residual_scale: float | None) -> Hidden:

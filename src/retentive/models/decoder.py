@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_types
 from retentive.layers.attention import Attention
-from retentive.layers.block import Block, MixerConfig
+from retentive.layers.block import Block, MixerConfig, carried_by, state_with
 from retentive.layers.bound import bind_tall
 from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_embedding
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout, make_layout
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.places import Places
-from retentive.layers.retention import RetentionState
 from retentive.ops.cross_entropy import linear_cross_entropy
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
@@ -153,10 +152,10 @@ class Decoder(nn.Module):
         def apply(tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
             positions, following, turns = places.after(state.position)
             hidden = embedding(tokens[:, None], positions)[:, 0]
-            states: list[RetentionState] = []
-            for block, before in zip(blocks, cast("tuple[RetentionState, ...]", state.layers), strict=True):
-                hidden, kv = block(hidden, before.kv, turns)
-                states.append(RetentionState(kv=kv, position=following))
+            states: list[RecurrentState] = []
+            for block, before in zip(blocks, state.layers, strict=True):
+                hidden, carried = block(hidden, carried_by(before), turns)
+                states.append(state_with(carried, following))
             return head(norm(hidden)), ModelState(layers=tuple(states), position=following)
 
         return apply

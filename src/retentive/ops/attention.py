@@ -57,6 +57,31 @@ def attention(
     return output.to(query.dtype)
 
 
+def attention_step(
+    query: Float[Tensor, "batch heads key_dim"],
+    key: Float[Tensor, "batch kv_heads past key_dim"],
+    value: Float[Tensor, "batch kv_heads past value_dim"],
+    allowed: Bool[Tensor, "batch past"] | None = None,
+) -> Float[Tensor, "batch heads value_dim"]:
+    """`attention` of one query a row that may read something, unchecked: small calls cost by their number.
+
+    Args:
+        query: Rotated, not scaled.
+        key: Of all tokens that may be read, the query's own last.
+        value: What each of those tokens says.
+        allowed: True where a row's query may read a key; None where it may read all.
+    """
+    dtype = compute_dtype(query)
+    output = scaled_dot_product_attention(
+        query.unsqueeze(2).to(dtype),
+        key.to(dtype),
+        value.to(dtype),
+        attn_mask=None if allowed is None else allowed[:, None, None],
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    return output.squeeze(2).to(query.dtype)
+
+
 def _check(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> None:
     if not query.dtype == key.dtype == value.dtype:
         raise TypeError(

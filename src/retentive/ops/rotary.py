@@ -120,16 +120,16 @@ def rotate(
 
 
 def turn(
-    x: Float[Tensor, "batch 2 heads time dim"],
-    by: Complex[Tensor, "#batch 2 1 time pairs"],
+    x: Float[Tensor, "batch parts heads time dim"],
+    by: Complex[Tensor, "#batch parts 1 time pairs"],
     *,
     layout: Layout = "interleaved",
-) -> Float[Tensor, "batch 2 heads time dim"]:
+) -> Float[Tensor, "batch parts heads time dim"]:
     """`rotate` queries and keys in one pass, without gradients, by tables given as complex numbers.
 
     Args:
-        x: Queries, then keys, in any memory order.
-        by: ``cos + 1j * sin`` of `rotary_tables`, for queries and for keys; multiplied by a scale, it scales too.
+        x: Queries and keys, in parts that have tables of their own, in any memory order.
+        by: ``cos + 1j * sin`` of `rotary_tables` for each part; multiplied by a scale, it scales too.
         layout: As in `rotate`.
     """
     exact = x.dtype is torch.float32 and by.dtype is torch.complex64

@@ -1,0 +1,54 @@
+"""A tensor that grows by an entry a call, in memory that has room for more."""
+
+import torch
+from torch import Tensor
+
+_SPARE = 64
+
+
+class Room:
+    """``torch.cat((past, entry), dim)``, again and again, without copying what is there.
+
+    What a call returns stays as it is: an entry is written once, behind what was returned before. So a loop may keep,
+    select and go on from any of its tensors; from one that is not the last, it goes on in new memory.
+    """
+
+    def __init__(self, dim: int, longest: int | None = None) -> None:
+        """Nothing is made before the first entry.
+
+        Args:
+            dim: Along which it grows.
+            longest: Entries that the next call goes on from, at most; None goes on from all.
+        """
+        self._dim = dim
+        self._longest = longest
+        self._kept: Tensor | None = None
+        self._begin = self._end = 0
+
+    def after(self, past: Tensor, entry: Tensor) -> tuple[Tensor, Tensor]:
+        """``past`` with one entry more, and what to go on from: its last ``longest`` entries.
+
+        Args:
+            past: What the last call said to go on from, or any other tensor.
+            entry: Without the dimension that grows.
+        """
+        dim = self._dim
+        if past is not self._kept or self._end == self._memory.shape[dim]:
+            self._move(past, entry)
+        self._memory.select(dim, self._end).copy_(entry)
+        self._end += 1
+        whole = kept = self._memory.narrow(dim, self._begin, self._end - self._begin)
+        if self._longest is not None and self._end - self._begin > self._longest:
+            self._begin = self._end - self._longest
+            kept = self._memory.narrow(dim, self._begin, self._longest)
+        self._kept = kept
+        return whole, kept
+
+    def _move(self, past: Tensor, entry: Tensor) -> None:
+        """Copy into new memory; half as much again as is there, so that a token's share of all copies is constant."""
+        length = past.shape[self._dim]
+        shape = list(past.shape)
+        shape[self._dim] = length + max(_SPARE, length // 2)
+        self._memory = past.new_empty(shape, dtype=torch.promote_types(past.dtype, entry.dtype))
+        self._memory.narrow(self._dim, 0, length).copy_(past)
+        self._begin, self._end = 0, length
