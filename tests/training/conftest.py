@@ -34,6 +34,7 @@ PARTS: dict[str, Any] = {
     "checkpoints": configs.CheckpointConfig,
     "hardware": configs.HardwareConfig,
     "metrics": configs.MetricsConfig,
+    "neighbours": configs.NeighbourDataConfig,
 }
 
 SMALL: dict[str, Any] = {
@@ -69,6 +70,9 @@ def asked_configs(store: Path, asked: dict[str, Any]) -> tuple[Any, TrainConfig]
     family = model.pop("family")
     if family == "rmt":
         model = {"backbone": small_config("transformer", **model)}
+    if family == "retro":
+        model = {"base": small_config(model.pop("base", "transformer"), **model), "chunk_offset": 1}
+        model |= dict.fromkeys(("encoder_dropout", "cross_dropout"), model["base"].dropout)
     run = Path(changes.pop("run"))
     values = {**SMALL, **changes}
     made = {name: PARTS[name](**value) if name in PARTS else value for name, value in values.items()}

@@ -17,6 +17,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "tied": {"model": {**PLAIN, "family": "transformer", "tie_embeddings": True}, "hardware": {"accumulation": 2}},
     "streamed": {"model": PLAIN, "data": STREAMED},
     "recurrent memory": {"model": {**PLAIN, "family": "rmt"}, "data": {**STREAMED, "window": 7}},
+    "neighbours": {"model": {**PLAIN, "family": "retro"}, "neighbours": {"share_without": 0.3}},
+    "neighbours of streams": {"model": {**PLAIN, "family": "retro", "base": "retnet"}, "data": STREAMED},
 }
 STRATEGIES = ("ddp", "fsdp")
 CASES = [(strategy, task) for strategy in STRATEGIES for task in TASKS]

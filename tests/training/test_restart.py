@@ -43,12 +43,18 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 def test_a_new_process_goes_on_bit_for_bit(store: Path, tmp_path: Path, launch: Launch):
-    modes: dict[str, dict[str, Any]] = {"packed": {}, "streamed": {"data": STREAMED}}
+    retro = {"model": {"family": "retro"}, "neighbours": {"share_without": 0.3, "own_text_steps": 8}}
+    modes: dict[str, dict[str, Any]] = {
+        "packed": {},
+        "streamed": {"data": STREAMED},
+        "neighbours": retro,
+        "neighbours of streams": {**retro, "model": {"family": "retro", "base": "retnet"}, "data": STREAMED},
+    }
     for mode, asked in modes.items():
         train(*asked_configs(store, {"run": tmp_path / f"{mode}-whole", **asked}))
         train(*asked_configs(store, {"run": tmp_path / f"{mode}-halves", "steps": 6, **asked}))
     reports = launch(*({"run": tmp_path / f"{mode}-halves", **asked} for mode, asked in modes.items()))
-    assert [report["resumed_at"] for report in reports] == [6, 6]
+    assert [report["resumed_at"] for report in reports] == [6] * len(modes)
     for mode in modes:
         assert_same_end(tmp_path / f"{mode}-whole", tmp_path / f"{mode}-halves")
 

@@ -1,18 +1,18 @@
 """RETRO (Borgeaud et al. 2021, arXiv:2112.04426): a decoder that reads the neighbours of each chunk it has finished."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from retentive.layers.chunked_cross_attention import ChunkedCrossAttention
+from retentive.layers.chunked_cross_attention import ChunkedCrossAttention, NeighbourState
 from retentive.models.base import LanguageModel, ModelOutput, check_call
-from retentive.models.decoder import blocks_of
 from retentive.models.retro.chunks import Before, ChunkPlan, even_plan, ragged_plan
 from retentive.models.retro.config import RetroConfig
-from retentive.models.retro.encoder import NeighbourEncoder, initialise_cross_attention
+from retentive.models.retro.encoder import Encoded, NeighbourEncoder, initialise_cross_attention
 from retentive.models.retro.state import RetroState, after_call, check_state
 from retentive.shapes import Hidden, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
@@ -27,6 +27,25 @@ class _Neighbours:
 
     ids: Int[Tensor, "batch chunks neighbours length"]
     real: Bool[Tensor, "batch chunks neighbours length"] | None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Reading:
+    """How far a call has come in reading neighbours.
+
+    Attributes:
+        plan: Of the call.
+        given: Neighbours of the chunks that end in it.
+        recent: Hidden states of remembered tokens: of those before the call, then of those after it.
+        neighbours: What each layer reads: before the call, then after it.
+        encoded: What was given, once it is encoded.
+    """
+
+    plan: ChunkPlan
+    given: _Neighbours | None
+    recent: Float[Tensor, "batch recent hidden"]
+    neighbours: list[NeighbourState]
+    encoded: Encoded | None = None
 
 
 class Retro(LanguageModel):
@@ -192,36 +211,36 @@ class Retro(LanguageModel):
         mixers = (None,) * len(decoder.blocks) if state is None else state.layers
         state = self.initial_state(tokens.shape[0]) if state is None else state
         layers: list[RecurrentState] = []
-        following = list(state.neighbours)
-        encoded, recent = None, state.recent_hidden
+        reading = _Reading(plan=plan, given=given, recent=state.recent_hidden, neighbours=list(state.neighbours))
         places = {layer: index for index, layer in enumerate(self.config.cross_layers)}
-        cross_layers = self._cross_layers()
-        for number, block in enumerate(blocks_of(decoder), 1):
-            hidden, layer = block.mix(hidden, mixers[number - 1], layout)
+        for number, block in enumerate(decoder.blocks, 1):
+            between = partial(self._read_neighbours, places[number], reading) if number in places else None
+            hidden, layer = block(hidden, mixers[number - 1], layout, between=between)
             layers.append(layer)
-            if number == self.config.cross_layers[0]:
-                both = torch.cat((recent, hidden), 1)
-                encoded = None if given is None else self._encode(given, plan, both)
-                # A copy: a view would keep the hidden states of the whole call in memory.
-                recent = plan.recent.cut(both).squeeze(1).clone()
-            if number in places:
-                index = places[number]
-                cross, ended = cross_layers[index], None
-                if encoded is not None and given is not None:
-                    ended = cross.read(encoded, given.real)
-                hidden = cross(hidden, state.neighbours[index], ended, plan.reads)
-                following[index] = after_call(state.neighbours[index], ended, plan.reads.num_ended, plan.reads.ragged)
-            hidden = block.feed(hidden)
         real = plan.recent.real
         return decoder.norm(hidden), RetroState(
             layers=tuple(layers),
             position=layout.next_position,
             place=plan.next_places,
             recent_tokens=plan.recent.cut(torch.cat((state.recent_tokens, tokens.long()), 1)).squeeze(1).clone(),
-            recent_hidden=recent,
+            recent_hidden=reading.recent,
             recent_real=None if real is None else real.squeeze(1),
-            neighbours=tuple(following),
+            neighbours=tuple(reading.neighbours),
         )
+
+    def _read_neighbours(self, index: int, reading: _Reading, hidden: Hidden) -> Hidden:
+        """Let the tokens read neighbours in one of the layers that do; the first of them encodes what was given."""
+        plan, given, carried = reading.plan, reading.given, reading.neighbours[index]
+        if index == 0:
+            both = torch.cat((reading.recent, hidden), 1)
+            reading.encoded = None if given is None else self._encode(given, plan, both)
+            # A copy: a view would keep the hidden states of the whole call in memory.
+            reading.recent = plan.recent.cut(both).squeeze(1).clone()
+        cross, ended = cast("ChunkedCrossAttention", self.cross[index]), None
+        if reading.encoded is not None and given is not None:
+            ended = cross.read(reading.encoded, given.real)
+        reading.neighbours[index] = after_call(carried, ended, plan.reads.num_ended, plan.reads.ragged)
+        return cross(hidden, carried, ended, plan.reads)
 
     def _encode(self, given: _Neighbours, plan: ChunkPlan, hidden: Tensor) -> Tensor:
         """Encode neighbours, each in the light of the hidden states of its chunk."""
