@@ -100,7 +100,7 @@ class BuildConfig:
         encoder: What chunks are compared by: "lexical" (words, BM25), "dense" (vectors) or "hybrid" (both).
         model: For dense and hybrid, folder or hub id of the encoder, as bert-base-cased.
         pooling: Vector of a chunk: "mean" of its tokens, or "cls", the first.
-        batch_size: Chunks that are encoded together.
+        batch_size: Chunks that are encoded together; null takes 16 on a CPU and 128 on a GPU.
         index: How vectors are indexed; without meaning for words alone.
         table: Also find the neighbours of every chunk, for training.
         neighbours: How that table is made.
@@ -114,7 +114,7 @@ class BuildConfig:
     encoder: Literal["lexical", "dense", "hybrid"] = "lexical"
     model: str | None = None
     pooling: Literal["mean", "cls"] = "mean"
-    batch_size: int = 32
+    batch_size: int | None = None
     index: IndexConfig = field(default_factory=IndexConfig)
     table: bool = False
     neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)

@@ -33,7 +33,8 @@ class DenseEncoder:
         pooling: ``mean`` over all tokens that are no padding, or ``cls``, the vector of the first one.
         normalize: Whether vectors have length 1, so that distance orders as cosine does. RETRO (Borgeaud et al. 2022)
             compares the plain means of BERT instead.
-        batch_size: Passages computed together.
+        batch_size: Passages computed together; ``None`` takes 16 on a CPU, where more leave its cache, and 128 on a
+            GPU.
         max_length: Tokens that a passage may have, special ones included; ``None`` takes the model's own limit.
         device: ``None`` takes a GPU when there is one.
         dtype: Type of the arithmetic on a GPU.
@@ -48,18 +49,18 @@ class DenseEncoder:
         *,
         pooling: Pooling = "mean",
         normalize: bool = True,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         max_length: int | None = None,
         device: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     ) -> None:
         _check_pooling(pooling)
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 passage, but is {batch_size}.")
         self.model = str(model)
         self.pooling: Pooling = pooling
         self.normalize = normalize
-        self.batch_size = batch_size
+        self._asked_batch_size = batch_size
         self._asked_max_length = max_length
         self._asked_device = device
         self._dtype: Literal["float32", "bfloat16", "float16"] = dtype
@@ -69,7 +70,7 @@ class DenseEncoder:
         options = {
             "pooling": self.pooling,
             "normalize": self.normalize,
-            "batch_size": self.batch_size,
+            "batch_size": self._asked_batch_size,
             "max_length": self._asked_max_length,
             "device": self._asked_device,
             "dtype": self._dtype,
@@ -79,7 +80,12 @@ class DenseEncoder:
     def settings(self) -> dict[str, Any]:
         """What makes it again."""
         options = {"model": self.model, "pooling": self.pooling, "normalize": self.normalize, "dtype": self._dtype}
-        return {"kind": "dense", **options, "batch_size": self.batch_size, "max_length": self._asked_max_length}
+        return {"kind": "dense", **options, "batch_size": self._asked_batch_size, "max_length": self._asked_max_length}
+
+    @property
+    def batch_size(self) -> int:
+        """Passages computed together."""
+        return self._asked_batch_size or (16 if self._device.type == "cpu" else 128)
 
     @cached_property
     def folder(self) -> Path:
@@ -173,7 +179,8 @@ class DenseEncoder:
             longest = int(np.flatnonzero(mask[rows].any(axis=0))[-1]) + 1
             vectors[rows] = self._pooled(ids[rows, :longest], mask[rows, :longest], pooling)
 
-        if next(self._network.parameters()).device.type == "cpu":
+        _ = self._network  # loaded once, before threads ask for it
+        if self._device.type == "cpu":
             _side_by_side(fill, batches)
         else:
             for rows in batches:
@@ -228,17 +235,27 @@ class DenseEncoder:
     def _network(self) -> "torch.nn.Module":
         import torch
 
-        device = self._asked_device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32 if device == "cpu" else getattr(torch, self._dtype)
+        from retentive.retrieval.encoders.packed_layers import pack_layers
+
+        dtype = torch.float32 if self._device.type == "cpu" else getattr(torch, self._dtype)
         options = {"add_pooling_layer": False} if self._config.get("model_type") in ("bert", "roberta") else {}
-        return _load_quietly(self.folder, dtype=dtype, local_files_only=True, **options).eval().to(device)
+        network = _load_quietly(self.folder, dtype=dtype, local_files_only=True, **options).eval().to(self._device)
+        if self._device.type == "cpu":
+            pack_layers(network, self._config.get("model_type", ""))
+        return network
+
+    @cached_property
+    def _device(self) -> "torch.device":
+        import torch
+
+        return torch.device(self._asked_device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def _pooled(
         self, ids: Int64[np.ndarray, "rows length"], mask: Bool[np.ndarray, "rows length"], pooling: Pooling
     ) -> Float32[np.ndarray, "rows dimension"]:
         import torch
 
-        device = next(self._network.parameters()).device
+        device = self._device
         with torch.inference_mode():
             tokens = torch.from_numpy(np.ascontiguousarray(ids)).to(device)
             # Without padding no mask is needed, and attention is faster.

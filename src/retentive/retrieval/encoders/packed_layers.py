@@ -1,0 +1,73 @@
+"""Linear layers of a BERT-like encoder on a CPU, with their weights packed for its vector units.
+
+`torch.nn.functional.linear` copies the bias into its output before each product and leaves GELU to another pass over
+memory. oneDNN, which torch is built with, does both inside the product, on weights that were put into its own order
+once; `torch.compile` calls the same operators after compiling for many seconds. A seventh more passages a second.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+_SAME_LAYOUT = ("bert", "roberta", "camembert", "xlm-roberta")
+"""Model types whose layers have BERT's names, and nobody who looks at a linear layer's weight but the layer."""
+
+_ROWS = 1024
+"""Rows of the product that weights are ordered for: 16 passages of 64 tokens. Others work as well."""
+
+
+class PackedLinear(nn.Module):
+    """A linear layer that cannot be trained, with or without GELU after it.
+
+    Args:
+        linear: The layer whose weights it takes, in float32 on a CPU.
+        gelu: Whether GELU follows, the exact one.
+    """
+
+    def __init__(self, linear: nn.Linear, *, gelu: bool) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self._weight: torch.Tensor = _operators()._reorder_linear_weight(linear.weight.detach(), _ROWS)
+        bias = cast("torch.Tensor | None", linear.bias)
+        self._bias = None if bias is None else bias.detach()
+        self._after = ("gelu", [], "none") if gelu else ("none", [], "")
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """``inputs @ weight.T + bias``, and GELU of it if that was asked for."""
+        return _operators()._linear_pointwise(inputs, self._weight, self._bias, *self._after)
+
+
+def pack_layers(network: nn.Module, model_type: str) -> None:
+    """Replace the linear layers of a network by packed ones, where this torch has them and the layout is known.
+
+    Args:
+        network: An encoder in float32 on a CPU, for inference alone. It is changed.
+        model_type: What its configuration says it is.
+    """
+    if model_type not in _SAME_LAYOUT or not can_pack():
+        return
+    for module in list(network.modules()):
+        activation = getattr(module, "intermediate_act_fn", None)
+        fuses = activation is not None and is_exact_gelu(activation)
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, PackedLinear(child, gelu=fuses and name == "dense"))
+        if fuses:
+            module.intermediate_act_fn = nn.Identity()
+
+
+def can_pack() -> bool:
+    """Whether this torch has the operators; builds without oneDNN do not."""
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def is_exact_gelu(activation: Any) -> bool:
+    """Whether a function is GELU by the error function, not one of its approximations."""
+    values = torch.linspace(-4, 4, 33)
+    return torch.allclose(activation(values), nn.functional.gelu(values), atol=1e-6, rtol=0)
+
+
+def _operators() -> Any:
+    return cast("Any", torch.ops.mkldnn)
