@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from retentive.errors import MismatchError
 from retentive.retrieval import Datastore, HybridEncoder, LocalEngine, NeighbourConfig
-from retentive.retrieval.filters import document_keys, make_filter
+from retentive.retrieval.chunking import mix
+from retentive.retrieval.filters import contained, document_keys, make_filter
 from retentive.retrieval.near_duplicates import chunk_grams, document_families, jaccard, minhash, set_jaccard
 from retrieval.texts import WORDS, HashedWords, contents, make_documents
 
@@ -190,6 +191,15 @@ def test_short_chunks_are_near_only_when_equal():
     rows[2, :4] = [1, 2, 3, 5]
     grams = chunk_grams(rows)
     assert jaccard(grams[:2], grams[1:]).tolist() == [1.0, 0.0]
+
+
+@given(members=st.sets(st.integers(0, 40)), asked=st.lists(st.integers(0, 60), max_size=40))
+def test_members_of_a_set_are_found_and_no_others(members, asked):
+    keys = np.sort(mix(np.array(sorted(members), dtype=np.uint64)))
+    # Some that differ from a member in their last bits only, which the table of first bits cannot tell apart.
+    values = np.concatenate([mix(np.array(asked, dtype=np.uint64)), keys ^ np.uint64(1), keys])
+    np.testing.assert_array_equal(contained(values, keys), np.isin(values, keys))
+    np.testing.assert_array_equal(contained(values[None, ::2], keys), np.isin(values[None, ::2], keys))
 
 
 def test_neighbours_in_another_store(tmp_path, encoder):

@@ -164,7 +164,8 @@ class Corpus:
         """Block, places in ``flat``, rows in the block; once per block that ``flat`` touches."""
         places = np.flatnonzero(flat >= 0)
         blocks = np.searchsorted(self.first_chunks, flat[places], side="right") - 1
-        order = np.argsort(blocks, kind="stable")
+        # As small a type as holds them: two bytes are sorted in one pass.
+        order = np.argsort(blocks.astype(np.min_scalar_type(len(self.blocks))), kind="stable")
         places, blocks = places[order], blocks[order]
         begins = np.flatnonzero(np.diff(blocks, prepend=-1))
         for begin, end in pairwise([*begins.tolist(), len(blocks)]):

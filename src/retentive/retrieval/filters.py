@@ -12,6 +12,9 @@ from retentive.retrieval.near_duplicates import are_near
 DocumentKeys = UInt64[np.ndarray, "_"]
 """One number a document; documents with the same number count as the same."""
 
+_PLACES = 16
+"""Places a member in the table that says which values cannot be members."""
+
 
 def sample_numbers(corpus: Corpus, ids: Int64[np.ndarray, "_"], sample_chunks: int | None) -> Int64[np.ndarray, "_"]:
     """Which training sample each chunk is in: its document, or one of equally many chunks, one after the other."""
@@ -24,11 +27,19 @@ def members(samples: np.ndarray, keys: np.ndarray) -> UInt64[np.ndarray, "*shape
 
 
 def contained(values: np.ndarray, among: UInt64[np.ndarray, "_"]) -> Bool[np.ndarray, "*shape"]:
-    """Which values are in a sorted list."""
+    """Which values are in a sorted list of numbers that are spread over all 64 bits."""
+    found = np.zeros(values.size, dtype=np.bool_)
     if len(among) == 0:
-        return np.zeros(values.shape, dtype=np.bool_)
-    places = np.searchsorted(among, values)
-    return among[np.minimum(places, len(among) - 1)] == values
+        return found.reshape(values.shape)
+    flat = values.reshape(-1)
+    # A table by the first bits says no to nearly all values at once; only the others are searched for in the list.
+    shift = np.uint64(64 - (_PLACES * len(among)).bit_length())
+    table = np.zeros(1 << (64 - int(shift)), dtype=np.bool_)
+    table[among >> shift] = True
+    some = np.flatnonzero(table[flat >> shift])
+    places = np.searchsorted(among, flat[some])
+    found[some] = among[np.minimum(places, len(among) - 1)] == flat[some]
+    return found.reshape(values.shape)
 
 
 @dataclass(frozen=True)
