@@ -49,7 +49,7 @@ PHASES = (
     Phase(32, (1, 2, 3, 4, 6, 8, 12, 16), extra_steps=150),
     Phase(128, (1, 2, 4), extra_steps=20),
     Phase(512, (1, 3), extra_steps=30),
-    Phase(512, (6,), learning_rate=1.5e-3, falling_steps=60),
+    Phase(512, (8,), learning_rate=1.5e-3, falling_steps=160),
 )
 """Short segments are cheap, so that is where holding is learned; the length of the last phase is what is measured.
 
