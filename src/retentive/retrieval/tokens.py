@@ -145,6 +145,10 @@ class SubwordText:
 
     def fingerprint(self) -> str:
         """SHA-256 of the description, whatever its white space, and of the end-of-text id."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         canonical = json.dumps(json.loads(self._description), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(f"{self.end_of_text} {canonical}".encode()).hexdigest()
 
