@@ -11,7 +11,7 @@ from models.retro.small import CHUNK, DEEPNORM, RETNET, VOCAB, random_tokens, sm
 from retentive.checkpoints import load_state, save_state
 from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.errors import MismatchError
-from retentive.generation import Retrieval, Sampling, StoreRetriever, generate, stream
+from retentive.generation import OwnNeighbours, Retrieval, Sampling, StoreRetriever, generate, stream
 from retentive.retrieval import Datastore
 
 VARIANTS = [{}, {"base": RETNET, "chunk_offset": 1}, DEEPNORM]
@@ -121,13 +121,22 @@ def test_a_prompt_that_ends_a_chunk(changes: dict):
 def test_neighbours_of_the_callers_own():
     model = small_retro()
     own = random_tokens(2, 9, seed=5)
-    tokens = generate(model, PROMPTS, max_new_tokens=9, retriever=lambda chunks: own.expand(len(chunks), 2, 9)).tokens
-    assert any(
-        not torch.equal(a, b) for a, b in zip(tokens, generate(model, PROMPTS, max_new_tokens=9).tokens, strict=True)
-    )
+    retriever = OwnNeighbours([own[0].tolist(), own[1, :2].tolist()], chunk_size=CHUNK)
+    chosen = generate(model, PROMPTS, max_new_tokens=9, retriever=retriever)
+    own[1, 2:] = -1
+    for prompt, new in zip(PROMPTS, chosen.tokens, strict=True):
+        text = torch.cat((torch.tensor(prompt), new))[None, :-1]
+        count = model.ended_chunks(text).shape[1]
+        logits = model(text, neighbours=own.expand(1, count, 2, 9)).logits[0]
+        assert logits[len(prompt) - 1 :].argmax(-1).tolist() == new.tolist()
+        assert (logits - model(text).logits[0]).abs().max() > 0.01
     missing = generate(model, PROMPTS, max_new_tokens=9, retriever=lambda chunks: torch.full((len(chunks), 2, 8), -1))
     for a, b in zip(missing.tokens, generate(model, PROMPTS, max_new_tokens=9).tokens, strict=True):
         assert torch.equal(a, b)
+    assert OwnNeighbours([[1]], chunk_size=CHUNK)(torch.zeros(3, CHUNK).long()).shape == (3, 1, CHUNK)
+    for wrong, lengths in (([], r"\[\]"), ([[1], []], r"\[1, 0\]")):
+        with pytest.raises(ValueError, match=f"at least one, and each at least one token, .* lengths are {lengths};"):
+            OwnNeighbours(wrong, chunk_size=CHUNK)
 
 
 def test_a_retriever_that_answers_wrongly():

@@ -14,8 +14,8 @@ from retentive.cli.options import add_config, read_config
 from retentive.data.neighbour_stores import FOLDER
 from retentive.data.tokenizer import Tokenizer, load_tokenizer
 from retentive.evaluation.model_evaluation import chosen_device
-from retentive.generation import Retrieval, Sampling, StoreRetriever, TokenStream, stream
-from retentive.generation.retrieval import Found
+from retentive.generation import OwnNeighbours, Retrieval, Sampling, StoreRetriever, TokenStream, stream
+from retentive.generation.retrieval import Found, Retriever
 from retentive.generation.text_stream import TextStream
 from retentive.models.retro import RetroState
 from retentive.retrieval import Datastore
@@ -43,7 +43,9 @@ class GenerateConfig:
         device: "cpu", "cuda", or "auto": a GPU where there is one.
         store: For a RETRO: folder of the datastore to find neighbours in, or of a token store that has one. It need not
             be the one of its training. Without it, no neighbours are read.
-        k: Neighbours of each chunk.
+        neighbours: For a RETRO: a text file of your own neighbours, one a line, instead of a store. Every chunk reads
+            all of them.
+        k: Neighbours of each chunk in the store.
         every: Look for neighbours after so many new tokens already; without it, once a chunk.
         end_with_prompt: Let the prompt end a chunk, so that what was found for it is read from the first new token on.
         show_neighbours: Say on standard error which neighbours were read, from which token on.
@@ -62,6 +64,7 @@ class GenerateConfig:
     echo: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     store: Path | None = None
+    neighbours: Path | None = None
     k: int = 2
     every: int | None = None
     end_with_prompt: bool = False
@@ -71,11 +74,12 @@ class GenerateConfig:
         """Refuse what cannot be."""
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
-        if self.store is None and (self.every is not None or self.end_with_prompt or self.show_neighbours):
-            raise ValueError(
-                "store must be given for every, end_with_prompt and show_neighbours, but is not: neighbours are found "
-                "in it."
-            )
+        if self.store is not None and self.neighbours is not None:
+            raise ValueError("store and neighbours must not both be given: neighbours are found, or your own.")
+        if self.store is None and self.show_neighbours:
+            raise ValueError("store must be given for show_neighbours, but is not: neighbours are found in it.")
+        if self.store is None and self.neighbours is None and (self.every is not None or self.end_with_prompt):
+            raise ValueError("store or neighbours must be given for every and end_with_prompt, but neither is.")
 
 
 def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
@@ -93,10 +97,12 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     tokenizer = load_tokenizer(config.checkpoint)
     prompt = _prompt(config.prompt)
     state = None if config.state is None else load_state(config.state, model)
-    reading = None
+    # Other families have no chunks; a retriever is refused for them by name.
+    reading, own = None, None
     if config.store is not None:
-        # Other families have no offset; a retriever is refused for them by name.
         reading = Reading(config, config.store, tokenizer, getattr(model.config, "chunk_offset", 0))
+    if config.neighbours is not None:
+        own = _retrieval(config, own_neighbours(config.neighbours, tokenizer, getattr(model.config, "chunk_size", 1)))
     ids = tokenizer.encode(prompt) if prompt else []
     if state is None:
         ids = [tokenizer.end_of_text, *ids]  # as every document began in training
@@ -107,7 +113,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         sampling=_sampling(config),
         stop_tokens=[tokenizer.end_of_text] if config.stop_at_end else [],
         state=state,
-        retriever=None if reading is None else reading.retrieval,
+        retriever=own if reading is None else reading.retrieval,
     )
     if config.echo and prompt:
         print(prompt, end="", flush=True)
@@ -168,6 +174,26 @@ def _print(tokens: TokenStream, text: TextStream, reading: "Reading | None") -> 
     return finished
 
 
+def _retrieval(config: GenerateConfig, retriever: Retriever) -> Retrieval:
+    return Retrieval(retriever=retriever, every=config.every, end_with_prompt=config.end_with_prompt)
+
+
+def own_neighbours(path: Path, tokenizer: Tokenizer, chunk_size: int) -> OwnNeighbours:
+    """The neighbours of a text file, one a line.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not UTF-8, or has no text.
+    """
+    try:
+        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"neighbours must be a file of UTF-8 text, but {path} is not: convert it.") from error
+    if not lines:
+        raise ValueError(f"neighbours must be a file with at least one line of text, but {path} has none.")
+    return OwnNeighbours([tokenizer.encode(line) for line in lines], chunk_size)
+
+
 class Reading:
     """What a model reads of a datastore while it writes."""
 
@@ -188,9 +214,7 @@ class Reading:
         # The model's own tokenizer can be of a kind that a datastore does not know by itself.
         self._store = Datastore.open(inside if inside.is_dir() else folder, tokenizer=tokenizer)
         self._retriever = StoreRetriever(self._store, k=config.k, tokenizer=tokenizer)
-        self.retrieval = Retrieval(
-            retriever=self._retriever, every=config.every, end_with_prompt=config.end_with_prompt
-        )
+        self.retrieval = _retrieval(config, self._retriever)
         self._shown, self._offset = 0, offset
 
     def show(self, tokens: TokenStream) -> None:

@@ -10,9 +10,10 @@ from jsonargparse import ArgumentParser, Namespace
 from retentive.checkpoints.weights import read_manifest
 from retentive.cli.options import add_config, read_config
 from retentive.data.token_store import TokenStore
+from retentive.models.base import FamilyConfig
 from retentive.models.registry import family_names, preset, preset_names
-from retentive.models.retro import retro_over
-from retentive.training.config import TrainConfig
+from retentive.models.retro import RetroConfig, retro_over
+from retentive.training.config import NeighbourDataConfig, TrainConfig
 from retentive.training.trainer import train
 
 DEFAULT_FAMILY = "retnet"
@@ -50,11 +51,22 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     lines = report.lines()
     if report.model is not None:
         lines.append(f"next: retentive generate {report.model}")
-        lines.append(f"      retentive evaluate {report.model} --store {config.store}")
+        lines.append(f"      retentive evaluate {report.model} --store {config.store}{_with_neighbours(model, config)}")
     if report.rank == 0:  # of several processes one speaks
         print("\n".join(lines))
     if report.model is None:
         sys.exit(130)  # so that a script does not go on with a model that is not there, or that of an earlier run
+
+
+def _with_neighbours(model: FamilyConfig, config: TrainConfig) -> str:
+    """The options with which a model is evaluated on the neighbours that it was trained with."""
+    if not isinstance(model, RetroConfig):
+        return ""
+    asked, usual = config.neighbours, NeighbourDataConfig()
+    k = "" if asked.k == usual.k else f" --k {asked.k}"
+    near = "" if asked.near_duplicates is None else f" --near-duplicates {asked.near_duplicates}"
+    folder = "" if asked.folder is None else f" --neighbours-folder {asked.folder}"
+    return f" --neighbours{k}{near}{folder}"
 
 
 def _inner(family: str, size: str) -> str | None:

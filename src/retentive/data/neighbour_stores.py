@@ -58,6 +58,27 @@ def build_neighbours(
         made[split].build_neighbours(config, database=_other(split, made["train"]), engine=engine)
 
 
+def find_neighbours(store: TokenStore, split: Split, folder: Path, *, chunk_size: int, config: NeighbourConfig) -> None:
+    """Make a table of neighbours of a split in the datastores that are there, or all of both where there are none.
+
+    Args:
+        store: The tokens.
+        split: Whose chunks need neighbours.
+        folder: Of the datastores.
+        chunk_size: Tokens per chunk: the model's.
+        config: How many neighbours, and what must not be among them.
+
+    Raises:
+        MismatchError: If the datastores have another tokenizer or chunk size.
+    """
+    try:
+        queries, train = (open_datastore(folder / name, store, chunk_size) for name in (split, "train"))
+    except FileNotFoundError:
+        build_neighbours(store, folder, chunk_size=chunk_size, config=config)
+        return
+    queries.build_neighbours(config, database=_other(split, train))
+
+
 def _documents(store: TokenStore, split: Split) -> Iterator[tuple[str, str]]:
     tokens, offsets = store.tokens(split), store.document_offsets(split)
     for number, name in enumerate(store.document_names(split)):

@@ -11,7 +11,7 @@ import torch
 from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.weights import load_model, read_manifest
 from retentive.data.manifest import Split
-from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours
+from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, find_neighbours
 from retentive.data.progress import Progress
 from retentive.data.retrieval_batches import FindsNeighbours
 from retentive.data.token_store import TokenStore
@@ -24,6 +24,7 @@ from retentive.evaluation.scoring import score_in_one_pass
 from retentive.files import write_atomically
 from retentive.models.base import LanguageModel
 from retentive.models.retro import Retro
+from retentive.retrieval import NeighbourConfig
 
 FORMAT = "retentive evaluation"
 FORMAT_VERSION = 1
@@ -50,7 +51,10 @@ class EvaluateConfig:
         max_bytes: Bytes of text at most, in whole documents of such a sample; null takes all.
         max_document_bytes: Documents above this size in bytes are left out; null leaves out none.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
-        neighbours: For a RETRO: whether it reads the neighbours that "retentive train" has found for the store.
+        neighbours: For a RETRO: whether it reads neighbours: those that "retentive train" has found for the store. What
+            it has not found is looked for now, among the store's training documents.
+        k: Neighbours of a chunk; not necessarily as many as in training.
+        near_duplicates: As in training, "neighbours.near_duplicates".
         neighbours_folder: Folder of the datastores; null is "neighbours" in the store's folder.
     """
 
@@ -68,6 +72,8 @@ class EvaluateConfig:
     max_document_bytes: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     neighbours: bool = False
+    k: int = 2
+    near_duplicates: float | None = None
     neighbours_folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -84,12 +90,19 @@ class EvaluateConfig:
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise ValueError(f"{name} must be at least 1, or null for all, but is {limit}.")
-        if self.neighbours_folder is not None and not self.neighbours:
-            raise ValueError("neighbours_folder means nothing without neighbours; add --neighbours.")
+        for name, nothing in (("k", 2), ("near_duplicates", None), ("neighbours_folder", None)):
+            if getattr(self, name) != nothing and not self.neighbours:
+                raise ValueError(f"{name} means nothing without neighbours; add --neighbours.")
+        _ = self.wanted_neighbours  # it refuses what it cannot be
         if self.split not in ("heldout", "train"):
             raise ValueError(f"split must be 'heldout' or 'train', but is {self.split!r}.")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
+
+    @property
+    def wanted_neighbours(self) -> NeighbourConfig:
+        """Which neighbours, where they are read."""
+        return NeighbourConfig(k=self.k, near_duplicates=self.near_duplicates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +133,7 @@ class EvaluationReport:
         family: Of the model.
         parameters: Number of its weights.
         tokenizer: Kind of tokenizer, and its number of ids.
+        neighbours: What it read of them, in words; empty for a model that reads none.
         evaluation: The numbers.
         machine: What it ran on.
         output: The JSON file.
@@ -129,6 +143,7 @@ class EvaluationReport:
     family: str
     parameters: int
     tokenizer: str
+    neighbours: str
     evaluation: Evaluation
     machine: dict[str, str]
     output: Path
@@ -140,6 +155,7 @@ class EvaluationReport:
         lines = [
             f"{self.family}, {self.parameters:,} parameters, on {measured.coverage}",
             f"  {measured.tokens:,} tokens scored, {measured.bytes:,} bytes; tokenizer {self.tokenizer}",
+            *([f"  {self.neighbours}"] if self.neighbours else []),
             "",
             f"  {'method':<34}{'bits per byte':>20}{'nats per token':>16}{'seconds':>10}",
         ]
@@ -204,6 +220,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
         family=model.config.family,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tokenizer=f"{store.manifest.tokenizer.name} ({store.manifest.tokenizer.vocab_size:,} ids)",
+        neighbours=_read(model, config),
         evaluation=evaluation,
         machine=describe_machine(device),
         output=output,
@@ -278,7 +295,26 @@ def _found(config: EvaluateConfig, model: LanguageModel, store: TokenStore) -> C
     if not isinstance(model, Retro):
         raise ValueError(f"neighbours must be left out for a {model.config.family}, which reads none.")
     folder = config.store / FOLDER if config.neighbours_folder is None else config.neighbours_folder
-    return ChunkNeighbours(store, config.split, folder, chunk_size=model.config.chunk_size)
+    if config.neighbours_folder is not None and not folder.is_dir():
+        raise FileNotFoundError(
+            f"neighbours_folder {folder} does not exist; leave it out, and the neighbours are those in "
+            f"{config.store / FOLDER}."
+        )
+    size, wanted = model.config.chunk_size, config.wanted_neighbours
+    try:
+        return ChunkNeighbours(store, config.split, folder, config=wanted, chunk_size=size)
+    except FileNotFoundError:
+        find_neighbours(store, config.split, folder, chunk_size=size, config=wanted)
+    return ChunkNeighbours(store, config.split, folder, config=wanted, chunk_size=size)
+
+
+def _read(model: LanguageModel, config: EvaluateConfig) -> str:
+    """Whether neighbours were read, in words."""
+    if not isinstance(model, Retro):
+        return ""
+    return (
+        f"{config.k} neighbours of each chunk" if config.neighbours else "without neighbours (--neighbours reads them)"
+    )
 
 
 def chosen_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

@@ -1,6 +1,6 @@
 """Neighbours while text is made: looked for by itself as soon as a chunk has ended, once for each chunk and row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -134,6 +134,34 @@ def make_lookup(model: LanguageModel, retriever: object) -> Lookup | None:
         return Lookup(model, retriever)
     # Retrieval refuses what is no retriever.
     return Lookup(model, Retrieval(retriever=retriever))  # pyright: ignore[reportArgumentType]
+
+
+class OwnNeighbours:
+    """The caller's own neighbours, the same for every chunk."""
+
+    def __init__(self, neighbours: Sequence[Sequence[int]], chunk_size: int) -> None:
+        """Fill the shorter ones up.
+
+        Args:
+            neighbours: Token ids of each; any number of them, of any lengths.
+            chunk_size: The model's: no neighbour is shorter.
+
+        Raises:
+            ValueError: If there is none, or one has no token.
+        """
+        if not neighbours or not all(neighbours):
+            raise ValueError(
+                f"neighbours must be at least one, and each at least one token, but their lengths are "
+                f"{[len(tokens) for tokens in neighbours]}; without neighbours, leave the retriever out."
+            )
+        length = max(chunk_size, *map(len, neighbours))
+        self._tokens = torch.full((1, len(neighbours), length), -1)
+        for row, tokens in enumerate(neighbours):
+            self._tokens[0, row, : len(tokens)] = torch.tensor(tokens)
+
+    def __call__(self, chunks: Int[Tensor, "ended chunk"]) -> Int[Tensor, "ended neighbours length"]:
+        """The same for each chunk."""
+        return self._tokens.expand(len(chunks), -1, -1)
 
 
 @runtime_checkable
