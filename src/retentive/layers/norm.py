@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
-from retentive.ops.rms_norm import rms_norm
+from retentive.ops.rms_norm import bind_rms_norm, rms_norm
 
 NormKind = Literal["rms_norm", "layer_norm", "gated_rms_norm"]
 KINDS = ("rms_norm", "layer_norm", "gated_rms_norm")
@@ -65,6 +65,8 @@ class Norm(nn.Module):
 
     def bound(self) -> Callable[[Tensor], Tensor]:
         """`forward` over the present parameters; see `retentive.layers.bound`."""
+        if self.config.kind == "rms_norm":
+            return bind_rms_norm(self.weight, self.size, self.config.epsilon)
         if self.config.kind != "layer_norm" or (self.weight is not None and self.weight.dtype is torch.float16):
             return self.forward
         shape, weight, bias, epsilon = (self.size,), self.weight, self.bias, self.config.epsilon
