@@ -17,7 +17,6 @@ from retentive.generation.threads import one_thread, rows_worth_sharing
 from retentive.generation.uniforms import uniforms
 from retentive.models.base import LanguageModel
 from retentive.models.decoder import BoundDecoder
-from retentive.models.layer_states import check_layers
 from retentive.state import ModelState, map_tensors
 
 PREFILL_TOKENS = 4096
@@ -65,7 +64,7 @@ class Decoding:
     def step(self) -> NewTokens:
         """Choose the next token of each row that was active before the call."""
         # Where calls are small, inference mode takes an eighth less time than no_grad; `state` gives normal tensors.
-        with torch.inference_mode(), _evaluating(self._model):
+        with torch.inference_mode(), evaluating(self._model):
             if self._unread is None:
                 with one_thread(self._prompt_tokens < self._rows_worth_sharing):
                     logits = self._read_prompt()
@@ -150,7 +149,7 @@ class Decoding:
             self._is_bound = True
             self._bound = None if self._lookup is not None else self._model.bound()
             if self._bound is not None:
-                check_layers(self._model.decoder.config.mixer, len(self._model.decoder.blocks), state)
+                self._model.check_state(state)
                 # `state` hands out copies.
                 self._model_state = map_tensors(state, Tensor.clone)
         return self._bound
@@ -220,7 +219,7 @@ def draw_seed() -> int:
 
 
 @contextmanager
-def _evaluating(model: LanguageModel) -> Generator[None]:
+def evaluating(model: LanguageModel) -> Generator[None]:
     """Put a model that is in training mode into eval mode, and every one of its modules back as it was."""
     if not model.training:
         yield

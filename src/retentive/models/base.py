@@ -85,12 +85,20 @@ class LanguageModel(nn.Module):
         """
         check_call(tokens, state, labels, mask, starts, logits_to_keep)
         if state is not None:
-            check_layers(self.decoder.config.mixer, len(self.decoder.blocks), state)
+            self.check_state(state)
         batch, time = tokens.shape
         position = None if state is None else state.position
         layout = self.decoder.layout(position, batch, time, mask=mask, starts=starts)
         hidden, following = self.decoder(self.decoder.embed(tokens, layout), state, layout)
         return self.read_out(hidden, following, labels, logits_to_keep)
+
+    def check_state(self, state: object) -> None:
+        """Refuse a state that is not of a model of this config. Looks at types and shapes alone.
+
+        Raises:
+            MismatchError: If it is not; the message says what differs.
+        """
+        check_layers(self.decoder.config.mixer, len(self.decoder.blocks), state)
 
     def bound(self) -> BoundDecoder | None:
         """`forward` for one token of each row, see `retentive.layers.bound`; None for a model that does more.
