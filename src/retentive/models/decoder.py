@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_types
 from retentive.layers.attention import Attention
-from retentive.layers.block import Block, MixerConfig, carried_by, state_with
-from retentive.layers.bound import bind_tall
+from retentive.layers.block import Block, BoundBlock, MixerConfig, carried_by, state_with
+from retentive.layers.bound import Apply, bind_tall
 from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_embedding
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout, make_layout
@@ -139,13 +139,10 @@ class Decoder(nn.Module):
 
     def bound(self) -> BoundDecoder | None:
         """From token to logits over the present parameters, see `retentive.layers.bound`; None where it cannot be."""
-        blocks = [bound for block in blocks_of(self) if (bound := block.bound()) is not None]
-        if len(blocks) < len(self.blocks):
+        blocks = self.bound_blocks()
+        if blocks is None:
             return None
-        norm = self.norm.bound() if isinstance(self.norm, Norm) else self.norm
-        plain = self.head is None or type(self.head) is nn.Linear
-        head = bind_tall(self.head_weight, self.head_bias) if plain else self.logits
-
+        norm, head = self.bound_norm(), self.bound_head()
         embedding, weight = self.embedding, self.embedding.tokens.weight
         places = Places(self.rotary, weight.device, weight.dtype)
 
@@ -159,6 +156,20 @@ class Decoder(nn.Module):
             return head(norm(hidden)), ModelState(layers=tuple(states), position=following)
 
         return apply
+
+    def bound_blocks(self) -> list[BoundBlock] | None:
+        """The blocks' functions of one token; None if one has none."""
+        blocks = [bound for block in blocks_of(self) if (bound := block.bound()) is not None]
+        return blocks if len(blocks) == len(self.blocks) else None
+
+    def bound_norm(self) -> Apply:
+        """What stands between the last block and the head, as a function of one token."""
+        return self.norm.bound() if isinstance(self.norm, Norm) else self.norm
+
+    def bound_head(self) -> Apply:
+        """`logits` as a function of one token."""
+        plain = self.head is None or type(self.head) is nn.Linear
+        return bind_tall(self.head_weight, self.head_bias) if plain else self.logits
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab hidden"]:

@@ -14,14 +14,16 @@ from torch.utils.checkpoint import checkpoint
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
 from retentive.layers.attention import AttentionConfig, KeyValueState, Recalled
+from retentive.layers.bound import is_observed
 from retentive.layers.memory_tokens import MemoryTokens
 from retentive.layers.retention import RetentionState
 from retentive.models.base import LanguageModel, ModelOutput, check_call
-from retentive.models.decoder import blocks_of
+from retentive.models.decoder import BoundDecoder, blocks_of
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.frame import Frame, Framer, Past, as_flags
 from retentive.models.rmt.pieces import Piece, Plan, choose, even_plan, ragged_plan, to_the_end
 from retentive.models.rmt.state import RecurrentMemoryState, check_state
+from retentive.models.rmt.token_step import bind_tokens
 from retentive.shapes import Hidden, Memory, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
 
@@ -121,6 +123,16 @@ class RecurrentMemoryTransformer(LanguageModel):
         check_call(tokens, state, None, mask, starts, None)
         carried = self.initial_state(tokens.shape[0]) if state is None else check_state(self.config, state)
         return self._read(tokens, carried, mask, starts, tokens.shape[1])
+
+    def check_state(self, state: object) -> None:
+        """Refuse a state of another model; see `LanguageModel`."""
+        check_state(self.config, state)
+
+    def bound(self) -> BoundDecoder | None:
+        """`forward` for one token of each row, see `LanguageModel`; None with ``bidirectional`` or ``token_shift``."""
+        if type(self).forward is not RecurrentMemoryTransformer.forward or is_observed(self):
+            return None
+        return bind_tokens(self.config, self.decoder, self._associative_memories(), self)
 
     def summarise(self, state: RecurrentMemoryState) -> Memory:
         """The memory that the next segment would read if the unfinished one ended here."""
