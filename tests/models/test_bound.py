@@ -97,7 +97,7 @@ def test_a_state_of_an_earlier_step_still_goes_on():
         ("retnet", {"residual": "deepnorm"}),
         ("rmt", {"token_shift": True}),
         ("rmt", {"bidirectional": True}),
-        ("retro", {}),
+        ("retro", {"residual": "deepnorm"}),
     ],
     ids=str,
 )

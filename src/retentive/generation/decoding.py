@@ -131,14 +131,14 @@ class Decoding:
 
     def _read(self, tokens: Tensor, mask: Tensor | None, keep: int = 1) -> Tensor:
         """Let the model read on; its logits for the last column."""
-        is_step = tokens.shape[1] == 1 and mask is None and keep == 1
-        if is_step and self._model_state is not None and (bound := self._bind(self._model_state)) is not None:
-            logits, self._model_state = bound(tokens[:, 0], self._model_state)
-            return logits
         beside: dict[str, Tensor] = {}
         found = None if self._lookup is None else self._lookup.neighbours(tokens, mask, self._model_state)
         if found is not None:
             beside["neighbours"] = found
+        is_step = tokens.shape[1] == 1 and mask is None and keep == 1 and found is None
+        if is_step and self._model_state is not None and (bound := self._bind(self._model_state)) is not None:
+            logits, self._model_state = bound(tokens[:, 0], self._model_state)
+            return logits
         output = self._model(tokens, self._model_state, mask=mask, logits_to_keep=keep, **beside)
         self._model_state = output.state
         return tokens if output.logits is None else output.logits[:, -1]
@@ -147,7 +147,7 @@ class Decoding:
         """The model's step, with its parameters looked up once; the state's memory is this loop's own from then on."""
         if not self._is_bound:
             self._is_bound = True
-            self._bound = None if self._lookup is not None else self._model.bound()
+            self._bound = self._model.bound()
             if self._bound is not None:
                 self._model.check_state(state)
                 # `state` hands out copies.

@@ -78,14 +78,17 @@ class Lookup:
             self._model.initial_state(len(tokens)), lengths, config.chunk_size, config.chunk_offset
         )
 
-    def before_token(self, state: ModelState | None) -> RetroState | None:
+    def before_token(self, state: ModelState | None) -> ModelState | None:
         """The state before one more token is read."""
-        if state is None:
-            return None
+        every = self._retrieval.every
+        if state is None or every is None:
+            return state
         checked = check_state(self._model.config, state)
-        if self._retrieval.every is None:
+        if (
+            int(checked.place.max()) < every - 1
+        ):  # then the state stays the same object, which a bound step goes on from
             return checked
-        return end_chunks_every(checked, self._retrieval.every, self._model.config.chunk_size)
+        return end_chunks_every(checked, every, self._model.config.chunk_size)
 
     def neighbours(
         self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from retentive.layers.attention import Attention, AttentionConfig, KeyValueState, Recalled
-from retentive.layers.bound import may_overwrite
+from retentive.layers.bound import Apply, may_overwrite
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout
 from retentive.layers.norm import Norm, NormConfig
@@ -100,17 +100,29 @@ class Block(nn.Module):
 
     def bound(self) -> BoundBlock | None:
         """`forward` for one token over the present parameters, see `retentive.layers.bound`; None if it cannot be."""
+        halves = self.bound_halves()
+        if halves is None:
+            return None
+        mix, feed = halves
+
+        def apply(x: Tensor, carried: Carried, turns: Tensor | None) -> tuple[Tensor, Carried]:
+            x, carried = mix(x, carried, turns)
+            return feed(x), carried
+
+        return apply
+
+    def bound_halves(self) -> tuple[BoundBlock, Apply] | None:
+        """`mix` and `feed` in the same way, for those who do something between; the second writes over its argument."""
         mix, feed = cast("BoundBlock | None", self.mixer.bound()), self.feed_forward.bound()
         if mix is None or self.residual_scale is not None:
             return None
         mixer_norm, feed_forward_norm = self.mixer_norm.bound(), self.feed_forward_norm.bound()
 
-        def apply(x: Tensor, carried: Carried, turns: Tensor | None) -> tuple[Tensor, Carried]:
+        def first(x: Tensor, carried: Carried, turns: Tensor | None) -> tuple[Tensor, Carried]:
             mixed, carried = mix(mixer_norm(x), carried, turns)
-            x = x + mixed
-            return x.add_(feed(feed_forward_norm(x))), carried
+            return x + mixed, carried
 
-        return apply
+        return first, lambda x: x.add_(feed(feed_forward_norm(x)))
 
     def _may_add_over(self, output: Hidden, x: Hidden, layer: Mixer | FeedForward) -> bool:
         """Whether ``x`` can be added into what ``layer`` returned: new memory takes longer than the sum."""

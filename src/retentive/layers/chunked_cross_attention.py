@@ -1,15 +1,20 @@
 """Chunked cross-attention as a layer, and which neighbours each token of a call reads (arXiv:2112.04426, 2.4)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from retentive.layers.block import add_to_residual
+from retentive.layers.bound import bind_linear
 from retentive.layers.cross_attention import CrossAttention, CrossAttentionConfig
 from retentive.layers.norm import Norm, NormConfig
+from retentive.ops.attention import attention_step
 from retentive.ops.chunked_cross_attention import chunked_cross_attention
+from retentive.ops.rotary import turn
 from retentive.shapes import Hidden, TokenMask
 from retentive.state import RecurrentState
 
@@ -98,6 +103,48 @@ class Reads:
     ragged: RaggedReads | None = None
 
 
+class _Text(NamedTuple):
+    """Neighbours as a single token reads them: which entries a row may read (None for all), and which rows none."""
+
+    key: Float[Tensor, "batch heads read key_dim"]
+    value: Float[Tensor, "batch heads read value_dim"]
+    allowed: Bool[Tensor, "batch read"] | None = None
+    empty: Bool[Tensor, "batch 1 1"] | None = None
+
+
+class _ReadableText:
+    """Makes ready what all tokens of a chunk read, once."""
+
+    def __init__(self) -> None:
+        self._made_of: NeighbourState | None = None
+        self._text: _Text | None = None
+
+    def of(self, carried: NeighbourState) -> _Text | None:
+        """The neighbours that are carried; None if there is nothing in them."""
+        if carried is not self._made_of:
+            self._made_of, self._text = carried, _readable(carried)
+        return self._text
+
+
+def _readable(carried: NeighbourState) -> _Text | None:
+    key, value, real = carried.key, carried.value, carried.real
+    if real is not None and real.shape[0] == 1:  # without padding attention takes less time
+        key, value, real = key[:, :, real[0]], value[:, :, real[0]], None
+    if not key.shape[2]:
+        return None
+    key, value = key.contiguous(), value.contiguous()
+    if real is None:
+        return _Text(key, value)
+    seeing = real.any(1, keepdim=True)
+    if bool(seeing.all()):
+        return _Text(key, value, real)
+    return _Text(key, value, real | ~seeing, ~seeing[..., None])
+
+
+BoundReading = Callable[[Tensor, NeighbourState, Tensor | None], Tensor]
+"""From ``(batch, hidden)``, the neighbours that are being read and the token's rotation to the residual stream."""
+
+
 class ChunkedCrossAttention(nn.Module):
     """``x + attention(norm(x), neighbours)``, or ``norm(a * x + attention(x, neighbours))`` with a residual scale a.
 
@@ -156,6 +203,31 @@ class ChunkedCrossAttention(nn.Module):
             return x + output
         seen = _seen(carried, ended, reads, x.shape[1])
         return torch.where(seen[..., None], add_to_residual(x, output, self.norm, self.residual_scale), x)
+
+    def bound(self) -> BoundReading | None:
+        """`forward` for one token that ends no chunk, see `retentive.layers.bound`; None if it cannot be."""
+        if self.residual_scale is not None:
+            return None
+        config, norm, texts = self.attention.config, self.norm.bound(), _ReadableText()
+        ask, write, rotary = (
+            bind_linear(self.attention.query_proj),
+            bind_linear(self.attention.output_proj),
+            config.rotary,
+        )
+
+        def apply(x: Tensor, carried: NeighbourState, turns: Tensor | None) -> Tensor:
+            text = texts.of(carried)
+            if text is None:
+                return x
+            query = ask(norm(x)).view(x.shape[0], config.num_heads, config.head_dim)
+            if rotary is not None and turns is not None:
+                query = turn(query[:, None, :, None], turns[:, 1:], layout=rotary.pairs)[:, 0, :, 0]
+            mixed = attention_step(query, text.key, text.value, text.allowed)
+            if text.empty is not None:
+                mixed = mixed.masked_fill(text.empty, 0)
+            return x + write(mixed.flatten(1))
+
+        return apply
 
     def _mixed(self, query: Tensor, carried: NeighbourState, ended: EndedChunks | None, reads: Reads) -> Tensor:
         """What the heads read."""

@@ -8,12 +8,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from retentive.layers.bound import is_observed
 from retentive.layers.chunked_cross_attention import ChunkedCrossAttention, NeighbourState
 from retentive.models.base import LanguageModel, ModelOutput, check_call
+from retentive.models.decoder import BoundDecoder
 from retentive.models.retro.chunks import Before, ChunkPlan, even_plan, ragged_plan
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.encoder import Encoded, NeighbourEncoder, initialise_cross_attention
 from retentive.models.retro.state import RetroState, after_call, check_state
+from retentive.models.retro.token_step import bind_tokens
 from retentive.shapes import Hidden, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
 
@@ -131,6 +134,16 @@ class Retro(LanguageModel):
         given = self._given(neighbours, neighbour_mask, plan, tokens.shape[0])
         hidden, following = self._read(tokens, carried, plan, given, mask, starts)
         return self.read_out(hidden, following, labels, logits_to_keep)
+
+    def check_state(self, state: object) -> None:
+        """Refuse a state that is not of a model of this config; see `LanguageModel.check_state`."""
+        check_state(self.config, state)
+
+    def bound(self) -> BoundDecoder | None:
+        """`forward` for one token of each row, without neighbours of chunks that end with it; see `LanguageModel`."""
+        if type(self).forward is not Retro.forward or is_observed(self):
+            return None
+        return bind_tokens(self.config, self.decoder, self._cross_layers(), self)
 
     def ended_chunks(
         self,

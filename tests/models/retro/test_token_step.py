@@ -1,0 +1,123 @@
+"""A token inside a chunk over parameters looked up once is the model's call."""
+
+import pytest
+import torch
+
+from laws.families import case_name
+from models.retro.small import CHUNK, RETNET, random_neighbours, random_tokens, small_base, small_retro
+from retentive.models.retro import Retro
+from retentive.models.retro.state import end_chunks_every
+from retentive.models.retro.token_step import bind_tokens
+from retentive.state import ModelState, map_tensors, named_tensors
+
+VARIANTS = [
+    {},
+    {"base": RETNET, "chunk_offset": 1},
+    {"cross_layers": (1,), "relative_position": False, "norm": "layer_norm"},
+    {"base": small_base(window=3), "share_embeddings": True, "gated": True, "norm": "gated_rms_norm", "chunk_size": 1},
+]
+
+
+def own(state: ModelState) -> ModelState:
+    return map_tensors(state, torch.Tensor.clone)
+
+
+def assert_same_tokens(model: Retro, state: ModelState, chunks: int = 3) -> int:
+    """Steps and calls from one state on, neighbours of every chunk that ends given to both; how many were steps."""
+    step = bind_tokens(model.config, model.decoder, [*model.cross], pytest.fail)  # it is not called
+    assert step is not None
+    mine, steps = own(state), 0
+    for seed in range(chunks * model.config.chunk_size):
+        tokens = random_tokens(state.batch_size, 1, seed=seed)
+        ended = model.ended_chunks(tokens, state)
+        found = random_neighbours(*ended.shape[:2], length=2 * CHUNK, seed=seed) if ended.shape[1] else None
+        output = model(tokens, state, neighbours=found)
+        if found is None:
+            logits, mine = step(tokens[:, 0], mine)
+            steps += 1
+        else:
+            again = model(tokens, mine, neighbours=found)
+            logits, mine = again.logits[:, 0], again.state
+        state = output.state
+        torch.testing.assert_close(logits, output.logits[:, 0], rtol=0, atol=1e-12)
+        assert_same_state(mine, state)
+    return steps
+
+
+def assert_same_state(mine: ModelState, state: ModelState) -> None:
+    found, expected = named_tensors(mine), named_tensors(state)
+    if "recent_real" in found.keys() ^ expected.keys():  # it may say that all are there, or not say so
+        assert (found | expected)["recent_real"].all()
+        found, expected = ({**names, "recent_real": torch.ones(1)} for names in (found, expected))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-12, msg=name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("changes", VARIANTS, ids=case_name)
+def test_it_computes_what_a_call_computes(changes: dict, rows: int):
+    model = small_retro(**changes)
+    size, offset = model.config.chunk_size, model.config.chunk_offset
+    tokens = random_tokens(rows, 2 * CHUNK + 1 + offset)
+    neighbours = random_neighbours(rows, (2 * CHUNK + 1) // size)
+    steps = assert_same_tokens(model, model(tokens, neighbours=neighbours).state)
+    assert steps == 3 * (size - 1)
+    assert_same_tokens(model, model(tokens).state)
+    assert_same_tokens(model, model(tokens[:, :1]).state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", VARIANTS[:2], ids=case_name)
+def test_rows_at_different_places(changes: dict):
+    model = small_retro(**changes)
+    tokens = random_tokens(3, 9)
+    mask = torch.arange(9) < torch.tensor([2, 9, 6])[:, None]
+    chunks = model.ended_chunks(tokens, mask=mask).shape[1]
+    state = model(tokens, mask=mask, neighbours=random_neighbours(3, chunks)).state
+    assert len(set(state.place.tolist())) > 1
+    assert_same_tokens(model, state)
+
+
+@torch.no_grad()
+def test_a_chunk_that_ends_without_neighbours_ends():
+    model = small_retro()
+    step, tokens = model.bound(), random_tokens(2, 1)
+    state = model(random_tokens(2, 2 * CHUNK - 1), neighbours=random_neighbours(2, 1)).state
+    logits, mine = step(tokens[:, 0], own(state))
+    output = model(tokens, state)
+    assert torch.equal(logits, output.logits[:, 0])
+    assert_same_state(mine, output.state)
+    assert mine.neighbours[0].key.shape[2] == 0
+
+
+@torch.no_grad()
+def test_ends_that_are_moved_are_noticed():
+    model = small_retro()
+    step = model.bound()
+    state = model(random_tokens(2, 2 * CHUNK), neighbours=random_neighbours(2, 2)).state
+    _, state = step(random_tokens(2, 1)[:, 0], own(state))
+    moved, tokens = end_chunks_every(state, 2, CHUNK), random_tokens(2, 1, seed=1)
+    logits, mine = step(tokens[:, 0], own(moved))
+    output = model(tokens, moved)
+    assert torch.equal(logits, output.logits[:, 0])
+    assert_same_state(mine, output.state)
+
+
+@torch.no_grad()
+def test_a_state_of_before_is_gone_on_from_again():
+    model = small_retro()
+    step, tokens = model.bound(), random_tokens(2, 1)
+    state = model(random_tokens(2, 2 * CHUNK), neighbours=random_neighbours(2, 2)).state
+    first, _ = step(tokens[:, 0], state)
+    step(random_tokens(2, 1, seed=1)[:, 0], state)
+    again, _ = step(tokens[:, 0], state)
+    assert torch.equal(first, again)
+
+
+def test_what_does_more_has_none():
+    assert small_retro(residual="deepnorm").bound() is None
+    model = small_retro()
+    model.cross[0].register_forward_hook(lambda *_: None)
+    assert model.bound() is None
