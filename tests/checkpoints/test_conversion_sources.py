@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,50 @@ def test_tensors_are_named_that_are_missing_unknown_or_of_another_shape(case: Ca
         r"model.layers.0.attn.k_proj.weight is (15, 16) and should be (16, 16)",
     ):
         assert part in str(caught.value)
+
+
+EVERY_FORMAT = ["fla-1e-12", "fla-tied", "torchscale-1e-12", "syncdoth", "yet-another-retnet-swish-1e-12"]
+DERIVED = ("retnet_rel_pos.angle", "retnet_rel_pos.decay", "retention.thetas", "lm_head.weight")
+"""What follows from the settings or repeats another tensor may be missing, but not be of another shape."""
+
+
+def has_weights(case: Case, weights: dict[str, torch.Tensor], folder: Path) -> str:
+    """What the error says when a case is read with these weights."""
+    case = replace(case, weights=weights)
+    with pytest.raises(MismatchError) as caught:
+        read_foreign(case.write(folder))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", EVERY_FORMAT)
+def test_each_tensor_is_named_that_is_missing_or_of_another_shape(name: str, tmp_path: Path):
+    case = frozen(name)
+    for key, tensor in case.weights.items():
+        bare = key.removeprefix("model.")
+        others = {other: value for other, value in case.weights.items() if other != key}
+        if not key.endswith(DERIVED):
+            assert bare in has_weights(case, others, tmp_path)
+            assert bare in has_weights(case, {**others, f"{key}_renamed": tensor}, tmp_path)
+        if key != "lm_head.weight" or name != "fla-tied":
+            assert bare in has_weights(case, {**others, key: torch.cat((tensor, tensor[:1]))}, tmp_path)
+            assert bare in has_weights(case, {**others, key: tensor[None]}, tmp_path)
+
+
+def test_a_format_is_told_without_a_tensor_that_repeats_another(tmp_path: Path):
+    case = frozen("torchscale-deepnorm")
+    expected = read_foreign(case.write(tmp_path)).tensors
+    del case.weights["output_projection.weight"]
+    found = read_foreign(case.write(tmp_path))
+    assert found.format == "torchscale"
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.tensors.items())
+
+
+def test_heads_are_as_the_settings_say_where_no_tensor_tells_them(tmp_path: Path):
+    case = frozen("yet-another-retnet-swish-1e-12")
+    case.weights = {name: tensor for name, tensor in case.weights.items() if not name.endswith("thetas")}
+    assert read_foreign(case.write(tmp_path)).config.num_heads == case.settings["nhead"]
+    del case.settings["nhead"]
+    assert read_foreign(case.write(tmp_path)).assumed["nhead"] == 8
 
 
 def test_a_layer_too_many_is_named(case: Case, tmp_path: Path):

@@ -50,6 +50,7 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
     ("Llama", {**LLAMA, "head_dim": 8, "rope_parameters": {**SCALED}}),
     ("Mistral", {**LLAMA, "sliding_window": 5}),
     ("Qwen2", {**LLAMA, "use_sliding_window": False}),
+    ("Qwen2", {**LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}),
 ]
 
 
@@ -168,6 +169,18 @@ def test_the_tokenizer_beside_the_weights_comes_along(tmp_path: Path, capsys: py
     assert "without a tokenizer" not in capsys.readouterr().out
     assert load_tokenizer(tmp_path / "ours").encode("some text") == tokenizer.encode("some text")
     main(["generate", str(tmp_path / "ours"), "--prompt", "some", "--max-new-tokens", "3", "--temperature", "0"])
+
+
+def test_a_window_from_some_layer_on_was_not_always_listed(tmp_path: Path):
+    path = saved(tmp_path, "Qwen2", use_sliding_window=True, sliding_window=5, max_window_layers=0) / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["layer_types"]
+    for first, window in ((0, 5), (2, None), (28, None)):
+        path.write_text(json.dumps({**settings, "max_window_layers": first}))
+        assert read_foreign(tmp_path).config.window == window
+    path.write_text(json.dumps({**settings, "max_window_layers": 1}))
+    with pytest.raises(MismatchError, match="layer_types must be all alike"):
+        read_foreign(tmp_path)
 
 
 REFUSED = [

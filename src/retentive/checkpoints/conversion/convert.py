@@ -71,7 +71,13 @@ def read_foreign(source: Path | str, *, format: str = "auto", settings: Path | s
     with torch.device("meta"):
         expected = {key: tensor.shape for key, tensor in build(config).state_dict().items()}
     tensors = to_ours(
-        found.key_map, shapes, lambda bare: opened.read(names[bare]), expected, found.sizes(config), str(opened.path)
+        found.key_map,
+        shapes,
+        lambda bare: opened.read(names[bare]),
+        expected,
+        found.sizes(config),
+        found.derived(config),
+        str(opened.path),
     )
     return Converted(format=name, config=config, tensors=tensors, assumed=said.assumed)
 

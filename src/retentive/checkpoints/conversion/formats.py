@@ -1,5 +1,6 @@
 """Every format by name, and which one a checkpoint is in."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from retentive.checkpoints.conversion import retnet, transformer
 from retentive.checkpoints.conversion.key_map import KeyMap, Shapes
 from retentive.checkpoints.conversion.settings import Settings
+from retentive.checkpoints.tensor_file import listed
 from retentive.errors import MismatchError
 from retentive.models.base import FamilyConfig
 
@@ -49,7 +51,7 @@ FORMATS = {
     ),
     "torchscale": Format(
         package="torchscale",
-        anchors=("embed_tokens.weight", "layers.0.retention.q_proj.weight", "output_projection.weight"),
+        anchors=("embed_tokens.weight", "layers.0.retention.q_proj.weight"),
         key_map=retnet.TORCHSCALE,
         config=retnet.torchscale_config,
         sizes=retnet.sizes,
@@ -107,6 +109,14 @@ def format_of(names: Shapes) -> tuple[str, str]:
         for prefix in candidate.prefixes:
             if has_anchors(candidate, prefix, names):
                 return name, prefix
+    candidates = [(name, prefix) for name, candidate in FORMATS.items() for prefix in candidate.prefixes]
+    name, prefix = max(candidates, key=lambda one: _likeness(FORMATS[one[0]], one[1], names))
+    if _likeness(FORMATS[name], prefix, names):
+        lacking = [prefix + anchor for anchor in FORMATS[name].anchors if prefix + anchor not in names]
+        raise MismatchError(
+            f"source must be in a format that is known here, but lacks {listed(lacking)}, by which {name} "
+            f"({FORMATS[name].package}), the format nearest to it, is told; copy it again."
+        )
     known = ", ".join(f"{name} ({candidate.package})" for name, candidate in FORMATS.items())
     raise MismatchError(
         f"source must be in a format that is known here: {known}; but its tensors have other names, the first of them "
@@ -116,8 +126,13 @@ def format_of(names: Shapes) -> tuple[str, str]:
 
 def has_anchors(candidate: Format, prefix: str, names: Shapes) -> bool:
     """Whether tensors have the names that tell a format."""
-    bare = unprefixed(names, prefix)
-    return all(anchor in bare for anchor in candidate.anchors)
+    return all(prefix + anchor in names for anchor in candidate.anchors)
+
+
+def _likeness(candidate: Format, prefix: str, names: Shapes) -> int:
+    """How many tensors have names of a format."""
+    known = {prefix + name for entry in candidate.key_map.entries for name in entry.theirs}
+    return sum(re.sub(r"(?<=\.)\d+(?=\.)", "{layer}", name) in known for name in names)
 
 
 def unprefixed(names: Shapes, prefix: str) -> dict[str, str]:

@@ -54,6 +54,7 @@ def to_ours(
     read: Callable[[str], Tensor],
     expected: Shapes,
     sizes: Mapping[str, int],
+    derived: Mapping[str, Tensor],
     source: str,
 ) -> dict[str, Tensor]:
     """Read the tensors of a model of ours out of theirs.
@@ -64,13 +65,17 @@ def to_ours(
         read: Gives one of theirs.
         expected: Ours by name.
         sizes: What `Entry.rows` names.
+        derived: Values of `KeyMap.derived`, for their shapes.
         source: For messages.
 
     Raises:
         MismatchError: If theirs lack a tensor, have one too many or one of another shape; the message names it.
     """
     entries = _chosen(key_map, expected, shapes)
-    _check(key_map, entries, shapes, expected, sizes, source)
+    should = {name: tensor.shape for name, tensor in derived.items()}
+    for entry in entries:
+        should.update(_their_shapes(entry, expected[entry.ours], sizes))
+    _check(key_map, entries, shapes, expected, should, source)
     for copy, original in key_map.copies:
         if copy in shapes and original in shapes and not _is_mapped(copy, entries):
             _check_copy(copy, original, read, source)
@@ -114,25 +119,50 @@ def their_names(key_map: KeyMap, expected: Shapes) -> set[str]:
     return names | {copy for copy, original in key_map.copies if original in names}
 
 
+def side(shapes: Shapes, name: str, place: int) -> int:
+    """Length of a matrix of theirs along one of its sides, which a size of the model is.
+
+    Raises:
+        MismatchError: If it is missing, or no matrix; the message names it.
+    """
+    if name not in shapes:
+        raise MismatchError(f"source must hold the tensors of a model, but {name} is missing; copy it again.")
+    shape = shapes[name]
+    if len(shape) != 2:
+        raise MismatchError(f"{name} must be a matrix, but is {tuple(shape)}; copy the source again.")
+    return shape[place]
+
+
 def _chosen(key_map: KeyMap, expected: Shapes, present: Shapes | None) -> list[Entry]:
-    """One entry for each tensor of ours: the layout that is there, or else the first."""
+    """One entry for each tensor of ours: the layout that most of theirs are in, or else the first."""
     candidates: dict[str, list[Entry]] = {}
-    for layer in range(_num_layers(expected)):
-        for entry in key_map.entries:
-            filled = Entry(
-                ours=entry.ours.replace("{layer}", str(layer)),
-                theirs=tuple(name.replace("{layer}", str(layer)) for name in entry.theirs),
-                rows=entry.rows,
-                transposed=entry.transposed,
-            )
-            known = candidates.setdefault(filled.ours, [])
-            if filled.ours in expected and filled not in known:
-                known.append(filled)
-    chosen: list[Entry] = []
-    for entries in candidates.values():
-        there = [entry for entry in entries if present is not None and all(name in present for name in entry.theirs)]
-        chosen.extend((there or entries)[:1])
-    return chosen
+    for entry in key_map.entries:
+        candidates.setdefault(entry.ours, []).append(entry)
+    layers = range(_num_layers(expected))
+    chosen: dict[str, Entry] = {}
+    for layouts in candidates.values():
+        layout = layouts[0] if present is None else max(layouts, key=lambda one: _presence(one, layers, present))
+        chosen.update({filled.ours: filled for filled in _filled(layout, layers) if filled.ours in expected})
+    return list(chosen.values())
+
+
+def _presence(entry: Entry, layers: Iterable[int], present: Shapes) -> tuple[int, int]:
+    """How many of an entry's tensors there are in all blocks; of two with as many, that of fewer names is whole."""
+    names = {name for filled in _filled(entry, layers) for name in filled.theirs}
+    return len(names & present.keys()), -len(names)
+
+
+def _filled(entry: Entry, layers: Iterable[int]) -> list[Entry]:
+    """An entry of each block."""
+    return [
+        Entry(
+            ours=entry.ours.replace("{layer}", str(layer)),
+            theirs=tuple(name.replace("{layer}", str(layer)) for name in entry.theirs),
+            rows=entry.rows,
+            transposed=entry.transposed,
+        )
+        for layer in layers
+    ]
 
 
 def _num_layers(expected: Iterable[str]) -> int:
@@ -153,7 +183,7 @@ def _check(
     entries: list[Entry],
     shapes: Shapes,
     expected: Shapes,
-    sizes: Mapping[str, int],
+    should: Shapes,
     source: str,
 ) -> None:
     homeless = set(expected) - {entry.ours for entry in entries}
@@ -168,10 +198,9 @@ def _check(
         faults.append(f"{len(missing)} missing ({listed(missing)})")
     if extra:
         faults.append(f"{len(extra)} unknown ({listed(extra)})")
-    for entry in entries:
-        for name, shape in _their_shapes(entry, expected[entry.ours], sizes).items():
-            if name in shapes and shapes[name] != shape:
-                faults.append(f"{name} is {tuple(shapes[name])} and should be {tuple(shape)}")
+    for name, shape in should.items():
+        if name in shapes and shapes[name] != shape:
+            faults.append(f"{name} is {tuple(shapes[name])} and should be {tuple(shape)}")
     if faults:
         raise MismatchError(
             f"{source} must hold the tensors that its settings describe, but has {'; '.join(faults[:4])}; check the "

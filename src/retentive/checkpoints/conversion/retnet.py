@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from retentive.checkpoints.conversion.key_map import Entry, KeyMap, Shapes
+from retentive.checkpoints.conversion.key_map import Entry, KeyMap, Shapes, side
 from retentive.checkpoints.conversion.settings import Settings
 from retentive.errors import MismatchError
 from retentive.models.base import FamilyConfig
@@ -122,20 +122,21 @@ def fla_config(settings: Settings, shapes: Shapes) -> RetNetConfig:
     for name in ("feature_map", "attn", "attnres_block_size"):
         settings.only(name, None, absent)
     settings.only("use_output_gate", True, absent)
-    hidden = settings.number("hidden_size", shapes["model.embeddings.weight"][1])
+    table = "model.embeddings.weight"
+    hidden = settings.number("hidden_size", side(shapes, table, 1), table)
     heads = settings.get("num_heads", 8)
     if settings.get("num_kv_heads", None) is not None:
         settings.only("num_kv_heads", heads, "every head here has keys and values of its own")
     epsilon = settings.get("rms_norm_eps" if "rms_norm_eps" in settings else "norm_eps", 1e-6)
     # The setting use_short_conv is there, but their block never passes it on: without its tensors it means nothing.
     return RetNetConfig(
-        vocab_size=settings.number("vocab_size", shapes["model.embeddings.weight"][0]),
+        vocab_size=settings.number("vocab_size", side(shapes, table, 0), table),
         hidden_size=hidden,
         num_layers=settings.get("num_hidden_layers", 24),
         num_heads=heads,
         key_dim=round(hidden * settings.get("expand_k", 1.0)) // heads,
         value_dim=round(hidden * settings.get("expand_v", 2.0)) // heads,
-        intermediate_size=shapes["model.layers.0.mlp.down_proj.weight"][1],
+        intermediate_size=side(shapes, "model.layers.0.mlp.down_proj.weight", 1),
         activation="swish",
         gated=True,
         gate=settings.one_of("hidden_act", {"swish": "swish", "silu": "swish"}, "swish"),  # pyright: ignore[reportArgumentType]
@@ -172,24 +173,26 @@ def syncdoth_config(settings: Settings, shapes: Shapes) -> RetNetConfig:
 
 
 def _torchscale_config(settings: Settings, shapes: Shapes, *, geometric: bool, tied: bool) -> RetNetConfig:
-    if "layers.0.ffn.gate.weight" not in shapes or "layers.0.retention_layer_norm.bias" in shapes:
+    gated = any(name.endswith(".ffn.gate.weight") for name in shapes)
+    if not gated or "layers.0.retention_layer_norm.bias" in shapes:
         raise MismatchError(
             "source must be of a torchscale since 2023-09-28, whose feed-forward is gated and whose norms have no "
             "biases, but is older; train it on, or convert it, with the torchscale that made it."
         )
-    vocab, hidden = shapes["embed_tokens.weight"]
+    table, values, inner = "embed_tokens.weight", "layers.0.retention.v_proj.weight", "layers.0.ffn.fc1.weight"
+    vocab, hidden = side(shapes, table, 0), side(shapes, table, 1)
     heads = settings.get("decoder_retention_heads", _buffer_length(shapes, "retnet_rel_pos.decay", 3))
     deepnorm = bool(settings.get("deepnorm", False))
     if not deepnorm and not settings.get("subln", True):
         settings.only("decoder_normalize_before", True, "norms after sums come with DeepNorm here")
     return RetNetConfig(
-        vocab_size=vocab if settings.get("vocab_size", -1) == -1 else settings.number("vocab_size", vocab),
-        hidden_size=settings.number("decoder_embed_dim", hidden),
+        vocab_size=vocab if settings.get("vocab_size", -1) == -1 else settings.number("vocab_size", vocab, table),
+        hidden_size=settings.number("decoder_embed_dim", hidden, table),
         num_layers=settings.get("decoder_layers", _count_layers(shapes)),
         num_heads=heads,
         key_dim=hidden // heads,
-        value_dim=settings.number("decoder_value_embed_dim", shapes["layers.0.retention.v_proj.weight"][0]) // heads,
-        intermediate_size=settings.number("decoder_ffn_embed_dim", shapes["layers.0.ffn.fc1.weight"][0]),
+        value_dim=settings.number("decoder_value_embed_dim", side(shapes, values, 0), values) // heads,
+        intermediate_size=settings.number("decoder_ffn_embed_dim", side(shapes, inner, 0), inner),
         activation=settings.one_of("activation_fn", ACTIVATIONS, "gelu"),  # pyright: ignore[reportArgumentType]
         gated=True,
         norm_epsilon=settings.get("layernorm_eps", 1e-6),
@@ -207,16 +210,18 @@ def _torchscale_config(settings: Settings, shapes: Shapes, *, geometric: bool, t
 def yet_another_retnet_config(settings: Settings, shapes: Shapes) -> RetNetConfig:
     """Ours from the arguments of yet-another-retnet's class, which it does not keep beside its weights."""
     settings.only("norm_first", True, "norms of what a layer writes, added without one, are not here")
-    vocab, hidden = shapes["embedding.weight"]
-    head_dim = _buffer_length(shapes, "decoder.layers.0.retention.thetas", hidden // 8)
+    table, inner, angles = "embedding.weight", "decoder.layers.0.linear1.weight", "decoder.layers.0.retention.thetas"
+    vocab, hidden = side(shapes, table, 0), side(shapes, table, 1)
+    head_dim = _buffer_length(shapes, angles, 0)
+    heads = settings.number("nhead", hidden // head_dim, angles) if head_dim else settings.get("nhead", 8)
     activation = settings.one_of("activation", ACTIVATIONS, "swish")
     return RetNetConfig(
-        vocab_size=settings.number("num_tokens", vocab),
-        hidden_size=settings.number("d_model", hidden),
-        num_layers=settings.number("num_layers", _count_layers(shapes)),
-        num_heads=settings.number("nhead", hidden // head_dim),
-        value_dim=head_dim,
-        intermediate_size=settings.number("dim_feedforward", shapes["decoder.layers.0.linear1.weight"][0]),
+        vocab_size=settings.number("num_tokens", vocab, table),
+        hidden_size=settings.number("d_model", hidden, table),
+        num_layers=settings.number("num_layers", _count_layers(shapes), "the number of its last layer"),
+        num_heads=heads,
+        value_dim=hidden // heads,
+        intermediate_size=settings.number("dim_feedforward", side(shapes, inner, 0), inner),
         activation=activation,  # pyright: ignore[reportArgumentType]
         gate=activation,  # pyright: ignore[reportArgumentType]
         norm="layer_norm",
@@ -261,7 +266,7 @@ def _geometric(heads: int) -> dict[str, Any]:
 
 
 def _buffer_length(shapes: Shapes, name: str, default: int) -> int:
-    return shapes[name][0] if name in shapes else default
+    return shapes[name][0] if shapes.get(name) else default
 
 
 def _count_layers(shapes: Shapes) -> int:

@@ -30,15 +30,17 @@ class Settings:
         self.assumed[name] = default
         return default
 
-    def number(self, name: str, measured: int) -> int:
-        """A size that the tensors tell as well.
+    def number(self, name: str, measured: int, tensor: str) -> int:
+        """A size that a tensor tells as well.
 
         Raises:
-            MismatchError: If the two differ.
+            MismatchError: If the two differ; the message names both.
         """
         said = self._values.get(name, measured)
         if said != measured:
-            raise MismatchError(f"{self._source} says {name}={said}, but its tensors are of {measured}; correct it.")
+            raise MismatchError(
+                f"{self._source} says {name}={said}, but its tensors are of {measured}, by {tensor}; correct it."
+            )
         return measured
 
     def only(self, name: str, allowed: Any, why: str) -> None:

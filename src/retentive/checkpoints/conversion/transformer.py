@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from retentive.checkpoints.conversion.key_map import Entry, KeyMap, Shapes
+from retentive.checkpoints.conversion.key_map import Entry, KeyMap, Shapes, side
 from retentive.checkpoints.conversion.settings import Settings
 from retentive.errors import MismatchError
 from retentive.layers.attention import AttentionConfig
@@ -88,11 +88,12 @@ def gpt2_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
     other = "scores are divided by the root of the head's channels here"
     settings.only("scale_attn_weights", True, other)
     settings.only("scale_attn_by_inverse_layer_idx", False, other)
-    vocab, hidden = shapes["wte.weight"]
+    table, places = "wte.weight", "wpe.weight"
+    vocab, hidden = side(shapes, table, 0), side(shapes, table, 1)
     inner = settings.get("n_inner", None)
     return TransformerConfig(
-        vocab_size=settings.number("vocab_size", vocab),
-        hidden_size=settings.number("n_embd", hidden),
+        vocab_size=settings.number("vocab_size", vocab, table),
+        hidden_size=settings.number("n_embd", hidden, table),
         num_layers=settings.get("n_layer", 12),
         num_heads=settings.get("n_head", 12),
         intermediate_size=4 * hidden if inner is None else inner,
@@ -100,7 +101,7 @@ def gpt2_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
         norm="layer_norm",
         norm_epsilon=settings.get("layer_norm_epsilon", 1e-5),
         positions="learned",
-        max_positions=settings.number("n_positions", shapes["wpe.weight"][0]),
+        max_positions=settings.number("n_positions", side(shapes, places, 0), places),
         attention_bias=True,
         output_bias=True,
         feed_forward_bias=True,
@@ -119,18 +120,19 @@ def llama_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
             "computes something else with them."
         )
     settings.only("hidden_act", "silu", "the gate of such a model is a swish here")
-    vocab, hidden = shapes["model.embed_tokens.weight"]
+    table, inner = "model.embed_tokens.weight", "model.layers.0.mlp.gate_proj.weight"
+    vocab, hidden = side(shapes, table, 0), side(shapes, table, 1)
     heads = settings.get("num_attention_heads", 32)
     head_dim = settings.get("head_dim", None) or hidden // heads
     biased = kind == "qwen2" or bool(settings.get("attention_bias", False))
     return TransformerConfig(
-        vocab_size=settings.number("vocab_size", vocab),
-        hidden_size=settings.number("hidden_size", hidden),
+        vocab_size=settings.number("vocab_size", vocab, table),
+        hidden_size=settings.number("hidden_size", hidden, table),
         num_layers=settings.get("num_hidden_layers", 32),
         num_heads=heads,
         num_kv_heads=settings.get("num_key_value_heads", None) or heads,
         head_dim=head_dim,
-        intermediate_size=settings.number("intermediate_size", shapes["model.layers.0.mlp.gate_proj.weight"][0]),
+        intermediate_size=settings.number("intermediate_size", side(shapes, inner, 0), inner),
         activation="swish",
         gated=True,
         norm_epsilon=settings.get("rms_norm_eps", 1e-6),
@@ -184,6 +186,9 @@ def _window(settings: Settings, kind: str) -> int | None:
         return None
     window = settings.get("sliding_window", 4096 if kind == "mistral" else None)
     kinds = set(cast("list[str]", settings.get("layer_types", None) or []))
+    if kind == "qwen2" and not kinds:  # before they were listed, the layers from this one on had the window
+        first, layers = settings.get("max_window_layers", 28), settings.get("num_hidden_layers", 32)
+        kinds = {"full_attention" if layer < first else "sliding_attention" for layer in range(layers)}
     if window is not None and len(kinds) > 1:
         raise MismatchError("layer_types must be all alike in what is converted, but some layers have a window.")
     return None if kinds == {"full_attention"} else window

@@ -106,7 +106,8 @@ class RetNet(nn.Module):
             shapes = {name: tensor.shape for name, tensor in state_dict.items()}
             expected = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
             sizes = theirs.sizes(config)
-            ours = to_ours(theirs.key_map, shapes, state_dict.__getitem__, expected, sizes, "state_dict")
+            derived = theirs.derived(config)
+            ours = to_ours(theirs.key_map, shapes, state_dict.__getitem__, expected, sizes, derived, "state_dict")
             state_dict = {f"model.{name}": tensor for name, tensor in ours.items()}
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
