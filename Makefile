@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo recall test test-oldest lint bench agreement clean retro-evidence
+.PHONY: help demo recall test test-oldest lint docs bench agreement clean retro-evidence
 help:
 	@echo "make demo               train, evaluate and stream four small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
@@ -17,6 +17,7 @@ help:
 	@echo "make test               all tests (15 minutes on two cores)"
 	@echo "make test-oldest        the tests that touch transformers, with the oldest release that is supported"
 	@echo "make lint               style, types and import floors"
+	@echo "make docs               the documentation as a site, in site/; warnings are errors"
 	@echo "make bench              speed and memory against other packages"
 	@echo "make agreement          install other packages, and compare what their checkpoints compute there and here"
 
@@ -62,6 +63,11 @@ lint: $(VENV)/installed
 	@$(BIN)/lint-imports
 	@$(BIN)/pyright
 
+# The variable turns off what the theme says of its own future, which is no warning about these pages.
+docs: $(VENV)/installed
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "the site is in site/index.html"
+
 bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.yardsticks.install yet_another_retnet retro_pytorch bm25s \
 		recurrent_memory_transformer_pytorch
@@ -76,4 +82,4 @@ agreement: $(VENV)/installed
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/agreement $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venvs runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs runs .pytest_cache .ruff_cache .hypothesis site
