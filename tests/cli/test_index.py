@@ -1,16 +1,21 @@
 """``retentive index`` as a user types it: build, search, add, remove, verify, info and plan."""
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from retentive.cli.main import main
 from retrieval.test_encoders import make_model
-from retrieval.texts import make_documents
+from retrieval.texts import contents, make_documents
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "datastore.md"
 
@@ -61,6 +66,52 @@ def test_build_says_what_was_made_and_builds_nothing_twice(text: Path, capsys: p
     assert "chunks with 3 each" in first
     again = run(capsys, "build", *options, "--neighbours.k=3")
     assert "blocks made: nothing; found finished and sound: 1 chunks, 1 lexical" in again
+
+
+def running_in_group(group: int) -> list[str]:
+    """Command lines of the processes of a group that have not ended."""
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def test_ctrl_c_ends_all_processes_without_a_traceback_and_the_build_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "text" / "folder").mkdir(parents=True)
+    for name, content in make_documents(300, words=60):
+        (tmp_path / "text" / name).write_text(content)
+    options = ["--source", tmp_path / "text", "--block-bytes", 400, "--chunk-size", 32]
+    run(capsys, "build", *options, "--store", tmp_path / "whole")
+    total = len(list((tmp_path / "whole" / "chunks").iterdir()))
+    command = ["index", "build", *options, "--store", tmp_path / "store", "--workers", 2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "retentive.cli.main", *map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    chunks = tmp_path / "store" / "chunks"
+    while process.poll() is None and not (chunks.exists() and any(chunks.glob("*.safetensors"))):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    assert told.endswith("retentive: stopped.\n")
+    deadline = time.monotonic() + 10  # the process that keeps account of the others' semaphores ends after them
+    while running_in_group(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running_in_group(process.pid) == []
+    assert 0 < len(list(chunks.glob("*.safetensors"))) < total
+    run(capsys, *command[1:])
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 
 
 def test_search_shows_place_score_continuation_and_marked_words(store: Path, capsys: pytest.CaptureFixture[str]):

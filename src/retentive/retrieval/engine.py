@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -48,14 +50,36 @@ class LocalEngine:
             return
         # Spawned, not forked: a fork would inherit the store's lock, and threads of the libraries in any state.
         context = multiprocessing.get_context("spawn")
+        others = set(multiprocessing.active_children())
         with ProcessPoolExecutor(self.workers, context, _take_task, (task,)) as pool:
-            waiting: deque[Future[Any]] = deque()
-            for job in jobs:
-                waiting.append(pool.submit(_do, job))
-                if len(waiting) >= 2 * self.workers:
+            try:
+                waiting: deque[Future[Any]] = deque()
+                for job in jobs:
+                    with _interrupts_held_back():
+                        waiting.append(pool.submit(_do, job))
+                    if len(waiting) >= 2 * self.workers:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            except BaseException as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                if not isinstance(error, Exception):  # somebody wants it to end now; blocks are whole or absent
+                    for worker in set(multiprocessing.active_children()) - others:
+                        worker.terminate()
+                raise
+
+
+@contextmanager
+def _interrupts_held_back() -> Generator[None]:
+    """Start processes that Ctrl-C does not reach: a terminal sends it to all, and each would print where it was.
+
+    It reaches this process when the block ends, and this one ends the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _TASK: list[Callable[..., object]] = []
