@@ -156,6 +156,12 @@ def test_nothing_heavy_is_imported_before_it_is_used():
     assert run.returncode == 0, run.stderr
 
 
+def test_no_name_holds_a_word_that_changes_what_transformers_does():
+    words = ("mamba", "rwkv", "xlstm", "minimax", "reformer", "xlnet")
+    for name in (RetentiveForCausalLM.__name__, RetentiveConfig.__name__, RetentiveConfig.model_type):
+        assert not any(word in name.lower() for word in words)
+
+
 MISSING = """
 import sys
 sys.modules["transformers"] = None

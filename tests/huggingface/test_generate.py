@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
+from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from laws.families import case_name, cases, random_tokens, small_model
 from retentive.checkpoints import load_state, save_state
+from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.generation import generate
 from retentive.huggingface import RetentiveForCausalLM, StateCache, register
 from retentive.models.base import LanguageModel
@@ -116,6 +117,20 @@ def test_streamers_and_stopping_criteria():
     assert torch.equal(found, whole[:, :9])
     assert streamer.tokens == found.flatten().tolist()
     assert streamer.ended
+
+
+def test_rows_end_at_a_string(tmp_path: Path):
+    theirs, _ = wrapped("retnet", vocab_size=257)
+    ByteTokenizer().save(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    prompt = tokenizer("Hello", return_tensors="pt")
+    # Letters alone, so that any two of them are a string.
+    options = {**prompt, **GREEDY, "max_new_tokens": 12, "suppress_tokens": [*range(97), *range(123, 257)]}
+    whole = theirs.generate(**options)
+    text = tokenizer.decode(whole[0, prompt["input_ids"].shape[1] :])
+    found = theirs.generate(**options, stop_strings=[text[4:6]], tokenizer=tokenizer)
+    assert found.shape[1] - prompt["input_ids"].shape[1] == text.index(text[4:6]) + 2
+    assert torch.equal(found, whole[:, : found.shape[1]])
 
 
 def test_rows_end_at_their_end_token():

@@ -129,6 +129,13 @@ def test_trainer_learns_and_goes_on_from_its_checkpoint(family: str, tmp_path: P
     torch.testing.assert_close(load_model(tmp_path / "ours")(tokens).logits, again(tokens).logits)
 
 
+@EVERY_FAMILY
+def test_trainer_gathers_logits_and_no_states(family: str, tmp_path: Path):
+    predictions = trainer(family, tmp_path, 1).predict(Texts()).predictions
+    assert not isinstance(predictions, tuple)
+    assert predictions.shape == (16, 12, 23)
+
+
 @EVERY_CASE
 def test_no_family_reads_past_an_adapter(family: str, changes: dict):
     theirs = RetentiveForCausalLM.of(small_model(family, **changes))

@@ -148,8 +148,10 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         """What `forward` is given for the next tokens."""
         prepare: Any = super().prepare_inputs_for_generation  # pyright: ignore[reportAttributeAccessIssue]
         inputs = prepare(*args, inputs_embeds=inputs_embeds, **kwargs)
-        # The first releases of transformers 5 pass places that a state knows by itself.
-        inputs.pop("cache_position", None)
+        # The first releases of transformers 5 pass places that a state knows by itself; all of them pass on the
+        # tokenizer that finds `stop_strings`, which no forward reads.
+        for name in ("cache_position", "tokenizer", "assistant_tokenizer"):
+            inputs.pop(name, None)
         return inputs
 
     def _prepare_cache_for_generation(
