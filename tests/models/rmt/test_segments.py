@@ -167,10 +167,11 @@ def test_who_sees_whom(causal_memory: bool):
     sight = Framer(model.config, torch.float64).frame(piece, Past(), keep=False).layout.sight
     order = torch.ones(9, 9, dtype=torch.bool).tril()
     if causal_memory:
-        assert sight.allowed is None  # each up to itself, which needs no mask
+        assert sight.bias is None  # each up to itself, which needs no mask
     else:
         order[0, 1] = order[7, 8] = True
-        assert torch.equal(sight.allowed[0, 0], order)
+        assert torch.equal(sight.bias[0, 0], torch.where(order, 0.0, -torch.inf).double())
+    assert sight.allowed is None
 
 
 def test_a_memory_given_by_the_caller_is_read_and_left_alone():
@@ -216,3 +217,16 @@ def test_the_summary_is_the_memory_of_a_segment_that_ends_here(changes: dict):
     before = dataclasses.replace(shorter.initial_state(2), memory=full.memory)
     expected = shorter(tokens[:, 10:], before).state.memory
     torch.testing.assert_close(model.summarise(unfinished), expected, rtol=0, atol=1e-12)
+
+
+def test_rows_at_different_places_keep_to_the_learned_positions_of_the_segment():
+    # As many positions as a segment has tokens: a row that goes on beside one that begins has none to spare.
+    model = small_rmt(backbone=small_backbone(positions="learned", max_positions=5))
+    tokens, mask = random_tokens(2, 8), torch.ones(2, 8, dtype=torch.bool)
+    mask[1, 5:] = False
+    ragged = model(tokens, mask=mask).state
+    more = random_tokens(2, 6, seed=3)
+    logits = model(more, ragged).logits
+    for row, length in enumerate((8, 5)):
+        alone = model(more[row : row + 1], model(tokens[row : row + 1, :length]).state).logits
+        torch.testing.assert_close(logits[row : row + 1], alone, rtol=0, atol=1e-11)
