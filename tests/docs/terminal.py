@@ -22,7 +22,8 @@ def type_in(block: str) -> None:
         SystemExit: If a command of ours fails.
         subprocess.CalledProcessError: If another one does.
     """
-    smaller = re.sub(r"^(.*retentive train .*--steps )\d+(.*)$", rf"\g<1>2\g<2> {SMALL}", block, flags=re.MULTILINE)
+    whole = block.replace("\\\n", "")  # a command may go on in the next line
+    smaller = re.sub(r"^(.*retentive train .*--steps )\d+(.*)$", rf"\g<1>2\g<2> {SMALL}", whole, flags=re.MULTILINE)
     lines = smaller.splitlines()
     if not all(line.startswith("retentive ") for line in lines):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
