@@ -76,8 +76,8 @@ class EvidenceConfig:
     pattern: str = "**/*"
     output: Path = Path("runs/retro_evidence")
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 2000
-    own_text_steps: int = 600
+    steps: int = 1000
+    own_text_steps: int = 300
     heldout_bytes: int = 250_000
     dense_model: str | None = None
     dense_share: float = 0.25
