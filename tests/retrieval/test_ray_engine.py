@@ -20,10 +20,12 @@ from retrieval.texts import contents
 def cluster() -> Iterator[Cluster]:
     """A head without cores and two nodes of one core each, as processes of this machine."""
     small = {"object_store_memory": 100 << 20, "include_dashboard": False}
+    # On a busy machine a node answers late, which is not to be taken for its end; that is noticed by its connection.
+    patient = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 30}
     with pytest.MonkeyPatch.context() as patch:
         # Where the tests' own modules are found: workers start with the environment of their node.
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": patient, **small})
         for _ in range(2):
             cluster.add_node(num_cpus=1, **small)
     ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
