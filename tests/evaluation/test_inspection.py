@@ -39,6 +39,13 @@ def test_a_cache_grows_and_a_state_stays(tmp_path: Path):
     assert not any(grows["retnet"].values())
 
 
+def test_what_begins_again_with_each_segment_does_not_grow(tmp_path: Path):
+    save_model(small_model("rmt"), tmp_path)
+    found = inspect_model(tmp_path, contexts=(1, 16, 64))
+    assert found.state_bytes[-1] > found.state_bytes[-2]  # the last text ends further on in its segment
+    assert not any(part.grows for part in found.carried)
+
+
 def test_half_lives_are_those_of_the_decays(tmp_path: Path):
     save_model(small_model("retnet", log_decay=(math.log(0.5), 0.0)), tmp_path)
     found = inspect_model(tmp_path)

@@ -42,16 +42,13 @@ class Carried:
         name: Its place in the state, as in ``layers.0``; several that are alike stand together, as in ``layers.0-3``.
         holds: Names and shapes of its tensors after the longest context, for one row.
         sizes: Bytes for one row after each context.
+        grows: Whether it becomes larger with every text that is longer.
     """
 
     name: str
     holds: str
     sizes: tuple[int, ...]
-
-    @property
-    def grows(self) -> bool:
-        """Whether it was largest after the longest context."""
-        return len(self.sizes) > 1 and self.sizes[-1] > max(self.sizes[:-1])
+    grows: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +190,7 @@ def inspect_model(folder: Path | str, contexts: Sequence[int] = CONTEXTS) -> Ins
         parts=_parts(model),
         contexts=within,
         state_bytes=tuple(state.size_in_bytes for state in states),
-        carried=_carried(states),
+        carried=_carried(states, begins_again=hasattr(model.config, "segment_length")),
         half_lives=half_lives,
     )
 
@@ -229,8 +226,11 @@ def _parts(model: LanguageModel) -> tuple[Part, ...]:
     return tuple(Part(name=name, parameters=sum(sizes), copies=len(owners[name])) for name, sizes in names.items())
 
 
-def _carried(states: Sequence[ModelState]) -> tuple[Carried, ...]:
-    """The parts of the state, those that are alike and follow one another together."""
+def _carried(states: Sequence[ModelState], *, begins_again: bool) -> tuple[Carried, ...]:
+    """The parts of the state, those that are alike and follow one another together.
+
+    What begins again with each segment may be largest after the longest text, and does not grow.
+    """
     places = [(place, _holds(states[-1], place)) for place in _places(states[-1])]
     found: list[Carried] = []
     for (stem, holds), group in groupby(places, key=lambda entry: (re.sub(r"\.\d+$", "", entry[0]), entry[1])):
@@ -238,7 +238,8 @@ def _carried(states: Sequence[ModelState]) -> tuple[Carried, ...]:
         numbers = [name.removeprefix(f"{stem}.") for name in names]
         name = names[0] if len(names) == 1 else f"{stem}.{numbers[0]}-{numbers[-1]}"
         sizes = tuple(sum(_size(state, place) for place in names) for state in states)
-        found.append(Carried(name=name, holds=holds, sizes=sizes))
+        grows = not begins_again and len(sizes) > 1 and sizes[-1] > max(sizes[:-1])
+        found.append(Carried(name=name, holds=holds, sizes=sizes, grows=grows))
     return tuple(found)
 
 
