@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from checkpoints.foreign import Case, frozen
-from retentive.checkpoints.conversion import convert, read_foreign, to_foreign
+from retentive.checkpoints.conversion import convert, format_names, read_foreign, to_foreign
 from retentive.cli.main import main
 from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.data.tokenizer import load_tokenizer
@@ -115,6 +115,13 @@ def test_a_file_that_was_cut_off_is_named(case: Case, tmp_path: Path):
         read_foreign(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["hello", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ""])
+def test_a_text_in_the_place_of_weights_is_named(case: Case, text: str, tmp_path: Path):
+    (case.write(tmp_path) / "pytorch_model.bin").write_text(text)
+    with pytest.raises((DamagedFileError, MismatchError), match=r"pytorch_model.bin (cannot be read|holds more)"):
+        read_foreign(tmp_path)
+
+
 def test_a_missing_shard_is_named(case: Case, tmp_path: Path):
     case.write(tmp_path)
     for files, error in (
@@ -152,8 +159,17 @@ def test_a_wrong_format_is_refused(case: Case, tmp_path: Path):
     model = read_foreign(tmp_path).model()
     with pytest.raises(ValueError, match="format must be one of"):
         to_foreign(model, "auto")
-    with pytest.raises(MismatchError, match=r"this format has no place for decoder.blocks.0.mixer.head_norm.weight"):
+    with pytest.raises(MismatchError, match=r"one that torchscale computes, but has head_norm_affine=True, normalise"):
         to_foreign(model, "torchscale")
+
+
+def test_a_model_is_not_written_for_a_package_that_computes_something_else(tmp_path: Path):
+    for name in EVERY_FORMAT:
+        found = read_foreign(frozen(name).write(tmp_path / name))
+        for other in format_names():
+            if other != found.format and (found.format, other) != ("torchscale", "syncdoth"):  # which compute the same
+                with pytest.raises(MismatchError, match=r"model must be one that .* computes, but has "):
+                    to_foreign(found.model(), other)
 
 
 def test_a_folder_in_use_is_left_alone(case: Case, tmp_path: Path):

@@ -118,16 +118,26 @@ def to_foreign(model: LanguageModel, format: str) -> dict[str, Tensor]:
     """A model's tensors under another package's names: what `read_foreign` turns back.
 
     Args:
-        model: Whose config is one that `read_foreign` makes for this format.
+        model: Which the package can compute.
         format: One of `format_names`.
 
     Raises:
         ValueError: If there is no such format.
-        MismatchError: If the model has a tensor that the format has no place for.
+        MismatchError: If the model has a tensor that the format has no place for, or an option with which the package
+            would compute something else.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, but is {format!r}.")
     found = FORMATS[format]
+    options = {name: getattr(model.config, name, None) for name in found.fixed}
+    differing = [f"{name}={has!r}" for name, has in options.items() if has != found.fixed[name]]
+    if not differing and not found.decays(model.config):
+        differing = ["other decays"]
+    if differing:
+        raise MismatchError(
+            f"model must be one that {found.package} computes, but has {', '.join(differing[:4])}; choose another "
+            "format."
+        )
     tensors = to_theirs(found.key_map, model.state_dict(), found.sizes(model.config), found.derived(model.config))
     prefix, head = found.prefixes[0], "lm_head.weight"
     return {name if name == head else prefix + name: tensor for name, tensor in tensors.items()}

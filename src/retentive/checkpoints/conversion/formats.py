@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -28,6 +29,8 @@ class Format:
         key_map: Its tensors and ours.
         config: Its settings as ours.
         sizes: What `Entry.rows` names.
+        fixed: Options of ours with the one value that all its models have.
+        decays: Whether heads of a model of ours fade as its do.
         derived: Values of `KeyMap.derived`.
         prefixes: What may stand before all names, the usual one first.
     """
@@ -37,6 +40,8 @@ class Format:
     key_map: KeyMap
     config: Callable[[Settings, Shapes], FamilyConfig]
     sizes: Callable[[FamilyConfig], Mapping[str, int]]
+    fixed: Mapping[str, Any]
+    decays: Callable[[FamilyConfig], bool] = lambda config: True
     derived: Callable[[FamilyConfig], Mapping[str, Tensor]] = _nothing
     prefixes: tuple[str, ...] = ("",)
 
@@ -46,6 +51,8 @@ FORMATS = {
         package="flash-linear-attention",
         anchors=("model.embeddings.weight", "model.layers.0.attn.g_proj.weight"),
         key_map=retnet.FLA,
+        fixed=retnet.FLA_FIXED,
+        decays=retnet.geometric_decays,
         config=retnet.fla_config,
         sizes=retnet.sizes,
     ),
@@ -53,6 +60,8 @@ FORMATS = {
         package="torchscale",
         anchors=("embed_tokens.weight", "layers.0.retention.q_proj.weight"),
         key_map=retnet.TORCHSCALE,
+        fixed=retnet.TORCHSCALE_FIXED,
+        decays=retnet.geometric_decays,
         config=retnet.torchscale_config,
         sizes=retnet.sizes,
         derived=retnet.torchscale_derived,
@@ -62,6 +71,7 @@ FORMATS = {
         package="syncdoth/RetNet",
         anchors=("embed_tokens.weight", "layers.0.retention.q_proj.weight"),
         key_map=retnet.SYNCDOTH,
+        fixed=retnet.TORCHSCALE_FIXED,
         config=retnet.syncdoth_config,
         sizes=retnet.sizes,
         derived=retnet.torchscale_derived,
@@ -71,6 +81,8 @@ FORMATS = {
         package="yet-another-retnet",
         anchors=("embedding.weight", "decoder.layers.0.retention.q_proj.weight", "out.weight"),
         key_map=retnet.YET_ANOTHER_RETNET,
+        fixed=retnet.YET_ANOTHER_RETNET_FIXED,
+        decays=retnet.linspace_decays,
         config=retnet.yet_another_retnet_config,
         sizes=retnet.sizes,
         derived=retnet.yet_another_retnet_derived,
@@ -79,6 +91,7 @@ FORMATS = {
         package="GPT-2 of Hugging Face",
         anchors=("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight"),
         key_map=transformer.GPT2,
+        fixed=transformer.GPT2_FIXED,
         config=transformer.gpt2_config,
         sizes=transformer.sizes,
         prefixes=("transformer.", ""),
@@ -87,6 +100,7 @@ FORMATS = {
         package="Llama, Mistral or Qwen2 of Hugging Face",
         anchors=("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"),
         key_map=transformer.LLAMA,
+        fixed=transformer.LLAMA_FIXED,
         config=transformer.llama_config,
         sizes=transformer.sizes,
     ),

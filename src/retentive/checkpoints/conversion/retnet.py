@@ -6,8 +6,10 @@ normalises scores, which shows in the epsilon of the head norm; decays in float3
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from retentive.checkpoints.conversion.key_map import Entry, KeyMap, Shapes, side
@@ -15,7 +17,7 @@ from retentive.checkpoints.conversion.settings import Settings
 from retentive.errors import MismatchError
 from retentive.models.base import FamilyConfig
 from retentive.models.retnet import RetNetConfig
-from retentive.ops.retention import log_decay_geometric
+from retentive.ops.retention import log_decay_geometric, log_decay_linspace
 from retentive.ops.rotary import rotary_frequencies
 
 BLOCK = "decoder.blocks.{layer}."
@@ -114,6 +116,45 @@ YET_ANOTHER_RETNET = KeyMap(
     derived=("decoder.layers.{layer}.retention.thetas",),
 )
 """yet-another-retnet."""
+
+
+_SHARED = {
+    "family": "retnet",
+    "gated": True,
+    "norm": "rms_norm",
+    "head_norm": "rms_norm",
+    "relative_position": True,
+    "rotary_base": 10000.0,
+    "max_positions": None,
+}
+FLA_FIXED = _SHARED | {
+    "activation": "swish",
+    "gate": "swish",
+    "normalise_scores": False,
+    "residual": "pre_norm",
+    "rotary_frequencies": "standard",
+    "rotary_pairs": "half",
+    "scale_embeddings": False,
+}
+TORCHSCALE_FIXED = _SHARED | {
+    "gate": "swish",
+    "head_norm_affine": False,
+    "normalise_scores": True,
+    "rotary_frequencies": "retnet",
+    "rotary_pairs": "interleaved",
+}
+YET_ANOTHER_RETNET_FIXED = _SHARED | {
+    "gated": False,
+    "norm": "layer_norm",
+    "head_norm": "layer_norm",
+    "head_norm_affine": False,
+    "normalise_scores": False,
+    "residual": "pre_norm",
+    "rotary_frequencies": "retnet",
+    "rotary_pairs": "interleaved",
+    "scale_embeddings": False,
+}
+"""Options that have one value in all models of a package."""
 
 
 def fla_config(settings: Settings, shapes: Shapes) -> RetNetConfig:
@@ -255,6 +296,19 @@ def yet_another_retnet_derived(config: FamilyConfig) -> Mapping[str, Tensor]:
     assert isinstance(config, RetNetConfig)
     angle = rotary_frequencies(config.retention.key_dim).float().repeat_interleave(2)
     return {f"decoder.layers.{layer}.retention.thetas": angle for layer in range(config.num_layers)}
+
+
+def geometric_decays(config: FamilyConfig) -> bool:
+    """Whether heads fade as in flash-linear-attention and torchscale."""
+    assert isinstance(config, RetNetConfig)
+    expected = replace(config, **{"decay": "linspace", "log_decay": None, **_geometric(config.num_heads)})
+    return torch.equal(config.retention.log_decays, expected.retention.log_decays)
+
+
+def linspace_decays(config: FamilyConfig) -> bool:
+    """Whether heads fade as in the paper, and in yet-another-retnet."""
+    assert isinstance(config, RetNetConfig)
+    return torch.equal(config.retention.log_decays, log_decay_linspace(config.num_heads))
 
 
 def _geometric(heads: int) -> dict[str, Any]:

@@ -119,8 +119,8 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
             f"{file} holds more than tensors, and could only be read by running code in it, which is refused; save its "
             f"weights alone, as safetensors, where it comes from ({str(error).splitlines()[0]})."
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise DamagedFileError(f"{file} cannot be read ({error}); copy it again.") from error
+    except Exception as error:  # of a text, such as a pointer of git-lfs, each letter is taken for an instruction
+        raise DamagedFileError(f"{file} cannot be read ({error!r}); copy it again.") from error
     for name in INSIDE:
         inner: Any = content.get(name) if isinstance(content, dict) else None
         if isinstance(inner, dict):

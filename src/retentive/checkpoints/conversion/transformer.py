@@ -80,6 +80,18 @@ LLAMA = KeyMap(
 )
 """Llama, Mistral and Qwen2 of Hugging Face."""
 
+_SHARED = {"family": "transformer", "final_norm": True, "scale_embeddings": False}
+GPT2_FIXED = _SHARED | {"gated": False, "norm": "layer_norm", "positions": "learned", "window": None}
+LLAMA_FIXED = _SHARED | {
+    "activation": "swish",
+    "gated": True,
+    "norm": "rms_norm",
+    "positions": "rotary",
+    "rotary_frequencies": "standard",
+    "rotary_pairs": "half",
+}
+"""Options that have one value in all models of a layout."""
+
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 
 
