@@ -16,4 +16,7 @@ def on_page_content(content: str, **_: object) -> str:
 def _mathml(found: re.Match[str]) -> str:
     tag, inline, block = found.groups()
     written = html.unescape(inline if tag == "span" else block).strip()
-    return convert(written, display="inline" if tag == "span" else "block")
+    mathml = convert(written, display="inline" if tag == "span" else "block")
+    if "\\" in mathml:
+        raise ValueError(f"an equation must be of commands that latex2mathml knows, but is {written!r}.")
+    return mathml
