@@ -13,6 +13,7 @@ from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.retention import MultiScaleRetention, RetentionConfig, RetentionState
+from retentive.ops.threads import threads_for
 from retentive.shapes import Hidden
 from retentive.state import RecurrentState
 
@@ -145,4 +146,8 @@ def state_with(carried: Carried, position: Int[Tensor, "batch"]) -> RecurrentSta
 
 def add_to_residual(x: Hidden, output: Hidden, norm: Norm, residual_scale: float | None) -> Hidden:
     """Add what a layer returned to the residual stream, normalised afterwards where there is a scale."""
-    return x + output if residual_scale is None else norm(residual_scale * x + output)
+    with threads_for(x):
+        if residual_scale is None:
+            return x + output
+        scaled = residual_scale * x + output
+    return norm(scaled)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from retentive.ops.threads import threads_for
+
 
 def rms_norm(
     x: Float[Tensor, "*batch channels"], weight: Float[Tensor, "channels"] | None, epsilon: float
@@ -55,29 +57,36 @@ def bind_rms_norm(weight: Tensor | None, size: int, epsilon: float) -> Callable[
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        normed = wide * inverse
-        if weight is not None:
-            normed.mul_(weight)
-        ctx.save_for_backward(x, weight, inverse)
-        return normed.to(x.dtype)
+        with threads_for(x):
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+            inverse = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+            normed = wide * inverse
+            if weight is not None:
+                normed.mul_(weight)
+            ctx.save_for_backward(x, weight, inverse)
+            return normed.to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, inverse = ctx.saved_tensors
-        wide = x.to(inverse.dtype)
-        grad = grad_outputs[0].to(inverse.dtype).contiguous()
-        scale = None if weight is None else weight.to(inverse.dtype)
-        # Layer norm's kernel, told that the mean is 0, gives the gradient of a mean that was subtracted too, and takes
-        # that part off: add it back.
-        d_x, d_weight, _ = torch.ops.aten.native_layer_norm_backward(
-            grad, wide.contiguous(), x.shape[-1:], torch.zeros_like(inverse), inverse, scale, None,
-            [True, weight is not None, False],
-        )  # fmt: skip
-        ones = torch.ones_like(grad[(0,) * (grad.dim() - 1)]) if scale is None else scale
-        d_mean = (grad @ ones).div_(x.shape[-1]).unsqueeze(-1)
-        d_x.addcmul_(inverse, d_mean)
-        return d_x.to(x.dtype), None if weight is None else d_weight.to(weight.dtype), None
+        with threads_for(x):
+            return *_go_back(grad_outputs[0], x, weight, inverse), None
+
+
+def _go_back(grad: Tensor, x: Tensor, weight: Tensor | None, inverse: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Gradients of ``x`` and the weight."""
+    wide = x.to(inverse.dtype)
+    grad = grad.to(inverse.dtype).contiguous()
+    scale = None if weight is None else weight.to(inverse.dtype)
+    # Layer norm's kernel, told that the mean is 0, gives the gradient of a mean that was subtracted too, and takes
+    # that part off: add it back.
+    d_x, d_weight, _ = torch.ops.aten.native_layer_norm_backward(
+        grad, wide.contiguous(), x.shape[-1:], torch.zeros_like(inverse), inverse, scale, None,
+        [True, weight is not None, False],
+    )  # fmt: skip
+    ones = torch.ones_like(grad[(0,) * (grad.dim() - 1)]) if scale is None else scale
+    d_mean = (grad @ ones).div_(x.shape[-1]).unsqueeze(-1)
+    d_x.addcmul_(inverse, d_mean)
+    return d_x.to(x.dtype), None if weight is None else d_weight.to(weight.dtype)
