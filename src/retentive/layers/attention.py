@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from retentive.config_types import check_types
 from retentive.layers.bound import bind_linear
 from retentive.layers.layout import Layout, RotaryConfig, Sight
+from retentive.layers.projection import project, side_by_side
 from retentive.layers.room import Room
 from retentive.ops.attention import attention, attention_step
 from retentive.ops.rotary import rotate, turn
@@ -137,6 +138,7 @@ class Attention(nn.Module):
         if self.config.rotary is not None and layout.cos is not None and layout.sin is not None:
             query = rotate(query, layout.cos, layout.sin, layout=self.config.rotary.pairs)
             key = rotate(key, layout.cos, layout.sin, layout=self.config.rotary.pairs)
+            value = value.contiguous()  # a view would keep queries and keys before rotation too
         if recalled is not None:
             earlier_key, earlier_value = self._recall(recalled)
             key, value = torch.cat((earlier_key, key), dim=2), torch.cat((earlier_value, value), dim=2)
@@ -149,7 +151,7 @@ class Attention(nn.Module):
         mixed = attention(query, key, value, allowed=sight.allowed, causal=causal, dropout=dropout)
         gaps = layout.mask is not None or layout.starts is not None or layout.sight is not None
         following = self._cache(key, value, sight.visible, gaps=gaps)
-        return self.output_proj(mixed.transpose(1, 2).flatten(2)), following
+        return project(self.output_proj, side_by_side, mixed), following
 
     def bound(self) -> BoundAttention:
         """`forward` for one token over the present parameters, see `retentive.layers.bound`.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from retentive.config_types import check_types
 from retentive.layers.constants import constant
 from retentive.layers.layout import RotaryConfig
+from retentive.layers.projection import project, side_by_side
 from retentive.ops.attention import attention
 from retentive.ops.rotary import rotary_tables, rotate
 from retentive.shapes import Hidden, Queries, Values
@@ -75,7 +76,7 @@ class CrossAttention(nn.Module):
 
     def output(self, mixed: Values) -> Hidden:
         """What the heads have read, as the residual stream takes it."""
-        return self.output_proj(mixed.transpose(1, 2).flatten(2))
+        return project(self.output_proj, side_by_side, mixed)
 
     def forward(
         self,

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
 from retentive.layers.bound import Apply, bind_linear, may_overwrite
+from retentive.layers.projection import project
 from retentive.shapes import Hidden
 
 Activation = Literal["swish", "gelu", "gelu_tanh", "relu"]
@@ -71,6 +73,8 @@ class FeedForward(nn.Module):
         if self.config.gated:
             activated, linear = inner.chunk(2, dim=-1)
             return self.output_proj(self._activate(activated) * linear)
+        if torch.is_grad_enabled():
+            return project(self.output_proj, self.activation, inner)
         return self.output_proj(self._activate(inner))
 
     def bound(self) -> Apply:

@@ -1,0 +1,70 @@
+"""A projection that keeps what its input is made of is the projection."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, linear, silu
+
+from retentive.ops.lean_linear import lean_linear
+
+
+def heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+CASES = {"gelu": (gelu, (2, 5, 6)), "silu": (silu, (3, 6)), "heads": (heads, (2, 3, 5, 2))}
+
+
+def leaves(shape: tuple[int, ...], *, bias: bool = True) -> list[Tensor | None]:
+    torch.manual_seed(0)
+    made = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in (shape, (4, 6), (4,))]
+    return made if bias else [*made[:2], None]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_it_is_the_plain_product(name: str, bias: bool):
+    make, shape = CASES[name]
+    ours, plain = leaves(shape, bias=bias), leaves(shape, bias=bias)
+    output = lean_linear(make, *ours)
+    expected = linear(make(plain[0]), *plain[1:])
+    assert torch.equal(output, expected)
+    weights = torch.randn_like(expected)
+    output.backward(weights)
+    expected.backward(weights)
+    for one, other in zip(ours, plain, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_first_and_second_derivatives_are_those_of_differences(name: str):
+    make, shape = CASES[name]
+    assert torch.autograd.gradcheck(lambda *given: lean_linear(make, *given), tuple(leaves(shape)))
+    assert torch.autograd.gradgradcheck(lambda *given: lean_linear(make, *given), tuple(leaves(shape)))
+
+
+def test_only_those_that_need_a_gradient_get_one():
+    for frozen in range(3):
+        given = leaves((2, 5, 6))
+        given[frozen].requires_grad_(False)
+        lean_linear(gelu, *given).sum().backward()
+        assert [tensor.grad is not None for tensor in given] == [place != frozen for place in range(3)]
+
+
+def test_what_is_made_is_not_kept():
+    source, weight, bias = leaves((2, 5, 6))
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        lean_linear(gelu, source, weight, bias)
+    assert {tensor.data_ptr() for tensor in kept} == {source.data_ptr(), weight.data_ptr()}
+
+
+def test_under_autocast_it_is_what_the_plain_product_is():
+    source, weight, bias = (tensor.detach().float().requires_grad_() for tensor in leaves((2, 5, 6)))
+    with torch.autocast("cpu", torch.bfloat16):
+        output, expected = lean_linear(gelu, source, weight, bias), linear(gelu(source), weight, bias)
+    assert output.dtype is torch.bfloat16
+    assert torch.equal(output, expected)
+    output.float().sum().backward()
+    assert source.grad is not None
