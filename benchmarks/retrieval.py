@@ -15,6 +15,7 @@ import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,9 @@ def clustered(rows: int, dimension: int) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def contestants(plan: Plan, place: Path, texts: tuple[Path, Path], *, threads: int) -> list[Contestant]:
+def contestants(
+    plan: Plan, place: Path, texts: tuple[Path, Path], *, threads: int, with_yardstick: bool
+) -> list[Contestant]:
     """Who competes."""
     everything, selection = texts
     here, module = Path(sys.executable), "benchmarks.workers.retentive_store"
@@ -112,25 +115,30 @@ def contestants(plan: Plan, place: Path, texts: tuple[Path, Path], *, threads: i
     def options(text: Path, name: str) -> dict[str, object]:
         return {**common, "text": str(text), "place": str(place / name)}
 
-    return [
+    ours = [
         Contestant(name=OURS, python=here, module=module, options=options(selection, OURS)),
         Contestant(name=ALL, python=here, module=module, options=options(everything, ALL)),
-        Contestant(
-            name=YARDSTICK,
-            python=yardstick_python("retro_pytorch"),
-            module="benchmarks.workers.retro_pytorch",
-            options=options(selection, YARDSTICK),
-        ),
     ]
+    if not with_yardstick:
+        return ours
+    theirs = Contestant(
+        name=YARDSTICK,
+        python=yardstick_python("retro_pytorch"),
+        module="benchmarks.workers.retro_pytorch",
+        options=options(selection, YARDSTICK),
+    )
+    return [*ours, theirs]
 
 
 class Benchmark:
     """Runs the races in an arena and collects what they show."""
 
-    def __init__(self, arena: Arena, plan: Plan, place: Path) -> None:
+    def __init__(self, arena: Arena, plan: Plan, place: Path, *, with_yardstick: bool) -> None:
         self.arena = arena
         self.plan = plan
         self.place = place
+        self.with_yardstick = with_yardstick
+        self.names = (OURS, YARDSTICK) if with_yardstick else (OURS,)
         self.races: dict[str, Race] = {}
         self.rows: list[Row] = []
         self.facts: dict[str, dict[str, float]] = {}
@@ -141,7 +149,8 @@ class Benchmark:
             self.facts[f"{name} store"] = self.arena.facts(
                 Task(contestant=name, work="prepare_all", arguments={"kinds": kinds})
             )
-        self.arena.facts(Task(contestant=YARDSTICK, work="prepare_all"))
+        if self.with_yardstick:
+            self.arena.facts(Task(contestant=YARDSTICK, work="prepare_all"))
 
     def run(self) -> None:
         """Measure everything."""
@@ -150,27 +159,34 @@ class Benchmark:
         self.vectors()
         self.parts()
 
+    def results(self, description: dict[str, Any]) -> Results:
+        """Everything that was measured, as the report takes it."""
+        plan = dataclasses.asdict(self.plan)
+        return Results(machine=description, plan=plan, rows=self.rows, races=self.races, facts=self.facts)
+
     def stages(self) -> None:
         """Each stage that both have, side by side; then sums of them, round by round."""
         for stage in STAGES:
-            tasks = {name: Task(contestant=name, work=stage) for name in (OURS, YARDSTICK)}
+            tasks = {name: Task(contestant=name, work=stage) for name in self.names}
             if stage == "encode":
                 tasks["arithmetic"] = Task(contestant=OURS, work="arithmetic")
             race = self._race(stage, tasks)
             target = ENCODE_TARGET if stage == "encode" else None
-            self._row(f"{stage}, dense", YARDSTICK, race.times_as_fast(OURS, YARDSTICK), target)
+            if self.with_yardstick:
+                self._row(f"{stage}, dense", YARDSTICK, race.times_as_fast(OURS, YARDSTICK), target)
             if stage == "encode":
                 self._row("encode, dense", "its network alone", race.times_as_fast(OURS, "arithmetic"), None)
-        others = [stage for stage in STAGES if stage != "encode"]
-        ratio = ratio_of_rounds(self._sum(YARDSTICK, others), self._sum(OURS, others))
-        self._row("all stages but encoding, dense", YARDSTICK, ratio, OTHERS_TARGET)
-        ratio = ratio_of_rounds(self._sum(YARDSTICK, list(STAGES)), self._sum(OURS, list(STAGES)))
-        self._row("from text to table, dense", YARDSTICK, ratio, None)
-        # Minutes long, so once; the yardstick's sum beside it is the median of its rounds.
+        # Long, so once; the yardstick's sum beside it is the median of its rounds.
         race = self._race("lexical_build", {ALL: Task(contestant=ALL, work="lexical_build")}, rounds=1, warm_ups=0)
-        theirs = statistics.median(self._sum(YARDSTICK, list(STAGES)))
-        ratio = ratio_of_rounds([theirs], self._per_chunk(race, ALL))
-        self._row("from text to table, lexical", f"{YARDSTICK} (dense)", ratio, LEXICAL_TARGET)
+        if self.with_yardstick:
+            others = [stage for stage in STAGES if stage != "encode"]
+            ratio = ratio_of_rounds(self._sum(YARDSTICK, others), self._sum(OURS, others))
+            self._row("all stages but encoding, dense", YARDSTICK, ratio, OTHERS_TARGET)
+            ratio = ratio_of_rounds(self._sum(YARDSTICK, list(STAGES)), self._sum(OURS, list(STAGES)))
+            self._row("from text to table, dense", YARDSTICK, ratio, None)
+            theirs = statistics.median(self._sum(YARDSTICK, list(STAGES)))
+            ratio = ratio_of_rounds([theirs], self._per_chunk(race, ALL))
+            self._row("from text to table, lexical", f"{YARDSTICK} (dense)", ratio, LEXICAL_TARGET)
         seconds = ratio_of_rounds(race.seconds[ALL], [1.0] * len(race.seconds[ALL]))
         self._row("lexical store and table of the whole corpus, seconds", "a clock", seconds, SECONDS_TARGET, "most")
 
@@ -180,6 +196,17 @@ class Benchmark:
         race = self._race("filter", {OURS: Task(contestant=OURS, work="filter")})
         speeds = ratio_of_rounds([race.units[OURS]] * len(race.seconds[OURS]), race.seconds[OURS])
         self._row("filter, chunks a second on one core", "a clock", speeds, FILTER_TARGET)
+        if self.with_yardstick:
+            self._beside_bm25s()
+        for work, arguments, target in (
+            ("open", {}, OPEN_TARGET),
+            ("search_one", {"query": "assignment expressions and the walrus operator"}, SEARCH_TARGET),
+        ):
+            race = self._race(work, {ALL: Task(contestant=ALL, work=work, arguments=arguments)}, rounds=9)
+            seconds = ratio_of_rounds(race.seconds[ALL], [1.0] * 9)
+            self._row(f"{work.replace('_', ' ')}, lexical, seconds", "a clock", seconds, target, "most")
+
+    def _beside_bm25s(self) -> None:
         bm25s = Contestant(
             name=BM25S,
             python=yardstick_python("bm25s"),
@@ -196,17 +223,10 @@ class Benchmark:
                 ratio = ratio_of_rounds(self._per_chunk(theirs, BM25S), self._per_chunk(ours, ALL))
                 self.races[f"{work} of bm25s"] = theirs
                 self._row(work.replace("_", " ") + " (tantivy)", BM25S, ratio, None)
-        for work, arguments, target in (
-            ("open", {}, OPEN_TARGET),
-            ("search_one", {"query": "assignment expressions and the walrus operator"}, SEARCH_TARGET),
-        ):
-            race = self._race(work, {ALL: Task(contestant=ALL, work=work, arguments=arguments)}, rounds=9)
-            seconds = ratio_of_rounds(race.seconds[ALL], [1.0] * 9)
-            self._row(f"{work.replace('_', ' ')}, lexical, seconds", "a clock", seconds, target, "most")
 
     def judge(self) -> None:
         """What is wrong with each one's neighbours."""
-        for name in (OURS, YARDSTICK):
+        for name in self.names:
             self.facts[f"{name} neighbours"] = self.arena.facts(Task(contestant=name, work="judge"))
 
     def vectors(self) -> None:
@@ -214,17 +234,18 @@ class Benchmark:
         path = self.place / "clustered.npy"
         np.save(path, clustered(self.plan.vectors, self.plan.dimension))
         arguments = {"path": str(path)}
-        names = (OURS, YARDSTICK)
-        tasks = {name: Task(contestant=name, work="index_vectors", arguments=arguments) for name in names}
+        tasks = {name: Task(contestant=name, work="index_vectors", arguments=arguments) for name in self.names}
         race = self._race("index vectors", tasks, rounds=1, warm_ups=0)
-        self._row(f"index {self.plan.vectors:,} vectors", YARDSTICK, race.times_as_fast(OURS, YARDSTICK), None)
+        if self.with_yardstick:
+            self._row(f"index {self.plan.vectors:,} vectors", YARDSTICK, race.times_as_fast(OURS, YARDSTICK), None)
         arguments |= {"queries": self.plan.queries, "k": 10}
-        tasks = {name: Task(contestant=name, work="search_vectors", arguments=arguments) for name in names}
+        tasks = {name: Task(contestant=name, work="search_vectors", arguments=arguments) for name in self.names}
         race = self._race("search vectors", tasks, rounds=5)
-        for name in names:
+        for name in self.names:
             self.facts[f"{name} vectors"] = race.facts[name]
-        self._row(f"search {self.plan.vectors:,} vectors", YARDSTICK, race.times_as_fast(OURS, YARDSTICK), None)
-        for name in names:
+        if self.with_yardstick:
+            self._row(f"search {self.plan.vectors:,} vectors", YARDSTICK, race.times_as_fast(OURS, YARDSTICK), None)
+        for name in self.names:
             recall = ratio_of_rounds([race.facts[name]["recall_at_10"]], [1.0])
             target = RECALL_TARGET if name == OURS else None
             self._row(f"recall@10 of {name}, {self.plan.vectors:,} vectors", "exact search", recall, target)
@@ -248,32 +269,28 @@ def main() -> None:
     """Run the benchmark, write its results and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; files end in -quick")
+    parser.add_argument("--without-yardstick", action="store_true", help="leave the other packages out")
     parser.add_argument("--corpus", type=Path, required=True, help="a .tar.gz of text files, such as the PEPs")
     parser.add_argument("--threads", type=int, default=2, help="threads of each contestant (default: 2)")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bench", help="folder of the results")
     arguments = parser.parse_args()
     plan, stem = (QUICK, "retrieval-quick") if arguments.quick else (FULL, "retrieval")
-    place = arguments.output / f"{stem}-files"
+    place, with_yardstick = arguments.output / f"{stem}-files", not arguments.without_yardstick
     try:
         texts = unpack(arguments.corpus, place, plan)
-        competing = contestants(plan, place, texts, threads=arguments.threads)
+        competing = contestants(plan, place, texts, threads=arguments.threads, with_yardstick=with_yardstick)
     except FileNotFoundError as error:
         parser.error(str(error))
     with Arena(competing, threads=arguments.threads) as arena:
-        benchmark = Benchmark(arena, plan, place)
+        benchmark = Benchmark(arena, plan, place, with_yardstick=with_yardstick)
         benchmark.prepare()
         benchmark.run()
-    results = Results(
-        machine=machine.description(threads=arguments.threads),
-        plan=dataclasses.asdict(plan),
-        rows=benchmark.rows,
-        races=benchmark.races,
-        facts=benchmark.facts,
-    )
+    results = benchmark.results(machine.description(threads=arguments.threads))
     (arguments.output / f"{stem}.json").write_text(json.dumps(results.to_json(), indent=1) + "\n")
+    (arguments.output / f"{stem}.md").write_text(table(results) + "\n")
     draw(results, arguments.output / f"{stem}.png")
     print(table(results))
-    print(f"\nWritten: {arguments.output / stem}.json and {stem}.png")
+    print(f"\nWritten: {arguments.output / stem}.json, {stem}.md and {stem}.png")
 
 
 if __name__ == "__main__":

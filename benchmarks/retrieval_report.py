@@ -15,7 +15,9 @@ from benchmarks.interleave import Race
 from benchmarks.retnet_report import TARGET_COLOUR, Row
 
 COLOURS = {"retentive": "#0b6e4f", "retentive-all": "#0b6e4f", "retro-pytorch": "#c2571a", "arithmetic": "black"}
+YARDSTICK = "retro-pytorch"
 FAULTS = ("same_document", "wrong_continuation", "lost_continuation", "missing", "empty_chunks")
+COUNTED = ("chunks", *FAULTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +73,27 @@ def table(results: Results) -> str:
                 f"| {name.replace('_', ' ')} | {label} | {1 / race.seconds_per_unit(label):,.0f} |"
                 for label in race.seconds
             ]
-    ours, theirs = (results.facts[f"{name} neighbours"] for name in ("retentive", "retro-pytorch"))
-    lines += ["", "| neighbours | retentive, dense | retentive, lexical | retro-pytorch |", "| --- | --- | --- | --- |"]
-    lines.append(f"| chunks | {ours['chunks']:,.0f} | {ours['lexical_chunks']:,.0f} | {theirs['chunks']:,.0f} |")
-    for fault in FAULTS:
-        found = [f"{counts:,.0f}" for counts in (ours[fault], ours[f"lexical_{fault}"], theirs[fault])]
-        lines.append(f"| {fault.replace('_', ' ')} | {' | '.join(found)} |")
-    lines.append(f"| recall@2 of the index | {ours['recall_at_2']:.3f} | exact | {theirs['recall_at_2']:.3f} |")
+    columns = {"retentive, dense": ("retentive", ""), "retentive, lexical": ("retentive", "lexical_")}
+    if YARDSTICK in compared(results):
+        columns[YARDSTICK] = (YARDSTICK, "")
+    found = {
+        column: {what: results.facts[f"{name} neighbours"].get(f"{kind}{what}") for what in (*COUNTED, "recall_at_2")}
+        for column, (name, kind) in columns.items()
+    }
+    lines += ["", f"| neighbours | {' | '.join(columns)} |", "| --- " * (1 + len(columns)) + "|"]
+    for what in COUNTED:
+        lines.append(
+            f"| {what.replace('_', ' ')} | {' | '.join(f'{found[column][what]:,.0f}' for column in columns)} |"
+        )
+    recalls = [found[column]["recall_at_2"] for column in columns]
+    shown = ["exact" if recall is None else f"{recall:.3f}" for recall in recalls]
+    lines.append(f"| recall@2 of the index | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def compared(results: Results) -> list[str]:
+    """Who took part in the stages."""
+    return [name for name in ("retentive", YARDSTICK) if name in results.races["encode"].seconds]
 
 
 def draw(results: Results, path: Path) -> None:
@@ -105,9 +120,11 @@ def _draw_targets(axes: Axes, results: Results) -> None:
         progress = row.ratio.median / row.target if row.limit == "least" else row.target / row.ratio.median
         axes.barh(height, progress, color=COLOURS["retentive"] if row.met else "#d9a441", height=0.65)
         sign = ">=" if row.limit == "least" else "<="
-        axes.text(1.02, height, f"{_number(row.ratio.median)} (target {sign} {row.target:,g})", va="center", fontsize=8)
+        words = f" {_number(row.ratio.median)} (target {sign} {row.target:,g})"
+        axes.text(max(progress, 1.05), height, words, va="center", fontsize=8)
     axes.axvline(1, color=TARGET_COLOUR, linestyle="--")
     axes.set_xscale("log")
+    axes.set_xlim(right=axes.get_xlim()[1] * 12)  # room for words beside the longest bar
     axes.set_yticks(range(len(rows)), [f"{row.what}\nagainst {row.against}" for row in rows], fontsize=7)
     axes.set_xlabel("reached / target (right of the line: better)")
     axes.set_title("Targets (green: met)")
@@ -115,7 +132,7 @@ def _draw_targets(axes: Axes, results: Results) -> None:
 
 def _draw_stages(axes: Axes, results: Results) -> None:
     stages = ("tokenise", "encode", "index", "table")
-    for shift, name in enumerate(("retentive", "retro-pytorch")):
+    for shift, name in enumerate(compared(results)):
         speeds = [1 / results.races[stage].seconds_per_unit(name) for stage in stages]
         places = [place + 0.38 * shift for place in range(len(stages))]
         bars = axes.bar(places, speeds, 0.36, color=COLOURS[name], label=name)
@@ -123,21 +140,26 @@ def _draw_stages(axes: Axes, results: Results) -> None:
     limit = 1 / results.races["encode"].seconds_per_unit("arithmetic")
     axes.plot([0.8, 1.6], [limit, limit], color="black", label="the encoder's network alone")
     axes.set_yscale("log")
+    axes.set_ylim(top=axes.get_ylim()[1] * 12)  # room for the legend
     axes.set_xticks([place + 0.19 for place in range(len(stages))], [*stages[:3], "query and filter"])
     axes.set_ylabel("chunks a second")
     axes.set_title("Stages, dense")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper right")
 
 
 def _draw_faults(axes: Axes, results: Results) -> None:
-    for shift, name in enumerate(("retentive", "retro-pytorch")):
+    for shift, name in enumerate(compared(results)):
         counts = [results.facts[f"{name} neighbours"][fault] for fault in FAULTS]
         places = [place + 0.38 * shift for place in range(len(FAULTS))]
         bars = axes.bar(places, counts, 0.36, color=COLOURS[name], label=name)
         axes.bar_label(bars, [f"{count:,.0f}" for count in counts], fontsize=8)
-    axes.set_xticks([place + 0.19 for place in range(len(FAULTS))], [fault.replace("_", "\n") for fault in FAULTS])
+    axes.set_xticks(
+        [place + 0.19 for place in range(len(FAULTS))], [fault.replace("_", "\n") for fault in FAULTS], fontsize=8
+    )
     axes.set_yscale("symlog")
-    axes.set_title("What is wrong with the neighbours (places in the table)")
+    axes.set_ylim(0, axes.get_ylim()[1] * 5)
+    axes.set_ylabel("places in the table")
+    axes.set_title("What is wrong with the neighbours")
     axes.legend(fontsize=8)
 
 
