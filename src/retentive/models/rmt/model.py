@@ -262,6 +262,8 @@ class RecurrentMemoryTransformer(LanguageModel):
 
     def _embed(self, piece: Piece, state: RecurrentMemoryState) -> Hidden:
         tokens, places = piece.tokens, piece.places
+        if piece.mask is not None and self.decoder.embedding.positions is not None:
+            places = places.where(piece.mask, 0)  # no position is learned beyond the segment, where no token is
         shifted = self.config.token_shift
         if shifted:
             goes_on = piece.continues is not False and state.segment.shape[1] > 0

@@ -40,9 +40,8 @@ class Piece:
 
     @property
     def places(self) -> Positions:
-        """Place of each token in its segment; 0 where no token is, for no position is learned beyond the segment."""
-        places = self.start[:, None] + torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        return places if self.mask is None else places.where(self.mask, 0)
+        """Place of each token in its segment."""
+        return self.start[:, None] + torch.arange(self.tokens.shape[1], device=self.tokens.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
