@@ -140,3 +140,11 @@ def test_a_step_is_the_attention_of_the_last_query(kv_heads: int, masked: bool, 
     found = attention_step(query[:, :, -1], key, value, allowed)
     whole = attention(query[:, :, -1:], key, value, allowed=None if allowed is None else allowed[:, None, None])
     assert torch.equal(found, whole[:, :, 0])
+
+
+def test_a_bias_is_a_mask():
+    query, key, value = (torch.randn(2, 3, time, 4, dtype=torch.float64) for time in (4, 6, 6))
+    allowed = (torch.rand(1, 1, 4, 6) < 0.5).index_fill(3, torch.tensor([2]), True)
+    bias = torch.zeros(1, 1, 4, 6).masked_fill(~allowed, -torch.inf)
+    expected = attention(query, key, value, allowed=allowed)
+    torch.testing.assert_close(attention(query, key, value, bias=bias), expected, rtol=0, atol=1e-14)

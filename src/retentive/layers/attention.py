@@ -147,8 +147,8 @@ class Attention(nn.Module):
             value = torch.cat((state.value, value), dim=2)
         sight = self._sight(state, layout, batch, time) if layout.sight is None else layout.sight
         dropout = self.config.dropout if self.training else 0.0
-        causal = sight.allowed is None and time > 1
-        mixed = attention(query, key, value, allowed=sight.allowed, causal=causal, dropout=dropout)
+        causal = sight.allowed is None and sight.bias is None and time > 1
+        mixed = attention(query, key, value, allowed=sight.allowed, bias=sight.bias, causal=causal, dropout=dropout)
         gaps = layout.mask is not None or layout.starts is not None or layout.sight is not None
         following = self._cache(key, value, sight.visible, gaps=gaps)
         return project(self.output_proj, side_by_side, mixed), following

@@ -69,11 +69,14 @@ class Sight:
     """Which keys the tokens of one call may read, in the order of the cache, what is recalled, and the call's own.
 
     Attributes:
-        allowed: True where a token may read a key; None where each reads all keys up to its own.
+        allowed: True where a token may read a key; None where each reads all keys up to its own, or ``bias`` tells it.
+        bias: The same as what is added to scores, 0 or minus infinity, where every token may read some key: calls that
+            share it need not make it of ``allowed`` again.
         visible: Which keys the next call may read; None where all.
     """
 
     allowed: Bool[Tensor, "#batch 1 time total"] | None = None
+    bias: Float[Tensor, "1 1 time total"] | None = None
     visible: Bool[Tensor, "batch total"] | None = None
 
 

@@ -15,6 +15,7 @@ def attention(
     value: Float[Tensor, "batch kv_heads past value_dim"],
     *,
     allowed: Bool[Tensor, "#batch 1 time past"] | None = None,
+    bias: Float[Tensor, "1 1 time past"] | None = None,
     causal: bool = False,
     dropout: float = 0.0,
 ) -> Values:
@@ -25,6 +26,8 @@ def attention(
         key: Of all tokens that may be read, those of this call last; ``heads`` is a multiple of ``kv_heads``.
         value: What each of those tokens says.
         allowed: True where a query may read a key. A query that may read nothing gets zeros.
+        bias: Instead of ``allowed``: what is added to scores, 0 or minus infinity. Every query may read something; a
+            bias that many calls share saves each the mask's passes over memory.
         causal: The queries belong to the last ``time`` of the ``past`` keys, and none reads a later key.
         dropout: Probability with which a weight is dropped; 0 outside training.
 
@@ -33,21 +36,22 @@ def attention(
         ValueError: If the shapes do not fit.
     """
     _check(query, key, value, causal)
+    assert bias is None or (allowed is None and not causal), "a bias tells all that may be read"
     time, past = query.shape[2], key.shape[2]
     aligned = bool(causal and allowed is None and time == past)  # a bool for exporters, where sizes are symbols
     if causal and not aligned and time > 1:
         earlier = torch.ones(time, past, dtype=torch.bool, device=query.device).tril(past - time)
         allowed = earlier[None, None] if allowed is None else allowed & earlier
     dtype = compute_dtype(query)
-    seeing = None
+    seeing, mask = None, None if bias is None else bias.to(dtype)
     if allowed is not None:
         seeing = allowed.any(-1, keepdim=True)
-        allowed = allowed | ~seeing  # a softmax over nothing is NaN, in the gradient too
+        mask = allowed | ~seeing  # a softmax over nothing is NaN, in the gradient too
     output = scaled_dot_product_attention(
         query.to(dtype),
         key.to(dtype),
         value.to(dtype),
-        attn_mask=allowed,
+        attn_mask=mask,
         is_causal=aligned,
         dropout_p=dropout,
         enable_gqa=key.shape[1] != query.shape[1],

@@ -59,11 +59,14 @@ class Frame:
     def write_layout(self) -> Layout:
         """The layout of the write slots alone, for a block in which all other columns are recalled."""
         first, layout = self.text.stop, self.layout
-        allowed = None if layout.sight is None else layout.sight.allowed
+        sight = Sight() if layout.sight is None else layout.sight
         return Layout(
             positions=layout.positions[:, first:],
             next_position=layout.next_position,
-            sight=Sight(allowed=None if allowed is None else allowed[:, :, first:]),
+            sight=Sight(
+                allowed=None if sight.allowed is None else sight.allowed[:, :, first:],
+                bias=None if sight.bias is None else sight.bias[:, :, first:],
+            ),
             cos=None if layout.cos is None else layout.cos[:, first:],
             sin=None if layout.sin is None else layout.sin[:, first:],
         )
@@ -185,8 +188,9 @@ class Framer:
             if columns == 1 or (not before and turns is None):
                 return Sight()
             order = _order(turns, columns, device)
-            earlier = torch.ones(columns, before, dtype=torch.bool, device=device)
-            return Sight(allowed=torch.cat((earlier, order), 1)[None, None])
+            later = torch.zeros(columns, columns, dtype=self.dtype, device=device).masked_fill(~order, -torch.inf)
+            bias = torch.cat((later.new_zeros(columns, before), later), 1)
+            return Sight(bias=bias[None, None])
         present = torch.cat((*self._past_present(piece, past, mask), mask), 1)
         earlier = torch.ones(columns, before, dtype=torch.bool, device=device)
         order = torch.cat((earlier, _order(turns, columns, device)), 1)
