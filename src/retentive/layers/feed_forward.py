@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 from retentive.config_types import check_types
 from retentive.layers.bound import Apply, bind_linear, may_overwrite
 from retentive.layers.projection import project
+from retentive.ops.gated import Activation, gated
 from retentive.shapes import Hidden
-
-Activation = Literal["swish", "gelu", "gelu_tanh", "relu"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": nn.functional.silu,
@@ -70,6 +68,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Hidden) -> Hidden:
         """Apply the layer to every token by itself."""
         inner = self.input_proj(x)
+        if self.config.gated and torch.is_grad_enabled():
+            return self.output_proj(gated(inner, self.config.activation))
         if self.config.gated:
             activated, linear = inner.chunk(2, dim=-1)
             return self.output_proj(self._activate(activated) * linear)
