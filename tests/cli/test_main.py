@@ -83,6 +83,15 @@ def test_importing_the_library_is_light():
     assert found.stdout.strip() == "[]"
 
 
+def test_without_the_extra_the_command_tells_the_cure():
+    program = "import sys; sys.modules['jsonargparse'] = None; from retentive.cli.main import main; main(['--help'])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr == (
+        "retentive: commands need jsonargparse, which is not installed: pip install 'retentive[train]'\n"
+    )
+
+
 def test_every_public_name_is_there():
     import retentive
 

@@ -7,7 +7,13 @@ import sys
 from importlib import import_module
 from typing import Protocol, cast
 
-from jsonargparse import ArgumentParser, Namespace
+try:
+    from jsonargparse import ArgumentParser, Namespace
+except ModuleNotFoundError:  # the command is installed with the library, which needs no parser
+    print(
+        "retentive: commands need jsonargparse, which is not installed: pip install 'retentive[train]'", file=sys.stderr
+    )
+    sys.exit(2)
 
 from retentive.cli.options import CommandParser
 from retentive.errors import RetentiveError
