@@ -11,7 +11,7 @@ from retentive.checkpoints.weights import read_manifest
 from retentive.cli.options import add_config, read_config
 from retentive.data.token_store import TokenStore
 from retentive.models.base import FamilyConfig
-from retentive.models.registry import family_names, preset, preset_names
+from retentive.models.registry import family_names, is_plain_decoder, preset, preset_names
 from retentive.models.retro import RetroConfig, retro_over
 from retentive.training.config import NeighbourDataConfig, TrainConfig
 from retentive.training.trainer import train
@@ -32,7 +32,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     inner = _inner(family, size)
     start = _start(family, size, _asked(arguments, inner) if inner else None, trained)
     if inner and trained is None:
-        kinds = [name for name in family_names() if name != family]
+        kinds = [name for name in family_names() if is_plain_decoder(name)]
         kind = f"Kind of decoder below --model.{inner}."
         parser.add_argument(f"--{inner}", default=getattr(start, inner).family, choices=kinds, help=kind)
     add_config(parser, TrainConfig)

@@ -36,6 +36,11 @@ def model_class(family: str) -> type[LanguageModel]:
     return getattr(import_module(module), model)
 
 
+def is_plain_decoder(family: str) -> bool:
+    """Whether a family is a decoder and nothing around one, so that others can be built around it."""
+    return model_class(family).forward is LanguageModel.forward
+
+
 def build(config: FamilyConfig) -> LanguageModel:
     """Make the model that a config describes."""
     return model_class(config.family)(config)

@@ -4,7 +4,16 @@ import pytest
 
 from models.rmt.small import RETNET, small_backbone, small_config
 from retentive.models.registry import build, config_from_dict, config_to_dict
+from retentive.models.retro import RetroConfig
 from without_hook import errors_of
+
+READING = {
+    "chunk_size": 4,
+    "cross_layers": (2,),
+    "encoder_hidden_size": 16,
+    "encoder_num_layers": 1,
+    "encoder_num_heads": 2,
+}
 
 IMPOSSIBLE = [
     ({"segment_length": 0}, "segment_length must be at least 1 token, but is 0"),
@@ -14,7 +23,8 @@ IMPOSSIBLE = [
         r"segment_length must be at most the learned positions of the backbone, max_positions = 4, but is 5; positions",
     ),
     ({"backbone": small_backbone(window=3)}, "window must be None in a backbone whose segments bound.*; use a shorter"),
-    ({"backbone": small_config()}, "backbone must be a plain decoder's config, not a recurrent memory itself"),
+    ({"backbone": small_config()}, "backbone must be a plain decoder's config, such as a transformer's, not a rmt's"),
+    ({"backbone": RetroConfig(base=small_backbone(), **READING)}, "not a retro's"),
     ({"backbone": RETNET}, "a backbone of retention reads from left to right.*: give bidirectional=False"),
     ({"backbone": RETNET, "causal_memory": True, "xl_length": 2}, "xl_length=0 and causal_memory=True, not False, 2"),
     ({"memory": "associative"}, "associative_dim goes with memory='associative' and with nothing else.* is None"),

@@ -8,9 +8,9 @@ from retentive.layers.cross_attention import CrossAttentionConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
 from retentive.layers.layout import RotaryConfig
 from retentive.layers.norm import NormConfig, NormKind
-from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.base import FamilyConfig
 from retentive.models.decoder import DecoderConfig
-from retentive.models.registry import model_class
+from retentive.models.registry import is_plain_decoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class RetroConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         check_types(self)
-        if model_class(self.base.family).forward is not LanguageModel.forward:
+        if not is_plain_decoder(self.base.family):
             raise ValueError(
                 f"base must be a plain decoder's config, such as a transformer's, not a {self.base.family}'s."
             )

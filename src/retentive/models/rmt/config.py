@@ -10,6 +10,7 @@ from retentive.layers.attention import AttentionConfig
 from retentive.layers.memory_tokens import MemoryTokensConfig
 from retentive.models.base import FamilyConfig
 from retentive.models.decoder import DecoderConfig
+from retentive.models.registry import is_plain_decoder
 
 TOKENS_ONLY = (
     "read_first",
@@ -87,8 +88,10 @@ class RecurrentMemoryConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         check_types(self)
-        if self.backbone.family == self.family:
-            raise ValueError("backbone must be a plain decoder's config, not a recurrent memory itself.")
+        if not is_plain_decoder(self.backbone.family):
+            raise ValueError(
+                f"backbone must be a plain decoder's config, such as a transformer's, not a {self.backbone.family}'s."
+            )
         if self.segment_length < 1:
             raise ValueError(f"segment_length must be at least 1 token, but is {self.segment_length}.")
         self._check_backbone()
