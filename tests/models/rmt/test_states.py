@@ -20,6 +20,7 @@ OTHERS = [
     ({"bidirectional": True}, "its layers with a cache: 0, the model's: 2"),
     ({"xl_length": 3}, "recalled tokens up to xl_length, at most 0 tokens here, but has 3"),
     ({"segment_length": 9}, "an unfinished segment below segment_length, at most 4 tokens here, but has 8"),
+    ({"segment_length": 4}, r"segment_length = 5, after whose \[8, 8\] tokens other unfinished .* than 0; it is"),
 ]
 
 
@@ -83,3 +84,11 @@ def test_the_small_sizes_are_those_of_the_other_families_and_a_memory():
         count = sum(parameter.numel() for parameter in model.parameters())
         assert count == sum(parameter.numel() for parameter in plain.parameters()) + memory
         assert count < millions * 1e6
+
+
+def test_a_ragged_state_of_other_segments_is_refused():
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    mask[1, 6:] = False
+    state = small_rmt(segment_length=6)(random_tokens(2, 8), mask=mask).state
+    with pytest.raises(MismatchError, match=r"after whose \[8, 6\] tokens other .* would be left than \[2, 0\]"):
+        small_rmt()(random_tokens(2, 3), state)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -83,4 +84,22 @@ def check_state(config: RecurrentMemoryConfig, state: object) -> RecurrentMemory
                 f"state must have {name}, at most {limit} tokens here, but has {found}; it is of a model with other "
                 "segments."
             )
+    _check_place(config, state)
     return state
+
+
+def _check_place(config: RecurrentMemoryConfig, state: RecurrentMemoryState) -> None:
+    """Refuse an unfinished segment of another length than the position tells: segments were longer or shorter there.
+
+    It looks at values, so only where that takes no waiting: at an ordinary tensor of the CPU.
+    """
+    if torch.compiler.is_compiling() or type(state.position) is not Tensor or state.position.device.type != "cpu":
+        return
+    unfinished = state.segment.shape[1] if state.real is None else state.real.sum(1)
+    if bool((state.position % config.segment_length != unfinished).any()):
+        raise MismatchError(
+            f"state must be of a model with segment_length = {config.segment_length}, after whose "
+            f"{state.position.tolist()} tokens other unfinished segments would be left than "
+            f"{unfinished if isinstance(unfinished, int) else unfinished.tolist()}; it is of a model with other "
+            "segments."
+        )
