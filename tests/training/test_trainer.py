@@ -1,5 +1,6 @@
 """A run from a token store to a model: what it keeps, how it goes on, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -174,6 +175,12 @@ def test_model_and_tokens_must_fit(store: Path, tmp_path: Path):
         MismatchError, match=r"model\.vocab_size must be that of the tokenizer 'bytes'.* 257, but is 300"
     ):
         run(store, tmp_path, model={"vocab_size": 300})
+
+
+def test_an_encoder_is_not_trained_on_tokens_that_it_sees(store: Path, tmp_path: Path):
+    model, config = asked_configs(store, {"run": tmp_path, "model": {"family": "rmt"}})
+    with pytest.raises(ValueError, match=r"bidirectional must be false to predict the next token.*; train an enc"):
+        train(dataclasses.replace(model, bidirectional=True), config)
 
 
 def test_a_window_cannot_be_longer_than_the_text(store: Path, tmp_path: Path):

@@ -15,6 +15,7 @@ from retentive.files import only_writer
 from retentive.models.base import FamilyConfig, LanguageModel
 from retentive.models.registry import build
 from retentive.models.retro import RetroConfig, retrofit
+from retentive.models.rmt import RecurrentMemoryConfig
 from retentive.training.checkpoint_folder import (
     Progress,
     check_whole,
@@ -95,6 +96,11 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
         raise MismatchError(
             f"model.vocab_size must be that of the tokenizer {tokenizer.name!r} in {store.folder}, "
             f"{tokenizer.vocab_size}, but is {vocab_size}."
+        )
+    if isinstance(model, RecurrentMemoryConfig) and model.bidirectional:
+        raise ValueError(
+            "model.bidirectional must be false to predict the next token, which a token of an encoder sees, but is "
+            "true; train an encoder on masked tokens, with labels of your own."
         )
     if config.retrofit is not None:
         _check_base(model, config.retrofit, store)
