@@ -233,6 +233,17 @@ def test_the_loss_holds_no_graph():
     assert all(tensor.grad_fn is None and not tensor.requires_grad for tensor in named_tensors(state).values())
 
 
+def test_each_piece_is_read_twice_and_gone_back_through_once():
+    """Two backward passes a piece, with a graph kept between them, cost as much again and held every loss."""
+    model, calls = small_rmt(num_memory_tokens=2).train(), {"forward": 0, "backward": 0}
+    block = model.decoder.blocks[0]
+    block.register_forward_hook(lambda *_: calls.update(forward=calls["forward"] + 1))
+    block.mixer.input_proj.register_full_backward_hook(lambda *_: calls.update(backward=calls["backward"] + 1))
+    replay(cut_text(model, TOKENS, LABELS, length=5), None)
+    pieces = -(-TOKENS.shape[1] // 5)
+    assert calls == {"forward": 2 * pieces - 1, "backward": pieces}
+
+
 def test_what_cannot_be_is_refused():
     model = small_rmt()
     pieces = cut_text(model, TOKENS, LABELS, length=5)

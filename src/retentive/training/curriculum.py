@@ -161,7 +161,7 @@ def fit_curriculum(
         on_stage: Called whenever a stage is learned.
 
     Raises:
-        ValueError: If a number is out of range, or the model's state would grow with the text.
+        ValueError: If a number is out of range, or the model cannot be back-propagated through in this way.
         DivergedError: If the loss or a gradient is not finite.
     """
     if max_steps < 1:
