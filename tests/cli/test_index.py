@@ -1,8 +1,6 @@
 """``retentive index`` as a user types it: build, search, add, remove, verify, info and plan."""
 
 import os
-import re
-import shlex
 import shutil
 import signal
 import stat
@@ -14,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from retentive.cli.main import main
-from retrieval.test_encoders import make_model
 from retrieval.texts import contents, make_documents
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "datastore.md"
 
 TEXTS = {
     "animals/zebra.txt": "Zebras live in herds.\nA zebra has stripes, and no two zebras have the same stripes. " * 4,
@@ -275,20 +271,3 @@ def test_a_store_that_is_gone_half_is_told_how_to_mend(store: Path, capsys: pyte
     message = run(capsys, "search", "zebra", "--store", store, code=2)
     assert "the lexical index" in message
     assert "build it again to mend it" in message
-
-
-def test_the_commands_of_the_guide_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.chdir(tmp_path)
-    for number, (_, content) in enumerate(make_documents(12)):
-        folder = tmp_path / ("my_texts" if number < 9 else "more_texts")
-        folder.mkdir(exist_ok=True)
-        (folder / f"{number}.txt").write_text(content)
-    make_model(tmp_path / "bert-base-cased")  # a folder is looked for before a hub is
-    blocks = re.findall(r"^```bash\n(.*?)^```", GUIDE.read_text(), flags=re.DOTALL | re.MULTILINE)
-    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert len(commands) == 11
-    for command in commands:
-        assert command[:2] == ["retentive", "index"]
-        assert run(capsys, *command[2:]) != ""
