@@ -14,7 +14,6 @@ import pytest
 from retentive.cli.main import main
 from retrieval.texts import contents, make_documents
 
-
 TEXTS = {
     "animals/zebra.txt": "Zebras live in herds.\nA zebra has stripes, and no two zebras have the same stripes. " * 4,
     "animals/okapi.txt": "The okapi is related to the giraffe, though it has stripes like a zebra. " * 4,
