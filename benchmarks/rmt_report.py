@@ -22,8 +22,8 @@ def draw(results: Results, path: Path) -> None:
         colours = [OTHER_COLOUR if "pytorch" in label else OURS_COLOUR for label in labels]
         bars = axes.bar(range(len(labels)), speeds, color=colours, width=0.6)
         axes.bar_label(bars, [f"{speed:,.0f}" for speed in speeds])
-        short = [label.replace("recurrent-memory-transformer-", "").replace(" with recall", "") for label in labels]
-        axes.set_xticks(range(len(labels)), [text.replace(", ", "\n") for text in short], fontsize=8)
+        short = [label.replace("-", "-\n").replace(" with recall", "") for label in labels]
+        axes.set_xticks(range(len(labels)), [text.replace(", ", "\n") for text in short], fontsize=7)
         axes.set_title(name)
         axes.set_ylabel("segments per second" if "segment" in name else "tokens per second")
         axes.margins(y=0.15)
@@ -35,7 +35,7 @@ def draw(results: Results, path: Path) -> None:
         targets.barh(height, min(share, 3), color=OURS_COLOUR if row.met else "#d9a441", height=0.65)
         sign = ">=" if row.limit == "least" else "<="
         targets.text(0.03, height, f"{row.ratio.median:.2f}x (target {sign} {row.target:g}x)", va="center", fontsize=8)
-    targets.axvline(1, color=TARGET_COLOUR, linestyle="--")
+    targets.axvline(1, color=TARGET_COLOUR, linestyle="--", zorder=0)
     targets.set_yticks(range(len(rows)), [row.what for row in rows], fontsize=7)
     targets.set_xlabel("reached / target, at most 3")
     targets.set_title("Targets (green: met)")
