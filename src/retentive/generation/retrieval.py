@@ -84,10 +84,8 @@ class Lookup:
         if state is None or every is None:
             return state
         checked = check_state(self._model.config, state)
-        if (
-            int(checked.place.max()) < every - 1
-        ):  # then the state stays the same object, which a bound step goes on from
-            return checked
+        if int(checked.place.max()) < every - 1:
+            return checked  # the same object: a bound step goes on from it
         return end_chunks_every(checked, every, self._model.config.chunk_size)
 
     def neighbours(
