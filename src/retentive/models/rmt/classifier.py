@@ -49,7 +49,7 @@ class RecurrentMemoryClassifier(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, but is {num_classes}.")
-        if not per_token and not config.memory_tokens.carried_tokens:
+        if not per_token and not config.carried_tokens:
             raise ValueError(
                 "a text's class is told from its memory tokens, but config carries none; give it num_memory_tokens "
                 "with memory='tokens', or per_token=True."

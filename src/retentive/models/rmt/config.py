@@ -176,6 +176,11 @@ class RecurrentMemoryConfig:
         return self.decoder.embedding.vocab_size
 
     @property
+    def carried_tokens(self) -> int:
+        """Memory tokens that pass from segment to segment."""
+        return self.num_memory_tokens if self.memory == "tokens" else 0
+
+    @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
         return _decoder(self.backbone)

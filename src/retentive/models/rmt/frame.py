@@ -98,7 +98,7 @@ class Framer:
         """
         self.config = config
         self.dtype = torch.promote_types(dtype, torch.float32)
-        self.read_slots = config.num_memory_tokens if config.memory == "tokens" else 0
+        self.read_slots = config.carried_tokens
         self.write_slots = 0 if config.bidirectional else config.num_memory_tokens
         self._even: dict[tuple[int, ...], Frame] = {}
 

@@ -8,22 +8,30 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
-from retentive.layers.attention import AttentionConfig, KeyValueState, Recalled
+from retentive.layers.attention import AttentionConfig, Recalled
 from retentive.layers.bound import is_observed
 from retentive.layers.memory_tokens import MemoryTokens
-from retentive.layers.retention import RetentionState
 from retentive.models.base import LanguageModel, ModelOutput, check_call
 from retentive.models.decoder import BoundDecoder, blocks_of
 from retentive.models.rmt.config import RecurrentMemoryConfig
-from retentive.models.rmt.frame import Frame, Framer, Past, as_flags
-from retentive.models.rmt.pieces import Piece, Plan, choose, even_plan, ragged_plan, to_the_end
+from retentive.models.rmt.frame import Frame, Framer
+from retentive.models.rmt.pieces import Piece, choose, even_plan, ragged_plan
 from retentive.models.rmt.state import RecurrentMemoryState, check_state
 from retentive.models.rmt.token_step import bind_tokens
+from retentive.models.rmt.transitions import (
+    after_call,
+    association_after,
+    going_on,
+    history_after,
+    past_of,
+    restarted,
+    rewound,
+)
 from retentive.shapes import Hidden, Memory, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
 
@@ -170,7 +178,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         """What the head reads of the last ``wanted`` columns (at least), and the state after the call."""
         again = state.segment.shape[1] if self.config.bidirectional else 0
         if again:
-            tokens, state, mask, starts = _rewound(tokens, state, mask, starts, self.config.segment_length)
+            tokens, state, mask, starts = rewound(tokens, state, mask, starts, self.config.segment_length)
         time = tokens.shape[1]
         even = mask is None and starts is None and not state.is_ragged and self.config.read_first
         if even:
@@ -190,7 +198,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             if needed or keep:
                 outputs.append(hidden)
         side_by_side = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
-        following = self._after(plan, now, tokens, mask)
+        following = after_call(self.decoder, self.config, plan, now, tokens, mask)
         if plan.columns is None:
             return side_by_side[:, max(0, again - (time - side_by_side.shape[1])) :], following
         places = plan.columns[..., None].expand(-1, -1, side_by_side.shape[2])
@@ -206,15 +214,16 @@ class RecurrentMemoryTransformer(LanguageModel):
         self, piece: Piece, state: RecurrentMemoryState, framer: Framer, *, keep: bool, text: bool = True
     ) -> tuple[Float[Tensor, "batch texts hidden"], RecurrentMemoryState]:
         """Read one piece: what the head reads of its tokens (if ``text`` is wanted), and the state afterwards."""
-        state = self._started(piece, state)
-        past = _past(piece, state)
+        if piece.starts is not False:
+            state = restarted(state, self.initial_state(state.batch_size, state.memory.device), piece.starts)
+        past = past_of(piece, state)
         frame = framer.frame(piece, past, keep=keep)
         step = self.run(piece, state, frame, self.columns(piece, state, frame), text=text or not self._can_skip(piece))
         written = step.columns[:, : frame.reads] if self.config.bidirectional else step.columns[:, step.slots :]
         memory = state.memory
         if piece.ends is not False and self.config.num_memory_tokens:
             memory = choose(piece.ends, self.memory.keep(written), memory)
-        history, history_real = self._history(piece, state, step.seen)
+        history, history_real = history_after(self.config, piece, state, step.seen)
         following = replace(
             state,
             layers=step.layers if keep else state.layers,
@@ -235,20 +244,6 @@ class RecurrentMemoryTransformer(LanguageModel):
             and self.config.num_memory_tokens > 0
             and not (self.config.bidirectional or self.config.xl_layer_above)
         )
-
-    def _started(self, piece: Piece, state: RecurrentMemoryState) -> RecurrentMemoryState:
-        """Forget everything in rows where a document starts."""
-        if piece.starts is False:
-            return state
-        first = self.initial_state(state.batch_size, state.memory.device)
-        associations = tuple(
-            AssociativeState(
-                matrix=choose(piece.starts, new.matrix, old.matrix),
-                normaliser=choose(piece.starts, new.normaliser, old.normaliser),
-            )
-            for new, old in zip(first.associations, state.associations, strict=True)
-        )
-        return replace(state, memory=choose(piece.starts, first.memory, state.memory), associations=associations)
 
     def columns(self, piece: Piece, state: RecurrentMemoryState, frame: Frame) -> Hidden:
         """The residual stream of ``[read memory][text][write memory]`` before the first block."""
@@ -303,7 +298,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             if memories:
                 columns = columns + memories[index](columns, state.associations[index])
             received = columns
-            past = _going_on(state.layers[index], piece) if state.layers and piece.continues is not False else None
+            past = going_on(state.layers[index], piece) if state.layers and piece.continues is not False else None
             recalled, layout = self._recalled(piece, state, frame, index), frame.layout
             if not text and index == len(self.decoder.blocks) - 1:
                 slots, layout, recalled = 0, frame.write_layout(), frame.all_recalled(columns, recalled)
@@ -313,7 +308,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             if self.config.xl_length:
                 seen.append((columns if self.config.xl_layer_above else received)[:, frame.text])
             if memories:
-                associations.append(_written(memories[index], columns[:, slots:], state, index, piece))
+                associations.append(association_after(memories[index], columns[:, slots:], state, index, piece))
         return Step(
             columns=self.decoder.norm(columns),
             slots=slots,
@@ -328,133 +323,5 @@ class RecurrentMemoryTransformer(LanguageModel):
             return None
         return Recalled(hidden=state.history[:, layer], cos=frame.recalled_cos, sin=frame.recalled_sin)
 
-    def _history(
-        self, piece: Piece, state: RecurrentMemoryState, seen: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Bool[Tensor, "batch recalled"] | None]:
-        """The hidden states that the next segment reads: the last ones of this segment.
-
-        An unfinished segment that is read again changes them when it ends, any other with each of its tokens.
-        """
-        length = self.config.xl_length
-        if not length:
-            return state.history, state.history_real
-        if self.config.bidirectional and piece.ends is False and piece.starts is False:
-            return state.history, state.history_real
-        if not self.config.xl_gradient:
-            seen = tuple(hidden.detach() for hidden in seen)
-        if piece.mask is None:
-            # Cut before they are stacked: a view would keep the whole segment in memory.
-            new = torch.stack([hidden[:, -length:] for hidden in seen], 1)
-            both = new if piece.begins is True else torch.cat((state.history, new), 2)
-            return both[:, :, -length:], None
-        new = torch.stack(seen, 1)
-        dropped, taken = as_flags(piece.begins, piece.mask), piece.mask
-        if self.config.bidirectional:
-            ends = as_flags(piece.ends, piece.mask)
-            dropped, taken = ends | as_flags(piece.starts, piece.mask), piece.mask & ends[:, None]
-        old = torch.ones_like(state.history[:, 0, :, 0], dtype=torch.bool)
-        old = (old if state.history_real is None else state.history_real) & ~dropped[:, None]
-        both, real = to_the_end(torch.cat((old, taken), 1), torch.cat((state.history, new), 2), 2)
-        return both[:, :, -length:].contiguous(), real[:, -length:]
-
-    def _after(
-        self, plan: Plan, state: RecurrentMemoryState, tokens: Tokens, mask: TokenMask | None
-    ) -> RecurrentMemoryState:
-        """The state after a call, of the same shape however the call came about."""
-        ragged = plan.columns is not None
-        segment = torch.cat((state.segment, tokens), 1)
-        real, history, history_real = None, state.history, state.history_real
-        if ragged:
-            old = torch.ones_like(state.segment, dtype=torch.bool) if state.real is None else state.real
-            new = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-            segment, _ = to_the_end(torch.cat((old, new), 1), segment, 1)
-            places = torch.arange(plan.unfinished, 0, -1, device=tokens.device)
-            real = places <= (plan.position % self.config.segment_length)[:, None]
-        if history_real is not None:
-            begin = history.shape[2] - int(history_real.sum(1).amax())
-            history, history_real = history[:, :, begin:], history_real[:, begin:]
-        layers: tuple[RecurrentState, ...] = ()
-        if not self.config.bidirectional:
-            layers = tuple(self._layer_after(layer, plan) for layer in state.layers)
-            if not plan.unfinished and not ragged:
-                layers = self.decoder.initial_state(tokens.shape[0], tokens.device).layers
-        segment = segment[:, segment.shape[1] - plan.unfinished :]
-        return replace(
-            state,
-            layers=layers,
-            position=plan.position,
-            segment=segment,
-            real=real,
-            history=history,
-            history_real=history_real,
-        )
-
-    def _layer_after(self, layer: RecurrentState, plan: Plan) -> RecurrentState:
-        if isinstance(layer, KeyValueState):
-            if layer.visible is None:
-                return layer
-            begin = layer.visible.shape[1] - int(layer.visible.sum(1).amax())
-            return KeyValueState(
-                key=layer.key[:, :, begin:], value=layer.value[:, :, begin:], visible=layer.visible[:, begin:]
-            )
-        assert isinstance(layer, RetentionState)
-        place = plan.position % self.config.segment_length
-        position = torch.where(place > 0, place + self._framer().read_slots, 0)
-        return RetentionState(kv=layer.kv.masked_fill((place == 0)[:, None, None, None], 0), position=position)
-
     def _associative_memories(self) -> list[AssociativeMemory]:
         return [cast("AssociativeMemory", memory) for memory in self.associations]
-
-
-def _rewound(
-    tokens: Tokens,
-    state: RecurrentMemoryState,
-    mask: TokenMask | None,
-    starts: TokenMask | None,
-    segment_length: int,
-) -> tuple[
-    Int[Tensor, "batch longer"],
-    RecurrentMemoryState,
-    Bool[Tensor, "batch longer"] | None,
-    Bool[Tensor, "batch longer"] | None,
-]:
-    """Go back to the begin of the unfinished segment, whose tokens are then read again."""
-    again = torch.ones_like(state.segment, dtype=torch.bool) if state.real is None else state.real
-    if mask is not None or state.real is not None:
-        mask = torch.cat((again, torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask), 1)
-    if starts is not None:
-        starts = torch.cat((torch.zeros_like(again), starts), 1)
-    position = state.position - state.position % segment_length
-    tokens = torch.cat((state.segment, tokens), 1)
-    return tokens, replace(state, position=position, segment=state.segment[:, :0], real=None), mask, starts
-
-
-def _past(piece: Piece, state: RecurrentMemoryState) -> Past:
-    """What the tokens of a piece can read beside one another."""
-    recalls = piece.begins is not False
-    recalled, recalled_real = (state.history.shape[2], state.history_real) if recalls else (0, None)
-    if piece.continues is False or not state.layers or not isinstance(state.layers[0], KeyValueState):
-        return Past(recalled=recalled, recalled_real=recalled_real)
-    cache = state.layers[0]
-    return Past(cached=cache.key.shape[2], cached_real=cache.visible, recalled=recalled, recalled_real=recalled_real)
-
-
-def _going_on(layer: RecurrentState, piece: Piece) -> RecurrentState:
-    """A layer's state for a piece that goes on in some rows: retention forgets in the others, attention looks away."""
-    if isinstance(layer, RetentionState):
-        return replace(layer, kv=choose(piece.continues, layer.kv, torch.zeros_like(layer.kv)))
-    return layer
-
-
-def _written(
-    memory: AssociativeMemory, slots: Tensor, state: RecurrentMemoryState, index: int, piece: Piece
-) -> AssociativeState:
-    """An associative memory after a segment, in the rows where it ends."""
-    before = state.associations[index]
-    if piece.ends is False:
-        return before
-    after = memory.write(slots, before)
-    return AssociativeState(
-        matrix=choose(piece.ends, after.matrix, before.matrix),
-        normaliser=choose(piece.ends, after.normaliser, before.normaliser),
-    )

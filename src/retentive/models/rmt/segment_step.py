@@ -35,7 +35,7 @@ class SegmentStep(nn.Module):
                 f"backbone must be one of attention for a segment step, but is a {model.config.backbone.family}, whose "
                 "chunks of time cannot be of a length that a file leaves open."
             )
-        if not model.config.memory_tokens.carried_tokens:
+        if not model.config.carried_tokens:
             raise ValueError(
                 f"a segment step passes memory tokens on, but the model has memory={model.config.memory!r} and "
                 f"num_memory_tokens={model.config.num_memory_tokens}."

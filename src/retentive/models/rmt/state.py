@@ -56,12 +56,11 @@ def check_state(config: RecurrentMemoryConfig, state: object) -> RecurrentMemory
             "from this model's output or its initial_state."
         )
     hidden, layers = config.decoder.embedding.hidden_size, config.decoder.num_layers
-    slots = config.num_memory_tokens if config.memory == "tokens" else 0
     associative = config.associative_memory
     features = None if associative is None else (layers, associative.num_features)
     held = None if not state.associations else (len(state.associations), state.associations[0].matrix.shape[1])
     facts = (
-        ("memory tokens", slots, state.memory.shape[1]),
+        ("memory tokens", config.carried_tokens, state.memory.shape[1]),
         ("channels of a memory token", hidden, state.memory.shape[2]),
         ("layers with a cache", 0 if config.bidirectional else layers, len(state.layers)),
         ("layers of recalled tokens", layers, state.history.shape[1]),

@@ -69,7 +69,7 @@ class _Embed:
     def __init__(self, config: RecurrentMemoryConfig, decoder: Decoder) -> None:
         self._embedding, rotary = decoder.embedding, decoder.rotary
         # Rotation counts the read memory and what is recalled too, as `Framer` does; learned positions do not.
-        before = config.memory_tokens.carried_tokens + config.xl_length
+        before = config.carried_tokens + config.xl_length
         self._before = 0 if rotary is None else before
         weight = self._embedding.tokens.weight
         self._places = Places(rotary, weight.device, weight.dtype)

@@ -1,0 +1,166 @@
+"""How a state goes on: where a document starts, where a segment begins and ends, and after a call."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
+from retentive.layers.attention import KeyValueState
+from retentive.layers.retention import RetentionState
+from retentive.models.decoder import Decoder
+from retentive.models.rmt.config import RecurrentMemoryConfig
+from retentive.models.rmt.frame import Past, as_flags
+from retentive.models.rmt.pieces import Piece, Plan, Rows, choose, to_the_end
+from retentive.models.rmt.state import RecurrentMemoryState
+from retentive.shapes import TokenMask, Tokens
+from retentive.state import RecurrentState
+
+
+def restarted(state: RecurrentMemoryState, first: RecurrentMemoryState, rows: Rows) -> RecurrentMemoryState:
+    """Forget everything in rows where a document starts; ``first`` is what documents begin with."""
+    associations = tuple(
+        AssociativeState(
+            matrix=choose(rows, new.matrix, old.matrix),
+            normaliser=choose(rows, new.normaliser, old.normaliser),
+        )
+        for new, old in zip(first.associations, state.associations, strict=True)
+    )
+    return replace(state, memory=choose(rows, first.memory, state.memory), associations=associations)
+
+
+def rewound(
+    tokens: Tokens,
+    state: RecurrentMemoryState,
+    mask: TokenMask | None,
+    starts: TokenMask | None,
+    segment_length: int,
+) -> tuple[
+    Int[Tensor, "batch longer"],
+    RecurrentMemoryState,
+    Bool[Tensor, "batch longer"] | None,
+    Bool[Tensor, "batch longer"] | None,
+]:
+    """Go back to the begin of the unfinished segment, whose tokens are then read again."""
+    again = torch.ones_like(state.segment, dtype=torch.bool) if state.real is None else state.real
+    if mask is not None or state.real is not None:
+        mask = torch.cat((again, torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask), 1)
+    if starts is not None:
+        starts = torch.cat((torch.zeros_like(again), starts), 1)
+    position = state.position - state.position % segment_length
+    tokens = torch.cat((state.segment, tokens), 1)
+    return tokens, replace(state, position=position, segment=state.segment[:, :0], real=None), mask, starts
+
+
+def past_of(piece: Piece, state: RecurrentMemoryState) -> Past:
+    """What the tokens of a piece can read beside one another."""
+    recalls = piece.begins is not False
+    recalled, recalled_real = (state.history.shape[2], state.history_real) if recalls else (0, None)
+    if piece.continues is False or not state.layers or not isinstance(state.layers[0], KeyValueState):
+        return Past(recalled=recalled, recalled_real=recalled_real)
+    cache = state.layers[0]
+    return Past(cached=cache.key.shape[2], cached_real=cache.visible, recalled=recalled, recalled_real=recalled_real)
+
+
+def going_on(layer: RecurrentState, piece: Piece) -> RecurrentState:
+    """A layer's state for a piece that goes on in some rows: retention forgets in the others, attention looks away."""
+    if isinstance(layer, RetentionState):
+        return replace(layer, kv=choose(piece.continues, layer.kv, torch.zeros_like(layer.kv)))
+    return layer
+
+
+def association_after(
+    memory: AssociativeMemory, slots: Tensor, state: RecurrentMemoryState, index: int, piece: Piece
+) -> AssociativeState:
+    """An associative memory after a segment, in the rows where it ends."""
+    before = state.associations[index]
+    if piece.ends is False:
+        return before
+    after = memory.write(slots, before)
+    return AssociativeState(
+        matrix=choose(piece.ends, after.matrix, before.matrix),
+        normaliser=choose(piece.ends, after.normaliser, before.normaliser),
+    )
+
+
+def history_after(
+    config: RecurrentMemoryConfig, piece: Piece, state: RecurrentMemoryState, seen: tuple[Tensor, ...]
+) -> tuple[Tensor, Bool[Tensor, "batch recalled"] | None]:
+    """The hidden states that the next segment reads: the last ones of this segment.
+
+    An unfinished segment that is read again changes them when it ends, any other with each of its tokens.
+    """
+    length = config.xl_length
+    if not length:
+        return state.history, state.history_real
+    if config.bidirectional and piece.ends is False and piece.starts is False:
+        return state.history, state.history_real
+    if not config.xl_gradient:
+        seen = tuple(hidden.detach() for hidden in seen)
+    if piece.mask is None:
+        # Cut before they are stacked: a view would keep the whole segment in memory.
+        new = torch.stack([hidden[:, -length:] for hidden in seen], 1)
+        both = new if piece.begins is True else torch.cat((state.history, new), 2)
+        return both[:, :, -length:], None
+    new = torch.stack(seen, 1)
+    dropped, taken = as_flags(piece.begins, piece.mask), piece.mask
+    if config.bidirectional:
+        ends = as_flags(piece.ends, piece.mask)
+        dropped, taken = ends | as_flags(piece.starts, piece.mask), piece.mask & ends[:, None]
+    old = torch.ones_like(state.history[:, 0, :, 0], dtype=torch.bool)
+    old = (old if state.history_real is None else state.history_real) & ~dropped[:, None]
+    both, real = to_the_end(torch.cat((old, taken), 1), torch.cat((state.history, new), 2), 2)
+    return both[:, :, -length:].contiguous(), real[:, -length:]
+
+
+def after_call(
+    decoder: Decoder,
+    config: RecurrentMemoryConfig,
+    plan: Plan,
+    state: RecurrentMemoryState,
+    tokens: Tokens,
+    mask: TokenMask | None,
+) -> RecurrentMemoryState:
+    """The state after a call, of the same shape however the call came about."""
+    ragged = plan.columns is not None
+    segment = torch.cat((state.segment, tokens), 1)
+    real, history, history_real = None, state.history, state.history_real
+    if ragged:
+        old = torch.ones_like(state.segment, dtype=torch.bool) if state.real is None else state.real
+        new = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+        segment, _ = to_the_end(torch.cat((old, new), 1), segment, 1)
+        places = torch.arange(plan.unfinished, 0, -1, device=tokens.device)
+        real = places <= (plan.position % config.segment_length)[:, None]
+    if history_real is not None:
+        begin = history.shape[2] - int(history_real.sum(1).amax())
+        history, history_real = history[:, :, begin:], history_real[:, begin:]
+    layers: tuple[RecurrentState, ...] = ()
+    if not config.bidirectional:
+        layers = tuple(_layer_after(config, layer, plan) for layer in state.layers)
+        if not plan.unfinished and not ragged:
+            layers = decoder.initial_state(tokens.shape[0], tokens.device).layers
+    segment = segment[:, segment.shape[1] - plan.unfinished :]
+    return replace(
+        state,
+        layers=layers,
+        position=plan.position,
+        segment=segment,
+        real=real,
+        history=history,
+        history_real=history_real,
+    )
+
+
+def _layer_after(config: RecurrentMemoryConfig, layer: RecurrentState, plan: Plan) -> RecurrentState:
+    if isinstance(layer, KeyValueState):
+        if layer.visible is None:
+            return layer
+        begin = layer.visible.shape[1] - int(layer.visible.sum(1).amax())
+        return KeyValueState(
+            key=layer.key[:, :, begin:], value=layer.value[:, :, begin:], visible=layer.visible[:, begin:]
+        )
+    assert isinstance(layer, RetentionState)
+    place = plan.position % config.segment_length
+    position = torch.where(place > 0, place + config.carried_tokens, 0)
+    return RetentionState(kv=layer.kv.masked_fill((place == 0)[:, None, None, None], 0), position=position)
