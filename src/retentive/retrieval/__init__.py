@@ -12,7 +12,8 @@ from retentive.retrieval.encoders import (
 from retentive.retrieval.engine import Engine, LocalEngine
 from retentive.retrieval.index_choice import IndexConfig
 from retentive.retrieval.neighbours import NeighbourConfig, NeighbourTable
-from retentive.retrieval.store import Datastore, Neighbours
+from retentive.retrieval.queries import Neighbours
+from retentive.retrieval.store import Datastore
 
 __all__ = [
     "MISSING",

@@ -1,13 +1,14 @@
 """The datastore: any documents become chunks that can be searched, with neighbours that can be trusted."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 
 from retentive.errors import MismatchError
 from retentive.files import only_writer
@@ -22,33 +23,11 @@ from retentive.retrieval.folders import folder_problems
 from retentive.retrieval.index_choice import IndexConfig
 from retentive.retrieval.manifest import Manifest, current_key, read_manifest, write_manifest
 from retentive.retrieval.neighbours import NeighbourConfig, NeighbourTable, StoreVersion, build_table, find_table
+from retentive.retrieval.queries import Neighbours, Query, query_rows
 from retentive.retrieval.searching import RowNumbers, Searcher, search_allowed
-from retentive.retrieval.tokens import ByteText, Passages, Rows, TextTokenizer, as_rows, read_tokenizer
+from retentive.retrieval.tokens import ByteText, Passages, TextTokenizer, read_tokenizer
 from retentive.retrieval.vector_index import NearestVectors
 from retentive.retrieval.verify import Damage, verify_store
-
-Query = str | Sequence[str] | Sequence[int] | np.ndarray
-"""One text, several texts, the tokens of one query, or an array of tokens ``(queries, length)`` with -1 as padding."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Neighbours:
-    """What a search found, nearest first.
-
-    Attributes:
-        ids: Ids of chunks, -1 where there are no more.
-        scores: BM25, negative squared distance or fused rank: higher is nearer; ``-inf`` where there are no more.
-        tokens: Each chunk and what follows it in its document, -1 where there is no token.
-    """
-
-    ids: Int64[np.ndarray, "queries k"]
-    scores: Float32[np.ndarray, "queries k"]
-    tokens: Int64[np.ndarray, "queries k length"]
-
-    @property
-    def mask(self) -> Bool[np.ndarray, "queries k length"]:
-        """True where there is a token."""
-        return self.tokens >= 0
 
 
 class Datastore:
@@ -206,7 +185,7 @@ class Datastore:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1 neighbour, but is {k}.")
-        queries = self.searcher.queries(Passages(self._rows(query), self.tokenizer))
+        queries = self.searcher.queries(Passages(query_rows(query, self.tokenizer), self.tokenizer))
         excluded = self._numbers(exclude_documents)
         barred = np.union1d(self.corpus.removed, np.array(sorted(excluded), dtype=np.int64))
 
@@ -216,20 +195,6 @@ class Datastore:
         limit = max(self.corpus.num_chunks, 1)
         (scores, ids), _ = search_allowed(queries, k, allowed, first=k + 4 * min(len(barred), 16), limit=limit)
         return Neighbours(ids=ids, scores=scores, tokens=self.corpus.with_continuations(ids))
-
-    def _rows(self, query: Query) -> Rows:
-        if isinstance(query, str):
-            query = [query]
-        if isinstance(query, np.ndarray) or (len(query) > 0 and not isinstance(query[0], str)):
-            rows = np.asarray(query)
-            if rows.ndim not in (1, 2) or not np.issubdtype(rows.dtype, np.integer):
-                message = "query tokens must be integers of shape (length,) or (queries, length)"
-                raise ValueError(f"{message}, but are {rows.dtype} of shape {rows.shape}.")
-            if rows.size and not -1 <= rows.min() <= rows.max() < self.tokenizer.vocab_size:
-                found = f"{rows.min()} to {rows.max()}"
-                raise ValueError(f"query tokens must be from -1 to {self.tokenizer.vocab_size - 1}, but are {found}.")
-            return _left_aligned(np.atleast_2d(rows).astype(np.int64))
-        return as_rows([np.asarray(self.tokenizer.encode(str(text)), dtype=np.int64) for text in query])
 
     def _numbers(self, names: Iterable[str]) -> set[int]:
         wanted = set(names)
@@ -392,8 +357,6 @@ def new_documents(
     report: BuildReport,
 ) -> tuple[list[tuple[str, str]], set[int]]:
     """Documents that are not there yet, and numbers of those that they take the place of."""
-    import hashlib
-
     fresh: list[tuple[str, str]] = []
     gone: set[int] = set()
     for name, text in named(documents):
@@ -420,12 +383,6 @@ def _kept_tokenizer(folder: Path, manifest: Manifest) -> TextTokenizer:
 
 def _without(manifest: Manifest, numbers: set[int]) -> Manifest:
     return replace(manifest, removed=tuple(sorted({*manifest.removed, *numbers})))
-
-
-def _left_aligned(rows: Rows) -> Rows:
-    """Move padding behind the tokens of each row."""
-    order = np.argsort(rows < 0, axis=1, kind="stable")
-    return np.take_along_axis(rows, order, axis=1)
 
 
 def _check_fingerprint(what: str, folder: Path, wanted: str, found: str) -> None:
