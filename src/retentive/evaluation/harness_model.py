@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import lm_eval.models as models_of_the_harness
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -23,6 +24,8 @@ from retentive.generation.prompt import align
 from retentive.generation.text_stream import TextStream
 from retentive.models.base import LanguageModel
 from retentive.ops.cross_entropy import IGNORED
+
+assert models_of_the_harness  # they come before ours: the harness adds them to an empty table alone
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 """A request as the harness encodes it: its texts, the context's ids, and those of the continuation."""
@@ -73,11 +76,11 @@ class GenerationOptions:
 
 @register_model("retentive")
 class RetentiveLM(TemplateLM):
-    """A saved model as the harness sees it: ``--model retentive --model_args checkpoint=FOLDER``."""
+    """A saved model as the harness sees it: ``--model retentive --model_args pretrained=FOLDER``."""
 
     def __init__(
         self,
-        checkpoint: str | Path,
+        pretrained: str | Path,
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
@@ -87,7 +90,7 @@ class RetentiveLM(TemplateLM):
         """Load a model and its tokenizer.
 
         Args:
-            checkpoint: Folder that `save_model` wrote, with its tokenizer.
+            pretrained: Folder that `save_model` wrote, with its tokenizer; named as the harness names it.
             device: "cpu", "cuda" or None for a GPU where there is one.
             batch_size: Texts side by side; None is 8. Changes speed, never results.
             max_batch_size: Of no use here, as nothing is tried out.
@@ -108,8 +111,8 @@ class RetentiveLM(TemplateLM):
                 raise ValueError(f"{name} must be at least 1, but is {number}.")
         self.chunk_size, self.max_gen_toks = int(chunk_size), int(max_gen_toks)
         self._device = chosen_device("auto" if device is None else cast("Any", device.split(":")[0]))
-        self.model: LanguageModel = load_model(checkpoint, self._device)
-        self.tokenizer: Any = load_tokenizer(checkpoint)
+        self.model: LanguageModel = load_model(pretrained, self._device)
+        self.tokenizer: Any = load_tokenizer(pretrained)
 
     @property
     def eot_token_id(self) -> int:
