@@ -1,59 +1,19 @@
 """lm-evaluation-harness on a saved model: small local tasks, and the numbers that it is given."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from evaluation.harness_tasks import ROWS, write_tasks
 from laws.families import small_config, small_model
 from retentive.checkpoints import save_model
 from retentive.cli.main import main
 from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.evaluation.harness_model import RetentiveLM
 from retentive.generation import generate
-
-ROWS = [
-    {"question": "The cat sat on the", "choices": [" mat", " moon", " sea"], "answer": 0, "text": "one two " * 30},
-    {"question": "Rain falls from the", "choices": [" sky", " sea", " cat"], "answer": 0, "text": "a short one"},
-    {"question": "Wie geht", "choices": [" es", " ü", " und so weiter"], "answer": 1, "text": "déjà vu"},
-]
-CHOICE = """
-task: local_choice
-output_type: multiple_choice
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {rows}}}}}
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: "{{{{answer}}}}"
-target_delimiter: ""
-metric_list: [{{metric: acc}}]
-"""
-ROLLING = """
-task: local_rolling
-output_type: loglikelihood_rolling
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {rows}}}}}
-test_split: test
-doc_to_text: ""
-doc_to_target: "{{{{text}}}}"
-metric_list: [{{metric: bits_per_byte}}]
-"""
-WRITING = """
-task: local_writing
-output_type: generate_until
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {rows}}}}}
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{text}}}}"
-generation_kwargs: {{until: ["."], max_gen_toks: 8}}
-metric_list: [{{metric: exact_match}}]
-"""
 
 
 @pytest.fixture(scope="module", params=["retnet", "rmt"])
@@ -77,10 +37,7 @@ def retnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of tasks over a local file."""
     folder = tmp_path_factory.mktemp("tasks")
-    rows = folder / "rows.jsonl"
-    rows.write_text("\n".join(map(json.dumps, ROWS)))
-    for name, task in (("choice", CHOICE), ("rolling", ROLLING), ("writing", WRITING)):
-        (folder / f"{name}.yaml").write_text(task.format(rows=rows))
+    write_tasks(folder)
     return folder
 
 
@@ -182,11 +139,3 @@ def test_mistakes_are_told(retnet: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="batch_size must be a number of texts, but is 'auto'"):
         RetentiveLM(retnet, batch_size="auto")
-
-
-def test_the_harness_own_command_knows_our_models(retnet: Path, tasks: Path, tmp_path: Path):
-    command = [sys.executable, "-m", "retentive.evaluation.harness", "--model", "retentive"]
-    command += ["--model_args", f"checkpoint={retnet}", "--tasks", "local_choice", "--include_path", str(tasks)]
-    run = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert "local_choice" in run.stdout

@@ -1,16 +1,19 @@
 """EleutherAI's lm-evaluation-harness over a saved model.
 
-``python -m retentive.evaluation.harness --model retentive --model_args checkpoint=FOLDER --tasks NAME`` is the
-harness's own command, ``lm_eval``, with our models among those that it knows.
+``python -m retentive.evaluation.harness --model retentive --model_args pretrained=FOLDER --tasks NAME`` is the
+harness's own command, ``lm_eval``, with our models among those that it knows. After
+``python -m retentive.evaluation.harness --install`` the command ``lm_eval`` itself knows them.
 """
 
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from retentive.evaluation.harness_command import install, uninstall
 from retentive.files import write_atomically
 
 OUTPUT_FILE = "harness.json"
@@ -130,8 +133,14 @@ def evaluate_tasks(config: HarnessConfig) -> HarnessReport:
 
 
 def main() -> None:
-    """The harness's own command, with our models registered."""
+    """The harness's own command, with our models registered; or ``--install`` and ``--uninstall`` of them there."""
     _require_harness()
+    if sys.argv[1:] in (["--install"], ["--uninstall"]):
+        try:
+            print(install() if sys.argv[1] == "--install" else uninstall())
+        except OSError as error:
+            sys.exit(f"error: {error.strerror}")
+        return
     from lm_eval.__main__ import cli_evaluate
 
     from retentive.evaluation.harness_model import RetentiveLM
