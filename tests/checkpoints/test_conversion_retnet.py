@@ -222,5 +222,26 @@ def test_an_older_torchscale_is_refused(tmp_path: Path):
     case = frozen("torchscale-1e-12")
     for layer in range(2):
         del case.weights[f"layers.{layer}.ffn.gate.weight"]
+        case.weights[f"layers.{layer}.retention_layer_norm.bias"] = torch.zeros(16)
     with pytest.raises(MismatchError, match="must be of a torchscale since 2023-09-28"):
         read_foreign(case.write(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["torchscale-1e-12", "syncdoth"])
+def test_a_gate_that_is_missing_everywhere_is_missing_and_not_of_another_time(name: str, tmp_path: Path):
+    case = frozen(name)
+    case.weights = {key: tensor for key, tensor in case.weights.items() if ".layers.1." not in f".{key}"}
+    case.settings["decoder_layers"] = 1
+    assert read_foreign(case.write(tmp_path)).config.num_layers == 1
+    del case.weights[next(key for key in case.weights if key.endswith("layers.0.ffn.gate.weight"))]
+    with pytest.raises(MismatchError, match=r"1 missing \(.*layers.0.ffn.gate.weight\)"):
+        read_foreign(case.write(tmp_path))
+
+
+def test_dropout_without_a_place_here_is_told(tmp_path: Path):
+    case = frozen("torchscale-1e-12")
+    assert read_foreign(case.write(tmp_path)).left_behind == {}
+    case.settings.update({"dropout": 0.3, "activation_dropout": 0.2, "drop_path_rate": 0.1})
+    found = read_foreign(case.write(tmp_path))
+    assert found.left_behind == {"activation_dropout": 0.2, "drop_path_rate": 0.1}
+    assert found.config.dropout == 0.3

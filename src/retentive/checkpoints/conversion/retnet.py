@@ -214,8 +214,8 @@ def syncdoth_config(settings: Settings, shapes: Shapes) -> RetNetConfig:
 
 
 def _torchscale_config(settings: Settings, shapes: Shapes, *, geometric: bool, tied: bool) -> RetNetConfig:
-    gated = any(name.endswith(".ffn.gate.weight") for name in shapes)
-    if not gated or "layers.0.retention_layer_norm.bias" in shapes:
+    # By biases an older one is told, not by gates that are not there: those are tensors that are missing.
+    if "layers.0.retention_layer_norm.bias" in shapes or "layers.0.ffn.fc1.bias" in shapes:
         raise MismatchError(
             "source must be of a torchscale since 2023-09-28, whose feed-forward is gated and whose norms have no "
             "biases, but is older; train it on, or convert it, with the torchscale that made it."
@@ -224,6 +224,8 @@ def _torchscale_config(settings: Settings, shapes: Shapes, *, geometric: bool, t
     vocab, hidden = side(shapes, table, 0), side(shapes, table, 1)
     heads = settings.get("decoder_retention_heads", _buffer_length(shapes, "retnet_rel_pos.decay", 3))
     deepnorm = bool(settings.get("deepnorm", False))
+    settings.leave_behind("activation_dropout", 0.0, covered=0.0)
+    settings.leave_behind("drop_path_rate", 0.0, covered=0.0)
     if not deepnorm and not settings.get("subln", True):
         settings.only("decoder_normalize_before", True, "norms after sums come with DeepNorm here")
     return RetNetConfig(
