@@ -183,6 +183,16 @@ def test_a_window_from_some_layer_on_was_not_always_listed(tmp_path: Path):
         read_foreign(tmp_path)
 
 
+def test_dropout_is_carried_over_or_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shares = {"resid_pdrop": 0.2, "attn_pdrop": 0.3}
+    found = read_foreign(saved(tmp_path / "alike", "GPT2", **shares, embd_pdrop=0.2))
+    assert (found.config.dropout, found.config.attention_dropout, found.left_behind) == (0.2, 0.3, {})
+    folder = saved(tmp_path / "other", "GPT2", **shares, embd_pdrop=0.0)
+    main(["convert", str(folder), str(tmp_path / "ours")])
+    assert "without a place here, which shows in further training alone: embd_pdrop=0.0" in capsys.readouterr().out
+    assert load_model(tmp_path / "ours").config.dropout == 0.2
+
+
 REFUSED = [
     ("Llama", {"model_type": "gemma"}, "model_type must be 'llama', 'mistral' or 'qwen2' .*, but is 'gemma'"),
     ("Llama", {"hidden_act": "gelu"}, "hidden_act must be 'silu'"),

@@ -55,6 +55,9 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     if found.assumed:
         said = ", ".join(f"{name}={value}" for name, value in found.assumed.items())
         print(f"not said anywhere, so as the package takes it then: {said}")
+    if found.left_behind:
+        left = ", ".join(f"{name}={value}" for name, value in found.left_behind.items())
+        print(f"without a place here, which shows in further training alone: {left}")
     if tokenizer is None:
         print(f"without a tokenizer: there is no {TOKENIZER_FILE} beside its weights")
 

@@ -27,12 +27,15 @@ class Converted:
         config: Of the model.
         tensors: The model's, by our names, in the dtype that they had.
         assumed: Settings that nothing said, as the package takes them then.
+        left_behind: Settings by the package's names that have no place here and show in further training alone, as
+            dropout where there is none.
     """
 
     format: str
     config: FamilyConfig
     tensors: Mapping[str, Tensor]
     assumed: Mapping[str, Any]
+    left_behind: Mapping[str, Any]
 
     def model(self) -> LanguageModel:
         """The model, in eval mode."""
@@ -79,7 +82,7 @@ def read_foreign(source: Path | str, *, format: str = "auto", settings: Path | s
         found.derived(config),
         str(opened.path),
     )
-    return Converted(format=name, config=config, tensors=tensors, assumed=said.assumed)
+    return Converted(format=name, config=config, tensors=tensors, assumed=said.assumed, left_behind=said.left_behind)
 
 
 def convert(

@@ -11,6 +11,7 @@ class Settings:
 
     Attributes:
         assumed: What was not said, with the value that the package takes then.
+        left_behind: What has no place here and shows in further training alone, by its name there.
     """
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
@@ -18,6 +19,7 @@ class Settings:
         self._values = values
         self._source = source
         self.assumed: dict[str, Any] = {}
+        self.left_behind: dict[str, Any] = {}
 
     def __contains__(self, name: str) -> bool:
         """Whether it is said."""
@@ -29,6 +31,12 @@ class Settings:
             return self._values[name]
         self.assumed[name] = default
         return default
+
+    def leave_behind(self, name: str, default: Any, covered: Any) -> None:
+        """Note a setting of training that has no place here, unless what is carried over covers its value."""
+        value = self._values.get(name, default)
+        if value != covered:
+            self.left_behind[name] = value
 
     def number(self, name: str, measured: int, tensor: str) -> int:
         """A size that a tensor tells as well.

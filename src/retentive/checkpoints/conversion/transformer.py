@@ -102,7 +102,8 @@ def gpt2_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
     settings.only("scale_attn_by_inverse_layer_idx", False, other)
     table, places = "wte.weight", "wpe.weight"
     vocab, hidden = side(shapes, table, 0), side(shapes, table, 1)
-    inner = settings.get("n_inner", None)
+    inner, dropout = settings.get("n_inner", None), settings.get("resid_pdrop", 0.1)
+    settings.leave_behind("embd_pdrop", 0.1, covered=dropout)  # one share falls on the embedding and on the sums here
     return TransformerConfig(
         vocab_size=settings.number("vocab_size", vocab, table),
         hidden_size=settings.number("n_embd", hidden, table),
@@ -118,7 +119,7 @@ def gpt2_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
         output_bias=True,
         feed_forward_bias=True,
         tie_embeddings=bool(settings.get("tie_word_embeddings", True)),
-        dropout=settings.get("resid_pdrop", 0.1),
+        dropout=dropout,
         attention_dropout=settings.get("attn_pdrop", 0.1),
     )
 
