@@ -211,3 +211,19 @@ def test_padding_and_documents_read_as_each_alone(changes: dict, seed: int):
                 alone[row], read = one.state, read + count
             assert ended[row, read:].eq(-1).all()
         state = output.state
+
+
+@pytest.mark.parametrize("is_ragged", [False, True], ids=["even", "ragged"])
+@pytest.mark.parametrize("ends_without", [False, True], ids=["neighbours", "none at last"])
+def test_a_state_takes_the_memory_of_what_it_carries_and_no_more(is_ragged: bool, ends_without: bool):
+    model, neighbours = small_retro(), random_neighbours(2, 8)
+    mask = torch.ones(2, 8 * CHUNK + 1, dtype=torch.bool) if is_ragged else None
+    state = model(random_tokens(2, 8 * CHUNK + 1), neighbours=neighbours, mask=mask).state
+    if ends_without:
+        state = model(random_tokens(2, CHUNK), state, mask=None if mask is None else mask[:, :CHUNK]).state
+    for layer in state.neighbours:
+        assert (layer.key.shape[2] == 0) == ends_without
+    carried = {name: tensor for name, tensor in named_tensors(state).items() if not name.startswith("layers.")}
+    assert len(carried) > 7
+    for name, tensor in carried.items():
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size(), name

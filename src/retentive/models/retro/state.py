@@ -78,9 +78,10 @@ def after_call(
         if not num_ended:
             return carried
         if ended is None:
-            return NeighbourState(key=carried.key[:, :, :0], value=carried.value[:, :, :0])
-        real = None if ended.real is None else ended.real[:, -1]
-        return NeighbourState(key=ended.key[:, -1], value=ended.value[:, -1], real=real)
+            return _nothing_like(carried)
+        # Copies: views would keep the neighbours of all chunks of the call in memory.
+        real = None if ended.real is None else ended.real[:, -1].clone()
+        return NeighbourState(key=ended.key[:, -1].clone(), value=ended.value[:, -1].clone(), real=real)
     kept = carried.mask & ragged.keeps_carried[:, None]
     if ended is None:
         return _trimmed(NeighbourState(key=carried.key, value=carried.value, real=kept))
@@ -112,9 +113,12 @@ def _longer(values: Tensor, length: int, dim: int) -> Tensor:
 
 def _trimmed(state: NeighbourState) -> NeighbourState:
     """Nothing at all where no row has a neighbour."""
-    if bool(state.mask.any()):
-        return state
-    return NeighbourState(key=state.key[:, :, :0], value=state.value[:, :, :0])
+    return state if bool(state.mask.any()) else _nothing_like(state)
+
+
+def _nothing_like(state: NeighbourState) -> NeighbourState:
+    """No neighbours; a slice of those that were read would keep them in memory."""
+    return NeighbourState(key=state.key[:, :, :0].clone(), value=state.value[:, :, :0].clone())
 
 
 def check_state(config: RetroConfig, state: object) -> RetroState:
