@@ -1,11 +1,15 @@
 """Do neighbours help? RETRO on and off, with wrong neighbours, and a Transformer of the same size, on held-out text."""
 
 import json
+import os
+import signal
 import tarfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +212,7 @@ def _trained(
     wanted = [(kind, seed) for seed in config.seeds for kind in MODELS]
     jobs = [(configs[kind], _train_config(config, kind, seed, store)) for kind, seed in wanted]
     # A process of its own for each, on one thread: small models gain nothing from two.
-    with ProcessPoolExecutor(config.side_by_side, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(config.side_by_side, get_context("spawn"), _watch_parent) as pool:
         folders = list(pool.map(_train, *zip(*jobs, strict=True)))
     return dict(zip(wanted, folders, strict=True))
 
@@ -229,12 +233,36 @@ def _train_config(config: EvidenceConfig, kind: str, seed: int, store: TokenStor
     )
 
 
+_STOPPED = threading.Event()
+
+
 def _train(model: FamilyConfig, config: TrainConfig) -> Path:
+    if _STOPPED.is_set():  # a job that waited here already when another was stopped
+        raise KeyboardInterrupt
     torch.set_num_threads(1)
     report = train(model, config)
     if report.model is None:
+        _STOPPED.set()
         raise KeyboardInterrupt
     return report.model
+
+
+def _watch_parent() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the process that gives jobs has ended, be it by SIGKILL; otherwise models would be trained on for hours.
+
+    As on Ctrl-C, training finishes its step and keeps a checkpoint.
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+    parent.join()
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)  # again: what is no longer training ends by it
+        time.sleep(1)
 
 
 def _part_of_the_text(config: EvidenceConfig, store: TokenStore, chunks: Chunks) -> dict[str, FindsNeighbours | None]:
