@@ -8,7 +8,7 @@ import torch
 from models.retro.small import RETNET, random_neighbours, random_tokens, small_base, small_config, small_retro
 from retentive.errors import MismatchError
 from retentive.models.registry import build, config_class, config_to_dict
-from retentive.models.retro import retro_1_5b, retro_7_5b, retro_172m, retro_425m, retro_small, retro_tiny
+from retentive.models.retro import retro_1_5b, retro_7_5b, retro_172m, retro_425m, retro_over, retro_small, retro_tiny
 from retentive.models.retro.model import check_neighbours
 from without_hook import errors_of
 
@@ -84,8 +84,10 @@ def test_the_base_is_a_plain_decoder():
 
 def test_the_residual_of_the_base_is_not_overruled_silently():
     base = config_class("retnet")(vocab_size=9, hidden_size=8, num_layers=1, num_heads=1, residual="deepnorm")
-    with pytest.raises(ValueError, match=r"base.residual must be 'pre_norm', but is 'deepnorm'; residual of the RETRO"):
+    with pytest.raises(ValueError, match="residual must be 'deepnorm', as of the base, but is 'pre_norm'; it decides"):
         small_config(base=base, cross_layers=(1,))
+    assert small_config(base=base, cross_layers=(1,), residual="deepnorm").decoder == base.decoder
+    assert retro_over(base).residual == "deepnorm"
 
 
 @pytest.mark.parametrize(

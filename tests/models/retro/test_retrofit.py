@@ -1,5 +1,7 @@
 """A trained decoder learns to read neighbours and stays what it was."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,13 +12,17 @@ from retentive.models.retro import retrofit, trainable_share
 from retentive.training.config import OptimizerConfig
 from retentive.training.optimizer import make_optimizer
 
+BASES = [small_base(), small_base(tie_embeddings=True), RETNET, replace(RETNET, residual="deepnorm")]
 
-@pytest.mark.parametrize("base_config", [small_base(), small_base(tie_embeddings=True), RETNET], ids=str)
+
+@pytest.mark.parametrize("base_config", BASES, ids=["plain", "tied", "retnet", "deepnorm"])
 @pytest.mark.parametrize("share_embeddings", [False, True])
 def test_training_leaves_the_base_as_it_was_to_the_last_bit(base_config, share_embeddings: bool):
     torch.manual_seed(0)
     base = build(base_config).eval()
-    model = retrofit(base, small_config(base=base_config, share_embeddings=share_embeddings)).train()
+    residual = base_config.decoder.residual
+    config = small_config(base=base_config, share_embeddings=share_embeddings, residual=residual)
+    model = retrofit(base, config).train()
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     tokens, neighbours = random_tokens(2, 19), random_neighbours(2, 4)
     optimizer = make_optimizer(model, OptimizerConfig(learning_rate=1e-2))

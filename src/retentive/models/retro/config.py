@@ -39,7 +39,7 @@ class RetroConfig:
         activation: Activation of the encoder's feed-forward.
         gated: Gate it by a second branch (GLU).
         residual: ``pre_norm``, or ``deepnorm`` in the decoder and the encoder: norms come after sums, and the residual
-            stream is scaled (arXiv:2203.00555).
+            stream is scaled (arXiv:2203.00555). A base with ``deepnorm`` needs it.
         encoder_dropout: Share of the encoder's embedding and of each layer's output dropped in training.
         encoder_attention_dropout: Share of attention weights dropped in the encoder.
         cross_dropout: Share of what was read from neighbours dropped in training.
@@ -81,10 +81,10 @@ class RetroConfig:
             raise ValueError(
                 f"base must be a plain decoder's config, such as a transformer's, not a {self.base.family}'s."
             )
-        if self.base.decoder.residual != "pre_norm":
+        if self.base.decoder.residual not in ("pre_norm", self.residual):
             raise ValueError(
-                f"base.residual must be 'pre_norm', but is {self.base.decoder.residual!r}; residual of the RETRO "
-                "itself decides for both."
+                f"residual must be {self.base.decoder.residual!r}, as of the base, but is {self.residual!r}; it "
+                "decides for both."
             )
         for name, least in (
             ("chunk_size", 1),

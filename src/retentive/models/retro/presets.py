@@ -99,6 +99,7 @@ def retro_over(base: FamilyConfig) -> RetroConfig:
         encoder_hidden_size=size,
         encoder_num_layers=2,
         encoder_num_heads=heads if size == hidden else 16,
+        residual=decoder.residual,
         chunk_offset=1,
     )
 

@@ -27,9 +27,11 @@ def retrofit(base: LanguageModel, config: RetroConfig) -> Retro:
             "config.base must be the config of the model that is fitted, but differs from it; give "
             "RetroConfig(base=model.config, ...)."
         )
-    if config.residual != "pre_norm":
+    trained_with = base.decoder.config.residual
+    if config.residual != trained_with:
         raise ValueError(
-            f"residual must be 'pre_norm', which the base was trained with, but is {config.residual!r}; leave it out."
+            f"residual must be {trained_with!r}, which the base was trained with, but is {config.residual!r}; give "
+            "RetroConfig the base's."
         )
     parameter = next(base.parameters())
     model = Retro(config).to(device=parameter.device, dtype=parameter.dtype)
