@@ -37,6 +37,11 @@ class EmbeddingConfig:
             raise ValueError(f"max_positions must be at least 1 token, but is {self.max_positions}.")
 
 
+_TOKEN = ("token id", "vocab_size", "are they of another tokenizer?")
+_POSITION = ("position", "max_positions", "read shorter texts, or make the model with more positions.")
+"""What is looked up, how many there are, and what helps where there is no such one."""
+
+
 class Embedding(nn.Module):
     """Turn token ids into the residual stream."""
 
@@ -55,7 +60,7 @@ class Embedding(nn.Module):
             ValueError: If a token id or a position is outside its table. On a GPU the check would stall the device, so
                 there the id ends in the device's own assertion.
         """
-        return self.place(self._look_up(self.tokens, tokens, "token id", "vocab_size"), positions)
+        return self.place(self._look_up(self.tokens, tokens, _TOKEN), positions)
 
     def place(self, hidden: Hidden, positions: Positions) -> Hidden:
         """Make rows of the token table, or vectors that stand in for them, what the first block reads."""
@@ -64,18 +69,19 @@ class Embedding(nn.Module):
         if self.norm is not None:
             hidden = self.norm(hidden)
         if self.positions is not None:
-            hidden = hidden + self._look_up(self.positions, positions, "position", "max_positions")
+            hidden = hidden + self._look_up(self.positions, positions, _POSITION)
         return hidden
 
     @staticmethod
-    def _look_up(table: nn.Embedding, ids: Tensor, noun: str, limit: str) -> Tensor:
+    def _look_up(table: nn.Embedding, ids: Tensor, words: tuple[str, str, str]) -> Tensor:
         try:
             return table(ids)
         except IndexError as error:
             wrong = ids[(ids < 0) | (ids >= table.num_embeddings)]
+            noun, limit, cure = words
             raise ValueError(
                 f"every {noun} must be from 0 to {limit} - 1 = {table.num_embeddings - 1}, but "
-                f"{wrong.numel()} are outside, the first of them {int(wrong.flatten()[0])}."
+                f"{wrong.numel()} are outside, the first of them {int(wrong.flatten()[0])}; {cure}"
             ) from error
 
 

@@ -129,7 +129,7 @@ def test_a_call_is_refused_what_it_cannot_read():
         with pytest.raises(ValueError, match=rf"token id of neighbours must be from 0 .* = 22, or -1 .* them {wrong};"):
             model(tokens, neighbours=other)
     learned = small_retro(base=small_base(positions="learned", max_positions=8))
-    with pytest.raises(ValueError, match=r"every position must be from 0 to max_positions - 1 = 7, but 1 are outside"):
+    with pytest.raises(ValueError, match=r"positions - 1 = 7, but 1 are outside, the first of them 8; read shorter"):
         learned(tokens, neighbours=neighbours)
 
 
