@@ -205,5 +205,6 @@ class RetroConfig:
 def _check_layers(name: str, layers: tuple[int, ...], count: int, whose: str) -> None:
     if list(layers) != sorted(set(layers)) or any(not 1 <= layer <= count for layer in layers):
         raise ValueError(
-            f"{name} must be different layers of {whose} in ascending order, from 1 to {count}, but are {layers}."
+            f"{name} must be different layers of {whose} in ascending order, from 1 to {count}, but are {layers}; give "
+            f"{name} of {whose}'s {count} layers, or make it deeper."
         )
