@@ -10,12 +10,13 @@ from retentive.checkpoints import read_manifest, save_model
 from retentive.checkpoints.model_card import MARK, TrainingData, model_card, save_model_card
 
 DATA = TrainingData(source="novels", documents=12, tokens=3456, text_bytes=9999, steps=70, tokens_read=71_680)
-WAY = {"bits_per_byte": 1.25, "standard_error": 0.01, "bytes": 4321, "coverage": {"documents": 3, "split": "heldout"}}
+WAY = {"bits_per_byte": 1.25, "standard_error": 0.01, "bytes": 4321}
 
 
-def note_scores(folder: Path, weights: str) -> None:
-    windows = {**WAY, "method": "windows", "window": 512, "stride": 256}
-    one_pass = {**WAY, "method": "one_pass", "bits_per_byte": 1.125, "standard_error": None}
+def note_scores(folder: Path, weights: str, documents: int = 3) -> None:
+    way = {**WAY, "coverage": {"documents": documents, "split": "heldout"}}
+    windows = {**way, "method": "windows", "window": 512, "stride": 256}
+    one_pass = {**way, "method": "one_pass", "bits_per_byte": 1.125, "standard_error": None}
     content = {"weights": weights, "evaluation": {"windows": windows, "one_pass": one_pass}}
     (folder / "evaluation.json").write_text(json.dumps(content))
 
@@ -49,6 +50,8 @@ def test_data_and_scores_are_those_of_the_weights(tmp_path: Path):
     assert "| windows of 512 tokens, stride 256 | 1.2500 ± 0.0100 |" in card
     assert "| one pass, state carried along | 1.1250 |" in card
     assert "On 3 documents of 'heldout', 4,321 bytes." in card
+    note_scores(tmp_path, read_manifest(tmp_path).weights_digest, documents=1)
+    assert "On 1 document of 'heldout', 4,321 bytes." in model_card(tmp_path)
     save_model(small_model("retnet", seed=1), tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "Not recorded." in card

@@ -130,7 +130,8 @@ def _scores(known: dict[str, Any] | None) -> list[str]:
     ways = [way for way in (known["evaluation"]["windows"], known["evaluation"]["one_pass"]) if way is not None]
     rows = [(_way(way), _bits(way)) for way in ways]
     coverage = ways[0]["coverage"]
-    measured = f"On {coverage['documents']:,} documents of {coverage['split']!r}, {ways[0]['bytes']:,} bytes."
+    documents = "1 document" if coverage["documents"] == 1 else f"{coverage['documents']:,} documents"
+    measured = f"On {documents} of {coverage['split']!r}, {ways[0]['bytes']:,} bytes."
     return ["Bits per byte of text, lower is better.", "", *_table(rows), "", measured]
 
 
