@@ -49,7 +49,7 @@ IMPOSSIBLE = [
     ({"chunk_size": 0}, "chunk_size must be at least 1, but is 0"),
     ({"cross_layers": ()}, "cross_layers must name at least one layer"),
     ({"cross_layers": (3, 2)}, r"different layers of the base in ascending order, from 1 to 3, but are \(3, 2\)"),
-    ({"cross_layers": (4,)}, r"cross_layers must be .*, from 1 to 3, but are \(4,\); give cross_layers of the base's 3"),
+    ({"cross_layers": (4,)}, r"cross_layers must .*, from 1 to 3, but are \(4,\); give cross_layers of the base"),
     ({"encoder_cross_layers": (0,)}, r"encoder_cross_layers must be .* the encoder .*, from 1 to 2, but are \(0,\)"),
     ({"encoder_num_layers": 0}, "encoder_num_layers must be at least 1, but is 0"),
     ({"encoder_num_heads": 0}, "encoder_num_heads must be at least 1, but is 0"),
