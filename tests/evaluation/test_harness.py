@@ -139,3 +139,14 @@ def test_mistakes_are_told(retnet: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="batch_size must be a number of texts, but is 'auto'"):
         RetentiveLM(retnet, batch_size="auto")
+    for device in ("mps", "tpu:0", "cuda:first"):
+        with pytest.raises(
+            ValueError, match=f"device must be 'cpu', 'cuda' or 'cuda:' and a number, but is '{device}'"
+        ):
+            RetentiveLM(retnet, device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_a_gpu_that_is_not_there_is_told(retnet: Path):
+    with pytest.raises(ValueError, match="torch finds no GPU, but is 'cuda'"):
+        RetentiveLM(retnet, device="cuda:1")

@@ -91,14 +91,14 @@ class RetentiveLM(TemplateLM):
 
         Args:
             pretrained: Folder that `save_model` wrote, with its tokenizer; named as the harness names it.
-            device: "cpu", "cuda" or None for a GPU where there is one.
+            device: "cpu", "cuda", "cuda:1" or None for a GPU where there is one.
             batch_size: Texts side by side; None is 8. Changes speed, never results.
             max_batch_size: Of no use here, as nothing is tried out.
             chunk_size: Tokens of each text read in one call. Changes speed and memory, never results.
             max_gen_toks: Tokens to write at most, where a task does not say.
 
         Raises:
-            ValueError: If a number is below 1, or ``batch_size`` is none.
+            ValueError: If a number is below 1, ``batch_size`` is none, or there is no such device.
         """
         super().__init__()
         del max_batch_size
@@ -110,7 +110,7 @@ class RetentiveLM(TemplateLM):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, but is {number}.")
         self.chunk_size, self.max_gen_toks = int(chunk_size), int(max_gen_toks)
-        self._device = chosen_device("auto" if device is None else cast("Any", device.split(":")[0]))
+        self._device = _device_of(device)
         self.model: LanguageModel = load_model(pretrained, self._device)
         self.tokenizer: Any = load_tokenizer(pretrained)
 
@@ -234,6 +234,17 @@ class RetentiveLM(TemplateLM):
                 f"every text must fit into the model's max_positions = {longest} tokens, but one has {tokens}: a model "
                 "with learned positions cannot read on. Choose another task or a family without them."
             )
+
+
+def _device_of(name: str | None) -> torch.device:
+    """The device that the harness names, or the one that is there."""
+    kind, _, number = ("auto" if name is None else name).partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
+        raise ValueError(
+            f"device must be 'cpu', 'cuda' or 'cuda:' and a number, but is {name!r}; leave it out to choose."
+        )
+    device = chosen_device(kind)
+    return torch.device(device.type, int(number)) if number else device
 
 
 def _alike(options: Iterable[GenerationOptions], size: int) -> Iterator[list[int]]:
