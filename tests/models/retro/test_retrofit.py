@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.retro.small import RETNET, random_neighbours, random_tokens, small_base, small_config
+from models.retro.small import CHUNK, RETNET, random_neighbours, random_tokens, small_base, small_config
 from retentive.errors import MismatchError
 from retentive.models.registry import build
 from retentive.models.retro import retrofit, trainable_share
+from retentive.state import map_tensors
 from retentive.training.config import OptimizerConfig
 from retentive.training.optimizer import make_optimizer
 
@@ -42,6 +43,14 @@ def test_training_leaves_the_base_as_it_was_to_the_last_bit(base_config, share_e
     ours, theirs = model.eval()(more), base(more)
     assert torch.equal(ours.logits, theirs.logits)
     assert torch.equal(model(more[:, :5], ours.state).logits, base(more[:, :5], theirs.state).logits)
+    step, base_step = model.bound(), base.bound()
+    assert (step is None) == (base_step is None) == (residual == "deepnorm")
+    with torch.no_grad():
+        mine, state = (map_tensors(output.state, torch.Tensor.clone) for output in (ours, theirs))
+        for column in range(2 * CHUNK + 1) if step and base_step else ():
+            logits, mine = step(more[:, column], mine)
+            expected, state = base_step(more[:, column], state)
+            assert torch.equal(logits, expected)
     assert not torch.equal(model(tokens, neighbours=neighbours).logits, base(tokens).logits)
 
 

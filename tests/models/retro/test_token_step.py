@@ -93,6 +93,25 @@ def test_a_chunk_that_ends_without_neighbours_ends():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("changes", VARIANTS, ids=case_name)
+@pytest.mark.parametrize("padding", [0, 3])
+def test_without_neighbours_the_ends_of_chunks_are_steps_too(changes: dict, padding: int):
+    model = small_retro(**changes)
+    step = bind_tokens(model.config, model.decoder, [*model.cross], pytest.fail)  # it is not called
+    mask = torch.ones(2, 2 * CHUNK + 1, dtype=torch.bool)
+    mask[0, :padding] = False
+    state = model(random_tokens(2, 2 * CHUNK + 1), mask=mask).state
+    mine = own(state)
+    for seed in range(3 * CHUNK):
+        tokens = random_tokens(2, 1, seed=seed)
+        logits, mine = step(tokens[:, 0], mine)
+        output = model(tokens, state)
+        state = output.state
+        torch.testing.assert_close(logits, output.logits[:, 0], rtol=0, atol=1e-12)
+        assert_same_state(mine, state)
+
+
+@torch.no_grad()
 def test_ends_that_are_moved_are_noticed():
     model = small_retro()
     step = model.bound()

@@ -1,7 +1,7 @@
 """A token inside a chunk over parameters looked up once, see `retentive.layers.bound`: no chunk ends with it.
 
 Such tokens are nearly all of a generated text: the neighbours that they read are keys and values in the state. Where a
-chunk ends, the model is called.
+chunk ends, the model is called, unless there were no neighbours to forget: text without any is the base's, bit for bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from retentive.layers.places import Places
 from retentive.layers.room import Room
 from retentive.models.base import ModelOutput
 from retentive.models.decoder import BoundDecoder, Decoder, blocks_of
+from retentive.models.retro.chunks import place_in_chunk
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.state import RetroState
 from retentive.state import ModelState, RecurrentState
@@ -46,7 +47,7 @@ def bind_tokens(
 
     def apply(tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         assert isinstance(state, RetroState)
-        if chunk.ends(state):
+        if chunk.ends(state) and any(read.key.shape[2] for read in state.neighbours):
             output = call(tokens[:, None], state, logits_to_keep=1)
             assert output.logits is not None
             return output.logits[:, -1], output.state
@@ -97,7 +98,13 @@ class _Chunk:
         return self._left < 1
 
     def after(self, state: RetroState) -> tuple[Tensor | None, Tensor]:
-        """Rotations of the queries of the next token, which ends no chunk, and the place of the one after it."""
+        """Rotations of the queries of the next token and the place of the one after it.
+
+        Where a chunk ends nothing is read, before and after, so there are no rotations.
+        """
+        if self._left < 1:
+            self._expected = None
+            return None, place_in_chunk(state.place + 1, self._size)
         here = self._places.after(self._query_place)
         self._query_place = here.next_position
         self._expected = state.place + 1
