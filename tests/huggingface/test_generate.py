@@ -55,6 +55,29 @@ def test_the_state_gives_what_reading_all_again_gives(family: str, changes: dict
     assert torch.equal(*found)
 
 
+def until_end(tokens: torch.Tensor, end: int) -> list[int]:
+    """What a row says; beams that end early are filled up."""
+    return [*tokens.tolist(), end][: [*tokens.tolist(), end].index(end)]
+
+
+@EVERY_CASE
+def test_beams_of_a_ragged_batch_are_those_of_each_row_alone(family: str, changes: dict):
+    theirs = RetentiveForCausalLM.of(small_model(family, **changes))
+    lengths, longest, end = (1, 4, 11), 11, 1
+    tokens, mask = random_tokens(3, longest), torch.zeros(3, longest, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        mask[row, longest - length :] = 1
+    how = {**GREEDY, "num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 7, "eos_token_id": end}
+    together = theirs.generate(tokens, attention_mask=mask, **how)[:, longest:]
+    for row, length in enumerate(lengths):
+        alone = theirs.generate(
+            tokens[row : row + 1, longest - length :], attention_mask=mask.new_ones(1, length), **how
+        )
+        found = [until_end(beam, end) for beam in together[2 * row : 2 * row + 2]]
+        assert found == [until_end(beam, end) for beam in alone[:, length:]]
+        assert any(found)
+
+
 @EVERY_FAMILY
 def test_the_prompt_may_be_read_in_pieces(family: str):
     theirs, _ = wrapped(family)
