@@ -78,6 +78,8 @@ class GenerateConfig:
             raise ValueError("store and neighbours must not both be given: neighbours are found, or your own.")
         if self.store is None and self.show_neighbours:
             raise ValueError("store must be given for show_neighbours, but is not: neighbours are found in it.")
+        if self.store is None and self.k != 2:
+            raise ValueError("store must be given for k, but is not: so many neighbours are found in it.")
         if self.store is None and self.neighbours is None and (self.every is not None or self.end_with_prompt):
             raise ValueError("store or neighbours must be given for every and end_with_prompt, but neither is.")
 
@@ -183,8 +185,10 @@ def own_neighbours(path: Path, tokenizer: Tokenizer, chunk_size: int) -> OwnNeig
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is not UTF-8, or has no text.
+        ValueError: If there is none, or it is not UTF-8, or has no text.
     """
+    if not path.exists() or path.is_dir():
+        raise ValueError(f"neighbours must be a file of text, one neighbour a line, but {path} is none: write one.")
     try:
         lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
