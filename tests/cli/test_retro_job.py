@@ -87,6 +87,11 @@ def test_evaluation_reads_the_neighbours_of_training_and_others(place: Path, tra
 
 def test_from_a_token_store_to_text_with_neighbours(place: Path, trained: str):
     assert "held-out loss" in trained
+    (suggested,) = (line.split()[1:] for line in trained.splitlines() if "retentive generate" in line)
+    assert "--show-neighbours" in suggested
+    writing = start(*suggested[1:], "--max-new-tokens=20", "--seed=1", "--stop-at-end=false", cwd=place)
+    _, read = writing.communicate(timeout=120)
+    assert re.search(r"\[after 16 tokens, for .*\n +\S*\d+\.txt, token \d+, score", read)
     assert (place / "store" / "neighbours" / "train").is_dir()
     prompt = "Story 3: once there was a chunk that read. Story"
     process = start(
@@ -105,6 +110,8 @@ def test_from_a_token_store_to_text_with_neighbours(place: Path, trained: str):
     assert "store must be given for show_neighbours, but is not" in message
     message = refused("generate", "runs/a/model", "--every=4", cwd=place)
     assert "store or neighbours must be given for every and end_with_prompt" in message
+    message = refused("generate", "runs/a/model", "--k=4", cwd=place)
+    assert "store must be given for k, but is not: so many neighbours are found in it" in message
 
 
 def test_text_with_neighbours_of_the_users_own(place: Path, trained: str):
@@ -122,6 +129,9 @@ def test_text_with_neighbours_of_the_users_own(place: Path, trained: str):
     assert "must not both be given" in refused(*command, "--neighbours=own.txt", "--store=store", cwd=place)
     (place / "empty.txt").write_text("\n")
     assert "at least one line of text, but empty.txt has none" in refused(*command, "--neighbours=empty.txt", cwd=place)
+    assert "a file of text, one neighbour a line, but no.txt is none" in refused(
+        *command, "--neighbours=no.txt", cwd=place
+    )
 
 
 def test_a_trained_model_stays_what_it_was(place: Path):

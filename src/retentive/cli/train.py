@@ -50,7 +50,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     report = train(model, config)
     lines = report.lines()
     if report.model is not None:
-        lines.append(f"next: retentive generate {report.model}")
+        lines.append(f"next: retentive generate {report.model}{_with_store(model, config)}")
         lines.append(f"      retentive evaluate {report.model} --store {config.store}{_with_neighbours(model, config)}")
     if report.rank == 0:  # of several processes one speaks
         print("\n".join(lines))
@@ -67,6 +67,15 @@ def _with_neighbours(model: FamilyConfig, config: TrainConfig) -> str:
     near = "" if asked.near_duplicates is None else f" --near-duplicates {asked.near_duplicates}"
     folder = "" if asked.folder is None else f" --neighbours-folder {asked.folder}"
     return f" --neighbours{k}{near}{folder}"
+
+
+def _with_store(model: FamilyConfig, config: TrainConfig) -> str:
+    """The options with which a model that reads neighbours finds them where it did in training."""
+    if not isinstance(model, RetroConfig):
+        return ""
+    asked = config.neighbours
+    k = "" if asked.k == NeighbourDataConfig().k else f" --k {asked.k}"
+    return f" --store {config.store if asked.folder is None else asked.folder / 'train'}{k} --show-neighbours"
 
 
 def _inner(family: str, size: str) -> str | None:
