@@ -46,10 +46,17 @@ class RecurrentState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelState(RecurrentState):
-    """What a decoder carries: one state a layer, and how many tokens each row has read."""
+    """What a decoder carries: one state a layer, and how many tokens each row has read.
+
+    Attributes:
+        layers: Of each layer.
+        position: Tokens that each row has read.
+        config: Of what made the state, so that nothing else goes on from it; None where it was put together by hand.
+    """
 
     layers: tuple[RecurrentState, ...]
     position: Int[Tensor, "batch"]
+    config: object = None
 
 
 def map_tensors(state: Carried, change: Callable[[Tensor], Tensor]) -> Carried:

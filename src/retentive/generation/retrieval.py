@@ -83,7 +83,7 @@ class Lookup:
         every = self._retrieval.every
         if state is None or every is None:
             return state
-        checked = check_state(self._model.config, state)
+        checked = check_state(self._model.config, self._model.decoder.dtype, state)
         if int(checked.place.max()) < every - 1:
             return checked  # the same object: a bound step goes on from it
         return end_chunks_every(checked, every, self._model.config.chunk_size)

@@ -6,7 +6,7 @@ frozen: nothing, LoRA (of peft), or all of it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, cast
@@ -23,6 +23,7 @@ from retentive.layers.memory_tokens import MemoryTokens, MemoryTokensConfig
 from retentive.layers.norm import NormConfig
 from retentive.models.base import LanguageModel, ModelOutput, check_call
 from retentive.models.decoder import DecoderConfig
+from retentive.models.layer_states import check_config
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Memory, TokenMask, Tokens
 from retentive.state import ModelState
@@ -162,6 +163,7 @@ class HuggingFaceRecurrentMemory(LanguageModel):
             position=torch.zeros(batch_size, dtype=torch.long, device=device),
             memory=self.memory.first(batch_size, device, weight.dtype),
             segment=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
+            config=self.config,
         )
 
     def forward(
@@ -196,7 +198,7 @@ class HuggingFaceRecurrentMemory(LanguageModel):
             logits.append(found[:, again:] if number == 0 else found)
             rest = piece[:, :0] if ends else piece
         position = state.position + tokens.shape[1]
-        return logits, HuggingFaceMemoryState(layers=(), position=position, memory=memory, segment=rest)
+        return logits, replace(state, position=position, memory=memory, segment=rest)
 
     def _read_segment(self, tokens: Tokens, memory: Memory, *, ends: bool) -> tuple[Tensor, Memory]:
         """Logits of a segment (or of its begin), and the memory after it if it ends."""
@@ -274,6 +276,7 @@ class HuggingFaceRecurrentMemory(LanguageModel):
                 f"state must be of this model, a HuggingFaceMemoryState with {slots} memory tokens of {channels} "
                 f"channels, but is a {found}{shape}; take it from this model's output or its initial_state."
             )
+        check_config(self.config, state)
         return state
 
 
@@ -319,11 +322,12 @@ def _documents(
 def _row(state: HuggingFaceMemoryState, row: int) -> HuggingFaceMemoryState:
     one = slice(row, row + 1)
     segment = state.segment[one]
-    return HuggingFaceMemoryState(
-        layers=(),
+    return replace(
+        state,
         position=state.position[one],
         memory=state.memory[one],
         segment=segment if state.real is None else segment[:, state.real[row]],
+        real=None,
     )
 
 
@@ -333,8 +337,8 @@ def _side_by_side(states: list[HuggingFaceMemoryState]) -> HuggingFaceMemoryStat
     segment = [nn.functional.pad(state.segment, (longest - state.segment.shape[1], 0)) for state in states]
     places = torch.arange(longest, device=states[0].segment.device)
     even = len(set(lengths)) == 1
-    return HuggingFaceMemoryState(
-        layers=(),
+    return replace(
+        states[0],
         position=torch.cat([state.position for state in states]),
         memory=torch.cat([state.memory for state in states]),
         segment=torch.cat(segment),

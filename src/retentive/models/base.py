@@ -93,12 +93,12 @@ class LanguageModel(nn.Module):
         return self.read_out(hidden, following, labels, logits_to_keep)
 
     def check_state(self, state: object) -> None:
-        """Refuse a state that is not of a model of this config. Looks at types and shapes alone.
+        """Refuse a state that is not of a model of this config. Looks at types, shapes and configs.
 
         Raises:
             MismatchError: If it is not; the message says what differs.
         """
-        check_layers(self.decoder.config.mixer, len(self.decoder.blocks), state)
+        check_layers(self.decoder.config, self.decoder.dtype, state)
 
     def bound(self) -> BoundDecoder | None:
         """`forward` for one token of each row, see `retentive.layers.bound`; None for a model that does more.

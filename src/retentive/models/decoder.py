@@ -135,7 +135,7 @@ class Decoder(nn.Module):
         for index, block in enumerate(self.blocks):
             hidden, following = block(hidden, None if state is None else state.layers[index], layout)
             states.append(following)
-        return self.norm(hidden), ModelState(layers=tuple(states), position=layout.next_position)
+        return self.norm(hidden), ModelState(layers=tuple(states), position=layout.next_position, config=self.config)
 
     def bound(self) -> BoundDecoder | None:
         """From token to logits over the present parameters, see `retentive.layers.bound`; None where it cannot be."""
@@ -153,7 +153,7 @@ class Decoder(nn.Module):
             for block, before in zip(blocks, state.layers, strict=True):
                 hidden, carried = block(hidden, carried_by(before), turns)
                 states.append(state_with(carried, following))
-            return head(norm(hidden)), ModelState(layers=tuple(states), position=following)
+            return head(norm(hidden)), ModelState(layers=tuple(states), position=following, config=self.config)
 
         return apply
 
@@ -170,6 +170,11 @@ class Decoder(nn.Module):
         """`logits` as a function of one token."""
         plain = self.head is None or type(self.head) is nn.Linear
         return bind_tall(self.head_weight, self.head_bias) if plain else self.logits
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the embeddings, and so of the residual stream."""
+        return self.embedding.tokens.weight.dtype
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab hidden"]:
@@ -194,7 +199,8 @@ class Decoder(nn.Module):
         weight = self.embedding.tokens.weight
         device = weight.device if device is None else device
         layers = tuple(block.mixer.initial_state(batch, device, weight.dtype) for block in blocks_of(self))
-        return ModelState(layers=layers, position=torch.zeros(batch, dtype=torch.long, device=device))
+        position = torch.zeros(batch, dtype=torch.long, device=device)
+        return ModelState(layers=layers, position=position, config=self.config)
 
 
 def blocks_of(decoder: Decoder) -> list[Block]:

@@ -1,9 +1,17 @@
 """Whether what a decoder's layers carry fits a decoder: a state of another model is refused, not half read."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
 from retentive.errors import MismatchError
 from retentive.layers.attention import AttentionConfig, KeyValueState
 from retentive.layers.block import MixerConfig
 from retentive.layers.retention import RetentionState
+from retentive.models.decoder import DecoderConfig
 from retentive.state import ModelState, RecurrentState
 
 LayerShape = tuple[str, int, int, int] | str
@@ -26,8 +34,8 @@ def shape_of(layer: RecurrentState) -> LayerShape:
     return type(layer).__name__
 
 
-def check_layers(mixer: MixerConfig, num_layers: int, state: object) -> None:
-    """Refuse a state that is not of a decoder of this shape. Looks at types and shapes alone.
+def check_layers(config: DecoderConfig, dtype: torch.dtype, state: object) -> None:
+    """Refuse a state that is not of a decoder of this config. Looks at types, shapes and configs.
 
     Raises:
         MismatchError: If it is not; the message says what differs.
@@ -37,9 +45,9 @@ def check_layers(mixer: MixerConfig, num_layers: int, state: object) -> None:
             f"state must be the ModelState of a plain decoder, but is a {type(state).__name__}; take it from this "
             "model's output or its initial_state."
         )
-    expected = shape_for(mixer)
+    expected = shape_for(config.mixer)
     for name, wanted, found in (
-        ("layers", num_layers, len(state.layers)),
+        ("layers", config.num_layers, len(state.layers)),
         *((f"layers[{number}]", expected, shape_of(layer)) for number, layer in enumerate(state.layers)),
     ):
         if wanted != found:
@@ -47,3 +55,62 @@ def check_layers(mixer: MixerConfig, num_layers: int, state: object) -> None:
                 f"state must be of a model of this config, but its {name}: {found}, the model's: {wanted}; states pass "
                 "between models of one config only."
             )
+    check_config(config, state)
+    check_dtypes(dtype, state)
+
+
+def check_config(config: object, state: ModelState) -> None:
+    """Refuse a state whose shapes fit, but that a model of another config made: it would mean something else here.
+
+    Raises:
+        MismatchError: If one did; the message says which options differ.
+    """
+    if state.config is None or state.config is config or state.config == config:
+        return
+    differing = ", ".join(_differences(config, state.config, "config"))
+    raise MismatchError(
+        f"state must be of a model of this config, but {differing}; states pass between models of one config only."
+    )
+
+
+def check_dtypes(
+    dtype: torch.dtype,
+    state: ModelState,
+    *,
+    caches: Mapping[str, Tensor] = MappingProxyType({}),
+    hidden: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Refuse what is wider than what a model computes. Narrower keys, such as autocast leaves, are widened.
+
+    Memories and retention states are not asked: they are float32 or wider in every model.
+
+    Args:
+        dtype: Of the residual stream.
+        state: The keys and values of its layers are looked at.
+        caches: Other keys, by name.
+        hidden: Hidden states, by name.
+
+    Raises:
+        MismatchError: If something is; the message names it.
+    """
+    device = state.position.device.type
+    computed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+    layers = enumerate(state.layers)
+    keys = {f"layers[{number}].key": layer.key for number, layer in layers if isinstance(layer, KeyValueState)}
+    for limit, tensors in ((computed, keys), (computed, caches), (dtype, hidden)):
+        for name, tensor in tensors.items():
+            if tensor.dtype != limit and tensor.numel() and torch.promote_types(tensor.dtype, limit) != limit:
+                raise MismatchError(
+                    f"state must have {name} of the dtype that the model computes, {limit}, or a narrower one, but it "
+                    f"is {tensor.dtype}; take a state from this model, as it is called here, or give the model the "
+                    "state's dtype."
+                )
+
+
+def _differences(ours: object, theirs: object, name: str) -> Iterator[str]:
+    """What differs, by its path in the config."""
+    if is_dataclass(ours) and type(ours) is type(theirs):
+        for field in fields(ours):
+            yield from _differences(getattr(ours, field.name), getattr(theirs, field.name), f"{name}.{field.name}")
+    elif ours != theirs:
+        yield f"its {name.removeprefix('config.')}: {theirs!r}, the model's: {ours!r}"

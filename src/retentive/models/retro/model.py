@@ -88,6 +88,7 @@ class Retro(LanguageModel):
             recent_tokens=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
             recent_hidden=torch.zeros(batch_size, 0, weight.shape[1], device=device, dtype=weight.dtype),
             neighbours=tuple(cross.nothing(batch_size, device, weight.dtype) for cross in self._cross_layers()),
+            config=self.config,
         )
 
     def forward(
@@ -129,7 +130,7 @@ class Retro(LanguageModel):
             MismatchError: If the state is not of a model of this config.
         """
         check_call(tokens, state, labels, mask, starts, logits_to_keep)
-        carried = None if state is None else check_state(self.config, state)
+        carried = None if state is None else check_state(self.config, self.decoder.dtype, state)
         plan = self._plan(tokens, carried, mask, starts)
         given = self._given(neighbours, neighbour_mask, plan, tokens.shape[0])
         hidden, following = self._read(tokens, carried, plan, given, mask, starts)
@@ -137,7 +138,7 @@ class Retro(LanguageModel):
 
     def check_state(self, state: object) -> None:
         """Refuse a state that is not of a model of this config; see `LanguageModel.check_state`."""
-        check_state(self.config, state)
+        check_state(self.config, self.decoder.dtype, state)
 
     def bound(self) -> BoundDecoder | None:
         """`forward` for one token of each row, without neighbours of chunks that end with it; see `LanguageModel`."""
@@ -165,7 +166,11 @@ class Retro(LanguageModel):
             Token ids; -1 before the first token of a chunk that is shorter, and all -1 where a row has fewer chunks.
         """
         check_call(tokens, state, None, mask, starts, None)
-        carried = self.initial_state(tokens.shape[0]) if state is None else check_state(self.config, state)
+        carried = (
+            self.initial_state(tokens.shape[0])
+            if state is None
+            else check_state(self.config, self.decoder.dtype, state)
+        )
         plan = self._plan(tokens, None if state is None else carried, mask, starts)
         chunks = plan.ended.cut(torch.cat((carried.recent_tokens, tokens.long()), 1))
         return chunks if plan.ended.real is None else chunks.where(plan.ended.real, -1)
@@ -239,6 +244,7 @@ class Retro(LanguageModel):
             recent_hidden=reading.recent,
             recent_real=None if real is None else real.squeeze(1),
             neighbours=tuple(reading.neighbours),
+            config=self.config,
         )
 
     def _read_neighbours(self, index: int, reading: _Reading, hidden: Hidden) -> Hidden:

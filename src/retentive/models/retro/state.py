@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retentive.errors import MismatchError
 from retentive.layers.chunked_cross_attention import EndedChunks, NeighbourState, RaggedReads
-from retentive.models.layer_states import shape_for, shape_of
+from retentive.models.layer_states import check_config, check_dtypes, shape_for, shape_of
 from retentive.models.retro.config import RetroConfig
 from retentive.state import ModelState
 
@@ -121,8 +121,8 @@ def _nothing_like(state: NeighbourState) -> NeighbourState:
     return NeighbourState(key=state.key[:, :, :0].clone(), value=state.value[:, :, :0].clone())
 
 
-def check_state(config: RetroConfig, state: object) -> RetroState:
-    """Refuse a state that is not of a model of this config. Looks at types and shapes alone.
+def check_state(config: RetroConfig, dtype: torch.dtype, state: object) -> RetroState:
+    """Refuse a state that is not of a model of this config. Looks at types, shapes and configs.
 
     Raises:
         MismatchError: If it is not; the message says what differs.
@@ -152,6 +152,13 @@ def check_state(config: RetroConfig, state: object) -> RetroState:
             f"state must remember fewer tokens than a chunk, {config.chunk_size}, but has "
             f"{state.recent_tokens.shape[1]}; it is of a model with longer chunks."
         )
+    check_config(config, state)
+    check_dtypes(
+        dtype,
+        state,
+        caches={"neighbours[0].key": state.neighbours[0].key},
+        hidden={"recent_hidden": state.recent_hidden},
+    )
     return state
 
 

@@ -74,6 +74,7 @@ def bind_tokens(
             recent_hidden=recent_hidden,
             recent_real=None if real is None else real_before.after(real, real.new_ones(len(real)))[1],
             neighbours=state.neighbours,
+            config=config,
         )
 
     return apply

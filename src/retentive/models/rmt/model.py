@@ -92,6 +92,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             memory=self.memory.first(batch_size, device, weight.dtype),
             segment=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
             history=torch.zeros(batch_size, layers, 0, hidden, device=device, dtype=weight.dtype),
+            config=self.config,
             associations=tuple(
                 memory.initial_state(batch_size, device, weight.dtype) for memory in self._associative_memories()
             ),
@@ -114,7 +115,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         the call ends; the memory is the same however calls are cut.
         """
         check_call(tokens, state, labels, mask, starts, logits_to_keep)
-        carried = self.initial_state(tokens.shape[0]) if state is None else check_state(self.config, state)
+        carried = self._carried(tokens, state)
         wanted = tokens.shape[1] if labels is not None or logits_to_keep is None else logits_to_keep
         hidden, following = self._read(tokens, carried, mask, starts, wanted)
         return self.read_out(hidden, following, labels, logits_to_keep)
@@ -129,12 +130,12 @@ class RecurrentMemoryTransformer(LanguageModel):
     ) -> tuple[Hidden, RecurrentMemoryState]:
         """`forward` without a head: the last hidden state of every token, for heads of other kinds, and the state."""
         check_call(tokens, state, None, mask, starts, None)
-        carried = self.initial_state(tokens.shape[0]) if state is None else check_state(self.config, state)
+        carried = self._carried(tokens, state)
         return self._read(tokens, carried, mask, starts, tokens.shape[1])
 
     def check_state(self, state: object) -> None:
         """Refuse a state of another model; see `LanguageModel`."""
-        check_state(self.config, state)
+        check_state(self.config, self.decoder.dtype, state)
 
     def bound(self) -> BoundDecoder | None:
         """`forward` for one token of each row, see `LanguageModel`; None with ``bidirectional`` or ``token_shift``."""
@@ -144,7 +145,7 @@ class RecurrentMemoryTransformer(LanguageModel):
 
     def summarise(self, state: RecurrentMemoryState) -> Memory:
         """The memory that the next segment would read if the unfinished one ended here."""
-        check_state(self.config, state)
+        check_state(self.config, self.decoder.dtype, state)
         if not state.segment.shape[1]:
             return state.memory
         unfinished = state.position % self.config.segment_length
@@ -166,6 +167,12 @@ class RecurrentMemoryTransformer(LanguageModel):
             continues=False if again else rows,
         )
         return self._step(piece, state, self._framer(), keep=False)[1].memory
+
+    def _carried(self, tokens: Tokens, state: ModelState | None) -> RecurrentMemoryState:
+        """What a call goes on from."""
+        if state is None:
+            return self.initial_state(tokens.shape[0])
+        return check_state(self.config, self.decoder.dtype, state)
 
     def _read(
         self,
@@ -208,7 +215,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         return hidden[:, again:], following
 
     def _framer(self) -> Framer:
-        return Framer(self.config, self.decoder.embedding.tokens.weight.dtype)
+        return Framer(self.config, self.decoder.dtype)
 
     def _step(
         self, piece: Piece, state: RecurrentMemoryState, framer: Framer, *, keep: bool, text: bool = True

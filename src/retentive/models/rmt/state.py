@@ -8,7 +8,7 @@ from torch import Tensor
 
 from retentive.errors import MismatchError
 from retentive.layers.associative_memory import AssociativeState
-from retentive.models.layer_states import shape_for, shape_of
+from retentive.models.layer_states import check_config, check_dtypes, shape_for, shape_of
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.shapes import Memory
 from retentive.state import ModelState
@@ -44,8 +44,8 @@ class RecurrentMemoryState(ModelState):
         return self.real is not None or self.history_real is not None
 
 
-def check_state(config: RecurrentMemoryConfig, state: object) -> RecurrentMemoryState:
-    """Refuse a state that is not of a model of this config. Looks at types and shapes alone.
+def check_state(config: RecurrentMemoryConfig, dtype: torch.dtype, state: object) -> RecurrentMemoryState:
+    """Refuse a state that is not of a model of this config. Looks at types, shapes and configs.
 
     Raises:
         MismatchError: If it is not; the message says what differs.
@@ -84,6 +84,8 @@ def check_state(config: RecurrentMemoryConfig, state: object) -> RecurrentMemory
                 "segments."
             )
     _check_place(config, state)
+    check_config(config, state)
+    check_dtypes(dtype, state, hidden={"history": state.history})
     return state
 
 

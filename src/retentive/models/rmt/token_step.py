@@ -57,6 +57,7 @@ def bind_tokens(
             segment=segment.after(state.segment, tokens)[1],
             history=history.after(state.history, torch.stack(seen, 1))[1] if config.xl_length else state.history,
             associations=state.associations,
+            config=config,
         )
         return head(hidden), following
 
