@@ -119,10 +119,10 @@ class _ReadableText:
         self._made_of: NeighbourState | None = None
         self._text: _Text | None = None
 
-    def of(self, carried: NeighbourState) -> _Text | None:
-        """The neighbours that are carried; None if there is nothing in them."""
+    def of(self, carried: NeighbourState, x: Tensor) -> _Text | None:
+        """The neighbours that are carried, in the dtype of what reads them; None if there is nothing in them."""
         if carried is not self._made_of:
-            self._made_of, self._text = carried, _readable(carried)
+            self._made_of, self._text = carried, _readable(in_dtype_of(carried, x))
         return self._text
 
 
@@ -216,10 +216,12 @@ class ChunkedCrossAttention(nn.Module):
         )
 
         def apply(x: Tensor, carried: NeighbourState, turns: Tensor | None) -> Tensor:
-            text = texts.of(carried)
-            if text is None:
+            if not carried.key.shape[2]:
                 return x
             query = ask(norm(x)).view(x.shape[0], config.num_heads, config.head_dim)
+            text = texts.of(carried, query)
+            if text is None:
+                return x
             if rotary is not None and turns is not None:
                 query = turn(query[:, None, :, None], turns[:, 1:], layout=rotary.pairs)[:, 0, :, 0]
             mixed = attention_step(query, text.key, text.value, text.allowed)
@@ -254,6 +256,7 @@ class ChunkedCrossAttention(nn.Module):
     def _carried(self, query: Tensor, carried: NeighbourState) -> Tensor:
         if not carried.key.shape[2]:
             return torch.zeros_like(query)
+        carried = in_dtype_of(carried, query)
         return chunked_cross_attention(
             query,
             carried.key[:, None],
@@ -272,6 +275,13 @@ class ChunkedCrossAttention(nn.Module):
             chunk_size=reads.chunk_size,
             dropout=self.attention.dropout,
         )
+
+
+def in_dtype_of(carried: NeighbourState, other: Tensor) -> NeighbourState:
+    """The same keys and values in the dtype of ``other``: autocast leaves narrower ones than a call without it has."""
+    if carried.key.dtype == other.dtype:
+        return carried
+    return NeighbourState(key=carried.key.to(other.dtype), value=carried.value.to(other.dtype), real=carried.real)
 
 
 def _columns(heads: Tensor, index: Tensor) -> Tensor:

@@ -213,6 +213,32 @@ def test_padding_and_documents_read_as_each_alone(changes: dict, seed: int):
         state = output.state
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("is_ragged", [False, True], ids=["even", "ragged"])
+@pytest.mark.parametrize("changes", VARIANTS[:3], ids=case_name)
+def test_autocast_goes_on_from_its_states_and_so_does_a_call_without_it(changes: dict, is_ragged: bool):
+    model, tokens, mask = small_retro(dtype=torch.float32, **changes), random_tokens(2, 10), torch.ones(2, 10) > 0
+    neighbours = random_neighbours(2, 2)
+    expected = model(tokens, neighbours=neighbours).logits
+    limit = 0.1 * expected.abs().max()
+
+    def read(begin: int, end: int, state=None):
+        given = neighbours[:, begin // CHUNK : end // CHUNK]
+        return model(tokens[:, begin:end], state, neighbours=given, mask=mask[:, begin:end] if is_ragged else None)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        first = read(0, 6)
+        for begin, end in ((6, 7), (6, 10)):  # inside a chunk, and over its end
+            within = read(begin, end, first.state)
+            assert (within.logits - expected[:, begin:end]).abs().max() < limit
+    for begin, end in ((6, 7), (6, 10)):
+        after = read(begin, end, first.state)
+        assert after.logits.dtype == torch.float32
+        assert (after.logits - expected[:, begin:end]).abs().max() < limit
+    if (step := model.bound()) is not None:
+        assert (step(tokens[:, 6], first.state)[0] - expected[:, 6]).abs().max() < limit
+
+
 @pytest.mark.parametrize("is_ragged", [False, True], ids=["even", "ragged"])
 @pytest.mark.parametrize("ends_without", [False, True], ids=["neighbours", "none at last"])
 def test_a_state_takes_the_memory_of_what_it_carries_and_no_more(is_ragged: bool, ends_without: bool):

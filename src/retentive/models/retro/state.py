@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from retentive.errors import MismatchError
-from retentive.layers.chunked_cross_attention import EndedChunks, NeighbourState, RaggedReads
+from retentive.layers.chunked_cross_attention import EndedChunks, NeighbourState, RaggedReads, in_dtype_of
 from retentive.models.layer_states import check_config, check_dtypes, shape_for, shape_of
 from retentive.models.retro.config import RetroConfig
 from retentive.state import ModelState
@@ -85,6 +85,7 @@ def after_call(
     kept = carried.mask & ragged.keeps_carried[:, None]
     if ended is None:
         return _trimmed(NeighbourState(key=carried.key, value=carried.value, real=kept))
+    carried = in_dtype_of(carried, ended.key)
     row = torch.arange(len(ragged.last), device=ragged.last.device)
     last = ragged.last.clamp_min(0)
     new_real = ended.mask[row, last] & (ragged.last >= 0)[:, None]
