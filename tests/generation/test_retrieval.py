@@ -159,6 +159,12 @@ def test_a_datastore_as_retriever(tmp_path: Path):
     assert [bytes(found.chunk) for found in retriever.found] == [b"the quic", b"k brown "]
     answer = store.search([b"the quic".decode()], k=2)
     assert retriever.found[0].ids == tuple(answer.ids[0].tolist())
+    # No more is read than there is.
+    chunks = torch.tensor([list(b"the quic"), list(b"at all. ")])
+    few, many = StoreRetriever(store, k=4)(chunks), StoreRetriever(store, k=10_000)(chunks)
+    assert few.shape == (2, 4, 16)
+    assert 4 < many.shape[1] <= len(text) // 8 + 7
+    assert torch.equal(many[:, :4], few)
     # Another store at evaluation: no retraining.
     other = Datastore.build([("b", "a quick brown cat sat on the mat. " * 2)], tmp_path / "other", chunk_size=8)
     generate(model, list(b"the quick brown "), max_new_tokens=4, retriever=StoreRetriever(other, k=1))

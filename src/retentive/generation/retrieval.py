@@ -251,4 +251,6 @@ class StoreRetriever:
         answer = self._store.search(np.ascontiguousarray(asked), self._k)
         for row, chunk in enumerate(chunks.tolist()):
             self.found.append(Found(tuple(chunk), tuple(answer.ids[row].tolist()), tuple(answer.scores[row].tolist())))
-        return torch.from_numpy(np.asarray(answer.tokens, dtype=np.int64))
+        # A store of fewer chunks than k has nothing in the last places of any row: they need not be read.
+        most = max(1, int((answer.ids >= 0).sum(1).max()))
+        return torch.from_numpy(np.asarray(answer.tokens[:, :most], dtype=np.int64))
