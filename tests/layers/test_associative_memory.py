@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeMemoryConfig, AssociativeState
@@ -76,3 +78,38 @@ def test_the_state_is_float32_whatever_the_models_dtype():
     state = memory.write(slots, memory.initial_state(2, None, torch.bfloat16))
     assert state.matrix.dtype == state.normaliser.dtype == torch.float32
     assert memory(slots, state).dtype == torch.bfloat16
+
+
+@given(seed=st.integers(0, 10_000), scale=st.sampled_from([0.0, 1.0]), key_dim=st.integers(2, 6), data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_what_is_recalled_is_about_as_large_as_what_was_stored(
+    seed: int, scale: float, key_dim: int, data: st.DataObject
+):
+    torch.manual_seed(seed)
+    features = data.draw(st.integers(1, 3))
+    memory = AssociativeMemory(AssociativeMemoryConfig(hidden_size=8, key_dim=key_dim, features=features)).double()
+    with torch.no_grad():
+        for parameter in memory.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    # Some slots come again and again, alone or many at once, others are new: keys that share some of their features.
+    known, state, largest = torch.randn(1, 5, 8, dtype=torch.float64), empty(memory), 0.0
+    for count in data.draw(st.lists(st.sampled_from([1, 2, 6]), min_size=30, max_size=30)):
+        slots = known[:, torch.randint(5, (count,))] + torch.randint(2, ()) * torch.randn(
+            1, count, 8, dtype=torch.float64
+        )
+        state = memory.write(slots, state)
+        largest = max(largest, memory.value_proj(slots).abs().max().item())
+    asked = torch.cat((known, torch.randn(1, 20, 8, dtype=torch.float64)), 1)
+    assert memory(asked, state).abs().max() < 10 * largest
+
+
+def test_a_feature_that_is_new_in_a_key_is_counted(memory: AssociativeMemory):
+    # The paper's count looks at keys as wholes: the second one is counted already, by its first feature alone.
+    often, new = torch.zeros(1, 1, 8, dtype=torch.float64), torch.zeros(1, 1, 8, dtype=torch.float64)
+    with torch.no_grad():
+        memory.key_proj.weight.copy_(torch.eye(8))
+    often[..., :2], new[..., :3] = torch.tensor([2.0, 2.0]), torch.tensor([1.0, 1.0, 1.0])
+    state = memory.write(new, memory.write(often, empty(memory)))
+    written = state.matrix.abs().amax(-1) > 0
+    assert (state.normaliser[written] >= 1).all()
+    assert (state.normaliser[~written] == 0).all()

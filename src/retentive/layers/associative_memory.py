@@ -52,7 +52,7 @@ class AssociativeState(RecurrentState):
 
     Attributes:
         matrix: The sum of ``features(key) value^T``, corrected by the delta rule.
-        normaliser: The sum of the features, each direction counted once.
+        normaliser: The sum of the features, each direction counted about once.
     """
 
     matrix: Float[Tensor, "batch features hidden"]
@@ -88,7 +88,10 @@ class AssociativeMemory(nn.Module):
         """The memory after the memory tokens ``x`` have been stored, all at once.
 
         What the memory already answers to a key is taken from the value before it is added (the delta rule), and a
-        direction that the normaliser already counts is not counted again.
+        direction that the normaliser already counts is not counted again (eq. 5), but every feature is counted at least
+        as much as it is written here. Eq. 5 alone, which looks at a key as a whole, counts nothing of a feature that is
+        new beside others that are counted often: its answer is then divided by ``epsilon``, and all that is written
+        later is corrected by that. What is recalled stays about as large as the values that were stored.
         """
         key = self._features(self.key_proj(x), state)
         known, counted = self._recall(key, state)
@@ -99,7 +102,7 @@ class AssociativeMemory(nn.Module):
         new = (1 - counted / (length + self.config.epsilon)).clamp(0, 1).detach()
         return AssociativeState(
             matrix=state.matrix + torch.einsum("bsf,bsh->bfh", key, change),
-            normaliser=state.normaliser + (new * key).sum(1),
+            normaliser=torch.maximum(state.normaliser + (new * key).sum(1), key.sum(1)),
         )
 
     def _recall(self, features: Tensor, state: AssociativeState) -> tuple[Tensor, Tensor]:
