@@ -59,6 +59,8 @@ def test_every_condition_is_measured_and_nothing_twice(place: Path):
     again, _ = start(place, "--steps=2").communicate(timeout=120)
     assert again.splitlines()[:6] == out.splitlines()[:6]
     assert (place / "made" / "retro-0" / "metrics.jsonl").read_bytes() == metrics
+    _, refused = start(place, "--steps=3").communicate(timeout=120)
+    assert "steps must be 2, with which made was made, but is 3; give another output" in refused
 
 
 @pytest.mark.parametrize("way", ["kill -9", "Ctrl-C"])

@@ -65,7 +65,8 @@ class EvidenceConfig:
     Args:
         corpus: Folder of text, or a tar archive of one.
         pattern: Which of its files, as in "retentive prepare".
-        output: Folder of everything that is made. Started again with the same options, it goes on from there.
+        output: Folder of everything that is made. Started again with the same options, it goes on from there; of them,
+            only ``seeds``, ``heldout_bytes`` and ``side_by_side`` may be others.
         seeds: Each is a model of either kind, trained anew.
         steps: Training steps of each model, of 2,048 tokens.
         own_text_steps: Of these, the first ones, in which a falling share of samples has its own text among the
@@ -150,8 +151,9 @@ def gather_evidence(config: EvidenceConfig) -> Evidence:
 
     Raises:
         FileNotFoundError: If there is no corpus.
-        ValueError: If it has no held-out document.
+        ValueError: If it has no held-out document, or the folder was made with other options.
     """
+    _check_folder(config)
     store = _prepared(config)
     configs = model_configs(store.manifest.tokenizer.vocab_size)
     folder = store.folder / FOLDER
@@ -172,6 +174,28 @@ def gather_evidence(config: EvidenceConfig) -> Evidence:
         neighbours=neighbours,
         models=models,
     )
+
+
+def _check_folder(config: EvidenceConfig) -> None:
+    """Refuse a folder of other options, whose models and scores would be taken for those that are asked for."""
+    path = config.output / "options.json"
+    asked: dict[str, Any] = {
+        "corpus": str(config.corpus.resolve()),
+        "pattern": config.pattern,
+        "steps": config.steps,
+        "own_text_steps": config.own_text_steps,
+        "dense_model": config.dense_model,
+        "dense_share": config.dense_share,
+    }
+    made = json.loads(path.read_bytes()) if path.exists() else asked
+    for name, value in asked.items():
+        if made[name] != value:
+            raise ValueError(
+                f"{name} must be {made[name]!r}, with which {config.output} was made, but is {value!r}; give another "
+                "output, or remove the folder."
+            )
+    config.output.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(asked, indent=1).encode())
 
 
 def _prepared(config: EvidenceConfig) -> TokenStore:

@@ -9,7 +9,7 @@ from retentive.evaluation.report import Curve, LineChart, Passage, Table
 from retentive.evaluation.retro_evidence import DENSE_PART, LEXICAL_PART, OFF, ON, SHUFFLED, TRANSFORMER, Evidence
 
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
-"""Overlaps up to which chunks are counted; 12.5% is fewer than eight tokens of 64 in one piece."""
+"""Overlaps up to which chunks are counted; 12.5% is at most eight tokens of 64 in one piece."""
 
 CONDITIONS = (TRANSFORMER, OFF, SHUFFLED, ON, LEXICAL_PART, DENSE_PART)
 
