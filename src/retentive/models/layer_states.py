@@ -76,8 +76,6 @@ def check_config(config: object, state: ModelState) -> None:
 def check_dtypes(
     dtype: torch.dtype,
     state: ModelState,
-    *,
-    caches: Mapping[str, Tensor] = MappingProxyType({}),
     hidden: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Refuse what is wider than what a model computes. Narrower keys, such as autocast leaves, are widened.
@@ -87,7 +85,6 @@ def check_dtypes(
     Args:
         dtype: Of the residual stream.
         state: The keys and values of its layers are looked at.
-        caches: Other keys, by name.
         hidden: Hidden states, by name.
 
     Raises:
@@ -97,7 +94,7 @@ def check_dtypes(
     computed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
     layers = enumerate(state.layers)
     keys = {f"layers[{number}].key": layer.key for number, layer in layers if isinstance(layer, KeyValueState)}
-    for limit, tensors in ((computed, keys), (computed, caches), (dtype, hidden)):
+    for limit, tensors in ((computed, keys), (dtype, hidden)):
         for name, tensor in tensors.items():
             if tensor.dtype != limit and tensor.numel() and torch.promote_types(tensor.dtype, limit) != limit:
                 raise MismatchError(

@@ -154,12 +154,7 @@ def check_state(config: RetroConfig, dtype: torch.dtype, state: object) -> Retro
             f"{state.recent_tokens.shape[1]}; it is of a model with longer chunks."
         )
     check_config(config, state)
-    check_dtypes(
-        dtype,
-        state,
-        caches={"neighbours[0].key": state.neighbours[0].key},
-        hidden={"recent_hidden": state.recent_hidden},
-    )
+    check_dtypes(dtype, state, {"recent_hidden": state.recent_hidden})
     return state
 
 

@@ -85,7 +85,7 @@ def check_state(config: RecurrentMemoryConfig, dtype: torch.dtype, state: object
             )
     _check_place(config, state)
     check_config(config, state)
-    check_dtypes(dtype, state, hidden={"history": state.history})
+    check_dtypes(dtype, state, {"history": state.history})
     return state
 
 
