@@ -13,6 +13,7 @@ from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
 from retentive.evaluation.bits_per_byte import BitsPerByte, bits_per_byte_in_one_pass, bits_per_byte_in_windows
 from retentive.evaluation.documents import select_documents
+from retentive.evaluation.long_context import loss_by_position
 from retentive.evaluation.scoring import score_in_one_pass, score_in_windows, token_nats
 from retentive.models.base import LanguageModel
 
@@ -208,6 +209,13 @@ def test_a_model_without_the_stores_tokens_is_refused(bpe_store: TokenStore):
     model, documents = small_model("retnet", vocab_size=256), select_documents(bpe_store)
     for measure in (bits_per_byte_in_windows, bits_per_byte_in_one_pass):
         with pytest.raises(MismatchError, match=r"the model has 256 token ids, but the tokenizer of .* has 290"):
+            measure(model, documents)
+
+
+def test_an_encoder_is_not_scored_on_tokens_that_it_sees(byte_store: TokenStore):
+    model, documents = small_model("rmt", bidirectional=True), select_documents(byte_store)
+    for measure in (bits_per_byte_in_windows, bits_per_byte_in_one_pass, loss_by_position):
+        with pytest.raises(ValueError, match="model must predict the next token, but this rmt is an encoder"):
             measure(model, documents)
 
 

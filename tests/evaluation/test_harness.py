@@ -150,3 +150,9 @@ def test_mistakes_are_told(retnet: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_a_gpu_that_is_not_there_is_told(retnet: Path):
     with pytest.raises(ValueError, match="torch finds no GPU, but is 'cuda'"):
         RetentiveLM(retnet, device="cuda:1")
+
+
+def test_an_encoder_is_not_asked_for_the_next_token(tmp_path: Path):
+    save_model(small_model("rmt", bidirectional=True), tmp_path)
+    with pytest.raises(ValueError, match="model must predict the next token, but this rmt is an encoder"):
+        RetentiveLM(tmp_path, device="cpu")

@@ -259,3 +259,11 @@ def test_no_step_leaves_its_state_to_the_garbage_collector(family: str, changes:
         gc.garbage.clear()
         gc.enable()
     assert left == []
+
+
+def test_an_encoder_writes_nothing():
+    encoder = small_model("rmt", bidirectional=True)
+    message = r"model must predict the next token, but this rmt is an encoder, .* bidirectional=False, or ask this one"
+    for begin in (generate, stream):
+        with pytest.raises(ValueError, match=message):
+            begin(encoder, PROMPTS, max_new_tokens=3)

@@ -105,6 +105,11 @@ def test_a_config_that_cannot_be_is_refused(tmp_path: Path):
         AutoConfig.from_pretrained(tmp_path)
 
 
+def test_an_encoder_is_no_causal_model():
+    with pytest.raises(ValueError, match="model must predict the next token, but this rmt is an encoder"):
+        RetentiveForCausalLM(small_config("rmt", bidirectional=True))
+
+
 # In a process of its own: torch.compile cannot trace functions whose shapes are checked at run time.
 COMPILED = """
 import sys

@@ -149,3 +149,10 @@ def test_keys_from_outside_of_autocast_are_refused_within():
         pytest.raises(MismatchError, match=r"layers\[0\].key of the dtype that the model computes, torch.bfloat16, or"),
     ):
         model(random_tokens(1, 2), state)
+
+
+@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+def test_a_model_says_whether_its_state_grows_for_ever(family: str, changes: dict):
+    model = small_model(family, **changes)
+    sizes = {model(random_tokens(1, time)).state.size_in_bytes for time in (20, 60)}
+    assert (len(sizes) == 1) is model.state_is_bounded

@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from retentive.data.manifest import Split
 from retentive.data.token_store import StoredTokens, TokenStore
 from retentive.errors import MismatchError
-from retentive.models.base import LanguageModel
+from retentive.models.base import LanguageModel, check_predicts_next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +83,13 @@ class Documents:
         return int(self.lengths.sum())
 
     def check_model(self, model: LanguageModel) -> None:
-        """Refuse a model that has no row for some token.
+        """Refuse a model that cannot predict these documents' tokens.
 
         Raises:
             MismatchError: If its vocabulary is smaller than the tokenizer's.
+            ValueError: If it is an encoder.
         """
+        check_predicts_next(model)
         ours, theirs = model.config.decoder.embedding.vocab_size, self.store.manifest.tokenizer.vocab_size
         if ours < theirs:
             raise MismatchError(

@@ -22,7 +22,7 @@ from retentive.evaluation.model_evaluation import chosen_device
 from retentive.generation import Sampling, stream
 from retentive.generation.prompt import align
 from retentive.generation.text_stream import TextStream
-from retentive.models.base import LanguageModel
+from retentive.models.base import LanguageModel, check_predicts_next
 from retentive.ops.cross_entropy import IGNORED
 
 assert models_of_the_harness  # they come before ours: the harness adds them to an empty table alone
@@ -98,7 +98,8 @@ class RetentiveLM(TemplateLM):
             max_gen_toks: Tokens to write at most, where a task does not say.
 
         Raises:
-            ValueError: If a number is below 1, ``batch_size`` is none, or there is no such device.
+            ValueError: If a number is below 1, ``batch_size`` is none, there is no such device, or the model is an
+                encoder.
         """
         super().__init__()
         del max_batch_size
@@ -112,6 +113,7 @@ class RetentiveLM(TemplateLM):
         self.chunk_size, self.max_gen_toks = int(chunk_size), int(max_gen_toks)
         self._device = _device_of(device)
         self.model: LanguageModel = load_model(pretrained, self._device)
+        check_predicts_next(self.model)
         self.tokenizer: Any = load_tokenizer(pretrained)
 
     @property

@@ -13,7 +13,7 @@ from retentive.generation.prompt import Prompt, PromptBatch, align, read_prompt
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
 from retentive.generation.stopping import Stopping
-from retentive.models.base import LanguageModel
+from retentive.models.base import LanguageModel, check_predicts_next
 from retentive.state import ModelState
 
 _KEPT_TOGETHER = 256
@@ -109,8 +109,8 @@ def generate(
 
     Raises:
         TypeError: If the prompt is not token ids.
-        ValueError: If the prompt is empty, an id is out of the vocabulary, a number cannot be, rows of ``state`` and
-            ``prompt`` differ, or the text would outgrow the model's ``max_positions``.
+        ValueError: If the model is an encoder, the prompt is empty, an id is out of the vocabulary, a number cannot be,
+            rows of ``state`` and ``prompt`` differ, or the text would outgrow the model's ``max_positions``.
     """
     decoding = _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever)
     log = _TokenLog(decoding.num_rows, decoding.device)
@@ -158,6 +158,7 @@ def _begin(
     retriever: Retriever | Retrieval | None,
 ) -> Decoding:
     """Check all arguments and make the loop."""
+    check_predicts_next(model)
     lookup = make_lookup(model, retriever)
     embedding = model.config.decoder.embedding
     stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.huggingface.cache import StateCache
 from retentive.huggingface.config import RetentiveConfig
-from retentive.models.base import FamilyConfig, LanguageModel, ModelOutput
+from retentive.models.base import FamilyConfig, LanguageModel, ModelOutput, check_predicts_next
 from retentive.models.registry import build
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
@@ -39,11 +39,16 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
     accepts_loss_kwargs = True
 
     def __init__(self, config: RetentiveConfig | FamilyConfig) -> None:
-        """Make the model that the config describes, of a family or of transformers."""
+        """Make the model that the config describes, of a family or of transformers.
+
+        Raises:
+            ValueError: If it is an encoder.
+        """
         if not isinstance(config, RetentiveConfig):
             config = RetentiveConfig(config)
         super().__init__(config)
         self.model: LanguageModel = build(config.family_config)
+        check_predicts_next(self.model)
         self.retriever: Retriever | Retrieval | None = None
         # Where `from_pretrained` makes a model, nothing is filled in yet.
         self._was_filled = not any(parameter.is_meta for parameter in self.model.parameters())

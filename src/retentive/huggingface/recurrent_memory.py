@@ -150,6 +150,11 @@ class HuggingFaceRecurrentMemory(LanguageModel):
         """None: positions begin again with every segment."""
         return None
 
+    @property
+    def state_is_bounded(self) -> bool:
+        """True: what is carried is the memory and one segment."""
+        return True
+
     def bound(self) -> None:
         """None: there is no faster way to decode than `forward`."""
         return

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retentive.layers.attention import AttentionConfig
 from retentive.layers.bound import is_observed
 from retentive.models.decoder import BoundDecoder, Decoder, DecoderConfig
 from retentive.models.layer_states import check_layers
@@ -42,7 +43,14 @@ class FamilyConfig(Protocol):
 
 
 class LanguageModel(nn.Module):
-    """A decoder with the library's call: tokens, state and labels in; logits, state and loss out."""
+    """A decoder with the library's call: tokens, state and labels in; logits, state and loss out.
+
+    Attributes:
+        recomputes_segments: Whether a family that reads segments computes each again in the backward pass; None in
+            families that read none.
+    """
+
+    recomputes_segments: bool | None = None
 
     def __init__(self, config: FamilyConfig) -> None:
         """Make the decoder that the config describes."""
@@ -58,6 +66,17 @@ class LanguageModel(nn.Module):
     def longest_text(self) -> int | None:
         """Tokens that one text can have, because each has a learned position; None where nothing ends it."""
         return self.config.decoder.embedding.max_positions
+
+    @property
+    def state_is_bounded(self) -> bool:
+        """Whether the state stops growing, however long a text becomes."""
+        mixer = self.config.decoder.mixer
+        return not isinstance(mixer, AttentionConfig) or mixer.window is not None
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """Whether a token's logits depend on nothing after it, so that they can be those of the next token."""
+        return True
 
     def forward(
         self,
@@ -131,6 +150,19 @@ class LanguageModel(nn.Module):
                 f"every label must be -100 or from 0 to vocab_size - 1 = {vocab - 1}, but {wrong.numel()} are "
                 f"outside, the first of them {int(wrong[0])}."
             ) from error
+
+
+def check_predicts_next(model: LanguageModel) -> None:
+    """Refuse a model that cannot be asked for the next token.
+
+    Raises:
+        ValueError: If it is an encoder.
+    """
+    if not model.predicts_next_token:
+        raise ValueError(
+            f"model must predict the next token, but this {model.config.family} is an encoder, whose tokens see those "
+            "after them: make one with bidirectional=False, or ask this one for masked tokens, with labels of your own."
+        )
 
 
 def check_call(

@@ -16,7 +16,6 @@ from retentive.data.batch import Batch
 from retentive.errors import DivergedError
 from retentive.layers.attention import AttentionConfig
 from retentive.models.base import LanguageModel
-from retentive.models.rmt import RecurrentMemoryTransformer
 from retentive.state import ModelState
 from retentive.training.config import OptimizerConfig, ScheduleConfig
 from retentive.training.optimizer import gradient_norm, make_optimizer, scale_gradients
@@ -87,10 +86,8 @@ class Learner:
             ValueError: If a state is to be carried that would grow for ever, or the model cannot be back-propagated
                 through in this way.
         """
-        mixer = model.config.decoder.mixer
-        self._is_attention = isinstance(mixer, AttentionConfig)
-        is_bounded = isinstance(model, RecurrentMemoryTransformer)  # it forgets what attention would carry
-        if carries_state and isinstance(mixer, AttentionConfig) and mixer.window is None and not is_bounded:
+        self._is_attention = isinstance(model.config.decoder.mixer, AttentionConfig)
+        if carries_state and not model.state_is_bounded:
             raise ValueError(
                 "model.window must be a number of tokens for data.mode='streamed', but is null: the state of "
                 "attention to everything would grow with every step."
@@ -108,7 +105,7 @@ class Learner:
         if self._replays:
             check_replayable(model.train())
         if backpropagation == "recompute":
-            if not isinstance(model, RecurrentMemoryTransformer):
+            if model.recomputes_segments is None:
                 raise ValueError(
                     f"hardware.backpropagation must be 'plain' or 'replay' for a {model.config.family}, which has no "
                     "segments to recompute."

@@ -64,7 +64,7 @@ class RecurrentMemoryTransformer(LanguageModel):
     """
 
     config: RecurrentMemoryConfig
-    recomputes_segments: bool = False
+    recomputes_segments: bool | None = False
 
     def __init__(self, config: RecurrentMemoryConfig) -> None:
         """Make the model that the config describes."""
@@ -79,6 +79,16 @@ class RecurrentMemoryTransformer(LanguageModel):
     def longest_text(self) -> int | None:
         """None: positions begin again with every segment."""
         return None
+
+    @property
+    def state_is_bounded(self) -> bool:
+        """True: what attention cached is forgotten when a segment ends."""
+        return True
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """Unless it is an encoder."""
+        return not self.config.bidirectional
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> RecurrentMemoryState:
         """What ``state=None`` means, as a value. The memory in it carries the gradient of the learned memory."""
