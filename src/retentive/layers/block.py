@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from retentive.layers.attention import Attention, AttentionConfig, KeyValueState, Recalled
-from retentive.layers.bound import Apply, may_overwrite
+from retentive.layers.bound import Apply, is_own
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout
 from retentive.layers.norm import Norm, NormConfig
@@ -87,17 +87,12 @@ class Block(nn.Module):
         else:
             assert recalled is None, "retention has no keys to recall"
             mixed, following = self.mixer(read, cast("RetentionState | None", state), layout)
-        if self._may_add_over(mixed, x, self.mixer):
-            return mixed.add_(x), following
-        return add_to_residual(x, self._drop(mixed), self.mixer_norm, self.residual_scale), following
+        return self._add(x, mixed, self.mixer, self.mixer_norm), following
 
     def feed(self, x: Hidden) -> Hidden:
         """The second half: each token by itself."""
         read = x if self.residual_scale is not None else self.feed_forward_norm(x)
-        output = self.feed_forward(read)
-        if self._may_add_over(output, x, self.feed_forward):
-            return output.add_(x)
-        return add_to_residual(x, self._drop(output), self.feed_forward_norm, self.residual_scale)
+        return self._add(x, self.feed_forward(read), self.feed_forward, self.feed_forward_norm)
 
     def bound(self) -> BoundBlock | None:
         """`forward` for one token over the present parameters, see `retentive.layers.bound`; None if it cannot be."""
@@ -125,13 +120,9 @@ class Block(nn.Module):
 
         return first, lambda x: x.add_(feed(feed_forward_norm(x)))
 
-    def _may_add_over(self, output: Hidden, x: Hidden, layer: Mixer | FeedForward) -> bool:
-        """Whether ``x`` can be added into what ``layer`` returned: new memory takes longer than the sum."""
-        is_plain_sum = self.residual_scale is None and not self.training and output.dtype is x.dtype
-        return is_plain_sum and may_overwrite(layer) and may_overwrite(layer.output_proj)
-
-    def _drop(self, output: Hidden) -> Hidden:
-        return self.dropout(output) if self.training else output
+    def _add(self, x: Hidden, output: Hidden, layer: Mixer | FeedForward, norm: Norm) -> Hidden:
+        dropped = self.dropout(output) if self.training else output
+        return add_to_residual(x, dropped, norm, self.residual_scale, (layer, layer.output_proj))
 
 
 def carried_by(state: RecurrentState) -> Carried:
@@ -144,10 +135,21 @@ def state_with(carried: Carried, position: Int[Tensor, "batch"]) -> RecurrentSta
     return RetentionState(kv=carried, position=position) if isinstance(carried, Tensor) else carried
 
 
-def add_to_residual(x: Hidden, output: Hidden, norm: Norm, residual_scale: float | None) -> Hidden:
-    """Add what a layer returned to the residual stream, normalised afterwards where there is a scale."""
+def add_to_residual(
+    x: Hidden, output: Hidden, norm: Norm, residual_scale: float | None, made_by: tuple[nn.Module, ...]
+) -> Hidden:
+    """Add what a layer returned to the residual stream, normalised afterwards where there is a scale.
+
+    Args:
+        x: The residual stream.
+        output: Of the layer; the sum may be written over it.
+        norm: Of the layer.
+        residual_scale: Of DeepNorm, or None.
+        made_by: The layer and the part of it that returned ``output``.
+    """
     with threads_for(x):
         if residual_scale is None:
-            return x + output
+            may_overwrite = output.dtype is x.dtype and is_own(*made_by)
+            return output.add_(x) if may_overwrite else x + output  # new memory takes longer than the sum
         scaled = residual_scale * x + output
     return norm(scaled)

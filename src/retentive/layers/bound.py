@@ -41,6 +41,17 @@ def may_overwrite(module: nn.Module) -> bool:
     return not torch.is_grad_enabled() and not module._forward_hooks  # pyright: ignore[reportPrivateUsage]
 
 
+def is_own(*made_by: nn.Module) -> bool:
+    """Whether no hook of the modules that returned a projection can have kept it.
+
+    Then what needs no more of it for the gradient than its shape, a sum or a rotation, may be written over it.
+    """
+    return not any(
+        module._forward_hooks or module._backward_hooks or module._backward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+        for module in made_by
+    )
+
+
 def is_observed(module: nn.Module) -> bool:
     """Whether calling ``module``, or a part of it, does more than its ``forward``: a hook, or a compiler's code."""
     return any(

@@ -199,10 +199,10 @@ class ChunkedCrossAttention(nn.Module):
         query = self.attention.query(x if self.residual_scale is not None else self.norm(x), places, 2 * size - 1)
         mixed = self._mixed(query, carried, ended, reads)
         output = self.dropout(self.attention.output(mixed))
+        added = add_to_residual(x, output, self.norm, self.residual_scale, (self.attention.output_proj,))
         if self.residual_scale is None:
-            return x + output
-        seen = _seen(carried, ended, reads, x.shape[1])
-        return torch.where(seen[..., None], add_to_residual(x, output, self.norm, self.residual_scale), x)
+            return added
+        return torch.where(_seen(carried, ended, reads, x.shape[1])[..., None], added, x)
 
     def bound(self) -> BoundReading | None:
         """`forward` for one token that ends no chunk, see `retentive.layers.bound`; None if it cannot be."""

@@ -7,11 +7,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
+from retentive.layers.bound import is_own
 from retentive.layers.constants import constant
 from retentive.layers.layout import RotaryConfig
 from retentive.layers.projection import project, side_by_side
 from retentive.ops.attention import attention
-from retentive.ops.rotary import rotary_tables, rotate
+from retentive.ops.rotary import rotary_tables, rotate, rotate_over
 from retentive.shapes import Hidden, Queries, Values
 
 
@@ -64,7 +65,7 @@ class CrossAttention(nn.Module):
 
     def query(self, x: Hidden, places: Int[Tensor, "#batch time"], count: int) -> Queries:
         """Queries of tokens that stand at ``places``, all below ``count``."""
-        return self._rotated(self._heads(self.query_proj(x)), places, count)
+        return self._rotated(self.query_proj(x), places, count, self.query_proj)
 
     def key_value(
         self, memory: Float[Tensor, "batch read memory"], places: Int[Tensor, "#batch read"], count: int
@@ -72,7 +73,7 @@ class CrossAttention(nn.Module):
         """Keys and values of what can be read, which stands at ``places``, all below ``count``."""
         # Two products: of one, the keys before rotation would be kept for the gradient as long as the values.
         key, value = (nn.functional.linear(memory, weight) for weight in self.key_value_proj.weight.chunk(2))
-        return self._rotated(self._heads(key), places, count), self._heads(value)
+        return self._rotated(key, places, count), self._heads(value)
 
     def output(self, mixed: Values) -> Hidden:
         """What the heads have read, as the residual stream takes it."""
@@ -93,13 +94,16 @@ class CrossAttention(nn.Module):
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self.config.num_heads, self.config.head_dim)).transpose(1, 2)
 
-    def _rotated(self, heads: Tensor, places: Tensor, count: int) -> Tensor:
+    def _rotated(self, projected: Tensor, places: Tensor, count: int, *made_by: nn.Module) -> Tensor:
+        """Heads, rotated by their places, over the memory of ``projected`` where nothing else needs it."""
         rotary = self.config.rotary
         if rotary is None:
-            return heads
-        dtype = torch.promote_types(heads.dtype, torch.float32)
-        cos, sin = _tables(rotary, count, heads.device, dtype)[:, places]
-        return rotate(heads, cos, sin, layout=rotary.pairs)
+            return self._heads(projected)
+        dtype = torch.promote_types(projected.dtype, torch.float32)
+        cos, sin = _tables(rotary, count, projected.device, dtype)[:, places]
+        if is_own(*made_by):
+            return self._heads(rotate_over(projected, cos, sin, layout=rotary.pairs))
+        return rotate(self._heads(projected), cos, sin, layout=rotary.pairs)
 
 
 @constant

@@ -47,13 +47,13 @@ class EncoderBlock(nn.Module):
         query = self.attention.query(read, places, length)
         key, value = self.attention.key_value(read, places, length)
         mixed = self.attention(query, key, value, None if real is None else real.flatten(0, 2)[:, None])
-        flat = self._add(flat, mixed, self.attention_norm)
+        flat = self._add(flat, mixed, self.attention_norm, self.attention)
         if self.cross is not None and self.cross_norm is not None:
             side_by_side = flat.view(batch * chunks, neighbours * length, -1)
             mixed = self._read_chunk(self._before(side_by_side, self.cross_norm), condition, condition_real, neighbours)
-            flat = self._add(side_by_side, mixed, self.cross_norm).view_as(flat)
+            flat = self._add(side_by_side, mixed, self.cross_norm, self.cross).view_as(flat)
         mixed = self.feed_forward(self._before(flat, self.feed_forward_norm))
-        return self._add(flat, mixed, self.feed_forward_norm).view_as(x)
+        return self._add(flat, mixed, self.feed_forward_norm, self.feed_forward).view_as(x)
 
     def _read_chunk(self, x: Tensor, condition: Tensor, condition_real: Tensor | None, neighbours: int) -> Tensor:
         """What all neighbours of a chunk, side by side, read of it; distances are place less place."""
@@ -68,8 +68,8 @@ class EncoderBlock(nn.Module):
     def _before(self, x: Tensor, norm: Norm) -> Tensor:
         return x if self.residual_scale is not None else norm(x)
 
-    def _add(self, x: Tensor, output: Tensor, norm: Norm) -> Tensor:
-        return add_to_residual(x, self.dropout(output), norm, self.residual_scale)
+    def _add(self, x: Tensor, output: Tensor, norm: Norm, layer: CrossAttention | FeedForward) -> Tensor:
+        return add_to_residual(x, self.dropout(output), norm, self.residual_scale, (layer, layer.output_proj))
 
 
 class NeighbourEncoder(nn.Module):
