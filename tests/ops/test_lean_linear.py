@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, linear, silu
 
+import retentive.ops.lean_linear as ops
 from retentive.ops.lean_linear import lean_linear
 
 
@@ -23,12 +24,14 @@ def leaves(shape: tuple[int, ...], *, bias: bool = True) -> list[Tensor | None]:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("bias", [True, False])
-def test_it_is_the_plain_product(name: str, bias: bool):
+@pytest.mark.parametrize("at_once", [1, 1 << 20], ids=["a row", "all rows"])
+def test_it_is_the_plain_product(name: str, bias: bool, at_once: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ops, "_AT_ONCE", at_once)
     make, shape = CASES[name]
     ours, plain = leaves(shape, bias=bias), leaves(shape, bias=bias)
     output = lean_linear(make, *ours)
     expected = linear(make(plain[0]), *plain[1:])
-    assert torch.equal(output, expected)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-14 if at_once == 1 else 0)
     weights = torch.randn_like(expected)
     output.backward(weights)
     expected.backward(weights)
