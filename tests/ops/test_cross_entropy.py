@@ -80,3 +80,19 @@ def test_no_gradient_is_made_where_none_is_asked_for():
 def test_a_chunk_has_at_least_one_row():
     with pytest.raises(ValueError, match="chunk_size must be at least 1 row of logits, but is 0"):
         linear_cross_entropy(torch.randn(2, 3), torch.randn(4, 3), torch.tensor([1, 2]), chunk_size=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_second_backward_pass_adds_the_same_gradient_once_more(scale: float):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(6, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.randint(9, (6,))) * scale
+    loss.backward(retain_graph=True)
+    assert hidden.grad is not None
+    assert weight.grad is not None
+    first = hidden.grad.clone(), weight.grad.clone()
+    loss.backward()
+    assert torch.equal(hidden.grad, 2 * first[0])
+    assert torch.equal(weight.grad, 2 * first[1])
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()

@@ -88,7 +88,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     weight_grad.add_(narrow.T @ hidden[rows])
             if bias_grad is not None:
                 bias_grad.add_(slope.sum(0))
-        ctx.gradients = (
+        ctx.save_for_backward(
             hidden_grad,
             None if weight_grad is None else weight_grad.to(weight.dtype),
             None if bias_grad is None or bias is None else bias_grad.to(bias.dtype),
@@ -98,9 +98,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        hidden_grad, weight_grad, bias_grad = (
-            None if gradient is None else gradient * grad_outputs[0].to(gradient.dtype) for gradient in ctx.gradients
-        )
+        (scale,) = grad_outputs
+        gradients: tuple[Tensor | None, ...] = ctx.saved_tensors
+        # A loss that is the end of all computing has slope 1: its gradients are taken as they are, not copied.
+        if scale.device.type == "cpu" and not torch.compiler.is_compiling() and scale.item() == 1:
+            hidden_grad, weight_grad, bias_grad = gradients
+        else:
+            hidden_grad, weight_grad, bias_grad = (
+                None if gradient is None else gradient * scale.to(gradient.dtype) for gradient in gradients
+            )
         return hidden_grad, weight_grad, None, bias_grad, None
 
 
