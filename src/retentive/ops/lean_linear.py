@@ -44,8 +44,8 @@ class _LeanLinear(torch.autograd.Function):
     def forward(ctx: Any, source: Tensor, weight: Tensor, bias: Tensor | None, make: Make) -> Tensor:
         ctx.save_for_backward(source, weight)
         ctx.make = make
-        # The result comes first and what is made after it, in pieces: one freed whole, between what stays, leaves a hole
-        # in the heap that nothing fills again.
+        # The result comes first and what is made after it, in pieces: one freed whole, between what stays, is a hole in
+        # the heap that nothing fills again.
         output = source.new_empty((source.shape[0], *make(source[:0]).shape[1:-1], weight.shape[0]))
         for piece in _pieces(source):
             made, flat = make(source[piece]).flatten(0, -2), output[piece].flatten(0, -2)
