@@ -147,7 +147,9 @@ def test_mistakes_are_told(retnet: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-def test_a_gpu_that_is_not_there_is_told(retnet: Path):
+def test_a_gpu_that_is_not_there_is_told(retnet: Path, caplog: pytest.LogCaptureFixture):
+    assert RetentiveLM(retnet, device="cuda:0").score([([97], [98])])
+    assert "torch finds no GPU: cuda:0, the harness's default, becomes the CPU" in caplog.text
     with pytest.raises(ValueError, match="torch finds no GPU, but is 'cuda'"):
         RetentiveLM(retnet, device="cuda:1")
 

@@ -49,7 +49,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
     model, tasks = tmp_path_factory.mktemp("retnet"), tmp_path_factory.mktemp("tasks")
     save_model(small_model("retnet", dtype=torch.float32, vocab_size=257), model, ByteTokenizer())
     write_tasks(tasks)
-    asked = ["--model", "retentive", "--model_args", f"pretrained={model}", "--device", "cpu"]
+    asked = ["--model", "retentive", "--model_args", f"pretrained={model}"]
     return [*asked, "--tasks", NAMES, "--include_path", tasks]
 
 

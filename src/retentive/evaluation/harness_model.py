@@ -4,6 +4,7 @@ Texts are read after end-of-text, as documents are in training, and whole: what 
 pieces with the state carried along, so nothing is cut and a long text costs no more memory than a short one.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from retentive.generation.prompt import align
 from retentive.generation.text_stream import TextStream
 from retentive.models.base import LanguageModel, check_predicts_next
 from retentive.ops.cross_entropy import IGNORED
+
+DEFAULT_DEVICE = "cuda:0"
+"""What the harness's command passes on where nobody names a device."""
 
 assert models_of_the_harness  # they come before ours: the harness adds them to an empty table alone
 
@@ -91,7 +95,8 @@ class RetentiveLM(TemplateLM):
 
         Args:
             pretrained: Folder that `save_model` wrote, with its tokenizer; named as the harness names it.
-            device: "cpu", "cuda", "cuda:1" or None for a GPU where there is one.
+            device: "cpu", "cuda", "cuda:1" or None for a GPU where there is one; so is "cuda:0", which the harness's
+                command says where nobody does.
             batch_size: Texts side by side; None is 8. Changes speed, never results.
             max_batch_size: Of no use here, as nothing is tried out.
             chunk_size: Tokens of each text read in one call. Changes speed and memory, never results.
@@ -240,6 +245,9 @@ class RetentiveLM(TemplateLM):
 
 def _device_of(name: str | None) -> torch.device:
     """The device that the harness names, or the one that is there."""
+    if name == DEFAULT_DEVICE and not torch.cuda.is_available():
+        logging.getLogger(__name__).warning("torch finds no GPU: %s, the harness's default, becomes the CPU", name)
+        name = "cpu"
     kind, _, number = ("auto" if name is None else name).partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
         raise ValueError(
