@@ -91,7 +91,8 @@ def check_dtypes(
         MismatchError: If something is; the message names it.
     """
     device = state.position.device.type
-    computed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+    rounds = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    computed = torch.get_autocast_dtype(device) if rounds else dtype
     layers = enumerate(state.layers)
     keys = {f"layers[{number}].key": layer.key for number, layer in layers if isinstance(layer, KeyValueState)}
     for limit, tensors in ((computed, keys), (dtype, hidden)):

@@ -4,11 +4,14 @@ Where a law has a file of its own (memory replay, generation), the test there is
 """
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from laws.families import case_name
 from models.rmt.small import VOCAB, random_tokens, small_backbone, small_rmt
@@ -19,6 +22,7 @@ from retentive.ops.rotary import rotary_frequencies
 from retentive.training.replay import cut_text, replay, unrolled
 
 RECALLING = {"xl_length": 5}
+ASSOCIATIVE = {"memory": "associative", "associative_dim": 4}
 
 
 def test_training_evaluation_and_generation_are_one_function():
@@ -199,13 +203,46 @@ def test_positions_stay_apart_in_bfloat16():
     assert not torch.equal(model(tokens).logits[0, -1], model(tokens.flip(1)).logits[0, -1])
 
 
-def test_attention_needs_no_kernel_of_its_own():
+def test_attention_needs_no_kernel_of_its_own(monkeypatch: pytest.MonkeyPatch):
     """One kernel alone was allowed on some GPUs, one that takes no mask, while a mask was always given."""
+    flags = ("flash_sdp_enabled", "mem_efficient_sdp_enabled", "math_sdp_enabled", "cudnn_sdp_enabled")
+    before, during, masks = [getattr(torch.backends.cuda, flag)() for flag in flags], [], []
+
+    def observed(*arguments, **options):
+        during.append([getattr(torch.backends.cuda, flag)() for flag in flags])
+        masks.append(options["attn_mask"] is not None)
+        return torch.nn.functional.scaled_dot_product_attention(*arguments, **options)
+
+    monkeypatch.setattr(importlib.import_module("retentive.ops.attention"), "scaled_dot_product_attention", observed)
     model = small_rmt(dtype=torch.float32, **RECALLING)
     tokens = random_tokens(2, 13)
     everywhere = model(tokens).logits
+    assert any(masks)
+    assert all(allowed == before for allowed in during)
+    assert all(before)
     with torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]):
         torch.testing.assert_close(model(tokens).logits, everywhere, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [RECALLING, {"causal_memory": True, "token_shift": True}, ASSOCIATIVE], ids=case_name
+)
+def test_whatever_is_made_is_made_on_the_models_device(changes: dict):
+    """A mask or a table made elsewhere runs on a CPU alone."""
+    made = set[str]()
+
+    class Devices(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            made.update(tensor.device.type for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor))
+            return result
+
+    model = small_rmt(dtype=torch.float32, **changes).to("meta")
+    tokens = random_tokens(2, 13).to("meta")
+    with Devices(), torch.no_grad():
+        output = model(tokens, labels=tokens)
+        model(tokens[:, :4], output.state, logits_to_keep=1)
+    assert made == {"meta"}
 
 
 @pytest.mark.parametrize("way", [unrolled, replay])
