@@ -2,17 +2,21 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from laws.families import case_name
 from models.rmt.small import RETNET, VOCAB, random_tokens, small_backbone, small_rmt
+from retentive.models.rmt import frame
 from retentive.models.rmt.frame import Framer, Past
 from retentive.models.rmt.pieces import even_plan
 from retentive.models.transformer import Transformer
+from retentive.ops.rotary import rotary_tables
 from retentive.state import named_tensors
 
 VARIANTS = [
@@ -131,13 +135,31 @@ def test_one_layer_with_a_segment_of_recall_is_a_transformer_over_two_segments()
         torch.testing.assert_close(logits[:, begin : begin + 5], expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("changes", [{}, {"xl_length": 5}, {"bidirectional": True}], ids=case_name)
-def test_shifting_a_segment_changes_nothing(changes: dict):
-    model = small_rmt(**changes)
+SHIFTED = [{}, {"xl_length": 5}, {"xl_length": 3, "causal_memory": True}, {"bidirectional": True, "xl_length": 5}]
+
+
+@pytest.mark.parametrize("changes", SHIFTED, ids=case_name)
+def test_shifting_a_segment_changes_nothing(changes: dict, monkeypatch: pytest.MonkeyPatch):
+    model, tokens = small_rmt(**changes), random_tokens(2, 12, seed=3)
     state = model(random_tokens(2, 10)).state
+    expected = model(tokens, state).logits
     later = dataclasses.replace(state, position=state.position + 500)
-    tokens = random_tokens(2, 12, seed=3)
-    assert torch.equal(model(tokens, later).logits, model(tokens, state).logits)
+    assert torch.equal(model(tokens, later).logits, expected)
+    # Columns stand as [recalled][read memory][text][write memory]; moved together they see what they saw, and if one
+    # part alone is moved, as text is by positions that count from the document's begin, then they do not.
+    recalled, reads, writes = state.history.shape[2], 2, 0 if changes.get("bidirectional") else 2
+    parts = {"all": (0, recalled + reads + 5 + writes), "read": (recalled, reads), "text": (recalled + reads, 5)}
+    parts |= {"recalled": (0, recalled)} if recalled else {}
+    parts |= {"write": (recalled + reads + 5, writes)} if writes else {}
+    for part, (begin, width) in parts.items():
+
+        def moved(positions: Tensor, *others: Any, begin: int = begin, end: int = begin + width) -> Tensor:
+            places = torch.arange(positions.shape[1])
+            return rotary_tables(positions + 500 * ((begin <= places) & (places < end)), *others)
+
+        monkeypatch.setattr(frame, "rotary_tables", moved)
+        error = (model(tokens[:, :10], state).logits - expected[:, :10]).abs().max()
+        assert error < 1e-9 if part == "all" else error > 1e-2, part
 
 
 def test_without_memory_every_segment_is_read_alike():
@@ -150,14 +172,14 @@ def test_without_memory_every_segment_is_read_alike():
 def test_positions_tell_true_distances_beside_memory_and_recall():
     model = small_rmt(xl_length=4)
     piece = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).pieces[0]
-    frame = Framer(model.config, torch.float64).frame(piece, Past(recalled=3), keep=False)
-    assert (frame.reads, frame.texts, frame.writes) == (2, 5, 2)
+    made = Framer(model.config, torch.float64).frame(piece, Past(recalled=3), keep=False)
+    assert (made.reads, made.texts, made.writes) == (2, 5, 2)
     # Read memory, (room for) what is recalled, text, write memory: one after the other.
-    assert frame.layout.positions.tolist() == [[0, 1, 6, 7, 8, 9, 10, 11, 12]]
-    assert frame.recalled_cos is not None
+    assert made.layout.positions.tolist() == [[0, 1, 6, 7, 8, 9, 10, 11, 12]]
+    assert made.recalled_cos is not None
     for recalled, position in enumerate((3, 4, 5)):
         expected = torch.tensor(float(position), dtype=torch.float64).cos()
-        torch.testing.assert_close(frame.recalled_cos[0, recalled, 0], expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(made.recalled_cos[0, recalled, 0], expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("causal_memory", [False, True])

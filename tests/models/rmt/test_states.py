@@ -92,3 +92,18 @@ def test_a_ragged_state_of_other_segments_is_refused():
     state = small_rmt(segment_length=6)(random_tokens(2, 8), mask=mask).state
     with pytest.raises(MismatchError, match=r"after whose \[8, 6\] tokens other .* would be left than \[2, 0\]"):
         small_rmt()(random_tokens(2, 3), state)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0])
+def test_an_associative_memory_of_large_weights_stays_finite(scale: float):
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model = small_rmt(seed, torch.float32, memory="associative", associative_dim=2 + seed % 4)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(scale * torch.randn_like(parameter))
+        output = model(random_tokens(2, 5 * 40, seed), labels=random_tokens(2, 5 * 40, seed + 1))
+        output.loss.backward()
+        assert output.loss.isfinite()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+        assert all(memory.matrix.isfinite().all() for memory in output.state.associations)
