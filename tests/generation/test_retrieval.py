@@ -49,8 +49,13 @@ def test_every_step_is_that_of_one_call_over_the_whole_text(changes: dict):
         assert logits[len(prompt) - 1 :].argmax(-1).tolist() == new.tolist()
         assert (logits - model(text[:, :-1]).logits[0]).abs().max() > 0.01  # neighbours are read at all
         ended += [tuple(chunk) for chunk in model.ended_chunks(text[:, :-1])[0].tolist()]
-    # Once for each chunk and row, and for nothing else.
+    # Once for each chunk and row, and for nothing else; and what was found is encoded once.
     assert sorted(finder.asked) == sorted(ended)
+    encoded: list[int] = []
+    model.encoder.register_forward_pre_hook(lambda _, given: encoded.append(int((given[0][..., 0] >= 0).sum())))
+    again = generate(model, PROMPTS, max_new_tokens=3 * CHUNK + 2, retriever=Finder())
+    assert all(torch.equal(a, b) for a, b in zip(again.tokens, result.tokens, strict=True))
+    assert sum(encoded) == finder.k * len(ended)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=case_name)
