@@ -131,6 +131,21 @@ def test_without_neighbours_it_is_the_base_alone(changes: dict):
     assert torch.equal(model(tokens).logits, base(tokens).logits)
 
 
+@pytest.mark.parametrize("is_training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("has_neighbours", [False, True], ids=["without", "with"])
+def test_there_is_a_loss_in_either_mode_with_neighbours_and_without(is_training: bool, has_neighbours: bool):
+    model = small_retro().train(is_training)
+    tokens, labels = random_tokens(2, 11), random_tokens(2, 11, seed=1)
+    labels[0, 3:6] = -100
+    neighbours = random_neighbours(2, 2) if has_neighbours else None
+    output = model(tokens, labels=labels, neighbours=neighbours)
+    expected = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+    torch.testing.assert_close(output.loss, expected, rtol=0, atol=1e-12)
+    lean = model(tokens, labels=labels, neighbours=neighbours, logits_to_keep=0)
+    assert lean.logits is None
+    torch.testing.assert_close(lean.loss, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("changes", VARIANTS, ids=case_name)
 def test_the_order_of_neighbours_does_not_matter(changes: dict):
     model = small_retro(**changes)
