@@ -144,8 +144,18 @@ def test_neighbours_of_the_callers_own():
             OwnNeighbours(wrong, chunk_size=CHUNK)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+def test_numbers_of_another_type():
+    with pytest.raises(ValueError, match=r"every must be a whole number or None, but is 2\.5 \(float\)"):
+        Retrieval(retriever=Finder(), every=2.5)
+    with pytest.raises(TypeError, match=r"k must be a whole number of neighbours, but is 2\.5"):
+        StoreRetriever(None, k=2.5)
+
+
 def test_a_retriever_that_answers_wrongly():
     model = small_retro()
+    with pytest.raises(ValueError, match=r"must return integer ids \(int64 or int32\), but returned torch.float32"):
+        generate(model, [1, 2, 3, 4], max_new_tokens=1, retriever=lambda chunks: torch.zeros(len(chunks), 1, 8))
     for answer, found in ((torch.zeros(2, 1, 8).long(), r"\(2, 1, 8\)"), ([1], "list")):
         with pytest.raises(ValueError, match=rf"of shape \(chunks, k, length\) for its 1 chunks, but returned {found}"):
             list(stream(model, [1, 2, 3, 4], max_new_tokens=1, retriever=lambda _, answer=answer: answer))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from retentive.config_types import check_types
 from retentive.errors import MismatchError
 from retentive.models.base import LanguageModel
 from retentive.models.retro import Retro, RetroState, begin_chunks_late, end_chunks_every
@@ -40,6 +41,7 @@ class Retrieval:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_types(self)
         if not callable(self.retriever):
             raise TypeError(
                 f"retriever must be a function from chunks to neighbours, such as a StoreRetriever, but is a "
@@ -113,6 +115,8 @@ class Lookup:
                 f"retriever must return neighbours of shape (chunks, k, length) for its {len(asked)} chunks, but "
                 f"returned {what}."
             )
+        if found.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"retriever must return integer ids (int64 or int32), but returned {found.dtype}.")
         every = torch.full((*there.shape, *found.shape[1:]), -1, dtype=torch.long, device=tokens.device)
         every[there] = found.to(every)
         return every
@@ -212,9 +216,12 @@ class StoreRetriever:
             tokenizer: The model's, which the store's is compared with; None compares only vocabularies.
 
         Raises:
-            ValueError: If ``k`` is below 1.
+            TypeError: If ``k`` is no whole number.
+            ValueError: If it is below 1.
             MismatchError: If the tokenizers differ.
         """
+        if not isinstance(k, int):
+            raise TypeError(f"k must be a whole number of neighbours, but is {k!r}.")
         if k < 1:
             raise ValueError(f"k must be at least 1 neighbour, but is {k}.")
         if tokenizer is not None and tokenizer.fingerprint() != store.tokenizer.fingerprint():

@@ -133,6 +133,17 @@ def test_a_call_is_refused_what_it_cannot_read():
         learned(tokens, neighbours=neighbours)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_call_is_refused_what_is_no_tensor_or_stands_elsewhere():
+    model, tokens, neighbours = small_retro(), random_tokens(2, 9), random_neighbours(2, 2)
+    with pytest.raises(TypeError, match=r"but is a Tensor; neighbours go by name, model\(tokens, neighbours=\.\.\.\)"):
+        model(tokens, neighbours)
+    with pytest.raises(TypeError, match=r"neighbours must be a tensor, but is a list; give torch.tensor\(neighbours\)"):
+        model(tokens, neighbours=neighbours.tolist())
+    with pytest.raises(TypeError, match="neighbour_mask must be a tensor, but is a list"):
+        model(tokens, neighbours=neighbours, neighbour_mask=(neighbours >= 0).tolist())
+
+
 def test_states_of_other_models_are_refused():
     model = small_retro()
     tokens = random_tokens(2, 9)

@@ -126,9 +126,15 @@ class Retro(LanguageModel):
             logits_to_keep: Columns from the end whose logits are wanted.
 
         Raises:
+            TypeError: If something is no tensor, or neighbours stand where the state does.
             ValueError: If shapes, dtypes or ids do not fit; the message names the argument, the rule and the cure.
             MismatchError: If the state is not of a model of this config.
         """
+        if isinstance(state, Tensor):
+            raise TypeError(
+                "state must be a RetroState, or None, but is a Tensor; neighbours go by name, model(tokens, "
+                "neighbours=...)."
+            )
         check_call(tokens, state, labels, mask, starts, logits_to_keep)
         carried = None if state is None else check_state(self.config, self.decoder.dtype, state)
         plan = self._plan(tokens, carried, mask, starts)
@@ -274,6 +280,9 @@ def check_neighbours(
     neighbours: Tensor, neighbour_mask: Tensor | None, batch: int, num_ended: int, chunk_size: int
 ) -> None:
     """Refuse neighbours that are not of the chunks that end in a call. Looks at shapes and dtypes alone."""
+    for name, given in (("neighbours", neighbours), ("neighbour_mask", neighbour_mask)):
+        if not isinstance(given, Tensor | None):
+            raise TypeError(f"{name} must be a tensor, but is a {type(given).__name__}; give torch.tensor({name}).")
     shape = tuple(neighbours.shape)
     if neighbours.ndim not in (3, 4):
         raise ValueError(

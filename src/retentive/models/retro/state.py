@@ -129,10 +129,10 @@ def check_state(config: RetroConfig, dtype: torch.dtype, state: object) -> Retro
         MismatchError: If it is not; the message says what differs.
     """
     if not isinstance(state, RetroState):
-        cure = "take it from this model's output or its initial_state"
-        if isinstance(state, Tensor):
-            cure = "neighbours go by name, model(tokens, neighbours=...)"
-        raise MismatchError(f"state must be the RetroState of a RETRO, but is a {type(state).__name__}; {cure}.")
+        raise MismatchError(
+            f"state must be the RetroState of a RETRO, but is a {type(state).__name__}; take it from this model's "
+            "output or its initial_state."
+        )
     wanted = _facts(config)
     held = state.neighbours[0].key.shape if state.neighbours else None
     facts = (
