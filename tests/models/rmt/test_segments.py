@@ -241,6 +241,12 @@ def test_the_summary_is_the_memory_of_a_segment_that_ends_here(changes: dict):
     torch.testing.assert_close(model.summarise(unfinished), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("backbone", [small_backbone(), RETNET], ids=["attention", "retention"])
+def test_without_memory_the_summary_is_nothing(backbone: Any):
+    model = small_rmt(backbone=backbone, num_memory_tokens=0)
+    assert model.summarise(model(random_tokens(2, 8)).state).shape == (2, 0, 16)
+
+
 def test_rows_at_different_places_keep_to_the_learned_positions_of_the_segment():
     # As many positions as a segment has tokens: a row that goes on beside one that begins has none to spare.
     model = small_rmt(backbone=small_backbone(positions="learned", max_positions=5))

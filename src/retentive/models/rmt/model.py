@@ -156,7 +156,7 @@ class RecurrentMemoryTransformer(LanguageModel):
     def summarise(self, state: RecurrentMemoryState) -> Memory:
         """The memory that the next segment would read if the unfinished one ended here."""
         check_state(self.config, self.decoder.dtype, state)
-        if not state.segment.shape[1]:
+        if not state.segment.shape[1] or not self.config.num_memory_tokens:
             return state.memory
         unfinished = state.position % self.config.segment_length
         rows = True if state.real is None else unfinished > 0
