@@ -64,6 +64,7 @@ def save_state(
     fault = _fault(tensors, _template(model, kind, state.batch_size))
     if fault:
         raise MismatchError(f"state must be one of the given model's, but {fault}.")
+    model.check_state(state.model if isinstance(state, GenerationState) else state)
     about = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),

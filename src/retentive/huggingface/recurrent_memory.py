@@ -155,6 +155,10 @@ class HuggingFaceRecurrentMemory(LanguageModel):
         """True: what is carried is the memory and one segment."""
         return True
 
+    def check_state(self, state: object) -> None:
+        """Refuse a state of another model; see `LanguageModel`."""
+        self._check(state)
+
     def bound(self) -> None:
         """None: there is no faster way to decode than `forward`."""
         return
@@ -272,7 +276,7 @@ class HuggingFaceRecurrentMemory(LanguageModel):
             states.append(now)
         return self._output([torch.stack(rows)], _side_by_side(states), labels, logits_to_keep, time)
 
-    def _check(self, state: ModelState) -> HuggingFaceMemoryState:
+    def _check(self, state: object) -> HuggingFaceMemoryState:
         slots, channels = self.config.memory.num_memory_tokens, self.memory.config.hidden_size
         if not isinstance(state, HuggingFaceMemoryState) or state.memory.shape[1:] != (slots, channels):
             found = type(state).__name__
