@@ -258,6 +258,9 @@ def test_what_cannot_be_is_refused():
     check_replayable(model.train())
     with pytest.raises(ValueError, match=r"would count it twice in the running statistics of 1; use a norm without"):
         check_replayable(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    model.decoder.blocks[0].mixer_norm = nn.BatchNorm1d(16)
+    with pytest.raises(ValueError, match=r"the running statistics of decoder.blocks.0.mixer_norm; use a norm without"):
+        replay(pieces, None)
 
 
 def test_a_run_replays_windows_that_follow_one_another():

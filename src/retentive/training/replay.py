@@ -175,11 +175,14 @@ def replay(
         The sum of the pieces' losses and the state after the last piece, neither with a graph.
 
     Raises:
-        ValueError: If there is no piece, ``truncate_after`` is below 1, or gradients are disabled.
+        ValueError: If there is no piece, ``truncate_after`` is below 1, gradients are disabled, or the pieces' model is
+            refused by `check_replayable`.
     """
     _check(pieces, truncate_after)
     if not torch.is_grad_enabled():
         raise ValueError("replay must be called with gradients enabled, but is inside of no_grad or inference_mode.")
+    for model in {id(piece.model): piece.model for piece in pieces if isinstance(piece, TextPiece)}.values():
+        check_replayable(model)
     entering, randoms = _read_ahead(pieces, state)
     after_all = randoms[-1]
     losses: list[Tensor] = []
