@@ -42,7 +42,8 @@ class RecurrentMemoryConfig:
         associative_dim: Channels of an associative key; only with ``associative``.
         associative_features: Degree of the associative features; only with ``associative``.
         bidirectional: Tokens of a segment see one another, as in an encoder. There is then one block of memory tokens,
-            before the segment, as the papers have it; an unfinished segment is read again by the next call.
+            before the segment, as the papers have it; an unfinished segment is read again by the next call. It tells
+            masked tokens and classes; for the next token, which is among those that are seen, it cannot be asked.
         causal_memory: Memory tokens see those before them only; else all memory tokens of a block see one another.
         read_first: The first segment of a document reads the learned memory; else it reads none.
         write_start: What stands in the write slots before the segment has been read: the ``memory`` that it read, or
