@@ -209,15 +209,19 @@ class _RotateOver(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (turns,) = ctx.saved_tensors
-        turned: Tensor = _RotateOver.apply(grad.clone(memory_format=torch.contiguous_format), turns.conj())
-        return turned, None
+        return torch.view_as_real(_pairs(grad.contiguous(), turns) * turns.conj()).view_as(grad), None
 
 
 def _turned_over(x: Tensor, turns: Tensor) -> Tensor:
     """Heads of ``(batch, time, channels)`` times complex numbers ``(batch, time, 1, pairs)``, in place."""
-    pairs = torch.view_as_complex(x.view(*x.shape[:2], -1, turns.shape[-1], 2))
+    pairs = _pairs(x, turns)
     torch.mul(pairs, turns, out=pairs)
     return x
+
+
+def _pairs(x: Tensor, turns: Tensor) -> Tensor:
+    """All channels as complex numbers, ``(batch, time, heads, pairs)``."""
+    return torch.view_as_complex(x.view(*x.shape[:2], -1, turns.shape[-1], 2))
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, time_first: bool) -> Tensor:
