@@ -1,19 +1,30 @@
 """A projection that keeps what its input is made of is the projection."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, linear, silu
+from torch.nn.functional import gelu, linear, relu, silu
 
 import retentive.ops.lean_linear as ops
-from retentive.ops.lean_linear import lean_linear
+from retentive.ops.activation import go_back
+from retentive.ops.lean_linear import Back, lean_linear
 
 
 def heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-CASES = {"gelu": (gelu, (2, 5, 6)), "silu": (silu, (3, 6)), "heads": (heads, (2, 3, 5, 2))}
+CASES: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], Back | None]] = {
+    "gelu": (gelu, (2, 5, 6), None),
+    "gelu, told its slope": (gelu, (2, 5, 6), partial(go_back, activation="gelu")),
+    "tanh": (partial(gelu, approximate="tanh"), (2, 5, 6), partial(go_back, activation="gelu_tanh")),
+    "silu": (silu, (3, 6), partial(go_back, activation="swish")),
+    "relu": (relu, (3, 6), partial(go_back, activation="relu")),
+    "heads": (heads, (2, 3, 5, 2), None),
+}
 
 
 def leaves(shape: tuple[int, ...], *, bias: bool = True) -> list[Tensor | None]:
@@ -27,9 +38,9 @@ def leaves(shape: tuple[int, ...], *, bias: bool = True) -> list[Tensor | None]:
 @pytest.mark.parametrize("at_once", [1, 1 << 20], ids=["a row", "all rows"])
 def test_it_is_the_plain_product(name: str, bias: bool, at_once: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ops, "_AT_ONCE", at_once)
-    make, shape = CASES[name]
+    make, shape, back = CASES[name]
     ours, plain = leaves(shape, bias=bias), leaves(shape, bias=bias)
-    output = lean_linear(make, *ours)
+    output = lean_linear(make, *ours, back)
     expected = linear(make(plain[0]), *plain[1:])
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-14 if at_once == 1 else 0)
     weights = torch.randn_like(expected)
@@ -42,16 +53,17 @@ def test_it_is_the_plain_product(name: str, bias: bool, at_once: int, monkeypatc
 
 @pytest.mark.parametrize("name", CASES)
 def test_first_and_second_derivatives_are_those_of_differences(name: str):
-    make, shape = CASES[name]
-    assert torch.autograd.gradcheck(lambda *given: lean_linear(make, *given), tuple(leaves(shape)))
-    assert torch.autograd.gradgradcheck(lambda *given: lean_linear(make, *given), tuple(leaves(shape)))
+    make, shape, back = CASES[name]
+    assert torch.autograd.gradcheck(lambda *given: lean_linear(make, *given, back), tuple(leaves(shape)))
+    assert torch.autograd.gradgradcheck(lambda *given: lean_linear(make, *given, back), tuple(leaves(shape)))
 
 
-def test_only_those_that_need_a_gradient_get_one():
+@pytest.mark.parametrize("back", [None, partial(go_back, activation="gelu")])
+def test_only_those_that_need_a_gradient_get_one(back: Back | None):
     for frozen in range(3):
         given = leaves((2, 5, 6))
         given[frozen].requires_grad_(False)
-        lean_linear(gelu, *given).sum().backward()
+        lean_linear(gelu, *given, back).sum().backward()
         assert [tensor.grad is not None for tensor in given] == [place != frozen for place in range(3)]
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from retentive.config_types import check_types
 from retentive.layers.bound import Apply, bind_linear, may_overwrite
 from retentive.layers.projection import project
-from retentive.ops.gated import Activation, gated
+from retentive.ops.activation import Activation, go_back
+from retentive.ops.gated import gated
 from retentive.shapes import Hidden
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -74,7 +75,9 @@ class FeedForward(nn.Module):
             activated, linear = inner.chunk(2, dim=-1)
             return self.output_proj(self._activate(activated) * linear)
         if torch.is_grad_enabled():
-            return project(self.output_proj, self.activation, inner)
+            return project(
+                self.output_proj, self.activation, inner, partial(go_back, activation=self.config.activation)
+            )
         return self.output_proj(self._activate(inner))
 
     def bound(self) -> Apply:

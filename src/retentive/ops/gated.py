@@ -1,13 +1,12 @@
 """The gate of a feed-forward layer, ``activation(a) * b``, with a lean backward pass."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import gelu, silu
 
-Activation = Literal["swish", "gelu", "gelu_tanh", "relu"]
+from retentive.ops.activation import Activation, activate, go_back
 
 
 def gated(inner: Float[Tensor, "*batch both_branches"], activation: Activation) -> Float[Tensor, "*batch half_of_them"]:
@@ -18,7 +17,7 @@ def gated(inner: Float[Tensor, "*batch both_branches"], activation: Activation) 
     """
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and inner.requires_grad):
         activated, linear = inner.chunk(2, -1)
-        return _activate(activated, activation) * linear
+        return activate(activated, activation) * linear
     product: Tensor = _Gated.apply(inner, activation)
     return product
 
@@ -28,7 +27,7 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, inner: Tensor, activation: Activation) -> Tensor:
         raw, linear = inner.chunk(2, -1)
         ctx.activation = activation
-        activated = _activate(raw, activation)
+        activated = activate(raw, activation)
         ctx.save_for_backward(inner, activated)
         return activated * linear
 
@@ -42,25 +41,5 @@ class _Gated(torch.autograd.Function):
         d_raw, d_linear = both.chunk(2, -1)
         torch.mul(grad, activated, out=d_linear)
         torch.mul(grad, linear, out=d_raw)
-        _go_back(d_raw, raw, ctx.activation)
+        go_back(d_raw, raw, ctx.activation)
         return both, None
-
-
-def _activate(x: Tensor, activation: Activation) -> Tensor:
-    if activation == "swish":
-        return silu(x)
-    if activation == "relu":
-        return x.relu()
-    return gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
-
-
-def _go_back(grad: Tensor, x: Tensor, activation: Activation) -> None:
-    """Turn the gradient of an activation's output into that of its input ``x``, in place."""
-    aten = torch.ops.aten
-    if activation == "swish":
-        aten.silu_backward.grad_input(grad, x, grad_input=grad)
-    elif activation == "relu":
-        aten.threshold_backward.grad_input(grad, x, 0, grad_input=grad)
-    else:
-        approximate = "tanh" if activation == "gelu_tanh" else "none"
-        aten.gelu_backward.grad_input(grad, x, approximate=approximate, grad_input=grad)

@@ -10,8 +10,11 @@ from torch.nn.functional import linear
 
 Make = Callable[[Tensor], Tensor]
 
-_AT_ONCE = 1 << 19
-"""Numbers that are made again at a time, by whole rows of the batch."""
+Back = Callable[[Tensor, Tensor], None]
+"""Turns the gradient of what was made into that of what it was made of, the second argument, in place."""
+
+_AT_ONCE = 1 << 20
+"""Numbers that are made at a time, where each is made by itself."""
 
 
 def lean_linear(
@@ -19,6 +22,7 @@ def lean_linear(
     source: Float[Tensor, "..."],
     weight: Float[Tensor, "outputs inputs"],
     bias: Float[Tensor, "outputs"] | None,
+    back: Back | None = None,
 ) -> Float[Tensor, "..."]:
     """``linear(make(source), weight, bias)``; the backward pass calls ``make`` once more instead of keeping its result.
 
@@ -31,64 +35,76 @@ def lean_linear(
         source: What it is called with.
         weight: Of the product.
         bias: Added to it.
+        back: The slope of ``make``, of numbers each by itself; None finds it by differentiating.
     """
     needs_gradient = torch.is_grad_enabled() and (source.requires_grad or weight.requires_grad)
     if not needs_gradient or torch.compiler.is_compiling() or torch.is_autocast_enabled(source.device.type):
         return linear(make(source), weight, bias)
-    product: Tensor = _LeanLinear.apply(source, weight, bias, make)
+    product: Tensor = _LeanLinear.apply(source, weight, bias, make, back)
     return product
 
 
 class _LeanLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, source: Tensor, weight: Tensor, bias: Tensor | None, make: Make) -> Tensor:
+    def forward(ctx: Any, source: Tensor, weight: Tensor, bias: Tensor | None, make: Make, back: Back | None) -> Tensor:
         ctx.save_for_backward(source, weight)
-        ctx.make = make
+        ctx.make, ctx.back = make, back
         # The result comes first and what is made after it, in pieces: one freed whole, between what stays, is a hole in
         # the heap that nothing fills again.
         output = source.new_empty((source.shape[0], *make(source[:0]).shape[1:-1], weight.shape[0]))
-        for piece in _pieces(source):
-            made, flat = make(source[piece]).flatten(0, -2), output[piece].flatten(0, -2)
-            if bias is None:
-                torch.mm(made, weight.t(), out=flat)
-            else:
-                torch.addmm(bias, made, weight.t(), out=flat)
+        flat = output.view(-1, weight.shape[0])
+        if back is None:
+            _product(make(source).flatten(0, -2), weight, bias, flat)
+        else:
+            rows = source.flatten(0, -2)
+            for piece in _pieces(rows):
+                _product(make(rows[piece]), weight, bias, flat[piece])
         return output
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        needs_source, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        (grad,), is_again = grad_outputs, torch.is_grad_enabled()  # again: gradients are to be differentiated once more
+        rows = grad.flatten(0, -2)
+        d_bias = rows.sum(0) if needs_bias else None
+        if ctx.back is not None and not is_again:
+            return *_in_pieces(ctx, rows), d_bias, None, None
         source, weight = ctx.saved_tensors
-        needs_source, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        (grad,) = grad_outputs
-        d_bias = grad.flatten(0, -2).sum(0) if needs_bias else None
-        if torch.is_grad_enabled():  # gradients that are to be differentiated once more
-            made = ctx.make(source)
-            d_weight = _to_weight(grad, made) if needs_weight else None
-            d_source = None
-            if needs_source:
-                (d_source,) = torch.autograd.grad(made, source, grad @ weight, create_graph=True)
-            return d_source, d_weight, d_bias, None
-        d_source = torch.empty_like(source) if needs_source else None
-        d_weight = None
-        for piece in _pieces(source):
-            part = source[piece].detach().requires_grad_(needs_source)
-            with torch.enable_grad():
-                made = ctx.make(part)
-            if needs_weight:
-                d_part = _to_weight(grad[piece], made.detach())
-                d_weight = d_part if d_weight is None else d_weight.add_(d_part)
-            if d_source is not None:
-                (d_source[piece],) = torch.autograd.grad(made, part, grad[piece] @ weight)
-        return d_source, d_weight, d_bias, None
+        if not is_again:
+            source = source.detach().requires_grad_(needs_source)
+        with torch.enable_grad():
+            made: Tensor = ctx.make(source)
+        d_source = None
+        if needs_source:
+            d_made = (rows @ weight).view_as(made)
+            (d_source,) = torch.autograd.grad(made, source, d_made, create_graph=is_again)
+        flat = (made if is_again else made.detach()).flatten(0, -2)
+        return d_source, rows.t() @ flat if needs_weight else None, d_bias, None, None
 
 
-def _pieces(source: Tensor) -> list[slice]:
-    """Rows of the first dimension, in pieces."""
-    rows = source.shape[0]
-    size = max(1, _AT_ONCE * rows // max(1, source.numel()))
-    return [slice(begin, begin + size) for begin in range(0, rows, size)] or [slice(None)]
+def _in_pieces(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of the source and the weight, without what was made as a whole."""
+    needs_source, needs_weight, *_ = ctx.needs_input_grad
+    source, weight = ctx.saved_tensors
+    rows, d_weight = source.flatten(0, -2), None
+    d_rows = torch.empty_like(rows, memory_format=torch.contiguous_format) if needs_source else None
+    for piece in _pieces(rows):
+        if needs_weight:
+            made = ctx.make(rows[piece])
+            d_weight = grad[piece].t() @ made if d_weight is None else d_weight.addmm_(grad[piece].t(), made)
+        if d_rows is not None:
+            torch.mm(grad[piece], weight, out=d_rows[piece])
+            ctx.back(d_rows[piece], rows[piece])
+    return None if d_rows is None else d_rows.view(source.shape), d_weight
 
 
-def _to_weight(grad: Tensor, made: Tensor) -> Tensor:
-    """The gradient of the weight."""
-    return grad.flatten(0, -2).t() @ made.flatten(0, -2)
+def _product(made: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if bias is None:
+        torch.mm(made, weight.t(), out=out)
+    else:
+        torch.addmm(bias, made, weight.t(), out=out)
+
+
+def _pieces(rows: Tensor) -> list[slice]:
+    size = max(1, _AT_ONCE // max(1, rows.shape[1]))
+    return [slice(begin, begin + size) for begin in range(0, rows.shape[0], size)]
