@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from laws.families import case_name
 from models.retro.naive import naive_logits
 from models.retro.small import CHUNK, DEEPNORM, RETNET, VOCAB, random_neighbours, random_tokens, small_base, small_retro
+from retentive.models.retro import end_chunks_every
 from retentive.state import named_tensors
 
 VARIANTS = [
@@ -226,6 +227,23 @@ def test_padding_and_documents_read_as_each_alone(changes: dict, seed: int):
                 alone[row], read = one.state, read + count
             assert ended[row, read:].eq(-1).all()
         state = output.state
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=case_name)
+def test_a_document_reads_no_neighbours_of_the_one_before_before_it_has_a_chunk(changes: dict):
+    model, tokens = small_retro(**changes), random_tokens(2, 2 * CHUNK + 3)
+    whole = model(tokens, neighbours=random_neighbours(2, 2))
+    state = model(tokens[:, : 2 * CHUNK], neighbours=random_neighbours(2, 2)).state
+    begin, more = tokens[:, 2 * CHUNK : -1], tokens[:, -1:]
+    starts = torch.tensor([[True, False], [False, False]])  # a new document in the first row, no chunk of which ends
+    first = model(begin, state, starts=starts)
+    # Nor is it looked for with tokens of the other one, where a chunk is made to end early.
+    early = model.ended_chunks(more, end_chunks_every(first.state, 2, CHUNK))
+    assert early.tolist() == [[[-1, *tokens[0, -3:].tolist()]], [tokens[1, -CHUNK:].tolist()]]
+    second = model(more, first.state)
+    logits = torch.cat((first.logits, second.logits), 1)
+    torch.testing.assert_close(logits[0], model(tokens[:1, 2 * CHUNK :]).logits[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(logits[1], whole.logits[1, 2 * CHUNK :], rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
