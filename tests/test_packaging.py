@@ -88,6 +88,6 @@ def test_the_wheel_alone_streams_from_a_model(archives: Path, tmp_path: Path):
     install = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*install, "--ignore-installed", str(wheel)], check=True, capture_output=True)
     run = subprocess.run(
-        [python, "-c", STREAM, str(tmp_path / "model")], cwd=tmp_path, capture_output=True, text=True, check=False
+        [python, "-I", "-c", STREAM, str(tmp_path / "model")], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr

@@ -32,7 +32,7 @@ class Environment:
         (self.site_packages / "lent.pth").write_text(lent)
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [str(self.python), *map(str, arguments)]
+        command = [str(self.python), "-I", *map(str, arguments)]
         run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.python.parents[1])
         assert run.returncode == 0, run.stderr[-3000:]
         return run
