@@ -174,6 +174,9 @@ def test_a_datastore_as_retriever(tmp_path: Path):
     assert [bytes(found.chunk) for found in retriever.found] == [b"the quic", b"k brown "]
     answer = store.search([b"the quic".decode()], k=2)
     assert retriever.found[0].ids == tuple(answer.ids[0].tolist())
+    # The end of a text is no text.
+    ended, unknown = (torch.tensor([[*b"the ", token, *b"qui"]]) for token in (store.tokenizer.end_of_text, -1))
+    assert torch.equal(StoreRetriever(store)(ended), StoreRetriever(store)(unknown))
     # No more is read than there is.
     chunks = torch.tensor([list(b"the quic"), list(b"at all. ")])
     few, many = StoreRetriever(store, k=4)(chunks), StoreRetriever(store, k=10_000)(chunks)

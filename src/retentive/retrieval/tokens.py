@@ -79,8 +79,11 @@ class ByteText:
         return bytes(token for token in ids if token != self.end_of_text).decode("utf-8", errors="replace")
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Texts of many rows of bytes."""
-        return [bytes(row).decode("utf-8", errors="replace") for row in rows]
+        """Texts of many rows, as `decode` gives each, but faster."""
+        return [
+            self.decode(row) if self.end_of_text in row else bytes(row).decode("utf-8", errors="replace")
+            for row in rows
+        ]
 
     def fingerprint(self) -> str:
         """The same as that of the library's byte tokenizer, which gives the same ids."""
