@@ -56,34 +56,33 @@ class Frame:
         """The columns of text."""
         return slice(self.reads, self.reads + self.texts)
 
-    def layout_from(self, begin: int) -> Layout:
-        """The layout of the columns from ``begin`` on, for a block in which those before them are recalled."""
-        layout = self.layout
+    def write_layout(self) -> Layout:
+        """The layout of the write slots alone, for a block in which all other columns are recalled."""
+        first, layout = self.text.stop, self.layout
         sight = Sight() if layout.sight is None else layout.sight
         return Layout(
-            positions=layout.positions[:, begin:],
+            positions=layout.positions[:, first:],
             next_position=layout.next_position,
-            mask=None if layout.mask is None else layout.mask[:, begin:],
             sight=Sight(
-                allowed=None if sight.allowed is None else sight.allowed[:, :, begin:],
-                bias=None if sight.bias is None else sight.bias[:, :, begin:],
-                visible=sight.visible,
+                allowed=None if sight.allowed is None else sight.allowed[:, :, first:],
+                bias=None if sight.bias is None else sight.bias[:, :, first:],
             ),
-            cos=None if layout.cos is None else layout.cos[:, begin:],
-            sin=None if layout.sin is None else layout.sin[:, begin:],
+            cos=None if layout.cos is None else layout.cos[:, first:],
+            sin=None if layout.sin is None else layout.sin[:, first:],
         )
 
     def all_recalled(self, columns: Hidden, recalled: Recalled | None) -> Recalled:
-        """What is read in such a block beside its own columns: what is recalled anyway, then the ``columns`` before."""
-        begin, layout, cos, sin = columns.shape[1], self.layout, None, None
+        """What the write slots read in such a block: what is recalled anyway, read memory and text."""
+        first, layout = self.text.stop, self.layout
+        hidden, cos, sin = columns[:, :first], None, None
         if layout.cos is not None and layout.sin is not None:
-            cos, sin = layout.cos[:, :begin], layout.sin[:, :begin]
+            cos, sin = layout.cos[:, :first], layout.sin[:, :first]
         if recalled is None:
-            return Recalled(hidden=columns, cos=cos, sin=sin)
+            return Recalled(hidden=hidden, cos=cos, sin=sin)
         return Recalled(
-            hidden=torch.cat((recalled.hidden, columns), 1),
-            cos=_joined(recalled.cos, cos),
-            sin=_joined(recalled.sin, sin),
+            hidden=torch.cat((recalled.hidden, hidden), 1),
+            cos=None if cos is None or recalled.cos is None else torch.cat((recalled.cos, cos), 1),
+            sin=None if sin is None or recalled.sin is None else torch.cat((recalled.sin, sin), 1),
         )
 
 
@@ -238,12 +237,3 @@ def as_flags(rows: Rows, like: Tensor) -> Bool[Tensor, "batch"]:
 def _order(turns: Tensor | None, columns: int, device: torch.device) -> Bool[Tensor, "columns columns"]:
     turns = torch.arange(columns, device=device) if turns is None else turns
     return turns[None] <= turns[:, None]
-
-
-def _joined(
-    recalled: Float[Tensor, "1 recalled pairs"] | None, own: Float[Tensor, "#batch own pairs"] | None
-) -> Float[Tensor, "#batch both pairs"] | None:
-    """Rotations of what is recalled, which are those of every row, before a step's own."""
-    if recalled is None or own is None:
-        return None
-    return torch.cat((recalled.expand(own.shape[0], -1, -1), own), 1)

@@ -41,15 +41,15 @@ class Step:
     """What one step gives.
 
     Attributes:
-        text: Normalised last hidden states of the text; empty where they are not wanted.
-        written: The same of what is written into memory.
+        columns: Normalised, of all columns or of the write slots alone.
+        slots: Which of them is the first write slot: 0 where there are no others.
         layers: What attention cached.
         seen: What each block received or returned for the text.
         associations: The associative memories afterwards.
     """
 
-    text: Float[Tensor, "batch texts hidden"]
-    written: Float[Tensor, "batch written hidden"]
+    columns: Hidden
+    slots: int
     layers: tuple[RecurrentState, ...]
     seen: tuple[Tensor, ...]
     associations: tuple[AssociativeState, ...]
@@ -236,9 +236,10 @@ class RecurrentMemoryTransformer(LanguageModel):
         past = past_of(piece, state)
         frame = framer.frame(piece, past, keep=keep)
         step = self.run(piece, state, frame, self.columns(piece, state, frame), text=text or not self._can_skip(piece))
+        written = step.columns[:, : frame.reads] if self.config.bidirectional else step.columns[:, step.slots :]
         memory = state.memory
         if piece.ends is not False and self.config.num_memory_tokens:
-            memory = choose(piece.ends, self.memory.keep(step.written), memory)
+            memory = choose(piece.ends, self.memory.keep(written), memory)
         history, history_real = history_after(self.config, piece, state, step.seen)
         following = replace(
             state,
@@ -248,7 +249,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             history_real=history_real,
             associations=step.associations,
         )
-        return step.text, following
+        return step.columns[:, frame.text if step.slots else slice(0)], following
 
     def _can_skip(self, piece: Piece) -> bool:
         """Whether the last block can leave out the text. Not in training, where replay must find the same numbers."""
@@ -309,41 +310,29 @@ class RecurrentMemoryTransformer(LanguageModel):
         seen: list[Tensor] = []
         associations: list[AssociativeState] = []
         memories = self._associative_memories()
-        begin, end, last = 0, frame.text.stop, len(self.decoder.blocks) - 1
+        slots = frame.text.stop
         for index, block in enumerate(blocks_of(self.decoder)):
             if memories:
                 columns = columns + memories[index](columns, state.associations[index])
             received = columns
             past = going_on(state.layers[index], piece) if state.layers and piece.continues is not False else None
             recalled, layout = self._recalled(piece, state, frame, index), frame.layout
-            if index == last and (begin := self._first_needed(frame, text=text)):
-                layout, recalled = frame.layout_from(begin), frame.all_recalled(columns[:, :begin], recalled)
-                columns = columns[:, begin:]
+            if not text and index == len(self.decoder.blocks) - 1:
+                slots, layout, recalled = 0, frame.write_layout(), frame.all_recalled(columns, recalled)
+                columns = columns[:, frame.text.stop :]
             columns, following = block(columns, past, layout, recalled)
             layers.append(following)
             if self.config.xl_length:
-                above = columns[:, frame.reads - begin : end - begin]
-                seen.append(above if self.config.xl_layer_above else received[:, frame.text])
+                seen.append((columns if self.config.xl_layer_above else received)[:, frame.text])
             if memories:
-                associations.append(association_after(memories[index], columns[:, end - begin :], state, index, piece))
-        columns = self.decoder.norm(columns)
+                associations.append(association_after(memories[index], columns[:, slots:], state, index, piece))
         return Step(
-            text=columns[:, frame.reads - begin : end - begin] if text else columns[:, :0],
-            written=columns[:, : frame.reads] if self.config.bidirectional else columns[:, end - begin :],
+            columns=self.decoder.norm(columns),
+            slots=slots,
             layers=tuple(layers),
             seen=tuple(seen),
             associations=tuple(associations),
         )
-
-    def _first_needed(self, frame: Frame, *, text: bool) -> int:
-        """The first column that anything reads after the last block, which computes none before it."""
-        if self.config.bidirectional or not isinstance(self.config.decoder.mixer, AttentionConfig):
-            return 0
-        if not text:
-            return frame.text.stop
-        sight = frame.layout.sight
-        is_plain = sight is None or (sight.allowed is None and sight.bias is None)
-        return 0 if is_plain else frame.reads  # plain causal attention takes less time with these columns than a mask
 
     def _recalled(self, piece: Piece, state: RecurrentMemoryState, frame: Frame, layer: int) -> Recalled | None:
         """What a block reads of the segment before, where a segment begins."""

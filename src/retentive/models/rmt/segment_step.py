@@ -80,7 +80,8 @@ class SegmentStep(nn.Module):
         )
         frame = Framer(model.config, memory.dtype).make(piece, past, keep=False)
         step = model.run(piece, state, frame, model.columns(piece, state, frame))
-        logits, kept = model.decoder.logits(step.text), model.memory.keep(step.written)
+        written = step.columns[:, : frame.reads] if model.config.bidirectional else step.columns[:, frame.text.stop :]
+        logits, kept = model.decoder.logits(step.columns[:, frame.text]), model.memory.keep(written)
         if history is None:
             return logits, kept
         seen = torch.cat((torch.zeros_like(history), torch.stack(step.seen, 1)), 2)

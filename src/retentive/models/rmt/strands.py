@@ -162,8 +162,8 @@ class ReverseComplementTransformer(nn.Module):
         )
         dtype = model.decoder.embedding.tokens.weight.dtype
         frame = Framer(model.config, dtype).make(piece, Past(), keep=False)
-        step = model.run(piece, state, frame, model.columns(piece, state, frame))
-        return step.text, model.memory.keep(step.written)
+        columns = model.run(piece, state, frame, model.columns(piece, state, frame)).columns
+        return columns[:, frame.text], model.memory.keep(columns[:, : frame.reads])
 
 
 def average_over_strands(predict: Callable[[Tokens], Logits], tokens: Tokens, complement: Complement) -> Logits:
