@@ -47,6 +47,7 @@ def works(
     )
     return {
         "training_step": partial(_training_step, model, vocab_size),
+        "recalling_step": partial(_recalling_step, model, vocab_size),
         "replay_step": partial(_replay_step, model, vocab_size),
         "generate": partial(_generate, model, vocab_size),
     }
@@ -56,6 +57,22 @@ def _training_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *,
     def go_back(tokens: Tensor, labels: Tensor) -> None:
         loss, _ = model(_text(tokens, labels), return_loss=True)
         loss.backward()
+
+    return _step(model, go_back, vocab_size, time)
+
+
+def _recalling_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int) -> Work:
+    """The training step of its plain pass, with the recalled keys passed on as its replay and generation do."""
+    inner = model.transformer
+
+    def go_back(tokens: Tensor, labels: Tensor) -> None:
+        memories = recalled = None
+        losses: list[Tensor] = []
+        segments = zip(tokens.split(model.seq_len, 1), labels.split(model.seq_len, 1), strict=True)
+        for segment, following in segments:
+            loss, memories, recalled = inner(segment, memories, labels=following, xl_memories=recalled)
+            losses.append(loss * (segment.shape[1] / tokens.shape[1]))
+        torch.stack(losses).sum().backward()
 
     return _step(model, go_back, vocab_size, time)
 
