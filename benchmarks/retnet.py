@@ -5,7 +5,6 @@ All three have one shape; the two RetNets are the very same model, with the same
 should have nothing else to do; it takes about five minutes.
 """
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.command import run_benchmark
-from benchmarks.interleave import Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
-from benchmarks.retnet_report import Limit, Results, Row, draw
+from benchmarks.interleave import Arena, Contestant, Race, Task, ratio_of_rounds
+from benchmarks.measuring import Measuring
+from benchmarks.retnet_report import Results, draw
 from benchmarks.yardsticks.install import yardstick_python
 
 OURS, TRANSFORMER, YARDSTICK = "retnet", "transformer", "yet-another-retnet"
@@ -127,18 +127,14 @@ def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Conte
     return found
 
 
-class Benchmark:
+class Benchmark(Measuring[Plan]):
     """Runs the races of a plan in an arena and collects what they show."""
 
     def __init__(self, arena: Arena, plan: Plan, *, with_yardstick: bool) -> None:
         """Take part in an open arena that holds the plan's `contestants`."""
-        self.arena = arena
-        self.plan = plan
+        super().__init__(arena, plan)
         self.models = [OURS, TRANSFORMER, *([YARDSTICK] if with_yardstick else [])]
         self.with_yardstick = with_yardstick
-        self.races: dict[str, Race] = {}
-        self.peaks: dict[str, int] = {}
-        self.rows: list[Row] = []
 
     def run(self) -> None:
         """Measure everything. Training comes before what runs in inference mode (see the yardstick's ``save``)."""
@@ -171,7 +167,7 @@ class Benchmark:
         if self.with_yardstick:
             arguments = {"time": time, "chunk_size": self.plan.written_chunk}
             tasks[BY_CHUNKS] = Task(contestant=YARDSTICK, work="training_step_by_chunks", arguments=arguments)
-        race = self._race(f"training {time}", tasks, rounds)
+        race = self.race(f"training {time}", tasks, rounds)
         what = f"training step, {time} tokens"
         self._against(race, what, YARDSTICK, YARDSTICK, TRAINING_TARGETS.get(time))
         self._against(race, what, BY_CHUNKS, f"{YARDSTICK} by hand-written chunks", None)
@@ -182,7 +178,7 @@ class Benchmark:
         best = [matrix / seconds for seconds in race.seconds["matrix_product"]]
         target = SHARE_TARGET if time == 2048 else None
         what = f"share of matrix speed, training at {time} tokens"
-        self._row(what, "the machine", ratio_of_rounds(ours, best), target, "least")
+        self.row(what, "the machine", ratio_of_rounds(ours, best), target, "least")
 
     def peak_memory(self, time: int) -> None:
         """Resident memory that a first training step needs, each in a fresh process."""
@@ -192,7 +188,7 @@ class Benchmark:
         for name in self.models[1:]:
             ratio = ratio_of_rounds([self.peaks[OURS]], [self.peaks[name]])
             target = PEAK_TARGET if name == YARDSTICK else None
-            self._row(f"peak memory of a training step, {time} tokens", name, ratio, target, "most")
+            self.row(f"peak memory of a training step, {time} tokens", name, ratio, target, "most")
 
     def prefill(self) -> None:
         """A long prompt, of which the state and the last logits are wanted."""
@@ -204,7 +200,7 @@ class Benchmark:
                 tasks[f"{YARDSTICK} {size}"] = Task(contestant=YARDSTICK, work="prefill", arguments=arguments)
             arguments = {"time": time, "chunk_size": self.plan.written_chunk}
             tasks[ALL_LOGITS] = Task(contestant=YARDSTICK, work="prefill_all_logits", arguments=arguments)
-        race = self._race("prefill", tasks, self.plan.rounds // 2)
+        race = self.race("prefill", tasks, self.plan.rounds // 2)
         what = f"prefill, {time} tokens"
         if self.with_yardstick:
             best = race.fastest([f"{YARDSTICK} {size}" for size in self.plan.prefill_chunks])
@@ -218,7 +214,7 @@ class Benchmark:
         tasks = {name: Task(contestant=name, work="decode", arguments=arguments) for name in self.models}
         if self.with_yardstick:
             tasks[ONE_THREAD] = Task(contestant=YARDSTICK, work="decode_on_one_thread", arguments=arguments)
-        race = self._race(f"decode batch {batch}", tasks, self.plan.rounds)
+        race = self.race(f"decode batch {batch}", tasks, self.plan.rounds)
         what = f"one-token decode, batch {batch}"
         self._against(race, what, YARDSTICK, YARDSTICK, DECODE_TARGET)
         self._against(race, what, ONE_THREAD, f"{YARDSTICK}, set to one thread by hand", None)
@@ -231,36 +227,21 @@ class Benchmark:
             for context in self.plan.contexts:
                 arguments = {"batch": 1, "context": context, "steps": steps}
                 tasks[f"{name} {context}"] = Task(contestant=name, work="decode", arguments=arguments)
-        race = self._race("decode by context", tasks, self.plan.rounds)
+        race = self.race("decode by context", tasks, self.plan.rounds)
         first, last = self.plan.contexts[0], self.plan.contexts[-1]
         for name, target in ((OURS, GROWTH_TARGET), (TRANSFORMER, None)):
             growth = race.times_as_fast(f"{name} {first}", f"{name} {last}")
             what = f"decode time per token of {name}, context {last}"
-            self._row(what, f"itself, context {first}", growth, target, "most")
+            self.row(what, f"itself, context {first}", growth, target, "most")
 
     def results(self, description: dict[str, Any]) -> Results:
         """Everything that was measured, as the report takes it."""
         times = [time for time, _ in self.plan.training]
-        reference = self.races[f"training {2048 if 2048 in times else times[-1]}"]
-        return Results(
-            machine={**description, **machine.speeds(reference)},
-            plan=dataclasses.asdict(self.plan),
-            rows=self.rows,
-            peaks=self.peaks,
-            races=self.races,
-        )
-
-    def _race(self, name: str, tasks: dict[str, Task], rounds: int) -> Race:
-        race = self.arena.race(name, tasks, rounds=rounds)
-        self.races[name] = race
-        return race
+        return self.collected(description, f"training {2048 if 2048 in times else times[-1]}")
 
     def _against(self, race: Race, what: str, opponent: str, opponent_name: str, target: float | None) -> None:
         if opponent in race.seconds:
-            self._row(what, opponent_name, race.times_as_fast(OURS, opponent), target, "least")
-
-    def _row(self, what: str, against: str, ratio: Ratio, target: float | None, limit: Limit) -> None:
-        self.rows.append(Row(what, against, ratio, target if self.plan.judged else None, limit))
+            self.row(what, opponent_name, race.times_as_fast(OURS, opponent), target, "least")
 
 
 def main() -> None:

@@ -6,14 +6,15 @@ to do; it takes about five minutes.
 """
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
 from benchmarks.command import run_benchmark
-from benchmarks.interleave import Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
-from benchmarks.retnet_report import Limit, Results, Row
+from benchmarks.interleave import Arena, Contestant, Race, Task, ratio_of_rounds
+from benchmarks.measuring import Measuring
+from benchmarks.retnet_report import Results
 from benchmarks.retro_report import draw
 from benchmarks.yardsticks.install import yardstick_python
 
@@ -137,33 +138,30 @@ def our_config(plan: Plan, family: str) -> dict[str, Any]:
     }
 
 
-class Benchmark:
+class Benchmark(Measuring[Plan]):
     """Runs the races of a plan in an arena and collects what they show."""
 
     def __init__(self, arena: Arena, plan: Plan, *, with_yardstick: bool) -> None:
         """Take part in an open arena that holds the plan's `contestants`."""
-        self.arena = arena
-        self.plan = plan
+        super().__init__(arena, plan)
         self.names = [OURS, RETENTION, *([YARDSTICK] if with_yardstick else [])]
         self.with_yardstick = with_yardstick
-        self.races: dict[str, Race] = {}
-        self.peaks: dict[str, int] = {}
-        self.rows: list[Row] = []
 
     def run(self) -> None:
         """Measure everything. Training comes before what runs in inference mode."""
         time = {"time": self.plan.time}
         tasks = {name: Task(contestant=name, work="training_step", arguments=time) for name in self.names}
-        self._against(self._race("training step", tasks), f"training step, {self.plan.time} tokens", TRAINING_TARGET)
+        race = self.race("training step", tasks, self.plan.rounds)
+        self._against(race, f"training step, {self.plan.time} tokens", TRAINING_TARGET)
         self.peaks = {name: self.arena.peak_memory(task) for name, task in tasks.items()}
         if self.with_yardstick:
             for name in (OURS, RETENTION):
                 ratio = ratio_of_rounds([self.peaks[name]], [self.peaks[YARDSTICK]])
                 target = PEAK_TARGET if name == OURS else None
-                self._row(f"peak memory of a training step, {name}", YARDSTICK, ratio, target, "most")
+                self.row(f"peak memory of a training step, {name}", YARDSTICK, ratio, target, "most")
         self._decode()
         self._growth()
-        self.races["machine"] = self.arena.race("machine", machine.tasks(), rounds=self.plan.rounds)
+        self.race("machine", machine.tasks(), self.plan.rounds)
 
     def _decode(self) -> None:
         """New tokens after some chunks, neighbours of a new chunk included."""
@@ -172,7 +170,8 @@ class Benchmark:
             steps = self.plan.yardstick_steps if name == YARDSTICK else self.plan.steps
             arguments = {"context": self.plan.context, "steps": steps}
             tasks[name] = Task(contestant=name, work="decode", arguments=arguments)
-        self._against(self._race("decode", tasks), f"decode at context {self.plan.context}", DECODE_TARGET)
+        race = self.race("decode", tasks, self.plan.rounds)
+        self._against(race, f"decode at context {self.plan.context}", DECODE_TARGET)
 
     def _growth(self) -> None:
         """Time per token does not depend on how many chunks came before."""
@@ -182,33 +181,19 @@ class Benchmark:
             for chunks in (first, last):
                 arguments = {"context": chunks * self.plan.chunk_size, "steps": self.plan.steps}
                 tasks[f"{name}, chunk {chunks}"] = Task(contestant=name, work="decode", arguments=arguments)
-        race = self._race("decode by chunks", tasks)
+        race = self.race("decode by chunks", tasks, self.plan.rounds)
         for name, target in ((RETENTION, GROWTH_TARGET), (OURS, None)):
             growth = race.times_as_fast(f"{name}, chunk {first}", f"{name}, chunk {last}")
-            self._row(f"time per token of {name}, chunk {last}", f"itself, chunk {first}", growth, target, "most")
+            self.row(f"time per token of {name}, chunk {last}", f"itself, chunk {first}", growth, target, "most")
 
     def results(self, description: dict[str, Any]) -> Results:
         """Everything that was measured, as the report takes it."""
-        return Results(
-            machine={**description, **machine.speeds(self.races["machine"])},
-            plan=asdict(self.plan),
-            rows=self.rows,
-            peaks=self.peaks,
-            races=self.races,
-        )
-
-    def _race(self, name: str, tasks: dict[str, Task]) -> Race:
-        race = self.arena.race(name, tasks, rounds=self.plan.rounds)
-        self.races[name] = race
-        return race
+        return self.collected(description, "machine")
 
     def _against(self, race: Race, what: str, target: float) -> None:
         if self.with_yardstick:
-            self._row(what, YARDSTICK, race.times_as_fast(OURS, YARDSTICK), target, "least")
-            self._row(f"{what}, over retention", YARDSTICK, race.times_as_fast(RETENTION, YARDSTICK), None, "least")
-
-    def _row(self, what: str, against: str, ratio: Ratio, target: float | None, limit: Limit) -> None:
-        self.rows.append(Row(what, against, ratio, target if self.plan.judged else None, limit))
+            self.row(what, YARDSTICK, race.times_as_fast(OURS, YARDSTICK), target, "least")
+            self.row(f"{what}, over retention", YARDSTICK, race.times_as_fast(RETENTION, YARDSTICK), None, "least")
 
 
 def main() -> None:

@@ -6,14 +6,15 @@ The machine should have nothing else to do; it takes about five minutes.
 """
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
 from benchmarks.command import run_benchmark
-from benchmarks.interleave import Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
-from benchmarks.retnet_report import Limit, Results, Row
+from benchmarks.interleave import Arena, Contestant, Task, ratio_of_rounds
+from benchmarks.measuring import Measuring
+from benchmarks.retnet_report import Results
 from benchmarks.rmt_report import draw
 from benchmarks.yardsticks.install import yardstick_python
 
@@ -143,16 +144,13 @@ def _name(contestant: str, recalls: bool) -> str:
     return contestant + (RECALLING if recalls else "")
 
 
-class Benchmark:
+class Benchmark(Measuring[Plan]):
     """Runs the races of a plan in an arena and collects what they show."""
 
     def __init__(self, arena: Arena, plan: Plan, *, with_yardstick: bool) -> None:
         """Take part in an open arena that holds the plan's `contestants`."""
-        self.arena = arena
-        self.plan = plan
+        super().__init__(arena, plan)
         self.opponents = [YARDSTICK, FUSED] if with_yardstick else []
-        self.races: dict[str, Race] = {}
-        self.rows: list[Row] = []
 
     def run(self) -> None:
         """Measure everything."""
@@ -165,7 +163,7 @@ class Benchmark:
             self._contest(f"generation{suffix}", "generate", length, GENERATION_TARGET, recalls)
         self._long_text()
         tasks = machine.tasks(matrix_size=self.plan.matrix_size, copy_mebibytes=self.plan.copy_mebibytes)
-        self._race("machine", tasks)
+        self.race("machine", tasks, self.plan.rounds)
 
     def _contest(self, what: str, work: str, arguments: dict[str, int], target: float, recalls: bool) -> None:
         """Ours against the yardstick as it comes; its other attention, and what it leaves out, are shown beside."""
@@ -177,10 +175,10 @@ class Benchmark:
             passed_on = {name + PASSED_ON: tasks[name] for name in others}
             tasks |= {label: replace(task, work="recalling_step") for label, task in passed_on.items()}
             judged = list(passed_on)[:1]
-        race = self._race(what, tasks)
+        race = self.race(what, tasks, self.plan.rounds)
         for label in tasks:
             if label != ours:
-                self._row(what, label, race.times_as_fast(ours, label), target if label in judged else None, "least")
+                self.row(what, label, race.times_as_fast(ours, label), target if label in judged else None, "least")
 
     def _long_text(self) -> None:
         """A segment late in a text takes the time of an early one, and memory does not grow."""
@@ -189,30 +187,16 @@ class Benchmark:
             f"segment {segment}": Task(contestant=OURS, work="read_segment", arguments={"segment": segment})
             for segment in (first, last)
         }
-        race = self._race("segments of a long text", tasks)
+        race = self.race("segments of a long text", tasks, self.plan.rounds)
         growth = race.times_as_fast(f"segment {first}", f"segment {last}")
-        self._row(f"time of segment {last}", f"segment {first}", growth, SEGMENT_TARGET, "most")
+        self.row(f"time of segment {last}", f"segment {first}", growth, SEGMENT_TARGET, "most")
         grown = ratio_of_rounds([race.facts[f"segment {last}"]["growth_bytes"]], [GROWTH_LIMIT])
         tokens = last * self.plan.segment_length
-        self._row(f"resident memory that reading {tokens:,} tokens adds", "20 MB", grown, 1.0, "most")
+        self.row(f"resident memory that reading {tokens:,} tokens adds", "20 MB", grown, 1.0, "most")
 
     def results(self, description: dict[str, Any]) -> Results:
         """Everything that was measured, as the report takes it."""
-        return Results(
-            machine={**description, **machine.speeds(self.races["machine"])},
-            plan=asdict(self.plan),
-            rows=self.rows,
-            peaks={},
-            races=self.races,
-        )
-
-    def _race(self, name: str, tasks: dict[str, Task]) -> Race:
-        race = self.arena.race(name, tasks, rounds=self.plan.rounds)
-        self.races[name] = race
-        return race
-
-    def _row(self, what: str, against: str, ratio: Ratio, target: float | None, limit: Limit) -> None:
-        self.rows.append(Row(what, against, ratio, target if self.plan.judged else None, limit))
+        return self.collected(description, "machine")
 
 
 def main() -> None:
