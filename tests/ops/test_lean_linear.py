@@ -83,3 +83,9 @@ def test_under_autocast_it_is_what_the_plain_product_is():
     assert torch.equal(output, expected)
     output.float().sum().backward()
     assert source.grad is not None
+
+
+def test_shapes_alone_can_be_trained():
+    given = [tensor.detach().to("meta").requires_grad_() for tensor in leaves((2, 5, 6))]
+    lean_linear(gelu, *given, partial(go_back, activation="gelu")).sum().backward()
+    assert [tensor.grad.shape for tensor in given] == [tensor.shape for tensor in given]

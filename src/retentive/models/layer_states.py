@@ -12,6 +12,7 @@ from retentive.layers.attention import AttentionConfig, KeyValueState
 from retentive.layers.block import MixerConfig
 from retentive.layers.retention import RetentionState
 from retentive.models.decoder import DecoderConfig
+from retentive.ops.precision import autocasts
 from retentive.state import ModelState, RecurrentState
 
 LayerShape = tuple[str, int, int, int] | str
@@ -90,9 +91,8 @@ def check_dtypes(
     Raises:
         MismatchError: If something is; the message names it.
     """
-    device = state.position.device.type
-    rounds = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    computed = torch.get_autocast_dtype(device) if rounds else dtype
+    device = state.position.device
+    computed = torch.get_autocast_dtype(device.type) if autocasts(device) else dtype
     layers = enumerate(state.layers)
     keys = {f"layers[{number}].key": layer.key for number, layer in layers if isinstance(layer, KeyValueState)}
     for limit, tensors in ((computed, keys), (dtype, hidden)):

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
+from retentive.ops.precision import autocasts
+
 Make = Callable[[Tensor], Tensor]
 
 Back = Callable[[Tensor, Tensor], None]
@@ -38,7 +40,7 @@ def lean_linear(
         back: The slope of ``make``, of numbers each by itself; None finds it by differentiating.
     """
     needs_gradient = torch.is_grad_enabled() and (source.requires_grad or weight.requires_grad)
-    if not needs_gradient or torch.compiler.is_compiling() or torch.is_autocast_enabled(source.device.type):
+    if not needs_gradient or torch.compiler.is_compiling() or autocasts(source.device):
         return linear(make(source), weight, bias)
     product: Tensor = _LeanLinear.apply(source, weight, bias, make, back)
     return product
