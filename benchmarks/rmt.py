@@ -136,7 +136,7 @@ def our_config(plan: Plan, *, recalls: bool) -> dict[str, Any]:
         "backbone": backbone,
         "segment_length": plan.segment_length,
         "num_memory_tokens": plan.num_memory_tokens,
-        "xl_length": plan.segment_length if recalls else 0,
+        **({"xl_length": plan.segment_length, "xl_gradient": "none"} if recalls else {}),
     }
 
 

@@ -48,7 +48,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "rmt": [
         {"xl_length": 4, "xl_layer_above": True, "causal_memory": True, "token_shift": True, "write_start": "learned"},
-        {"memory": "associative", "associative_dim": 4, "xl_length": 2, "xl_gradient": True},
+        {"memory": "associative", "associative_dim": 4, "xl_length": 2, "xl_gradient": "states"},
         {"backbone": config_class("retnet")(**SMALL["retnet"]), "causal_memory": True, "read_first": False},
     ],
 }
@@ -160,7 +160,7 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "memory_flips": {"memory_code": "sign", "memory_flips": 0.1},
         "memory_noise": {"memory_noise": 0.1},
         "xl_length": {"xl_length": 3},
-        "xl_gradient": {"xl_length": 3, "xl_gradient": True},
+        "xl_gradient": {"xl_length": 3, "xl_gradient": "states"},
         "xl_layer_above": {"xl_length": 3, "xl_layer_above": True},
         "token_shift": {"token_shift": True},
         "embedding_gradient": {"embedding_gradient": 0.1},

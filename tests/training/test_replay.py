@@ -28,7 +28,7 @@ DROPPING = small_backbone(dropout=0.2, attention_dropout=0.2)
 CASES = [
     {},
     {"xl_length": 5},
-    {"xl_length": 4, "xl_gradient": True, "xl_layer_above": True},
+    {"xl_length": 4, "xl_gradient": "states", "xl_layer_above": True},
     {"xl_length": 5, "backbone": DROPPING},
     {"memory_code": "sign", "memory_flips": 0.1},
     {"memory_noise": 0.3, "backbone": DROPPING},

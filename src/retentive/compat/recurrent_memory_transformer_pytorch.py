@@ -78,12 +78,14 @@ class RecurrentMemoryTransformer(nn.Module):
             dropout=ff_dropout,
             attention_dropout=attn_dropout,
         )
+        recalled = _recalled_length(use_xl_memories, xl_mem_len, enhanced_xl_recurrence, seq_len)
         config = rmt.RecurrentMemoryConfig(
             backbone=backbone,
             segment_length=seq_len,
             num_memory_tokens=num_memory_tokens,
             bidirectional=not causal,
-            xl_length=_recalled_length(use_xl_memories, xl_mem_len, enhanced_xl_recurrence, seq_len),
+            xl_length=recalled,
+            xl_gradient="none" if recalled else "weights",  # that package keeps keys and values, without gradients
             xl_layer_above=enhanced_xl_recurrence,
             embedding_gradient=emb_gradient_frac,
         )

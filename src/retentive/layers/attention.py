@@ -91,11 +91,17 @@ class Recalled:
         hidden: What a block received for each of these tokens.
         cos: Cosines of their rotation, or None without one.
         sin: Sines of it.
+        learns: Whether gradients flow into them and the weights that make keys and values of them.
     """
 
     hidden: Hidden
     cos: RotaryTable | None = None
     sin: RotaryTable | None = None
+    learns: bool = True
+
+
+KeysAndValues = tuple[Tensor, Tensor]
+"""Both of shape ``(batch, kv_heads, time, dim)``."""
 
 
 BoundAttention = Callable[[Tensor, KeyValueState, Tensor | None], tuple[Tensor, KeyValueState]]
@@ -126,9 +132,9 @@ class Attention(nn.Module):
         )
 
     def forward(
-        self, x: Hidden, state: KeyValueState | None, layout: Layout, recalled: Recalled | None = None
+        self, x: Hidden, state: KeyValueState | None, layout: Layout, recalled: KeysAndValues | None = None
     ) -> tuple[Hidden, KeyValueState]:
-        """Attend to the cached tokens, the recalled ones and those of this call, and return the longer cache."""
+        """Attend to the cached tokens, what `recall` gave and those of this call, and return the longer cache."""
         batch, time, _ = x.shape
         sizes = (self.query_size, self.key_size, self.value_size)
         query, key, value = self.input_proj(x).split(sizes, dim=-1)
@@ -140,8 +146,7 @@ class Attention(nn.Module):
             key = rotate(key, layout.cos, layout.sin, layout=self.config.rotary.pairs)
             value = value.contiguous()  # a view would keep queries and keys before rotation too
         if recalled is not None:
-            earlier_key, earlier_value = self._recall(recalled)
-            key, value = torch.cat((earlier_key, key), dim=2), torch.cat((earlier_value, value), dim=2)
+            key, value = torch.cat((recalled[0], key), dim=2), torch.cat((recalled[1], value), dim=2)
         if state is not None and state.key.shape[2]:
             key = torch.cat((state.key, key), dim=2)
             value = torch.cat((state.value, value), dim=2)
@@ -180,8 +185,8 @@ class Attention(nn.Module):
 
         return apply
 
-    def _recall(self, recalled: Recalled) -> tuple[Tensor, Tensor]:
-        """Keys and values of hidden states that ask nothing themselves."""
+    def recall(self, recalled: Recalled) -> KeysAndValues:
+        """Keys and values of (normalised) hidden states that ask nothing themselves."""
         batch, time, _ = recalled.hidden.shape
         if type(self.input_proj) is nn.Linear:
             bias = self.input_proj.bias[self.query_size :] if self.config.bias else None

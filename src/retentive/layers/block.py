@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
+import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from retentive.layers.attention import Attention, AttentionConfig, KeyValueState, Recalled
+from retentive.layers.attention import Attention, AttentionConfig, KeysAndValues, KeyValueState, Recalled
 from retentive.layers.bound import Apply, is_own
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout
@@ -81,13 +82,19 @@ class Block(nn.Module):
         is_post_norm = self.residual_scale is not None
         read = x if is_post_norm else self.mixer_norm(x)
         if isinstance(self.mixer, Attention):
-            if recalled is not None and not is_post_norm:
-                recalled = replace(recalled, hidden=self.mixer_norm(recalled.hidden))
-            mixed, following = self.mixer(read, cast("KeyValueState | None", state), layout, recalled)
+            again = None if recalled is None else self._recall(self.mixer, recalled)
+            mixed, following = self.mixer(read, cast("KeyValueState | None", state), layout, again)
         else:
             assert recalled is None, "retention has no keys to recall"
             mixed, following = self.mixer(read, cast("RetentionState | None", state), layout)
         return self._add(x, mixed, self.mixer, self.mixer_norm), following
+
+    def _recall(self, attention: Attention, recalled: Recalled) -> KeysAndValues:
+        """Keys and values of what was received for earlier tokens."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and recalled.learns):
+            if self.residual_scale is None:
+                recalled = replace(recalled, hidden=self.mixer_norm(recalled.hidden))
+            return attention.recall(recalled)
 
     def feed(self, x: Hidden) -> Hidden:
         """The second half: each token by itself."""

@@ -51,7 +51,7 @@ IMPOSSIBLE = [
     ({"memory_noise": -1.0}, "memory_noise must be at least 0, but is -1.0"),
     ({"memory_code": "sign", "memory_noise": 0.1}, "memory_noise needs memory_code='continuous', but it is 'sign'"),
     ({"xl_length": 6}, "xl_length must be from 0 to segment_length = 5, for one segment is remembered, but is 6"),
-    ({"xl_gradient": True}, "xl_gradient means nothing with xl_length=0"),
+    ({"xl_gradient": "states"}, "xl_gradient means nothing with xl_length=0"),
     ({"xl_layer_above": True}, "xl_layer_above means nothing with xl_length=0"),
     ({"embedding_gradient": 1.5}, "embedding_gradient must be a share from 0 to 1, but is 1.5"),
     ({"backbone": small_backbone(hidden_size=15, head_dim=4), "token_shift": True}, "hidden_size must be even, but is"),
@@ -66,7 +66,7 @@ def test_what_cannot_be_is_refused(changes: dict, message: str):
 
 def test_unknown_choices_are_refused():
     config = config_to_dict(small_config())
-    wrong = [{"memory": "slots"}, {"write_start": "zero"}, {"memory_code": "bits"}]
+    wrong = [{"memory": "slots"}, {"write_start": "zero"}, {"memory_code": "bits"}, {"xl_gradient": True}]
     errors = errors_of(
         [("retentive.models.registry:config_from_dict", {"values": {**config, **change}}) for change in wrong]
     )
@@ -74,6 +74,7 @@ def test_unknown_choices_are_refused():
         ("ValueError", "memory must be 'tokens' or 'associative', but is 'slots'."),
         ("ValueError", "write_start must be 'memory' or 'learned', but is 'zero'."),
         ("ValueError", "memory_code must be 'continuous' or 'sign', but is 'bits'."),
+        ("ValueError", "xl_gradient must be 'states', 'weights' or 'none', but is True."),
     ]
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from laws.families import case_name
 from models.rmt.small import random_tokens, small_backbone, small_config
@@ -21,9 +22,10 @@ TOGGLES = [
     ({}, {"memory_noise": 0.1}),
     ({}, {"xl_length": 3}),
     ({"xl_length": 3}, {"xl_length": 2}),
-    ({"xl_length": 3}, {"xl_gradient": True}),
+    ({"xl_length": 3}, {"xl_gradient": "states"}),
+    ({"xl_length": 3}, {"xl_gradient": "none"}),
     ({"xl_length": 3}, {"xl_layer_above": True}),
-    ({"xl_length": 3, "xl_layer_above": True}, {"xl_gradient": True}),
+    ({"xl_length": 3, "xl_layer_above": True}, {"xl_gradient": "states"}),
     ({"bidirectional": True}, {"xl_length": 3}),
     ({}, {"token_shift": True}),
     ({"backbone": small_backbone(positions="none")}, {"token_shift": True}),
@@ -87,18 +89,29 @@ def test_stopping_the_write_gradient_leaves_the_gradient_through_what_was_read()
     assert not torch.equal(*gradients)
 
 
-def test_recalled_states_have_a_gradient_only_where_asked_for():
+@pytest.mark.parametrize("learns", ["states", "weights", "none"])
+def test_recalled_states_have_a_gradient_only_where_asked_for(learns: str):
     tokens = random_tokens(1, 10)
-    for xl_gradient in (False, True):
-        torch.manual_seed(0)
-        # Without memory, the second segment depends on the first through what it recalls alone.
-        model = RecurrentMemoryTransformer(small_config(num_memory_tokens=0, xl_length=4, xl_gradient=xl_gradient))
-        state = model(tokens[:, :5]).state
-        model(tokens[:, 5:], state).logits.sum().backward()
-        only_first = sorted(set(tokens[0, :5].tolist()) - set(tokens[0, 5:].tolist()))
-        gradient = model.decoder.embedding.tokens.weight.grad[only_first]
-        assert bool(gradient.abs().max() > 0) is xl_gradient
+    torch.manual_seed(0)
+    # Without memory, the second segment depends on the first through what it recalls alone.
+    model = RecurrentMemoryTransformer(small_config(num_memory_tokens=0, xl_length=4, xl_gradient=learns))
+    state = model(tokens[:, :5]).state
+    model(tokens[:, 5:], state).logits.sum().backward()
+    only_first = sorted(set(tokens[0, :5].tolist()) - set(tokens[0, 5:].tolist()))
+    gradient = model.decoder.embedding.tokens.weight.grad[only_first]
+    assert bool(gradient.abs().max() > 0) is (learns == "states")
 
+
+def test_weights_learn_from_what_is_recalled_unless_told_otherwise():
+    found: dict[str, Tensor] = {}
+    for learns in ("weights", "none"):
+        torch.manual_seed(0)
+        model = RecurrentMemoryTransformer(small_config(num_memory_tokens=0, xl_length=4, xl_gradient=learns))
+        first = model(random_tokens(1, 5)).state.detach()
+        block = model.decoder.blocks[-1]
+        model(random_tokens(1, 1, seed=1), first).logits.sum().backward()
+        found[learns] = block.mixer.input_proj.weight.grad[block.mixer.query_size :]
+    assert not torch.allclose(found["weights"], found["none"])
 
 def test_the_sign_code_carries_signs_and_passes_gradients_on():
     torch.manual_seed(0)

@@ -55,7 +55,9 @@ class RecurrentMemoryConfig:
         memory_noise: Noise added to a continuous memory in training, as a share of its root mean square.
         xl_length: Tokens at the end of the segment before whose hidden states are read as well (arXiv:1901.02860); at
             most ``segment_length``.
-        xl_gradient: Whether gradients flow into those hidden states.
+        xl_gradient: What learns from those hidden states: ``states`` lets gradients flow into the segment before,
+            ``weights`` only into the weights that make keys and values of them (Transformer-XL, arXiv:1901.02860),
+            ``none`` takes keys and values as they are, which makes a training step shorter.
         xl_layer_above: A block reads what it returned for those tokens, not what it received (ERNIE-Doc,
             arXiv:2012.15688): they reach back a layer further with each segment.
         token_shift: Half of a token's embedding is that of the token before it in the segment; a sense of order for
@@ -81,7 +83,7 @@ class RecurrentMemoryConfig:
     memory_flips: float = 0.0
     memory_noise: float = 0.0
     xl_length: int = 0
-    xl_gradient: bool = False
+    xl_gradient: Literal["states", "weights", "none"] = "weights"
     xl_layer_above: bool = False
     token_shift: bool = False
     embedding_gradient: float = 1.0
@@ -160,6 +162,8 @@ class RecurrentMemoryConfig:
                 f"xl_length must be from 0 to segment_length = {self.segment_length}, for one segment is remembered, "
                 f"but is {self.xl_length}; lengthen the segment."
             )
+        if self.xl_gradient not in ("states", "weights", "none"):
+            raise ValueError(f"xl_gradient must be 'states', 'weights' or 'none', but is {self.xl_gradient!r}.")
         if not self.xl_length:
             self._refuse(("xl_gradient", "xl_layer_above"), "xl_length=0")
 

@@ -252,11 +252,15 @@ class RecurrentMemoryTransformer(LanguageModel):
         return step.columns[:, frame.text if step.slots else slice(0)], following
 
     def _can_skip(self, piece: Piece) -> bool:
-        """Whether the last block can leave out the text. Not in training, where replay must find the same numbers."""
+        """Whether the last block can leave out the text. Not in training, where replay must find the same numbers.
+
+        Nor with gradients: of what the write slots then recall, a part may be meant to have none (``xl_gradient``).
+        """
         return (
             piece.ends is True
             and piece.mask is None
             and not self.training
+            and not torch.is_grad_enabled()
             and isinstance(self.config.decoder.mixer, AttentionConfig)
             and self.config.num_memory_tokens > 0
             and not (self.config.bidirectional or self.config.xl_layer_above)
@@ -338,7 +342,12 @@ class RecurrentMemoryTransformer(LanguageModel):
         """What a block reads of the segment before, where a segment begins."""
         if piece.begins is False or not state.history.shape[2]:
             return None
-        return Recalled(hidden=state.history[:, layer], cos=frame.recalled_cos, sin=frame.recalled_sin)
+        return Recalled(
+            hidden=state.history[:, layer],
+            cos=frame.recalled_cos,
+            sin=frame.recalled_sin,
+            learns=self.config.xl_gradient != "none",
+        )
 
     def _associative_memories(self) -> list[AssociativeMemory]:
         return [cast("AssociativeMemory", memory) for memory in self.associations]

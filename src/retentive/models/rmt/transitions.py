@@ -96,7 +96,7 @@ def history_after(
         return state.history, state.history_real
     if config.bidirectional and piece.ends is False and piece.starts is False:
         return state.history, state.history_real
-    if not config.xl_gradient:
+    if config.xl_gradient != "states":
         seen = tuple(hidden.detach() for hidden in seen)
     if piece.mask is None:
         # Cut before they are stacked: a view would keep the whole segment in memory.
