@@ -113,6 +113,7 @@ def test_weights_learn_from_what_is_recalled_unless_told_otherwise():
         found[learns] = block.mixer.input_proj.weight.grad[block.mixer.query_size :]
     assert not torch.allclose(found["weights"], found["none"])
 
+
 def test_the_sign_code_carries_signs_and_passes_gradients_on():
     torch.manual_seed(0)
     model = RecurrentMemoryTransformer(small_config(memory_code="sign")).double()
