@@ -169,16 +169,13 @@ class Benchmark(Measuring[Plan]):
         """Ours against the yardstick as it comes; its other attention, and what it leaves out, are shown beside."""
         ours, *others = [_name(name, recalls) for name in (OURS, *self.opponents)]
         tasks = {name: Task(contestant=name, work=work, arguments=arguments) for name in (ours, *others)}
-        judged = others[:1]
         if recalls and work == "training_step":
             # The plain pass makes the recalled keys and reads none; this one reads them, as ours does.
-            passed_on = {name + PASSED_ON: tasks[name] for name in others}
-            tasks |= {label: replace(task, work="recalling_step") for label, task in passed_on.items()}
-            judged = list(passed_on)[:1]
+            tasks |= {name + PASSED_ON: replace(tasks[name], work="recalling_step") for name in others}
         race = self.race(what, tasks, self.plan.rounds)
         for label in tasks:
             if label != ours:
-                self.row(what, label, race.times_as_fast(ours, label), target if label in judged else None, "least")
+                self.row(what, label, race.times_as_fast(ours, label), target if label in others[:1] else None, "least")
 
     def _long_text(self) -> None:
         """A segment late in a text takes the time of an early one, and memory does not grow."""

@@ -33,5 +33,7 @@ def test_the_benchmark_measures_every_work_and_reports_it(tmp_path: Path) -> Non
 
 def test_recall_is_the_only_difference_between_the_two_models() -> None:
     with_recall, without = (rmt.our_config(rmt.FULL, recalls=recalls) for recalls in (True, False))
-    assert {name for name in without if without[name] != with_recall[name]} == {"xl_length"}
+    changed = {name for name, value in with_recall.items() if without.get(name) != value}
+    assert changed == {"xl_length", "xl_gradient"}
+    assert without.keys() <= with_recall.keys()
     assert with_recall["xl_length"] == 256

@@ -29,6 +29,7 @@ CASES = [
     {},
     {"xl_length": 5},
     {"xl_length": 4, "xl_gradient": "states", "xl_layer_above": True},
+    {"xl_length": 4, "xl_gradient": "none", "backbone": small_backbone(positions="learned", max_positions=5)},
     {"xl_length": 5, "backbone": DROPPING},
     {"memory_code": "sign", "memory_flips": 0.1},
     {"memory_noise": 0.3, "backbone": DROPPING},

@@ -57,7 +57,7 @@ class Block(nn.Module):
         x: Hidden,
         state: RecurrentState | None,
         layout: Layout,
-        recalled: Recalled | None = None,
+        recalled: Recalled | KeysAndValues | None = None,
         between: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Hidden, RecurrentState]:
         """Carry the residual stream through the block.
@@ -66,7 +66,8 @@ class Block(nn.Module):
             x: The residual stream.
             state: The mixer's, from the last call; None begins anew.
             layout: Where each token stands.
-            recalled: What this block received for earlier tokens, read again; for attention alone.
+            recalled: What this block received for earlier tokens, read again, or what it made of it before; for
+                attention alone.
             between: Done to the residual stream between the halves, such as letting it read neighbours. (Whoever calls
                 the halves instead of the block is not noticed by FSDP, which then has no whole parameters for them.)
         """
@@ -76,13 +77,17 @@ class Block(nn.Module):
         return self.feed(x), following
 
     def mix(
-        self, x: Hidden, state: RecurrentState | None, layout: Layout, recalled: Recalled | None = None
+        self,
+        x: Hidden,
+        state: RecurrentState | None,
+        layout: Layout,
+        recalled: Recalled | KeysAndValues | None = None,
     ) -> tuple[Hidden, RecurrentState]:
         """The first half: tokens read one another. Arguments are those of `forward`."""
         is_post_norm = self.residual_scale is not None
         read = x if is_post_norm else self.mixer_norm(x)
         if isinstance(self.mixer, Attention):
-            again = None if recalled is None else self._recall(self.mixer, recalled)
+            again = self._recall(self.mixer, recalled) if isinstance(recalled, Recalled) else recalled
             mixed, following = self.mixer(read, cast("KeyValueState | None", state), layout, again)
         else:
             assert recalled is None, "retention has no keys to recall"

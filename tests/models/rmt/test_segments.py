@@ -22,6 +22,8 @@ from retentive.state import named_tensors
 VARIANTS = [
     {},
     {"xl_length": 5, "xl_gradient": "states"},
+    {"xl_length": 3, "xl_gradient": "none"},
+    {"xl_length": 5, "xl_gradient": "none", "backbone": small_backbone(positions="learned", max_positions=5)},
     {"num_memory_tokens": 0, "xl_length": 3},
     {"write_start": "learned", "read_first": False},
     {"memory": "associative", "associative_dim": 4},
@@ -43,6 +45,22 @@ def test_segment_by_segment_equals_the_whole(changes: dict):
     torch.testing.assert_close(torch.cat(logits, 1), whole.logits, rtol=0, atol=1e-12)
     for name, tensor in named_tensors(whole.state).items():
         torch.testing.assert_close(named_tensors(state)[name], tensor, rtol=0, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=case_name)
+def test_the_gradient_of_a_call_is_that_of_its_segments(changes: dict):
+    model, tokens, labels = small_rmt(**changes), random_tokens(2, 20), random_tokens(2, 20, seed=1)
+    model(tokens, labels=labels).loss.backward()
+    whole = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    state, losses = None, []
+    for begin in range(0, 20, 5):
+        output = model(tokens[:, begin : begin + 5], state, labels=labels[:, begin : begin + 5])
+        state = output.state
+        losses.append(output.loss)
+    torch.stack(losses).mean().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-10, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
-from retentive.layers.attention import AttentionConfig, Recalled
+from retentive.layers.attention import AttentionConfig, KeysAndValues, KeyValueState, Recalled
 from retentive.layers.bound import is_observed
 from retentive.layers.memory_tokens import MemoryTokens
 from retentive.models.base import LanguageModel, ModelOutput, check_call
@@ -46,6 +46,7 @@ class Step:
         layers: What attention cached.
         seen: What each block received or returned for the text.
         associations: The associative memories afterwards.
+        kept: Keys and values of the end of the segment, where the next one can take them as they are.
     """
 
     columns: Hidden
@@ -53,6 +54,7 @@ class Step:
     layers: tuple[RecurrentState, ...]
     seen: tuple[Tensor, ...]
     associations: tuple[AssociativeState, ...]
+    kept: tuple[KeysAndValues, ...] = ()
 
 
 class RecurrentMemoryTransformer(LanguageModel):
@@ -204,14 +206,15 @@ class RecurrentMemoryTransformer(LanguageModel):
             plan = ragged_plan(tokens, state.position, self.config.segment_length, mask, starts)
         framer, now, read = self._framer(), state, 0
         outputs: list[Tensor] = []
+        kept: tuple[KeysAndValues, ...] = ()
         for index, piece in enumerate(plan.pieces):
             keep = index == len(plan.pieces) - 1
             read += piece.tokens.shape[1]
             needed = plan.columns is not None or read > time - wanted
             if self.recomputes_segments and torch.is_grad_enabled():
-                hidden, now = checkpoint(self._step, piece, now, framer, keep=keep, text=needed, use_reentrant=False)
+                hidden, now, _ = checkpoint(self._step, piece, now, framer, keep=keep, text=needed, use_reentrant=False)
             else:
-                hidden, now = self._step(piece, now, framer, keep=keep, text=needed)
+                hidden, now, kept = self._step(piece, now, framer, keep=keep, text=needed, kept=kept)
             if needed or keep:
                 outputs.append(hidden)
         side_by_side = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
@@ -228,14 +231,22 @@ class RecurrentMemoryTransformer(LanguageModel):
         return Framer(self.config, self.decoder.dtype)
 
     def _step(
-        self, piece: Piece, state: RecurrentMemoryState, framer: Framer, *, keep: bool, text: bool = True
-    ) -> tuple[Float[Tensor, "batch texts hidden"], RecurrentMemoryState]:
-        """Read one piece: what the head reads of its tokens (if ``text`` is wanted), and the state afterwards."""
+        self,
+        piece: Piece,
+        state: RecurrentMemoryState,
+        framer: Framer,
+        *,
+        keep: bool,
+        text: bool = True,
+        kept: tuple[KeysAndValues, ...] = (),
+    ) -> tuple[Float[Tensor, "batch texts hidden"], RecurrentMemoryState, tuple[KeysAndValues, ...]]:
+        """Read one piece: what the head reads of its tokens (if ``text`` is wanted), the state, and `Step.kept`."""
         if piece.starts is not False:
             state = restarted(state, self.initial_state(state.batch_size, state.memory.device), piece.starts)
         past = past_of(piece, state)
         frame = framer.frame(piece, past, keep=keep)
-        step = self.run(piece, state, frame, self.columns(piece, state, frame), text=text or not self._can_skip(piece))
+        text = text or not self._can_skip(piece)
+        step = self.run(piece, state, frame, self.columns(piece, state, frame), text=text, kept=kept)
         written = step.columns[:, : frame.reads] if self.config.bidirectional else step.columns[:, step.slots :]
         memory = state.memory
         if piece.ends is not False and self.config.num_memory_tokens:
@@ -249,7 +260,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             history_real=history_real,
             associations=step.associations,
         )
-        return step.columns[:, frame.text if step.slots else slice(0)], following
+        return step.columns[:, frame.text if step.slots else slice(0)], following, step.kept
 
     def _can_skip(self, piece: Piece) -> bool:
         """Whether the last block can leave out the text. Not in training, where replay must find the same numbers.
@@ -298,7 +309,14 @@ class RecurrentMemoryTransformer(LanguageModel):
         return self.decoder.embedding_dropout(hidden)
 
     def run(
-        self, piece: Piece, state: RecurrentMemoryState, frame: Frame, columns: Hidden, *, text: bool = True
+        self,
+        piece: Piece,
+        state: RecurrentMemoryState,
+        frame: Frame,
+        columns: Hidden,
+        *,
+        text: bool = True,
+        kept: tuple[KeysAndValues, ...] = (),
     ) -> Step:
         """Carry the columns of one step through the blocks.
 
@@ -309,6 +327,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             columns: The residual stream before the first block.
             text: Whether the text's last hidden states are wanted. Without them the last block lets the write slots
                 read the text, and computes nothing else of it.
+            kept: `Step.kept` of the segment before.
         """
         layers: list[RecurrentState] = []
         seen: list[Tensor] = []
@@ -324,6 +343,8 @@ class RecurrentMemoryTransformer(LanguageModel):
             if not text and index == len(self.decoder.blocks) - 1:
                 slots, layout, recalled = 0, frame.write_layout(), frame.all_recalled(columns, recalled)
                 columns = columns[:, frame.text.stop :]
+            elif kept:
+                recalled = kept[index]
             columns, following = block(columns, past, layout, recalled)
             layers.append(following)
             if self.config.xl_length:
@@ -336,7 +357,19 @@ class RecurrentMemoryTransformer(LanguageModel):
             layers=tuple(layers),
             seen=tuple(seen),
             associations=tuple(associations),
+            kept=self._kept(piece, frame, layers),
         )
+
+    def _kept(self, piece: Piece, frame: Frame, layers: list[RecurrentState]) -> tuple[KeysAndValues, ...]:
+        """What the next segment would make of the same states anew, where neither places nor gradients change it."""
+        config, length = self.config, self.config.xl_length
+        is_same = config.xl_gradient == "none" and not config.xl_layer_above and config.decoder.mixer.rotary is None
+        if not length or not is_same or piece.ends is not True or piece.mask is not None:
+            return ()
+        caches = [layer for layer in layers if isinstance(layer, KeyValueState)]
+        end = caches[0].key.shape[2] - frame.writes
+        both = ((cache.key[:, :, end - length : end], cache.value[:, :, end - length : end]) for cache in caches)
+        return tuple((key.detach(), value.detach()) for key, value in both)
 
     def _recalled(self, piece: Piece, state: RecurrentMemoryState, frame: Frame, layer: int) -> Recalled | None:
         """What a block reads of the segment before, where a segment begins."""
