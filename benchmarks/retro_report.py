@@ -9,6 +9,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from benchmarks.retnet_report import Results
+from benchmarks.targets_panel import draw_targets
 
 OURS_COLOUR, OTHER_COLOUR, TARGET_COLOUR = "#0b6e4f", "#c2571a", "#b00020"
 
@@ -22,7 +23,7 @@ def draw(results: Results, path: Path) -> None:
         _bars(axes, name, "tokens per second", speeds)
     peaks = {name: peak / 2**20 for name, peak in results.peaks.items()}
     _bars(panels[-2], "peak memory of a training step", "MiB", peaks)
-    _targets(panels[-1], results)
+    draw_targets(panels[-1], results)
     plan, machine = results.plan, results.machine
     figure.suptitle(
         f"hidden {plan['hidden_size']}, {plan['num_layers']} layers, {plan['num_heads']} heads, encoder of "
@@ -44,17 +45,3 @@ def _bars(axes: Axes, title: str, unit: str, values: dict[str, float]) -> None:
     axes.set_title(title)
     axes.set_ylabel(unit)
     axes.margins(y=0.15)
-
-
-def _targets(axes: Axes, results: Results) -> None:
-    rows = [row for row in results.rows if row.target is not None][::-1]
-    for height, row in enumerate(rows):
-        assert row.target is not None
-        share = row.ratio.median / row.target if row.limit == "least" else row.target / row.ratio.median
-        axes.barh(height, min(share, 3), color=OURS_COLOUR if row.met else "#d9a441", height=0.65)
-        sign = ">=" if row.limit == "least" else "<="
-        axes.text(0.03, height, f"{row.ratio.median:.2f}x (target {sign} {row.target:g}x)", va="center", fontsize=8)
-    axes.axvline(1, color=TARGET_COLOUR, linestyle="--")
-    axes.set_yticks(range(len(rows)), [row.what for row in rows], fontsize=7)
-    axes.set_xlabel("reached / target, at most 3")
-    axes.set_title("Targets (green: met)")
