@@ -96,3 +96,15 @@ def test_a_second_backward_pass_adds_the_same_gradient_once_more(scale: float):
     assert torch.equal(weight.grad, 2 * first[1])
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
+
+
+def test_gradients_that_are_asked_for_twice_are_two_tensors():
+    hidden, weight = torch.randn(6, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.randint(9, (6,)))
+    (first,) = torch.autograd.grad(loss, weight, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, weight, retain_graph=True)
+    expected = first.clone()
+    first.mul_(0.5)
+    assert torch.equal(second, expected)
+    (batched,) = torch.autograd.grad(loss, weight, torch.tensor([1.0, 2.0]), is_grads_batched=True)
+    torch.testing.assert_close(batched, torch.stack((expected, 2 * expected)))

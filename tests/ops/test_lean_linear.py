@@ -89,3 +89,20 @@ def test_shapes_alone_can_be_trained():
     given = [tensor.detach().to("meta").requires_grad_() for tensor in leaves((2, 5, 6))]
     lean_linear(gelu, *given, partial(go_back, activation="gelu")).sum().backward()
     assert [tensor.grad.shape for tensor in given] == [tensor.shape for tensor in given]
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 6), (0, 5, 6), (6,)])
+def test_there_may_be_nothing_and_one_vector(shape: tuple[int, ...]):
+    given, plain = leaves(shape), leaves(shape)
+    lean_linear(gelu, *given, partial(go_back, activation="gelu")).sum().backward()
+    linear(gelu(plain[0]), *plain[1:]).sum().backward()
+    for one, other in zip(given, plain, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-14)
+
+
+def test_sums_of_half_precision_are_not_rounded_piece_by_piece(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ops, "_AT_ONCE", 2)
+    source, weight = torch.ones(1, 4096, 2), torch.ones(3, 2)
+    given = [tensor.bfloat16().requires_grad_() for tensor in (source, weight)]
+    lean_linear(relu, *given, None, partial(go_back, activation="relu")).sum().backward()
+    assert (given[1].grad == 4096).all()  # one by one, sums in bfloat16 end at 256

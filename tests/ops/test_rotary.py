@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retentive.ops import rotary_frequencies, rotary_tables, rotate
-from retentive.ops.rotary import rotate_over
 
 LAYOUTS = ["interleaved", "half"]
 
@@ -125,29 +124,6 @@ def test_memory_order_does_not_matter(layout: str):
         (gradient,) = torch.autograd.grad(found, view, torch.ones_like(found))
         back = rotate(torch.ones_like(x), cos, -sin, layout=layout)
         torch.testing.assert_close(gradient, back, rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("rows", [1, 2])
-def test_over_its_own_memory_it_is_the_same(layout: str, rows: int):
-    torch.manual_seed(0)
-    x = torch.randn(2, 5, 3 * 4, dtype=torch.float64, requires_grad=True)
-    cos, sin = rotary_tables(torch.randint(100, (rows, 5)), rotary_frequencies(4), x.dtype)
-
-    def over(x: Tensor) -> Tensor:
-        return rotate_over(x * 1, cos, sin, layout=layout)
-
-    def beside(x: Tensor) -> Tensor:
-        heads = x.unflatten(-1, (3, 4)).transpose(1, 2)
-        return rotate(heads, cos, sin, layout=layout).transpose(1, 2).flatten(2)
-
-    torch.testing.assert_close(over(x), beside(x), rtol=0, atol=1e-14)
-    torch.testing.assert_close(over(x.detach()), beside(x.detach()), rtol=0, atol=1e-14)
-    assert torch.autograd.gradcheck(over, (x,))
-    assert torch.autograd.gradgradcheck(over, (x,))
-    if layout == "interleaved":
-        made = x.detach().clone()
-        assert rotate_over(made, cos, sin, layout=layout).data_ptr() == made.data_ptr()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
-from retentive.layers.bound import bind_linear
+from retentive.layers.bound import bind_linear, is_observed
 from retentive.layers.layout import Layout, RotaryConfig, Sight
 from retentive.layers.projection import project, side_by_side
 from retentive.layers.room import Room
@@ -188,10 +188,10 @@ class Attention(nn.Module):
     def recall(self, recalled: Recalled) -> KeysAndValues:
         """Keys and values of (normalised) hidden states that ask nothing themselves."""
         batch, time, _ = recalled.hidden.shape
-        if type(self.input_proj) is nn.Linear:
+        if type(self.input_proj) is nn.Linear and not is_observed(self.input_proj):
             bias = self.input_proj.bias[self.query_size :] if self.config.bias else None
             both = nn.functional.linear(recalled.hidden, self.input_proj.weight[self.query_size :], bias)
-        else:  # an adapter, which its weight alone would leave out
+        else:  # an adapter or a hook, which its weight alone would leave out
             both = self.input_proj(recalled.hidden)[..., self.query_size :]
         key, value = both.split((self.key_size, self.value_size), dim=-1)
         key = key.view(batch, time, self.config.num_kv_heads, self.config.key_dim).transpose(1, 2)

@@ -9,11 +9,12 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from retentive.layers.attention import Attention, AttentionConfig, KeysAndValues, KeyValueState, Recalled
-from retentive.layers.bound import Apply, is_own
+from retentive.layers.bound import Apply, has_no_hooks
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.layout import Layout
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.retention import MultiScaleRetention, RetentionConfig, RetentionState
+from retentive.ops.lean_linear import is_lean
 from retentive.ops.threads import threads_for
 from retentive.shapes import Hidden
 from retentive.state import RecurrentState
@@ -132,9 +133,9 @@ class Block(nn.Module):
 
         return first, lambda x: x.add_(feed(feed_forward_norm(x)))
 
-    def _add(self, x: Hidden, output: Hidden, layer: Mixer | FeedForward, norm: Norm) -> Hidden:
+    def _add(self, x: Hidden, output: Hidden, layer: nn.Module, norm: Norm) -> Hidden:
         dropped = self.dropout(output) if self.training else output
-        return add_to_residual(x, dropped, norm, self.residual_scale, (layer, layer.output_proj))
+        return add_to_residual(x, dropped, norm, self.residual_scale, (layer, self.dropout))
 
 
 def carried_by(state: RecurrentState) -> Carried:
@@ -148,20 +149,28 @@ def state_with(carried: Carried, position: Int[Tensor, "batch"]) -> RecurrentSta
 
 
 def add_to_residual(
-    x: Hidden, output: Hidden, norm: Norm, residual_scale: float | None, made_by: tuple[nn.Module, ...]
+    x: Hidden, output: Hidden, norm: Norm, residual_scale: float | None, seen_by: tuple[nn.Module, ...]
 ) -> Hidden:
     """Add what a layer returned to the residual stream, normalised afterwards where there is a scale.
 
     Args:
         x: The residual stream.
-        output: Of the layer; the sum may be written over it.
+        output: Of the layer; the sum is written over it where nothing else can need it, for new memory takes longer.
         norm: Of the layer.
         residual_scale: Of DeepNorm, or None.
-        made_by: The layer and the part of it that returned ``output``.
+        seen_by: The layer, and other modules that ``output`` came through: their hooks may have kept it.
     """
     with threads_for(x):
         if residual_scale is None:
-            may_overwrite = output.dtype is x.dtype and is_own(*made_by)
-            return output.add_(x) if may_overwrite else x + output  # new memory takes longer than the sum
+            return output.add_(x) if _may_add_over(output, x, seen_by) else x + output
         scaled = residual_scale * x + output
     return norm(scaled)
+
+
+def _may_add_over(output: Tensor, x: Tensor, seen_by: tuple[nn.Module, ...]) -> bool:
+    if output.dtype is not x.dtype or not all(has_no_hooks(module) for module in seen_by):
+        return False
+    if torch.is_grad_enabled():  # of other memory, something that computes again what gradients need may keep a part
+        return is_lean(output)
+    last = getattr(seen_by[0], "output_proj", None)
+    return type(last) is nn.Linear and has_no_hooks(last)

@@ -41,15 +41,13 @@ def may_overwrite(module: nn.Module) -> bool:
     return not torch.is_grad_enabled() and not module._forward_hooks  # pyright: ignore[reportPrivateUsage]
 
 
-def is_own(*made_by: nn.Module) -> bool:
-    """Whether no hook of the modules that returned a projection can have kept it.
-
-    Then what needs no more of it for the gradient than its shape, a sum or a rotation, may be written over it.
-    """
-    return not any(
-        module._forward_hooks or module._backward_hooks or module._backward_pre_hooks  # pyright: ignore[reportPrivateUsage]
-        for module in made_by
-    )
+def has_no_hooks(module: nn.Module) -> bool:
+    """Whether no hook, of the module or of all modules, sees what it returns."""
+    if nn.modules.module._has_any_global_hook():  # pyright: ignore[reportPrivateUsage]
+        return False
+    forward = module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+    backward = module._backward_hooks or module._backward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+    return not (forward or backward)
 
 
 def is_observed(module: nn.Module) -> bool:

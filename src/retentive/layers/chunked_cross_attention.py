@@ -199,7 +199,7 @@ class ChunkedCrossAttention(nn.Module):
         query = self.attention.query(x if self.residual_scale is not None else self.norm(x), places, 2 * size - 1)
         mixed = self._mixed(query, carried, ended, reads)
         output = self.dropout(self.attention.output(mixed))
-        added = add_to_residual(x, output, self.norm, self.residual_scale, (self.attention.output_proj,))
+        added = add_to_residual(x, output, self.norm, self.residual_scale, (self.attention, self.dropout))
         if self.residual_scale is None:
             return added
         return torch.where(_seen(carried, ended, reads, x.shape[1])[..., None], added, x)

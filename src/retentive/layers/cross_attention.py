@@ -7,13 +7,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
-from retentive.layers.bound import is_own
+from retentive.layers.bound import is_observed
 from retentive.layers.constants import constant
 from retentive.layers.layout import RotaryConfig
 from retentive.layers.projection import project, side_by_side
 from retentive.ops.attention import attention
-from retentive.ops.rotary import rotary_tables, rotate, rotate_over
-from retentive.shapes import Hidden, Queries, Values
+from retentive.ops.rotary import rotary_tables, rotate
+from retentive.ops.rotated_linear import rotated_linear
+from retentive.shapes import Hidden, Queries, RotaryTable, Values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,15 +66,23 @@ class CrossAttention(nn.Module):
 
     def query(self, x: Hidden, places: Int[Tensor, "#batch time"], count: int) -> Queries:
         """Queries of tokens that stand at ``places``, all below ``count``."""
-        return self._rotated(self.query_proj(x), places, count, self.query_proj)
+        weight = _whole(self.query_proj)
+        if weight is None:
+            return self._rotated(self.query_proj(x), places, count)
+        return self._rotated_product(x, weight, places, count)
 
     def key_value(
         self, memory: Float[Tensor, "batch read memory"], places: Int[Tensor, "#batch read"], count: int
     ) -> tuple[Float[Tensor, "batch heads read key_dim"], Float[Tensor, "batch heads read key_dim"]]:
         """Keys and values of what can be read, which stands at ``places``, all below ``count``."""
+        weight = _whole(self.key_value_proj)
+        if weight is None:
+            key, value = self.key_value_proj(memory).chunk(2, -1)
+            return self._rotated(key, places, count), self._heads(value)
         # Two products: of one, the keys before rotation would be kept for the gradient as long as the values.
-        key, value = (nn.functional.linear(memory, weight) for weight in self.key_value_proj.weight.chunk(2))
-        return self._rotated(key, places, count), self._heads(value)
+        of_key, of_value = weight.chunk(2)
+        value = self._heads(nn.functional.linear(memory, of_value))
+        return self._rotated_product(memory, of_key, places, count), value
 
     def output(self, mixed: Values) -> Hidden:
         """What the heads have read, as the residual stream takes it."""
@@ -94,16 +103,31 @@ class CrossAttention(nn.Module):
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self.config.num_heads, self.config.head_dim)).transpose(1, 2)
 
-    def _rotated(self, projected: Tensor, places: Tensor, count: int, *made_by: nn.Module) -> Tensor:
-        """Heads, rotated by their places, over the memory of ``projected`` where nothing else needs it."""
+    def _rotated(self, projected: Tensor, places: Tensor, count: int) -> Tensor:
         rotary = self.config.rotary
         if rotary is None:
             return self._heads(projected)
-        dtype = torch.promote_types(projected.dtype, torch.float32)
-        cos, sin = _tables(rotary, count, projected.device, dtype)[:, places]
-        if is_own(*made_by):
-            return self._heads(rotate_over(projected, cos, sin, layout=rotary.pairs))
-        return rotate(self._heads(projected), cos, sin, layout=rotary.pairs)
+        return rotate(self._heads(projected), *_turns(rotary, places, count, projected), layout=rotary.pairs)
+
+    def _rotated_product(self, x: Tensor, weight: Tensor, places: Tensor, count: int) -> Tensor:
+        rotary = self.config.rotary
+        if rotary is None:
+            return self._heads(nn.functional.linear(x, weight))
+        return rotated_linear(x, weight, *_turns(rotary, places, count, x), layout=rotary.pairs)
+
+
+def _whole(projection: nn.Module) -> Tensor | None:
+    """The weight of a projection that is no more than that; None for an adapter, a bias or one that hooks see."""
+    if type(projection) is not nn.Linear or isinstance(projection.bias, Tensor) or is_observed(projection):
+        return None
+    return projection.weight
+
+
+def _turns(rotary: RotaryConfig, places: Tensor, count: int, like: Tensor) -> tuple[RotaryTable, RotaryTable]:
+    """Cosines and sines of the places, for what has the dtype and device of ``like``."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    cos, sin = _tables(rotary, count, like.device, dtype)[:, places]
+    return cos, sin
 
 
 @constant

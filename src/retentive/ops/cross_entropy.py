@@ -100,14 +100,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (scale,) = grad_outputs
         gradients: tuple[Tensor | None, ...] = ctx.saved_tensors
-        # A loss that is the end of all computing has slope 1: its gradients are taken as they are, not copied.
-        if scale.device.type == "cpu" and not torch.compiler.is_compiling() and scale.item() == 1:
+        if _is_the_end(scale):  # what was saved is given away, not copied
             hidden_grad, weight_grad, bias_grad = gradients
         else:
             hidden_grad, weight_grad, bias_grad = (
                 None if gradient is None else gradient * scale.to(gradient.dtype) for gradient in gradients
             )
         return hidden_grad, weight_grad, None, bias_grad, None
+
+
+def _is_the_end(scale: Tensor) -> bool:
+    """Whether a loss is the end of all computing, with slope 1, and what it saved is not needed once more."""
+    if scale.device.type != "cpu" or type(scale) is not Tensor or torch.compiler.is_compiling():
+        return False
+    batched = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor  # pyright: ignore
+    if torch._C._autograd._get_current_graph_task_keep_graph() or any(is_of(scale) for is_of in batched):  # pyright: ignore
+        return False
+    return scale.item() == 1
 
 
 class _Logits:

@@ -16,7 +16,7 @@ Back = Callable[[Tensor, Tensor], None]
 """Turns the gradient of what was made into that of what it was made of, the second argument, in place."""
 
 _AT_ONCE = 1 << 20
-"""Numbers that are made at a time, where each is made by itself."""
+"""Numbers that are made at a time on a CPU, where each is made by itself."""
 
 
 def lean_linear(
@@ -37,13 +37,19 @@ def lean_linear(
         source: What it is called with.
         weight: Of the product.
         bias: Added to it.
-        back: The slope of ``make``, of numbers each by itself; None finds it by differentiating.
+        back: For a ``make`` that treats every number by itself: its derivative. It is then called for some rows at a
+            time. None differentiates ``make`` as a whole.
     """
     needs_gradient = torch.is_grad_enabled() and (source.requires_grad or weight.requires_grad)
-    if not needs_gradient or torch.compiler.is_compiling() or autocasts(source.device):
+    if not needs_gradient or source.dim() < 2 or torch.compiler.is_compiling() or autocasts(source.device):
         return linear(make(source), weight, bias)
     product: Tensor = _LeanLinear.apply(source, weight, bias, make, back)
     return product
+
+
+def is_lean(output: Tensor) -> bool:
+    """Whether a tensor is what `lean_linear` returned, in memory of its own that no gradient needs."""
+    return getattr(output.grad_fn, "_forward_cls", None) is _LeanLinear
 
 
 class _LeanLinear(torch.autograd.Function):
@@ -108,5 +114,8 @@ def _product(made: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> 
 
 
 def _pieces(rows: Tensor) -> list[slice]:
-    size = max(1, _AT_ONCE // max(1, rows.shape[1]))
-    return [slice(begin, begin + size) for begin in range(0, rows.shape[0], size)]
+    """All rows in one piece where sums over pieces would be rounded to half precision, or memory is not a CPU's."""
+    size, count = max(1, _AT_ONCE // max(1, rows.shape[1])), max(1, rows.shape[0])
+    if rows.device.type != "cpu" or rows.dtype not in (torch.float32, torch.float64):
+        size = count
+    return [slice(begin, begin + size) for begin in range(0, count, size)]

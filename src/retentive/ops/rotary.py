@@ -119,35 +119,6 @@ def rotate(
     return _Rotate.apply(x, cos, sin, layout == "half", False)
 
 
-def rotate_over(
-    x: Float[Tensor, "batch time channels"],
-    cos: Float[Tensor, "#batch time pairs"],
-    sin: Float[Tensor, "#batch time pairs"],
-    *,
-    layout: Layout = "interleaved",
-) -> Float[Tensor, "batch time channels"]:
-    """`rotate` all heads of a projection, side by side, over the memory that they are in, where that can be.
-
-    Args:
-        x: Heads of twice as many channels as there are pairs; nothing else may need what it holds, a gradient neither.
-        cos: From `rotary_tables`.
-        sin: From `rotary_tables`.
-        layout: As in `rotate`.
-
-    Returns:
-        ``x``, or new memory under a compiler and for dtypes other than that of the tables.
-    """
-    dim = 2 * cos.shape[-1]
-    if torch.compiler.is_compiling() or x.dtype is not cos.dtype or layout != "interleaved":
-        heads = rotate(x.unflatten(-1, (-1, dim)).transpose(1, 2), cos, sin, layout=layout)
-        return heads.transpose(1, 2).flatten(2)
-    turns = torch.complex(cos, sin).unsqueeze(2)
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return _turned_over(x, turns)
-    turned: Tensor = _RotateOver.apply(x, turns)
-    return turned
-
-
 def turn(
     x: Float[Tensor, "batch parts heads time dim"],
     by: Complex[Tensor, "#batch parts 1 time pairs"],
@@ -195,33 +166,6 @@ class _Rotate(torch.autograd.Function):
     ) -> tuple[Tensor, None, None, None, None]:
         cos, sin = ctx.saved_tensors
         return _Rotate.apply(grad, cos, -sin, ctx.halves, ctx.time_first), None, None, None, None
-
-
-class _RotateOver(torch.autograd.Function):
-    """The same in place, for numbers in the order of the product that they come from."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, turns: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(turns)
-        return _turned_over(x, turns)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (turns,) = ctx.saved_tensors
-        return torch.view_as_real(_pairs(grad.contiguous(), turns) * turns.conj()).view_as(grad), None
-
-
-def _turned_over(x: Tensor, turns: Tensor) -> Tensor:
-    """Heads of ``(batch, time, channels)`` times complex numbers ``(batch, time, 1, pairs)``, in place."""
-    pairs = _pairs(x, turns)
-    torch.mul(pairs, turns, out=pairs)
-    return x
-
-
-def _pairs(x: Tensor, turns: Tensor) -> Tensor:
-    """All channels as complex numbers, ``(batch, time, heads, pairs)``."""
-    return torch.view_as_complex(x.view(*x.shape[:2], -1, turns.shape[-1], 2))
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, time_first: bool) -> Tensor:

@@ -68,8 +68,8 @@ class EncoderBlock(nn.Module):
     def _before(self, x: Tensor, norm: Norm) -> Tensor:
         return x if self.residual_scale is not None else norm(x)
 
-    def _add(self, x: Tensor, output: Tensor, norm: Norm, layer: CrossAttention | FeedForward) -> Tensor:
-        return add_to_residual(x, self.dropout(output), norm, self.residual_scale, (layer, layer.output_proj))
+    def _add(self, x: Tensor, output: Tensor, norm: Norm, layer: nn.Module) -> Tensor:
+        return add_to_residual(x, self.dropout(output), norm, self.residual_scale, (layer, self.dropout))
 
 
 class NeighbourEncoder(nn.Module):

@@ -57,7 +57,7 @@ class RecurrentMemoryConfig:
             most ``segment_length``.
         xl_gradient: What learns from those hidden states: ``states`` lets gradients flow into the segment before,
             ``weights`` only into the weights that make keys and values of them (Transformer-XL, arXiv:1901.02860),
-            ``none`` takes keys and values as they are, which makes a training step shorter.
+            ``none`` takes keys and values as constants, which makes a training step shorter.
         xl_layer_above: A block reads what it returned for those tokens, not what it received (ERNIE-Doc,
             arXiv:2012.15688): they reach back a layer further with each segment.
         token_shift: Half of a token's embedding is that of the token before it in the segment; a sense of order for
