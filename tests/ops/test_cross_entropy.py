@@ -108,3 +108,16 @@ def test_gradients_that_are_asked_for_twice_are_two_tensors():
     assert torch.equal(second, expected)
     (batched,) = torch.autograd.grad(loss, weight, torch.tensor([1.0, 2.0]), is_grads_batched=True)
     torch.testing.assert_close(batched, torch.stack((expected, 2 * expected)))
+
+
+def test_a_torch_that_cannot_say_whether_the_graph_is_kept_gives_the_same_gradient(monkeypatch: pytest.MonkeyPatch):
+    found: list[torch.Tensor] = []
+    for can_say in (True, False):
+        torch.manual_seed(0)
+        hidden, weight = torch.randn(6, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+        if not can_say:
+            monkeypatch.delattr(torch._C._autograd, "_get_current_graph_task_keep_graph")
+        linear_cross_entropy(hidden, weight, torch.randint(9, (6,))).backward()
+        assert weight.grad is not None
+        found.append(weight.grad)
+    assert torch.equal(*found)

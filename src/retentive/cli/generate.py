@@ -78,7 +78,7 @@ class GenerateConfig:
             raise ValueError("store and neighbours must not both be given: neighbours are found, or your own.")
         if self.store is None and self.show_neighbours:
             raise ValueError("store must be given for show_neighbours, but is not: neighbours are found in it.")
-        if self.store is None and self.k != 2:
+        if self.store is None and self.k != GenerateConfig.k:
             raise ValueError("store must be given for k, but is not: so many neighbours are found in it.")
         if self.store is None and self.neighbours is None and (self.every is not None or self.end_with_prompt):
             raise ValueError("store or neighbours must be given for every and end_with_prompt, but neither is.")

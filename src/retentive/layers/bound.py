@@ -43,7 +43,8 @@ def may_overwrite(module: nn.Module) -> bool:
 
 def has_no_hooks(module: nn.Module) -> bool:
     """Whether no hook, of the module or of all modules, sees what it returns."""
-    if nn.modules.module._has_any_global_hook():  # pyright: ignore[reportPrivateUsage]
+    has_global_hook = getattr(nn.modules.module, "_has_any_global_hook", None)
+    if has_global_hook is None or has_global_hook():  # a torch that cannot say may have one
         return False
     forward = module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
     backward = module._backward_hooks or module._backward_pre_hooks  # pyright: ignore[reportPrivateUsage]

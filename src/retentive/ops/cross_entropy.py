@@ -113,10 +113,13 @@ def _is_the_end(scale: Tensor) -> bool:
     """Whether a loss is the end of all computing, with slope 1, and what it saved is not needed once more."""
     if scale.device.type != "cpu" or type(scale) is not Tensor or torch.compiler.is_compiling():
         return False
-    batched = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor  # pyright: ignore
-    if torch._C._autograd._get_current_graph_task_keep_graph() or any(is_of(scale) for is_of in batched):  # pyright: ignore
+    try:
+        functions = torch._C._functorch  # pyright: ignore
+        is_batched = functions.is_batchedtensor(scale) or functions.is_legacy_batchedtensor(scale)
+        is_kept = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore
+    except AttributeError:  # a torch that cannot say: a copy is right everywhere
         return False
-    return scale.item() == 1
+    return not is_batched and not is_kept and scale.item() == 1
 
 
 class _Logits:

@@ -26,14 +26,14 @@ def lean_linear(
     bias: Float[Tensor, "outputs"] | None,
     back: Back | None = None,
 ) -> Float[Tensor, "..."]:
-    """``linear(make(source), weight, bias)``; the backward pass calls ``make`` once more instead of keeping its result.
+    """``linear(make(source), weight, bias)``; the backward pass makes what ``make`` gave again instead of keeping it.
 
     So an activation is kept on one side only, and heads are not kept a second time side by side. Under autocast and in
     compiled code, which have rules of their own, it is the plain product.
 
     Args:
-        make: A function without parameters and without randomness, of each row of the batch by itself, much cheaper
-            than the product.
+        make: A function without parameters and without randomness, much cheaper than the product. It keeps the dtype,
+            and can be called with the first rows of ``source`` alone, or with none.
         source: What it is called with.
         weight: Of the product.
         bias: Added to it.
