@@ -1,6 +1,6 @@
 """Retention in all its forms; `reference` is the definition."""
 
-from retentive.ops.retention.chunkwise import DEFAULT_CHUNK_SIZE as DEFAULT_CHUNK_SIZE
+from retentive.ops.retention.chunks import DEFAULT_CHUNK_SIZE as DEFAULT_CHUNK_SIZE
 from retentive.ops.retention.chunkwise import retention_chunkwise as retention_chunkwise
 from retentive.ops.retention.decay import log_decay_geometric as log_decay_geometric
 from retentive.ops.retention.decay import log_decay_linspace as log_decay_linspace

@@ -5,16 +5,30 @@ chunk only the state is carried, as in the recurrent form. All chunks' matrix pr
 one sequential part is the carry of small matrices, an elementwise sum.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from retentive.ops.precision import state_dtype, without_autocast
-from retentive.ops.retention.decay import decay_tables
+from retentive.ops.retention.chunks import (
+    DEFAULT_CHUNK_SIZE,
+    Chunks,
+    ChunkStates,
+    ValueChunks,
+    carry,
+    check_chunk_size,
+    decay_scores,
+    flat,
+    in_chunks,
+    piece_lengths,
+    read_chunks,
+    scaled,
+    split_flags,
+    split_time,
+)
+from retentive.ops.retention.decay import DecayTables, decay_tables
 from retentive.ops.retention.inputs import (
     check_inputs,
     check_tokens,
@@ -23,12 +37,6 @@ from retentive.ops.retention.inputs import (
     without_padding,
 )
 from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
-
-DEFAULT_CHUNK_SIZE = 64
-
-Chunks = Float[Tensor, "batch heads chunks size dim"]
-ValueChunks = Float[Tensor, "batch heads chunks size value_dim"]
-ChunkStates = Float[Tensor, "batch heads chunks key_dim value_dim"]
 
 
 def retention_chunkwise(
@@ -65,8 +73,7 @@ def retention_chunkwise(
         TypeError: If dtypes differ or are not floating-point.
         ValueError: If ``chunk_size`` is below 1, shapes do not fit, or ``log_decay`` is above 0.
     """
-    if type(chunk_size) is not int or chunk_size < 1:
-        raise ValueError(f"chunk_size must be a whole number of tokens, at least 1, but is {chunk_size!r}.")
+    check_chunk_size(chunk_size)
     check_inputs(query, key, value, state)
     check_tokens(query, mask, starts)
     rate = resolve_log_decay(log_decay, query)
@@ -90,15 +97,17 @@ def _all_chunks(
 ) -> tuple[Values, RetentionMatrix]:
     wide = state_dtype(query.dtype)
     after = None if state is None else state.to(wide)
-    # A remainder is one more chunk, a shorter one, so that nothing decays through a filler.
-    time = query.shape[2]
-    whole = time - time % chunk_size
-    lengths = [length for length in (whole, time - whole) if length]
+    lengths = piece_lengths(query.shape[2], chunk_size)
     outputs: list[Tensor] = []
-    for q, k, v, real, begun in _pieces(query, key, value, mask, starts, lengths):
+    pieces = zip(
+        *(split_time(tensor, lengths) for tensor in (query, key, value)),
+        *(split_flags(flags, lengths) for flags in (mask, starts)),
+        strict=True,
+    )
+    for q, k, v, real, begun in pieces:
         size = min(chunk_size, q.shape[2])
         tables = decay_tables(log_decay, size, wide, real, begun)
-        chunks = (tensor.unflatten(2, (-1, size)).contiguous() for tensor in (q, k, v))
+        chunks = (in_chunks(tensor, size) for tensor in (q, k, v))
         output, after, _ = _ChunkwiseRetention.apply(
             *chunks, after, tables.intra, tables.query, tables.key, tables.chunk
         )
@@ -107,30 +116,8 @@ def _all_chunks(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2), after
 
 
-def _pieces(
-    query: Queries, key: Queries, value: Values, mask: TokenMask | None, starts: TokenMask | None, lengths: list[int]
-) -> Iterator[tuple[Queries, Queries, Values, TokenMask | None, TokenMask | None]]:
-    """Cut everything along time."""
-    if len(lengths) == 1:
-        yield query, key, value, mask, starts
-        return
-    nothing = [None] * len(lengths)
-    yield from zip(
-        query.split(lengths, 2),
-        key.split(lengths, 2),
-        value.split(lengths, 2),
-        nothing if mask is None else mask.split(lengths, 1),
-        nothing if starts is None else starts.split(lengths, 1),
-        strict=True,
-    )
-
-
 class _ChunkwiseRetention(torch.autograd.Function):
-    """All chunks at once, with a backward pass that keeps the inputs and the chunks' states.
-
-    Decays of single tokens scale the rows of a finished product in place wherever they can, instead of a copy of its
-    factors, and tables stay float32 where the inputs are bfloat16.
-    """
+    """`read_chunks` with a backward pass that keeps the inputs and the chunks' states."""
 
     @staticmethod
     def forward(
@@ -143,16 +130,7 @@ class _ChunkwiseRetention(torch.autograd.Function):
         key_decay: Tensor,
         chunk_decay: Tensor,
     ) -> tuple[ValueChunks, RetentionMatrix, ChunkStates]:
-        with without_autocast(query.device):
-            added = torch.bmm(_flat(_scaled(key, key_decay)).mT, _flat(value))
-            states = added.view(*key.shape[:3], key.shape[4], value.shape[4]).to(chunk_decay.dtype)
-            after = _carry(states, state, chunk_decay)
-            output = torch.bmm(_flat(query), _flat(states.to(query.dtype)))
-            output.view_as(value).mul_(query_decay)
-            scores = torch.bmm(_flat(query), _flat(key).mT)
-            _decay_scores(scores, intra, query)
-            output.baddbmm_(scores, _flat(value))
-        return output.view_as(value), after, states
+        return read_chunks(query, key, value, state, DecayTables(intra, query_decay, key_decay, chunk_decay))
 
     @staticmethod
     def setup_context(
@@ -172,50 +150,20 @@ class _ChunkwiseRetention(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         query, key, value, states, intra, query_decay, key_decay, chunk_decay = ctx.saved_tensors
         d_output = torch.zeros_like(value) if d_output is None else d_output.contiguous()
-        q, k, v, d_o = _flat(query), _flat(key), _flat(value), _flat(d_output)
+        q, k, v, d_o = flat(query), flat(key), flat(value), flat(d_output)
         with without_autocast(query.device):
-            d_query = _scaled(query, query_decay)
-            d_states = torch.bmm(_flat(d_query).mT, d_o).view_as(states).to(chunk_decay.dtype)
-            d_state = _carry(d_states, d_after, chunk_decay, backwards=True)
-            d_s = _flat(d_states.to(query.dtype))
+            d_query = scaled(query, query_decay)
+            d_states = torch.bmm(flat(d_query).mT, d_o).view_as(states).to(chunk_decay.dtype)
+            d_state = carry(d_states, d_after, chunk_decay, backwards=True)
+            d_s = flat(d_states.to(query.dtype))
             scores = torch.bmm(d_o, v.mT)
-            _decay_scores(scores, intra, query)
-            torch.bmm(d_o, _flat(states.to(query.dtype)).mT, out=_flat(d_query))
-            _flat(d_query.mul_(query_decay)).baddbmm_(scores, k)
+            decay_scores(scores, intra, query)
+            torch.bmm(d_o, flat(states.to(query.dtype)).mT, out=flat(d_query))
+            flat(d_query.mul_(query_decay)).baddbmm_(scores, k)
             d_key = torch.bmm(v, d_s.mT).view_as(key)
-            _flat(d_key.mul_(key_decay)).baddbmm_(scores.mT, q)
+            flat(d_key.mul_(key_decay)).baddbmm_(scores.mT, q)
             torch.bmm(q, k.mT, out=scores)
-            _decay_scores(scores, intra, query)
+            decay_scores(scores, intra, query)
             d_value = torch.bmm(k, d_s).view_as(value)
-            _flat(d_value.mul_(key_decay)).baddbmm_(scores.mT, d_o)
+            flat(d_value.mul_(key_decay)).baddbmm_(scores.mT, d_o)
         return d_query, d_key, d_value, d_state if ctx.has_state else None, None, None, None, None
-
-
-def _flat(chunks: Chunks) -> Float[Tensor, "all_chunks size dim"]:
-    return chunks.flatten(0, 2)
-
-
-def _scaled(chunks: Chunks, decay: Tensor) -> Chunks:
-    """``chunks * decay``, multiplied in the dtype of the decay and kept in that of the chunks."""
-    return torch.mul(chunks, decay, out=torch.empty_like(chunks))
-
-
-def _decay_scores(scores: Float[Tensor, "all_chunks size size"], intra: Tensor, chunks: Chunks) -> None:
-    """Weigh the scores by the decay in between, in place, and remove those of later keys."""
-    scores.view(*chunks.shape[:3], *scores.shape[1:]).mul_(intra)
-
-
-def _carry(
-    added: ChunkStates, first: RetentionMatrix | None, decay: Tensor, backwards: bool = False
-) -> RetentionMatrix:
-    """Run ``state = decay * state + added`` over the chunks.
-
-    What each chunk adds is replaced, in place, by the state that it meets; the last state is returned.
-    """
-    steps = list(zip(added.unbind(2), decay.expand(-1, -1, added.shape[2], -1, -1).unbind(2), strict=True))
-    state = torch.zeros_like(added[:, :, 0]) if first is None else first
-    for chunk, fading in reversed(steps) if backwards else steps:
-        following = torch.addcmul(chunk, state, fading)
-        chunk.copy_(state)
-        state = following
-    return state

@@ -2,14 +2,12 @@
 
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from retentive.ops.precision import state_dtype
-from retentive.ops.retention.chunkwise import DEFAULT_CHUNK_SIZE, retention_chunkwise
-from retentive.ops.retention.inputs import check_inputs, check_tokens, initial_state, resolve_log_decay, without_padding
+from retentive.ops.retention.chunks import DEFAULT_CHUNK_SIZE
+from retentive.ops.retention.chunkwise import retention_chunkwise
+from retentive.ops.retention.inputs import check_inputs, check_tokens, resolve_log_decay
 from retentive.ops.retention.parallel import retention_parallel
-from retentive.ops.retention.recurrent import recurrent_decay, recurrent_step
+from retentive.ops.retention.recurrent import recurrent_decay, recurrent_steps
 from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
 
 Form = Literal["auto", "parallel", "recurrent", "chunkwise"]
@@ -54,35 +52,12 @@ def retention(
     if form == "parallel":
         return retention_parallel(query, key, value, state, log_decay=log_decay, mask=mask, starts=starts)
     if form == "recurrent" or (form == "auto" and query.dim() == 4 and query.shape[2] == 1):
-        return _step_by_step(query, key, value, state, log_decay, mask, starts)
+        check_inputs(query, key, value, state)
+        check_tokens(query, mask, starts)
+        decay = recurrent_decay(resolve_log_decay(log_decay, query), state_dtype(query.dtype))
+        return recurrent_steps(query, key, value, state, [decay] * query.shape[2], mask=mask, starts=starts)
     if form in ("auto", "chunkwise"):
         return retention_chunkwise(
             query, key, value, state, log_decay=log_decay, mask=mask, starts=starts, chunk_size=chunk_size
         )
     raise ValueError(f'form must be "auto", "parallel", "recurrent" or "chunkwise", but is {form!r}.')
-
-
-def _step_by_step(
-    query: Queries,
-    key: Queries,
-    value: Values,
-    state: RetentionMatrix | None,
-    log_decay: LogDecay | None,
-    mask: TokenMask | None,
-    starts: TokenMask | None,
-) -> tuple[Values, RetentionMatrix]:
-    check_inputs(query, key, value, state)
-    check_tokens(query, mask, starts)
-    decay = recurrent_decay(resolve_log_decay(log_decay, query), state_dtype(query.dtype))
-    now = initial_state(state, key, value, decay.dtype)
-    query, key, value = without_padding(query, key, value, mask)
-    outputs: list[Tensor] = []
-    for time in range(query.shape[2]):
-        if starts is not None:
-            now = now.masked_fill(starts[:, time, None, None, None], 0)
-        output, after = recurrent_step(query[:, :, time], key[:, :, time], value[:, :, time], now, decay)
-        now = after if mask is None else torch.where(mask[:, time, None, None, None], after, now)
-        outputs.append(output)
-    if mask is not None:
-        return torch.stack(outputs, 2).masked_fill(~mask[:, None, :, None], 0), now
-    return torch.stack(outputs, 2), now

@@ -1,12 +1,14 @@
 """The recurrent form: one token, constant time and memory."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from retentive.ops.precision import state_dtype, without_autocast
-from retentive.ops.retention.inputs import check_inputs, initial_state, resolve_log_decay
-from retentive.shapes import LogDecay, RetentionMatrix
+from retentive.ops.retention.inputs import check_inputs, initial_state, resolve_log_decay, without_padding
+from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
 
 
 def retention_recurrent(
@@ -49,7 +51,7 @@ def recurrent_step(
     key: Float[Tensor, "batch heads key_dim"],
     value: Float[Tensor, "batch heads value_dim"],
     state: RetentionMatrix,
-    decay: Float[Tensor, "heads 1 1"],
+    decay: Float[Tensor, "*rows heads 1 1"],
     *,
     overwrite: bool = False,
 ) -> tuple[Float[Tensor, "batch heads value_dim"], RetentionMatrix]:
@@ -68,3 +70,28 @@ def recurrent_step(
         output = torch.bmm(query.reshape(batch * heads, 1, key_dim), after.flatten(0, 1))
     output = output.view(batch, heads, value_dim)
     return output if dtype is state.dtype else output.to(dtype), after
+
+
+def recurrent_steps(
+    query: Queries,
+    key: Queries,
+    value: Values,
+    state: RetentionMatrix | None,
+    decays: Sequence[Float[Tensor, "..."]],
+    *,
+    mask: TokenMask | None,
+    starts: TokenMask | None,
+) -> tuple[Values, RetentionMatrix]:
+    """Run `recurrent_step` token by token over checked inputs; ``decays`` holds one for each token."""
+    now = initial_state(state, key, value, state_dtype(query.dtype))
+    query, key, value = without_padding(query, key, value, mask)
+    outputs: list[Tensor] = []
+    for time, decay in enumerate(decays):
+        if starts is not None:
+            now = now.masked_fill(starts[:, time, None, None, None], 0)
+        output, after = recurrent_step(query[:, :, time], key[:, :, time], value[:, :, time], now, decay)
+        now = after if mask is None else torch.where(mask[:, time, None, None, None], after, now)
+        outputs.append(output)
+    if mask is not None:
+        return torch.stack(outputs, 2).masked_fill(~mask[:, None, :, None], 0), now
+    return torch.stack(outputs, 2), now
