@@ -7,7 +7,7 @@ needs, so a share of the machine's speed cannot be raised by doing more.
 
 from torch import nn
 
-from retentive.layers.retention import RetentionConfig
+from retentive.layers.mixers.retention import RetentionConfig
 from retentive.models.base import LanguageModel
 
 

@@ -35,21 +35,21 @@ def works(*, config: dict[str, Any], threads: int) -> Mapping[str, Callable[...,
 
 
 def _training_step(model: RecurrentMemoryTransformer, *, time: int) -> Work:
-    def go_back(tokens: Tensor, labels: Tensor) -> None:
+    def activation_backward(tokens: Tensor, labels: Tensor) -> None:
         loss = model(tokens, labels=labels, logits_to_keep=0).loss
         assert loss is not None
         loss.backward()
 
-    work = optimizer_step(model, go_back, vocab_size=model.config.vocab_size, time=time)
+    work = optimizer_step(model, activation_backward, vocab_size=model.config.vocab_size, time=time)
     facts = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
     return Work(run=work.run, units=work.units, facts=facts)
 
 
 def _replay_step(model: RecurrentMemoryTransformer, *, time: int) -> Work:
-    def go_back(tokens: Tensor, labels: Tensor) -> None:
+    def activation_backward(tokens: Tensor, labels: Tensor) -> None:
         replay(cut_text(model, tokens, labels, length=model.config.segment_length), None)
 
-    return optimizer_step(model, go_back, vocab_size=model.config.vocab_size, time=time)
+    return optimizer_step(model, activation_backward, vocab_size=model.config.vocab_size, time=time)
 
 
 def _generate(model: RecurrentMemoryTransformer, *, prompt: int, steps: int) -> Work:

@@ -54,18 +54,18 @@ def works(
 
 
 def _training_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int) -> Work:
-    def go_back(tokens: Tensor, labels: Tensor) -> None:
+    def activation_backward(tokens: Tensor, labels: Tensor) -> None:
         loss, _ = model(_text(tokens, labels), return_loss=True)
         loss.backward()
 
-    return _step(model, go_back, vocab_size, time)
+    return _step(model, activation_backward, vocab_size, time)
 
 
 def _recalling_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int) -> Work:
     """The training step of its plain pass, with the recalled keys passed on as its replay and generation do."""
     inner = model.transformer
 
-    def go_back(tokens: Tensor, labels: Tensor) -> None:
+    def activation_backward(tokens: Tensor, labels: Tensor) -> None:
         memories = recalled = None
         losses: list[Tensor] = []
         segments = zip(tokens.split(model.seq_len, 1), labels.split(model.seq_len, 1), strict=True)
@@ -74,20 +74,20 @@ def _recalling_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *
             losses.append(loss * (segment.shape[1] / tokens.shape[1]))
         torch.stack(losses).sum().backward()
 
-    return _step(model, go_back, vocab_size, time)
+    return _step(model, activation_backward, vocab_size, time)
 
 
 def _replay_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int) -> Work:
-    def go_back(tokens: Tensor, labels: Tensor) -> None:
+    def activation_backward(tokens: Tensor, labels: Tensor) -> None:
         model(_text(tokens, labels), memory_replay_backprop=True)
 
-    return _step(model, go_back, vocab_size, time)
+    return _step(model, activation_backward, vocab_size, time)
 
 
 def _step(
-    model: RecurrentMemoryTransformerWrapper, go_back: Callable[[Tensor, Tensor], None], vocab_size: int, time: int
+    model: RecurrentMemoryTransformerWrapper, activation_backward: Callable[[Tensor, Tensor], None], vocab_size: int, time: int
 ) -> Work:
-    work = optimizer_step(model, go_back, vocab_size=vocab_size, time=time)
+    work = optimizer_step(model, activation_backward, vocab_size=vocab_size, time=time)
     facts = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
     return Work(run=work.run, units=work.units, facts=facts)
 

@@ -11,7 +11,7 @@ from benchmarks.flops import training_flops
 from benchmarks.worker import Work
 from benchmarks.workers.training_step import random_tokens, training_step
 from retentive.generation import generate
-from retentive.layers.retention import RetentionConfig
+from retentive.layers.mixers.retention import RetentionConfig
 from retentive.models.base import LanguageModel
 from retentive.models.registry import build, config_from_dict
 

@@ -25,14 +25,14 @@ def random_neighbours(batch: int, chunks: int, k: int, length: int, vocab_size: 
 def training_step(model: nn.Module, loss_of: LossOf, *, vocab_size: int, time: int) -> Work:
     """Forward, loss, backward and AdamW step on one row of ``time`` tokens, counted in tokens."""
 
-    def go_back(tokens: Tensor, labels: Tensor) -> None:
+    def activation_backward(tokens: Tensor, labels: Tensor) -> None:
         loss_of(tokens, labels).backward()
 
-    return optimizer_step(model, go_back, vocab_size=vocab_size, time=time)
+    return optimizer_step(model, activation_backward, vocab_size=vocab_size, time=time)
 
 
-def optimizer_step(model: nn.Module, go_back: Callable[[Tensor, Tensor], None], *, vocab_size: int, time: int) -> Work:
-    """The same for ways that go backward by themselves: ``go_back`` adds gradients, of tokens and labels.
+def optimizer_step(model: nn.Module, activation_backward: Callable[[Tensor, Tensor], None], *, vocab_size: int, time: int) -> Work:
+    """The same for ways that go backward by themselves: ``activation_backward`` adds gradients, of tokens and labels.
 
     AdamW is torch's fused one for every contestant, the fastest on a CPU, so that it hides as little as it can.
     """
@@ -43,7 +43,7 @@ def optimizer_step(model: nn.Module, go_back: Callable[[Tensor, Tensor], None], 
     def run() -> None:
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        go_back(tokens, labels)
+        activation_backward(tokens, labels)
         optimizer.step()
 
     return Work(run=run, units=time)

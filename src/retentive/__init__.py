@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retentive.checkpoints import load_model, load_state, save_model, save_state
     from retentive.generation import Sampling, generate, stream
-    from retentive.layers.retention import MultiScaleRetention, RetentionConfig
+    from retentive.layers.mixers.retention import MultiScaleRetention, RetentionConfig
     from retentive.models.retnet import RetNet, RetNetConfig
     from retentive.models.retro import Retro, RetroConfig
     from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
@@ -21,14 +21,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Datastore": "retentive.retrieval",
-    "MultiScaleRetention": "retentive.layers.retention",
+    "MultiScaleRetention": "retentive.layers.mixers.retention",
     "RecurrentMemoryConfig": "retentive.models.rmt",
     "RecurrentMemoryTransformer": "retentive.models.rmt",
     "RetNet": "retentive.models.retnet",
     "RetNetConfig": "retentive.models.retnet",
     "Retro": "retentive.models.retro",
     "RetroConfig": "retentive.models.retro",
-    "RetentionConfig": "retentive.layers.retention",
+    "RetentionConfig": "retentive.layers.mixers.retention",
     "Sampling": "retentive.generation",
     "Transformer": "retentive.models.transformer",
     "TransformerConfig": "retentive.models.transformer",

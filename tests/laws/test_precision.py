@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from laws.families import case_name, cases, family_names, random_tokens, small_model
-from retentive.layers.retention import MultiScaleRetention
+from retentive.layers.mixers.retention import MultiScaleRetention
 from retentive.models.decoder import Decoder
 from retentive.state import named_tensors
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.cross_attention import CrossAttention, CrossAttentionConfig
-from retentive.layers.layout import RotaryConfig
 
 
 class Adapter(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear, relu, silu
 
 import retentive.ops.lean_linear as ops
-from retentive.ops.activation import go_back
+from retentive.ops.activation import activation_backward
 from retentive.ops.lean_linear import Back, lean_linear
 
 
@@ -19,10 +19,10 @@ def heads(x: Tensor) -> Tensor:
 
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], Back | None]] = {
     "gelu": (gelu, (2, 5, 6), None),
-    "gelu, told its slope": (gelu, (2, 5, 6), partial(go_back, activation="gelu")),
-    "tanh": (partial(gelu, approximate="tanh"), (2, 5, 6), partial(go_back, activation="gelu_tanh")),
-    "silu": (silu, (3, 6), partial(go_back, activation="swish")),
-    "relu": (relu, (3, 6), partial(go_back, activation="relu")),
+    "gelu, told its slope": (gelu, (2, 5, 6), partial(activation_backward, activation="gelu")),
+    "tanh": (partial(gelu, approximate="tanh"), (2, 5, 6), partial(activation_backward, activation="gelu_tanh")),
+    "silu": (silu, (3, 6), partial(activation_backward, activation="swish")),
+    "relu": (relu, (3, 6), partial(activation_backward, activation="relu")),
     "heads": (heads, (2, 3, 5, 2), None),
 }
 
@@ -58,7 +58,7 @@ def test_first_and_second_derivatives_are_those_of_differences(name: str):
     assert torch.autograd.gradgradcheck(lambda *given: lean_linear(make, *given, back), tuple(leaves(shape)))
 
 
-@pytest.mark.parametrize("back", [None, partial(go_back, activation="gelu")])
+@pytest.mark.parametrize("back", [None, partial(activation_backward, activation="gelu")])
 def test_only_those_that_need_a_gradient_get_one(back: Back | None):
     for frozen in range(3):
         given = leaves((2, 5, 6))
@@ -87,14 +87,14 @@ def test_under_autocast_it_is_what_the_plain_product_is():
 
 def test_shapes_alone_can_be_trained():
     given = [tensor.detach().to("meta").requires_grad_() for tensor in leaves((2, 5, 6))]
-    lean_linear(gelu, *given, partial(go_back, activation="gelu")).sum().backward()
+    lean_linear(gelu, *given, partial(activation_backward, activation="gelu")).sum().backward()
     assert [tensor.grad.shape for tensor in given] == [tensor.shape for tensor in given]
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 6), (0, 5, 6), (6,)])
 def test_there_may_be_nothing_and_one_vector(shape: tuple[int, ...]):
     given, plain = leaves(shape), leaves(shape)
-    lean_linear(gelu, *given, partial(go_back, activation="gelu")).sum().backward()
+    lean_linear(gelu, *given, partial(activation_backward, activation="gelu")).sum().backward()
     linear(gelu(plain[0]), *plain[1:]).sum().backward()
     for one, other in zip(given, plain, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-14)
@@ -104,5 +104,5 @@ def test_sums_of_half_precision_are_not_rounded_piece_by_piece(monkeypatch: pyte
     monkeypatch.setattr(ops, "_AT_ONCE", 2)
     source, weight = torch.ones(1, 4096, 2), torch.ones(3, 2)
     given = [tensor.bfloat16().requires_grad_() for tensor in (source, weight)]
-    lean_linear(relu, *given, None, partial(go_back, activation="relu")).sum().backward()
+    lean_linear(relu, *given, None, partial(activation_backward, activation="relu")).sum().backward()
     assert (given[1].grad == 4096).all()  # one by one, sums in bfloat16 end at 256

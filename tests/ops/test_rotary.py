@@ -15,7 +15,7 @@ LAYOUTS = ["interleaved", "half"]
 
 def turn(x: Tensor, positions: Tensor, frequencies: Tensor, layout: str = "interleaved") -> Tensor:
     cos, sin = rotary_tables(positions[None], frequencies, x.dtype)
-    return rotate(x, cos, sin, layout=layout)
+    return rotate(x, cos, sin, pairs=layout)
 
 
 def as_pairs(x: Tensor, layout: str) -> tuple[Tensor, Tensor]:
@@ -96,8 +96,8 @@ def test_scores_in_float32_at_far_positions(layout: str, rule: str, offset: int)
 def test_gradcheck(layout: str):
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64).transpose(1, 2).requires_grad_()
     cos, sin = rotary_tables(torch.randint(0, 100, (2, 5)), rotary_frequencies(4), torch.float64)
-    assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin, layout=layout), x)
-    assert torch.autograd.gradgradcheck(lambda x: rotate(x, cos, sin, layout=layout), x)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin, pairs=layout), x)
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, cos, sin, pairs=layout), x)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -105,7 +105,7 @@ def test_memory_order_does_not_matter(layout: str):
     torch.manual_seed(0)
     x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
     cos, sin = rotary_tables(torch.arange(5)[None], rotary_frequencies(8), torch.float64)
-    expected = rotate(x, cos, sin, layout=layout)
+    expected = rotate(x, cos, sin, pairs=layout)
     assert expected.is_contiguous()
     wide = torch.randn(2, 3, 5, 17, dtype=torch.float64)
     wide[..., 4:12] = x
@@ -119,10 +119,10 @@ def test_memory_order_does_not_matter(layout: str):
     ]
     for view in views:
         view = view.detach().requires_grad_()
-        found = rotate(view, cos, sin, layout=layout)
+        found = rotate(view, cos, sin, pairs=layout)
         assert torch.equal(found, expected)
         (gradient,) = torch.autograd.grad(found, view, torch.ones_like(found))
-        back = rotate(torch.ones_like(x), cos, -sin, layout=layout)
+        back = rotate(torch.ones_like(x), cos, -sin, pairs=layout)
         torch.testing.assert_close(gradient, back, rtol=0, atol=1e-14)
 
 
@@ -187,8 +187,8 @@ def test_a_scaled_table_scales_the_result():
         ),
         (
             ValueError,
-            'layout must be "interleaved" or "half", but is \'neox\'',
-            lambda: rotate(torch.zeros(1, 1, 3, 4), torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), layout="neox"),
+            'pairs must be "interleaved" or "half", but is \'neox\'',
+            lambda: rotate(torch.zeros(1, 1, 3, 4), torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), pairs="neox"),
         ),
     ],
 )

@@ -4,26 +4,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from retentive.ops.rotary import Layout, rotary_frequencies, rotary_tables, rotate
+from retentive.ops.rotary import RotaryPairs, rotary_frequencies, rotary_tables, rotate
 from retentive.ops.rotated_linear import rotated_linear
 
 
-def one_after_another(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+def one_after_another(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, pairs: RotaryPairs) -> Tensor:
     heads = torch.nn.functional.linear(x, weight).unflatten(-1, (-1, 4)).transpose(1, 2)
-    return rotate(heads, cos, sin, layout=layout)
+    return rotate(heads, cos, sin, pairs=pairs)
 
 
-@pytest.mark.parametrize("layout", ["interleaved", "half"])
+@pytest.mark.parametrize("pairs", ["interleaved", "half"])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_it_is_a_projection_and_a_rotation(layout: Layout, rows: int):
+def test_it_is_a_projection_and_a_rotation(pairs: RotaryPairs, rows: int):
     torch.manual_seed(0)
     x = torch.randn(2, 6, 5, dtype=torch.float64).mT.requires_grad_()
     weight = torch.randn(12, 6, dtype=torch.float64, requires_grad=True)
     tables = rotary_tables(torch.randint(100, (rows, 5)), rotary_frequencies(4), x.dtype)
-    expected = one_after_another(x, weight, *tables, layout)
-    torch.testing.assert_close(rotated_linear(x, weight, *tables, layout=layout), expected, rtol=0, atol=1e-14)
-    assert torch.autograd.gradcheck(lambda *given: rotated_linear(*given, *tables, layout=layout), (x, weight))
-    assert torch.autograd.gradgradcheck(lambda *given: rotated_linear(*given, *tables, layout=layout), (x, weight))
+    expected = one_after_another(x, weight, *tables, pairs)
+    torch.testing.assert_close(rotated_linear(x, weight, *tables, pairs=pairs), expected, rtol=0, atol=1e-14)
+    assert torch.autograd.gradcheck(lambda *given: rotated_linear(*given, *tables, pairs=pairs), (x, weight))
+    assert torch.autograd.gradgradcheck(lambda *given: rotated_linear(*given, *tables, pairs=pairs), (x, weight))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

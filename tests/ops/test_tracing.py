@@ -16,7 +16,7 @@ from retentive.ops import attention, log_decay_geometric, retention_chunkwise, r
 
 def mix(query, key, value, mask, starts, layout):
     cos, sin = rotary_tables(torch.arange(21)[None], frequencies)
-    query, key = rotate(query, cos, sin, layout=layout), rotate(key, cos, sin, layout=layout)
+    query, key = rotate(query, cos, sin, pairs=layout), rotate(key, cos, sin, layout=layout)
     output, state = retention_chunkwise(query, key, value, log_decay=log_decay, chunk_size=8, mask=mask, starts=starts)
     return output + attention(query, key, value, causal=True), state
 

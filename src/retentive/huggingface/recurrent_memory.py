@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from retentive.errors import MismatchError
-from retentive.layers.attention import AttentionConfig
 from retentive.layers.embedding import EmbeddingConfig
 from retentive.layers.feed_forward import FeedForwardConfig
 from retentive.layers.memory_tokens import MemoryTokens, MemoryTokensConfig
+from retentive.layers.mixers.attention import AttentionConfig
 from retentive.layers.norm import NormConfig
 from retentive.models.base import LanguageModel, ModelOutput, check_call
 from retentive.models.decoder import DecoderConfig

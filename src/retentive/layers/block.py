@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from retentive.layers.attention import Attention, AttentionConfig, KeysAndValues, KeyValueState, Recalled
+from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.bound import Apply, has_no_hooks
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
-from retentive.layers.layout import Layout
+from retentive.layers.mixers.attention import Attention, AttentionConfig, KeysAndValues, KeyValueState, Recalled
+from retentive.layers.mixers.retention import MultiScaleRetention, RetentionConfig, RetentionState
 from retentive.layers.norm import Norm, NormConfig
-from retentive.layers.retention import MultiScaleRetention, RetentionConfig, RetentionState
 from retentive.ops.lean_linear import is_lean
 from retentive.ops.threads import threads_for
 from retentive.shapes import Hidden
@@ -57,7 +57,7 @@ class Block(nn.Module):
         self,
         x: Hidden,
         state: RecurrentState | None,
-        layout: Layout,
+        layout: BatchLayout,
         recalled: Recalled | KeysAndValues | None = None,
         between: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Hidden, RecurrentState]:
@@ -81,7 +81,7 @@ class Block(nn.Module):
         self,
         x: Hidden,
         state: RecurrentState | None,
-        layout: Layout,
+        layout: BatchLayout,
         recalled: Recalled | KeysAndValues | None = None,
     ) -> tuple[Hidden, RecurrentState]:
         """The first half: tokens read one another. Arguments are those of `forward`."""
@@ -114,8 +114,8 @@ class Block(nn.Module):
             return None
         mix, feed = halves
 
-        def apply(x: Tensor, carried: Carried, turns: Tensor | None) -> tuple[Tensor, Carried]:
-            x, carried = mix(x, carried, turns)
+        def apply(x: Tensor, carried: Carried, rotation: Tensor | None) -> tuple[Tensor, Carried]:
+            x, carried = mix(x, carried, rotation)
             return feed(x), carried
 
         return apply
@@ -127,8 +127,8 @@ class Block(nn.Module):
             return None
         mixer_norm, feed_forward_norm = self.mixer_norm.bound(), self.feed_forward_norm.bound()
 
-        def first(x: Tensor, carried: Carried, turns: Tensor | None) -> tuple[Tensor, Carried]:
-            mixed, carried = mix(mixer_norm(x), carried, turns)
+        def first(x: Tensor, carried: Carried, rotation: Tensor | None) -> tuple[Tensor, Carried]:
+            mixed, carried = mix(mixer_norm(x), carried, rotation)
             return x + mixed, carried
 
         return first, lambda x: x.add_(feed(feed_forward_norm(x)))

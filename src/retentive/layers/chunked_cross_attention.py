@@ -14,7 +14,7 @@ from retentive.layers.cross_attention import CrossAttention, CrossAttentionConfi
 from retentive.layers.norm import Norm, NormConfig
 from retentive.ops.attention import attention_step
 from retentive.ops.chunked_cross_attention import chunked_cross_attention
-from retentive.ops.rotary import turn
+from retentive.ops.rotary import apply_rotary
 from retentive.shapes import Hidden, TokenMask
 from retentive.state import RecurrentState
 
@@ -215,15 +215,15 @@ class ChunkedCrossAttention(nn.Module):
             config.rotary,
         )
 
-        def apply(x: Tensor, carried: NeighbourState, turns: Tensor | None) -> Tensor:
+        def apply(x: Tensor, carried: NeighbourState, rotation: Tensor | None) -> Tensor:
             if not carried.key.shape[2]:
                 return x
             query = ask(norm(x)).view(x.shape[0], config.num_heads, config.head_dim)
             text = texts.of(carried, query)
             if text is None:
                 return x
-            if rotary is not None and turns is not None:
-                query = turn(query[:, None, :, None], turns[:, 1:], layout=rotary.pairs)[:, 0, :, 0]
+            if rotary is not None and rotation is not None:
+                query = apply_rotary(query[:, None, :, None], rotation[:, 1:], pairs=rotary.pairs)[:, 0, :, 0]
             mixed = attention_step(query, text.key, text.value, text.allowed)
             if text.empty is not None:
                 mixed = mixed.masked_fill(text.empty, 0)

@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
+from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.bound import is_observed
 from retentive.layers.constants import constant
-from retentive.layers.layout import RotaryConfig
 from retentive.layers.projection import project, side_by_side
 from retentive.ops.attention import attention
 from retentive.ops.rotary import rotary_tables, rotate
@@ -107,13 +107,13 @@ class CrossAttention(nn.Module):
         rotary = self.config.rotary
         if rotary is None:
             return self._heads(projected)
-        return rotate(self._heads(projected), *_turns(rotary, places, count, projected), layout=rotary.pairs)
+        return rotate(self._heads(projected), *_turns(rotary, places, count, projected), pairs=rotary.pairs)
 
     def _rotated_product(self, x: Tensor, weight: Tensor, places: Tensor, count: int) -> Tensor:
         rotary = self.config.rotary
         if rotary is None:
             return self._heads(nn.functional.linear(x, weight))
-        return rotated_linear(x, weight, *_turns(rotary, places, count, x), layout=rotary.pairs)
+        return rotated_linear(x, weight, *_turns(rotary, places, count, x), pairs=rotary.pairs)
 
 
 def _whole(projection: nn.Module) -> Tensor | None:

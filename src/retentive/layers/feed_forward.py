@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from retentive.config_types import check_types
 from retentive.layers.bound import Apply, bind_linear, may_overwrite
 from retentive.layers.projection import project
-from retentive.ops.activation import Activation, go_back
+from retentive.ops.activation import Activation, activation_backward
 from retentive.ops.gated import gated
 from retentive.shapes import Hidden
 
@@ -76,7 +76,10 @@ class FeedForward(nn.Module):
             return self.output_proj(self._activate(activated) * linear)
         if torch.is_grad_enabled():
             return project(
-                self.output_proj, self.activation, inner, partial(go_back, activation=self.config.activation)
+                self.output_proj,
+                self.activation,
+                inner,
+                partial(activation_backward, activation=self.config.activation),
             )
         return self.output_proj(self._activate(inner))
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Complex, Int
 from torch import Tensor
 
-from retentive.layers.layout import RotaryConfig, make_layout
+from retentive.layers.batch_layout import RotaryConfig, make_layout
 
 _AHEAD = 64
 
@@ -15,14 +15,14 @@ class Place(NamedTuple):
     """Where the next token of each row stands.
 
     Attributes:
-        positions: As in `Layout`, like the next.
+        positions: As in `BatchLayout`, like the next.
         next_position: See there.
-        turns: See there.
+        rotation: See there.
     """
 
     positions: Int[Tensor, "batch 1"]
     next_position: Int[Tensor, "batch"]
-    turns: Complex[Tensor, "batch 2 1 1 pairs"] | None
+    rotation: Complex[Tensor, "batch 2 1 1 pairs"] | None
 
 
 class Places:
@@ -43,10 +43,10 @@ class Places:
 
     def _make(self, position: Int[Tensor, "batch"]) -> None:
         layout = make_layout(position, position.shape[0], _AHEAD, **self._made_by)  # pyright: ignore[reportArgumentType]
-        turns = None if layout.turns is None else layout.turns.split(1, 3)
+        rotation = None if layout.rotation is None else layout.rotation.split(1, 3)
         # Transposed, so that each is a tensor with its own numbers side by side: states go into files.
         following = (layout.positions + 1).t().clone(memory_format=torch.contiguous_format).unbind(0)
         self._ahead = [
-            Place(here, after, None if turns is None else turns[index])
+            Place(here, after, None if rotation is None else rotation[index])
             for index, (here, after) in enumerate(zip(layout.positions.split(1, 1), following, strict=True))
         ][::-1]

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.layers.attention import AttentionConfig
 from retentive.layers.bound import is_observed
+from retentive.layers.mixers.attention import AttentionConfig
 from retentive.models.decoder import BoundDecoder, Decoder, DecoderConfig
 from retentive.models.layer_states import check_layers
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
-from retentive.layers.attention import Attention
+from retentive.layers.batch_layout import BatchLayout, make_layout
 from retentive.layers.block import Block, BoundBlock, MixerConfig, carried_by, state_with
 from retentive.layers.bound import Apply, bind_tall
 from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_embedding
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
-from retentive.layers.layout import Layout, make_layout
+from retentive.layers.mixers.attention import Attention
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.places import Places
 from retentive.ops.cross_entropy import linear_cross_entropy
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         *,
         mask: TokenMask | None = None,
         starts: TokenMask | None = None,
-    ) -> Layout:
+    ) -> BatchLayout:
         """Place the tokens of one call; see `make_layout`."""
         weight = self.embedding.tokens.weight
         return make_layout(
@@ -125,11 +125,11 @@ class Decoder(nn.Module):
             dtype=weight.dtype,
         )
 
-    def embed(self, tokens: Tokens, layout: Layout) -> Hidden:
+    def embed(self, tokens: Tokens, layout: BatchLayout) -> Hidden:
         """The residual stream before the first block."""
         return self.embedding_dropout(self.embedding(tokens, layout.positions))
 
-    def forward(self, hidden: Hidden, state: ModelState | None, layout: Layout) -> tuple[Hidden, ModelState]:
+    def forward(self, hidden: Hidden, state: ModelState | None, layout: BatchLayout) -> tuple[Hidden, ModelState]:
         """Run the blocks after ``state`` and normalise; return what the head reads, and the new state."""
         states: list[RecurrentState] = []
         for index, block in enumerate(self.blocks):
@@ -147,11 +147,11 @@ class Decoder(nn.Module):
         places = Places(self.rotary, weight.device, weight.dtype)
 
         def apply(tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-            positions, following, turns = places.after(state.position)
+            positions, following, rotation = places.after(state.position)
             hidden = embedding(tokens[:, None], positions)[:, 0]
             states: list[RecurrentState] = []
             for block, before in zip(blocks, state.layers, strict=True):
-                hidden, carried = block(hidden, carried_by(before), turns)
+                hidden, carried = block(hidden, carried_by(before), rotation)
                 states.append(state_with(carried, following))
             return head(norm(hidden)), ModelState(layers=tuple(states), position=following, config=self.config)
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from retentive.errors import MismatchError
-from retentive.layers.attention import AttentionConfig, KeyValueState
 from retentive.layers.block import MixerConfig
-from retentive.layers.retention import RetentionState
+from retentive.layers.mixers.attention import AttentionConfig, KeyValueState
+from retentive.layers.mixers.retention import RetentionState
 from retentive.models.decoder import DecoderConfig
 from retentive.ops.precision import autocasts
 from retentive.state import ModelState, RecurrentState

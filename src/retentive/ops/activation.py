@@ -18,7 +18,7 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
     return gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
-def go_back(grad: Tensor, x: Tensor, activation: Activation) -> None:
+def activation_backward(grad: Tensor, x: Tensor, activation: Activation) -> None:
     """Turn the gradient of an activation's output into that of its input ``x``, in place."""
     aten = torch.ops.aten
     if activation == "swish":

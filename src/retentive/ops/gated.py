@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from retentive.ops.activation import Activation, activate, go_back
+from retentive.ops.activation import Activation, activate, activation_backward
 
 
 def gated(inner: Float[Tensor, "*batch both_branches"], activation: Activation) -> Float[Tensor, "*batch half_of_them"]:
@@ -41,5 +41,5 @@ class _Gated(torch.autograd.Function):
         d_raw, d_linear = both.chunk(2, -1)
         torch.mul(grad, activated, out=d_linear)
         torch.mul(grad, linear, out=d_raw)
-        go_back(d_raw, raw, ctx.activation)
+        activation_backward(d_raw, raw, ctx.activation)
         return both, None

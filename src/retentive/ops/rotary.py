@@ -17,7 +17,7 @@ from torch import Tensor
 from retentive.shapes import Positions
 
 Frequencies = Literal["retnet", "standard"]
-Layout = Literal["interleaved", "half"]
+RotaryPairs = Literal["interleaved", "half"]
 
 
 def rotary_frequencies(
@@ -87,7 +87,7 @@ def rotate(
     cos: Float[Tensor, "#batch time pairs"],
     sin: Float[Tensor, "#batch time pairs"],
     *,
-    layout: Layout = "interleaved",
+    pairs: RotaryPairs = "interleaved",
 ) -> Float[Tensor, "batch heads time dim"]:
     """Rotate every pair of every head, in the wider dtype of ``x`` and the tables.
 
@@ -97,44 +97,44 @@ def rotate(
         x: Queries or keys, in any memory order.
         cos: From `rotary_tables`.
         sin: From `rotary_tables`.
-        layout: ``"interleaved"`` pairs numbers 0 and 1, 2 and 3, ... (RetNet); ``"half"`` pairs number i with
+        pairs: ``"interleaved"`` pairs numbers 0 and 1, 2 and 3, ... (RetNet); ``"half"`` pairs number i with
             i + dim / 2 (GPT-NeoX, Llama).
 
     Returns:
         A contiguous tensor of the dtype of ``x``.
 
     Raises:
-        ValueError: If the tables are not of ``dim / 2`` pairs, or the layout is unknown.
+        ValueError: If the tables are not of ``dim / 2`` pairs, or ``pairs`` is unknown.
     """
-    if layout not in ("interleaved", "half"):
-        raise ValueError(f'layout must be "interleaved" or "half", but is {layout!r}.')
+    if pairs not in ("interleaved", "half"):
+        raise ValueError(f'pairs must be "interleaved" or "half", but is {pairs!r}.')
     if 2 * cos.shape[-1] != x.shape[-1]:
         raise ValueError(f"cos and sin must have dim / 2 = {x.shape[-1] / 2:g} pairs, but have {cos.shape[-1]}.")
     dtype = torch.promote_types(x.dtype, cos.dtype)
     cos, sin = cos.to(dtype).unsqueeze(1), sin.to(dtype).unsqueeze(1)
     if torch.compiler.is_compiling():
-        return _rotated_by_formula(x, cos, sin, layout == "half")
+        return _rotated_by_formula(x, cos, sin, pairs == "half")
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return _rotated(x, cos, sin, layout == "half", time_first=False)
-    return _Rotate.apply(x, cos, sin, layout == "half", False)
+        return _rotated(x, cos, sin, pairs == "half", time_first=False)
+    return _Rotate.apply(x, cos, sin, pairs == "half", False)
 
 
-def turn(
+def apply_rotary(
     x: Float[Tensor, "batch parts heads time dim"],
     by: Complex[Tensor, "#batch parts 1 time pairs"],
     *,
-    layout: Layout = "interleaved",
+    pairs: RotaryPairs = "interleaved",
 ) -> Float[Tensor, "batch parts heads time dim"]:
     """`rotate` queries and keys in one pass, without gradients, by tables given as complex numbers.
 
     Args:
         x: Queries and keys, in parts that have tables of their own, in any memory order.
         by: ``cos + 1j * sin`` of `rotary_tables` for each part; multiplied by a scale, it scales too.
-        layout: As in `rotate`.
+        pairs: As in `rotate`.
     """
     exact = x.dtype is torch.float32 and by.dtype is torch.complex64
     wide = x if exact else x.to(by.real.dtype)
-    if layout == "half":
+    if pairs == "half":
         first, second = wide.chunk(2, -1)
         turned = torch.complex(first, second) * by
         return torch.cat((turned.real, turned.imag), -1).to(x.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from retentive.ops.precision import autocasts
-from retentive.ops.rotary import Layout, rotate
+from retentive.ops.rotary import RotaryPairs, rotate
 
 
 def rotated_linear(
@@ -17,7 +17,7 @@ def rotated_linear(
     cos: Float[Tensor, "#batch time pairs"],
     sin: Float[Tensor, "#batch time pairs"],
     *,
-    layout: Layout = "interleaved",
+    pairs: RotaryPairs = "interleaved",
 ) -> Float[Tensor, "batch heads time dim"]:
     """``rotate`` of the heads of ``linear(x, weight)``.
 
@@ -29,23 +29,23 @@ def rotated_linear(
         weight: To heads side by side, each of twice as many channels as there are pairs.
         cos: From `retentive.ops.rotary.rotary_tables`.
         sin: The same.
-        layout: As in `retentive.ops.rotary.rotate`.
+        pairs: As in `retentive.ops.rotary.rotate`.
     """
     dim = 2 * cos.shape[-1]
     is_exact = x.dtype is weight.dtype is cos.dtype and not autocasts(x.device)
-    if not is_exact or layout != "interleaved" or not x.numel() or torch.compiler.is_compiling():
-        return rotate(linear(x, weight).unflatten(-1, (-1, dim)).transpose(1, 2), cos, sin, layout=layout)
+    if not is_exact or pairs != "interleaved" or not x.numel() or torch.compiler.is_compiling():
+        return rotate(linear(x, weight).unflatten(-1, (-1, dim)).transpose(1, 2), cos, sin, pairs=pairs)
     turned: Tensor = _RotatedLinear.apply(x, weight, torch.complex(cos, sin).unsqueeze(2))
     return turned.unflatten(-1, (-1, dim)).transpose(1, 2)
 
 
 class _RotatedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, turns: Tensor) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, rotation: Tensor) -> Tensor:
         out = x.new_empty(*x.shape[:2], weight.shape[0])
         torch.mm(x.flatten(0, 1), weight.t(), out=out.view(-1, weight.shape[0]))
-        pairs = _pairs(out, turns)
-        torch.mul(pairs, turns, out=pairs)
+        pairs = _pairs(out, rotation)
+        torch.mul(pairs, rotation, out=pairs)
         return out
 
     @staticmethod
@@ -54,13 +54,13 @@ class _RotatedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, turns = ctx.saved_tensors
+        x, weight, rotation = ctx.saved_tensors
         needs_x, needs_weight, _ = ctx.needs_input_grad
-        rows = torch.view_as_real(_pairs(grad.contiguous(), turns) * turns.conj()).view(-1, weight.shape[0])
+        rows = torch.view_as_real(_pairs(grad.contiguous(), rotation) * rotation.conj()).view(-1, weight.shape[0])
         d_x = (rows @ weight).view(x.shape) if needs_x else None
         return d_x, rows.t() @ x.flatten(0, 1) if needs_weight else None, None
 
 
-def _pairs(x: Tensor, turns: Tensor) -> Tensor:
+def _pairs(x: Tensor, rotation: Tensor) -> Tensor:
     """All channels as complex numbers, ``(batch, time, heads, pairs)``."""
-    return torch.view_as_complex(x.view(*x.shape[:2], -1, turns.shape[-1], 2))
+    return torch.view_as_complex(x.view(*x.shape[:2], -1, rotation.shape[-1], 2))

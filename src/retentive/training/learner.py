@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from retentive.data.batch import Batch
 from retentive.errors import DivergedError
-from retentive.layers.attention import AttentionConfig
+from retentive.layers.mixers.attention import AttentionConfig
 from retentive.models.base import LanguageModel
 from retentive.state import ModelState
 from retentive.training.config import OptimizerConfig, ScheduleConfig

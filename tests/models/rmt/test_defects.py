@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 from laws.families import case_name
 from models.rmt.small import VOCAB, random_tokens, small_backbone, small_rmt
 from retentive import Sampling, generate
-from retentive.models.rmt.frame import Framer, Past
 from retentive.models.rmt.pieces import even_plan
+from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
 from retentive.ops.rotary import rotary_frequencies
 from retentive.training.replay import cut_text, replay, unrolled
 
@@ -131,9 +131,9 @@ def test_every_key_is_rotated_by_its_own_position():
     """Positions were off by one, and cached memory slots were taken for text."""
     model = small_rmt(xl_length=4)
     piece = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).pieces[0]
-    frame = Framer(model.config, torch.float64).frame(piece, Past(recalled=4), keep=False)
+    segment_layout = SegmentLayoutBuilder(model.config, torch.float64).build(piece, Past(recalled=4), keep=False)
     frequencies = rotary_frequencies(4, frequencies="standard")
-    for cos, first in ((frame.recalled_cos, 2), (frame.layout.cos[:, frame.text], 6)):
+    for cos, first in ((segment_layout.recalled_cos, 2), (segment_layout.layout.cos[:, segment_layout.text], 6)):
         angles = torch.arange(first, first + cos.shape[1])[:, None] * frequencies
         torch.testing.assert_close(cos[0], angles.cos(), rtol=0, atol=1e-12)
 
@@ -195,7 +195,7 @@ def test_positions_stay_apart_in_bfloat16():
     """Tables in bfloat16 at positions of 10,000 made all tokens of a segment stand at one place."""
     model = small_rmt(segment_length=16, xl_length=16).bfloat16()
     piece = even_plan(random_tokens(1, 16), torch.zeros(1, dtype=torch.long), 0, 16).pieces[0]
-    layout = Framer(model.config, torch.bfloat16).frame(piece, Past(recalled=16), keep=False).layout
+    layout = SegmentLayoutBuilder(model.config, torch.bfloat16).build(piece, Past(recalled=16), keep=False).layout
     assert layout.cos.dtype == torch.float32
     assert len(torch.cat((layout.cos, layout.sin), -1)[0].unique(dim=0)) == 20
     # And the model tells an order: the same tokens turned around give another answer.

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from laws.families import case_name
 from models.rmt.small import RETNET, VOCAB, random_tokens, small_backbone, small_rmt
-from retentive.models.rmt import frame
-from retentive.models.rmt.frame import Framer, Past
+from retentive.models.rmt import segment_layout
 from retentive.models.rmt.pieces import even_plan
+from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
 from retentive.models.transformer import Transformer
 from retentive.ops.rotary import rotary_tables
 from retentive.state import named_tensors
@@ -178,7 +178,7 @@ def test_shifting_a_segment_changes_nothing(changes: dict, monkeypatch: pytest.M
             places = torch.arange(positions.shape[1])
             return rotary_tables(positions + 500 * ((begin <= places) & (places < end)), *others)
 
-        monkeypatch.setattr(frame, "rotary_tables", moved)
+        monkeypatch.setattr(segment_layout, "rotary_tables", moved)
         error = (model(tokens[:, :10], state).logits - expected[:, :10]).abs().max()
         assert error < 1e-9 if part == "all" else error > 1e-2, part
 
@@ -193,7 +193,7 @@ def test_without_memory_every_segment_is_read_alike():
 def test_positions_tell_true_distances_beside_memory_and_recall():
     model = small_rmt(xl_length=4)
     piece = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).pieces[0]
-    made = Framer(model.config, torch.float64).frame(piece, Past(recalled=3), keep=False)
+    made = SegmentLayoutBuilder(model.config, torch.float64).build(piece, Past(recalled=3), keep=False)
     assert (made.reads, made.texts, made.writes) == (2, 5, 2)
     # Read memory, (room for) what is recalled, text, write memory: one after the other.
     assert made.layout.positions.tolist() == [[0, 1, 6, 7, 8, 9, 10, 11, 12]]
@@ -207,7 +207,7 @@ def test_positions_tell_true_distances_beside_memory_and_recall():
 def test_who_sees_whom(causal_memory: bool):
     model = small_rmt(causal_memory=causal_memory)
     piece = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).pieces[0]
-    sight = Framer(model.config, torch.float64).frame(piece, Past(), keep=False).layout.sight
+    sight = SegmentLayoutBuilder(model.config, torch.float64).build(piece, Past(), keep=False).layout.attention_mask
     order = torch.ones(9, 9, dtype=torch.bool).tril()
     if causal_memory:
         assert sight.bias is None  # each up to itself, which needs no mask

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 from retentive.config_types import check_types
 from retentive.layers.embedding import EmbeddingConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
+from retentive.layers.mixers.retention import RetentionConfig
 from retentive.layers.norm import NormConfig, NormKind
-from retentive.layers.retention import RetentionConfig
 from retentive.models.decoder import DecoderConfig
 
 

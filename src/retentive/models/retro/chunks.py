@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from retentive.layers.batch_layout import make_layout
 from retentive.layers.chunked_cross_attention import RaggedReads, Reads
-from retentive.layers.layout import make_layout
 from retentive.shapes import TokenMask
 
 

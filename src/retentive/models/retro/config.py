@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
+from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.cross_attention import CrossAttentionConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
-from retentive.layers.layout import RotaryConfig
 from retentive.layers.norm import NormConfig, NormKind
 from retentive.models.base import FamilyConfig
 from retentive.models.decoder import DecoderConfig

@@ -51,13 +51,13 @@ def bind_tokens(
             output = call(tokens[:, None], state, logits_to_keep=1)
             assert output.logits is not None
             return output.logits[:, -1], output.state
-        positions, following, turns = places.after(state.position)
+        positions, following, rotation = places.after(state.position)
         query_turns, next_place = chunk.after(state)
         hidden = embedding(tokens[:, None], positions)[:, 0]
         layers: list[RecurrentState] = []
         recent_hidden = state.recent_hidden
         for number, (mix, feed) in enumerate(halves):
-            hidden, carried = mix(hidden, carried_by(state.layers[number]), turns)
+            hidden, carried = mix(hidden, carried_by(state.layers[number]), rotation)
             layers.append(state_with(carried, following))
             if number in reader_of:
                 index = reader_of[number]
@@ -110,4 +110,4 @@ class _Chunk:
         self._query_place = here.next_position
         self._expected = state.place + 1
         self._left -= 1
-        return here.turns, self._expected
+        return here.rotation, self._expected

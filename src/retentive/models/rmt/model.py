@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
-from retentive.layers.attention import AttentionConfig, KeysAndValues, KeyValueState, Recalled
 from retentive.layers.bound import is_observed
 from retentive.layers.memory_tokens import MemoryTokens
+from retentive.layers.mixers.attention import AttentionConfig, KeysAndValues, KeyValueState, Recalled
 from retentive.models.base import LanguageModel, ModelOutput, check_call
 from retentive.models.decoder import BoundDecoder, blocks_of
 from retentive.models.rmt.config import RecurrentMemoryConfig
-from retentive.models.rmt.frame import Frame, Framer
 from retentive.models.rmt.pieces import Piece, choose, even_plan, ragged_plan
+from retentive.models.rmt.segment_layout import SegmentLayout, SegmentLayoutBuilder
 from retentive.models.rmt.state import RecurrentMemoryState, check_state
 from retentive.models.rmt.token_step import bind_tokens
 from retentive.models.rmt.transitions import (
@@ -178,7 +178,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             is_first=False,
             continues=False if again else rows,
         )
-        return self._step(piece, state, self._framer(), keep=False)[1].memory
+        return self._step(piece, state, self._layout_builder(), keep=False)[1].memory
 
     def _carried(self, tokens: Tokens, state: ModelState | None) -> RecurrentMemoryState:
         """What a call goes on from."""
@@ -204,7 +204,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             plan = even_plan(tokens, state.position, state.segment.shape[1], self.config.segment_length)
         else:
             plan = ragged_plan(tokens, state.position, self.config.segment_length, mask, starts)
-        framer, now, read = self._framer(), state, 0
+        builder, now, read = self._layout_builder(), state, 0
         outputs: list[Tensor] = []
         kept: tuple[KeysAndValues, ...] = ()
         for index, piece in enumerate(plan.pieces):
@@ -212,9 +212,11 @@ class RecurrentMemoryTransformer(LanguageModel):
             read += piece.tokens.shape[1]
             needed = plan.columns is not None or read > time - wanted
             if self.recomputes_segments and torch.is_grad_enabled():
-                hidden, now, _ = checkpoint(self._step, piece, now, framer, keep=keep, text=needed, use_reentrant=False)
+                hidden, now, _ = checkpoint(
+                    self._step, piece, now, builder, keep=keep, text=needed, use_reentrant=False
+                )
             else:
-                hidden, now, kept = self._step(piece, now, framer, keep=keep, text=needed, kept=kept)
+                hidden, now, kept = self._step(piece, now, builder, keep=keep, text=needed, kept=kept)
             if needed or keep:
                 outputs.append(hidden)
         side_by_side = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
@@ -227,14 +229,14 @@ class RecurrentMemoryTransformer(LanguageModel):
             hidden = hidden.masked_fill(~mask[..., None], 0)
         return hidden[:, again:], following
 
-    def _framer(self) -> Framer:
-        return Framer(self.config, self.decoder.dtype)
+    def _layout_builder(self) -> SegmentLayoutBuilder:
+        return SegmentLayoutBuilder(self.config, self.decoder.dtype)
 
     def _step(
         self,
         piece: Piece,
         state: RecurrentMemoryState,
-        framer: Framer,
+        builder: SegmentLayoutBuilder,
         *,
         keep: bool,
         text: bool = True,
@@ -244,7 +246,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         if piece.starts is not False:
             state = restarted(state, self.initial_state(state.batch_size, state.memory.device), piece.starts)
         past = past_of(piece, state)
-        frame = framer.frame(piece, past, keep=keep)
+        frame = builder.build(piece, past, keep=keep)
         text = text or not self._can_skip(piece)
         step = self.run(piece, state, frame, self.columns(piece, state, frame), text=text, kept=kept)
         written = step.columns[:, : frame.reads] if self.config.bidirectional else step.columns[:, step.slots :]
@@ -277,7 +279,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             and not (self.config.bidirectional or self.config.xl_layer_above)
         )
 
-    def columns(self, piece: Piece, state: RecurrentMemoryState, frame: Frame) -> Hidden:
+    def columns(self, piece: Piece, state: RecurrentMemoryState, frame: SegmentLayout) -> Hidden:
         """The residual stream of ``[read memory][text][write memory]`` before the first block."""
         text = self._embed(piece, state)
         parts = [text]
@@ -312,7 +314,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         self,
         piece: Piece,
         state: RecurrentMemoryState,
-        frame: Frame,
+        frame: SegmentLayout,
         columns: Hidden,
         *,
         text: bool = True,
@@ -360,7 +362,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             kept=self._kept(piece, frame, layers),
         )
 
-    def _kept(self, piece: Piece, frame: Frame, layers: list[RecurrentState]) -> tuple[KeysAndValues, ...]:
+    def _kept(self, piece: Piece, frame: SegmentLayout, layers: list[RecurrentState]) -> tuple[KeysAndValues, ...]:
         """What the next segment would make of the same states anew, where neither places nor gradients change it."""
         config, length = self.config, self.config.xl_length
         is_same = config.xl_gradient == "none" and not config.xl_layer_above and config.decoder.mixer.rotary is None
@@ -371,7 +373,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         both = ((cache.key[:, :, end - length : end], cache.value[:, :, end - length : end]) for cache in caches)
         return tuple((key.detach(), value.detach()) for key, value in both)
 
-    def _recalled(self, piece: Piece, state: RecurrentMemoryState, frame: Frame, layer: int) -> Recalled | None:
+    def _recalled(self, piece: Piece, state: RecurrentMemoryState, frame: SegmentLayout, layer: int) -> Recalled | None:
         """What a block reads of the segment before, where a segment begins."""
         if piece.begins is False or not state.history.shape[2]:
             return None

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from retentive.layers.layout import make_layout
+from retentive.layers.batch_layout import make_layout
 from retentive.shapes import Positions, TokenMask, Tokens
 
 Rows = bool | Bool[Tensor, "batch"]

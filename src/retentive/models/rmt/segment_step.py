@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.layers.attention import AttentionConfig
-from retentive.models.rmt.frame import Framer, Past
+from retentive.layers.mixers.attention import AttentionConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
 from retentive.models.rmt.pieces import Piece
+from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
 from retentive.shapes import Logits, Memory, Tokens
 
 History = Float[Tensor, "batch layers xl_length hidden"]
@@ -78,7 +78,7 @@ class SegmentStep(nn.Module):
             is_first=False,
             continues=False,
         )
-        frame = Framer(model.config, memory.dtype).make(piece, past, keep=False)
+        frame = SegmentLayoutBuilder(model.config, memory.dtype).make(piece, past, keep=False)
         step = model.run(piece, state, frame, model.columns(piece, state, frame))
         written = step.columns[:, : frame.reads] if model.config.bidirectional else step.columns[:, frame.text.stop :]
         logits, kept = model.decoder.logits(step.columns[:, frame.text]), model.memory.keep(written)

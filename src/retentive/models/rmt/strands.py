@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.models.rmt.config import RecurrentMemoryConfig
-from retentive.models.rmt.frame import Framer, Past
 from retentive.models.rmt.model import RecurrentMemoryTransformer
 from retentive.models.rmt.pieces import Piece
+from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
 from retentive.ops.cross_entropy import IGNORED
 from retentive.ops.strands import Complement, check_complement, reverse_complement, reverse_complement_logits
 from retentive.shapes import Hidden, Logits, Memory, Tokens
@@ -161,7 +161,7 @@ class ReverseComplementTransformer(nn.Module):
             continues=False,
         )
         dtype = model.decoder.embedding.tokens.weight.dtype
-        frame = Framer(model.config, dtype).make(piece, Past(), keep=False)
+        frame = SegmentLayoutBuilder(model.config, dtype).make(piece, Past(), keep=False)
         columns = model.run(piece, state, frame, model.columns(piece, state, frame)).columns
         return columns[:, frame.text], model.memory.keep(columns[:, : frame.reads])
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from retentive.layers.associative_memory import AssociativeMemory
 from retentive.layers.block import BoundBlock, carried_by, state_with
+from retentive.layers.mixers.retention import RetentionState
 from retentive.layers.places import Place, Places
-from retentive.layers.retention import RetentionState
 from retentive.layers.room import Room
 from retentive.models.base import ModelOutput
 from retentive.models.decoder import BoundDecoder, Decoder
@@ -69,7 +69,8 @@ class _Embed:
 
     def __init__(self, config: RecurrentMemoryConfig, decoder: Decoder) -> None:
         self._embedding, rotary = decoder.embedding, decoder.rotary
-        # Rotation counts the read memory and what is recalled too, as `Framer` does; learned positions do not.
+        # Rotation counts the read memory and what is recalled too,
+        # as `SegmentLayoutBuilder` does; learned positions do not.
         before = config.carried_tokens + config.xl_length
         self._before = 0 if rotary is None else before
         weight = self._embedding.tokens.weight
@@ -114,7 +115,7 @@ class _Run:
                 recalled = self._memories[index](hidden[:, None], state.associations[index])
                 hidden = hidden + recalled[:, 0]
             received = hidden
-            hidden, carried = block(hidden, carried_by(state.layers[index]), here.turns)
+            hidden, carried = block(hidden, carried_by(state.layers[index]), here.rotation)
             layers.append(state_with(carried, position))
             if self._recalls:
                 seen.append(hidden if self._above else received)

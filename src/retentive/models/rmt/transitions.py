@@ -7,12 +7,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
-from retentive.layers.attention import KeyValueState
-from retentive.layers.retention import RetentionState
+from retentive.layers.mixers.attention import KeyValueState
+from retentive.layers.mixers.retention import RetentionState
 from retentive.models.decoder import Decoder
 from retentive.models.rmt.config import RecurrentMemoryConfig
-from retentive.models.rmt.frame import Past, as_flags
 from retentive.models.rmt.pieces import Piece, Plan, Rows, choose, to_the_end
+from retentive.models.rmt.segment_layout import Past, as_flags
 from retentive.models.rmt.state import RecurrentMemoryState
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import RecurrentState

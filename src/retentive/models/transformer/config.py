@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
-from retentive.layers.attention import AttentionConfig
+from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.embedding import EmbeddingConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
-from retentive.layers.layout import RotaryConfig
+from retentive.layers.mixers.attention import AttentionConfig
 from retentive.layers.norm import NormConfig, NormKind
 from retentive.models.decoder import DecoderConfig
 

@@ -65,7 +65,7 @@ class RotaryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class AttentionMask:
     """Which keys the tokens of one call may read, in the order of the cache, what is recalled, and the call's own.
 
     Attributes:
@@ -81,7 +81,7 @@ class Sight:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class BatchLayout:
     """Positions, padding and document starts of the tokens of one call.
 
     Attributes:
@@ -91,7 +91,7 @@ class Layout:
         starts: True where a document starts; None where none does.
         cos: Cosines of the rotation, or None without one.
         sin: Sines of the rotation.
-        sight: What attention may read; None where order, padding, documents and the window tell it.
+        attention_mask: What attention may read; None where order, padding, documents and the window tell it.
     """
 
     positions: Positions
@@ -100,18 +100,18 @@ class Layout:
     starts: TokenMask | None = None
     cos: RotaryTable | None = None
     sin: RotaryTable | None = None
-    sight: Sight | None = None
+    attention_mask: AttentionMask | None = None
 
     @cached_property
-    def turns(self) -> Complex[Tensor, "#batch 2 1 time pairs"] | None:
+    def rotation(self) -> Complex[Tensor, "#batch 2 1 time pairs"] | None:
         """The rotation as complex numbers, of queries scaled by ``dim ** -0.5``, then of keys; None without one.
 
         Made when first asked for: all layers of retention share it.
         """
         if self.cos is None or self.sin is None:
             return None
-        turns = torch.complex(self.cos, self.sin)
-        return torch.stack((turns * (2 * turns.shape[-1]) ** -0.5, turns), 1).unsqueeze(2)
+        rotation = torch.complex(self.cos, self.sin)
+        return torch.stack((rotation * (2 * rotation.shape[-1]) ** -0.5, rotation), 1).unsqueeze(2)
 
 
 def make_layout(
@@ -124,7 +124,7 @@ def make_layout(
     rotary: RotaryConfig | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-) -> Layout:
+) -> BatchLayout:
     """Place ``time`` tokens after ``position``: padding takes no position, a document start begins again at 0.
 
     Args:
@@ -151,7 +151,7 @@ def make_layout(
     if rotary is not None:
         frequencies = _frequencies(rotary, positions.device)
         cos, sin = rotary_tables(positions, frequencies, torch.promote_types(dtype, torch.float32))
-    return Layout(positions=positions, next_position=following, mask=mask, starts=starts, cos=cos, sin=sin)
+    return BatchLayout(positions=positions, next_position=following, mask=mask, starts=starts, cos=cos, sin=sin)
 
 
 @constant

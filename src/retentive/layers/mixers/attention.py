@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
+from retentive.layers.batch_layout import AttentionMask, BatchLayout, RotaryConfig
 from retentive.layers.bound import bind_linear, is_observed
-from retentive.layers.layout import Layout, RotaryConfig, Sight
 from retentive.layers.projection import project, side_by_side
 from retentive.layers.room import Room
 from retentive.ops.attention import attention, attention_step
-from retentive.ops.rotary import rotate, turn
+from retentive.ops.rotary import apply_rotary, rotate
 from retentive.shapes import Hidden, RotaryTable
 from retentive.state import RecurrentState
 
@@ -132,7 +132,7 @@ class Attention(nn.Module):
         )
 
     def forward(
-        self, x: Hidden, state: KeyValueState | None, layout: Layout, recalled: KeysAndValues | None = None
+        self, x: Hidden, state: KeyValueState | None, layout: BatchLayout, recalled: KeysAndValues | None = None
     ) -> tuple[Hidden, KeyValueState]:
         """Attend to the cached tokens, what `recall` gave and those of this call, and return the longer cache."""
         batch, time, _ = x.shape
@@ -142,20 +142,24 @@ class Attention(nn.Module):
         key = key.view(batch, time, self.config.num_kv_heads, self.config.key_dim).transpose(1, 2)
         value = value.view(batch, time, self.config.num_kv_heads, self.config.value_dim).transpose(1, 2)
         if self.config.rotary is not None and layout.cos is not None and layout.sin is not None:
-            query = rotate(query, layout.cos, layout.sin, layout=self.config.rotary.pairs)
-            key = rotate(key, layout.cos, layout.sin, layout=self.config.rotary.pairs)
+            query = rotate(query, layout.cos, layout.sin, pairs=self.config.rotary.pairs)
+            key = rotate(key, layout.cos, layout.sin, pairs=self.config.rotary.pairs)
             value = value.contiguous()  # a view would keep queries and keys before rotation too
         if recalled is not None:
             key, value = torch.cat((recalled[0], key), dim=2), torch.cat((recalled[1], value), dim=2)
         if state is not None and state.key.shape[2]:
             key = torch.cat((state.key, key), dim=2)
             value = torch.cat((state.value, value), dim=2)
-        sight = self._sight(state, layout, batch, time) if layout.sight is None else layout.sight
+        attention_mask = (
+            self._attention_mask(state, layout, batch, time) if layout.attention_mask is None else layout.attention_mask
+        )
         dropout = self.config.dropout if self.training else 0.0
-        causal = sight.allowed is None and sight.bias is None and time > 1
-        mixed = attention(query, key, value, allowed=sight.allowed, bias=sight.bias, causal=causal, dropout=dropout)
-        gaps = layout.mask is not None or layout.starts is not None or layout.sight is not None
-        following = self._cache(key, value, sight.visible, gaps=gaps)
+        causal = attention_mask.allowed is None and attention_mask.bias is None and time > 1
+        mixed = attention(
+            query, key, value, allowed=attention_mask.allowed, bias=attention_mask.bias, causal=causal, dropout=dropout
+        )
+        gaps = layout.mask is not None or layout.starts is not None or layout.attention_mask is not None
+        following = self._cache(key, value, attention_mask.visible, gaps=gaps)
         return project(self.output_proj, side_by_side, mixed), following
 
     def bound(self) -> BoundAttention:
@@ -169,11 +173,11 @@ class Attention(nn.Module):
         longest = None if config.window is None else config.window - 1
         keys, values, flags = Room(2, longest), Room(2, longest), Room(1, longest)
 
-        def apply(x: Tensor, state: KeyValueState, turns: Tensor | None) -> tuple[Tensor, KeyValueState]:
+        def apply(x: Tensor, state: KeyValueState, rotation: Tensor | None) -> tuple[Tensor, KeyValueState]:
             projected, batch = read(x), x.shape[0]
             both = projected[:, :value_begin].view(batch, heads, config.key_dim)
-            if rotary is not None and turns is not None:
-                both = turn(both[:, None, :, None], turns[:, 1:], layout=rotary.pairs)[:, 0, :, 0]
+            if rotary is not None and rotation is not None:
+                both = apply_rotary(both[:, None, :, None], rotation[:, 1:], pairs=rotary.pairs)[:, 0, :, 0]
             value = projected[:, value_begin:].view(batch, config.num_kv_heads, config.value_dim)
             seen_keys, key = keys.after(state.key, both[:, config.num_heads :])
             seen_values, value = values.after(state.value, value)
@@ -196,10 +200,10 @@ class Attention(nn.Module):
         key, value = both.split((self.key_size, self.value_size), dim=-1)
         key = key.view(batch, time, self.config.num_kv_heads, self.config.key_dim).transpose(1, 2)
         if self.config.rotary is not None and recalled.cos is not None and recalled.sin is not None:
-            key = rotate(key, recalled.cos, recalled.sin, layout=self.config.rotary.pairs)
+            key = rotate(key, recalled.cos, recalled.sin, pairs=self.config.rotary.pairs)
         return key, value.view(batch, time, self.config.num_kv_heads, self.config.value_dim).transpose(1, 2)
 
-    def _sight(self, state: KeyValueState | None, layout: Layout, batch: int, time: int) -> Sight:
+    def _attention_mask(self, state: KeyValueState | None, layout: BatchLayout, batch: int, time: int) -> AttentionMask:
         """What order, padding, documents and the window let each token see."""
         past = 0 if state is None else state.key.shape[2]
         window = self.config.window
@@ -207,14 +211,16 @@ class Attention(nn.Module):
         if layout.mask is None and layout.starts is None and cached is None:
             inside = window is None or past + time <= window
             if inside and (past == 0 or time == 1):
-                return Sight()
+                return AttentionMask()
             columns = torch.arange(past + time, device=layout.positions.device) - past
             rows = columns[past:, None]
             allowed = (columns <= rows) if window is None else (columns <= rows) & (columns > rows - window)
-            return Sight(allowed=allowed[None, None])
-        return self._ragged_sight(cached, layout, batch, past, time)
+            return AttentionMask(allowed=allowed[None, None])
+        return self._ragged_attention_mask(cached, layout, batch, past, time)
 
-    def _ragged_sight(self, cached: Tensor | None, layout: Layout, batch: int, past: int, time: int) -> Sight:
+    def _ragged_attention_mask(
+        self, cached: Tensor | None, layout: BatchLayout, batch: int, past: int, time: int
+    ) -> AttentionMask:
         """The same with padding or several documents: order is told by a clock that padding does not advance."""
         device = layout.positions.device
         ones = torch.ones(batch, time, dtype=torch.bool, device=device)
@@ -229,7 +235,7 @@ class Attention(nn.Module):
         allowed &= real[..., None]
         if self.config.window is not None:
             allowed &= times[:, None] > clock[..., None] - self.config.window
-        return Sight(allowed=allowed[:, None], visible=present & (owners == documents[:, -1:]))
+        return AttentionMask(allowed=allowed[:, None], visible=present & (owners == documents[:, -1:]))
 
     def _cache(self, key: Tensor, value: Tensor, visible: Tensor | None, *, gaps: bool) -> KeyValueState:
         """The entries that a later token may still see: real ones moved to the end, the window's worth kept.

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from retentive.layers.attention import Recalled
-from retentive.layers.layout import Layout, Sight
+from retentive.layers.batch_layout import AttentionMask, BatchLayout
+from retentive.layers.mixers.attention import Recalled
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.pieces import Piece, Rows
 from retentive.ops.rotary import rotary_tables
@@ -32,7 +32,7 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class SegmentLayout:
     """The columns of one step.
 
     Attributes:
@@ -47,7 +47,7 @@ class Frame:
     reads: int
     texts: int
     writes: int
-    layout: Layout
+    layout: BatchLayout
     recalled_cos: RotaryTable | None = None
     recalled_sin: RotaryTable | None = None
 
@@ -56,16 +56,16 @@ class Frame:
         """The columns of text."""
         return slice(self.reads, self.reads + self.texts)
 
-    def write_layout(self) -> Layout:
+    def write_layout(self) -> BatchLayout:
         """The layout of the write slots alone, for a block in which all other columns are recalled."""
         first, layout = self.text.stop, self.layout
-        sight = Sight() if layout.sight is None else layout.sight
-        return Layout(
+        attention_mask = AttentionMask() if layout.attention_mask is None else layout.attention_mask
+        return BatchLayout(
             positions=layout.positions[:, first:],
             next_position=layout.next_position,
-            sight=Sight(
-                allowed=None if sight.allowed is None else sight.allowed[:, :, first:],
-                bias=None if sight.bias is None else sight.bias[:, :, first:],
+            attention_mask=AttentionMask(
+                allowed=None if attention_mask.allowed is None else attention_mask.allowed[:, :, first:],
+                bias=None if attention_mask.bias is None else attention_mask.bias[:, :, first:],
             ),
             cos=None if layout.cos is None else layout.cos[:, first:],
             sin=None if layout.sin is None else layout.sin[:, first:],
@@ -86,7 +86,7 @@ class Frame:
         )
 
 
-class Framer:
+class SegmentLayoutBuilder:
     """Makes the frame of each piece of a call; even pieces of one shape share theirs."""
 
     def __init__(self, config: RecurrentMemoryConfig, dtype: torch.dtype) -> None:
@@ -100,9 +100,9 @@ class Framer:
         self.dtype = torch.promote_types(dtype, torch.float32)
         self.read_slots = config.carried_tokens
         self.write_slots = 0 if config.bidirectional else config.num_memory_tokens
-        self._even: dict[tuple[int, ...], Frame] = {}
+        self._even: dict[tuple[int, ...], SegmentLayout] = {}
 
-    def frame(self, piece: Piece, past: Past, *, keep: bool) -> Frame:
+    def build(self, piece: Piece, past: Past, *, keep: bool) -> SegmentLayout:
         """Place the columns of a piece.
 
         Args:
@@ -118,23 +118,23 @@ class Framer:
             self._even[key] = self.make(piece, past, keep)
         return self._even[key]
 
-    def make(self, piece: Piece, past: Past, keep: bool) -> Frame:
-        """`frame`, made anew."""
+    def make(self, piece: Piece, past: Past, keep: bool) -> SegmentLayout:
+        """`build`, made anew."""
         reads = self.read_slots if piece.begins is not False else 0
         writes = self.write_slots if piece.ends is not False else 0
         batch, texts = piece.tokens.shape
         positions = self._positions(piece, reads, writes)
         mask = self._mask(piece, reads, writes)
         tables = self._rotate(positions, past.recalled)
-        return Frame(
+        return SegmentLayout(
             reads=reads,
             texts=texts,
             writes=writes,
-            layout=Layout(
+            layout=BatchLayout(
                 positions=positions,
                 next_position=torch.zeros(batch, dtype=torch.long, device=positions.device),  # the model counts itself
                 mask=mask,
-                sight=self._sight(piece, past, (reads, texts, writes), mask, keep),
+                attention_mask=self._attention_mask(piece, past, (reads, texts, writes), mask, keep),
                 cos=None if tables is None else tables[0][:, past.recalled :],
                 sin=None if tables is None else tables[1][:, past.recalled :],
             ),
@@ -178,27 +178,27 @@ class Framer:
         columns = (reading[:, None].expand(batch, reads), piece.mask, writing[:, None].expand(batch, writes))
         return torch.cat(columns, 1)
 
-    def _sight(
+    def _attention_mask(
         self, piece: Piece, past: Past, sizes: tuple[int, int, int], mask: TokenMask | None, keep: bool
-    ) -> Sight:
+    ) -> AttentionMask:
         before, columns = past.cached + past.recalled, sum(sizes)
         device = piece.tokens.device
         turns = self._turns(sizes, device)
         if mask is None:
             if columns == 1 or (not before and turns is None):
-                return Sight()
+                return AttentionMask()
             order = _order(turns, columns, device)
             later = torch.zeros(columns, columns, dtype=self.dtype, device=device).masked_fill(~order, -torch.inf)
             bias = torch.cat((later.new_zeros(columns, before), later), 1)
-            return Sight(bias=bias[None, None])
+            return AttentionMask(bias=bias[None, None])
         present = torch.cat((*self._past_present(piece, past, mask), mask), 1)
         earlier = torch.ones(columns, before, dtype=torch.bool, device=device)
         order = torch.cat((earlier, _order(turns, columns, device)), 1)
         allowed = present[:, None] & order & mask[..., None]
         if not keep:
-            return Sight(allowed=allowed[:, None])
+            return AttentionMask(allowed=allowed[:, None])
         kept = present & ~as_flags(piece.ends, mask)[:, None]
-        return Sight(allowed=allowed[:, None], visible=kept)
+        return AttentionMask(allowed=allowed[:, None], visible=kept)
 
     def _past_present(
         self, piece: Piece, past: Past, mask: TokenMask

@@ -9,10 +9,10 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
+from retentive.layers.batch_layout import BatchLayout, RotaryConfig, make_layout
 from retentive.layers.bound import bind_linear, may_overwrite
 from retentive.layers.constants import constant
 from retentive.layers.feed_forward import IN_PLACE
-from retentive.layers.layout import Layout, RotaryConfig, make_layout
 from retentive.layers.norm import Norm, NormConfig
 from retentive.ops.precision import state_dtype
 from retentive.ops.retention import (
@@ -24,7 +24,7 @@ from retentive.ops.retention import (
     retention_chunkwise,
     retention_parallel,
 )
-from retentive.ops.rotary import rotate, turn
+from retentive.ops.rotary import apply_rotary, rotate
 from retentive.shapes import Hidden, LogDecay, Positions, RetentionMatrix
 from retentive.state import RecurrentState
 
@@ -182,7 +182,7 @@ class MultiScaleRetention(nn.Module):
         return self.initial_state(x.shape[0], x.device, x.dtype).kv
 
     def forward(
-        self, x: Hidden, state: RetentionState | None = None, layout: Layout | None = None
+        self, x: Hidden, state: RetentionState | None = None, layout: BatchLayout | None = None
     ) -> tuple[Hidden, RetentionState]:
         """Read ``x`` after ``state`` and return the output and the new state: chunkwise, or one recurrent step.
 
@@ -207,7 +207,7 @@ class MultiScaleRetention(nn.Module):
         if x.shape[1] == 1 and layout.mask is None and layout.starts is None and not compiling:
             kv = self._memory(projected) if kv is None else kv
             decay = self.recurrent_decay(kv.device, kv.dtype)
-            mixed, kv = self._step(projected[:, 0], kv, layout.turns, decay)
+            mixed, kv = self._step(projected[:, 0], kv, layout.rotation, decay)
             mixed, gate = mixed.unsqueeze(2), projected[..., -self.sizes[-1] :]
         else:
             query, key, value, gate = projected.split(self.sizes, dim=-1)
@@ -236,9 +236,9 @@ class MultiScaleRetention(nn.Module):
         weight = self.input_proj.weight
         decay = self.recurrent_decay(weight.device, state_dtype(weight.dtype))
 
-        def apply(x: Tensor, kv: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor]:
+        def apply(x: Tensor, kv: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor]:
             projected = read(x)
-            mixed, kv = self._step(projected, kv, turns, decay, overwrite=True)
+            mixed, kv = self._step(projected, kv, rotation, decay, overwrite=True)
             return write(activate(projected[:, gate_begin:]).mul_(norm(mixed).flatten(1))), kv
 
         return apply
@@ -300,7 +300,7 @@ class MultiScaleRetention(nn.Module):
         if form == "recurrent":
             kv = self._memory(query) if state is None else state
             decay = self.recurrent_decay(kv.device, kv.dtype)
-            mixed, kv = self._step(torch.cat((q, k, v), -1)[:, 0], kv, layout.turns, decay)
+            mixed, kv = self._step(torch.cat((q, k, v), -1)[:, 0], kv, layout.rotation, decay)
             mixed = mixed.unsqueeze(2)
         else:
             heads = self._heads(q, k, v, layout)
@@ -311,12 +311,12 @@ class MultiScaleRetention(nn.Module):
                 mixed, kv = retention_chunkwise(*heads, state, log_decay=_log_decay(self.config), chunk_size=size)
         return self._finish(mixed, gate, layout), kv
 
-    def _layout(self, x: Tensor, position: Tensor | None) -> Layout:
+    def _layout(self, x: Tensor, position: Tensor | None) -> BatchLayout:
         batch, time, _ = x.shape
         rotary = self.config.rotary
         return make_layout(position, batch, time, rotary=rotary, device=x.device, dtype=x.dtype)
 
-    def _heads(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, query: Tensor, key: Tensor, value: Tensor, layout: BatchLayout) -> tuple[Tensor, Tensor, Tensor]:
         """Split into heads, rotate query and key, scale the query by ``key_dim ** -0.5``."""
         scale = self.config.key_dim**-0.5
         batch, time, _ = query.shape
@@ -327,13 +327,13 @@ class MultiScaleRetention(nn.Module):
         v = value.view(batch, time, config.num_heads, config.value_dim).transpose(1, 2)
         if layout.cos is not None and layout.sin is not None:
             # Scaled tables scale the query in the pass that rotates it.
-            q = rotate(q, layout.cos * scale, layout.sin * scale, layout=config.rotary_pairs)
-            k = rotate(k, layout.cos, layout.sin, layout=config.rotary_pairs)
+            q = rotate(q, layout.cos * scale, layout.sin * scale, pairs=config.rotary_pairs)
+            k = rotate(k, layout.cos, layout.sin, pairs=config.rotary_pairs)
             return q, k, v
         return q * scale, k, v
 
     def _heads_together(
-        self, projected: Float[Tensor, "batch time channels"], layout: Layout
+        self, projected: Float[Tensor, "batch time channels"], layout: BatchLayout
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`_heads` with queries and keys rotated in one pass, without gradients."""
         config, (batch, time, _) = self.config, projected.shape
@@ -341,16 +341,16 @@ class MultiScaleRetention(nn.Module):
         projected = _with_range(projected)
         both = projected[..., : 2 * keys].view(batch, time, 2, config.num_heads, config.key_dim).permute(0, 2, 3, 1, 4)
         value = projected[..., 2 * keys : 2 * keys + values].view(batch, time, config.num_heads, config.value_dim)
-        if layout.turns is None:
+        if layout.rotation is None:
             return both[:, 0] * config.key_dim**-0.5, both[:, 1], value.transpose(1, 2)
-        query, key = turn(both, layout.turns).unbind(1)
+        query, key = apply_rotary(both, layout.rotation).unbind(1)
         return query, key, value.transpose(1, 2)
 
     def _step(
         self,
         projected: Float[Tensor, "batch channels"],
         kv: RetentionMatrix,
-        turns: Complex[Tensor, "#batch 2 1 1 pairs"] | None,
+        rotation: Complex[Tensor, "#batch 2 1 1 pairs"] | None,
         decay: Float[Tensor, "heads 1 1"],
         *,
         overwrite: bool = False,
@@ -360,10 +360,10 @@ class MultiScaleRetention(nn.Module):
         keys, _, values, _ = self.sizes
         projected = _with_range(projected)
         both = projected[:, : 2 * keys].view(batch, 2, heads, config.key_dim)
-        if turns is None:
+        if rotation is None:
             query, key = both[:, 0] * config.key_dim**-0.5, both[:, 1]
         else:
-            query, key = turn(both.unsqueeze(3), turns, layout=config.rotary_pairs).squeeze(3).unbind(1)
+            query, key = apply_rotary(both.unsqueeze(3), rotation, pairs=config.rotary_pairs).squeeze(3).unbind(1)
         value = projected[:, 2 * keys : 2 * keys + values].view(batch, heads, config.value_dim)
         return recurrent_step(query, key, value, kv, decay, overwrite=overwrite)
 
@@ -375,7 +375,7 @@ class MultiScaleRetention(nn.Module):
         self,
         mixed: Float[Tensor, "batch heads time value_dim"],
         gate: Float[Tensor, "batch time values"],
-        layout: Layout,
+        layout: BatchLayout,
     ) -> Hidden:
         """Normalise each head, gate, project."""
         if not self.config.normalise_scores and may_overwrite(self.input_proj):
