@@ -9,7 +9,7 @@ from retentive.cli import demo
 from retentive.cli.demo import Contender, DemoConfig
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.errors import MismatchError
-from retentive.training.config import DataConfig
+from retentive.training.run.config import DataConfig
 
 SENTENCES = "A line of text that goes on and on, number {}, and says little.\n"
 

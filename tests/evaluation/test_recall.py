@@ -21,7 +21,7 @@ from retentive.evaluation.recall_report import (
 )
 from retentive.evaluation.recall_training import Phase, recall_config, train_to_recall
 from retentive.models.rmt import RecurrentMemoryTransformer
-from retentive.training.curriculum import CurriculumConfig
+from retentive.training.run.curriculum import CurriculumConfig
 
 SEGMENT = 16
 

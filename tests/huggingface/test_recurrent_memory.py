@@ -11,9 +11,9 @@ from retentive import generate, load_state, save_state
 from retentive.data.batch import IGNORED, Batch
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory, load_memory, save_memory
-from retentive.training.config import OptimizerConfig
-from retentive.training.fit import fit
-from retentive.training.replay import cut_text, replay, unrolled
+from retentive.training.run.fit import fit
+from retentive.training.step.config import OptimizerConfig
+from retentive.training.step.replay import cut_text, replay, unrolled
 from without_hook import errors_of
 
 transformers = pytest.importorskip("transformers")

@@ -14,12 +14,12 @@ import torch
 
 from laws.families import small_config
 from retentive.data.prepare import PrepareConfig, prepare
-from retentive.training import config as configs
-from retentive.training.checkpoint_folder import checkpoint_folders
-from retentive.training.config import TrainConfig
-from retentive.training.metrics import read_metrics
-from retentive.training.processes import alone
-from retentive.training.sharded_tensors import read_tensors, stored_tensors
+from retentive.training.processes.processes import alone
+from retentive.training.processes.sharded_tensors import read_tensors, stored_tensors
+from retentive.training.run import config as configs
+from retentive.training.run.checkpoint_folder import checkpoint_folders
+from retentive.training.run.config import TrainConfig
+from retentive.training.run.metrics import read_metrics
 
 # Torch logs a hundred lines for each checkpoint, which would bury the reason of a failed test.
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)

@@ -22,7 +22,7 @@ def main() -> None:
     with install_import_hook("retentive", "beartype.beartype"):
         import torch
 
-        import retentive.training.trainer
+        import retentive.training.run.trainer
     torch.set_num_threads(1)
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if together:  # one group for all runs; `train` joins the one that is there
@@ -40,7 +40,7 @@ def main() -> None:
 def result_of(store: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """One run."""
     from retentive.errors import RetentiveError
-    from retentive.training.trainer import train
+    from retentive.training.run.trainer import train
     from training.conftest import asked_configs
 
     model, config = asked_configs(store, asked)

@@ -30,7 +30,7 @@ from retentive.generation.text_stream import TextStream
 from retentive.models.base import FamilyConfig, LanguageModel
 from retentive.models.registry import config_class
 from retentive.models.retro import Retro, retro_over
-from retentive.training.config import (
+from retentive.training.run.config import (
     CheckpointConfig,
     DataConfig,
     HeldOutConfig,
@@ -38,8 +38,8 @@ from retentive.training.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from retentive.training.step_time import seconds_per_step
-from retentive.training.trainer import train
+from retentive.training.run.trainer import train
+from retentive.training.step.step_time import seconds_per_step
 
 NOTES = "demo.json"
 """File that says which folders beside it a demo made, and how many steps its models are trained for."""

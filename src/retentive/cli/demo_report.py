@@ -21,7 +21,7 @@ from retentive.evaluation.model_evaluation import Evaluation
 from retentive.evaluation.report import Passage, Report
 from retentive.evaluation.speed import SpeedReport
 from retentive.models.base import LanguageModel
-from retentive.training.config import TrainConfig
+from retentive.training.run.config import TrainConfig
 
 Evaluations = Mapping[str, Evaluation]
 

@@ -13,8 +13,8 @@ from retentive.data.token_store import TokenStore
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import family_names, is_plain_decoder, preset, preset_names
 from retentive.models.retro import RetroConfig, retro_over
-from retentive.training.config import NeighbourDataConfig, TrainConfig
-from retentive.training.trainer import train
+from retentive.training.run.config import NeighbourDataConfig, TrainConfig
+from retentive.training.run.trainer import train
 
 DEFAULT_FAMILY = "retnet"
 TORCHRUN = "torchrun --standalone --nproc-per-node 2 --no-python -- retentive train"

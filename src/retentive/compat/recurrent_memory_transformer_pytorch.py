@@ -14,7 +14,7 @@ from retentive.models import rmt
 from retentive.models.registry import config_class
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Logits, Memory, TokenMask, Tokens
-from retentive.training.replay import cut_text, replay, unrolled
+from retentive.training.step.replay import cut_text, replay, unrolled
 
 Loss = Float[Tensor, ""]
 Recalled = list[Tensor]

@@ -8,7 +8,7 @@ from retentive.evaluation.bits_per_byte import BitsPerByte
 from retentive.evaluation.long_context import LossByPosition
 from retentive.evaluation.report import BarChart, Bars, Curve, LineChart, Table
 from retentive.evaluation.speed import SpeedPoint, SpeedReport
-from retentive.training.metrics import read_metrics
+from retentive.training.run.metrics import read_metrics
 
 _POINTS = 80
 

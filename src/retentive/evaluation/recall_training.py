@@ -17,8 +17,8 @@ import torch
 from retentive.data.recurrent_tasks import fact_in_filler
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
-from retentive.training.config import OptimizerConfig, ScheduleConfig
-from retentive.training.curriculum import CurriculumConfig, CurriculumReport, StageLearned, fit_curriculum
+from retentive.training.run.curriculum import CurriculumConfig, CurriculumReport, StageLearned, fit_curriculum
+from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 
 MemoryKind = Literal["sign", "continuous", "noisy", "associative", "none"]
 """``sign``: with 5% of the signs turned in training. ``noisy``: continuous, with noise of a tenth of its size in

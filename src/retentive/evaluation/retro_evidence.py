@@ -40,7 +40,7 @@ from retentive.models.registry import build
 from retentive.models.retro import RetroConfig
 from retentive.models.transformer import TransformerConfig
 from retentive.retrieval import Datastore, make_encoder
-from retentive.training.config import (
+from retentive.training.run.config import (
     CheckpointConfig,
     DataConfig,
     HeldOutConfig,
@@ -49,7 +49,7 @@ from retentive.training.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from retentive.training.trainer import train
+from retentive.training.run.trainer import train
 
 TRANSFORMER, OFF, ON, SHUFFLED = "Transformer", "RETRO[OFF]", "RETRO[ON]", "RETRO[ON], others' neighbours"
 LEXICAL_PART, DENSE_PART = "RETRO[ON], words, part of the text", "RETRO[ON], dense, part of the text"

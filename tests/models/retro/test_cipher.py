@@ -10,9 +10,9 @@ from retentive.data.synthetic import cipher
 from retentive.models.retnet import RetNetConfig
 from retentive.models.retro import Retro, RetroConfig
 from retentive.models.transformer import TransformerConfig
-from retentive.training.config import OptimizerConfig, ScheduleConfig
-from retentive.training.learner import Learner
-from retentive.training.processes import alone
+from retentive.training.processes.processes import alone
+from retentive.training.step.config import OptimizerConfig, ScheduleConfig
+from retentive.training.step.learner import Learner
 
 SYMBOLS = 8
 SIZES = {"batch_size": 64, "num_symbols": SYMBOLS, "chunk_size": 8, "seed": 0}

@@ -10,8 +10,8 @@ from retentive.errors import MismatchError
 from retentive.models.registry import build
 from retentive.models.retro import retrofit, trainable_share
 from retentive.state import map_tensors
-from retentive.training.config import OptimizerConfig
-from retentive.training.optimizer import make_optimizer
+from retentive.training.step.config import OptimizerConfig
+from retentive.training.step.optimizer import make_optimizer
 
 BASES = [small_base(), small_base(tie_embeddings=True), RETNET, replace(RETNET, residual="deepnorm")]
 

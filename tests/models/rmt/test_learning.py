@@ -6,8 +6,8 @@ import torch
 from retentive.data.recurrent_tasks import copy_segments
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
-from retentive.training.config import OptimizerConfig
-from retentive.training.curriculum import CurriculumConfig, fit_curriculum
+from retentive.training.run.curriculum import CurriculumConfig, fit_curriculum
+from retentive.training.step.config import OptimizerConfig
 
 SYMBOLS, SEGMENT = 4, 4
 

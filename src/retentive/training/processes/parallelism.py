@@ -1,0 +1,99 @@
+"""One model in many processes: DDP copies it, FSDP2 shards it; and the precision it computes in."""
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from retentive.layers.block import Block
+from retentive.models.base import LanguageModel, ModelOutput
+from retentive.training.processes.processes import Processes
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def chosen_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
+    """What "auto" means on a device.
+
+    A CPU stays at float32: few multiply bfloat16 quickly, and a run should give the same numbers on all of them.
+    """
+    if asked != "auto":
+        return asked
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def parallelise(
+    model: LanguageModel, processes: Processes, strategy: Literal["ddp", "fsdp"], precision: Precision
+) -> nn.Module:
+    """Wrap a model, which is the same in all processes, for training in all of them.
+
+    The gradients of the result are means over the processes.
+
+    Args:
+        model: On the processes' device; FSDP takes it from anywhere and shards it in place, block by block.
+        processes: Those that train together; for one alone the model comes back as it is.
+        strategy: DDP or FSDP2.
+        precision: FSDP computes in it by casting parameters; for the others see `autocast`.
+    """
+    if processes.mesh is None:
+        return model
+    model.register_forward_hook(_use_every_parameter)  # before FSDP's, which looks at what the forward pass returns
+    if strategy == "ddp":
+        on_gpu = processes.device.type == "cuda"
+        return DistributedDataParallel(
+            model, device_ids=[processes.device] if on_gpu else None, gradient_as_bucket_view=True
+        )
+    policy = MixedPrecisionPolicy()
+    if precision == "bfloat16":
+        # Inputs stay as they are: a carried state among them is float32, whatever the layers compute in.
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=processes.mesh, mp_policy=policy)
+    fully_shard(model, mesh=processes.mesh, mp_policy=policy)
+    return model
+
+
+def _use_every_parameter(model: LanguageModel, _: tuple[object, ...], output: ModelOutput) -> ModelOutput:
+    """Give a gradient to parameters that this process's rows did not need: processes exchange the same gradients.
+
+    A decoder needs all of its own; a memory around it may not, as where no document begins.
+    """
+    if output.loss is None or not torch.is_grad_enabled():
+        return output
+    own = {id(parameter) for parameter in model.decoder.parameters()}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in own and parameter.requires_grad]
+    nothing = sum((parameter.flatten()[:1].sum() * 0.0 for parameter in others), start=torch.zeros_like(output.loss))
+    return replace(output, loss=output.loss + nothing)
+
+
+def autocast(model: nn.Module, device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Compute products in bfloat16 where that is the precision; FSDP has cast the parameters itself."""
+    if precision == "float32" or isinstance(model, FSDPModule):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+@contextmanager
+def gradients_exchanged(model: nn.Module, exchange: bool) -> Generator[None]:
+    """Whether backward passes in here exchange gradients: only the last part of an accumulated batch needs to."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(exchange)
+        yield
+    elif isinstance(model, DistributedDataParallel) and not exchange:
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def release(model: nn.Module) -> None:
+    """Give whole parameters back that a forward pass without a backward pass has left in memory."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

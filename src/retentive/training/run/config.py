@@ -1,0 +1,247 @@
+"""What a training run is asked to do; every attribute is an option of ``retentive train``."""
+
+# No slots here: the command line's parser reads the defaults of a nested config through its ``__dict__``.
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from retentive.training.field_checks import check_at_least, check_choice
+from retentive.training.step.config import OptimizerConfig, ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which tokens a step learns from.
+
+    Attributes:
+        mode: "packed" draws windows from anywhere in the text, in a new order each epoch, and every window begins with
+            an empty memory. "streamed" reads documents from their begin to their end, window after window, and carries
+            the state along.
+        window: Length of a window in tokens.
+        batch_size: Windows side by side in one step, over all processes and accumulated parts together. The same
+            number gives the same steps on one process and on many, rounding apart; what a model's dropout drops does
+            depend on the number of processes and of parts, for each draws its own.
+        windows_per_graph: For "streamed": windows after one another in one step, through which gradients flow back.
+            The state goes on beyond them; gradients do not.
+    """
+
+    mode: Literal["packed", "streamed"] = "packed"
+    window: int = 512
+    batch_size: int = 16
+    windows_per_graph: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_choice("data.mode", self.mode, ("packed", "streamed"))
+        check_at_least("data.window", self.window, 1, "token")
+        check_at_least("data.batch_size", self.batch_size, 1, "window")
+        check_at_least("data.windows_per_graph", self.windows_per_graph, 1, "window")
+        if self.mode == "packed" and self.windows_per_graph != 1:
+            raise ValueError(
+                f"data.windows_per_graph means nothing with data.mode='packed', whose windows do not follow one "
+                f"another, but is {self.windows_per_graph}; leave it out, or stream."
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one step reads."""
+        return self.batch_size * self.window * self.windows_per_graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourDataConfig:
+    """Which neighbours a RETRO reads; for other models this means nothing.
+
+    Attributes:
+        folder: Folder of the datastores; null is "neighbours" in the store's folder. What is not there is made from the
+            store's documents: the neighbours of every chunk, held-out ones too, among the training documents.
+        k: Neighbours of a chunk.
+        encoder: What chunks are compared by: "lexical" (their words, BM25), "dense" or "hybrid".
+        model: For "dense" and "hybrid": folder or hub id of a Hugging Face encoder.
+        near_duplicates: Jaccard similarity of 13-token runs from which chunks and documents count as the same, and
+            are no neighbours (0.8 in the RETRO paper); null leaves out exact copies alone.
+        share_without: Share of samples that are given no neighbours, 0 to 1, so that a model stays good without.
+        own_text_steps: Steps over which a falling share of samples, from all to none, finds its own text in one of its
+            neighbours, shifted by some tokens. It teaches to copy from neighbours, which a small corpus hardly does.
+    """
+
+    folder: Path | None = None
+    k: int = 2
+    encoder: Literal["lexical", "dense", "hybrid"] = "lexical"
+    model: str | None = None
+    near_duplicates: float | None = None
+    share_without: float = 0.0
+    own_text_steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_at_least("neighbours.k", self.k, 1, "neighbour")
+        check_choice("neighbours.encoder", self.encoder, ("lexical", "dense", "hybrid"))
+        if (self.encoder == "lexical") != (self.model is None):
+            raise ValueError(
+                f"neighbours.model must be a folder or hub id for 'dense' and 'hybrid' and null for 'lexical', but is "
+                f"{self.model!r} for {self.encoder!r}."
+            )
+        if not 0 <= self.share_without <= 1:
+            raise ValueError(f"neighbours.share_without must be from 0 to 1, but is {self.share_without}.")
+        check_at_least("neighbours.own_text_steps", self.own_text_steps, 0, "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig:
+    """How often, and on how much text that is not trained on, the model is evaluated along the way.
+
+    Attributes:
+        every: Steps between evaluations; there is one more after the last step. Null evaluates never.
+        windows: Windows of ``data.window`` tokens in one evaluation, always the same ones: as many of the held-out
+            split as there are, up to this number.
+    """
+
+    every: int | None = 500
+    windows: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.every is not None:
+            check_at_least("held_out.every", self.every, 1, "step")
+        check_at_least("held_out.windows", self.windows, 1, "window")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept on disk to go on from.
+
+    Attributes:
+        every: Steps between checkpoints; there is one more after the last step, and one on Ctrl-C.
+        keep_last: Checkpoints that are kept, the newest ones.
+        keep_best: Also keep a checkpoint of the step with the lowest held-out loss.
+        weights: Which weights are written to the folder "model" of the run at its end: "last" or "best".
+    """
+
+    every: int = 500
+    keep_last: int = 2
+    keep_best: bool = True
+    weights: Literal["last", "best"] = "last"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_at_least("checkpoints.every", self.every, 1, "step")
+        check_at_least("checkpoints.keep_last", self.keep_last, 1, "checkpoint")
+        check_choice("checkpoints.weights", self.weights, ("last", "best"))
+        if self.weights == "best" and not self.keep_best:
+            raise ValueError("checkpoints.keep_best must be true for checkpoints.weights='best'.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """What it runs on. A run may go on with other values of everything but the precision.
+
+    Nothing else here changes what is learned, rounding and the draws of dropout apart.
+
+    Attributes:
+        device: "cpu", "cuda", or "auto": a GPU where there is one. Under torchrun each process takes its own GPU.
+        strategy: How several processes share the work: "ddp" keeps a copy of everything in each of them, "fsdp" keeps
+            a shard of parameters, gradients and optimizer state. Means nothing for one process.
+        precision: "float32", "bfloat16" (parameters and optimizer stay float32), or "auto": bfloat16 on GPUs that
+            have it, float32 elsewhere. A run goes on with the one that it was begun with.
+        accumulation: Parts that each process cuts its share of a batch into, one after another, to save memory.
+        backpropagation: How gradients go back through a step: "plain" keeps what all windows computed; "replay" keeps
+            the states between windows alone and computes each window again on the way back (needs
+            data.windows_per_graph above 1); "recompute" does so for the segments of a window (recurrent memory only).
+        workers: Processes that make batches ahead, while a step runs; 0 makes each batch when it is needed.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    accumulation: int = 1
+    backpropagation: Literal["plain", "recompute", "replay"] = "plain"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
+        check_choice("hardware.strategy", self.strategy, ("ddp", "fsdp"))
+        check_choice("hardware.precision", self.precision, ("auto", "float32", "bfloat16"))
+        check_at_least("hardware.accumulation", self.accumulation, 1, "part")
+        check_choice("hardware.backpropagation", self.backpropagation, ("plain", "recompute", "replay"))
+        check_at_least("hardware.workers", self.workers, 0, "worker")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig:
+    """What is written down along the way, into "metrics.jsonl" of the run.
+
+    Attributes:
+        every: Steps between lines; loss, bits per byte and speed of a line are means over these steps.
+        tensorboard: Also write TensorBoard events into the folder "tensorboard" of the run.
+    """
+
+    every: int = 10
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_at_least("metrics.every", self.every, 1, "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a model on the tokens of a store.
+
+    Started again in the same folder, a run goes on from its last checkpoint.
+
+    Attributes:
+        store: Folder that "retentive prepare" wrote.
+        run: Folder of this run: config, metrics, checkpoints, and the model at the end.
+        steps: Steps of the optimizer in all.
+        seed: Decides the initial weights, the order of the data and what dropout drops.
+        retrofit: Folder of a trained model that learns to read neighbours and stays what it was (RETROfit): it is the
+            base of the RETRO, and frozen. Null trains all weights from the start.
+        data: Which tokens a step learns from.
+        neighbours: Which neighbours a RETRO reads.
+        optimizer: How a step changes the weights.
+        schedule: The learning rate over the steps.
+        held_out: Evaluation along the way.
+        checkpoints: What is kept on disk to go on from.
+        hardware: What it runs on.
+        metrics: What is written down along the way.
+    """
+
+    store: Path
+    run: Path
+    steps: int
+    seed: int = 0
+    retrofit: Path | None = None
+    data: DataConfig = DataConfig()
+    neighbours: NeighbourDataConfig = NeighbourDataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    hardware: HardwareConfig = HardwareConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_at_least("steps", self.steps, 1, "step")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 2**32 - 1, but is {self.seed}.")
+        if self.schedule.warmup_until(self.decay_steps) >= self.decay_steps:
+            raise ValueError(
+                f"schedule.warmup_steps must be below the steps of the run, {self.decay_steps}, but is "
+                f"{self.schedule.warmup_steps}; a tenth of them is a good start."
+            )
+        if self.hardware.backpropagation == "replay" and self.data.windows_per_graph == 1:
+            raise ValueError(
+                "data.windows_per_graph must be above 1 for hardware.backpropagation='replay', which replays windows, "
+                "but is 1; stream several windows a step."
+            )
+        if self.checkpoints.weights == "best" and self.held_out.every is None:
+            raise ValueError("held_out.every must be a number of steps for checkpoints.weights='best', but is null.")
+
+    @property
+    def decay_steps(self) -> int:
+        """Step at which the learning rate is at its lowest."""
+        return self.steps if self.schedule.decay_steps is None else self.schedule.decay_steps

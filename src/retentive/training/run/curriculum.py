@@ -1,0 +1,207 @@
+"""Texts that grow: a model learns to carry something over one segment, then two, then more (arXiv:2304.11062)."""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from retentive.data.batch import Batch
+from retentive.models.base import LanguageModel
+from retentive.training.processes.processes import alone
+from retentive.training.step.config import OptimizerConfig, ScheduleConfig
+from retentive.training.step.learner import Backpropagation, Learner
+
+Task = Callable[[int, int], Batch]
+"""Called with the number of a batch and a number of segments, gives rows of so many segments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """How texts grow.
+
+    Attributes:
+        stages: Segments of each stage, growing.
+        learned_below: A stage is learned when the mean loss of its longest texts is below this, in nats.
+        patience: Batches of the longest texts that the mean is taken over.
+        newest_share: Share of batches that have as many segments as the stage allows. The others have any number
+            up to that, so that short texts are never forgotten.
+        seed: Decides the lengths that are drawn.
+    """
+
+    stages: tuple[int, ...]
+    learned_below: float = 0.1
+    patience: int = 20
+    newest_share: float = 0.6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        growing = all(before < after for before, after in itertools.pairwise(self.stages))
+        if not self.stages or self.stages[0] < 1 or not growing:
+            raise ValueError(f"stages must be numbers of segments from 1 on that grow, but are {self.stages}.")
+        if not self.learned_below > 0:
+            raise ValueError(f"learned_below must be above 0 nats, but is {self.learned_below}.")
+        if self.patience < 1:
+            raise ValueError(f"patience must be at least 1 batch, but is {self.patience}.")
+        if not 0 < self.newest_share <= 1:
+            raise ValueError(f"newest_share must be above 0 and at most 1, but is {self.newest_share}.")
+
+
+class SegmentCurriculum:
+    """Says how many segments a batch has, and is told how well it was learned.
+
+    Attributes:
+        stage: Index of the present stage; the number of stages once the last is learned.
+    """
+
+    def __init__(self, config: CurriculumConfig) -> None:
+        """Begin with the first stage."""
+        self.config = config
+        self.stage = 0
+        self._losses: deque[float] = deque(maxlen=config.patience)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last stage is learned."""
+        return self.stage == len(self.config.stages)
+
+    @property
+    def longest(self) -> int:
+        """Segments of the longest texts now."""
+        return self.config.stages[min(self.stage, len(self.config.stages) - 1)]
+
+    def segments(self, step: int) -> int:
+        """Segments of the texts of one step; depends on the step, the stage and the seed alone."""
+        random = np.random.default_rng((self.config.seed, step))
+        if random.random() < self.config.newest_share:
+            return self.longest
+        return int(random.integers(1, self.longest + 1))
+
+    def record(self, segments: int, loss: float) -> bool:
+        """Note the loss of a step; whether a stage was learned by it."""
+        if self.is_finished or segments != self.longest:
+            return False
+        self._losses.append(loss)
+        mean = sum(self._losses) / len(self._losses)
+        if len(self._losses) < self.config.patience or mean >= self.config.learned_below:
+            return False
+        self.stage += 1
+        self._losses.clear()
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageLearned:
+    """When a stage was learned.
+
+    Attributes:
+        segments: Of its longest texts.
+        step: Steps until then.
+        seconds: Time until then.
+    """
+
+    segments: int
+    step: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurriculumReport:
+    """What came of a curriculum.
+
+    Attributes:
+        stages: Those that were learned, in order.
+        is_finished: Whether all were.
+        steps: Steps in all.
+        seconds: Time in all.
+        losses: Of every step, in nats.
+    """
+
+    stages: tuple[StageLearned, ...]
+    is_finished: bool
+    steps: int
+    seconds: float
+    losses: tuple[float, ...] = field(repr=False)
+
+
+def fit_curriculum(
+    model: LanguageModel,
+    task: Task,
+    config: CurriculumConfig,
+    *,
+    segment_length: int,
+    max_steps: int,
+    max_seconds: float = float("inf"),
+    extra_steps: int = 0,
+    optimizer: OptimizerConfig | None = None,
+    schedule: ScheduleConfig | None = None,
+    backpropagation: Backpropagation = "plain",
+    on_step: Callable[[int, int, float], object] = lambda step, segments, loss: None,
+    on_stage: Callable[[StageLearned], object] = lambda stage: None,
+) -> CurriculumReport:
+    """Train a model of any family whose state is carried, in this process, on texts that grow.
+
+    Each text is read segment by segment with the state carried and gradients through all of it.
+
+    Args:
+        model: Changed in place.
+        task: Gives the batches.
+        config: How texts grow.
+        segment_length: Tokens of one call; for recurrent memory its own ``segment_length``.
+        max_steps: Steps of the optimizer, at most.
+        max_seconds: Time, at most.
+        extra_steps: Steps after the last stage is learned.
+        optimizer: How a step changes the weights; None is `OptimizerConfig`'s defaults.
+        schedule: The learning rate; None warms up over 100 steps and stays.
+        backpropagation: How gradients go back through the segments; see `HardwareConfig`.
+        on_step: Called after every step with its number, segments and loss.
+        on_stage: Called whenever a stage is learned.
+
+    Raises:
+        ValueError: If a number is out of range, or the model cannot be back-propagated through in this way.
+        DivergedError: If the loss or a gradient is not finite.
+    """
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, but is {max_steps}.")
+    if schedule is None:
+        schedule = ScheduleConfig(warmup_steps=min(100, max_steps - 1), final_share=1.0)
+    learner = Learner(
+        model,
+        optimizer=OptimizerConfig() if optimizer is None else optimizer,
+        schedule=schedule,
+        decay_steps=max_steps if schedule.decay_steps is None else schedule.decay_steps,
+        seed=config.seed,
+        carries_state=False,
+        processes=alone(next(model.parameters()).device),
+        backpropagation=backpropagation,
+    )
+    curriculum, learned, losses = SegmentCurriculum(config), list[StageLearned](), list[float]()
+    begin, left = time.perf_counter(), extra_steps
+    for step in range(max_steps):
+        segments, longest = curriculum.segments(step), curriculum.longest
+        loss = learner.step(step, [cut_segments(task(step, segments), segment_length)]).loss
+        losses.append(loss)
+        seconds = time.perf_counter() - begin
+        if curriculum.record(segments, loss):
+            learned.append(StageLearned(segments=longest, step=step + 1, seconds=seconds))
+            on_stage(learned[-1])
+        on_step(step, segments, loss)
+        left -= curriculum.is_finished
+        if left < 0 or seconds > max_seconds:
+            break
+    return CurriculumReport(
+        stages=tuple(learned),
+        is_finished=curriculum.is_finished,
+        steps=len(losses),
+        seconds=time.perf_counter() - begin,
+        losses=tuple(losses),
+    )
+
+
+def cut_segments(batch: Batch, segment_length: int) -> Sequence[Batch]:
+    """The windows of a batch that follow one another, a segment each."""
+    pieces = (tensor.split(segment_length, 1) for tensor in (batch.tokens, batch.labels, batch.starts))
+    return [Batch(tokens=tokens, labels=labels, starts=starts) for tokens, labels, starts in zip(*pieces, strict=True)]

@@ -1,0 +1,54 @@
+"""The same training without files: for notebooks, experiments and tests."""
+
+from collections.abc import Callable
+
+from retentive.data.batch import Batch
+from retentive.models.base import LanguageModel
+from retentive.training.processes.parallelism import Precision
+from retentive.training.processes.processes import alone
+from retentive.training.step.config import OptimizerConfig, ScheduleConfig
+from retentive.training.step.learner import Learner, StepResult
+
+
+def fit(
+    model: LanguageModel,
+    batches: Callable[[int], Batch],
+    *,
+    steps: int,
+    optimizer: OptimizerConfig | None = None,
+    schedule: ScheduleConfig | None = None,
+    seed: int = 0,
+    carries_state: bool = False,
+    windows_per_graph: int = 1,
+    precision: Precision = "float32",
+) -> list[StepResult]:
+    """Train a model where it is, in this process, and say how each step was.
+
+    Args:
+        model: Changed in place; it stays on its device.
+        batches: Gives the batch of a number, as ``PackedWindows(...).batch`` does, or a task of
+            `retentive.data.synthetic`.
+        steps: Steps of the optimizer.
+        optimizer: How a step changes the weights; None is `OptimizerConfig`'s defaults.
+        schedule: The learning rate; None has no warm-up and a cosine down to a tenth.
+        seed: Decides what dropout drops.
+        carries_state: Whether rows go on from batch to batch, as those of ``StreamedWindows(...).batch`` do.
+        windows_per_graph: With ``carries_state``, batches that one step reads and sends gradients back through.
+        precision: ``bfloat16`` computes products in it; weights stay what they are.
+
+    Raises:
+        DivergedError: If the loss or a gradient is not finite.
+    """
+    schedule = ScheduleConfig(warmup_steps=0) if schedule is None else schedule
+    learner = Learner(
+        model,
+        optimizer=OptimizerConfig() if optimizer is None else optimizer,
+        schedule=schedule,
+        decay_steps=steps if schedule.decay_steps is None else schedule.decay_steps,
+        seed=seed,
+        carries_state=carries_state,
+        processes=alone(next(model.parameters()).device),
+        precision=precision,
+    )
+    numbers = (range(step * windows_per_graph, (step + 1) * windows_per_graph) for step in range(steps))
+    return [learner.step(step, [[batches(number) for number in some]]) for step, some in enumerate(numbers)]

@@ -1,0 +1,97 @@
+"""The loss on text that is not trained on, along the way."""
+
+from dataclasses import dataclass, replace
+from math import log
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from retentive.data.batch import IGNORED, Batch, rows_of_rank
+from retentive.data.evaluation_windows import bytes_of_labels
+from retentive.data.token_store import TokenStore
+from retentive.data.tokenizer import token_byte_lengths
+from retentive.models.base import FamilyConfig
+from retentive.training.processes.processes import Processes
+from retentive.training.run.config import TrainConfig
+from retentive.training.run.sources import held_out_windows
+from retentive.training.step.learner import Learner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutLoss:
+    """What an evaluation found.
+
+    Attributes:
+        loss: Mean over all labels, in nats.
+        bits_per_byte: The same by bytes of text; None where the tokenizer cannot tell the bytes of its tokens.
+    """
+
+    loss: float
+    bits_per_byte: float | None
+
+
+class HeldOutWindows:
+    """The same windows of the held-out split at every evaluation, each read once from an empty memory.
+
+    Args:
+        model: Of the run: neighbours are given to models that read them.
+        store: Where the tokens are.
+        config: Of the run.
+        parts: Parts that each process's rows are cut into.
+
+    Raises:
+        ValueError: If no document is held out.
+    """
+
+    def __init__(self, model: FamilyConfig, store: TokenStore, config: TrainConfig, parts: int) -> None:
+        try:
+            self._source, count = held_out_windows(model, config, store)
+        except ValueError as error:
+            raise ValueError(f"{error} Or train without evaluation: held_out.every=null.") from error
+        self._count = min(config.held_out.windows, count)
+        self._parts = parts
+        self._byte_lengths = byte_lengths(store)
+
+    def evaluate(self, learner: Learner) -> HeldOutLoss:
+        """Read all windows, shared among the learner's processes."""
+        batches = [batch for step in range(self._steps()) for batch in self._share(step, learner.processes)]
+        nats, labels = learner.evaluate(batches)
+        if self._byte_lengths is None:
+            return HeldOutLoss(loss=nats / labels, bits_per_byte=None)
+        mine = sum(num_bytes(batch.labels, self._byte_lengths) for batch in batches)
+        all_bytes = learner.processes.sum([mine])[0]
+        return HeldOutLoss(loss=nats / labels, bits_per_byte=bits_per_byte(nats, all_bytes))
+
+    def _steps(self) -> int:
+        return -(-self._count // self._source.batch_size)
+
+    def _share(self, step: int, processes: Processes) -> list[Batch]:
+        """This process's rows of a batch; rows beyond the last window have no labels."""
+        world = processes.count * self._parts
+        found: list[Batch] = []
+        for rank in range(processes.rank * self._parts, (processes.rank + 1) * self._parts):
+            batch = self._source.batch(step, rank, world)
+            rows = rows_of_rank(self._source.batch_size, rank, world)
+            beyond = torch.tensor([step * self._source.batch_size + row >= self._count for row in rows])
+            labels = batch.labels.masked_fill(beyond[:, None], IGNORED)
+            found.append(replace(batch, labels=labels))
+        return found
+
+
+def byte_lengths(store: TokenStore) -> Int[Tensor, "vocab"] | None:
+    """Bytes of every token; None where the tokenizer cannot tell them."""
+    try:
+        return torch.from_numpy(token_byte_lengths(store.tokenizer))
+    except ValueError:
+        return None
+
+
+def num_bytes(labels: Int[Tensor, "batch time"], lengths: Int[Tensor, "vocab"]) -> int:
+    """Bytes of text that labels stand for."""
+    return int(bytes_of_labels(labels, lengths).sum())
+
+
+def bits_per_byte(nats: float, text_bytes: float) -> float | None:
+    """A sum of losses by bytes of text; None without a byte."""
+    return nats / log(2) / text_bytes if text_bytes else None

@@ -1,0 +1,123 @@
+"""How fast and how well it goes: means between two lines of metrics, and what is shown meanwhile."""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from retentive.training.run.held_out import bits_per_byte
+from retentive.training.step.learner import StepResult
+
+_SECONDS_BETWEEN_LINES = 10.0
+_SUMS = ("nats", "labels", "bytes", "tokens", "seconds")
+
+
+@dataclass
+class TrainingMeter:
+    """Sums over steps; `numbers` gives their means and `clear` begins anew.
+
+    Attributes:
+        flops_per_token: Operations of matrix products for each token of training.
+        matrix_flops_per_second: What the machines of all processes do at best, together.
+    """
+
+    flops_per_token: float
+    matrix_flops_per_second: float
+    _nats: float = 0.0
+    _labels: int = 0
+    _bytes: float = 0.0
+    _tokens: int = 0
+    _seconds: float = 0.0
+    _last: StepResult | None = None
+
+    def add(self, result: StepResult, *, tokens: int, text_bytes: float, seconds: float) -> None:
+        """Take in a step: tokens read and bytes predicted by all processes, and seconds it took."""
+        self._nats += result.loss * result.num_labels
+        self._labels += result.num_labels
+        self._bytes += text_bytes
+        self._tokens += tokens
+        self._seconds += seconds
+        self._last = result
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all processes together; evaluations and checkpoints are not counted."""
+        return self._tokens / self._seconds
+
+    def numbers(self) -> dict[str, float | None]:
+        """A line of metrics: means since `clear`, and the norm and learning rate of the last step."""
+        assert self._last is not None
+        return {
+            "loss": self._nats / max(1, self._labels),
+            "bits_per_byte": bits_per_byte(self._nats, self._bytes),
+            "tokens_per_second": self.tokens_per_second,
+            "gradient_norm": self._last.gradient_norm,
+            "learning_rate": self._last.learning_rate,
+            "matrix_speed_share": self.tokens_per_second * self.flops_per_token / self.matrix_flops_per_second,
+        }
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._nats, self._labels, self._bytes, self._tokens, self._seconds = 0.0, 0, 0.0, 0, 0.0
+
+    def sums(self) -> dict[str, float]:
+        """All sums, to go on from after a restart; numbers of JSON, which keeps every bit of them."""
+        return {name: getattr(self, f"_{name}") for name in _SUMS}
+
+    def go_on_from(self, sums: Mapping[str, float]) -> None:
+        """Take up sums of an earlier process; none are those of a new beginning."""
+        for name in _SUMS:
+            setattr(self, f"_{name}", sums.get(name, 0))
+
+
+class StepBar:
+    """A bar with time left, loss and speed on a terminal, a plain line every ten seconds elsewhere.
+
+    Args:
+        done: Steps done before.
+        total: Steps in all.
+        shown: Whether there is anything to see, which is so in one process only.
+    """
+
+    def __init__(self, *, done: int, total: int, shown: bool) -> None:
+        self._first, self._done, self._total, self._shown = done, done, total, shown
+        self._begin = self._last_line = time.monotonic()
+        self._bar: tqdm[Any] | None = None
+        if shown and sys.stderr.isatty():
+            self._bar = tqdm(desc="train", initial=done, total=total, unit="step", delay=2.0)
+
+    def __enter__(self) -> "StepBar":
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End, leaving the bar where it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, result: StepResult, tokens_per_second: float) -> None:
+        """Say that a step is done, and how it was."""
+        self._done += 1
+        state = f"loss {result.loss:.3f}, {tokens_per_second:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(state, refresh=False)
+            self._bar.update()
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (now - self._begin) / (self._done - self._first) * (self._total - self._done)
+            self.say(f"train: step {self._done:,} of {self._total:,}, {state}, about {left:,.0f} s left")
+
+    def say(self, line: str) -> None:
+        """Print a line without disturbing the bar."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        elif self._shown:
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,66 @@
+"""What came of a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from retentive.training.run.held_out import HeldOutLoss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReport:
+    """What came of a run.
+
+    Attributes:
+        run: Its folder.
+        steps: Steps done in all.
+        resumed_at: Step that it went on from; None if it began anew.
+        stopped: Whether it was asked to stop before its last step.
+        loss: Mean loss of the last steps, as in the last line of metrics, in nats; None if there were none to do.
+        held_out: The last evaluation; None if there was none.
+        best_step: Step with the lowest held-out loss; None without evaluations.
+        best_loss: That loss, in nats.
+        model: Folder of the model for `load_model`; None if the run was stopped.
+        seconds: How long it took, this time.
+        training_seconds: How long all steps took, those before a restart too.
+        parameters: Of the model.
+        learning: Those of them that learn; fewer where a trained base is frozen.
+        rank: Number of the process that reports; 0 where one trains alone.
+    """
+
+    run: Path
+    steps: int
+    resumed_at: int | None
+    stopped: bool
+    loss: float | None
+    held_out: HeldOutLoss | None
+    best_step: int | None
+    best_loss: float | None
+    model: Path | None
+    seconds: float
+    training_seconds: float
+    parameters: int
+    learning: int
+    rank: int
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        begun = "" if self.resumed_at is None else f", gone on from step {self.resumed_at:,}"
+        lines = [f"run {self.run}: {self.steps:,} steps{begun}, {self.seconds:,.1f} s"]
+        if self.learning < self.parameters:
+            share = self.learning / self.parameters
+            lines.append(
+                f"  {self.learning:,} of {self.parameters:,} parameters learned ({share:.1%}), the base is as it was"
+            )
+        if self.held_out is not None:
+            bits = self.held_out.bits_per_byte
+            lines.append(
+                f"  held-out loss {self.held_out.loss:.4f} nats per token"
+                + ("" if bits is None else f", {bits:.4f} bits per byte")
+            )
+        if self.best_step is not None:
+            lines.append(f"  best held-out loss {self.best_loss:.4f} at step {self.best_step:,}")
+        if self.model is not None:
+            lines.append(f"  model {self.model}")
+        if self.stopped:
+            lines.append("  stopped as asked; start the same command again to go on from here")
+        return lines

@@ -1,0 +1,129 @@
+"""The folder of a run: what was asked for, kept beside what came of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+from retentive.checkpoints.weights import read_manifest
+from retentive.data.token_store import TokenStore
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import write_atomically
+from retentive.models.base import FamilyConfig
+from retentive.models.registry import config_to_dict
+from retentive.training.processes.parallelism import Precision
+from retentive.training.run.checkpoint_folder import checkpoint_folders
+from retentive.training.run.config import TrainConfig
+
+CONFIG_FILE = "config.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+METRICS_FILE = "metrics.jsonl"
+MODEL_FOLDER = "model"
+TENSORBOARD_FOLDER = "tensorboard"
+FORMAT = "retentive training run"
+FORMAT_VERSION = 1
+
+_MAY_CHANGE = (
+    *(f"training.{part}" for part in ("run", "store", "held_out", "checkpoints", "metrics")),
+    *(f"training.hardware.{part}" for part in ("device", "strategy", "accumulation", "backpropagation", "workers")),
+    *(f"training.{part}" for part in ("retrofit", "neighbours.folder", "neighbours.model")),
+)
+"""What a run may go on with other values of: nothing here changes what is learned, rounding and the draws of dropout
+apart. What folders hold is compared."""
+
+
+def describe_run(
+    model: FamilyConfig,
+    config: TrainConfig,
+    store: TokenStore,
+    *,
+    precision: Precision,
+    neighbours: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The resolved configuration of a run, as it is kept in ``config.json``.
+
+    Args:
+        model: Which model.
+        config: How it is trained.
+        store: On what.
+        precision: What ``hardware.precision`` means on this machine.
+        neighbours: Names of the tables of neighbours that it reads, by split.
+    """
+    base = None if config.retrofit is None else read_manifest(config.retrofit).weights_digest
+    described = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "library_version": version("retentive"),
+        "model": config_to_dict(model),
+        "training": asdict(replace(config, hardware=replace(config.hardware, precision=precision))),
+        "data": {
+            "tokens_sha256": store.manifest.files["train-tokens"].sha256,
+            "tokenizer": store.manifest.tokenizer.fingerprint,
+            "neighbours": dict(neighbours or {}),
+            "retrofitted_weights": base,
+        },
+    }
+    return json.loads(json.dumps(described, default=str))  # paths as strings, tuples as lists: as it is read back
+
+
+def settle_config(described: Mapping[str, Any], folder: Path) -> None:
+    """Keep the configuration beside the run, if the run that is there can go on with it.
+
+    Raises:
+        MismatchError: If the folder holds checkpoints of another configuration; the message names what differs.
+        DamagedFileError: If the configuration of those checkpoints cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    if checkpoint_folders(folder / CHECKPOINTS_FOLDER):
+        differences = _differences(_read(path), described)
+        if differences:
+            raise MismatchError(
+                f"run {folder} was begun with another configuration: {'; '.join(differences)}. Go on with the same "
+                "values, or give another folder as run."
+            )
+    write_atomically(path, (json.dumps(described, indent=2) + "\n").encode())
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a run cannot go on with, as in ``training.seed was 0 and is 1``."""
+    old, new = _flat(before), _flat(now)
+    ignored = {"format", "format_version", "library_version"}
+    if old.get("training.schedule.decay_steps") is not None and new.get("training.steps", 0) >= old["training.steps"]:
+        ignored.add("training.steps")  # the learning rates of the steps done do not depend on how many there will be
+    found: list[str] = []
+    for name in sorted(old.keys() | new.keys()):
+        free = name in ignored or any(name == part or name.startswith(f"{part}.") for part in _MAY_CHANGE)
+        if not free and old.get(name) != new.get(name):
+            found.append(f"{name.removeprefix('training.')} was {old.get(name)!r} and is {new.get(name)!r}")
+    return found
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found.update(_flat(cast("dict[str, Any]", value), f"{prefix}{name}."))
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    cure = "restore it, or give another folder as run"
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DamagedFileError(f"{path} is missing, though there are checkpoints beside it: {cure}.") from error
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is not JSON ({error}): {cure}.") from error
+    if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
+        raise DamagedFileError(f"{path} is not the configuration of a run: {cure}.")
+    content = cast("dict[str, Any]", content)
+    if content.get("format_version") != FORMAT_VERSION:
+        raise MismatchError(
+            f"{path} has format version {content.get('format_version')!r}, but this retentive reads {FORMAT_VERSION}: "
+            "use the version that wrote it."
+        )
+    return content

@@ -1,0 +1,155 @@
+"""Everything that a run needs to go on, as named tensors: weights, optimizer, and the states that are carried.
+
+No generator of random numbers is among them: what a step draws depends on the run's seed and the step's number. Nor is
+the place in the data, which is the step's number too.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from retentive.errors import MismatchError
+from retentive.models.base import LanguageModel
+from retentive.state import named_tensors, with_tensors
+from retentive.training.processes.processes import Processes, alone
+from retentive.training.processes.sharded_tensors import read_tensors, stored_tensors
+from retentive.training.step.learner import Learner
+
+MODEL, OPTIMIZER, CARRIED = "model.", "optimizer.", "carried."
+
+Stored = Mapping[str, tuple[torch.Size, torch.dtype]]
+Block = dict[str, Tensor]
+
+
+def run_tensors(learner: Learner) -> dict[str, Tensor]:
+    """The tensors of a run, each under its name, to be written by all processes together."""
+    tensors = {MODEL + name: tensor for name, tensor in learner.model.state_dict().items()}
+    for name, parameter in learner.model.named_parameters():
+        for slot, value in learner.optimizer.state.get(parameter, {}).items():
+            tensors[f"{OPTIMIZER}{name}.{slot}"] = value
+    # Each part's rows are a block by themselves: rows of two parts can stand at different places of a segment.
+    for number, state in zip(_my_blocks(learner.processes, len(learner.states)), learner.states, strict=True):
+        # A file holds no tensor twice, and the layers of a state may share their positions.
+        named = named_tensors(state, f"{CARRIED}{number}.").items()
+        tensors |= {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in named}
+    return tensors
+
+
+def restore_run(learner: Learner, path: Path, *, parts: int) -> None:
+    """Put a learner into the state that `run_tensors` had.
+
+    Args:
+        learner: Of the same config, over any number of processes.
+        path: A checkpoint that is known to be whole.
+        parts: Parts that each process's rows are cut into.
+
+    Raises:
+        MismatchError: If the checkpoint is not of this model, or its carried states cannot be shared out anew.
+    """
+    stored = stored_tensors(path)
+    weights = {MODEL + name: tensor for name, tensor in learner.model.state_dict().items()}
+    _check_weights(weights, stored, path)
+    slots = _optimizer_targets(learner, stored)
+    blocks = _carried_targets(learner, stored, path, parts)
+    tensors = weights | {name: tensor for found in slots.values() for name, tensor in found.items()}
+    tensors |= {f"{CARRIED}{number}.{name}": t for number, block in blocks.items() for name, t in block.items()}
+    read_tensors(path, tensors, learner.processes)
+    for name, parameter in learner.model.named_parameters():
+        if name in slots:
+            prefix = f"{OPTIMIZER}{name}."
+            learner.optimizer.state[parameter] = {key.removeprefix(prefix): value for key, value in slots[name].items()}
+    mine = _my_blocks(learner.processes, parts)
+    if blocks:
+        if _num_blocks(stored) != learner.processes.count * parts:
+            blocks = _cut_anew(blocks, learner.processes.count * parts)
+        template = learner.model.initial_state(next(iter(blocks[mine[0]].values())).shape[0])
+        learner.states = [with_tensors(template, blocks[number]) for number in mine]
+
+
+def read_weights(path: Path, model: LanguageModel) -> None:
+    """Fill a model that no other process shares with the weights of a checkpoint that is known to be whole.
+
+    Raises:
+        MismatchError: If the checkpoint is not of this model.
+    """
+    weights = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    _check_weights(weights, stored_tensors(path), path)
+    read_tensors(path, weights, alone())
+
+
+def _optimizer_targets(learner: Learner, stored: Stored) -> dict[str, dict[str, Tensor]]:
+    """Memory for what the checkpoint holds of the optimizer, by parameter and then by name."""
+    targets: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in learner.model.named_parameters():
+        prefix = f"{OPTIMIZER}{name}."
+        for key, (shape, dtype) in stored.items():
+            if key.startswith(prefix) and "." not in key.removeprefix(prefix):
+                if shape == parameter.shape:  # sharded as the parameter is
+                    target = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+                else:
+                    target = torch.zeros(shape, dtype=dtype, device=parameter.device)
+                targets.setdefault(name, {})[key] = target
+    return targets
+
+
+def _carried_targets(learner: Learner, stored: Stored, path: Path, parts: int) -> dict[int, Block]:
+    """Memory for the blocks of carried states that this process needs: its own, or all if they must be cut anew."""
+    shapes: dict[int, dict[str, tuple[torch.Size, torch.dtype]]] = {}
+    for key, entry in stored.items():
+        if key.startswith(CARRIED):
+            number, name = key.removeprefix(CARRIED).split(".", 1)
+            shapes.setdefault(int(number), {})[name] = entry
+    count = learner.processes.count * parts
+    if len(shapes) in (0, count):
+        needed = _my_blocks(learner.processes, parts) if shapes else range(0)
+    else:
+        needed = range(len(shapes))
+        if any(_without_rows(shapes[number]) != _without_rows(shapes[0]) for number in needed):
+            raise MismatchError(
+                f"checkpoint {path} holds states of {len(shapes)} parts of a batch that stand at different places, so "
+                f"they cannot be shared among {count}: go on with as many processes times hardware.accumulation as "
+                "before."
+            )
+    return {number: _zeros(shapes[number], learner.processes.device) for number in needed}
+
+
+def _zeros(shapes: Stored, device: torch.device) -> Block:
+    return {name: torch.zeros(shape, dtype=dtype, device=device) for name, (shape, dtype) in shapes.items()}
+
+
+def _my_blocks(processes: Processes, parts: int) -> range:
+    return range(processes.rank * parts, (processes.rank + 1) * parts)
+
+
+def _num_blocks(stored: Stored) -> int:
+    return len({name.split(".")[1] for name in stored if name.startswith(CARRIED)})
+
+
+def _without_rows(block: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (shape[1:], dtype) for name, (shape, dtype) in block.items()}
+
+
+def _cut_anew(blocks: Mapping[int, Block], count: int) -> dict[int, Block]:
+    """The rows of all blocks, in as many equal blocks as are asked for."""
+    joined = {name: torch.cat([block[name] for block in blocks.values()]).chunk(count) for name in blocks[0]}
+    return {number: {name: pieces[number] for name, pieces in joined.items()} for number in range(count)}
+
+
+def _check_weights(weights: Mapping[str, Tensor], stored: Stored, path: Path) -> None:
+    """Refuse a checkpoint of another model, with the names."""
+    found = {name: shape for name, (shape, _) in stored.items() if name.startswith(MODEL)}
+    wrong = [name for name in weights if name in found and found[name] != weights[name].shape]
+    for fault, names in (
+        ("lacks", weights.keys() - found.keys()),
+        ("has, unlike the model,", found.keys() - weights.keys()),
+        ("has in another shape", wrong),
+    ):
+        if names:
+            raise MismatchError(f"checkpoint {path} {fault} {_listed(names)}: it is not of this model.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    ordered = sorted(name.removeprefix(MODEL) for name in names)
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")

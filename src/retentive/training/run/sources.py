@@ -1,0 +1,199 @@
+"""Where a run's batches come from: windows of the token store, joined with neighbours for models that read them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch.utils.data import DataLoader, Dataset
+
+from retentive.data.batch import Batch
+from retentive.data.manifest import SPLITS, Split
+from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, build_neighbours
+from retentive.data.packing import PackedWindows
+from retentive.data.retrieval_batches import ChunkedWindows, RetrievalBatches
+from retentive.data.streams import StreamedWindows
+from retentive.data.token_store import TokenStore
+from retentive.models.base import FamilyConfig
+from retentive.models.retro import RetroConfig
+from retentive.retrieval import NeighbourConfig, make_encoder
+from retentive.training.processes.processes import Processes
+from retentive.training.run.config import NeighbourDataConfig, TrainConfig
+
+Parts = list[list[Batch]]
+"""A process's rows of a step: parts, and of each part the windows that follow one another."""
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """Gives the batch of every step, a pure function of its number."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the global batch."""
+        ...
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of a step, or one rank's share of it."""
+        ...
+
+
+def training_batches(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> BatchSource:
+    """What a run learns from.
+
+    Raises:
+        ValueError: If the store has no token, or an option means nothing for the model.
+        MismatchError: If the neighbours are not of this store or this model.
+    """
+    sizes = (config.data.window, config.data.batch_size, config.seed)
+    if not isinstance(model, RetroConfig):
+        _check_no_neighbours(model, config)
+        kind = PackedWindows if config.data.mode == "packed" else StreamedWindows
+        return kind(store, "train", *sizes)
+    found = _neighbours(model, config, store, "train")
+    if config.data.mode == "packed":
+        windows = ChunkedWindows(store, "train", *sizes, chunk_size=model.chunk_size)
+    else:
+        windows = StreamedWindows(store, "train", *sizes)
+    return RetrievalBatches(
+        windows,
+        found,
+        share_without=config.neighbours.share_without,
+        own_text_steps=config.neighbours.own_text_steps,
+        seed=config.seed,
+    )
+
+
+def held_out_windows(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> tuple[BatchSource, int]:
+    """What a run is evaluated on along the way, with neighbours for models that read them, and how many windows.
+
+    Raises:
+        ValueError: If no document is held out.
+    """
+    sizes = (config.data.window, config.data.batch_size, config.seed)
+    if not isinstance(model, RetroConfig):
+        packed = PackedWindows(store, "heldout", *sizes)
+        return packed, packed.windows_per_epoch
+    chunked = ChunkedWindows(store, "heldout", *sizes, chunk_size=model.chunk_size)
+    return RetrievalBatches(chunked, _neighbours(model, config, store, "heldout")), chunked.windows_per_epoch
+
+
+def make_neighbours(model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> None:
+    """Find the neighbours of all chunks, unless that was done before.
+
+    Raises:
+        FileNotFoundError: If a folder is named that does not exist.
+        ValueError: If the model counts its chunks otherwise than the datastore does.
+    """
+    if not isinstance(model, RetroConfig):
+        return
+    if model.chunk_offset != 1:
+        raise ValueError(
+            f"model.chunk_offset must be 1, as every document is read after an end-of-text that is in no chunk of the "
+            f"datastore, but is {model.chunk_offset}."
+        )
+    folder = neighbours_folder(config)
+    if config.neighbours.folder is not None and not folder.is_dir():
+        raise FileNotFoundError(
+            f"neighbours.folder {folder} does not exist; leave it out, and the neighbours are made in "
+            f"{config.store / FOLDER}."
+        )
+    processes.first_does(lambda: _make_what_is_missing(model, config, store))
+
+
+def _make_what_is_missing(model: RetroConfig, config: TrainConfig, store: TokenStore) -> None:
+    if any(_is_unfinished(model, config, store, split) for split in SPLITS):
+        wanted = config.neighbours
+        build_neighbours(
+            store,
+            neighbours_folder(config),
+            chunk_size=model.chunk_size,
+            config=_table_config(wanted),
+            encoder=make_encoder(wanted.encoder, wanted.model),
+        )
+
+
+def table_keys(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> dict[str, str]:
+    """Names of the tables of neighbours, which tell their content apart; none for models that read none."""
+    if not isinstance(model, RetroConfig):
+        return {}
+    return {split: _neighbours(model, config, store, split).table.key for split in SPLITS}
+
+
+def neighbours_folder(config: TrainConfig) -> Path:
+    """Where the datastores of a run lie."""
+    return config.store / FOLDER if config.neighbours.folder is None else config.neighbours.folder
+
+
+def _is_unfinished(model: RetroConfig, config: TrainConfig, store: TokenStore, split: Split) -> bool:
+    try:
+        _neighbours(model, config, store, split)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _neighbours(model: RetroConfig, config: TrainConfig, store: TokenStore, split: Split) -> ChunkNeighbours:
+    return ChunkNeighbours(
+        store,
+        split,
+        neighbours_folder(config),
+        config=_table_config(config.neighbours),
+        chunk_size=model.chunk_size,
+    )
+
+
+def _table_config(wanted: NeighbourDataConfig) -> NeighbourConfig:
+    return NeighbourConfig(k=wanted.k, near_duplicates=wanted.near_duplicates)
+
+
+def _check_no_neighbours(model: FamilyConfig, config: TrainConfig) -> None:
+    if config.neighbours != NeighbourDataConfig():
+        raise ValueError(
+            f"neighbours.* must be left out for a {model.family}, which reads no neighbours; train --family retro."
+        )
+
+
+class _Steps(Dataset[Parts]):
+    """The batches of every step, by its number."""
+
+    def __init__(self, source: BatchSource, depth: int, first: int, parts: int, world: int) -> None:
+        self.source, self.depth, self.first, self.parts, self.world = source, depth, first, parts, world
+
+    def __getitem__(self, step: int) -> Parts:
+        numbers = range(step * self.depth, (step + 1) * self.depth)
+        ranks = range(self.first, self.first + self.parts)
+        return [[self.source.batch(number, rank, self.world) for number in numbers] for rank in ranks]
+
+
+class StepBatches:
+    """This process's batches, step after step, made by itself or ahead by workers.
+
+    Args:
+        source: Of the whole run.
+        depth: Windows that follow one another in a step.
+        processes: Those that share the rows.
+        parts: Parts that each of them cuts its rows into.
+        workers: Processes that make batches ahead; 0 makes each when it is asked for.
+    """
+
+    def __init__(self, source: BatchSource, *, depth: int, processes: Processes, parts: int, workers: int) -> None:
+        self._steps = _Steps(source, depth, processes.rank * parts, parts, processes.count * parts)
+        self._workers = workers
+        self._ahead: Iterator[Parts] | None = None
+        self._next = -1
+
+    def of_step(self, step: int, last: int) -> Parts:
+        """The batches of a step.
+
+        Args:
+            step: From 0.
+            last: Steps of the run: beyond it, nothing is made ahead.
+        """
+        if not self._workers:
+            return self._steps[step]
+        if self._ahead is None or step != self._next:
+            numbers: Sequence[int] = range(step, last)
+            loader = DataLoader(self._steps, batch_size=None, sampler=numbers, num_workers=self._workers)
+            self._ahead = iter(loader)
+        self._next = step + 1
+        return next(self._ahead)

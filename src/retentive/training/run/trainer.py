@@ -1,0 +1,343 @@
+"""Training from a token store to a saved model, on one process or many."""
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from retentive.checkpoints.model_card import TrainingData, save_model_card
+from retentive.checkpoints.weights import load_model, read_manifest, save_model
+from retentive.data.token_store import TokenStore
+from retentive.errors import DivergedError, MismatchError
+from retentive.files import only_writer
+from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.registry import build
+from retentive.models.retro import RetroConfig, retrofit
+from retentive.models.rmt import RecurrentMemoryConfig
+from retentive.training.processes.parallelism import chosen_precision
+from retentive.training.processes.processes import Processes, alone, joined_processes
+from retentive.training.run.checkpoint_folder import (
+    Progress,
+    check_whole,
+    checkpoint_name,
+    newest_checkpoint,
+    read_progress,
+    remove_old,
+    write_checkpoint,
+)
+from retentive.training.run.config import TrainConfig
+from retentive.training.run.held_out import HeldOutLoss, HeldOutWindows, byte_lengths, num_bytes
+from retentive.training.run.meter import StepBar, TrainingMeter
+from retentive.training.run.metrics import MetricsLog
+from retentive.training.run.report import TrainReport
+from retentive.training.run.run_folder import (
+    CHECKPOINTS_FOLDER,
+    METRICS_FILE,
+    MODEL_FOLDER,
+    TENSORBOARD_FOLDER,
+    describe_run,
+    settle_config,
+)
+from retentive.training.run.run_state import read_weights, restore_run, run_tensors
+from retentive.training.run.sources import StepBatches, make_neighbours, table_keys, training_batches
+from retentive.training.run.stopping import StopRequest, stop_on_signal
+from retentive.training.step.flops import matrix_flops_per_second, training_flops_per_token
+from retentive.training.step.learner import Learner, StepResult
+
+
+def train(model: FamilyConfig, config: TrainConfig) -> TrainReport:
+    """Train a model on a token store, going on from the last checkpoint of the run's folder if there is one.
+
+    Started by ``torchrun``, all its processes train together.
+
+    Args:
+        model: Which model; its ``vocab_size`` is that of the store's tokenizer.
+        config: How.
+
+    Raises:
+        ValueError: If something cannot be; the message names the option.
+        MismatchError: If the model does not fit the tokens, or the folder holds a run of another configuration.
+        DamagedFileError: If the store or the last checkpoint is damaged.
+        DivergedError: If the loss or a gradient is not finite; the last checkpoint is kept.
+        OSError: If a checkpoint cannot be written, as on a full disk; earlier ones are kept. If another process
+            trains in the folder.
+    """
+    with joined_processes(config.hardware.device) as processes:
+        return _train(model, config, processes)
+
+
+def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> TrainReport:
+    begin = time.perf_counter()
+    with ExitStack() as stack:
+        store = TokenStore.open(config.store)
+        _check_fit(model, config, store, processes)
+        processes.first_does(store.verify)
+        make_neighbours(model, config, store, processes)
+        precision = chosen_precision(config.hardware.precision, processes.device)
+        keys = table_keys(model, config, store)
+        described = describe_run(model, config, store, precision=precision, neighbours=keys)
+        processes.first_does(lambda: config.run.mkdir(parents=True, exist_ok=True))
+        processes.first_does(lambda: stack.enter_context(only_writer(config.run)))
+        processes.first_does(lambda: settle_config(described, config.run))
+        run = _Run(model, config, store, processes)
+        stack.callback(run.close)
+        with stop_on_signal() as stop:
+            stopped = run.train(stop)
+        folder = None if stopped else run.export()
+        return run.report(stopped=stopped, model=folder, seconds=time.perf_counter() - begin)
+
+
+def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> None:
+    """Refuse what cannot be together."""
+    vocab_size, tokenizer = model.decoder.embedding.vocab_size, store.manifest.tokenizer
+    if vocab_size != tokenizer.vocab_size:
+        raise MismatchError(
+            f"model.vocab_size must be that of the tokenizer {tokenizer.name!r} in {store.folder}, "
+            f"{tokenizer.vocab_size}, but is {vocab_size}."
+        )
+    if isinstance(model, RecurrentMemoryConfig) and model.bidirectional:
+        raise ValueError(
+            "model.bidirectional must be false to predict the next token, which a token of an encoder sees, but is "
+            "true; train an encoder on masked tokens, with labels of your own."
+        )
+    if config.retrofit is not None:
+        _check_base(model, config.retrofit, store)
+    tokens = store.manifest.splits["train"].tokens
+    if config.data.window > tokens:
+        raise ValueError(
+            f"data.window must be at most the {tokens:,} tokens that {store.folder} has to train on, but is "
+            f"{config.data.window:,}; a window is what one row of a batch reads."
+        )
+    if config.run.resolve() == store.folder.resolve():
+        raise ValueError(f"run must be another folder than store, but both are {config.run}.")
+    if config.run.exists() and not config.run.is_dir():
+        raise ValueError(f"run must be a folder, but {config.run} is a file: choose another name.")
+    shares = processes.count * config.hardware.accumulation
+    if config.data.batch_size % shares:
+        raise ValueError(
+            f"data.batch_size must be a multiple of {shares}, the processes ({processes.count}) times "
+            f"hardware.accumulation ({config.hardware.accumulation}), but is {config.data.batch_size}."
+        )
+
+
+def _check_base(model: FamilyConfig, base: Path, store: TokenStore) -> None:
+    """Refuse to fit a model to another one, or to other tokens."""
+    if not isinstance(model, RetroConfig):
+        raise ValueError(f"retrofit must be null for a {model.family}: a RETRO alone is fitted to a trained model.")
+    fingerprint, found = read_manifest(base).tokenizer_fingerprint, store.manifest.tokenizer.fingerprint
+    if fingerprint is not None and fingerprint != found:
+        raise MismatchError(
+            f"the model in {base} was trained with another tokenizer than that of {store.folder}: prepare the text "
+            f"with the model's (retentive prepare --tokenizer {base} ...)."
+        )
+
+
+def _first_model(model: FamilyConfig, config: TrainConfig) -> LanguageModel:
+    """The model with its first weights."""
+    if config.retrofit is None:
+        return build(model)
+    assert isinstance(model, RetroConfig)
+    return retrofit(load_model(config.retrofit), model)
+
+
+class _Run:
+    """One run, from where it stands to its end."""
+
+    def __init__(self, model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> None:
+        self.model, self.config, self.store, self.processes = model, config, store, processes
+        self.parts = config.hardware.accumulation
+        self.checkpoints = config.run / CHECKPOINTS_FOLDER
+        self.batches = StepBatches(
+            training_batches(model, config, store),
+            depth=config.data.windows_per_graph,
+            processes=processes,
+            parts=self.parts,
+            workers=config.hardware.workers,
+        )
+        self.held_out = None if config.held_out.every is None else HeldOutWindows(model, store, config, self.parts)
+        self.byte_lengths = byte_lengths(store)
+        self.learner, self.meter = self._begin()
+        self.progress = self._restore()
+        self.resumed_at = self.progress.step or None
+        self.saved_step = self.resumed_at
+        self.last_loss: float | None = None
+        self.last_evaluation: HeldOutLoss | None = None
+        self.log = self._open_log() if processes.is_first else None
+
+    def train(self, stop: StopRequest) -> bool:
+        """Take the steps that are left; whether it was asked to stop before the last."""
+        config, progress = self.config, self.progress
+        with StepBar(done=progress.step, total=config.steps, shown=self.processes.is_first) as bar:
+            while self.progress.step < config.steps:
+                result, asked = self._step(stop)
+                bar.advance(result, self.meter.tokens_per_second)
+                done = self.progress.step
+                if done % config.metrics.every == 0 or done == config.steps:
+                    self._write_metrics()
+                improved = self._is_due(config.held_out.every) and self._evaluate(bar)
+                keeps = improved and config.checkpoints.keep_best
+                if keeps or asked or self._is_due(config.checkpoints.every):
+                    self._save()
+                if asked and done < config.steps:
+                    return True
+        return False
+
+    def export(self) -> Path:
+        """Write the weights to keep as a model that stands by itself."""
+        best = self.config.checkpoints.weights == "best" and self.progress.best_step is not None
+        step = self.progress.best_step if best else self.progress.step
+        assert step is not None
+        folder, checkpoint = self.config.run / MODEL_FOLDER, self.checkpoints / checkpoint_name(step)
+
+        def write() -> None:
+            check_whole(checkpoint, alone())
+            model = build(self.model)
+            read_weights(checkpoint, model)
+            save_model(model, folder, self.store.tokenizer)
+            save_model_card(folder, self._data(step))
+
+        self.processes.first_does(write)
+        return folder
+
+    def _data(self, step: int) -> TrainingData:
+        """What the weights of a step were trained on, for their card."""
+        split = self.store.manifest.splits["train"]
+        return TrainingData(
+            source=self.store.folder.name,
+            documents=split.documents,
+            tokens=split.tokens,
+            text_bytes=split.text_bytes,
+            steps=step,
+            tokens_read=step * self.config.data.tokens_per_step,
+        )
+
+    def report(self, *, stopped: bool, model: Path | None, seconds: float) -> TrainReport:
+        """What came of it."""
+        return TrainReport(
+            run=self.config.run,
+            steps=self.progress.step,
+            resumed_at=self.resumed_at,
+            stopped=stopped,
+            loss=self.last_loss,
+            held_out=self.last_evaluation,
+            best_step=self.progress.best_step,
+            best_loss=self.progress.best_loss,
+            model=model,
+            seconds=seconds,
+            training_seconds=self.progress.seconds,
+            parameters=sum(parameter.numel() for parameter in self.learner.model.parameters()),
+            learning=sum(p.numel() for p in self.learner.model.parameters() if p.requires_grad),
+            rank=self.processes.rank,
+        )
+
+    def close(self) -> None:
+        """Write what the log still holds."""
+        if self.log is not None:
+            self.log.close()
+
+    def _begin(self) -> tuple[Learner, TrainingMeter]:
+        """The model with its first weights, and what its speed is measured by."""
+        config, device = self.config, self.processes.device
+        with torch.random.fork_rng([]):
+            torch.manual_seed(config.seed)
+            model = _first_model(self.model, config)
+        is_sharded = self.processes.count > 1 and config.hardware.strategy == "fsdp"
+        if not is_sharded:  # what is sharded moves shard by shard, and need not fit whole
+            model = model.to(device)
+        with torch.device("meta"):
+            flops = training_flops_per_token(build(self.model), config.data.window)
+        precision = chosen_precision(config.hardware.precision, device)
+        speed = matrix_flops_per_second(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        meter = TrainingMeter(flops, self.processes.sum([speed])[0])
+        learner = Learner(
+            model,
+            optimizer=config.optimizer,
+            schedule=config.schedule,
+            decay_steps=config.decay_steps,
+            seed=config.seed,
+            carries_state=config.data.mode == "streamed",
+            processes=self.processes,
+            strategy=config.hardware.strategy,
+            precision=precision,
+            backpropagation=config.hardware.backpropagation,
+        )
+        return learner, meter
+
+    def _restore(self) -> Progress:
+        """Go on from the newest checkpoint, if there is one."""
+        newest = newest_checkpoint(self.checkpoints, self.processes)
+        if newest is None:
+            return Progress(step=0)
+        restore_run(self.learner, newest, parts=self.parts)
+        progress = read_progress(newest)
+        self.meter.go_on_from(progress.pace)
+        return progress
+
+    def _open_log(self) -> MetricsLog:
+        folder = self.config.run
+        tensorboard = folder / TENSORBOARD_FOLDER if self.config.metrics.tensorboard else None
+        return MetricsLog(folder / METRICS_FILE, after_step=self.progress.step, tensorboard=tensorboard)
+
+    def _step(self, stop: StopRequest) -> tuple[StepResult, bool]:
+        """Take one step; what it was like, and whether any process was asked to stop."""
+        begin = time.perf_counter()
+        parts = self.batches.of_step(self.progress.step, self.config.steps)
+        try:
+            result = self.learner.step(self.progress.step, parts)
+        except DivergedError as error:
+            raise self._with_cure(error) from error
+        text_bytes = 0
+        if self.byte_lengths is not None:
+            text_bytes = sum(num_bytes(batch.labels, self.byte_lengths) for part in parts for batch in part)
+        all_bytes, asked = self.processes.sum([text_bytes, stop.made])
+        tokens, seconds = self.config.data.tokens_per_step, time.perf_counter() - begin
+        self.meter.add(result, tokens=tokens, text_bytes=all_bytes, seconds=seconds)
+        done = self.progress
+        self.progress = replace(done, step=done.step + 1, seconds=done.seconds + seconds)
+        return result, asked > 0
+
+    def _is_due(self, every: int | None) -> bool:
+        """Whether something that is done every few steps, and at the end, is to be done now."""
+        step = self.progress.step
+        return every is not None and (step % every == 0 or step == self.config.steps)
+
+    def _write_metrics(self) -> None:
+        numbers = self.meter.numbers()
+        self.meter.clear()
+        self.last_loss = numbers["loss"]
+        if self.log is not None:
+            self.log.write(self.progress.step, "train", **numbers)
+
+    def _evaluate(self, bar: StepBar) -> bool:
+        """Measure the held-out loss; whether it is the lowest so far."""
+        assert self.held_out is not None
+        found = self.last_evaluation = self.held_out.evaluate(self.learner)
+        improved = self.progress.best_loss is None or found.loss < self.progress.best_loss
+        if improved:
+            self.progress = replace(self.progress, best_step=self.progress.step, best_loss=found.loss)
+        if self.log is not None:
+            self.log.write(self.progress.step, "held_out", loss=found.loss, bits_per_byte=found.bits_per_byte)
+        bits = "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte"
+        best = ", the best so far" if improved else ""
+        bar.say(f"step {self.progress.step:,}: held-out loss {found.loss:.4f}{bits}{best}")
+        return improved
+
+    def _save(self) -> None:
+        """Write a checkpoint, then remove those that are not to be kept."""
+        if self.saved_step == self.progress.step:
+            return
+        progress = replace(self.progress, pace=self.meter.sums())
+        write_checkpoint(self.checkpoints, run_tensors(self.learner), progress, self.processes)
+        self.saved_step = self.progress.step
+        best = self.progress.best_step if self.config.checkpoints.keep_best else None
+        keep = self.config.checkpoints.keep_last
+        self.processes.first_does(lambda: remove_old(self.checkpoints, keep_last=keep, best_step=best))
+
+    def _with_cure(self, error: DivergedError) -> DivergedError:
+        kept = "There was no checkpoint yet."
+        if self.saved_step is not None:
+            kept = f"The last good checkpoint is kept: {self.checkpoints / checkpoint_name(self.saved_step)}."
+        cure = "a lower optimizer.learning_rate, a longer schedule.warmup_steps or a lower optimizer.clip_norm"
+        return DivergedError(f"{error} {kept} Try {cure}, in another run folder.")

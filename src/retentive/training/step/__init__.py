@@ -1,0 +1,1 @@
+"""One step of training: gradients, their way back, and the update."""

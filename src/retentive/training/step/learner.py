@@ -1,0 +1,257 @@
+"""What a step of training changes, and the step itself."""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from retentive.data.batch import Batch
+from retentive.errors import DivergedError
+from retentive.layers.mixers.attention import AttentionConfig
+from retentive.models.base import LanguageModel
+from retentive.state import ModelState
+from retentive.training.processes.parallelism import Precision, autocast, gradients_exchanged, parallelise, release
+from retentive.training.processes.processes import Processes
+from retentive.training.step.config import OptimizerConfig, ScheduleConfig
+from retentive.training.step.optimizer import gradient_norm, make_optimizer, scale_gradients
+from retentive.training.step.replay import TextPiece, check_replayable, replay
+from retentive.training.step.schedule import learning_rate_share
+from retentive.training.step.unroll import Window, place, unroll
+
+Backpropagation = Literal["plain", "recompute", "replay"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What a step was like.
+
+    Attributes:
+        loss: Mean over all labels of the step, in nats, before the update.
+        gradient_norm: Norm of all gradients, before clipping.
+        learning_rate: Of this step.
+        num_labels: Labels of the step, over all processes.
+    """
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    num_labels: int
+
+
+class Learner:
+    """A model, its optimizer and the states it carries: everything that a step changes.
+
+    Attributes:
+        model: As it was given; sharded in place under FSDP.
+        states: What each part of this process's rows remembers; empty before the first step, and where nothing is
+            carried.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        decay_steps: int,
+        seed: int,
+        carries_state: bool,
+        processes: Processes,
+        strategy: str = "ddp",
+        precision: Precision = "float32",
+        backpropagation: Backpropagation = "plain",
+    ) -> None:
+        """Take a model up for training.
+
+        Args:
+            model: On the processes' device (or on the CPU, to be sharded), with the same weights in all of them.
+            optimizer: How a step changes the weights.
+            schedule: The learning rate over the steps.
+            decay_steps: Step at which it is at its lowest.
+            seed: Decides what dropout drops.
+            carries_state: Whether a step goes on from the state of the one before.
+            processes: Those that train together.
+            strategy: ``ddp`` or ``fsdp``.
+            precision: Of matrix products.
+            backpropagation: How gradients go back through a step; see `HardwareConfig`.
+
+        Raises:
+            ValueError: If a state is to be carried that would grow for ever, or the model cannot be back-propagated
+                through in this way.
+        """
+        self._is_attention = isinstance(model.config.decoder.mixer, AttentionConfig)
+        if carries_state and not model.state_is_bounded:
+            raise ValueError(
+                "model.window must be a number of tokens for data.mode='streamed', but is null: the state of "
+                "attention to everything would grow with every step."
+            )
+        self.model = model
+        self.processes = processes
+        self.carries_state = carries_state
+        self.states: list[ModelState] = []
+        self._wrapped = parallelise(model, processes, "fsdp" if strategy == "fsdp" else "ddp", precision)
+        self.optimizer = make_optimizer(model, optimizer)
+        self._config, self._schedule, self._decay_steps = optimizer, schedule, decay_steps
+        self._seed = seed
+        self._precision: Precision = precision
+        self._replays = backpropagation == "replay"
+        if self._replays:
+            check_replayable(model.train())
+        if backpropagation == "recompute":
+            if model.recomputes_segments is None:
+                raise ValueError(
+                    f"hardware.backpropagation must be 'plain' or 'replay' for a {model.config.family}, which has no "
+                    "segments to recompute."
+                )
+            model.recomputes_segments = True
+
+    def step(self, number: int, parts: Sequence[Sequence[Batch]]) -> StepResult:
+        """Learn from one global batch.
+
+        The loss is the mean over all labels of the batch, however it is cut: not a mean of means.
+
+        Args:
+            number: Of the step, from 0; learning rate and dropout depend on it and on nothing before it.
+            parts: This process's rows, cut into parts that are read one after another; of each part, windows that
+                follow one another.
+
+        Raises:
+            DivergedError: If the loss or a gradient is not finite. Weights and optimizer are then as before the step.
+        """
+        windows = [[self._place(batch) for batch in part] for part in parts]
+        mine = sum(window.num_labels for part in windows for window in part)
+        total_labels = int(self.processes.sum([mine])[0])
+        self._wrapped.train()
+        self.optimizer.zero_grad()
+        before: list[ModelState | None] = [*self.states] if self.states else [None] * len(windows)
+        after: list[ModelState] = []
+        losses: list[Tensor] = []
+        with torch.random.fork_rng(self._forked_devices()):
+            torch.manual_seed(step_seed(self._seed, number, self.processes.rank))
+            for part, state in zip(windows, before, strict=True):
+                is_last = len(after) == len(windows) - 1
+                loss, state = self._back_propagate(part, state, max(1, total_labels), exchange=is_last)
+                losses.append(loss.detach())
+                after.append(state)
+        loss, norm = self._check(number, torch.stack(losses).sum())
+        learning_rate = self._update(number, norm)
+        self.states = after if self.carries_state else []
+        return StepResult(loss=loss, gradient_norm=norm, learning_rate=learning_rate, num_labels=total_labels)
+
+    def _back_propagate(
+        self, windows: Sequence[Window], state: ModelState | None, total_labels: int, *, exchange: bool
+    ) -> tuple[Float[Tensor, ""], ModelState]:
+        """Add the gradients of windows that follow one another; their share of the loss, and the state after them."""
+        # Gradients become means over the processes; they are to be sums, as the losses are.
+        scale = float(self.processes.count)
+        if not self._replays:
+            with gradients_exchanged(self._wrapped, exchange):
+                with self._autocast():
+                    loss, state = unroll(self._wrapped, windows, state, total_labels=total_labels)
+                (loss * scale).backward()
+            return loss.detach(), state
+        pieces = [
+            TextPiece(
+                model=self._wrapped,
+                tokens=window.tokens,
+                labels=window.labels,
+                starts=window.starts,
+                neighbours=window.neighbours,
+                total_labels=total_labels,
+                context=self._autocast,
+            )
+            for window in windows
+        ]
+        before = None if state is None else state.detach()
+        return replay(
+            pieces, before, scale=scale, exchange=lambda last: gradients_exchanged(self._wrapped, last and exchange)
+        )
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return autocast(self._wrapped, self.processes.device, self._precision)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Sequence[Batch]) -> tuple[float, int]:
+        """Sum of the labels' cross-entropies in nats, and their number, over all processes.
+
+        Args:
+            batches: This process's, as many as every other's; each row is read from an empty memory.
+        """
+        self._wrapped.eval()
+        total, count = 0.0, 0
+        for batch in batches:
+            window = place(batch, self.processes.device, carries_state=False)
+            with self._autocast():
+                loss, _ = unroll(self._wrapped, [window], None, total_labels=1)
+            total += float(loss)
+            count += window.num_labels
+        release(self._wrapped)
+        self._wrapped.train()
+        nats, labels = self.processes.sum([total, count])
+        return nats, int(labels)
+
+    def _place(self, batch: Batch) -> Window:
+        # A cache remembers which entries are visible once a document has begun; then it does so in every process.
+        keeps_starts = self.carries_state and self._is_attention
+        return place(batch, self.processes.device, carries_state=self.carries_state, keeps_starts=keeps_starts)
+
+    def _forked_devices(self) -> list[torch.device]:
+        return [self.processes.device] if self.processes.device.type == "cuda" else []
+
+    def _check(self, number: int, loss: Tensor) -> tuple[float, float]:
+        """Loss and gradient norm of the step as numbers, if they are numbers."""
+        norm = gradient_norm(self.model.parameters())
+        mine, whole_norm = torch.stack((loss.double(), norm.double())).tolist()
+        whole_loss = self.processes.sum([mine])[0]
+        if math.isfinite(whole_loss) and math.isfinite(whole_norm):
+            return whole_loss, whole_norm
+        wrong = {
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None and not _local(parameter.grad).isfinite().all()
+        }
+        anywhere = set().union(*self.processes.gather(wrong))
+        names = [name for name, _ in self.model.named_parameters() if name in anywhere]
+        self.optimizer.zero_grad()
+        others = f", as those of {len(names) - 1} more parameters" if len(names) > 1 else ""
+        where = f", and the gradient of {names[0]} is not finite{others}" if names else ""
+        raise DivergedError(f"training diverged at step {number + 1}: the loss is {whole_loss}{where}.")
+
+    def _update(self, number: int, norm: float) -> float:
+        """Clip, set the learning rate of the step, and take the step."""
+        for parameter in self.model.parameters():
+            # What no row needed has a gradient of zero, in one process as in many.
+            if parameter.grad is None and parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        if self._config.clip_norm is not None and norm > self._config.clip_norm:
+            scale_gradients(self.model.parameters(), self._config.clip_norm / norm)
+        learning_rate = self._config.learning_rate * learning_rate_share(
+            number,
+            warmup_steps=self._schedule.warmup_until(self._decay_steps),
+            decay_steps=self._decay_steps,
+            final_share=self._schedule.final_share,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        return learning_rate
+
+
+def step_seed(*key: int) -> int:
+    """A seed drawn from a key such as the run's seed, the step and the process.
+
+    What a step draws depends on nothing that happened before it, so a restarted run has no generator to restore.
+    """
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's shard of a tensor that is sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,43 @@
+"""How long a training step takes here, to plan a run by."""
+
+import statistics
+import time
+
+import torch
+
+from retentive.data.batch import Batch
+from retentive.models.base import FamilyConfig
+from retentive.models.registry import build
+from retentive.models.retro import RetroConfig
+from retentive.training.run.config import DataConfig
+
+
+def seconds_per_step(model: FamilyConfig, data: DataConfig, *, repetitions: int = 3) -> float:
+    """Time some training steps of a model on random tokens, on the CPU; the median, after one that warms up.
+
+    Args:
+        model: Which model.
+        data: Size of a step.
+        repetitions: Steps that are timed.
+    """
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        learner = build(model)
+        vocab_size = model.decoder.embedding.vocab_size
+        tokens = torch.randint(0, vocab_size, (data.batch_size, data.window))
+    optimizer = torch.optim.AdamW(learner.parameters(), fused=True)
+    batch = Batch(tokens=tokens, labels=tokens.roll(-1, 1), starts=torch.zeros_like(tokens, dtype=torch.bool))
+    beside: dict[str, torch.Tensor] = {}
+    if isinstance(model, RetroConfig):
+        # Two neighbours of each chunk that ends, as training gives by itself.
+        chunks, length = (data.window - model.chunk_offset) // model.chunk_size, 2 * model.chunk_size
+        beside["neighbours"] = torch.randint(0, vocab_size, (data.batch_size, chunks, 2, length))
+    seconds: list[float] = []
+    for _ in range(repetitions + 1):
+        begin = time.perf_counter()
+        optimizer.zero_grad()
+        loss = learner(batch.tokens, labels=batch.labels, starts=batch.starts, logits_to_keep=0, **beside).loss
+        loss.backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[1:])

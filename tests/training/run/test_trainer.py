@@ -1,0 +1,311 @@
+"""A run from a token store to a model: what it keeps, how it goes on, and what it refuses."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from retentive.checkpoints.weights import load_model
+from retentive.data.packing import PackedWindows
+from retentive.data.prepare import PrepareConfig, prepare
+from retentive.data.token_store import TokenStore
+from retentive.data.tokenizer import load_tokenizer
+from retentive.errors import DamagedFileError, DivergedError, MismatchError
+from retentive.files import only_writer
+from retentive.models.registry import build
+from retentive.training.processes.processes import alone
+from retentive.training.run.checkpoint_folder import check_whole, checkpoint_folders, checkpoint_name
+from retentive.training.run.held_out import HeldOutWindows
+from retentive.training.run.metrics import read_metrics
+from retentive.training.run.report import TrainReport
+from retentive.training.run.run_state import read_weights
+from retentive.training.run.trainer import train
+from retentive.training.step.learner import Learner
+from training.conftest import STREAMED, asked_configs, final_tensors, step_lines
+
+MODES: dict[str, dict[str, Any]] = {
+    "packed": {},
+    "packed in parts": {"hardware": {"accumulation": 2}},
+    "streamed": {"data": STREAMED},
+    "streamed in parts": {"data": STREAMED, "hardware": {"accumulation": 2}},
+    "streamed attention": {"data": STREAMED, "model": {"family": "transformer", "window": 6}},
+    "streamed recurrent memory": {"data": {**STREAMED, "window": 7}, "model": {"family": "rmt"}},
+}
+
+
+def run(store: Path, folder: Path, **asked: Any) -> TrainReport:
+    """Make a tiny run."""
+    return train(*asked_configs(store, {"run": folder, **asked}))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_halves_are_one_run_bit_for_bit(store: Path, tmp_path: Path, mode: str):
+    run(store, tmp_path / "whole", **MODES[mode])
+    first = run(store, tmp_path / "halves", steps=6, **MODES[mode])
+    assert (first.steps, first.resumed_at) == (6, None)
+    second = run(store, tmp_path / "halves", **MODES[mode])
+    assert (second.steps, second.resumed_at, second.stopped) == (12, 6, False)
+    whole, halves = final_tensors(tmp_path / "whole"), final_tensors(tmp_path / "halves")
+    assert whole.keys() == halves.keys()
+    assert any(name.startswith("carried.") for name in whole) == mode.startswith("streamed")
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    assert step_lines(tmp_path / "whole") == step_lines(tmp_path / "halves")
+
+
+def test_the_time_of_earlier_processes_is_counted(store: Path, tmp_path: Path):
+    first = run(store, tmp_path, steps=3, schedule={"warmup_steps": 1})
+    again = run(store, tmp_path, steps=3, schedule={"warmup_steps": 1})
+    assert again.resumed_at == 3
+    assert again.training_seconds == first.training_seconds > 0
+
+
+def test_seed_and_order_of_data_matter(store: Path, tmp_path: Path):
+    run(store, tmp_path / "a", steps=3, schedule={"warmup_steps": 1})
+    run(store, tmp_path / "b", steps=3, schedule={"warmup_steps": 1}, seed=1)
+    assert step_lines(tmp_path / "a") != step_lines(tmp_path / "b")
+
+
+def test_the_loss_goes_down_and_the_model_is_saved(store: Path, tmp_path: Path):
+    report = run(store, tmp_path, steps=80, schedule={"warmup_steps": 8}, optimizer={"learning_rate": 1e-2})
+    lines = read_metrics(tmp_path / "metrics.jsonl", "train")
+    assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+    assert lines[-1]["tokens_per_second"] > 0
+    assert lines[-1]["matrix_speed_share"] > 0
+    # A byte has one token here, so the two scales are one, up to the end of each document, which has no bytes.
+    assert lines[-1]["bits_per_byte"] == pytest.approx(lines[-1]["loss"] / 0.6931, rel=0.1)
+    assert report.model == tmp_path / "model"
+    model = load_model(report.model)
+    assert load_tokenizer(report.model).fingerprint() == TokenStore.open(store).tokenizer.fingerprint()
+    final = final_tensors(tmp_path)
+    assert all(torch.equal(final[f"model.{name}"], value) for name, value in model.state_dict().items())
+    assert any("held-out loss" in line for line in report.lines())
+
+
+def test_a_finished_run_has_nothing_to_do(store: Path, tmp_path: Path):
+    run(store, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "model")
+    report = run(store, tmp_path)
+    assert (report.steps, report.resumed_at, report.loss) == (12, 12, None)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert load_model(tmp_path / "model") is not None
+
+
+def test_the_resolved_config_is_kept(store: Path, tmp_path: Path):
+    run(store, tmp_path, steps=4)
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept["model"]["family"] == "retnet"
+    assert kept["training"]["steps"] == 4
+    assert kept["training"]["optimizer"]["beta2"] == 0.95
+    assert kept["data"]["tokens_sha256"] == TokenStore.open(store).manifest.files["train-tokens"].sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": {"learning_rate": 0.5}}, r"optimizer\.learning_rate was 0\.001 and is 0\.5"),
+        ({"seed": 4}, r"seed was 0 and is 4"),
+        ({"steps": 2, "schedule": {"warmup_steps": 1, "decay_steps": 12}}, r"schedule\.warmup_steps was 3 and is 1"),
+        ({"steps": 4}, r"steps was 8 and is 4"),
+        ({"data": {"window": 8, "batch_size": 4}}, r"data\.window was 16 and is 8"),
+        ({"model": {"num_heads": 4}}, r"model\.num_heads was 2 and is 4"),
+        ({"hardware": {"precision": "bfloat16"}}, r"hardware\.precision was 'float32' and is 'bfloat16'"),
+    ],
+)
+def test_another_config_is_refused_by_name(store: Path, tmp_path: Path, changes: dict[str, Any], message: str):
+    run(store, tmp_path, steps=8)
+    kept = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(MismatchError, match=rf"begun with another configuration: .*{message}.*another folder as run"):
+        run(store, tmp_path, **{"steps": 8, **changes})
+    assert (tmp_path / "config.json").read_bytes() == kept
+
+
+def test_more_steps_need_a_schedule_that_does_not_depend_on_them(store: Path, tmp_path: Path):
+    run(store, tmp_path, steps=6, schedule={"warmup_steps": 1})
+    with pytest.raises(MismatchError, match=r"steps was 6 and is 9"):
+        run(store, tmp_path, steps=9, schedule={"warmup_steps": 1})
+
+
+def test_what_changes_nothing_learned_may_change(store: Path, tmp_path: Path):
+    run(store, tmp_path, steps=6)
+    moved = tmp_path / "moved"
+    shutil.copytree(store, moved)
+    report = run(
+        moved,
+        tmp_path,
+        hardware={"accumulation": 2, "device": "cpu", "strategy": "fsdp", "precision": "float32"},
+        checkpoints={"every": 5, "keep_last": 1},
+        held_out={"every": None},
+        metrics={"every": 2},
+    )
+    assert (report.steps, report.resumed_at) == (12, 6)
+
+
+def test_other_text_under_the_same_name_is_refused(store: Path, tmp_path: Path):
+    run(store, tmp_path / "run", steps=6)
+    source = tmp_path / "other"
+    source.mkdir()
+    for number in range(9):
+        (source / f"{number}.txt").write_text("quite another text, told again and again. " * number)
+    prepare(PrepareConfig(source=source, output=tmp_path / "store", heldout_fraction=0.3))
+    with pytest.raises(MismatchError, match=r"data\.tokens_sha256 was"):
+        run(tmp_path / "store", tmp_path / "run")
+
+
+def test_a_run_without_a_checkpoint_begins_anew_with_any_config(store: Path, tmp_path: Path):
+    run(store, tmp_path, steps=2, schedule={"warmup_steps": 1})
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert run(store, tmp_path, steps=3, seed=1, schedule={"warmup_steps": 1}).resumed_at is None
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl", "train")] == [1, 2, 3]
+
+
+def test_a_lost_config_is_refused(store: Path, tmp_path: Path):
+    run(store, tmp_path, steps=6)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(DamagedFileError, match=r"config\.json is missing, though there are checkpoints beside it"):
+        run(store, tmp_path)
+
+
+def test_model_and_tokens_must_fit(store: Path, tmp_path: Path):
+    with pytest.raises(
+        MismatchError, match=r"model\.vocab_size must be that of the tokenizer 'bytes'.* 257, but is 300"
+    ):
+        run(store, tmp_path, model={"vocab_size": 300})
+
+
+def test_an_encoder_is_not_trained_on_tokens_that_it_sees(store: Path, tmp_path: Path):
+    model, config = asked_configs(store, {"run": tmp_path, "model": {"family": "rmt"}})
+    with pytest.raises(ValueError, match=r"bidirectional must be false to predict the next token.*; train an enc"):
+        train(dataclasses.replace(model, bidirectional=True), config)
+
+
+def test_a_window_cannot_be_longer_than_the_text(store: Path, tmp_path: Path):
+    tokens = TokenStore.open(store).manifest.splits["train"].tokens
+    with pytest.raises(ValueError, match=rf"data\.window must be at most the {tokens:,} tokens .* but is 10,000,000;"):
+        run(store, tmp_path, data={"window": 10_000_000, "batch_size": 4})
+    run(store, tmp_path, steps=1, schedule={"warmup_steps": 0}, data={"window": tokens, "batch_size": 1})
+
+
+def test_the_folder_of_a_run_is_its_own(store: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"run must be another folder than store, but both are"):
+        run(store, store)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"run must be a folder, but .*file is a file: choose another name"):
+        run(store, tmp_path / "file")
+
+
+def test_tokens_that_were_altered_are_not_trained_on(store: Path, tmp_path: Path):
+    damaged = tmp_path / "store"
+    shutil.copytree(store, damaged)
+    path = damaged / TokenStore.open(damaged).manifest.files["train-tokens"].path
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=rf"{path.name}: the content differs from its checksum; prepare the"):
+        run(damaged, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_must_be_divisible(store: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"batch_size must be a multiple of 3, the processes \(1\) times .* is 4"):
+        run(store, tmp_path, hardware={"accumulation": 3})
+
+
+def test_without_held_out_text_evaluation_must_be_off(store: Path, tmp_path: Path):
+    source = tmp_path / "text"
+    source.mkdir()
+    (source / "one.txt").write_text("a text that is trained on " * 20)
+    prepare(PrepareConfig(source=source, output=tmp_path / "store", heldout_fraction=0.0))
+    with pytest.raises(ValueError, match=r"'heldout'.* has no document.*without evaluation: held_out\.every=null"):
+        run(tmp_path / "store", tmp_path / "run")
+    report = run(tmp_path / "store", tmp_path / "run", held_out={"every": None})
+    assert (report.held_out, report.best_step) == (None, None)
+
+
+def test_two_runs_do_not_share_a_folder(store: Path, tmp_path: Path):
+    with only_writer(tmp_path), pytest.raises(BlockingIOError, match=r"another process is writing to this folder"):
+        run(store, tmp_path)
+
+
+def test_divergence_keeps_the_last_good_checkpoint(store: Path, tmp_path: Path):
+    run(store, tmp_path, steps=6)
+    checkpoint = checkpoint_folders(tmp_path / "checkpoints")[-1]
+    weights = final_tensors(tmp_path)
+    broken = {"learning_rate": 1e30, "clip_norm": None}
+    kept = json.loads((tmp_path / "config.json").read_text())
+    kept["training"]["optimizer"].update(broken)
+    (tmp_path / "config.json").write_text(json.dumps(kept))  # as if it had been begun so
+    expected = r"diverged at step \d+: the loss is .*The last good checkpoint is kept: .*step-00000006\. Try a lower"
+    with pytest.raises(DivergedError, match=expected):
+        run(store, tmp_path, optimizer=broken, checkpoints={"every": 100}, held_out={"every": None})
+    assert checkpoint_folders(tmp_path / "checkpoints")[-1] == checkpoint
+    check_whole(checkpoint, alone())
+    assert all(torch.equal(weights[name], value) for name, value in final_tensors(tmp_path).items())
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(store: Path, tmp_path: Path):
+    run(store, tmp_path, steps=8)
+    newest = checkpoint_folders(tmp_path / "checkpoints")[-1]
+    file = next(newest.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DamagedFileError, match=rf"{file} has 100 bytes .* Delete the folder {newest} to go on from"):
+        run(store, tmp_path)
+    shutil.rmtree(newest)
+    assert run(store, tmp_path).resumed_at == 4
+
+
+def test_the_best_is_kept_and_can_be_the_model(store: Path, tmp_path: Path):
+    # A learning rate that rises until the loss comes back up.
+    report = run(
+        store,
+        tmp_path,
+        steps=40,
+        optimizer={"learning_rate": 20.0},
+        schedule={"warmup_steps": 39},
+        checkpoints={"every": 100, "keep_last": 1, "weights": "best"},
+    )
+    evaluations = read_metrics(tmp_path / "metrics.jsonl", "held_out")
+    best = min(evaluations, key=lambda line: line["loss"])
+    assert (report.best_step, report.best_loss) == (best["step"], best["loss"])
+    assert report.best_step is not None
+    assert report.best_step < 40
+    names = [path.name for path in checkpoint_folders(tmp_path / "checkpoints")]
+    assert names == [checkpoint_name(report.best_step), checkpoint_name(40)]
+    model, _ = asked_configs(store, {"run": tmp_path})
+    expected = build(model)
+    read_weights(tmp_path / "checkpoints" / names[0], expected)
+    assert report.model is not None
+    saved = load_model(report.model).state_dict()
+    assert all(torch.equal(saved[name], value) for name, value in expected.state_dict().items())
+
+
+@pytest.mark.parametrize(("windows", "parts"), [(6, 1), (6, 2), (7, 2), (40, 4)])
+def test_each_held_out_window_is_read_once(store: Path, tmp_path: Path, windows: int, parts: int):
+    model, config = asked_configs(store, {"run": tmp_path, "held_out": {"windows": windows}})
+    opened = TokenStore.open(store)
+    learner = Learner(
+        build(model),
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        decay_steps=10,
+        seed=0,
+        carries_state=False,
+        processes=alone(),
+    )
+    found = HeldOutWindows(model, opened, config, parts).evaluate(learner)
+    source = PackedWindows(opened, "heldout", 16, 1, config.seed)
+    nats = labels = num_bytes = 0.0
+    with torch.no_grad():
+        for number in range(min(windows, source.windows_per_epoch)):
+            batch = source.batch(number)
+            count = int((batch.labels != -100).sum())
+            loss = learner.model.eval()(batch.tokens, labels=batch.labels, starts=batch.starts).loss
+            nats, labels = nats + float(loss) * count, labels + count
+            num_bytes += int(((batch.labels != -100) & (batch.labels != 256)).sum())
+    assert found.loss == pytest.approx(nats / labels, rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(nats / 0.69314718 / num_bytes, rel=1e-5)
+    assert source.windows_per_epoch > 7
