@@ -8,7 +8,7 @@ import pytest
 from retentive.checkpoints import load_model
 from retentive.cli import recall
 from retentive.cli.main import main
-from retentive.evaluation import recall_training
+from retentive.experiments.recall import training as recall_training
 
 OPTIONS = ["--lengths=[1024,2048]", "--trials=4"]
 

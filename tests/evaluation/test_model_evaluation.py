@@ -12,9 +12,9 @@ from laws.families import small_model
 from retentive.checkpoints import save_model
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.evaluation.bits_per_byte import bits_per_byte_in_one_pass, bits_per_byte_in_windows
-from retentive.evaluation.documents import select_documents
-from retentive.evaluation.long_context import loss_by_position
+from retentive.evaluation.measures.bits_per_byte import bits_per_byte_in_one_pass, bits_per_byte_in_windows
+from retentive.evaluation.measures.documents import select_documents
+from retentive.evaluation.measures.loss_by_position import loss_by_position
 from retentive.evaluation.model_evaluation import EvaluateConfig, evaluate, evaluate_model
 from retentive.models.base import LanguageModel
 from without_hook import errors_of

@@ -13,17 +13,17 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints import load_model, save_state
-from retentive.cli.demo_report import DemoRun, Evaluations, Measurements, Sample, make_report
 from retentive.cli.options import add_config, read_config
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours
 from retentive.data.prepare import PrepareConfig, prepare, python_library, with_both_splits
 from retentive.data.progress import Progress
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
-from retentive.evaluation.documents import select_documents
+from retentive.evaluation.measures.documents import select_documents
+from retentive.evaluation.measures.speed import SpeedReport, measure_speed
 from retentive.evaluation.model_evaluation import evaluate_model
-from retentive.evaluation.report import write_report
-from retentive.evaluation.speed import SpeedReport, measure_speed
+from retentive.evaluation.report.files import write_report
+from retentive.experiments.demo.report import DemoRun, Evaluations, Measurements, Sample, make_report
 from retentive.files import write_atomically
 from retentive.generation import Sampling, stream
 from retentive.generation.text_stream import TextStream

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from retentive.cli.options import add_config, read_config
 from retentive.evaluation.inspection import inspect_model
-from retentive.evaluation.report import write_report
+from retentive.evaluation.report.files import write_report
 
 POSITIONAL = "checkpoint"
 

@@ -12,10 +12,10 @@ from jsonargparse import ArgumentParser, Namespace
 from retentive.checkpoints import save_model
 from retentive.cli.options import add_config, read_config
 from retentive.data.progress import Progress
-from retentive.evaluation.machine import describe_machine
-from retentive.evaluation.pictures import draw, styles
-from retentive.evaluation.recall import MEMORY, Answers, ask, make_trials
-from retentive.evaluation.recall_report import (
+from retentive.evaluation.measures.machine import describe_machine
+from retentive.evaluation.report.pictures import draw, styles
+from retentive.experiments.recall.questions import MEMORY, Answers, ask, make_trials
+from retentive.experiments.recall.report import (
     NO_MEMORY,
     Row,
     SeedResult,
@@ -24,7 +24,7 @@ from retentive.evaluation.recall_report import (
     rows_of,
     seed_result_from_dict,
 )
-from retentive.evaluation.recall_training import PHASES, SEGMENT_LENGTH, MemoryKind, Training, train_to_recall
+from retentive.experiments.recall.training import PHASES, SEGMENT_LENGTH, MemoryKind, Training, train_to_recall
 from retentive.files import write_atomically
 from retentive.models.rmt import RecurrentMemoryTransformer
 

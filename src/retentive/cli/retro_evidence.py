@@ -10,11 +10,12 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.cli.options import add_config, read_config
-from retentive.evaluation.machine import describe_machine
-from retentive.evaluation.pictures import draw, styles
-from retentive.evaluation.report import Report, write_report
-from retentive.evaluation.retro_evidence import EvidenceConfig, gather_evidence
-from retentive.evaluation.retro_report import overlap_chart, passages, rows_of, table
+from retentive.evaluation.measures.machine import describe_machine
+from retentive.evaluation.report.document import Report
+from retentive.evaluation.report.files import write_report
+from retentive.evaluation.report.pictures import draw, styles
+from retentive.experiments.retro_evidence.evidence import EvidenceConfig, gather_evidence
+from retentive.experiments.retro_evidence.report import overlap_chart, passages, rows_of, table
 from retentive.files import write_atomically
 
 POSITIONAL = "corpus"

@@ -1,11 +1,12 @@
 """Measurements of a trained model, and their report."""
 
-from retentive.evaluation.bits_per_byte import BitsPerByte, bits_per_byte_in_one_pass, bits_per_byte_in_windows
-from retentive.evaluation.documents import Coverage, Documents, select_documents
-from retentive.evaluation.long_context import LossByPosition, PositionBucket, loss_by_position
+from retentive.evaluation.measures.bits_per_byte import BitsPerByte, bits_per_byte_in_one_pass, bits_per_byte_in_windows
+from retentive.evaluation.measures.documents import Coverage, Documents, select_documents
+from retentive.evaluation.measures.loss_by_position import LossByPosition, PositionBucket, loss_by_position
+from retentive.evaluation.measures.speed import SpeedPoint, SpeedReport, measure_speed
 from retentive.evaluation.model_evaluation import EvaluateConfig, Evaluation, EvaluationReport, evaluate, evaluate_model
-from retentive.evaluation.report import Report, read_report, write_report
-from retentive.evaluation.speed import SpeedPoint, SpeedReport, measure_speed
+from retentive.evaluation.report.document import Report
+from retentive.evaluation.report.files import read_report, write_report
 
 __all__ = [
     "BitsPerByte",

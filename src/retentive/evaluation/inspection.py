@@ -11,8 +11,8 @@ import torch
 
 from retentive.checkpoints.tensor_file import open_tensors
 from retentive.checkpoints.weights import read_manifest
-from retentive.evaluation.pictures import short_bytes
-from retentive.evaluation.report import BarChart, Bars, Curve, LineChart, Report, Section, Table
+from retentive.evaluation.report.document import BarChart, Bars, Curve, LineChart, Report, Section, Table
+from retentive.evaluation.report.pictures import short_bytes
 from retentive.layers.mixers.retention import RetentionConfig
 from retentive.models.base import LanguageModel
 from retentive.models.registry import build

@@ -16,11 +16,11 @@ from retentive.data.progress import Progress
 from retentive.data.retrieval_batches import FindsNeighbours
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
-from retentive.evaluation.bits_per_byte import BitsPerByte, DocumentTally, bits_per_byte_in_windows
-from retentive.evaluation.documents import Documents, select_documents
-from retentive.evaluation.long_context import LossByPosition, PositionTally
-from retentive.evaluation.machine import describe_machine
-from retentive.evaluation.scoring import score_in_one_pass
+from retentive.evaluation.measures.bits_per_byte import BitsPerByte, DocumentTally, bits_per_byte_in_windows
+from retentive.evaluation.measures.documents import Documents, select_documents
+from retentive.evaluation.measures.loss_by_position import LossByPosition, PositionTally
+from retentive.evaluation.measures.machine import describe_machine
+from retentive.evaluation.measures.scoring import score_in_one_pass
 from retentive.files import write_atomically
 from retentive.models.base import LanguageModel
 from retentive.models.retro import Retro

@@ -1,0 +1,273 @@
+"""Our models for EleutherAI's lm-evaluation-harness.
+
+Texts are read after end-of-text, as documents are in training, and whole: what is longer than one call is read in
+pieces with the state carried along, so nothing is cut and a long text costs no more memory than a short one.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import lm_eval.models as models_of_the_harness
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+
+from retentive.checkpoints import load_model
+from retentive.data.tokenizer import Tokenizer, load_tokenizer
+from retentive.evaluation.measures.mode import evaluating
+from retentive.evaluation.model_evaluation import chosen_device
+from retentive.generation import Sampling, stream
+from retentive.generation.prompt import align
+from retentive.generation.text_stream import TextStream
+from retentive.models.base import LanguageModel, check_predicts_next
+from retentive.ops.cross_entropy import IGNORED
+
+DEFAULT_DEVICE = "cuda:0"
+"""What the harness's command passes on where nobody names a device."""
+
+assert models_of_the_harness  # they come before ours: the harness adds them to an empty table alone
+
+Encoded = tuple[tuple[str, str], list[int], list[int]]
+"""A request as the harness encodes it: its texts, the context's ids, and those of the continuation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The log-likelihood of a continuation in nats, and whether each of its tokens was the likeliest."""
+
+    log_likelihood: float
+    is_greedy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How the harness asks for a text."""
+
+    until: tuple[str, ...]
+    max_new_tokens: int
+    sampling: Sampling
+
+    @classmethod
+    def read(cls, options: dict[str, Any], default_length: int) -> "GenerationOptions":
+        """Take up the ``generation_kwargs`` of a task.
+
+        Raises:
+            ValueError: If there is one that means nothing here.
+        """
+        options = dict(options)
+        until = options.pop("until", ())
+        lengths = [options.pop(name, None) for name in ("max_gen_toks", "max_new_tokens", "max_tokens")]
+        temperature, sampled = options.pop("temperature", None), options.pop("do_sample", None)
+        top_k, top_p = options.pop("top_k", None), options.pop("top_p", None)
+        if options.pop("num_beams", 1) != 1 or options:
+            raise ValueError(
+                f"generation_kwargs must be among until, max_gen_toks, do_sample, temperature, top_k, top_p and "
+                f"num_beams=1, but also have {', '.join(map(str, options)) or 'num_beams above 1'}."
+            )
+        sampling = Sampling()
+        if sampled or (sampled is None and temperature):
+            sampling = Sampling(temperature=1.0 if temperature is None else temperature, top_k=top_k, top_p=top_p)
+        return cls(
+            until=(until,) if isinstance(until, str) else tuple(until),
+            max_new_tokens=next((int(length) for length in lengths if length is not None), default_length),
+            sampling=sampling,
+        )
+
+
+@register_model("retentive")
+class RetentiveLM(TemplateLM):
+    """A saved model as the harness sees it: ``--model retentive --model_args pretrained=FOLDER``."""
+
+    def __init__(
+        self,
+        pretrained: str | Path,
+        device: str | None = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        chunk_size: int = 1024,
+        max_gen_toks: int = 256,
+    ) -> None:
+        """Load a model and its tokenizer.
+
+        Args:
+            pretrained: Folder that `save_model` wrote, with its tokenizer; named as the harness names it.
+            device: "cpu", "cuda", "cuda:1" or None for a GPU where there is one; so is "cuda:0", which the harness's
+                command says where nobody does.
+            batch_size: Texts side by side; None is 8. Changes speed, never results.
+            max_batch_size: Of no use here, as nothing is tried out.
+            chunk_size: Tokens of each text read in one call. Changes speed and memory, never results.
+            max_gen_toks: Tokens to write at most, where a task does not say.
+
+        Raises:
+            ValueError: If a number is below 1, ``batch_size`` is none, there is no such device, or the model is an
+                encoder.
+        """
+        super().__init__()
+        del max_batch_size
+        try:
+            self.batch_size = int(batch_size or 8)
+        except ValueError as error:
+            raise ValueError(f"batch_size must be a number of texts, but is {batch_size!r}.") from error
+        for name, number in (("batch_size", self.batch_size), ("chunk_size", int(chunk_size))):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, but is {number}.")
+        self.chunk_size, self.max_gen_toks = int(chunk_size), int(max_gen_toks)
+        self._device = _device_of(device)
+        self.model: LanguageModel = load_model(pretrained, self._device)
+        check_predicts_next(self.model)
+        self.tokenizer: Any = load_tokenizer(pretrained)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The id that begins and ends documents."""
+        return cast("Tokenizer", self.tokenizer).end_of_text
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What tells this tokenizer from others."""
+        return f"retentive-{cast('Tokenizer', self.tokenizer).fingerprint()[:16]}"
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids of a text; end-of-text is put before it when it is read."""
+        return cast("Tokenizer", self.tokenizer).encode(string)
+
+    def _loglikelihood_tokens(self, requests: Sequence[Encoded], **_: Any) -> list[tuple[float, bool]]:
+        scores = self.score([(context, continuation) for _, context, continuation in requests])
+        answers = [(score.log_likelihood, score.is_greedy) for score in scores]
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood", request[0], answer)
+        return answers
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
+        """The log-likelihood of whole texts, each read once from begin to end with its state carried along."""
+        texts = [cast("tuple[str]", request.args) for request in requests]
+        scores = self.score([([], self.tok_encode(text)) for (text,) in texts])
+        for arguments, score in zip(texts, scores, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", arguments, score.log_likelihood)
+        return [score.log_likelihood for score in scores]
+
+    def score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Score]:
+        """The log-likelihood of continuations, each after its context.
+
+        Raises:
+            ValueError: If a text is longer than a model with learned positions can read.
+        """
+        scores = [Score(0.0, True)] * len(pairs)
+        order = [number for number, (_, continuation) in enumerate(pairs) if continuation]
+        order.sort(key=lambda number: -sum(map(len, pairs[number])))
+        for begin in range(0, len(order), self.batch_size):
+            numbers = order[begin : begin + self.batch_size]
+            for number, score in zip(numbers, self._score([pairs[number] for number in numbers]), strict=True):
+                scores[number] = score
+        return scores
+
+    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Score]:
+        """Read rows whose ends are aligned, so that continuations stand in the last columns of all."""
+        read = [[*self._begin(context), *continuation[:-1]] for context, continuation in pairs]
+        batch = align([torch.tensor(row) for row in read], self._device)
+        time = batch.longest
+        self._check_room(time)
+        labels = torch.full((len(pairs), time), IGNORED)
+        for row, (_, continuation) in enumerate(pairs):
+            labels[row, time - len(continuation) :] = torch.tensor(continuation)
+        labels = labels.to(self._device)
+        first = time - max(len(continuation) for _, continuation in pairs)
+        total = torch.zeros(len(pairs), dtype=torch.float64, device=self._device)
+        likeliest = torch.ones(len(pairs), dtype=torch.bool, device=self._device)
+        state = None
+        for begin in range(0, time, self.chunk_size):
+            columns = slice(begin, min(time, begin + self.chunk_size))
+            wanted = columns.stop - min(max(begin, first), columns.stop)
+            mask = None if batch.mask is None else batch.mask[:, columns]
+            with evaluating(self.model):
+                output = self.model(batch.tokens[:, columns], state, mask=mask, logits_to_keep=wanted)
+                state = output.state
+                if output.logits is not None:
+                    logits, piece = output.logits.float(), labels[:, columns.stop - wanted : columns.stop]
+                    counted = piece != IGNORED
+                    chosen = logits.log_softmax(-1).gather(-1, piece.clamp_min(0)[..., None]).squeeze(-1)
+                    total += chosen.double().where(counted, 0).sum(1)
+                    likeliest &= ((logits.argmax(-1) == piece) | ~counted).all(1)
+        return [Score(value, greedy) for value, greedy in zip(total.tolist(), likeliest.tolist(), strict=True)]
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Go on from contexts until one of some strings, the end of the document, or a number of tokens."""
+        asked = [cast("tuple[str, dict[str, Any]]", request.args) for request in requests]
+        options = [GenerationOptions.read(wanted, self.max_gen_toks) for _, wanted in asked]
+        answers = [""] * len(asked)
+        for numbers in _alike(options, self.batch_size):
+            texts = self._continue([asked[number][0] for number in numbers], options[numbers[0]])
+            for number, text in zip(numbers, texts, strict=True):
+                answers[number] = text
+                self.cache_hook.add_partial("generate_until", asked[number], text)
+        return answers
+
+    def _continue(self, contexts: Sequence[str], options: GenerationOptions) -> list[str]:
+        prompts = [self._begin(self.tok_encode(context)) for context in contexts]
+        steps = stream(
+            self.model,
+            prompts,
+            max_new_tokens=options.max_new_tokens,
+            sampling=options.sampling,
+            stop_tokens=[self.eot_token_id],
+        )
+        readers = [TextStream(self.tokenizer) for _ in contexts]
+        texts, going = [""] * len(contexts), set(range(len(contexts)))
+        for step in steps:
+            for row in sorted(going):
+                token = step[row]
+                if token is None or token == self.eot_token_id:
+                    going.discard(row)
+                    continue
+                texts[row] += readers[row].push(token)
+                if any(end in texts[row] for end in options.until):
+                    going.discard(row)
+            if not going:
+                break
+        whole = [text + reader.finish() for text, reader in zip(texts, readers, strict=True)]
+        return [_cut(text, options.until) for text in whole]
+
+    def _begin(self, context: list[int]) -> list[int]:
+        return context if context[:1] == [self.eot_token_id] else [self.eot_token_id, *context]
+
+    def _check_room(self, tokens: int) -> None:
+        longest = self.model.longest_text
+        if longest is not None and tokens > longest:
+            raise ValueError(
+                f"every text must fit into the model's max_positions = {longest} tokens, but one has {tokens}: a model "
+                "with learned positions cannot read on. Choose another task or a family without them."
+            )
+
+
+def _device_of(name: str | None) -> torch.device:
+    """The device that the harness names, or the one that is there."""
+    if name == DEFAULT_DEVICE and not torch.cuda.is_available():
+        logging.getLogger(__name__).warning("torch finds no GPU: %s, the harness's default, becomes the CPU", name)
+        name = "cpu"
+    kind, _, number = ("auto" if name is None else name).partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
+        raise ValueError(
+            f"device must be 'cpu', 'cuda' or 'cuda:' and a number, but is {name!r}; leave it out to choose."
+        )
+    device = chosen_device(kind)
+    return torch.device(device.type, int(number)) if number else device
+
+
+def _alike(options: Iterable[GenerationOptions], size: int) -> Iterator[list[int]]:
+    """Numbers of requests with the same options, at most so many together."""
+    groups: dict[GenerationOptions, list[int]] = {}
+    for number, wanted in enumerate(options):
+        groups.setdefault(wanted, []).append(number)
+    for numbers in groups.values():
+        yield from (numbers[begin : begin + size] for begin in range(0, len(numbers), size))
+
+
+def _cut(text: str, until: Iterable[str]) -> str:
+    """The text before the first of some strings."""
+    for end in until:
+        text = text.split(end, 1)[0] if end else text
+    return text

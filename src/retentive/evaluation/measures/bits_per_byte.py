@@ -1,0 +1,162 @@
+"""Bits per byte of held-out documents: what a model needs to write their text down.
+
+The nats of all tokens of the documents over the bytes of their text in UTF-8, in units of ``ln 2``. A character of
+several bytes, or one that is split between tokens, counts by its bytes, so models with different tokenizers can be
+compared. End-of-text counts on neither side; see `retentive.evaluation.measures.scoring`.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from retentive.data.retrieval_batches import FindsNeighbours
+from retentive.evaluation.measures.documents import Coverage, Documents
+from retentive.evaluation.measures.scoring import ScoredTokens, score_in_one_pass, score_in_windows
+from retentive.evaluation.measures.uncertainty import standard_error_of_ratio
+from retentive.models.base import LanguageModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitsPerByte:
+    """How well a model predicts some documents.
+
+    Attributes:
+        method: ``windows``: each with an empty memory. ``one_pass``: the state carried through each document.
+        bits_per_byte: Lower is better; 8 is what bytes take without a model.
+        standard_error: Of ``bits_per_byte``, from the differences between documents; None for a single one.
+        nats_per_token: Mean loss of the scored tokens; compares only models with one tokenizer.
+        tokens: Tokens scored, each once.
+        bytes: Bytes of the documents' text in UTF-8.
+        documents: Documents scored.
+        coverage: How much of the split was measured.
+        window: Tokens of a window; None in one pass.
+        stride: Tokens from window to window; None in one pass.
+        seconds: The measurement took.
+    """
+
+    method: Literal["windows", "one_pass"]
+    bits_per_byte: float
+    standard_error: float | None
+    nats_per_token: float
+    tokens: int
+    bytes: int
+    documents: int
+    coverage: Coverage
+    window: int | None
+    stride: int | None
+    seconds: float
+
+
+class DocumentTally:
+    """Adds up the loss of each document."""
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+        count = len(documents.numbers)
+        self._nats, self._tokens = np.zeros(count), np.zeros(count, np.int64)
+
+    def add(self, scored: ScoredTokens) -> None:
+        """Count some tokens."""
+        place = np.searchsorted(self._documents.numbers, scored.document)
+        np.add.at(self._nats, place, scored.nats)
+        np.add.at(self._tokens, place, 1)
+
+    def result(
+        self,
+        method: Literal["windows", "one_pass"],
+        *,
+        seconds: float,
+        window: int | None = None,
+        stride: int | None = None,
+    ) -> BitsPerByte:
+        """The mean over all documents."""
+        assert (self._tokens == self._documents.lengths).all(), "every token must be scored, and once"
+        sizes = self._documents.sizes
+        tokens, text_bytes = int(self._tokens.sum()), int(sizes.sum())
+        error = standard_error_of_ratio(self._nats, sizes)
+        return BitsPerByte(
+            method=method,
+            bits_per_byte=float(self._nats.sum()) / text_bytes / math.log(2),
+            standard_error=None if error is None else error / math.log(2),
+            nats_per_token=float(self._nats.sum()) / tokens,
+            tokens=tokens,
+            bytes=text_bytes,
+            documents=len(sizes),
+            coverage=self._documents.coverage,
+            window=window,
+            stride=stride,
+            seconds=seconds,
+        )
+
+
+def bits_per_byte_in_windows(
+    model: LanguageModel,
+    documents: Documents,
+    *,
+    window: int = 2048,
+    stride: int = 1024,
+    batch_size: int = 8,
+    neighbours: FindsNeighbours | None = None,
+    on_tokens: Callable[[int], object] = lambda _: None,
+) -> BitsPerByte:
+    """Measure with sliding windows, the way that models without a carried state are compared.
+
+    Args:
+        model: What predicts; its mode is left as it was.
+        documents: As `select_documents` gives them.
+        window: Tokens read together.
+        stride: Tokens from window to window; each scores what the one before it did not reach.
+        batch_size: Windows side by side. Changes speed and memory, never results.
+        neighbours: For models that read them: those of every chunk.
+        on_tokens: Called with the number of tokens scored since its last call.
+
+    Raises:
+        MismatchError: If the model lacks some token ids.
+        ValueError: If a number is out of range, or there is nothing to score.
+    """
+    documents.check_model(model)
+    begin = time.perf_counter()
+    scores = score_in_windows(
+        model, documents, window=window, stride=stride, batch_size=batch_size, neighbours=neighbours
+    )
+    tally = _count(documents, scores, on_tokens)
+    return tally.result("windows", seconds=time.perf_counter() - begin, window=window, stride=stride)
+
+
+def bits_per_byte_in_one_pass(
+    model: LanguageModel,
+    documents: Documents,
+    *,
+    chunk_size: int = 1024,
+    batch_size: int = 8,
+    on_tokens: Callable[[int], object] = lambda _: None,
+) -> BitsPerByte:
+    """Measure in one pass: every token is read once, and predicted from its whole document so far.
+
+    Args:
+        model: What predicts; its mode is left as it was.
+        documents: As `select_documents` gives them.
+        chunk_size: Tokens of each document read in one call. Changes speed and memory, never results.
+        batch_size: Documents side by side. Changes speed and memory, never results.
+        on_tokens: Called with the number of tokens scored since its last call.
+
+    Raises:
+        MismatchError: If the model lacks some token ids.
+        ValueError: If a number is out of range, or there is nothing to score.
+    """
+    documents.check_model(model)
+    begin = time.perf_counter()
+    scores = score_in_one_pass(model, documents, chunk_size=chunk_size, batch_size=batch_size)
+    return _count(documents, scores, on_tokens).result("one_pass", seconds=time.perf_counter() - begin)
+
+
+def _count(documents: Documents, scores: Iterable[ScoredTokens], on_tokens: Callable[[int], object]) -> DocumentTally:
+    tally = DocumentTally(documents)
+    for scored in scores:
+        tally.add(scored)
+        on_tokens(len(scored.token))
+    return tally

@@ -1,0 +1,226 @@
+"""The loss of each chunk of held-out documents, with neighbours and without."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+
+from retentive.data.batch import IGNORED
+from retentive.data.evaluation_windows import EvaluationBatch, EvaluationWindows
+from retentive.data.neighbour_stores import ChunkNeighbours
+from retentive.data.retrieval_batches import FindsNeighbours, neighbours_of_rows
+from retentive.evaluation.measures.documents import Documents
+from retentive.evaluation.measures.mode import evaluating
+from retentive.models.base import LanguageModel
+from retentive.retrieval import Datastore
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """All chunks of some documents, in order; the last of a document may be shorter.
+
+    Attributes:
+        documents: What they are cut from.
+        chunk_size: Tokens of a chunk.
+    """
+
+    documents: Documents
+    chunk_size: int
+
+    @property
+    def counts(self) -> Int64[np.ndarray, "documents"]:
+        """Chunks of each document."""
+        return -(-self.documents.lengths // self.chunk_size)
+
+    @property
+    def first(self) -> Int64[np.ndarray, "documents"]:
+        """Place of each document's first chunk among all."""
+        return np.cumsum(self.counts) - self.counts
+
+    @property
+    def owners(self) -> Int64[np.ndarray, "chunks"]:
+        """Number in its split of each chunk's document."""
+        return np.repeat(self.documents.numbers, self.counts)
+
+    @property
+    def numbers(self) -> Int64[np.ndarray, "chunks"]:
+        """Number of each chunk in its document."""
+        return np.arange(int(self.counts.sum())) - np.repeat(self.first, self.counts)
+
+    def tokens(self) -> Int64[np.ndarray, "chunks length"]:
+        """Token ids, -1 after the end of a shorter chunk."""
+        rows = np.full((int(self.counts.sum()), self.chunk_size), -1, dtype=np.int64)
+        for first, count, number in zip(self.first, self.counts, self.documents.numbers, strict=True):
+            text = self.documents.text(int(number))
+            rows[first : first + count].reshape(-1)[: len(text)] = text
+        return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkScores:
+    """The loss of chunks, in the order of `Chunks`.
+
+    Attributes:
+        nats: Sum over each chunk's tokens.
+        num_bytes: Bytes of each chunk's text.
+    """
+
+    nats: Float64[np.ndarray, "chunks"]
+    num_bytes: Int64[np.ndarray, "chunks"]
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Over all chunks."""
+        return float(self.nats.sum() / np.log(2) / self.num_bytes.sum())
+
+
+@dataclass(frozen=True)
+class OthersNeighbours:
+    """Each chunk is given the neighbours of another one, by a permutation of all chunks.
+
+    Attributes:
+        neighbours: The right ones.
+        chunks: All chunks that there are.
+        seed: Decides the permutation.
+    """
+
+    neighbours: ChunkNeighbours
+    chunks: Chunks
+    seed: int = 0
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a chunk."""
+        return self.neighbours.chunk_size
+
+    def tokens(
+        self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
+    ) -> Int64[np.ndarray, "*shape k length"]:
+        """Neighbours of other chunks."""
+        owners, places = self.chunks.owners, self.chunks.numbers
+        # Only whole chunks have neighbours that are read.
+        whole = np.flatnonzero(
+            places < (np.repeat(self.chunks.documents.lengths, self.chunks.counts) // self.chunk_size)
+        )
+        other = np.random.default_rng(self.seed).permutation(whole)
+        of_chunk = dict(zip(zip(owners[whole].tolist(), places[whole].tolist(), strict=True), other, strict=True))
+        flat = zip(documents.reshape(-1).tolist(), numbers.reshape(-1).tolist(), strict=True)
+        chosen = np.array([of_chunk.get(key, -1) for key in flat], dtype=np.int64)
+        there = chosen >= 0
+        given = np.where(there, owners[chosen], -1), np.where(there, places[chosen], -1)
+        return self.neighbours.tokens(given[0].reshape(documents.shape), given[1].reshape(documents.shape))
+
+
+@dataclass(frozen=True)
+class FoundNeighbours:
+    """Each chunk is looked for in a datastore, which need not be the one of training.
+
+    Attributes:
+        database: Where.
+        chunks: All chunks that there are; none of their documents is in the datastore.
+        k: Neighbours of each.
+    """
+
+    database: Datastore
+    chunks: Chunks
+    k: int = 2
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a chunk."""
+        return self.database.chunk_size
+
+    def tokens(
+        self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
+    ) -> Int64[np.ndarray, "*shape k length"]:
+        """Neighbours of chunks."""
+        found = np.full((documents.size, self.k, 2 * self.chunk_size), -1, dtype=np.int64)
+        there = np.flatnonzero(documents.reshape(-1) >= 0)
+        texts = [
+            self.chunks.documents.text(int(document))[number * self.chunk_size :][: self.chunk_size].astype(np.int64)
+            for document, number in zip(documents.reshape(-1)[there], numbers.reshape(-1)[there], strict=True)
+        ]
+        if texts:
+            found[there] = self.database.search(np.stack(texts), k=self.k).tokens
+        return found.reshape(*documents.shape, self.k, -1)
+
+
+def score_chunks(
+    model: LanguageModel,
+    chunks: Chunks,
+    neighbours: FindsNeighbours | None = None,
+    *,
+    window: int = 1024,
+    stride: int = 512,
+    batch_size: int = 8,
+    on_tokens: Callable[[int], object] = lambda _: None,
+) -> ChunkScores:
+    """Score every token once, in overlapping windows that begin where a chunk does.
+
+    Args:
+        model: What predicts; its mode is left as it was.
+        chunks: What is scored.
+        neighbours: Of the chunks; None reads none.
+        window: Tokens read together.
+        stride: Tokens from window to window, whole chunks.
+        batch_size: Windows side by side. Changes speed and memory, never results.
+        on_tokens: Called with the number of tokens scored since its last call.
+
+    Raises:
+        ValueError: If a window would begin inside a chunk, or neighbours are of chunks of another size.
+    """
+    size, documents = chunks.chunk_size, chunks.documents
+    if stride % size:
+        raise ValueError(f"stride must be whole chunks of {size} tokens, but is {stride}.")
+    if neighbours is not None and neighbours.chunk_size != size:
+        raise ValueError(f"neighbours must be of chunks of {size} tokens, but are of {neighbours.chunk_size}.")
+    documents.check_model(model)
+    windows = EvaluationWindows(
+        documents.store,
+        documents.split,
+        window=window,
+        stride=stride,
+        batch_size=batch_size,
+        documents=documents.numbers.tolist(),
+    )
+    place = {int(number): int(first) for number, first in zip(documents.numbers, chunks.first, strict=True)}
+    count = int(chunks.counts.sum())
+    nats, num_bytes = np.zeros(count), np.zeros(count, dtype=np.int64)
+    for batch in windows:
+        loss = _loss(model, batch, neighbours)
+        rows, columns = np.nonzero((batch.labels != IGNORED).numpy())
+        first = np.array([place[document] for document in batch.document.tolist()])
+        of_chunk = first[rows] + (batch.offset.numpy()[rows] + columns) // size
+        np.add.at(nats, of_chunk, loss[rows, columns])
+        np.add.at(num_bytes, of_chunk, batch.scored_bytes.numpy()[rows, columns])
+        on_tokens(len(rows))
+    return ChunkScores(nats=nats, num_bytes=num_bytes)
+
+
+def _loss(
+    model: LanguageModel, batch: EvaluationBatch, neighbours: FindsNeighbours | None
+) -> Float64[np.ndarray, "batch time"]:
+    mask = None if bool(batch.mask.all()) else batch.mask
+    beside: dict[str, torch.Tensor] = {}
+    if neighbours is not None:
+        lengths = batch.mask.sum(1).numpy()
+        beside["neighbours"] = neighbours_of_rows(
+            neighbours, batch.document.numpy(), batch.offset.numpy(), lengths, carries_state=False
+        )
+    device = next(model.parameters()).device
+    with evaluating(model):
+        output = model(
+            batch.tokens.to(device),
+            mask=None if mask is None else mask.to(device),
+            **{name: tensor.to(device) for name, tensor in beside.items()},
+        )
+        assert output.logits is not None
+        loss = torch.nn.functional.cross_entropy(
+            output.logits.float().flatten(0, 1),
+            batch.labels.flatten().to(device),
+            ignore_index=IGNORED,
+            reduction="none",
+        )
+    return loss.view_as(batch.labels).double().cpu().numpy()

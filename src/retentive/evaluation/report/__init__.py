@@ -1,0 +1,1 @@
+"""Reports: measurements as charts, tables and passages, drawn as one page."""

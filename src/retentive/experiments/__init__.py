@@ -1,0 +1,1 @@
+"""What trains models to show something: a demo, recall over a million bytes, whether neighbours help."""

@@ -1,0 +1,1 @@
+"""How long a small memory holds a fact."""

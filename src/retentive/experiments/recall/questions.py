@@ -1,0 +1,220 @@
+"""Is a fact that was read once still there after a million bytes? Trials with known answers, and their controls.
+
+A text is filler with one fact in it and a question at its end, in the bytes of `retentive.data.recurrent_tasks`. It is
+read as a user would read it: one row, piece by piece, the state carried. Before the last segment, which holds the
+question and never the fact, the state is all that is left of what came before; so the controls replace it there.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from retentive.data.recurrent_tasks import FACT_LENGTH, QUESTION, VALUES, fact_bytes, filler_bytes
+from retentive.evaluation.measures.mode import evaluating
+from retentive.generation.threads import one_thread
+from retentive.models.base import LanguageModel
+from retentive.shapes import Tokens
+from retentive.state import ModelState, map_tensors
+
+DEPTHS = (0.0, 0.25, 0.5, 0.75)
+"""Where facts stand: the share of the text, up to its last segment, that comes before."""
+
+MEMORY, ZEROED, SHUFFLED = "memory", "memory zeroed", "memory of another text"
+"""What the last segment is read after: the state as it is, with zeros for its numbers, or that of the next trial."""
+
+_PIECE = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One text: filler, a fact, a question.
+
+    Attributes:
+        seed: Decides the filler and the exact places.
+        number: Of the trial; decides them too.
+        length: Bytes, whole segments.
+        segment_length: Bytes of a segment.
+        depth: Where the fact stands, as in `DEPTHS`.
+        value: What it says, a number below the number of `VALUES`.
+    """
+
+    seed: int
+    number: int
+    length: int
+    segment_length: int
+    depth: float
+    value: int
+
+    def pieces(self) -> Iterator[Int64[np.ndarray, "1 time"]]:
+        """All but the last segment, some whole segments at a time, so that no text is ever in memory as a whole."""
+        random = self._random("filler")
+        before = self.length - self.segment_length
+        step = max(1, _PIECE // self.segment_length) * self.segment_length
+        place = self._fact_place()
+        for begin in range(0, before, step):
+            piece = filler_bytes((1, min(step, before - begin)), random)
+            inside = place - begin
+            if 0 <= inside < piece.shape[1]:
+                piece[0, inside : inside + FACT_LENGTH] = fact_bytes(self.value)
+            yield piece
+
+    def last_segment(self) -> Int64[np.ndarray, "1 time"]:
+        """The segment that ends with the question."""
+        segment = filler_bytes((1, self.segment_length), self._random("question"))
+        segment[0, -1] = QUESTION
+        return segment
+
+    def _fact_place(self) -> int:
+        """Anywhere in the segment that the depth names, but not across its border."""
+        segments = self.length // self.segment_length - 1
+        segment = min(int(self.depth * segments), segments - 1)
+        room = self.segment_length - FACT_LENGTH + 1
+        return segment * self.segment_length + int(self._random("place").integers(room))
+
+    def _random(self, use: str) -> np.random.Generator:
+        uses = ("filler", "question", "place")
+        return np.random.default_rng((self.seed, self.length, self.number, uses.index(use)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What a model answered at one length.
+
+    Attributes:
+        length: Bytes of each text.
+        depths: Of each trial's fact.
+        values: Of each trial's fact.
+        answers: By what the last segment was read after: the answer to each trial, a number of a value, or -1 for
+            any other byte.
+        seconds: All trials took.
+        resident_bytes: The most memory of the process that was resident while texts were read; None where the system
+            does not tell, or where nothing was read.
+    """
+
+    length: int
+    depths: tuple[float, ...]
+    values: tuple[int, ...]
+    answers: dict[str, tuple[int, ...]]
+    seconds: float
+    resident_bytes: int | None
+
+    def hits(self, after: str, depth: float | None = None) -> tuple[int, int]:
+        """Right answers and trials, of all depths or of one."""
+        chosen = [number for number, found in enumerate(self.depths) if depth is None or found == depth]
+        return sum(self.answers[after][number] == self.values[number] for number in chosen), len(chosen)
+
+
+def make_trials(count: int, *, length: int, segment_length: int, seed: int) -> list[Trial]:
+    """Trials with every depth and every value equally often, as far as they divide, in an order drawn at random.
+
+    Raises:
+        ValueError: If there are no trials, or a text is not of two or more whole segments.
+    """
+    if count < 1:
+        raise ValueError(f"trials must be at least 1, but are {count}.")
+    if length % segment_length or length < 2 * segment_length:
+        raise ValueError(
+            f"lengths must be two or more whole segments of {segment_length} bytes, but one is {length}; the last "
+            "segment asks and holds no fact."
+        )
+    order = np.random.default_rng((seed, length)).permutation(count)
+    return [
+        Trial(
+            seed=seed,
+            number=number,
+            length=length,
+            segment_length=segment_length,
+            depth=DEPTHS[int(place) % len(DEPTHS)],
+            value=int(place) // len(DEPTHS) % len(VALUES),
+        )
+        for number, place in enumerate(order)
+    ]
+
+
+def ask(
+    model: LanguageModel,
+    trials: Sequence[Trial],
+    *,
+    carries_state: bool = True,
+    on_bytes: Callable[[int], object] = lambda count: None,
+) -> Answers:
+    """Read every trial's text, one row at a time on one thread, and ask.
+
+    Args:
+        model: Of any family whose state is carried; read in eval mode.
+        trials: All of one length.
+        carries_state: False for a model that remembers nothing beyond a segment: it reads the last segment alone, and
+            there is nothing for controls to replace.
+        on_bytes: Called with the number of bytes that were read since its last call.
+    """
+    begin, resident = time.perf_counter(), _Resident()
+    with evaluating(model), one_thread(wanted=True):
+        states: list[ModelState | None] = []
+        for trial in trials:
+            states.append(_read(model, trial, resident, on_bytes) if carries_state else None)
+            on_bytes(trial.segment_length if carries_state else trial.length)
+        answers: dict[str, tuple[int, ...]] = {}
+        for after, chosen in _controls(states).items():
+            answers[after] = tuple(_answer(model, trial, state) for trial, state in zip(trials, chosen, strict=True))
+    return Answers(
+        length=trials[0].length,
+        depths=tuple(trial.depth for trial in trials),
+        values=tuple(trial.value for trial in trials),
+        answers=answers,
+        seconds=time.perf_counter() - begin,
+        resident_bytes=resident.most,
+    )
+
+
+def _controls(states: Sequence[ModelState | None]) -> dict[str, Sequence[ModelState | None]]:
+    found: dict[str, Sequence[ModelState | None]] = {MEMORY: states}
+    whole = [state for state in states if state is not None]
+    if whole:
+        found[ZEROED] = [map_tensors(state, _zeros) for state in whole]
+        found[SHUFFLED] = [*whole[1:], *whole[:1]]
+    return found
+
+
+def _zeros(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
+
+
+def _read(model: LanguageModel, trial: Trial, resident: "_Resident", on_bytes: Callable[[int], object]) -> ModelState:
+    state: ModelState | None = None
+    for piece in trial.pieces():
+        state = model(_tokens(piece), state, logits_to_keep=0).state
+        resident.look()
+        on_bytes(piece.shape[1])
+    assert state is not None
+    return state
+
+
+def _answer(model: LanguageModel, trial: Trial, state: ModelState | None) -> int:
+    logits = model(_tokens(trial.last_segment()), state, logits_to_keep=1).logits
+    assert logits is not None
+    return VALUES.find(bytes([int(logits[0, -1].argmax())]))
+
+
+def _tokens(piece: Int64[np.ndarray, "1 time"]) -> Tokens:
+    return torch.from_numpy(piece)
+
+
+class _Resident:
+    """The most memory of this process that was resident at any look."""
+
+    def __init__(self) -> None:
+        self._status = Path("/proc/self/statm")
+        self._page_bytes = os.sysconf("SC_PAGE_SIZE") if self._status.exists() else 0
+        self.most: int | None = None
+
+    def look(self) -> None:
+        """Note how much is resident now."""
+        if self._page_bytes:
+            now = int(self._status.read_text().split()[1]) * self._page_bytes
+            self.most = max(now, self.most or 0)

@@ -1,0 +1,224 @@
+"""What trials of recall found: rows of a table, and a picture."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from retentive.data.recurrent_tasks import VALUES
+from retentive.evaluation.measures.uncertainty import wilson_interval
+from retentive.evaluation.report.document import Curve, LineChart
+from retentive.experiments.recall.questions import DEPTHS, MEMORY, SHUFFLED, ZEROED, Answers
+
+NO_MEMORY = "no memory"
+"""A Transformer that sees the last segment alone."""
+
+NAMES = {
+    MEMORY: "recurrent memory",
+    ZEROED: "memory zeroed before the question",
+    SHUFFLED: "memory of another text",
+    NO_MEMORY: "Transformer, same segment, no memory",
+}
+
+CHANCE = 1 / len(VALUES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Right answers of one model under one condition.
+
+    Attributes:
+        what: A key of `NAMES`.
+        length: Bytes of each text.
+        depth: Where the facts stood; None for all depths.
+        hits: Right answers.
+        trials: Questions.
+    """
+
+    what: str
+    length: int
+    depth: float | None
+    hits: int
+    trials: int
+
+    @property
+    def share(self) -> float:
+        """Of the questions, how many were answered right."""
+        return self.hits / self.trials
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's, at 95 percent."""
+        return wilson_interval(self.hits, self.trials)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedResult:
+    """One seed: how it was trained, and what it recalls.
+
+    Attributes:
+        seed: Of weights, training and trials.
+        parameters: Weights of the model with memory.
+        is_learned: Whether every stage of training was learned.
+        training_seconds: Of the model with memory, on the clock.
+        training_processor_seconds: Of the model with memory, summed over threads.
+        steps: Of each phase of training; the model without memory was trained for as many.
+        rows: What it recalls.
+        seconds: Reading took, by length.
+        resident_bytes: The most memory of the process while reading, by length; None where the system does not tell.
+    """
+
+    seed: int
+    parameters: int
+    is_learned: bool
+    training_seconds: float
+    training_processor_seconds: float
+    steps: tuple[int, ...]
+    rows: tuple[Row, ...]
+    seconds: tuple[tuple[int, float], ...]
+    resident_bytes: tuple[tuple[int, int | None], ...]
+
+    def row(self, what: str, length: int, depth: float | None = None) -> Row:
+        """The one that is asked for."""
+        found = (row for row in self.rows if (row.what, row.length, row.depth) == (what, length, depth))
+        return next(found)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Bytes of the texts, growing."""
+        return tuple(sorted({row.length for row in self.rows}))
+
+
+def seed_result_from_dict(found: Mapping[str, Any]) -> SeedResult:
+    """The inverse of ``dataclasses.asdict``, after JSON has made lists of tuples."""
+    values = dict(found)
+    return SeedResult(
+        rows=tuple(Row(**row) for row in values.pop("rows")),
+        steps=tuple(values.pop("steps")),
+        seconds=tuple((length, seconds) for length, seconds in values.pop("seconds")),
+        resident_bytes=tuple((length, size) for length, size in values.pop("resident_bytes")),
+        **values,
+    )
+
+
+def rows_of(answers: Answers, names: dict[str, str] | None = None) -> Iterator[Row]:
+    """Rows for all depths together and for each, under every condition that was asked in.
+
+    Args:
+        answers: What a model answered.
+        names: What to call a condition instead; None leaves them all.
+    """
+    for after in answers.answers:
+        for depth in (None, *DEPTHS):
+            hits, trials = answers.hits(after, depth)
+            if trials:
+                what = (names or {}).get(after, after)
+                yield Row(what=what, length=answers.length, depth=depth, hits=hits, trials=trials)
+
+
+def markdown(results: Sequence[SeedResult]) -> str:
+    """Every number, as tables."""
+    lengths, longest = results[0].lengths, results[0].lengths[-1]
+    return "\n".join(
+        (
+            f"Right answers of {results[0].row(MEMORY, longest).trials} questions about a fact that was read once, and "
+            f"Wilson's interval at 95%; chance is {CHANCE:.2%}. One row at a time, state carried.",
+            "",
+            _header("", "seed", *(f"{length:,} bytes" for length in lengths)),
+            *(
+                _line(NAMES[what], result.seed, *(_cell(result.row(what, length)) for length in lengths))
+                for what in NAMES
+                for result in results
+            ),
+            "",
+            f"By depth of the fact, at {longest:,} bytes (0: begin of the text):",
+            "",
+            _header("", "seed", *(f"depth {depth:g}" for depth in DEPTHS)),
+            *(
+                _line(NAMES[what], result.seed, *_by_depth(result, what, longest))
+                for what in (MEMORY, ZEROED, SHUFFLED, NO_MEMORY)
+                for result in results
+            ),
+            "",
+            "Training and memory:",
+            "",
+            _header(
+                "seed",
+                "parameters",
+                "learned",
+                "training",
+                "steps",
+                *(f"resident at {length:,}" for length in lengths),
+                f"seconds for one text of {longest:,}",
+            ),
+            *(_training(result) for result in results),
+        )
+    )
+
+
+def _by_depth(result: SeedResult, what: str, length: int) -> Iterator[str]:
+    known = {row.depth for row in result.rows}
+    for depth in DEPTHS:
+        yield _cell(result.row(what, length, depth)) if depth in known else ""
+
+
+def _training(result: SeedResult) -> str:
+    longest = result.lengths[-1]
+    return _line(
+        result.seed,
+        f"{result.parameters:,}",
+        "yes" if result.is_learned else "**no**",
+        f"{result.training_seconds:.0f} s ({result.training_processor_seconds:.0f} s of processor time)",
+        " + ".join(map(str, result.steps)),
+        *("" if size is None else f"{size / 2**20:.1f} MiB" for _, size in result.resident_bytes),
+        f"{dict(result.seconds)[longest] / result.row(MEMORY, longest).trials:.1f}",
+    )
+
+
+def _cell(row: Row) -> str:
+    low, high = row.interval
+    return f"{row.hits}/{row.trials} ({low:.2f} to {high:.2f})"
+
+
+def _header(*names: str) -> str:
+    return _line(*names) + "\n" + _line(*("---" for _ in names))
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def recall_chart(results: Sequence[SeedResult]) -> LineChart:
+    """Right answers against length: a line for each seed, and one for each control, over all seeds."""
+    lengths, trials = results[0].lengths, results[0].rows[0].trials
+    curves = [_curve(f"memory, seed {result.seed}", [result.row(MEMORY, at) for at in lengths]) for result in results]
+    short = {ZEROED: "zeroed", SHUFFLED: "another's", NO_MEMORY: "no memory"}
+    for what, name in short.items():
+        curves.append(_curve(name, [_pooled([result.row(what, at) for result in results]) for at in lengths]))
+    return LineChart(
+        title="A fact that was read once",
+        x_label="bytes read between the begin of the text and the question",
+        y_label="right answers",
+        curves=tuple(curves),
+        x_scale="log",
+        y_from_zero=True,
+        caption=(
+            f"Chance is {CHANCE:.4g}. Bars are Wilson intervals at 95%, over {trials} trials of a "
+            "seed, or over all seeds for controls."
+        ),
+    )
+
+
+def _pooled(rows: Sequence[Row]) -> Row:
+    first = rows[0]
+    hits, trials = sum(row.hits for row in rows), sum(row.trials for row in rows)
+    return Row(what=first.what, length=first.length, depth=None, hits=hits, trials=trials)
+
+
+def _curve(name: str, rows: Sequence[Row]) -> Curve:
+    return Curve(
+        name=name,
+        x=tuple(float(row.length) for row in rows),
+        y=tuple(row.share for row in rows),
+        low=tuple(row.interval[0] for row in rows),
+        high=tuple(row.interval[1] for row in rows),
+    )
