@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.compat.arguments import activation_name, refuse
-from retentive.layers import retention as layers
+from retentive.layers.mixers import retention as layers
 from retentive.layers.norm import NormConfig
 from retentive.ops import retention as ops
 from retentive.ops.retention import log_decay_linspace
