@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from retentive import RetNet, RetNetConfig, Sampling, generate, load_model, load_state, save_model, save_state
-from retentive.data.byte_tokenizer import ByteTokenizer
+from retentive.text.byte_tokenizer import ByteTokenizer
 
 STEPS, WINDOW = 60, 64
 

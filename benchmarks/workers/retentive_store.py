@@ -11,18 +11,18 @@ import torch
 
 from benchmarks.worker import Work
 from retentive.retrieval import Datastore, DenseEncoder, IndexConfig, LexicalEncoder, LocalEngine, NeighbourConfig
-from retentive.retrieval.blocks import read_block, write_block
-from retentive.retrieval.chunking import group_documents
-from retentive.retrieval.corpus import Corpus
+from retentive.retrieval.blocks.block import read_block, write_block
+from retentive.retrieval.blocks.chunking import group_documents
+from retentive.retrieval.blocks.corpus import Corpus
+from retentive.retrieval.blocks.vectors import VECTORS, VectorRows, vector_key
 from retentive.retrieval.encoders.dense import _side_by_side
-from retentive.retrieval.filters import make_filter
-from retentive.retrieval.neighbours import NEIGHBOURS, TABLES
-from retentive.retrieval.searching import vector_rows
+from retentive.retrieval.index.vector_index import INDEX, VectorIndex
+from retentive.retrieval.index.vector_index_build import build_vector_index, exact_scores
+from retentive.retrieval.neighbours.filters import make_filter
+from retentive.retrieval.neighbours.table import NEIGHBOURS, TABLES
+from retentive.retrieval.search.searcher import vector_rows
 from retentive.retrieval.stages import ChunkTask, EncodeTask, SegmentTask, block_words, segment_jobs
 from retentive.retrieval.tokens import Passages
-from retentive.retrieval.vector_index import INDEX, VectorIndex
-from retentive.retrieval.vector_index_build import build_vector_index, exact_scores
-from retentive.retrieval.vectors import VECTORS, VectorRows, vector_key
 
 CHUNK_SIZE, CONFIG = 64, NeighbourConfig(k=2)
 

@@ -11,9 +11,9 @@ import torch
 from checkpoints.foreign import Case, frozen
 from retentive.checkpoints.conversion import convert, format_names, read_foreign, to_foreign
 from retentive.cli.main import main
-from retentive.data.byte_tokenizer import ByteTokenizer
-from retentive.data.tokenizer import load_tokenizer
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.text.byte_tokenizer import ByteTokenizer
+from retentive.text.loading import load_tokenizer
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from retentive import RecurrentMemoryConfig, RecurrentMemoryTransformer, load_model
 from retentive.checkpoints.conversion import convert, read_foreign, to_foreign
 from retentive.cli.main import main
-from retentive.data.subword_tokenizer import train_bpe
-from retentive.data.tokenizer import load_tokenizer
 from retentive.errors import MismatchError
 from retentive.models.retro import RetroConfig
 from retentive.models.retro.retrofit import retrofit
+from retentive.text.loading import load_tokenizer
+from retentive.text.subword_tokenizer import train_bpe
 
 transformers = pytest.importorskip("transformers")
 

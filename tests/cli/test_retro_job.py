@@ -11,7 +11,7 @@ from cli.test_main_job import run, start
 from retentive import generate
 from retentive.checkpoints import load_model
 from retentive.cli.generate import own_neighbours
-from retentive.data.tokenizer import load_tokenizer
+from retentive.text.loading import load_tokenizer
 
 TRAIN = [
     "--steps=4",

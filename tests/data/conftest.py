@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.vocabularies import numbered_tokenizer
 from retentive.data.splitting import draw
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter
+from text.vocabularies import numbered_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.vocabularies import sentencepiece_style
-from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.data.evaluation_windows import EvaluationWindows, bytes_of_labels
-from retentive.data.subword_tokenizer import SubwordTokenizer, train_bpe
 from retentive.data.token_store_writer import TokenStoreWriter
+from retentive.text.byte_tokenizer import ByteTokenizer
+from retentive.text.subword_tokenizer import SubwordTokenizer, train_bpe
+from text.vocabularies import sentencepiece_style
 
 VOCAB_SIZE = 300
 END = VOCAB_SIZE - 1

@@ -12,8 +12,8 @@ from docstring_parser import parse
 
 from retentive.data.prepare import PrepareConfig, prepare, python_library
 from retentive.data.splitting import split_of
-from retentive.data.subword_tokenizer import train_bpe
 from retentive.data.token_store import TokenStore
+from retentive.text.subword_tokenizer import train_bpe
 
 
 def texts_of(store, split):

@@ -7,12 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.data.manifest import MANIFEST_FILE, Manifest
 from retentive.data.sources import Problem
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.text.byte_tokenizer import ByteTokenizer
 
 TEXTS = {"train": ["first", "数え", "third document"], "heldout": ["held out", "é"]}
 PROBLEM = Problem(name="bad.txt", kind="bad_utf8", message="is not UTF-8")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.data.manifest import MANIFEST_FILE
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter
 from retentive.errors import DamagedFileError
+from retentive.text.byte_tokenizer import ByteTokenizer
 
 
 def ids(text):

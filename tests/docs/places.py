@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from checkpoints.foreign import frozen
 from docs.texts import shorten
-from retrieval.test_encoders import make_model
+from retrieval.encoders.test_encoders import make_model
 
 
 def make_place(page: str, folder: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from evaluation.stores import write_store
-from retentive.data.byte_tokenizer import ByteTokenizer
-from retentive.data.subword_tokenizer import train_bpe
 from retentive.data.token_store import TokenStore
+from retentive.text.byte_tokenizer import ByteTokenizer
+from retentive.text.subword_tokenizer import train_bpe
 
 TEXTS = [
     "a",

@@ -6,7 +6,7 @@ import numpy as np
 
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter
-from retentive.data.tokenizer import Tokenizer
+from retentive.text.tokenizer import Tokenizer
 
 
 def write_store(folder: Path, tokenizer: Tokenizer, texts: list[str]) -> TokenStore:

@@ -9,10 +9,10 @@ from torch import Tensor
 from laws.families import case_name
 from models.retro.small import CHUNK, DEEPNORM, RETNET, VOCAB, random_tokens, small_retro
 from retentive.checkpoints import load_state, save_state
-from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.errors import MismatchError
 from retentive.generation import OwnNeighbours, Retrieval, Sampling, StoreRetriever, generate, stream
 from retentive.retrieval import Datastore
+from retentive.text.byte_tokenizer import ByteTokenizer
 
 VARIANTS = [{}, {"base": RETNET, "chunk_offset": 1}, DEEPNORM]
 PROMPTS = [[3, 1], [5, 9, 2, 6, 5, 3, 5], [8, 9, 7, 9]]

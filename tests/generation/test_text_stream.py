@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.generation.text_stream import TextStream
+from retentive.text.byte_tokenizer import ByteTokenizer
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))

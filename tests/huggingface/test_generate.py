@@ -9,10 +9,10 @@ from transformers.generation.streamers import BaseStreamer
 
 from laws.families import case_name, cases, random_tokens, small_model
 from retentive.checkpoints import load_state, save_state
-from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.generation import generate
 from retentive.huggingface import RetentiveForCausalLM, StateCache, register
 from retentive.models.base import LanguageModel
+from retentive.text.byte_tokenizer import ByteTokenizer
 
 register()
 

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from retentive.data.byte_tokenizer import ByteTokenizer
-from retentive.data.subword_tokenizer import train_bpe
-from retentive.data.tokenizer import Tokenizer, load_tokenizer
+from retentive.text.byte_tokenizer import ByteTokenizer
+from retentive.text.loading import load_tokenizer
+from retentive.text.subword_tokenizer import train_bpe
+from retentive.text.tokenizer import Tokenizer
 
 SENTENCES = [
     "the cat sat on the mat",

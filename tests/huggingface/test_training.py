@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 
 from laws.families import case_name, cases, random_tokens, small_config, small_model
 from retentive.checkpoints import load_model, save_model
-from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.generation import generate
 from retentive.huggingface import RetentiveConfig, RetentiveForCausalLM, register
 from retentive.models.registry import build
+from retentive.text.byte_tokenizer import ByteTokenizer
 
 register()
 

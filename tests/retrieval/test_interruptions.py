@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from retentive.files.folders import is_temporary
 from retentive.retrieval import Datastore
-from retentive.retrieval.atomic_files import is_temporary
-from retentive.retrieval.blocks import read_block
+from retentive.retrieval.blocks.block import read_block
 from retentive.retrieval.verify import verify_store
 from retrieval.interrupted_builds import STAGES, build, start
 from retrieval.texts import contents, make_documents, snapshot

@@ -157,7 +157,7 @@ def test_a_change_is_told_and_the_old_version_stays(tmp_path, capsys, change, to
 
 
 def test_another_tokenizer_is_told_and_refused_when_opened(tmp_path):
-    from retentive.data.subword_tokenizer import train_bpe
+    from retentive.text.subword_tokenizer import train_bpe
 
     build(tmp_path / "s")
     bpe = train_bpe([text for _, text in make_documents(5)], vocab_size=300)

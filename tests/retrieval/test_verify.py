@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from retentive.errors import DamagedFileError
+from retentive.files.folders import temporary_name
 from retentive.retrieval import Datastore, HybridEncoder, IndexConfig, NeighbourConfig
-from retentive.retrieval.atomic_files import temporary_name
-from retentive.retrieval.blocks import read_block
+from retentive.retrieval.blocks.block import read_block
 from retentive.retrieval.verify import verify_store
 from retrieval.texts import HashedWords, damage, make_documents, snapshot
 

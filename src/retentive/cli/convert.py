@@ -8,7 +8,8 @@ from jsonargparse import ArgumentParser, Namespace
 from retentive.checkpoints.conversion import convert, format_names
 from retentive.checkpoints.weights import SavableTokenizer
 from retentive.cli.options import read_config
-from retentive.data.tokenizer import TOKENIZER_FILE, load_tokenizer
+from retentive.text.loading import load_tokenizer
+from retentive.text.tokenizer import TOKENIZER_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from retentive.checkpoints import load_model, save_state
 from retentive.cli.options import add_config, read_config
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours
 from retentive.data.prepare import PrepareConfig, prepare, python_library, with_both_splits
-from retentive.data.progress import Progress
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
 from retentive.evaluation.measures.documents import select_documents
@@ -25,6 +24,7 @@ from retentive.evaluation.model_evaluation import evaluate_model
 from retentive.evaluation.report.files import write_report
 from retentive.experiments.demo.report import DemoRun, Evaluations, Measurements, Sample, make_report
 from retentive.files import write_atomically
+from retentive.files.progress import Progress
 from retentive.generation import Sampling, stream
 from retentive.generation.text_stream import TextStream
 from retentive.models.base import FamilyConfig, LanguageModel

@@ -12,13 +12,14 @@ from jsonargparse import ArgumentParser, Namespace
 from retentive.checkpoints import load_model, load_state, save_state
 from retentive.cli.options import add_config, read_config
 from retentive.data.neighbour_stores import FOLDER
-from retentive.data.tokenizer import Tokenizer, load_tokenizer
 from retentive.evaluation.model_evaluation import chosen_device
 from retentive.generation import OwnNeighbours, Retrieval, Sampling, StoreRetriever, TokenStream, stream
 from retentive.generation.retrieval import Found, Retriever
 from retentive.generation.text_stream import TextStream
 from retentive.models.retro import RetroState
 from retentive.retrieval import Datastore
+from retentive.text.loading import load_tokenizer
+from retentive.text.tokenizer import Tokenizer
 
 POSITIONAL = "checkpoint"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from retentive.files.progress import say
 from retentive.retrieval import (
     Datastore,
     DenseEncoder,
@@ -20,9 +21,8 @@ from retentive.retrieval import (
     make_encoder,
 )
 from retentive.retrieval.build import BuildReport
-from retentive.retrieval.person import describe, find
 from retentive.retrieval.plan import PlanConfig, check_plans, make_plan
-from retentive.retrieval.progress import say
+from retentive.retrieval.search.display import describe, find
 from retentive.retrieval.tokens import ByteText, TextTokenizer
 from retentive.retrieval.verify import verify_store
 
@@ -82,7 +82,7 @@ class EngineConfig:
         """The engine itself."""
         if self.engine == "local":
             return LocalEngine(1 if self.workers is None else self.workers)
-        from retentive.retrieval.ray_engine import RayEngine
+        from retentive.retrieval.engines.ray_engine import RayEngine
 
         return RayEngine(address=self.address, workers=self.workers)
 
@@ -349,7 +349,7 @@ def _tokenizer(config: BuildConfig, encoder: Encoder) -> TextTokenizer:
     if not Path(config.tokenizer).exists():
         message = f"tokenizer must be bytes, encoder or a path, but {config.tokenizer!r} is none of them"
         raise FileNotFoundError(f"{message}.")
-    from retentive.data.tokenizer import load_tokenizer
+    from retentive.text.loading import load_tokenizer
 
     return load_tokenizer(config.tokenizer, end_of_text=config.end_of_text)
 

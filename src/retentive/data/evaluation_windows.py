@@ -12,8 +12,8 @@ from retentive.data.batch import IGNORED, check_sizes
 from retentive.data.manifest import Split
 from retentive.data.packing import empty_split
 from retentive.data.token_store import TokenStore
-from retentive.data.tokenizer import token_byte_lengths
 from retentive.shapes import TokenMask, Tokens
+from retentive.text.tokenizer import token_byte_lengths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

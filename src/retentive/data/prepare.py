@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from retentive.data.byte_tokenizer import ByteTokenizer, utf8
 from retentive.data.manifest import MANIFEST_FILE, Split, SplitRecord
-from retentive.data.progress import Progress
 from retentive.data.sources import (
     EVERY_FILE,
     MAX_DOCUMENT_BYTES,
@@ -24,11 +22,14 @@ from retentive.data.sources import (
     read_documents,
 )
 from retentive.data.splitting import draw, heldout_purpose, split_of
-from retentive.data.subword_tokenizer import SubwordTokenizer, train_bpe
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter, check_output
-from retentive.data.tokenizer import TokenIds, Tokenizer, encode_batch, load_tokenizer, token_byte_lengths
 from retentive.errors import RetentiveError
+from retentive.files.progress import Progress
+from retentive.text.byte_tokenizer import ByteTokenizer, utf8
+from retentive.text.loading import load_tokenizer
+from retentive.text.subword_tokenizer import SubwordTokenizer, train_bpe
+from retentive.text.tokenizer import TokenIds, Tokenizer, encode_batch, token_byte_lengths
 
 _BATCH_BYTES = 4 << 20
 _PROBLEMS_SHOWN = 10

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Int64, UInt16, UInt32
 
 from retentive.data.manifest import PREPARE_AGAIN, SPLITS, Manifest, Split
-from retentive.data.progress import Progress
 from retentive.data.sources import Problem
-from retentive.data.tokenizer import Tokenizer, load_tokenizer
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import FileRecord, checksum
+from retentive.files.progress import Progress
+from retentive.text.loading import load_tokenizer
+from retentive.text.tokenizer import Tokenizer
 
 StoredTokens = UInt16[np.ndarray, "tokens"] | UInt32[np.ndarray, "tokens"]
 

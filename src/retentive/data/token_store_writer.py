@@ -25,7 +25,6 @@ from retentive.data.manifest import (
 )
 from retentive.data.sources import Problem
 from retentive.data.token_store import TokenStore
-from retentive.data.tokenizer import TokenIds, Tokenizer
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import (
     TEMPORARY_SUFFIX,
@@ -35,6 +34,7 @@ from retentive.files import (
     only_writer,
     sync,
 )
+from retentive.text.tokenizer import TokenIds, Tokenizer
 
 _HASH = "-[0-9a-f]{16}"
 _DATA = r"(train|heldout)-(tokens|offsets|bytes|names)%s\.(bin|txt)|problems%s\.jsonl"

@@ -12,7 +12,6 @@ from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.weights import load_model, read_manifest
 from retentive.data.manifest import Split
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, find_neighbours
-from retentive.data.progress import Progress
 from retentive.data.retrieval_batches import FindsNeighbours
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
@@ -22,6 +21,7 @@ from retentive.evaluation.measures.loss_by_position import LossByPosition, Posit
 from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.measures.scoring import score_in_one_pass
 from retentive.files import write_atomically
+from retentive.files.progress import Progress
 from retentive.models.base import LanguageModel
 from retentive.models.retro import Retro
 from retentive.retrieval import NeighbourConfig

@@ -2,7 +2,7 @@
 
 import codecs
 
-from retentive.data.tokenizer import Tokenizer
+from retentive.text.tokenizer import Tokenizer
 
 
 class TextStream:

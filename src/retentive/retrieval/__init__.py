@@ -1,6 +1,6 @@
 """Text as memory: a datastore of chunks and their neighbours."""
 
-from retentive.retrieval.corpus import MISSING
+from retentive.retrieval.blocks.corpus import MISSING
 from retentive.retrieval.encoders import (
     DenseEncoder,
     Encoder,
@@ -9,10 +9,10 @@ from retentive.retrieval.encoders import (
     VectorEncoder,
     make_encoder,
 )
-from retentive.retrieval.engine import Engine, LocalEngine
-from retentive.retrieval.index_choice import IndexConfig
-from retentive.retrieval.neighbours import NeighbourConfig, NeighbourTable
-from retentive.retrieval.queries import Neighbours
+from retentive.retrieval.engines.engine import Engine, LocalEngine
+from retentive.retrieval.index.choice import IndexConfig
+from retentive.retrieval.neighbours.table import NeighbourConfig, NeighbourTable
+from retentive.retrieval.search.queries import Neighbours
 from retentive.retrieval.store import Datastore
 
 __all__ = [

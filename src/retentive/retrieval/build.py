@@ -6,21 +6,24 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from retentive.errors import RetentiveError
-from retentive.retrieval.atomic_files import is_temporary, remove
-from retentive.retrieval.blocks import key_of
-from retentive.retrieval.chunking import (
+from retentive.files.folders import is_temporary, remove
+from retentive.files.progress import say, with_progress
+from retentive.retrieval.blocks.block import key_of
+from retentive.retrieval.blocks.chunking import (
     CHUNKS,
     MAX_CHUNK_SIZE,
     Document,
     group_documents,
     name_and_text,
 )
-from retentive.retrieval.corpus import Corpus
+from retentive.retrieval.blocks.corpus import Corpus
+from retentive.retrieval.blocks.sealed_folder import folder_record, sealed_folder
 from retentive.retrieval.encoders import Encoder
-from retentive.retrieval.engine import Engine
-from retentive.retrieval.folders import folder_record, sealed_folder
-from retentive.retrieval.index_choice import IndexConfig
-from retentive.retrieval.lexical_index import LEXICAL
+from retentive.retrieval.engines.engine import Engine
+from retentive.retrieval.index.choice import IndexConfig
+from retentive.retrieval.index.lexical_index import LEXICAL
+from retentive.retrieval.index.vector_index import INDEX
+from retentive.retrieval.index.vector_index_build import SHARDS, build_vector_index
 from retentive.retrieval.manifest import (
     CURRENT,
     ChunkBlock,
@@ -30,12 +33,9 @@ from retentive.retrieval.manifest import (
     read_manifest,
     write_manifest,
 )
-from retentive.retrieval.progress import say, with_progress
-from retentive.retrieval.searching import parts_of, vector_rows
+from retentive.retrieval.search.searcher import parts_of, vector_rows
 from retentive.retrieval.stages import ChunkTask, EncodeTask, SegmentTask, segment_jobs
 from retentive.retrieval.tokens import TextTokenizer
-from retentive.retrieval.vector_index import INDEX
-from retentive.retrieval.vector_index_build import SHARDS, build_vector_index
 
 TOKENIZER = "tokenizer"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.retrieval.atomic_files import write_atomically
-from retentive.retrieval.blocks import FORMAT_VERSION, canonical_json, damaged, key_of
+from retentive.files.folders import write_atomically
+from retentive.retrieval.blocks.block import FORMAT_VERSION, canonical_json, damaged, key_of
 
 CURRENT = "current.json"
 MANIFESTS = "manifests"

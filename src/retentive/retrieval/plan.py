@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from retentive.retrieval.index_choice import IndexChoice, IndexConfig, choose_index
+from retentive.retrieval.index.choice import IndexChoice, IndexConfig, choose_index
 
 _TABLE_BYTES = 12
 """A neighbour in the table: an id of 8 bytes and a score of 4."""

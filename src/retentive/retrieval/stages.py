@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from retentive.retrieval.blocks import check_block, key_of, read_block, write_block
-from retentive.retrieval.chunking import CHUNKS, DocumentGroup, chunk_group, padded
+from retentive.retrieval.blocks.block import check_block, key_of, read_block, write_block
+from retentive.retrieval.blocks.chunking import CHUNKS, DocumentGroup, chunk_group, padded
+from retentive.retrieval.blocks.sealed_folder import folder_record
+from retentive.retrieval.blocks.vectors import VECTORS, vector_key
 from retentive.retrieval.encoders.lexical import LexicalEncoder
 from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts
-from retentive.retrieval.folders import folder_record
-from retentive.retrieval.lexical_index import LEXICAL, ROWS_PER_SEGMENT, write_segment
+from retentive.retrieval.index.lexical_index import LEXICAL, ROWS_PER_SEGMENT, write_segment
 from retentive.retrieval.manifest import ChunkBlock, FolderRecord
 from retentive.retrieval.tokens import Passages, TextTokenizer
-from retentive.retrieval.vectors import VECTORS, vector_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,21 @@ from jaxtyping import Bool, Int64
 
 from retentive.errors import MismatchError
 from retentive.files import only_writer
-from retentive.retrieval.blocks import damaged
+from retentive.retrieval.blocks.block import damaged
+from retentive.retrieval.blocks.chunking import Document
+from retentive.retrieval.blocks.corpus import Corpus, Ids
+from retentive.retrieval.blocks.sealed_folder import folder_problems
 from retentive.retrieval.build import Builder, BuildReport, document_hashes, named, refuse_foreign_folder
-from retentive.retrieval.chunking import Document
-from retentive.retrieval.corpus import Corpus, Ids
 from retentive.retrieval.encoders import Encoder, encoder_from_settings
 from retentive.retrieval.encoders.lexical import LexicalEncoder
-from retentive.retrieval.engine import Engine, LocalEngine
-from retentive.retrieval.folders import folder_problems
-from retentive.retrieval.index_choice import IndexConfig
+from retentive.retrieval.engines.engine import Engine, LocalEngine
+from retentive.retrieval.index.choice import IndexConfig
+from retentive.retrieval.index.vector_index import NearestVectors
 from retentive.retrieval.manifest import Manifest, current_key, read_manifest, write_manifest
-from retentive.retrieval.neighbours import NeighbourConfig, NeighbourTable, StoreVersion, build_table, find_table
-from retentive.retrieval.queries import Neighbours, Query, query_rows
-from retentive.retrieval.searching import RowNumbers, Searcher, search_allowed
+from retentive.retrieval.neighbours.table import NeighbourConfig, NeighbourTable, StoreVersion, build_table, find_table
+from retentive.retrieval.search.queries import Neighbours, Query, query_rows
+from retentive.retrieval.search.searcher import RowNumbers, Searcher, search_allowed
 from retentive.retrieval.tokens import ByteText, Passages, TextTokenizer, read_tokenizer
-from retentive.retrieval.vector_index import NearestVectors
 from retentive.retrieval.verify import Damage, verify_store
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from retentive.errors import DamagedFileError, RetentiveError
-from retentive.retrieval.blocks import SUFFIX, block_path, check_block, key_of, read_checked_json
+from retentive.files.progress import with_progress
+from retentive.retrieval.blocks.block import SUFFIX, block_path, check_block, key_of, read_checked_json
+from retentive.retrieval.blocks.chunking import CHUNKS
+from retentive.retrieval.blocks.sealed_folder import folder_problems
+from retentive.retrieval.blocks.vectors import VECTORS, vector_key
 from retentive.retrieval.build import temporaries
-from retentive.retrieval.chunking import CHUNKS
-from retentive.retrieval.folders import folder_problems
 from retentive.retrieval.manifest import CURRENT, Manifest, current_key, manifest_path, read_manifest, version_keys
-from retentive.retrieval.near_duplicates import SIGNATURES, signature_key
-from retentive.retrieval.neighbours import NEIGHBOURS, TABLES
-from retentive.retrieval.progress import with_progress
-from retentive.retrieval.vectors import VECTORS, vector_key
+from retentive.retrieval.neighbours.near_duplicates import SIGNATURES, signature_key
+from retentive.retrieval.neighbours.table import NEIGHBOURS, TABLES
 
 
 @dataclass(frozen=True, slots=True)

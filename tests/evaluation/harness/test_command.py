@@ -12,8 +12,8 @@ import torch
 from evaluation.harness.harness_tasks import write_tasks
 from laws.families import small_model
 from retentive.checkpoints import save_model
-from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.evaluation.harness.command import FILE_NAME, install, uninstall
+from retentive.text.byte_tokenizer import ByteTokenizer
 
 NAMES = "local_choice,local_rolling,local_writing"
 LM_EVAL = Path(sysconfig.get_path("scripts")) / "lm_eval"

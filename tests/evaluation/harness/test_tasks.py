@@ -11,9 +11,9 @@ from evaluation.harness.harness_tasks import ROWS, write_tasks
 from laws.families import small_config, small_model
 from retentive.checkpoints import save_model
 from retentive.cli.main import main
-from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.evaluation.harness.model import RetentiveLM
 from retentive.generation import generate
+from retentive.text.byte_tokenizer import ByteTokenizer
 
 
 @pytest.fixture(scope="module", params=["retnet", "rmt"])

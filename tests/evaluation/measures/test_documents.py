@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from evaluation.stores import write_store
-from retentive.data.byte_tokenizer import ByteTokenizer
 from retentive.data.token_store import TokenStore
 from retentive.evaluation.measures.documents import select_documents
+from retentive.text.byte_tokenizer import ByteTokenizer
 
 
 def test_without_a_limit_all_documents_are_taken(byte_store: TokenStore):

@@ -13,10 +13,10 @@ from retentive.checkpoints.weights import load_model
 from retentive.data.packing import PackedWindows
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.token_store import TokenStore
-from retentive.data.tokenizer import load_tokenizer
 from retentive.errors import DamagedFileError, DivergedError, MismatchError
 from retentive.files import only_writer
 from retentive.models.registry import build
+from retentive.text.loading import load_tokenizer
 from retentive.training.processes.processes import alone
 from retentive.training.run.checkpoint_folder import check_whole, checkpoint_folders, checkpoint_name
 from retentive.training.run.held_out import HeldOutWindows

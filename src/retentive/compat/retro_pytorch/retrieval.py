@@ -20,7 +20,7 @@ from torch import Tensor
 from retentive.compat.retro_pytorch.data import open_rows
 from retentive.errors import DamagedFileError
 from retentive.files import checksum, fill_atomically, write_atomically
-from retentive.retrieval.index_choice import IndexConfig, choose_index
+from retentive.retrieval.index.choice import IndexConfig, choose_index
 
 SOS_ID = 101
 EOS_ID = 102

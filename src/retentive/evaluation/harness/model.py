@@ -17,7 +17,6 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
 from retentive.checkpoints import load_model
-from retentive.data.tokenizer import Tokenizer, load_tokenizer
 from retentive.evaluation.measures.mode import evaluating
 from retentive.evaluation.model_evaluation import chosen_device
 from retentive.generation import Sampling, stream
@@ -25,6 +24,8 @@ from retentive.generation.prompt import align
 from retentive.generation.text_stream import TextStream
 from retentive.models.base import LanguageModel, check_predicts_next
 from retentive.ops.cross_entropy import IGNORED
+from retentive.text.loading import load_tokenizer
+from retentive.text.tokenizer import Tokenizer
 
 DEFAULT_DEVICE = "cuda:0"
 """What the harness's command passes on where nobody names a device."""

@@ -21,7 +21,6 @@ from retentive.checkpoints.weights import load_model
 from retentive.data.manifest import SPLITS
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, build_neighbours
 from retentive.data.prepare import PrepareConfig, prepare
-from retentive.data.progress import Progress
 from retentive.data.retrieval_batches import FindsNeighbours
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError
@@ -35,6 +34,7 @@ from retentive.evaluation.measures.chunk_scores import (
 from retentive.evaluation.measures.documents import select_documents
 from retentive.evaluation.measures.overlap import overlaps
 from retentive.files import write_atomically
+from retentive.files.progress import Progress
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import build
 from retentive.models.retro import RetroConfig

@@ -10,8 +10,8 @@ from torch import Tensor
 from retentive.data.batch import IGNORED, Batch, rows_of_rank
 from retentive.data.evaluation_windows import bytes_of_labels
 from retentive.data.token_store import TokenStore
-from retentive.data.tokenizer import token_byte_lengths
 from retentive.models.base import FamilyConfig
+from retentive.text.tokenizer import token_byte_lengths
 from retentive.training.processes.processes import Processes
 from retentive.training.run.config import TrainConfig
 from retentive.training.run.sources import held_out_windows

@@ -1,0 +1,1 @@
+"""Chunks and their vectors on disk, in blocks that can be checked one by one."""

@@ -1,0 +1,213 @@
+"""Blocks: immutable files of arrays that say what they are and can be checked on their own.
+
+A block is a safetensors file, so other tools can read it. Its name is its key, a hash of everything that it was made
+from; a changed input gives another key, so a finished block is never stale and never overwritten. Its last tensor,
+``checksum``, is the SHA-256 of all bytes before it: a block that is cut, altered, zeroed or put under another's name is
+found out without any other file.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retentive.errors import DamagedFileError
+from retentive.files.folders import write_atomically
+
+SUFFIX = ".safetensors"
+FORMAT_VERSION = 1
+_CHECKSUM_BYTES = 32
+_MAX_HEADER_BYTES = 1 << 24
+_DTYPES = {
+    "U8": np.dtype("<u1"),
+    "U16": np.dtype("<u2"),
+    "U32": np.dtype("<u4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+
+
+def canonical_json(value: object) -> str:
+    """One text for one value: sorted names, no white space."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def key_of(*parts: object) -> str:
+    """A name for whatever is made from ``parts``: 128 bits of their SHA-256, and of this format's version."""
+    return hashlib.sha256(canonical_json([FORMAT_VERSION, *parts]).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A block that was opened.
+
+    Attributes:
+        arrays: Memory-mapped and read-only; values are read when they are touched.
+        checksum: SHA-256 of the content, as the file states it.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    checksum: str
+
+
+def block_path(folder: Path, kind: str, key: str) -> Path:
+    """Where a block lies."""
+    return folder / kind / f"{key}{SUFFIX}"
+
+
+def write_block(folder: Path, kind: str, key: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Write a block whole or not at all, and return its checksum.
+
+    Args:
+        folder: Folder of the store.
+        kind: What it holds, as in ``chunks``; also the name of its folder.
+        key: Its name, from `key_of`.
+        arrays: What it holds. The same arrays give the same bytes.
+    """
+    # Wide items first, so that every array is aligned to its items whatever comes before it.
+    names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"block": canonical_json({"kind": kind, "key": key})}}
+    begin = 0
+    for name in names:
+        array = arrays[name]
+        code = _CODES[array.dtype.newbyteorder("<")]
+        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [begin, begin + array.nbytes]}
+        begin += array.nbytes
+    header["checksum"] = {"dtype": "U8", "shape": [_CHECKSUM_BYTES], "data_offsets": [begin, begin + _CHECKSUM_BYTES]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    parts: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
+    for name in names:
+        little = np.ascontiguousarray(arrays[name], dtype=arrays[name].dtype.newbyteorder("<"))
+        parts.append(little.reshape(-1).view(np.uint8).data)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    write_atomically(block_path(folder, kind, key), [*parts, digest.digest()])
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1024)  # a store may have more blocks than a process may have mappings
+def read_block(folder: Path, kind: str, key: str) -> Block:
+    """Open a block: its header and size are checked, its content is not read.
+
+    Raises:
+        DamagedFileError: If it is missing, cut, or another block than its name says.
+    """
+    path = block_path(folder, kind, key)
+    try:
+        content = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        raise damaged(path, "cannot be read" if path.exists() else "is missing") from error
+    header, begin = _header(path, content[:8].tobytes(), lambda size: content[8 : 8 + size].tobytes())
+    reason = _wrong_header(header, begin, len(content), kind, key)
+    if reason is not None:
+        raise damaged(path, reason)
+    arrays: dict[str, np.ndarray] = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            first, last = entry["data_offsets"]
+            arrays[name] = content[begin + first : begin + last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    checksum = arrays.pop("checksum").tobytes().hex()
+    return Block(arrays=arrays, checksum=checksum)
+
+
+def check_block(folder: Path, kind: str, key: str) -> tuple[str | None, str]:
+    """Read a block from end to end: ``(None, checksum)`` if it is sound, or ``(what is wrong, "")``."""
+    path = block_path(folder, kind, key)
+    try:
+        with path.open("rb") as file:
+            length = path.stat().st_size
+            if length < _CHECKSUM_BYTES + 8:
+                return f"is cut: it has {length} bytes", ""
+            header, begin = _header(path, file.read(8), file.read)
+            reason = _wrong_header(header, begin, length, kind, key)
+            if reason is not None:
+                return reason, ""
+            file.seek(0)
+            digest, left = hashlib.sha256(), length - _CHECKSUM_BYTES
+            while left > 0:
+                part = file.read(min(left, 1 << 22))
+                digest.update(part)
+                left -= len(part)
+            stated = file.read()
+    except FileNotFoundError:
+        return "is missing", ""
+    except DamagedFileError as error:
+        return str(error.__cause__ or "has no readable header"), ""
+    except OSError as error:
+        return f"cannot be read ({error.strerror})", ""
+    if digest.digest() != stated:
+        return "does not have the content that its checksum was taken of", ""
+    return None, stated.hex()
+
+
+def checked_json(content: Mapping[str, Any]) -> bytes:
+    """A small file that can be checked on its own: ``content`` and the SHA-256 of it."""
+    digest = hashlib.sha256(canonical_json(dict(content)).encode()).hexdigest()
+    return (json.dumps({**content, "checksum": digest}, sort_keys=True, indent=1) + "\n").encode()
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Read such a file back.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        DamagedFileError: If it was altered.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        digest = content.pop("checksum")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, "cannot be read") from error
+    if hashlib.sha256(canonical_json(content).encode()).hexdigest() != digest:
+        raise damaged(path, "does not have the content that its checksum was taken of")
+    return content
+
+
+def damaged(path: Path, reason: str) -> DamagedFileError:
+    """The error for a file of a store that is not what it should be, with the cure."""
+    cure = "build the store again from the same documents: only damaged and missing blocks are made anew"
+    return DamagedFileError(f"{path} {reason}: {cure}.")
+
+
+def _header(path: Path, length: bytes, read: Any) -> tuple[dict[str, Any], int]:
+    size = int.from_bytes(length, "little")
+    if not 0 < size <= _MAX_HEADER_BYTES:
+        raise damaged(path, "has no readable header") from ValueError("has no readable header")
+    try:
+        header = json.loads(read(size))
+    except ValueError as error:
+        raise damaged(path, "has no readable header") from ValueError(
+            f"has no readable header ({type(error).__name__})"
+        )
+    if not isinstance(header, dict):
+        raise damaged(path, "has no readable header") from ValueError("has no readable header")
+    return header, 8 + size
+
+
+def _wrong_header(header: dict[str, Any], begin: int, length: int, kind: str, key: str) -> str | None:
+    try:
+        stated = json.loads(header["__metadata__"]["block"])
+        if stated != {"kind": kind, "key": key}:
+            return f"holds another block ({stated['kind']} {stated['key']})"
+        end = header["checksum"]["data_offsets"][1]
+        if begin + end != length:
+            return f"is cut: it has {length} bytes, not {begin + end}"
+        for name, entry in header.items():
+            if name != "__metadata__":
+                first, last = entry["data_offsets"]
+                if last - first != _DTYPES[entry["dtype"]].itemsize * math.prod(entry["shape"]):
+                    return "has a header that contradicts itself"
+    except (KeyError, TypeError, ValueError):
+        return "has no readable header"
+    return None

@@ -1,0 +1,174 @@
+"""The text of a store: chunks by id, their documents, what follows them. Memory-mapped; reading never writes."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int, Int64, UInt64
+
+from retentive.retrieval.blocks.block import read_block
+from retentive.retrieval.blocks.chunking import CHUNKS, document_rows, padded
+from retentive.retrieval.manifest import ChunkBlock
+from retentive.retrieval.tokens import NO_TOKEN, Rows
+
+MISSING = -1
+"""Id of a chunk or document that is not there."""
+
+Ids = Int64[np.ndarray, "*shape"]
+"""Ids of chunks, `MISSING` where there is none."""
+
+
+class Corpus:
+    """Chunks ``0 ... num_chunks - 1`` of documents ``0 ... num_documents - 1``, in the order they were given.
+
+    Args:
+        folder: Folder of the store.
+        blocks: Its blocks of chunks, in order.
+        chunk_size: Tokens per chunk.
+        removed: Numbers of documents that were removed.
+    """
+
+    def __init__(self, folder: Path, blocks: Sequence[ChunkBlock], chunk_size: int, removed: Sequence[int]) -> None:
+        self.folder = folder
+        self.blocks = tuple(blocks)
+        self.chunk_size = chunk_size
+        self.first_chunks = np.cumsum([0] + [block.rows for block in blocks], dtype=np.int64)
+        self.first_documents = np.cumsum([0] + [block.documents for block in blocks], dtype=np.int64)
+        self.removed = np.array(sorted(removed), dtype=np.int64)
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks, those of removed documents included: ids are never given twice."""
+        return int(self.first_chunks[-1])
+
+    @property
+    def num_documents(self) -> int:
+        """Documents, removed ones included."""
+        return int(self.first_documents[-1])
+
+    def arrays(self, block: int) -> dict[str, np.ndarray]:
+        """What one block holds, as `retentive.retrieval.blocks.chunking.chunk_group` made it."""
+        return dict(read_block(self.folder, CHUNKS, self.blocks[block].key).arrays)
+
+    def tokens(self, ids: Ids) -> Int64[np.ndarray, "*shape chunk_size"]:
+        """Tokens of chunks, `NO_TOKEN` after the end of a chunk and for `MISSING`.
+
+        Raises:
+            ValueError: If an id is not of this store.
+        """
+        flat = self._checked(ids)
+        found = np.full((len(flat), self.chunk_size), NO_TOKEN, dtype=np.int64)
+        for block, places, rows in self.by_block(flat):
+            arrays = self.arrays(block)
+            found[places] = padded(arrays["tokens"][rows], arrays["lengths"][rows])
+        return found.reshape(*ids.shape, self.chunk_size)
+
+    def block_tokens(self, block: int) -> Rows:
+        """Tokens of all chunks of a block."""
+        arrays = self.arrays(block)
+        return padded(arrays["tokens"], arrays["lengths"])
+
+    def continuations(self, ids: Ids) -> Ids:
+        """The chunk that follows each one in its own document, `MISSING` after the last."""
+        flat = self._checked(ids)
+        found = np.full(len(flat), MISSING, dtype=np.int64)
+        for block, places, rows in self.by_block(flat):
+            first_rows = self.arrays(block)["first_rows"]
+            last = np.isin(rows + 1, first_rows)
+            found[places] = np.where(last, MISSING, flat[places] + 1)
+        return found.reshape(ids.shape)
+
+    def with_continuations(self, ids: Ids) -> Int64[np.ndarray, "*shape length"]:
+        """Chunk and continuation side by side, ``2 * chunk_size`` tokens."""
+        return np.concatenate([self.tokens(ids), self.tokens(self.continuations(ids))], axis=-1)
+
+    def documents(self, ids: Ids) -> Ids:
+        """Number of the document of each chunk."""
+        flat = self._checked(ids)
+        found = np.full(len(flat), MISSING, dtype=np.int64)
+        for block, places, rows in self.by_block(flat):
+            first_rows = self.arrays(block)["first_rows"]
+            found[places] = self.first_documents[block] + np.searchsorted(first_rows, rows, side="right") - 1
+        return found.reshape(ids.shape)
+
+    def hashes(self, ids: Ids) -> UInt64[np.ndarray, "*shape"]:
+        """Hash of the tokens of each chunk; 0 for `MISSING`."""
+        flat = self._checked(ids)
+        found = np.zeros(len(flat), dtype=np.uint64)
+        for block, places, rows in self.by_block(flat):
+            found[places] = self.arrays(block)["hashes"][rows]
+        return found.reshape(ids.shape)
+
+    def describe(self, ids: Ids) -> tuple[Ids, UInt64[np.ndarray, "*shape"], UInt64[np.ndarray, "*shape"]]:
+        """Document, hash, and hash of the continuation of each chunk, in one pass; -1 and 0 where there is none."""
+        flat = self._checked(ids)
+        documents = np.full(len(flat), MISSING, dtype=np.int64)
+        hashes, following = np.zeros(len(flat), dtype=np.uint64), np.zeros(len(flat), dtype=np.uint64)
+        for block, places, rows in self.by_block(flat):
+            arrays = self.arrays(block)
+            owner = document_rows(arrays["first_rows"], len(arrays["hashes"]))
+            documents[places] = self.first_documents[block] + owner[rows]
+            hashes[places] = arrays["hashes"][rows]
+            shifted = np.append(arrays["hashes"][1:], np.uint64(0))
+            shifted[arrays["first_rows"][1:][arrays["first_rows"][1:] > 0] - 1] = 0  # the last of each document
+            following[places] = shifted[rows]
+        return documents.reshape(ids.shape), hashes.reshape(ids.shape), following.reshape(ids.shape)
+
+    def is_removed(self, ids: Ids) -> Bool[np.ndarray, "*shape"]:
+        """Which chunks belong to a removed document; `MISSING` does not."""
+        if len(self.removed) == 0:
+            return np.zeros(ids.shape, dtype=np.bool_)
+        return np.isin(self.documents(ids), self.removed)
+
+    def chunks_of(self, document: int) -> range:
+        """Ids of the chunks of a document."""
+        if not 0 <= document < self.num_documents:
+            raise ValueError(f"document must be from 0 to {self.num_documents - 1}, but is {document}.")
+        block = int(np.searchsorted(self.first_documents, document, side="right")) - 1
+        local = document - int(self.first_documents[block])
+        first_rows = self.arrays(block)["first_rows"] + self.first_chunks[block]
+        return range(int(first_rows[local]), int(first_rows[local + 1]))
+
+    def document_name(self, document: int) -> str:
+        """Name of a document, as it was given."""
+        block = int(np.searchsorted(self.first_documents, document, side="right")) - 1
+        return self.block_names(block)[document - int(self.first_documents[block])]
+
+    def block_names(self, block: int) -> list[str]:
+        """Names of the documents of a block."""
+        arrays = self.arrays(block)
+        content, begin, names = arrays["names"].tobytes(), 0, list[str]()
+        for end in arrays["name_ends"].tolist():
+            names.append(content[begin:end].decode("utf-8"))
+            begin = end
+        return names
+
+    def names(self) -> Iterator[tuple[int, str]]:
+        """Number and name of every document that was not removed."""
+        removed = set(self.removed.tolist())
+        for block in range(len(self.blocks)):
+            for local, name in enumerate(self.block_names(block)):
+                number = int(self.first_documents[block]) + local
+                if number not in removed:
+                    yield number, name
+
+    def _checked(self, ids: Int[np.ndarray, "*shape"]) -> Int64[np.ndarray, "_"]:
+        flat = ids.reshape(-1).astype(np.int64)
+        if len(flat) > 0 and not -1 <= flat.min() <= flat.max() < self.num_chunks:
+            wrong = flat[(flat < -1) | (flat >= self.num_chunks)][0]
+            raise ValueError(f"chunk ids must be from 0 to {self.num_chunks - 1} (or -1: missing), but one is {wrong}.")
+        return flat
+
+    def by_block(self, flat: Int64[np.ndarray, "_"]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Block, places in ``flat``, rows in the block; once per block that ``flat`` touches."""
+        places = np.flatnonzero(flat >= 0)
+        blocks = np.searchsorted(self.first_chunks, flat[places], side="right") - 1
+        # As small a type as holds them: two bytes are sorted in one pass.
+        order = np.argsort(blocks.astype(np.min_scalar_type(len(self.blocks))), kind="stable")
+        places, blocks = places[order], blocks[order]
+        begins = np.flatnonzero(np.diff(blocks, prepend=-1))
+        for begin, end in pairwise([*begins.tolist(), len(blocks)]):
+            block = int(blocks[begin])
+            chosen = places[begin:end]
+            yield block, chosen, flat[chosen] - self.first_chunks[block]

@@ -1,0 +1,73 @@
+"""Folders that are parts of a store: immutable like blocks, and sealed with a list of the checksums of their files."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from retentive.files import checksum
+from retentive.files.folders import folder_written_atomically
+from retentive.retrieval.manifest import FolderRecord
+
+SEAL = "checksums"
+"""A list as ``sha256sum`` writes it; its first line says which folder this is."""
+
+
+@contextmanager
+def sealed_folder(folder: Path, kind: str, key: str) -> Generator[Path]:
+    """Give an empty folder to fill; it is sealed and takes its name when the block ends well.
+
+    Args:
+        folder: Folder of the store.
+        kind: What it will be; the folder that it lies in.
+        key: Its name.
+    """
+    with folder_written_atomically(folder / kind / key) as temporary:
+        yield temporary
+        lines = [f"{checksum(path)}  {path.name}\n" for path in sorted(temporary.iterdir())]
+        (temporary / SEAL).write_text("".join([_first_line(kind, key), *lines]))
+
+
+def folder_record(
+    folder: Path, kind: str, key: str, *, first_block: int = 0, num_blocks: int = 0, facts: dict[str, Any] | None = None
+) -> FolderRecord | None:
+    """The record of a finished folder, or ``None`` if it is not there or not sound; every byte is read."""
+    place = folder / kind / key
+    files = _stated(place, kind, key)
+    if files is None or {path.name for path in place.iterdir()} != {SEAL, *files}:
+        return None
+    files[SEAL] = checksum(place / SEAL)
+    record = FolderRecord(
+        kind=kind, key=key, files=files, first_block=first_block, num_blocks=num_blocks, facts=facts or {}
+    )
+    return None if folder_problems(folder, record) else record
+
+
+def folder_problems(folder: Path, record: FolderRecord) -> list[tuple[Path, str]]:
+    """Which files of a folder are not what the record says, and how."""
+    place = folder / record.kind / record.key
+    if not place.is_dir():
+        return [(place, "is missing")]
+    problems: list[tuple[Path, str]] = []
+    for name, stated in record.files.items():
+        try:
+            if checksum(place / name) != stated:
+                problems.append((place / name, "does not have the content that its checksum was taken of"))
+        except FileNotFoundError:
+            problems.append((place / name, "is missing"))
+        except OSError as error:
+            problems.append((place / name, f"cannot be read ({error.strerror})"))
+    return problems
+
+
+def _first_line(kind: str, key: str) -> str:
+    return f"# {kind} {key}\n"
+
+
+def _stated(place: Path, kind: str, key: str) -> dict[str, str] | None:
+    try:
+        first, *lines = (place / SEAL).read_text("utf-8").splitlines(keepends=True)
+    except (OSError, ValueError):
+        return None
+    parts = [line.rstrip("\n").partition("  ") for line in lines]
+    return {name: digest for digest, _, name in parts} if first == _first_line(kind, key) else None

@@ -1,0 +1,1 @@
+"""Indexes: the nearest chunks of a query, by words or by vectors."""

@@ -1,0 +1,1 @@
+"""The neighbours of every chunk, for training."""

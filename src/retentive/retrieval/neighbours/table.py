@@ -1,0 +1,336 @@
+"""The table of neighbours for training: for every chunk the nearest ones that give nothing away, on disk, by block."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.files.folders import write_atomically
+from retentive.files.progress import with_progress
+from retentive.retrieval.blocks.block import (
+    check_block,
+    checked_json,
+    key_of,
+    read_block,
+    read_checked_json,
+    write_block,
+)
+from retentive.retrieval.blocks.corpus import MISSING, Corpus, Ids
+from retentive.retrieval.encoders import Encoder
+from retentive.retrieval.engines.engine import Engine
+from retentive.retrieval.manifest import Manifest, read_manifest
+from retentive.retrieval.neighbours.filters import DocumentKeys, document_keys, make_filter
+from retentive.retrieval.neighbours.near_duplicates import SignatureTask, document_families
+from retentive.retrieval.search.searcher import Searcher, search_allowed
+from retentive.retrieval.tokens import Passages, TextTokenizer
+
+NEIGHBOURS = "neighbours"
+TABLES = "tables"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourConfig:
+    """How a table is made.
+
+    Attributes:
+        k: Neighbours of every chunk.
+        sample_chunks: Chunks of one training sample where samples are packed, one after the other, whatever documents
+            they are from; ``None`` means that a sample has chunks of one document only.
+        near_duplicates: Jaccard similarity of 13-token runs from which chunks, and whole documents, count as the same
+            (0.8 in the RETRO paper); ``None`` removes exact copies only.
+        candidates: Candidates that are asked for at first.
+        max_candidates: Candidates beyond which nobody asks on; a chunk that still has fewer than ``k`` has -1 there.
+    """
+
+    k: int = 2
+    sample_chunks: int | None = None
+    near_duplicates: float | None = None
+    candidates: int = 64
+    max_candidates: int = 4096
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("k", "candidates", "max_candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if self.sample_chunks is not None and self.sample_chunks < 1:
+            raise ValueError(f"sample_chunks must be at least 1 chunk, but is {self.sample_chunks}.")
+        if self.near_duplicates is not None and not 0 < self.near_duplicates <= 1:
+            raise ValueError(f"near_duplicates must be above 0 and at most 1, but is {self.near_duplicates}.")
+
+
+@dataclass(frozen=True)
+class StoreVersion:
+    """What is needed to open one version of a store somewhere else.
+
+    Attributes:
+        folder: Folder of the store.
+        version: Key of the version.
+        tokenizer: Whose tokens its chunks are.
+        encoder: What they are compared by.
+    """
+
+    folder: Path
+    version: str
+    tokenizer: TextTokenizer
+    encoder: Encoder
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What it consists of."""
+        return read_manifest(self.folder, self.version)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Its text."""
+        chunk_size = self.manifest.settings["chunking"]["chunk_size"]
+        return Corpus(self.folder, self.manifest.chunks, chunk_size, self.manifest.removed)
+
+    @cached_property
+    def searcher(self) -> Searcher:
+        """Its indexes."""
+        return Searcher(self.folder, self.manifest, self.encoder, self.tokenizer)
+
+    @cached_property
+    def document_keys(self) -> tuple[DocumentKeys, DocumentKeys]:
+        """Keys of its documents."""
+        return document_keys(self.corpus)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it is, not what it has opened."""
+        return StoreVersion, (self.folder, self.version, self.tokenizer, self.encoder)
+
+
+@dataclass(frozen=True)
+class NeighbourTask:
+    """Finds the neighbours of all chunks of a block.
+
+    Attributes:
+        queries: The chunks that need neighbours.
+        database: Where they are looked for.
+        config: How.
+        table: Key of the table.
+    """
+
+    queries: StoreVersion
+    database: StoreVersion
+    config: NeighbourConfig
+    table: str
+
+    def __call__(self, block: int) -> tuple[str, int, int, bool]:
+        """Make one block unless a sound one is there: its checksum, chunks, missing neighbours, and which it was."""
+        folder, key = self.queries.folder, key_of(NEIGHBOURS, self.table, block)
+        problem, checksum = check_block(folder, NEIGHBOURS, key)
+        if problem is not None:
+            ids, scores = self._find(block)
+            checksum = write_block(folder, NEIGHBOURS, key, {"ids": ids, "scores": scores})
+            read_block.cache_clear()
+        found = read_block(folder, NEIGHBOURS, key).arrays["ids"]
+        return checksum, len(found), int((found < 0).sum()), problem is not None
+
+    def _find(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        config = self.config
+        if self._is_own:
+            asked = self.database.searcher.queries_of_block(block)
+        else:
+            passages = Passages(self.queries.corpus.block_tokens(block), self.queries.tokenizer)
+            asked = self.database.searcher.queries(passages)
+        limit = min(config.max_candidates, max(self.database.corpus.num_chunks, 1))
+        (scores, ids), _ = search_allowed(asked, config.k, self._filter(block), first=config.candidates, limit=limit)
+        return ids, scores
+
+    def _filter(self, block: int) -> Any:
+        queries, database = (self.database, self.database) if self._is_own else (self.queries, self.database)
+        query_keys, database_keys = self._families
+        return make_filter(
+            queries.corpus,
+            query_keys,
+            database.corpus,
+            database_keys,
+            block,
+            self.config.sample_chunks,
+            self.config.near_duplicates,
+        )
+
+    @cached_property
+    def _families(self) -> tuple[tuple[DocumentKeys, ...], tuple[DocumentKeys, ...]]:
+        """Keys of the documents of both stores; documents that are alike have the same first key."""
+        database, queries = self.database.document_keys, self.queries.document_keys
+        if self.config.near_duplicates is None:
+            return queries, database
+        if self._is_own:
+            (text,) = document_families([self.database.corpus], [database[0]], self.config.near_duplicates)
+            return (text, database[1]), (text, database[1])
+        corpora = [self.queries.corpus, self.database.corpus]
+        texts = document_families(corpora, [queries[0], database[0]], self.config.near_duplicates)
+        return (texts[0], queries[1]), (texts[1], database[1])
+
+    @cached_property
+    def _is_own(self) -> bool:
+        return (self.queries.folder, self.queries.version) == (self.database.folder, self.database.version)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it is, not what it has opened."""
+        return NeighbourTask, (self.queries, self.database, self.config, self.table)
+
+
+def table_key(queries: StoreVersion, database: StoreVersion, config: NeighbourConfig) -> str:
+    """Name of a table: of the chunks, of everything that is searched, and of how."""
+    found = database.manifest
+    searched = [found.corpus_key, found.removed, [record.key for record in found.indexes], found.settings["encoder"]]
+    effort = [record.facts.get("effort_value") for record in found.indexes]
+    return key_of(TABLES, asdict(config), queries.manifest.corpus_key, searched, effort)
+
+
+def build_table(
+    queries: StoreVersion, database: StoreVersion, config: NeighbourConfig, engine: Engine, count: Callable[..., object]
+) -> str:
+    """Find the neighbours of every chunk of ``queries`` in ``database``; the caller holds the lock of ``queries``.
+
+    Args:
+        queries: The chunks that need neighbours.
+        database: Where they are looked for, often the same.
+        config: How.
+        engine: Where blocks are searched.
+        count: Takes the stage and whether a block was computed, for the report.
+
+    Returns:
+        The key of the table.
+    """
+    key = table_key(queries, database, config)
+    if config.near_duplicates is not None:
+        for store in {queries.folder: queries, database.folder: database}.values():
+            blocks = [block.key for block in store.manifest.chunks]
+            made = engine.map(SignatureTask(store.folder), blocks)
+            for _, computed in with_progress(made, "sign", total=len(blocks), unit="blocks"):
+                count("signatures", computed)
+    numbers = range(len(queries.manifest.chunks))
+    task = NeighbourTask(queries, database, config, key)
+    made = engine.map(task, numbers)
+    total = queries.corpus.num_chunks
+    checksums: list[str] = []
+    missing = 0
+    for checksum, _, absent, computed in with_progress(
+        made, "neighbours", total=total, unit="chunks", count=lambda result: result[1]
+    ):
+        count(NEIGHBOURS, computed)
+        checksums.append(checksum)
+        missing += absent
+    content = {
+        "format_version": 1,
+        "config": asdict(config),
+        "queries": queries.manifest.corpus_key,
+        "database": {"folder": _relative(queries.folder, database.folder), "version": database.version},
+        "database_corpus": database.manifest.corpus_key,
+        "encoder": database.manifest.settings["encoder"]["fingerprint"],
+        "removed": database.manifest.removed,
+        "chunk_size": database.corpus.chunk_size,
+        "rows": total,
+        "missing": missing,
+        "blocks": checksums,
+    }
+    path = queries.folder / TABLES / f"{key}.json"
+    text = checked_json(content)
+    if not path.exists() or path.read_bytes() != text:
+        write_atomically(path, [text])
+    return key
+
+
+def find_table(queries: StoreVersion, database: StoreVersion, config: NeighbourConfig) -> str:
+    """Key of the finished table of two stores, made with these options.
+
+    Documents that were removed since do not matter: the table does not show them.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    exact = table_key(queries, database, config)
+    if (queries.folder / TABLES / f"{exact}.json").exists():
+        return exact
+    for path in sorted((queries.folder / TABLES).glob("*.json")):
+        try:
+            content = read_checked_json(path)
+            same = content["config"] == asdict(config) and content["queries"] == queries.manifest.corpus_key
+            same = same and content["database_corpus"] == database.manifest.corpus_key
+            same = same and content["encoder"] == database.manifest.settings["encoder"]["fingerprint"]
+            if same and set(content["removed"]) <= set(database.manifest.removed):
+                return path.stem
+        except (OSError, DamagedFileError):
+            continue
+    options = f"k={config.k}, sample_chunks={config.sample_chunks}, near_duplicates={config.near_duplicates}"
+    raise FileNotFoundError(
+        f"{str(queries.folder)!r} has no neighbour table of this version with {options}: build_neighbours makes it."
+    )
+
+
+def _relative(queries: Path, database: Path) -> str:
+    return "." if queries.absolute() == database.absolute() else str(database.absolute())
+
+
+class NeighbourTable:
+    """Neighbours by chunk id, memory-mapped.
+
+    Args:
+        queries: The chunks that have neighbours.
+        database: Where the neighbours are from.
+        key: Name of the table.
+    """
+
+    def __init__(self, queries: Corpus, database: Corpus, key: str) -> None:
+        self._queries = queries
+        self.database = database
+        self.key = key
+        path = queries.folder / TABLES / f"{key}.json"
+        try:
+            content = read_checked_json(path)
+            self.config = NeighbourConfig(**content["config"])
+            self.corpus_key: str = content["queries"]
+            self.missing: int = content["missing"]
+            rows: int = content["rows"]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"there is no finished table {str(path)!r}: build the neighbours.") from error
+        if rows != queries.num_chunks:
+            message = f"the neighbour table {str(path)!r} is of {rows} chunks, but the store has {queries.num_chunks}"
+            raise MismatchError(f"{message}: documents were added since, so build the neighbours again.")
+
+    @property
+    def k(self) -> int:
+        """Neighbours of every chunk."""
+        return self.config.k
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens per chunk of the database."""
+        return self.database.chunk_size
+
+    def __len__(self) -> int:
+        """Number of chunks that have neighbours."""
+        return self._queries.num_chunks
+
+    def ids(self, chunks: Ids) -> Int64[np.ndarray, "*shape k"]:
+        """Neighbours of chunks, `MISSING` where there are none, or none any more."""
+        return self._read(chunks)[0]
+
+    def scores(self, chunks: Ids) -> Float32[np.ndarray, "*shape k"]:
+        """How near each neighbour is; ``-inf`` where there is none."""
+        return self._read(chunks)[1]
+
+    def tokens(self, chunks: Ids) -> Int64[np.ndarray, "*shape k length"]:
+        """Neighbours with their continuations, ``2 * chunk_size`` tokens, -1 where there is none."""
+        return self.database.with_continuations(self.ids(chunks))
+
+    def _read(self, chunks: Ids) -> tuple[np.ndarray, np.ndarray]:
+        flat = chunks.reshape(-1).astype(np.int64)
+        ids = np.full((len(flat), self.k), MISSING, dtype=np.int64)
+        scores = np.full((len(flat), self.k), -np.inf, dtype=np.float32)
+        for block, places, rows in self._queries.by_block(flat):
+            arrays = read_block(self._queries.folder, NEIGHBOURS, key_of(NEIGHBOURS, self.key, block)).arrays
+            ids[places], scores[places] = arrays["ids"][rows], arrays["scores"][rows]
+        gone = self.database.is_removed(ids)
+        ids, scores = np.where(gone, MISSING, ids), np.where(gone, np.float32(-np.inf), scores)
+        return ids.reshape(*chunks.shape, self.k), scores.reshape(*chunks.shape, self.k)

@@ -1,0 +1,43 @@
+"""How a tokenizer is read back from its folder, whichever kind it is."""
+
+from pathlib import Path
+
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.text.byte_tokenizer import ByteTokenizer
+from retentive.text.nucleotides import NucleotideTokenizer
+from retentive.text.subword_tokenizer import SubwordTokenizer, open_tokenizer_file
+from retentive.text.tokenizer import DESCRIPTION_FILE, FORMAT_VERSION, TOKENIZER_FILE, Tokenizer, read_json
+
+
+def load_tokenizer(path: Path | str, *, end_of_text: str | None = None) -> Tokenizer:
+    """Read a tokenizer back, or take up one from elsewhere.
+
+    Args:
+        path: A folder that `Tokenizer.save` wrote, any folder with a ``tokenizer.json``, or such a file itself.
+        end_of_text: For a tokenizer from elsewhere, the special token that ends a document; ``None`` takes the
+            ``eos_token`` of the ``tokenizer_config.json`` beside it, or else the one usual name that it knows.
+
+    Raises:
+        FileNotFoundError: If there is no tokenizer.
+        DamagedFileError: If a file is not what it should be.
+        MismatchError: If another version of this library wrote it.
+    """
+    path = Path(path)
+    description = path / DESCRIPTION_FILE
+    if not description.exists():
+        return open_tokenizer_file(path / TOKENIZER_FILE if path.is_dir() else path, end_of_text=end_of_text)
+    if end_of_text is not None:
+        raise ValueError(f"end_of_text is for a tokenizer from elsewhere, but {str(path)!r} holds one of our own.")
+    content = read_json(description)
+    if content.get("format_version") != FORMAT_VERSION:
+        found = content.get("format_version")
+        message = f"{description} has format version {found!r}, but this retentive reads {FORMAT_VERSION}: "
+        raise MismatchError(message + "use the version that wrote it, or prepare the text again.")
+    if content.get("kind") == "bytes":
+        return ByteTokenizer()
+    if content.get("kind") == "nucleotides":
+        return NucleotideTokenizer()
+    kind, ending = content.get("kind"), content.get("end_of_text")
+    if kind not in ("bpe", "file") or not isinstance(ending, str):
+        raise DamagedFileError(f"{description} describes no tokenizer: copy it again, or prepare the text again.")
+    return SubwordTokenizer.open(path / TOKENIZER_FILE, name=kind, end_of_text=ending)

@@ -1,0 +1,216 @@
+"""Tokenizers with a learned vocabulary, through the ``tokenizers`` library: our own BPE, or any ``tokenizer.json``."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retentive.errors import DamagedFileError
+from retentive.files import write_atomically
+from retentive.text.byte_tokenizer import check_ids, utf8
+from retentive.text.token_bytes import adds_prefix_space, bytes_of_tokens
+from retentive.text.tokenizer import (
+    TOKENIZER_FILE,
+    TokenIds,
+    read_json,
+    read_text,
+    save_description,
+    save_for_transformers,
+)
+
+if TYPE_CHECKING:
+    import tokenizers
+
+END_OF_TEXT = "<|endoftext|>"
+# What published vocabularies call the token that ends a document.
+_USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]", "<EOT>")
+
+
+class SubwordTokenizer:
+    """A ``tokenizer.json``, used as it is except that nothing is added to a text, cut from it or padded.
+
+    Args:
+        description: Content of the ``tokenizer.json``.
+        name: ``bpe`` for our own, ``file`` for one from elsewhere.
+        end_of_text: The token that ends a document.
+
+    Raises:
+        ImportError: If the ``tokenizers`` library is not installed.
+        DamagedFileError: If the description is none.
+        ValueError: If the vocabulary has no such token.
+    """
+
+    def __init__(self, description: str, *, name: str, end_of_text: str) -> None:
+        self.name = name
+        self._description = description
+        self._tokenizer = _parse(description)
+        found = self._tokenizer.token_to_id(end_of_text)
+        if found is None:
+            known = ", ".join(map(repr, _special_tokens(self._tokenizer))) or "none"
+            raise ValueError(
+                f"end_of_text must be in the vocabulary, but is {end_of_text!r} (special tokens: {known})."
+            )
+        self.end_of_text = found
+        self._end_of_text_string = end_of_text
+        # Ids may have gaps; a model needs a row for every id up to the largest.
+        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @classmethod
+    def open(cls, path: Path, *, name: str, end_of_text: str) -> "SubwordTokenizer":
+        """Read a ``tokenizer.json``; errors name the file."""
+        try:
+            return cls(read_text(path), name=name, end_of_text=end_of_text)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{path}: {error}") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by content: the library's own pickle forgets that special tokens in text stay text."""
+        return _restore, (self._description, self.name, self._end_of_text_string)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text.
+
+        Raises:
+            ValueError: If the text has half a surrogate pair, or if this vocabulary turns some text of it into
+                end-of-text (unigram vocabularies with ``</s>`` among their pieces do).
+        """
+        return self.encode_batch([text])[0].tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids of many texts, on all cores."""
+        for text in texts:
+            utf8(text)
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        found = [np.asarray(one.ids, dtype=np.uint32) for one in encoded]
+        for ids in found:
+            if (ids == self.end_of_text).any():
+                message = f"text holds {self._end_of_text_string!r}, which this tokenizer turns into its end-of-text "
+                raise ValueError(message + f"id {self.end_of_text}: remove it from the text, or use another tokenizer.")
+        return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, by the tokenizer's own decoder; special tokens become nothing.
+
+        Raises:
+            ValueError: If an id is not in the vocabulary.
+        """
+        check_ids(ids, self.vocab_size)
+        kept = [token for token in ids if token != self.end_of_text]
+        return self._tokenizer.decode(kept, skip_special_tokens=True)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Bytes of one token; see `bytes_of_tokens` for what is exact and what is refused."""
+        check_ids([token], self.vocab_size)
+        return b"" if token == self.end_of_text else self._bytes_of_tokens.get(token, b"")
+
+    @cached_property
+    def adds_prefix_space(self) -> bool:
+        """Whether the first token of a text may hold a space that the text lacks."""
+        return adds_prefix_space(json.loads(self._description))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the description, whatever its white space, and of the end-of-text id."""
+        canonical = json.dumps(json.loads(self._description), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(f"{self.end_of_text} {canonical}".encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the ``tokenizer.json`` as it was given, and the small files that say how it is used."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / TOKENIZER_FILE, self._description.encode("utf-8"))
+        save_for_transformers(folder, self._end_of_text_string)
+        save_description(folder, kind=self.name, end_of_text=self._end_of_text_string)
+
+    @cached_property
+    def _bytes_of_tokens(self) -> dict[int, bytes]:
+        return bytes_of_tokens(json.loads(self._description))
+
+
+def train_bpe(texts: Iterable[str], *, vocab_size: int) -> SubwordTokenizer:
+    """Learn a byte-level BPE vocabulary (Sennrich et al. 2016; over bytes as in GPT-2) that can write any text.
+
+    Args:
+        texts: Read once, one at a time. The same texts in the same order give the same vocabulary.
+        vocab_size: Ids in all: end-of-text, 256 bytes, and pairs that are merged. A small corpus may give fewer.
+
+    Raises:
+        ValueError: If ``vocab_size`` has no room for the bytes.
+    """
+    if vocab_size < 257:
+        raise ValueError(f"vocab_size of a BPE must be at least 257 (256 bytes and end-of-text), but is {vocab_size}.")
+    _require_library()
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=sys.stderr.isatty(),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # For other readers of the file: documents begin with end-of-text, as in training, and as `retentive generate` does.
+    begin = [(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", pair=f"{END_OF_TEXT} $A $B", special_tokens=begin
+    )
+    return SubwordTokenizer(tokenizer.to_str(), name="bpe", end_of_text=END_OF_TEXT)
+
+
+def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> SubwordTokenizer:
+    """Take up a ``tokenizer.json`` from elsewhere; see `load_tokenizer`."""
+    if end_of_text is None:
+        end_of_text = _configured_end(path.parent / "tokenizer_config.json")
+    if end_of_text is None:
+        tokenizer = _parse(json.dumps(read_json(path)))
+        known = [name for name in _USUAL_ENDS if tokenizer.token_to_id(name) is not None]
+        if len(known) != 1:
+            candidates = ", ".join(map(repr, known or _special_tokens(tokenizer))) or "it has no special tokens"
+            message = f"end_of_text must name the token of {path} that ends a document ({candidates})."
+            raise ValueError(message)
+        end_of_text = known[0]
+    return SubwordTokenizer.open(path, name="file", end_of_text=end_of_text)
+
+
+def _configured_end(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    ending: Any = read_json(path).get("eos_token")
+    return ending["content"] if isinstance(ending, dict) else ending
+
+
+def _restore(description: str, name: str, end_of_text: str) -> SubwordTokenizer:
+    return SubwordTokenizer(description, name=name, end_of_text=end_of_text)
+
+
+def _parse(description: str) -> "tokenizers.Tokenizer":
+    _require_library()
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(description)
+    except Exception as error:  # the library raises no narrower type
+        raise DamagedFileError(f"not a tokenizer.json that can be read ({error}): copy it again.") from error
+    tokenizer.encode_special_tokens = True
+    # Many published files would cut every text to the length of their model, without a word.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _special_tokens(tokenizer: "tokenizers.Tokenizer") -> list[str]:
+    return [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+
+
+def _require_library() -> None:
+    if find_spec("tokenizers") is None:
+        message = "this tokenizer needs the package tokenizers: pip install 'retentive[train]' (or use tokenizer=bytes)"
+        raise ImportError(message)

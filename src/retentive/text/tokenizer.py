@@ -1,0 +1,127 @@
+"""What every tokenizer can do, and the small files that describe one in its folder."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64, UInt32
+
+from retentive.errors import DamagedFileError
+from retentive.files import write_atomically
+
+TOKENIZER_FILE = "tokenizer.json"
+TRANSFORMERS_FILE = "tokenizer_config.json"
+DESCRIPTION_FILE = "retentive_tokenizer.json"
+FORMAT_VERSION = 1
+
+TokenIds = UInt32[np.ndarray, "_"]
+"""Token ids of one text."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Turns text into token ids and back."""
+
+    @property
+    def name(self) -> str:
+        """Kind of tokenizer, as in the manifest: ``bytes``, ``bpe`` or ``file``."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, the end-of-text id included."""
+        ...
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that closes every document in a token store; no text encodes to it."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text. The strings of special tokens in raw text stay text."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids; an incomplete character at either end becomes U+FFFD, end-of-text becomes nothing."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """Bytes that one token stands for, empty for end-of-text; needed for bits per byte."""
+        ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that decides ids, to compare a model, a token store and a datastore."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the files that ``load_tokenizer(folder)`` reads."""
+        ...
+
+
+@runtime_checkable
+class BatchTokenizer(Protocol):
+    """A tokenizer that encodes many texts faster together than one by one."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        """What `Tokenizer.encode` gives for each text, as arrays."""
+        ...
+
+
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenIds]:
+    """Token ids of each text, by the fastest way that the tokenizer offers."""
+    if isinstance(tokenizer, BatchTokenizer):
+        return tokenizer.encode_batch(texts)
+    return [np.asarray(tokenizer.encode(text), dtype=np.uint32) for text in texts]
+
+
+def token_byte_lengths(tokenizer: Tokenizer) -> Int64[np.ndarray, "vocab"]:
+    """Number of bytes of every token id, 0 for end-of-text: a table to look scored bytes up in.
+
+    Raises:
+        ValueError: If the tokenizer cannot tell the bytes of its tokens.
+    """
+    lengths = (len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
+    return np.fromiter(lengths, dtype=np.int64, count=tokenizer.vocab_size)
+
+
+def save_description(folder: Path, **content: str) -> None:
+    """Write the small file that tells `load_tokenizer` what the folder holds."""
+    described = {"format_version": FORMAT_VERSION, **content}
+    write_atomically(folder / DESCRIPTION_FILE, (json.dumps(described, indent=1) + "\n").encode())
+
+
+def save_for_transformers(folder: Path, end_of_text: str) -> None:
+    """Write the file with which ``AutoTokenizer`` gives the ids of ours."""
+    content = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), end_of_text),
+        # The strings of special tokens in raw text stay text.
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
+        # Where a batch is padded, its rows end together: the next token of each comes right after its own last one.
+        "padding_side": "left",
+    }
+    write_atomically(folder / TRANSFORMERS_FILE, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file whole, or a clear error."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no tokenizer file {str(path)!r}.") from error
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(f"{path} is not UTF-8 ({error.reason}): copy it again from its origin.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or a clear error."""
+    try:
+        content: object = json.loads(read_text(path))
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is not JSON ({error}): copy it again from its origin.") from error
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"{path} holds no JSON object: copy it again from its origin.")
+    return cast("dict[str, Any]", content)

@@ -1,0 +1,34 @@
+"""Vocabularies that tests need: small, and not our own."""
+
+import functools
+
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, normalizers
+
+from retentive.text.subword_tokenizer import END_OF_TEXT, SubwordTokenizer
+
+
+@functools.cache
+def numbered_tokenizer(vocab_size: int) -> SubwordTokenizer:
+    """A vocabulary so large that a test can give every token of a corpus an id of its own; the last is end-of-text."""
+    library = Library(models.BPE(vocab={f"token{i}": i for i in range(vocab_size - 1)}, merges=[]))
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens([END_OF_TEXT])
+    return SubwordTokenizer(library.to_str(), name="bpe", end_of_text=END_OF_TEXT)
+
+
+def sentencepiece_style(**changes) -> Library:
+    """Spaces as U+2581, one put before the text, and bytes for all other characters."""
+    vocabulary = {piece: i for i, piece in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))])}
+    for piece in ["▁", "t", "h", "e", "▁t", "he", "</", "s", ">", "</s"]:
+        vocabulary.setdefault(piece, len(vocabulary))
+    merges = [("▁", "t"), ("h", "e")]
+    library = Library(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True, unk_token="<unk>"))
+    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    library.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    library.add_special_tokens(["<unk>", "<s>", "</s>"])
+    for name, value in changes.items():
+        setattr(library, name, value)
+    return library
