@@ -12,7 +12,7 @@ from retentive.cli.options import add_config, read_config
 from retentive.data.token_store import TokenStore
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import family_names, is_plain_decoder, preset, preset_names
-from retentive.models.retro import RetroConfig, retro_over
+from retentive.models.retro import retro_over
 from retentive.training.run.config import NeighbourDataConfig, TrainConfig
 from retentive.training.run.trainer import train
 
@@ -60,7 +60,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
 def _with_neighbours(model: FamilyConfig, config: TrainConfig) -> str:
     """The options with which a model is evaluated on the neighbours that it was trained with."""
-    if not isinstance(model, RetroConfig):
+    if model.chunked_reading is None:
         return ""
     asked, usual = config.neighbours, NeighbourDataConfig()
     k = "" if asked.k == usual.k else f" --k {asked.k}"
@@ -71,7 +71,7 @@ def _with_neighbours(model: FamilyConfig, config: TrainConfig) -> str:
 
 def _with_store(model: FamilyConfig, config: TrainConfig) -> str:
     """The options with which a model that reads neighbours finds them where it did in training."""
-    if not isinstance(model, RetroConfig):
+    if model.chunked_reading is None:
         return ""
     asked = config.neighbours
     k = "" if asked.k == NeighbourDataConfig().k else f" --k {asked.k}"

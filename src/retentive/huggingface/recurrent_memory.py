@@ -98,6 +98,11 @@ class _Described:
         """Number of token ids."""
         return self.decoder.embedding.vocab_size
 
+    @property
+    def chunked_reading(self) -> None:
+        """None: the model reads no neighbours."""
+        return None
+
 
 class HuggingFaceRecurrentMemory(LanguageModel):
     """A causal language model of Hugging Face with memory tokens, called and trained like the library's own.

@@ -30,6 +30,19 @@ class ModelOutput:
     loss: Float[Tensor, ""] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkedReading:
+    """How a model that reads neighbours cuts a text into chunks, whose neighbours are looked for.
+
+    Attributes:
+        chunk_size: Tokens of a chunk.
+        chunk_offset: Tokens at the begin of a document that belong to no chunk.
+    """
+
+    chunk_size: int
+    chunk_offset: int
+
+
 @runtime_checkable
 class FamilyConfig(Protocol):
     """A family's flat config, as a `LanguageModel` needs it."""
@@ -39,6 +52,11 @@ class FamilyConfig(Protocol):
     @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
+        ...
+
+    @property
+    def chunked_reading(self) -> ChunkedReading | None:
+        """The chunks whose neighbours the model reads; None for a model that reads no neighbours."""
         ...
 
 

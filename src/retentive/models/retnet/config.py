@@ -135,6 +135,11 @@ class RetNetConfig:
         )
 
     @property
+    def chunked_reading(self) -> None:
+        """None: the model reads no neighbours."""
+        return None
+
+    @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
         norm = NormConfig(kind=self.norm, epsilon=self.norm_epsilon)

@@ -8,7 +8,7 @@ from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.cross_attention import CrossAttentionConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
 from retentive.layers.norm import NormConfig, NormKind
-from retentive.models.base import FamilyConfig
+from retentive.models.base import ChunkedReading, FamilyConfig
 from retentive.models.decoder import DecoderConfig
 from retentive.models.registry import is_plain_decoder
 
@@ -138,6 +138,11 @@ class RetroConfig:
     def hidden_size(self) -> int:
         """Width of the decoder's residual stream."""
         return self.base.decoder.embedding.hidden_size
+
+    @property
+    def chunked_reading(self) -> ChunkedReading:
+        """The chunks whose neighbours the model reads."""
+        return ChunkedReading(chunk_size=self.chunk_size, chunk_offset=self.chunk_offset)
 
     @property
     def decoder(self) -> DecoderConfig:

@@ -186,6 +186,11 @@ class RecurrentMemoryConfig:
         return self.num_memory_tokens if self.memory == "tokens" else 0
 
     @property
+    def chunked_reading(self) -> None:
+        """None: the model reads no neighbours."""
+        return None
+
+    @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
         return _decoder(self.backbone)

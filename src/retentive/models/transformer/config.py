@@ -131,6 +131,11 @@ class TransformerConfig:
         )
 
     @property
+    def chunked_reading(self) -> None:
+        """None: the model reads no neighbours."""
+        return None
+
+    @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
         return DecoderConfig(

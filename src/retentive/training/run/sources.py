@@ -13,8 +13,7 @@ from retentive.data.packing import PackedWindows
 from retentive.data.retrieval_batches import ChunkedWindows, RetrievalBatches
 from retentive.data.streams import StreamedWindows
 from retentive.data.token_store import TokenStore
-from retentive.models.base import FamilyConfig
-from retentive.models.retro import RetroConfig
+from retentive.models.base import ChunkedReading, FamilyConfig
 from retentive.retrieval import NeighbourConfig, make_encoder
 from retentive.training.processes.processes import Processes
 from retentive.training.run.config import NeighbourDataConfig, TrainConfig
@@ -45,13 +44,14 @@ def training_batches(model: FamilyConfig, config: TrainConfig, store: TokenStore
         MismatchError: If the neighbours are not of this store or this model.
     """
     sizes = (config.data.window, config.data.batch_size, config.seed)
-    if not isinstance(model, RetroConfig):
+    chunks = model.chunked_reading
+    if chunks is None:
         _check_no_neighbours(model, config)
         kind = PackedWindows if config.data.mode == "packed" else StreamedWindows
         return kind(store, "train", *sizes)
-    found = _neighbours(model, config, store, "train")
+    found = _neighbours(chunks, config, store, "train")
     if config.data.mode == "packed":
-        windows = ChunkedWindows(store, "train", *sizes, chunk_size=model.chunk_size)
+        windows = ChunkedWindows(store, "train", *sizes, chunk_size=chunks.chunk_size)
     else:
         windows = StreamedWindows(store, "train", *sizes)
     return RetrievalBatches(
@@ -70,11 +70,12 @@ def held_out_windows(model: FamilyConfig, config: TrainConfig, store: TokenStore
         ValueError: If no document is held out.
     """
     sizes = (config.data.window, config.data.batch_size, config.seed)
-    if not isinstance(model, RetroConfig):
+    chunks = model.chunked_reading
+    if chunks is None:
         packed = PackedWindows(store, "heldout", *sizes)
         return packed, packed.windows_per_epoch
-    chunked = ChunkedWindows(store, "heldout", *sizes, chunk_size=model.chunk_size)
-    return RetrievalBatches(chunked, _neighbours(model, config, store, "heldout")), chunked.windows_per_epoch
+    chunked = ChunkedWindows(store, "heldout", *sizes, chunk_size=chunks.chunk_size)
+    return RetrievalBatches(chunked, _neighbours(chunks, config, store, "heldout")), chunked.windows_per_epoch
 
 
 def make_neighbours(model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> None:
@@ -84,12 +85,13 @@ def make_neighbours(model: FamilyConfig, config: TrainConfig, store: TokenStore,
         FileNotFoundError: If a folder is named that does not exist.
         ValueError: If the model counts its chunks otherwise than the datastore does.
     """
-    if not isinstance(model, RetroConfig):
+    chunks = model.chunked_reading
+    if chunks is None:
         return
-    if model.chunk_offset != 1:
+    if chunks.chunk_offset != 1:
         raise ValueError(
             f"model.chunk_offset must be 1, as every document is read after an end-of-text that is in no chunk of the "
-            f"datastore, but is {model.chunk_offset}."
+            f"datastore, but is {chunks.chunk_offset}."
         )
     folder = neighbours_folder(config)
     if config.neighbours.folder is not None and not folder.is_dir():
@@ -97,16 +99,16 @@ def make_neighbours(model: FamilyConfig, config: TrainConfig, store: TokenStore,
             f"neighbours.folder {folder} does not exist; leave it out, and the neighbours are made in "
             f"{config.store / FOLDER}."
         )
-    processes.first_does(lambda: _make_what_is_missing(model, config, store))
+    processes.first_does(lambda: _make_what_is_missing(chunks, config, store))
 
 
-def _make_what_is_missing(model: RetroConfig, config: TrainConfig, store: TokenStore) -> None:
-    if any(_is_unfinished(model, config, store, split) for split in SPLITS):
+def _make_what_is_missing(chunks: ChunkedReading, config: TrainConfig, store: TokenStore) -> None:
+    if any(_is_unfinished(chunks, config, store, split) for split in SPLITS):
         wanted = config.neighbours
         build_neighbours(
             store,
             neighbours_folder(config),
-            chunk_size=model.chunk_size,
+            chunk_size=chunks.chunk_size,
             config=_table_config(wanted),
             encoder=make_encoder(wanted.encoder, wanted.model),
         )
@@ -114,9 +116,10 @@ def _make_what_is_missing(model: RetroConfig, config: TrainConfig, store: TokenS
 
 def table_keys(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> dict[str, str]:
     """Names of the tables of neighbours, which tell their content apart; none for models that read none."""
-    if not isinstance(model, RetroConfig):
+    chunks = model.chunked_reading
+    if chunks is None:
         return {}
-    return {split: _neighbours(model, config, store, split).table.key for split in SPLITS}
+    return {split: _neighbours(chunks, config, store, split).table.key for split in SPLITS}
 
 
 def neighbours_folder(config: TrainConfig) -> Path:
@@ -124,21 +127,21 @@ def neighbours_folder(config: TrainConfig) -> Path:
     return config.store / FOLDER if config.neighbours.folder is None else config.neighbours.folder
 
 
-def _is_unfinished(model: RetroConfig, config: TrainConfig, store: TokenStore, split: Split) -> bool:
+def _is_unfinished(chunks: ChunkedReading, config: TrainConfig, store: TokenStore, split: Split) -> bool:
     try:
-        _neighbours(model, config, store, split)
+        _neighbours(chunks, config, store, split)
     except FileNotFoundError:
         return True
     return False
 
 
-def _neighbours(model: RetroConfig, config: TrainConfig, store: TokenStore, split: Split) -> ChunkNeighbours:
+def _neighbours(chunks: ChunkedReading, config: TrainConfig, store: TokenStore, split: Split) -> ChunkNeighbours:
     return ChunkNeighbours(
         store,
         split,
         neighbours_folder(config),
         config=_table_config(config.neighbours),
-        chunk_size=model.chunk_size,
+        chunk_size=chunks.chunk_size,
     )
 
 

@@ -8,7 +8,6 @@ import torch
 from retentive.data.batch import Batch
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import build
-from retentive.models.retro import RetroConfig
 from retentive.training.run.config import DataConfig
 
 
@@ -28,10 +27,11 @@ def seconds_per_step(model: FamilyConfig, data: DataConfig, *, repetitions: int 
     optimizer = torch.optim.AdamW(learner.parameters(), fused=True)
     batch = Batch(tokens=tokens, labels=tokens.roll(-1, 1), starts=torch.zeros_like(tokens, dtype=torch.bool))
     beside: dict[str, torch.Tensor] = {}
-    if isinstance(model, RetroConfig):
+    if model.chunked_reading is not None:
         # Two neighbours of each chunk that ends, as training gives by itself.
-        chunks, length = (data.window - model.chunk_offset) // model.chunk_size, 2 * model.chunk_size
-        beside["neighbours"] = torch.randint(0, vocab_size, (data.batch_size, chunks, 2, length))
+        size = model.chunked_reading.chunk_size
+        chunks = (data.window - model.chunked_reading.chunk_offset) // size
+        beside["neighbours"] = torch.randint(0, vocab_size, (data.batch_size, chunks, 2, 2 * size))
     seconds: list[float] = []
     for _ in range(repetitions + 1):
         begin = time.perf_counter()
