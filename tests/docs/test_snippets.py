@@ -62,7 +62,8 @@ def test_snippets_run(page: Path, tmp_path: Path):
     file.write_text(program(page), "utf-8")
     place.mkdir()
     make_place(name_of(page), place)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, file], cwd=place, env=environment, capture_output=True, text=True, check=False
     )

@@ -14,6 +14,7 @@ from laws.families import case_name, cases, random_tokens, small_config, small_m
 from retentive.checkpoints import load_model, save_model
 from retentive.errors import MismatchError
 from retentive.huggingface import RetentiveConfig, RetentiveForCausalLM, register
+from retentive.huggingface.cache import CACHE_NAME
 from retentive.models.registry import family_names
 
 register()
@@ -71,7 +72,7 @@ def test_reduced_precision_keeps_the_decays(tmp_path: Path):
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {weight.dtype for weight in theirs.parameters()} == {torch.bfloat16}
     output = theirs(random_tokens(1, 40))
-    assert output.past_key_values.state.layers[0].kv.dtype is torch.float32
+    assert output[CACHE_NAME].state.layers[0].kv.dtype is torch.float32
     expected = load_model(tmp_path, dtype=torch.bfloat16)(random_tokens(1, 40)).logits
     assert torch.equal(output.logits, expected)
 
@@ -116,6 +117,7 @@ import sys
 import torch
 from laws.families import random_tokens, small_model
 from retentive.huggingface import RetentiveForCausalLM
+from retentive.huggingface.cache import CACHE_NAME
 
 tokens = random_tokens(2, 11)
 model = RetentiveForCausalLM.of(small_model(sys.argv[1], dtype=torch.float32))
@@ -130,7 +132,7 @@ for plain, fast in zip(*results):
     assert (plain - fast).abs().max() < 1e-5 * plain.abs().max()
 with torch.no_grad():
     first = compiled(tokens[:, :7])
-    rest = compiled(tokens[:, 7:], past_key_values=first.past_key_values).logits
+    rest = compiled(tokens[:, 7:], cache=first[CACHE_NAME]).logits
 assert (rest - results[0][1][:, 7:]).abs().max() < 1e-4
 """
 

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from laws.families import case_name, cases, random_tokens, small_model
 from retentive.checkpoints import load_state, save_state
 from retentive.generation import generate
 from retentive.huggingface import RetentiveForCausalLM, StateCache, register
+from retentive.huggingface.cache import CACHE_NAME
 from retentive.models.base import LanguageModel
 from retentive.text.byte_tokenizer import ByteTokenizer
 
@@ -94,10 +95,38 @@ def test_a_returned_cache_goes_on_and_can_be_kept(family: str):
     whole = theirs.generate(tokens, max_new_tokens=9, **GREEDY)
     first = theirs.generate(tokens, max_new_tokens=4, return_dict_in_generate=True, **GREEDY)
     for _ in range(2):
-        kept = StateCache.of(first.past_key_values)
-        rest = theirs.generate(first.sequences, past_key_values=kept, max_new_tokens=5, **GREEDY)
+        kept = StateCache.of(first[CACHE_NAME])
+        rest = theirs.generate(first.sequences, **{CACHE_NAME: kept}, max_new_tokens=5, **GREEDY)
         assert torch.equal(rest, whole)
     assert kept.batch_size == 2
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_cache_is_taken_by_both_of_its_names(family: str, name: str):
+    theirs, _ = wrapped(family)
+    tokens = random_tokens(2, 9)
+    first = theirs(tokens[:, :6], use_cache=True)
+    read = first[CACHE_NAME]
+    rest = theirs(tokens[:, 6:], **{name: StateCache.of(read)})
+    assert torch.equal(rest.logits, theirs(tokens[:, 6:], None, read).logits)
+    torch.testing.assert_close(rest.logits, theirs(tokens).logits[:, 6:], rtol=1e-4, atol=1e-5)
+    # Left out, the mask would be 0 wherever an id is that of the padding.
+    options = {"attention_mask": torch.ones_like(tokens[:, :7]), "max_new_tokens": 5, **GREEDY}
+    written = theirs.generate(tokens[:, :7], **{name: theirs(tokens[:, :6])[CACHE_NAME]}, **options)
+    assert torch.equal(written, theirs.generate(tokens[:, :7], **options))
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_another_cache_is_refused_by_its_name(name: str):
+    theirs, _ = wrapped("retnet")
+    tokens = random_tokens(1, 4)
+    with pytest.raises(ValueError, match=f"{name} must be a StateCache, but is a DynamicCache; start with none"):
+        theirs(tokens, **{name: DynamicCache()})
+    cache = StateCache()
+    with pytest.raises(ValueError, match="cache and past_key_values are two names of one argument"):
+        theirs(tokens, cache=cache, past_key_values=cache)
 
 
 @EVERY_FAMILY
@@ -107,7 +136,7 @@ def test_a_saved_state_goes_on_in_transformers(family: str, tmp_path: Path):
     save_state(ours(tokens[:, :7]).state, tmp_path / "state", ours)
     cache = StateCache(load_state(tmp_path / "state", ours))
     assert cache.get_seq_length() == 7
-    torch.testing.assert_close(theirs(tokens[:, 7:], past_key_values=cache).logits, ours(tokens).logits[:, 7:])
+    torch.testing.assert_close(theirs(tokens[:, 7:], cache=cache).logits, ours(tokens).logits[:, 7:])
     assert cache.get_seq_length() == 12
 
 
@@ -206,7 +235,7 @@ def test_what_cannot_be_is_refused_by_name(tmp_path: Path):
         theirs(inputs_embeds=ours.decoder.embedding.tokens(tokens))
     with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
         theirs.generate(tokens, assistant_model=theirs, max_new_tokens=2, **GREEDY)
-    cache = theirs(tokens).past_key_values
+    cache = theirs(tokens)[CACHE_NAME]
     with pytest.raises(NotImplementedError, match="cannot be cropped, for what was read cannot be unread"):
         cache.crop(3)
     with pytest.raises(NotImplementedError, match="a state holds no keys and values to update"):

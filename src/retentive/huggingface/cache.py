@@ -5,8 +5,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from retentive.state import ModelState
+
+# transformers 5.24 renamed the argument, the field of outputs and the key that `generate` carries.
+CACHE_NAMES = ("cache", "past_key_values")
+CACHE_NAME = next(name for name in CACHE_NAMES if name in CausalLMOutputWithPast.__dataclass_fields__)
+"""What this release of transformers calls a cache."""
 
 NO_KEYS = (
     "a state holds no keys and values to update, for it is not made of tokens; give the cache to the model, which "

@@ -24,8 +24,9 @@ class RetentiveConfig(PreTrainedConfig):
     model_type = "retentive"
     # Without this, transformers would make a config without arguments to learn the defaults.
     has_no_defaults_at_init = True
-    # A state is no prediction: `Trainer` would gather it from every batch that it evaluates.
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - as transformers declares it
+    # A state is no prediction: `Trainer` would gather it from every batch that it evaluates. Its name depends on the
+    # release of transformers.
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012 - as transformers declares it
 
     def __init__(self, config: FamilyConfig | Mapping[str, Any] | None = None, **others: Any) -> None:
         """Take a family's config.

@@ -10,7 +10,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
-from retentive.huggingface.cache import StateCache
+from retentive.huggingface.cache import CACHE_NAME, CACHE_NAMES, StateCache
 from retentive.huggingface.config import RetentiveConfig
 from retentive.models.base import FamilyConfig, LanguageModel, ModelOutput, check_predicts_next
 from retentive.models.registry import build
@@ -78,6 +78,7 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         neighbours: Int[Tensor, "batch ..."] | None = None,
         neighbour_mask: Bool[Tensor, "batch ..."] | None = None,
+        cache: StateCache | None = None,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Read tokens after what is in the cache.
 
@@ -85,7 +86,7 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids: Token ids.
             attention_mask: 0 at padding, wherever it stands; of these columns, or of all that the cache has seen and
                 these.
-            past_key_values: Where an earlier call stopped; its state is replaced. None starts new sequences.
+            past_key_values: `cache` by its name in transformers before 5.24.
             inputs_embeds: In place of ``input_ids``, rows of the token table or what stands in for them; for families
                 that read one token after another (``transformer``, ``retnet``).
             labels: As in every transformers model: the ``input_ids`` themselves, -100 where none counts. A token whose
@@ -99,6 +100,7 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
                 mean.
             neighbours: For a RETRO: as its own call takes them.
             neighbour_mask: See there.
+            cache: Where an earlier call stopped; its state is replaced. None starts new sequences.
 
         Raises:
             ValueError: If something is asked for that cannot be, or shapes do not fit.
@@ -107,16 +109,12 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         for name, given in refused.items():
             if given:
                 raise ValueError(f"{name} must be False or left out, for no model here keeps them, but is True.")
-        if past_key_values is not None and not isinstance(past_key_values, StateCache):
-            raise ValueError(
-                f"past_key_values must be a StateCache, but is a {type(past_key_values).__name__}; start with none, or "
-                "with StateCache(state)."
-            )
+        cache = _one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("either input_ids or inputs_embeds must be given, and not both.")
         read = cast("Tensor", input_ids if inputs_embeds is None else inputs_embeds)
         mask = _padding(attention_mask, read.shape[0], read.shape[1])
-        state = None if past_key_values is None else past_key_values.state
+        state = None if cache is None else cache.state
         wanted = None
         if labels is None and isinstance(logits_to_keep, int) and logits_to_keep:
             wanted = logits_to_keep
@@ -127,15 +125,13 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
             output = _read_embedded(self.model, inputs_embeds, state, mask, wanted, beside)
         assert output.logits is not None
         loss = None if labels is None else _loss(output.logits, labels, mask, num_items_in_batch)
-        if past_key_values is None and (use_cache or (use_cache is None and not self.training)):
-            past_key_values = StateCache()
-        if past_key_values is not None:
-            past_key_values.advance(output.state, read.shape[1])
-        result = CausalLMOutputWithPast(
-            loss=cast("Any", loss),
-            logits=cast("Any", _kept(output.logits, logits_to_keep if wanted is None else 0)),
-            past_key_values=past_key_values,
-        )
+        if cache is None and (use_cache or (use_cache is None and not self.training)):
+            cache = StateCache()
+        if cache is not None:
+            cache.advance(output.state, read.shape[1])
+        kept = _kept(output.logits, logits_to_keep if wanted is None else 0)
+        fields: dict[str, Any] = {"loss": loss, "logits": kept, CACHE_NAME: cache}
+        result = CausalLMOutputWithPast(**fields)
         return result.to_tuple() if return_dict is False else result
 
     def _read(
@@ -169,11 +165,12 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
                 f"cache_implementation must be left out, for a state is neither offloaded nor quantized, but is "
                 f"{kind!r}."
             )
-        given = model_kwargs.get("past_key_values")
+        given = _one_cache(*(model_kwargs.pop(name, None) for name in CACHE_NAMES))
         if given is not None:
-            given._is_user_defined = True
+            cast("Any", given)._is_user_defined = True
+            model_kwargs[CACHE_NAME] = given
         elif generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = StateCache()
+            model_kwargs[CACHE_NAME] = StateCache()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -221,6 +218,20 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
                 "with another vocab_size, or leave new tokens out of the tokenizer."
             )
         return self.model.decoder.embedding.tokens
+
+
+def _one_cache(cache: object, past_key_values: object) -> StateCache | None:
+    """Return the cache, whichever of its two names it was given by."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError(
+            "cache and past_key_values are two names of one argument, so only one must be given, but both are."
+        )
+    name, given = ("cache", cache) if past_key_values is None else ("past_key_values", past_key_values)
+    if given is None or isinstance(given, StateCache):
+        return given
+    raise ValueError(
+        f"{name} must be a StateCache, but is a {type(given).__name__}; start with none, or with StateCache(state)."
+    )
 
 
 def _given(**arguments: Any) -> dict[str, Any]:
