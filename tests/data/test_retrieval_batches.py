@@ -117,8 +117,7 @@ def test_neighbours_are_of_the_chunks_that_the_model_ends(store: TokenStore, fol
         batch = batches.batch(step)
         starts = batch.starts
         ended = model.ended_chunks(batch.tokens, state, starts=starts)
-        assert batch.neighbours is not None
-        assert batch.neighbours.shape == (4, ended.shape[1], 2, 2 * CHUNK)
+        assert batch.extra_inputs["neighbours"].shape == (4, ended.shape[1], 2, 2 * CHUNK)
         documents, chunks = ended_chunks(windows.stretches(step), CHUNK, carries_state=mode == "streamed")
         for row, column in np.argwhere(documents >= 0).tolist():
             name = store.document_names(split)[documents[row, column]]
@@ -126,14 +125,17 @@ def test_neighbours_are_of_the_chunks_that_the_model_ends(store: TokenStore, fol
             chunk = queries.corpus.chunks_of(number)[chunks[row, column]]
             assert queries.corpus.tokens(np.array([chunk]))[0].tolist() == ended[row, column].tolist()
             ids = neighbours.table.ids(np.array([chunk]))[0]
-            assert batch.neighbours[row, column].tolist() == database.corpus.with_continuations(ids).tolist()
+            assert (
+                batch.extra_inputs["neighbours"][row, column].tolist()
+                == database.corpus.with_continuations(ids).tolist()
+            )
             found = {database.corpus.document_name(int(d)) for d in database.corpus.documents(ids[ids >= 0])}
             assert name not in found
             seen += 1
         nothing = torch.from_numpy(documents < 0)
         assert ended[nothing].eq(-1).all()
-        assert batch.neighbours[nothing].eq(-1).all()
-        output = model(batch.tokens, state, batch.labels, neighbours=batch.neighbours, starts=starts)
+        assert batch.extra_inputs["neighbours"][nothing].eq(-1).all()
+        output = model(batch.tokens, state, batch.labels, neighbours=batch.extra_inputs["neighbours"], starts=starts)
         assert output.loss is not None
         assert output.loss.isfinite()
         state = output.state if mode == "streamed" else None
@@ -145,13 +147,14 @@ def test_shares_of_a_batch_are_the_batch(store: TokenStore, folder: Path):
     windows = ChunkedWindows(store, "train", 4 * CHUNK, 4, 3, chunk_size=CHUNK)
     batches = RetrievalBatches(windows, neighbours, share_without=0.5, seed=1)
     whole = batches.batch(2)
-    assert whole.neighbours is not None
     for rank in range(4):
         share = pickle.loads(pickle.dumps(batches)).batch(2, rank, 4)  # noqa: S301 - our own, as workers get it
         assert torch.equal(share.tokens[0], whole.tokens[rank])
-        assert share.neighbours is not None
-        assert torch.equal(share.neighbours[0], whole.neighbours[rank, : share.neighbours.shape[1]])
-        assert whole.neighbours[rank, share.neighbours.shape[1] :].eq(-1).all()
+        assert torch.equal(
+            share.extra_inputs["neighbours"][0],
+            whole.extra_inputs["neighbours"][rank, : share.extra_inputs["neighbours"].shape[1]],
+        )
+        assert whole.extra_inputs["neighbours"][rank, share.extra_inputs["neighbours"].shape[1] :].eq(-1).all()
 
 
 def test_a_share_of_samples_is_given_no_neighbours(store: TokenStore, folder: Path):
@@ -160,7 +163,7 @@ def test_a_share_of_samples_is_given_no_neighbours(store: TokenStore, folder: Pa
     shares = []
     for share in (0.0, 0.3, 1.0):
         batches = RetrievalBatches(windows, neighbours, share_without=share, seed=1)
-        found = [batches.batch(step).neighbours for step in range(12)]
+        found = [batches.batch(step).extra_inputs["neighbours"] for step in range(12)]
         shares.append(np.mean([row.eq(-1).all().item() for batch in found for row in batch]))
     assert shares[0] < 0.1
     assert shares[1] == pytest.approx(shares[0] + 0.3, abs=0.12)
@@ -218,7 +221,7 @@ def test_own_text_teaches_to_copy_and_falls_away(store: TokenStore, folder: Path
     batches = RetrievalBatches(windows, neighbours, own_text_steps=6, seed=1)
     changed = []
     for step in range(8):
-        given, real = batches.batch(step).neighbours, plain.batch(step).neighbours
+        given, real = batches.batch(step).extra_inputs["neighbours"], plain.batch(step).extra_inputs["neighbours"]
         assert given is not None
         assert real is not None
         documents, chunks = ended_chunks(windows.stretches(step), CHUNK, carries_state=False)

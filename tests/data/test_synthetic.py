@@ -53,10 +53,10 @@ def test_impossible_sizes_are_refused():
 def test_ciphers_are_told_by_the_neighbours_alone():
     batch = cipher(3, batch_size=64, num_symbols=6, chunk_size=4, seed=0)
     assert batch.tokens.shape == (64, 4 + 12 - 1)
-    assert batch.neighbours.shape == (64, 3, 1, 12)
+    assert batch.extra_inputs["neighbours"].shape == (64, 3, 1, 12)
     assert (batch.tokens[:, :4] == 12).all()
     keys = set()
-    for tokens, labels, found in zip(batch.tokens, batch.labels, batch.neighbours, strict=True):
+    for tokens, labels, found in zip(batch.tokens, batch.labels, batch.extra_inputs["neighbours"], strict=True):
         key = dict(found[0, 0].view(6, 2).tolist())
         assert set(key) == set(range(6))
         assert all(dict(other[0].view(6, 2).tolist()) == key for other in found)

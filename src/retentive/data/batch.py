@@ -1,15 +1,13 @@
 """What a training step reads."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
+from retentive.ops.cross_entropy import IGNORED as IGNORED  # the label of a position that has no loss
 from retentive.shapes import TokenMask, Tokens
-
-IGNORED = -100
-"""The label of a position that has no loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,23 +18,23 @@ class Batch:
         tokens: What the model reads.
         labels: The token that each position should predict, already shifted; ``-100`` where there is none.
         starts: True at the first token of a document: nothing before it may be remembered.
-        neighbours: Of each chunk that ends in the batch, row by row in order, -1 where there is no token; None for
-            models that read none.
+        extra_inputs: What the model reads besides tokens, by the name of its argument. ``neighbours`` are those of each
+            chunk that ends in the batch, (batch, chunks, neighbours, length), row by row in order, -1 where there is no
+            token.
     """
 
     tokens: Tokens
     labels: Tokens
     starts: TokenMask
-    neighbours: Int[Tensor, "batch chunks neighbours length"] | None = None
+    extra_inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
-        found = None if self.neighbours is None else self.neighbours.to(device)
         return Batch(
             tokens=self.tokens.to(device),
             labels=self.labels.to(device),
             starts=self.starts.to(device),
-            neighbours=found,
+            extra_inputs={name: tensor.to(device) for name, tensor in self.extra_inputs.items()},
         )
 
 

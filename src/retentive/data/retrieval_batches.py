@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from retentive.data.batch import IGNORED, Batch, check_sizes, rows_of_rank
@@ -181,7 +181,7 @@ class RetrievalBatches:
             for row, drawn in enumerate(random):
                 if drawn.random() < share:
                     self._add_own_text(found[row], documents[row], chunks[row], drawn)
-        return replace(batch, neighbours=torch.from_numpy(found))
+        return replace(batch, extra_inputs={**batch.extra_inputs, "neighbours": torch.from_numpy(found)})
 
     def _add_own_text(
         self,
@@ -249,25 +249,28 @@ class FindsNeighbours(Protocol):
         ...
 
 
-def neighbours_of_rows(
-    neighbours: FindsNeighbours,
+def neighbour_inputs(
+    neighbours: FindsNeighbours | None,
     documents: Int64[np.ndarray, "batch"],
     begins: Int64[np.ndarray, "batch"],
     lengths: Int64[np.ndarray, "batch"],
     *,
     carries_state: bool,
-) -> Int[Tensor, "batch chunks neighbours length"]:
-    """The neighbours for a call whose rows read one document each.
+) -> dict[str, Tensor]:
+    """Return the neighbours for a call whose rows read one document each, as `Batch.extra_inputs`.
 
     Args:
-        neighbours: Finds them.
+        neighbours: Finds them; None for a call without neighbours.
         documents: Document of each row.
         begins: Position there of the token that its first column predicts.
         lengths: Its columns that are no padding.
         carries_state: Whether the rows go on from an earlier call.
     """
+    if neighbours is None:
+        return {}
     rows = [
         [Stretch(0, document, begin, length)]
         for document, begin, length in zip(documents.tolist(), begins.tolist(), lengths.tolist(), strict=True)
     ]
-    return torch.from_numpy(neighbours.tokens(*ended_chunks(rows, neighbours.chunk_size, carries_state=carries_state)))
+    chunks = ended_chunks(rows, neighbours.chunk_size, carries_state=carries_state)
+    return {"neighbours": torch.from_numpy(neighbours.tokens(*chunks))}

@@ -99,7 +99,7 @@ def cipher(step: int, *, batch_size: int, num_symbols: int, chunk_size: int, see
     labels[:, chunk_size::2] = text[:, chunk_size + 1 :: 2]
     chunks = (text.shape[1] - 1) // chunk_size
     neighbours = np.stack([listed() for _ in range(chunks)], axis=1)[:, :, None]
-    return replace(_batch(text[:, :-1], labels), neighbours=torch.from_numpy(neighbours))
+    return replace(_batch(text[:, :-1], labels), extra_inputs={"neighbours": torch.from_numpy(neighbours)})
 
 
 def _batch(tokens: np.ndarray, labels: np.ndarray) -> Batch:

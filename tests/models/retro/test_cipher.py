@@ -21,7 +21,7 @@ SHAPE = {"vocab_size": 2 * SYMBOLS + 1, "hidden_size": 64, "num_layers": 2, "num
 
 @torch.no_grad()
 def accuracy(model: Retro, batch: Batch) -> float:
-    logits = model(batch.tokens, neighbours=batch.neighbours).logits
+    logits = model(batch.tokens, **batch.extra_inputs).logits
     asked = batch.labels >= 0
     return (logits.argmax(-1) == batch.labels)[asked].double().mean().item()
 
@@ -54,6 +54,6 @@ def test_a_key_that_only_neighbours_tell_is_used(base):
             break
     assert accuracy(model.eval(), test) >= 0.95
     chance = 1 / SYMBOLS
-    others = test.neighbours.roll(1, 0)
-    assert accuracy(model, replace(test, neighbours=None)) == pytest.approx(chance, abs=0.03)
-    assert accuracy(model, replace(test, neighbours=others)) == pytest.approx(chance, abs=0.03)
+    others = {"neighbours": test.extra_inputs["neighbours"].roll(1, 0)}
+    assert accuracy(model, replace(test, extra_inputs={})) == pytest.approx(chance, abs=0.03)
+    assert accuracy(model, replace(test, extra_inputs=others)) == pytest.approx(chance, abs=0.03)

@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int64
 from retentive.data.batch import IGNORED
 from retentive.data.evaluation_windows import EvaluationBatch, EvaluationWindows
 from retentive.data.neighbour_stores import ChunkNeighbours
-from retentive.data.retrieval_batches import FindsNeighbours, neighbours_of_rows
+from retentive.data.retrieval_batches import FindsNeighbours, neighbour_inputs
 from retentive.evaluation.measures.documents import Documents
 from retentive.evaluation.measures.mode import evaluating
 from retentive.models.base import LanguageModel
@@ -203,18 +203,16 @@ def _loss(
     model: LanguageModel, batch: EvaluationBatch, neighbours: FindsNeighbours | None
 ) -> Float64[np.ndarray, "batch time"]:
     mask = None if bool(batch.mask.all()) else batch.mask
-    beside: dict[str, torch.Tensor] = {}
-    if neighbours is not None:
-        lengths = batch.mask.sum(1).numpy()
-        beside["neighbours"] = neighbours_of_rows(
-            neighbours, batch.document.numpy(), batch.offset.numpy(), lengths, carries_state=False
-        )
+    lengths = batch.mask.sum(1).numpy()
+    extra_inputs = neighbour_inputs(
+        neighbours, batch.document.numpy(), batch.offset.numpy(), lengths, carries_state=False
+    )
     device = next(model.parameters()).device
     with evaluating(model):
         output = model(
             batch.tokens.to(device),
             mask=None if mask is None else mask.to(device),
-            **{name: tensor.to(device) for name, tensor in beside.items()},
+            **{name: tensor.to(device) for name, tensor in extra_inputs.items()},
         )
         assert output.logits is not None
         loss = torch.nn.functional.cross_entropy(

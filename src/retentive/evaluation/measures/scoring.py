@@ -4,17 +4,17 @@ Both score each token once. As in training, a document is read after end-of-text
 predicted. End-of-text itself is not scored: it stands for no bytes of the text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from retentive.data.evaluation_windows import EvaluationWindows
-from retentive.data.retrieval_batches import FindsNeighbours, neighbours_of_rows
+from retentive.data.retrieval_batches import FindsNeighbours, neighbour_inputs
 from retentive.evaluation.measures.documents import Documents
 from retentive.evaluation.measures.mode import evaluating
 from retentive.models.base import LanguageModel
@@ -139,7 +139,7 @@ def token_nats(
     state: ModelState | None = None,
     *,
     mask: TokenMask | None = None,
-    neighbours: Int[Tensor, "batch chunks k length"] | None = None,
+    extra_inputs: Mapping[str, Tensor] | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> tuple[Float[Tensor, "batch time"], ModelState]:
     """The loss of each label, and the state after all tokens.
@@ -150,21 +150,22 @@ def token_nats(
         labels: The token that follows each; -100 where none is scored, whose loss is 0.
         state: Where an earlier call stopped.
         mask: False at padding.
-        neighbours: Of the chunks that end here, for models that read them. All columns are then read in one call.
+        extra_inputs: What the model reads besides tokens, by the name of its argument. All columns are then read in one
+            call.
         logits_at_once: Logits that may be in memory together, of one column at least. Changes memory, never results.
     """
     batch, time = tokens.shape
     columns = max(1, logits_at_once // (batch * model.config.decoder.embedding.vocab_size))
-    beside: dict[str, Tensor] = {}
-    if neighbours is not None:
-        columns, beside = time, {"neighbours": neighbours}
+    extra_inputs = extra_inputs or {}
+    if extra_inputs:
+        columns = time
     first = _first_scored(labels)
     bounds = [0, *range(first + columns, time, columns), time]
     nats = [torch.zeros(batch, first, device=tokens.device)]
     for begin, end in pairwise(bounds):
         wanted = end - max(begin, first)
         piece = None if mask is None else mask[:, begin:end]
-        output = model(tokens[:, begin:end], state, mask=piece, logits_to_keep=wanted, **beside)
+        output = model(tokens[:, begin:end], state, mask=piece, logits_to_keep=wanted, **extra_inputs)
         state = output.state
         if output.logits is not None:
             logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
@@ -215,12 +216,12 @@ def _score(
     """Read rows that begin at ``offset`` in their documents, and keep the losses of their labels."""
     device = next(model.parameters()).device
     padding = None if bool(mask.all()) else mask.to(device)
-    found = None
-    if neighbours is not None:
-        lengths = mask.sum(1).numpy()
-        found = neighbours_of_rows(neighbours, document, offset, lengths, carries_state=state is not None).to(device)
+    found = neighbour_inputs(neighbours, document, offset, mask.sum(1).numpy(), carries_state=state is not None)
+    extra_inputs = {name: tensor.to(device) for name, tensor in found.items()}
     with evaluating(model):
-        nats, state = token_nats(model, tokens.to(device), labels.to(device), state, mask=padding, neighbours=found)
+        nats, state = token_nats(
+            model, tokens.to(device), labels.to(device), state, mask=padding, extra_inputs=extra_inputs
+        )
     rows, columns = (part.numpy() for part in (labels != IGNORED).nonzero(as_tuple=True))
     scored = ScoredTokens(
         document=document[rows],

@@ -163,7 +163,7 @@ class Learner:
                 tokens=window.tokens,
                 labels=window.labels,
                 starts=window.starts,
-                neighbours=window.neighbours,
+                extra_inputs=window.extra_inputs,
                 total_labels=total_labels,
                 context=self._autocast,
             )

@@ -7,13 +7,13 @@ entered it, and hands the gradient of that state to the piece before. What it co
 gives is the same gradient, for any state that is a `RecurrentState`: memory tokens, recalled tokens, caches, matrices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 from torch.nn.parallel import DistributedDataParallel
@@ -46,7 +46,7 @@ class TextPiece:
         total_labels: Labels of the whole text (or step): the losses of all pieces add up to the mean over them.
         mask: False at padding.
         starts: True at the first token of a document.
-        neighbours: Of the chunks that end in these columns; None for models that read none.
+        extra_inputs: What the model reads besides tokens, by the name of its argument.
         context: Makes a context to read in, such as autocast.
     """
 
@@ -56,16 +56,15 @@ class TextPiece:
     total_labels: int | Tensor
     mask: TokenMask | None = None
     starts: TokenMask | None = None
-    neighbours: Int[Tensor, "batch chunks neighbours length"] | None = None
+    extra_inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     context: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __call__(self, state: ModelState | None, *, with_loss: bool) -> tuple[Loss | None, ModelState]:
         """Read it."""
         labels = self.labels if with_loss else None
-        beside = {} if self.neighbours is None else {"neighbours": self.neighbours}
         with self.context():
             output: ModelOutput = self.model(
-                self.tokens, state, labels, mask=self.mask, starts=self.starts, logits_to_keep=0, **beside
+                self.tokens, state, labels, mask=self.mask, starts=self.starts, logits_to_keep=0, **self.extra_inputs
             )
             if output.loss is None:
                 return None, output.state

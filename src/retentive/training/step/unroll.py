@@ -1,10 +1,10 @@
 """Truncated back-propagation: the one place of the library that cuts gradients between windows of a text."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.data.batch import IGNORED, Batch
@@ -22,19 +22,14 @@ class Window:
         labels: The token that each position should predict, -100 where there is none.
         starts: True at the first token of a document; None where no document begins, which is cheaper.
         num_labels: Labels that are not -100.
-        neighbours: Of the chunks that end in the window; None for models that read none.
+        extra_inputs: What the model reads besides tokens, by the name of its argument; see `Batch`.
     """
 
     tokens: Tokens
     labels: Tokens
     starts: TokenMask | None
     num_labels: int
-    neighbours: Int[Tensor, "batch chunks neighbours length"] | None = None
-
-    @property
-    def beside_tokens(self) -> dict[str, Tensor]:
-        """What only some families take."""
-        return {} if self.neighbours is None else {"neighbours": self.neighbours}
+    extra_inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def place(batch: Batch, device: torch.device, *, carries_state: bool, keeps_starts: bool = False) -> Window:
@@ -54,7 +49,7 @@ def place(batch: Batch, device: torch.device, *, carries_state: bool, keeps_star
         labels=batch.labels.to(device),
         starts=batch.starts.to(device) if needed else None,
         num_labels=int((batch.labels != IGNORED).sum()),
-        neighbours=None if batch.neighbours is None else batch.neighbours.to(device),
+        extra_inputs={name: tensor.to(device) for name, tensor in batch.extra_inputs.items()},
     )
 
 
@@ -81,7 +76,7 @@ def unroll(
     losses: list[Tensor] = []
     for window in windows:
         output: ModelOutput = model(
-            window.tokens, carried, window.labels, starts=window.starts, logits_to_keep=0, **window.beside_tokens
+            window.tokens, carried, window.labels, starts=window.starts, logits_to_keep=0, **window.extra_inputs
         )
         assert output.loss is not None
         losses.append(output.loss * (window.num_labels / total_labels))
