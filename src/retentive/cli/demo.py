@@ -38,8 +38,8 @@ from retentive.training.run.config import (
     ScheduleConfig,
     TrainConfig,
 )
+from retentive.training.run.step_time import seconds_per_step
 from retentive.training.run.trainer import train
-from retentive.training.step.step_time import seconds_per_step
 
 NOTES = "demo.json"
 """File that says which folders beside it a demo made, and how many steps its models are trained for."""
