@@ -46,3 +46,6 @@ RetentionMatrix = Float[Tensor, "batch heads key_dim value_dim"]
 
 LogDecay = Float[Tensor, "heads"]
 """``log(gamma)`` of each head, in float64, below or equal to 0."""
+
+TokenLogDecay = Float[Tensor, "batch heads time"]
+"""``log(gamma)`` of each head at each token, below or equal to 0."""

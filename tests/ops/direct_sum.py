@@ -1,5 +1,6 @@
 """Retention by hand: Python loops over every query and key, shared with no code of the package."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,15 @@ class Case(NamedTuple):
         return {"log_decay": self.log_decay, "mask": self.mask, "starts": self.starts}
 
 
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "paper": lambda x: torch.nn.functional.logsigmoid(x) / 16,
+    "any": torch.nn.functional.logsigmoid,
+    "strong": lambda x: -30 * x.abs(),
+    "strong beside weak": lambda x: torch.where(x > 0, -1e5 * x, -1e-5 * x.abs()),
+    "none": lambda x: 0 * x,
+}
+
+
 def random_case(
     seed: int,
     time: int,
@@ -33,13 +43,19 @@ def random_case(
     mask: bool = False,
     starts: bool = False,
     log_decay: Tensor | None = None,
+    gates: str | None = None,
 ) -> Case:
-    """Normal inputs that, like those of a layer, are transposed views of ``(batch, time, heads, dim)``."""
+    """Normal inputs that, like those of a layer, are transposed views of ``(batch, time, heads, dim)``.
+
+    With ``gates``, the name of a kind of decay in `GATES`, each row, head and token has a decay of its own.
+    """
     random = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random, dtype=torch.float64)
 
+    if gates is not None:
+        log_decay = GATES[gates](normal(batch, time, heads)).transpose(1, 2)
     query, key, value = (normal(batch, time, heads, dim).transpose(1, 2) for dim in (key_dim, key_dim, value_dim))
     return Case(
         query,
@@ -61,9 +77,12 @@ def direct_retention(
     mask: Tensor | None,
     starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Outputs and last state; one weight ``gamma ** (real tokens in between)`` for each pair of query and key."""
+    """Outputs and last state; for each pair of query and key one weight, the product of the real tokens' decays.
+
+    ``log_decay`` holds one number a head, or one for each row, head and token.
+    """
     batch, heads, time, key_dim = query.shape
-    gamma = log_decay.exp()
+    rate = log_decay.view(1, heads, 1).expand(batch, heads, time) if log_decay.dim() == 1 else log_decay
     nothing = torch.zeros(key_dim, value.shape[3], dtype=query.dtype)
     outputs: list[Tensor] = []
     states: list[Tensor] = []
@@ -76,7 +95,8 @@ def direct_retention(
         between = range(source + 1, sink + 1)
         if starts is not None and any(bool(starts[row, token]) for token in between):
             return None
-        return gamma[head] ** sum(is_real(row, token) for token in between)
+        real = [token for token in between if is_real(row, token)]
+        return rate[row, head, real].sum().exp()
 
     for row in range(batch):
         for head in range(heads):

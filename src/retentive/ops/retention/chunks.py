@@ -1,6 +1,7 @@
 """Chunks of tokens and the passes over them that retention with any decay has in common."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -70,6 +71,98 @@ def read_chunks(
         decay_scores(scores, tables.intra, query)
         output.baddbmm_(scores, flat(value))
     return output.view_as(value), after, states
+
+
+class ChunkGradients(NamedTuple):
+    """What `chunk_gradients` returns."""
+
+    query: Chunks
+    key: Chunks
+    value: ValueChunks
+    state: RetentionMatrix
+    log_decay: Float[Tensor, "batch heads chunks size"] | None
+
+
+def chunk_gradients(
+    query: Chunks,
+    key: Chunks,
+    value: ValueChunks,
+    states: ChunkStates,
+    tables: DecayTables,
+    d_output: ValueChunks | None,
+    d_after: RetentionMatrix | None,
+    *,
+    of_decay: bool = False,
+) -> ChunkGradients:
+    """Compute the gradients of `read_chunks`; with ``of_decay``, that of each token's ``log(gamma)`` too.
+
+    Args:
+        query: As `read_chunks` got it, like key, value and tables.
+        key: As `read_chunks` got it.
+        value: As `read_chunks` got it.
+        states: The state that each chunk met.
+        tables: As `read_chunks` got them.
+        d_output: Gradient of the outputs; None is 0.
+        d_after: Gradient of the last state; None is 0.
+        of_decay: Whether the decays need a gradient.
+    """
+    d_output = torch.zeros_like(value) if d_output is None else d_output.contiguous()
+    q, k, v, d_o = flat(query), flat(key), flat(value), flat(d_output)
+    with without_autocast(query.device):
+        d_query = scaled(query, tables.query)
+        d_states = torch.bmm(flat(d_query).mT, d_o).view_as(states).to(states.dtype)
+        d_state = carry(d_states, d_after, tables.chunk, backwards=True)
+        d_s = flat(d_states.to(query.dtype))
+        scores = torch.bmm(d_o, v.mT)
+        decay_scores(scores, tables.intra, query)
+        torch.bmm(d_o, flat(states.to(query.dtype)).mT, out=flat(d_query))
+        d_query.mul_(tables.query)
+        read = _dot(query.to(states.dtype), d_query.to(states.dtype)) if of_decay else None
+        flat(d_query).baddbmm_(scores, k)
+        d_key = torch.bmm(v, d_s.mT).view_as(key).mul_(tables.key)
+        written = _dot(key.to(states.dtype), d_key.to(states.dtype)) if of_decay else None
+        flat(d_key).baddbmm_(scores.mT, q)
+        products = torch.bmm(q, k.mT, out=None if of_decay else scores)
+        d_log_decay = None
+        if read is not None and written is not None:
+            pairs = scores.to(states.dtype).mul_(products).view(*read.shape, -1)
+            carried = tables.chunk.squeeze(-1) * _dot(d_states, states).sum(3, keepdim=True)
+            d_log_decay = _decay_gradient(pairs, read, written, carried)
+        decay_scores(products, tables.intra, query)
+        d_value = torch.bmm(k, d_s).view_as(value)
+        flat(d_value.mul_(tables.key)).baddbmm_(products.mT, d_o)
+    return ChunkGradients(d_query, d_key, d_value, d_state, d_log_decay)
+
+
+def _decay_gradient(
+    pairs: Float[Tensor, "batch heads chunks size size"],
+    read: Float[Tensor, "batch heads chunks size"],
+    written: Float[Tensor, "batch heads chunks size"],
+    carried: Float[Tensor, "batch heads chunks 1"],
+) -> Float[Tensor, "batch heads chunks size"]:
+    """Sum for each token what passes through its decay: all that later queries read of earlier keys.
+
+    The shorter way sums ``query . d_query - key . d_key`` over the later tokens. There, what a token reads of its own
+    key is added and subtracted again, and under strong decays rounding is all that is left.
+
+    Args:
+        pairs: The loss's share of each query (first) and each key of one chunk; overwritten.
+        read: The share of each query and the state before its chunk.
+        written: The share of each key and what comes after its chunk.
+        carried: The share of the state before each chunk and what comes after it.
+    """
+    pairs.diagonal(0, 3, 4).zero_()
+    later = read + pairs.sum(4) - pairs.sum(3)
+    later = later.double().flip(3).cumsum(3).flip(3)
+    earlier = written.double().cumsum(3).roll(1, 3)
+    earlier[..., 0] = 0
+    return later + earlier + carried
+
+
+def _dot(first: Float[Tensor, "*rows dim"], second: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows"]:
+    """Dot products along the last dimension, as matrix products: their single terms are not written to memory."""
+    rows = torch.bmm(first.reshape(-1, 1, first.shape[-1]), second.reshape(-1, first.shape[-1], 1))
+    return rows.view(first.shape[:-1])
 
 
 def flat(chunks: Chunks) -> Float[Tensor, "all_chunks size dim"]:

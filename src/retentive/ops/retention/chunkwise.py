@@ -11,20 +11,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from retentive.ops.precision import state_dtype, without_autocast
+from retentive.ops.precision import state_dtype
 from retentive.ops.retention.chunks import (
     DEFAULT_CHUNK_SIZE,
     Chunks,
     ChunkStates,
     ValueChunks,
-    carry,
     check_chunk_size,
-    decay_scores,
-    flat,
+    chunk_gradients,
     in_chunks,
     piece_lengths,
     read_chunks,
-    scaled,
     split_flags,
     split_time,
 )
@@ -148,22 +145,7 @@ class _ChunkwiseRetention(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, d_output: ValueChunks | None, d_after: RetentionMatrix | None, _: None
     ) -> tuple[Tensor | None, ...]:
-        query, key, value, states, intra, query_decay, key_decay, chunk_decay = ctx.saved_tensors
-        d_output = torch.zeros_like(value) if d_output is None else d_output.contiguous()
-        q, k, v, d_o = flat(query), flat(key), flat(value), flat(d_output)
-        with without_autocast(query.device):
-            d_query = scaled(query, query_decay)
-            d_states = torch.bmm(flat(d_query).mT, d_o).view_as(states).to(chunk_decay.dtype)
-            d_state = carry(d_states, d_after, chunk_decay, backwards=True)
-            d_s = flat(d_states.to(query.dtype))
-            scores = torch.bmm(d_o, v.mT)
-            decay_scores(scores, intra, query)
-            torch.bmm(d_o, flat(states.to(query.dtype)).mT, out=flat(d_query))
-            flat(d_query.mul_(query_decay)).baddbmm_(scores, k)
-            d_key = torch.bmm(v, d_s.mT).view_as(key)
-            flat(d_key.mul_(key_decay)).baddbmm_(scores.mT, q)
-            torch.bmm(q, k.mT, out=scores)
-            decay_scores(scores, intra, query)
-            d_value = torch.bmm(k, d_s).view_as(value)
-            flat(d_value.mul_(key_decay)).baddbmm_(scores.mT, d_o)
-        return d_query, d_key, d_value, d_state if ctx.has_state else None, None, None, None, None
+        query, key, value, states, *tables = ctx.saved_tensors
+        gradients = chunk_gradients(query, key, value, states, DecayTables(*tables), d_output, d_after)
+        d_state = gradients.state if ctx.has_state else None
+        return gradients.query, gradients.key, gradients.value, d_state, None, None, None, None

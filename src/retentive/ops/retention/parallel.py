@@ -1,7 +1,7 @@
 """The parallel form: all scores at once, quadratic in time and memory."""
 
 from retentive.ops.precision import state_dtype, without_autocast
-from retentive.ops.retention.decay import decay_tables
+from retentive.ops.retention.decay import DecayTables, decay_tables
 from retentive.ops.retention.inputs import (
     check_inputs,
     check_tokens,
@@ -51,11 +51,19 @@ def retention_parallel(
     tables = decay_tables(rate, query.shape[2], wide, mask, starts)
     q, k, v = (tensor.to(dtype) for tensor in without_padding(query, key, value, mask))
     before = initial_state(state, key, value, wide)
-    with without_autocast(q.device):
-        scores = (q @ k.mT) * tables.intra[:, :, 0]
-        from_state = (q @ before.to(dtype)) * tables.query[:, :, 0]
-        output = scores.to(dtype) @ v + from_state
-        after = tables.chunk[:, :, 0] * before + (k * tables.key[:, :, 0]).mT @ v.to(wide)
+    output, after = read_at_once(q, k, v, before, tables)
     if mask is not None:
         output = output.masked_fill(~mask[:, None, :, None], 0)
     return output.to(query.dtype), after
+
+
+def read_at_once(
+    query: Queries, key: Queries, value: Values, state: RetentionMatrix, tables: DecayTables
+) -> tuple[Values, RetentionMatrix]:
+    """Compute outputs and last state from checked inputs and the tables of one chunk that holds all tokens."""
+    with without_autocast(query.device):
+        scores = (query @ key.mT) * tables.intra[:, :, 0]
+        from_state = (query @ state.to(query.dtype)) * tables.query[:, :, 0]
+        output = scores.to(query.dtype) @ value + from_state
+        after = tables.chunk[:, :, 0] * state + (key * tables.key[:, :, 0]).mT @ value.to(state.dtype)
+    return output, after

@@ -1,0 +1,265 @@
+"""What the training form promises beyond being right: exact derivatives, linear memory, any precision."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from ops.direct_sum import GATES, random_case, relative_error
+from retentive.ops import (
+    gated_retention_chunkwise,
+    gated_retention_parallel,
+    gated_retention_recurrent,
+    precision,
+    retention_chunkwise,
+)
+from retentive.ops.gated_retention import gated_retention, log_decay_gate
+from retentive.ops.gated_retention.decay import token_decay_tables
+
+
+@pytest.mark.parametrize("time", [1, 3, 4, 5, 9])
+@pytest.mark.parametrize(("state", "flags"), [(False, False), (True, False), (True, True)])
+def test_gradcheck(time: int, state: bool, flags: bool):
+    case = random_case(time, time, batch=1, key_dim=2, value_dim=3, state=state, mask=flags, starts=flags, gates="any")
+    inputs = [tensor.clone().requires_grad_() for tensor in (case.log_decay, *case[:4]) if tensor is not None]
+
+    def run(log_decay: Tensor, *inputs: Tensor):
+        return gated_retention_chunkwise(*inputs, log_decay=log_decay, mask=case.mask, starts=case.starts, chunk_size=4)
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_second_derivatives_of_the_parallel_form():
+    case = random_case(0, 5, batch=1, key_dim=2, value_dim=3, mask=True, starts=True, gates="any")
+    inputs = [tensor.clone().requires_grad_() for tensor in (case.log_decay, *case[:4])]
+
+    def run(log_decay: Tensor, *inputs: Tensor):
+        return gated_retention_parallel(*inputs, log_decay=log_decay, mask=case.mask, starts=case.starts)
+
+    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("unused", ["output", "state"])
+@pytest.mark.parametrize("gates", GATES)
+def test_gradient_of_one_result_alone(unused: str, gates: str):
+    case = random_case(0, 9, gates=gates)
+    gradients = []
+    for form in (gated_retention_parallel, gated_retention_chunkwise):
+        *inputs, log_decay = (tensor.clone().requires_grad_() for tensor in case[:5])
+        output, state = form(*inputs, log_decay=log_decay)
+        result = state if unused == "output" else output
+        gradients.append(torch.autograd.grad(result.square().sum(), [*inputs, log_decay], materialize_grads=True))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert relative_error(ours, theirs) < 1e-12
+
+
+@pytest.mark.parametrize("wanted", ["state", "log_decay"])
+def test_one_input_alone_may_want_a_gradient(wanted: str):
+    case = random_case(0, 9, gates="any")
+    leaf = getattr(case, wanted).clone().requires_grad_()
+    state, log_decay = (leaf if name == wanted else getattr(case, name) for name in ("state", "log_decay"))
+    output, _ = gated_retention_chunkwise(*case[:3], state, log_decay=log_decay, chunk_size=4)
+    expected, _ = gated_retention_parallel(*case[:3], state, log_decay=log_decay)
+    found, theirs = (torch.autograd.grad(result.sum(), leaf)[0] for result in (output, expected))
+    assert relative_error(found, theirs) < 1e-12
+
+
+def test_gradients_of_strong_decays_are_no_rounding_errors():
+    # What a decay of 1e-6 lets through is a millionth of what the tokens' own terms are.
+    case = random_case(0, 130, key_dim=8, value_dim=8, log_decay=torch.full((2, 2, 130), math.log(1e-6)).double())
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        *inputs, log_decay = (tensor.to(dtype).requires_grad_() for tensor in case[:5])
+        output, state = gated_retention_chunkwise(*inputs, log_decay=log_decay)
+        gradients.append(torch.autograd.grad(output.square().sum() + state.sum(), log_decay)[0])
+    assert relative_error(gradients[0], gradients[1]) < 1e-5
+
+
+@pytest.mark.parametrize("order", ["batch heads time dim", "batch time heads dim", "time heads dim batch", "slice"])
+def test_memory_order_does_not_matter(order: str):
+    case = random_case(0, 13, gates="any")
+    log_decay = case.log_decay
+    if order == "slice":
+        inputs = [
+            torch.cat([tensor, torch.full_like(tensor, math.nan)], 3)[..., : tensor.shape[3]] for tensor in case[:3]
+        ]
+        log_decay = torch.cat([log_decay, torch.full_like(log_decay, math.nan)], 1)[:, : log_decay.shape[1]]
+    else:
+        names = ["batch", "heads", "time", "dim"]
+        there = [names.index(name) for name in order.split()]
+        back = [order.split().index(name) for name in names]
+        inputs = [tensor.permute(there).contiguous().permute(back) for tensor in case[:3]]
+    expected = gated_retention_parallel(
+        *(tensor.contiguous() for tensor in case[:3]), case.state, log_decay=case.log_decay.contiguous()
+    )
+    found = gated_retention_chunkwise(*inputs, case.state, log_decay=log_decay, chunk_size=4)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert relative_error(ours, theirs) < 1e-12
+
+
+def test_memory_kept_for_the_backward_pass_is_the_inputs_and_one_state_a_chunk():
+    heads, time, dim, size = 2, 512, 8, 16
+    inputs = [torch.randn(1, heads, time, dim, requires_grad=True) for _ in range(3)]
+    log_decay = log_decay_gate(torch.randn(1, heads, time)).requires_grad_()
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        gated_retention_chunkwise(*inputs, log_decay=log_decay, chunk_size=size)
+    numbers = 3 * heads * time * dim + heads * (time // size) * dim * dim
+    assert sum(kept.values()) <= 4 * numbers + 8 * heads * time
+
+
+def test_memory_that_was_not_written_is_never_read():
+    case = random_case(0, 70, mask=True, starts=True, gates="any")
+    results = []
+    for fill in (False, True):
+        inputs = [tensor.clone().requires_grad_() for tensor in (*case[:4], case.log_decay)]
+        torch.use_deterministic_algorithms(fill)  # new memory is filled with NaN
+        try:
+            output, state = gated_retention_chunkwise(
+                *inputs[:4], log_decay=inputs[4], mask=case.mask, starts=case.starts, chunk_size=16
+            )
+            gradients = torch.autograd.grad(output.square().sum() + state.sum(), inputs)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        results.append((output, state, *gradients))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gates", GATES)
+def test_every_table_entry_is_a_product_of_decays(dtype: torch.dtype, gates: str):
+    size = 64
+    log_decay = random_case(0, 2 * size, batch=1, gates=gates).log_decay.unflatten(2, (2, size))
+    tables = token_decay_tables(log_decay, dtype)
+    gamma = log_decay.exp()
+    # Sums of 64 numbers in float64, then exponents that are rounded once.
+    tolerance = {"rtol": {torch.float32: 1e-5, torch.float64: 1e-11}[dtype], "atol": 1e-37}
+    for key in range(size):
+        products = torch.cat([torch.ones_like(gamma[..., :1]), gamma[..., key + 1 :].cumprod(3)], 3)
+        assert not tables.intra[..., :key, key].any()
+        torch.testing.assert_close(tables.intra[..., key:, key].double(), products, **tolerance)
+        torch.testing.assert_close(tables.key[..., key, 0].double(), products[..., -1], **tolerance)
+    torch.testing.assert_close(tables.query[..., 0].double(), gamma.cumprod(3), **tolerance)
+    torch.testing.assert_close(tables.chunk[..., 0, 0].double(), gamma.prod(3), **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_131072_tokens_stay_finite_and_right(dtype: torch.dtype):
+    time, heads, dim = 131_072, 2, 4
+    random = torch.Generator().manual_seed(0)
+    # Positive inputs: sums as large as they get.
+    query, key, value = (torch.rand(1, heads, time, dim, generator=random).to(dtype) for _ in range(3))
+    log_decay = log_decay_gate(torch.randn(1, heads, time, generator=random) + torch.tensor([0.0, 6.0])[:, None])
+    output, state = gated_retention_chunkwise(query, key, value, log_decay=log_decay)
+    assert output.dtype == dtype
+    assert state.dtype == torch.float32
+    assert output.isfinite().all()
+    tolerance = {torch.bfloat16: 1e-2, torch.float16: 1e-3, torch.float32: 5e-6}[dtype]
+    q, k, v = (tensor.double() for tensor in (query, key, value))
+    clock = log_decay[0].double().cumsum(1)
+    for now in (0, 63, 64, 65_537, time - 1):
+        weight = torch.exp(clock[:, now, None] - clock[:, : now + 1])
+        exact = torch.einsum("hd,htd,ht,hte->he", q[0, :, now], k[0, :, : now + 1], weight, v[0, :, : now + 1])
+        assert relative_error(output[0, :, now], exact) < tolerance
+    weight = torch.exp(clock[:, -1:] - clock)
+    assert relative_error(state[0], torch.einsum("htd,ht,hte->hde", k[0], weight, v[0])) < tolerance
+
+
+def test_float16_scores_beyond_its_range_are_summed_in_float32():
+    # Every score is 64 * 48 * 48 = 147,456, beyond float16; weighed by small values the output is within it.
+    query = key = torch.full((1, 1, 70, 64), 48.0, dtype=torch.float16)
+    value = torch.full((1, 1, 70, 2), 2.0**-10, dtype=torch.float16)
+    log_decay = log_decay_gate(torch.randn(1, 1, 70))
+    expected, expected_state = gated_retention_parallel(
+        query.double(), key.double(), value.double(), log_decay=log_decay
+    )
+    for form in ("parallel", "recurrent", "chunkwise"):
+        output, state = gated_retention(query, key, value, log_decay=log_decay, form=form)
+        assert relative_error(output, expected) < 1e-3
+        assert relative_error(state, expected_state) < 1e-5
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gradients(dtype: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: native)
+    case = random_case(0, 150, key_dim=8, value_dim=8, gates="paper")
+    half = [tensor.to(dtype).requires_grad_() for tensor in (*case[:3], case.log_decay)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in half]
+    slope = torch.randn_like(case.value).to(dtype)
+    found = torch.autograd.grad(gated_retention_chunkwise(*half[:3], log_decay=half[3])[0], half, slope)
+    expected = torch.autograd.grad(gated_retention_chunkwise(*exact[:3], log_decay=exact[3])[0], exact, slope.double())
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == dtype
+        assert relative_error(ours, theirs) < 2e-2
+
+
+def test_autocast_rounds_no_float32_input():
+    inputs = [torch.randn(1, 2, 70, 4) for _ in range(3)]
+    state, log_decay = torch.randn(1, 2, 4, 4), log_decay_gate(torch.randn(1, 2, 70))
+    step = [tensor[:, :, 0] for tensor in inputs]
+
+    def run():
+        calls = [
+            gated_retention(*inputs, state, log_decay=log_decay, form=form)
+            for form in ("parallel", "recurrent", "chunkwise")
+        ]
+        return [*calls, gated_retention_recurrent(*step, state, log_decay=log_decay[:, :, 0])]
+
+    plain = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = run()
+    for ours, theirs in zip(cast, plain, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_states_are_float32_or_wider(dtype: torch.dtype):
+    inputs = [torch.randn(1, 2, 5, 4).to(dtype) for _ in range(3)]
+    log_decay = log_decay_gate(torch.randn(1, 2, 5))
+    for form in ("parallel", "recurrent", "chunkwise"):
+        output, state = gated_retention(*inputs, log_decay=log_decay, form=form)
+        assert output.dtype == dtype
+        assert state.dtype == (torch.float64 if dtype is torch.float64 else torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_decays_close_to_one_are_kept_in_every_dtype(dtype: torch.dtype):
+    # In bfloat16 1 - 2**-9 rounds to 1: nothing would fade.
+    log_decay = torch.full((1, 1, 4097), math.log1p(-(2.0**-9)))
+    key = torch.zeros(1, 1, 4097, 1, dtype=dtype)
+    key[0, 0, 0] = 1
+    ones = torch.ones_like(key)
+    expected = math.exp(4096 * math.log1p(-(2.0**-9)))
+    for form in ("parallel", "recurrent", "chunkwise"):
+        output, state = gated_retention(ones, key, ones, log_decay=log_decay, form=form)
+        assert output[0, 0, -1].item() == pytest.approx(expected, rel=1e-2)
+        assert state.item() == pytest.approx(expected, rel=1e-2 if form == "chunkwise" else 1e-3)
+
+
+def test_the_chunk_size_changes_no_result():
+    case = random_case(3, 150, mask=True, starts=True, gates="paper")
+    inputs = [tensor.clone().requires_grad_() for tensor in (*case[:4], case.log_decay)]
+    results = []
+    for size in (1, 2, 63, 64, 65, 149, 150, 151, 1000):
+        output, state = gated_retention_chunkwise(
+            *inputs[:4], log_decay=inputs[4], mask=case.mask, starts=case.starts, chunk_size=size
+        )
+        results.append((output, state, *torch.autograd.grad(output.square().sum() + state.sum(), inputs)))
+    for result in results[1:]:
+        for ours, theirs in zip(result, results[0], strict=True):
+            assert relative_error(ours, theirs) < 1e-12
+
+
+def test_retention_keeps_its_constant_decay_without_a_gradient():
+    with pytest.raises(ValueError, match="log_decay is a constant of the model and gets no gradient"):
+        retention_chunkwise(*torch.randn(3, 1, 2, 5, 4), log_decay=torch.full((2,), -0.1).requires_grad_())
