@@ -23,9 +23,9 @@ import torch
 from retentive.ops import attention, gated_retention_chunkwise, log_decay_gate, log_decay_geometric
 from retentive.ops import retention_chunkwise, rotary_frequencies, rotary_tables, rotate
 
-def mix(query, key, value, mask, starts, layout):
+def mix(query, key, value, mask, starts, pairs):
     cos, sin = rotary_tables(torch.arange(21)[None], frequencies)
-    query, key = rotate(query, cos, sin, pairs=layout), rotate(key, cos, sin, layout=layout)
+    query, key = rotate(query, cos, sin, pairs=pairs), rotate(key, cos, sin, pairs=pairs)
     output, state = retention_chunkwise(query, key, value, log_decay=log_decay, chunk_size=8, mask=mask, starts=starts)
     gates = log_decay_gate(query.sum(-1))
     gated, state = gated_retention_chunkwise(
@@ -35,11 +35,11 @@ def mix(query, key, value, mask, starts, layout):
 
 frequencies, log_decay = rotary_frequencies(8), log_decay_geometric(3)
 flags = torch.rand(2, 21) < 0.8, torch.rand(2, 21) < 0.1
-for layout, (mask, starts) in (("interleaved", (None, None)), ("half", flags)):
+for pairs, (mask, starts) in (("interleaved", (None, None)), ("half", flags)):
     inputs = [torch.randn(2, 21, 3, 8).transpose(1, 2).detach().requires_grad_() for _ in range(3)]
     results = []
     for function in (mix, torch.compile(mix, backend="aot_eager", fullgraph=True)):
-        output, state = function(*inputs, mask, starts, layout)
+        output, state = function(*inputs, mask, starts, pairs)
         results.append((output, state, *torch.autograd.grad(output.sum() + state.sum(), inputs)))
     for plain, compiled in zip(*results, strict=True):
         assert (compiled - plain).abs().max() < 1e-5 * plain.abs().max()
