@@ -175,7 +175,7 @@ def test_a_damaged_or_foreign_manifest_is_refused(store):
 
     refused(DamagedFileError, "is not JSON", path.read_text()[:-9])
     refused(DamagedFileError, "is not the manifest of a token store", {"name": "an app"})
-    refused(DamagedFileError, "is not the manifest of a token store", "[1]")
+    refused(DamagedFileError, "must hold a JSON object, but holds a list", "[1]")
     refused(MismatchError, "format version 2, but this retentive reads 1", content | {"format_version": 2})
     refused(DamagedFileError, "was altered after it was written", content | {"dtype": "<u4"})
     path.write_text(json.dumps(content, indent=4, sort_keys=True))

@@ -1,11 +1,12 @@
 import os
+import re
 import sys
 import termios
 
 import pytest
 
 from retentive.files import progress
-from retentive.files.progress import Progress
+from retentive.files.progress import Progress, progress_line, with_progress
 
 
 @pytest.fixture
@@ -27,7 +28,9 @@ def test_long_work_prints_plain_lines_where_there_is_no_terminal(capfd, at_once)
         shown.advance(250)
         shown.advance(750)
     lines = capfd.readouterr().err.splitlines()
-    assert lines == ["tokenize: 25% of 1,000 B, about 0 s left", "tokenize: 100% of 1,000 B, about 0 s left"]
+    assert re.fullmatch(r"tokenize: 250 of 1,000 B \(25%\), [0-9,]+ B/s, about 0 s left", lines[0])
+    assert re.fullmatch(r"tokenize: 1,000 of 1,000 B \(100%\), [0-9,]+ B/s, about 0 s left", lines[1])
+    assert len(lines) == 2
 
 
 def test_a_terminal_shows_a_bar(monkeypatch, at_once):
@@ -39,3 +42,21 @@ def test_a_terminal_shows_a_bar(monkeypatch, at_once):
             shown.advance(500)
     assert b"tokenize:" in os.read(leader, 10_000)
     os.close(leader)
+
+
+def test_items_are_passed_on_and_counted_in_units(capfd, at_once):
+    assert list(with_progress(["ab", "", "c"], "read", total=None, unit="letters", count=len)) == ["ab", "", "c"]
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["read: 2 letters", "read: 2 letters", "read: 3 letters"]
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "line"),
+    [
+        (3000, 9000, "encode: 3,000 of 9,000 chunks (33%), 100 chunks/s, about 60 s left"),
+        (3000, None, "encode: 3,000 chunks, 100 chunks/s"),
+        (9001, 9000, "encode: 9,001 of 9,000 chunks (100%), 300 chunks/s, about 0 s left"),
+    ],
+)
+def test_a_line_tells_rate_and_time_left(done, total, line):
+    assert progress_line("encode", done, total, "chunks", 30.0) == line

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from retentive.files.folders import is_temporary
+from retentive.files import is_temporary
 from retentive.retrieval import Datastore
 from retentive.retrieval.blocks.block import read_block
 from retentive.retrieval.verify import verify_store

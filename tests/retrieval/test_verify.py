@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from retentive.errors import DamagedFileError
-from retentive.files.folders import temporary_name
+from retentive.files import temporary_name
 from retentive.retrieval import Datastore, HybridEncoder, IndexConfig, NeighbourConfig
 from retentive.retrieval.blocks.block import read_block
 from retentive.retrieval.verify import verify_store

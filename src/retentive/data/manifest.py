@@ -1,14 +1,12 @@
 """The manifest of a token store: what must be there, written last and checked first."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
-from retentive.errors import DamagedFileError, MismatchError
-from retentive.files import FileRecord, write_atomically
+from retentive.errors import DamagedFileError
+from retentive.files import FileRecord, check_version, read_json, with_checksum, without_checksum, write_json
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "retentive token store"
@@ -62,8 +60,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Put the manifest in place: from this moment the store is the one it describes."""
         content: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
-        content["checksum"] = _checksum(content)
-        write_atomically(folder / MANIFEST_FILE, (json.dumps(content, indent=1) + "\n").encode())
+        write_json(folder / MANIFEST_FILE, with_checksum(content))
 
     @staticmethod
     def read(folder: Path) -> "Manifest":
@@ -78,15 +75,13 @@ class Manifest:
             raise FileNotFoundError(f"there is no token store {str(folder)!r}: make one with `retentive prepare`.")
         path = folder / MANIFEST_FILE
         try:
-            content: Any = json.loads(path.read_bytes())
+            content = read_json(path, cure=PREPARE_AGAIN)
         except FileNotFoundError as error:
             message = f"{folder} holds no complete token store ({MANIFEST_FILE}, which is written last, is missing): "
             raise DamagedFileError(message + f"{PREPARE_AGAIN}.") from error
-        except ValueError as error:
-            raise DamagedFileError(f"{path} is not JSON ({error}): {PREPARE_AGAIN}.") from error
-        if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
+        if content.get("format") != FORMAT:
             raise DamagedFileError(f"{path} is not the manifest of a token store: give the folder of one.")
-        return _from_content(cast("dict[str, Any]", content), path)
+        return _from_content(content, path)
 
 
 def is_manifest(path: Path) -> bool:
@@ -95,13 +90,8 @@ def is_manifest(path: Path) -> bool:
 
 
 def _from_content(content: dict[str, Any], path: Path) -> Manifest:
-    version = content.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        message = f"{path} has format version {version!r}, but this retentive reads {FORMAT_VERSION}: "
-        raise MismatchError(message + "use the version that wrote it, or prepare the text again.")
-    found = content.pop("checksum", None)
-    if found != _checksum({**content, "format_version": version}):
-        raise DamagedFileError(f"{path} was altered after it was written (its checksum differs): {PREPARE_AGAIN}.")
+    check_version(content, path, FORMAT_VERSION, cure="prepare the text again")
+    content = without_checksum(content, path, cure=PREPARE_AGAIN)
     return Manifest(
         tokenizer=TokenizerRecord(**content["tokenizer"]),
         dtype=content["dtype"],
@@ -110,8 +100,3 @@ def _from_content(content: dict[str, Any], path: Path) -> Manifest:
         request=content["request"],
         problems=content["problems"],
     )
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

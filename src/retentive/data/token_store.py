@@ -109,10 +109,19 @@ class TokenStore:
         return tokenizer
 
     def problems(self) -> Iterator[Problem]:
-        """What was wrong with the text when the store was made."""
-        with (self.folder / self.manifest.files["problems"].path).open(encoding="utf-8") as lines:
-            for line in lines:
-                yield Problem(**json.loads(line))
+        """Read what was wrong with the text when the store was made, one problem at a time.
+
+        Raises:
+            DamagedFileError: If a line is not what `prepare` writes; the message names file and line.
+        """
+        path = self.folder / self.manifest.files["problems"].path
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield Problem(**json.loads(line))
+                except (ValueError, TypeError) as error:
+                    message = f"line {number} of {path} holds no problem ({error}): {PREPARE_AGAIN}."
+                    raise DamagedFileError(message) from error
 
     def verify(self, *splits: Split) -> None:
         """Read every file and compare it with its checksum, with a bar where it takes more than two seconds.

@@ -1,27 +1,47 @@
-"""Files that are whole or absent, locks and checksums; progress bars are in `retentive.files.progress`."""
+"""Files and folders that are whole or absent, locks, checksums and checked JSON.
 
-from retentive.files.writing import (
-    TEMPORARY_SUFFIX,
-    FileRecord,
-    GrowingFile,
-    checksum,
-    display_name,
-    explain_full_disk,
-    fill_atomically,
-    only_writer,
-    sync,
-    write_atomically,
+Progress bars stand in `retentive.files.progress`, which needs tqdm.
+"""
+
+from retentive.files.checksums import FileRecord, checksum
+from retentive.files.folders import folder_written_atomically, remove
+from retentive.files.json_files import (
+    canonical_json,
+    check_version,
+    json_checksum,
+    parse_json,
+    read_checked_json,
+    read_json,
+    with_checksum,
+    without_checksum,
+    write_json,
 )
+from retentive.files.locks import only_writer
+from retentive.files.names import TEMPORARY_SUFFIX, display_name, is_temporary, temporary_name
+from retentive.files.writing import GrowingFile, explain_full_disk, fill_atomically, sync, write_atomically
 
 __all__ = [
     "TEMPORARY_SUFFIX",
     "FileRecord",
     "GrowingFile",
+    "canonical_json",
+    "check_version",
     "checksum",
     "display_name",
     "explain_full_disk",
     "fill_atomically",
+    "folder_written_atomically",
+    "is_temporary",
+    "json_checksum",
     "only_writer",
+    "parse_json",
+    "read_checked_json",
+    "read_json",
+    "remove",
     "sync",
+    "temporary_name",
+    "with_checksum",
+    "without_checksum",
     "write_atomically",
+    "write_json",
 ]

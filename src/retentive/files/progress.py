@@ -1,4 +1,4 @@
-"""How far a stage is, on standard error: rate and time left."""
+"""Progress on standard error: a bar on a terminal, a line every ten seconds elsewhere."""
 
 import sys
 import time
@@ -14,48 +14,8 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(line: str) -> None:
-    """Tell a person something; results go to standard output, this does not."""
+    """Print a line to standard error; results go to standard output, this does not."""
     print(line, file=sys.stderr, flush=True)
-
-
-def with_progress(
-    items: Iterable[Item], label: str, *, total: int | None, unit: str, count: Callable[[Item], int] = lambda _: 1
-) -> Iterator[Item]:
-    """Pass items on and show how many units of how many are done.
-
-    A bar on a terminal, a line every ten seconds elsewhere, nothing for work of less than two seconds.
-
-    Args:
-        items: What is worked on.
-        label: What is done, as in ``encode``.
-        total: Units in all; ``None`` if nobody knows, then the rate is shown without the time left.
-        unit: Their name.
-        count: Units of one item.
-    """
-    if sys.stderr.isatty():
-        with tqdm(desc=label, total=total, unit=f" {unit}", unit_scale=True, delay=SECONDS_BEFORE_FIRST) as bar:
-            for item in items:
-                yield item
-                bar.update(count(item))
-        return
-    done, begin = 0, time.monotonic()
-    shown = begin
-    for item in items:
-        yield item
-        done += count(item)
-        now = time.monotonic()
-        if now - shown >= SECONDS_BETWEEN_LINES and done > 0:
-            shown = now
-            say(progress_line(label, done, total, unit, now - begin))
-
-
-def progress_line(label: str, done: int, total: int | None, unit: str, seconds: float) -> str:
-    """One line of progress, as ``encode: 3,000 of 9,000 chunks, 100 chunks/s, about 60 s left``."""
-    rate = done / max(seconds, 1e-9)
-    if total is None:
-        return f"{label}: {done:,} {unit}, {rate:,.0f} {unit}/s"
-    left = max(total - done, 0) / rate
-    return f"{label}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, about {left:,.0f} s left"
 
 
 class Progress:
@@ -65,17 +25,17 @@ class Progress:
 
     Args:
         label: What is being done, as in ``tokenize``.
-        total: How many units there are in all.
-        unit: Their name; ``B`` is shown with kilo and mega.
+        total: Number of units in all; ``None`` if it is not known, then the rate is shown without the time left.
+        unit: Their name; a bar shows large numbers with k and M.
     """
 
-    def __init__(self, label: str, *, total: int, unit: str) -> None:
+    def __init__(self, label: str, *, total: int | None, unit: str) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._done = 0
         self._begin = self._shown = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
-            self._bar = tqdm(desc=label, total=total, unit=unit, unit_scale=True, delay=SECONDS_BEFORE_FIRST)
+            self._bar = tqdm(desc=label, total=total, unit=f" {unit}", unit_scale=True, delay=SECONDS_BEFORE_FIRST)
 
     def __enter__(self) -> "Progress":
         """Begin."""
@@ -84,12 +44,12 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End, leaving the bar where it is."""
+        """End; the bar stays on the screen."""
         if self._bar is not None:
             self._bar.close()
 
     def advance(self, count: int) -> None:
-        """Say that so many more units are done."""
+        """Count further units as done, and show it if it is time to."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -97,6 +57,32 @@ class Progress:
         now = time.monotonic()
         if now - self._shown >= SECONDS_BETWEEN_LINES and self._done > 0:
             self._shown = now
-            left = (now - self._begin) * max(self._total - self._done, 0) / self._done
-            share = f"{self._done / self._total:.0%} of {self._total:,} {self._unit}"
-            print(f"{self._label}: {share}, about {left:,.0f} s left", file=sys.stderr, flush=True)
+            say(progress_line(self._label, self._done, self._total, self._unit, now - self._begin))
+
+
+def with_progress(
+    items: Iterable[Item], label: str, *, total: int | None, unit: str, count: Callable[[Item], int] = lambda _: 1
+) -> Iterator[Item]:
+    """Pass items on and show `Progress`.
+
+    Args:
+        items: What is worked on.
+        label: What is done, as in ``encode``.
+        total: Number of units in all; ``None`` if it is not known.
+        unit: Their name.
+        count: Number of units in one item; called after the consumer is done with it.
+    """
+    with Progress(label, total=total, unit=unit) as progress:
+        for item in items:
+            yield item
+            progress.advance(count(item))
+
+
+def progress_line(label: str, done: int, total: int | None, unit: str, seconds: float) -> str:
+    """One line of progress: ``encode: 3,000 of 9,000 chunks (33%), 100 chunks/s, about 60 s left``."""
+    rate = done / max(seconds, 1e-9)
+    if total is None:
+        return f"{label}: {done:,} {unit}, {rate:,.0f} {unit}/s"
+    left = max(total - done, 0) / rate
+    share = f"{done:,} of {total:,} {unit} ({done / max(total, 1):.0%})"
+    return f"{label}: {share}, {rate:,.0f} {unit}/s, about {left:,.0f} s left"

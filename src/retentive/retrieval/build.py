@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from retentive.errors import RetentiveError
-from retentive.files.folders import is_temporary, remove
+from retentive.files import is_temporary, remove
 from retentive.files.progress import say, with_progress
 from retentive.retrieval.blocks.block import key_of
 from retentive.retrieval.blocks.chunking import (

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retentive.errors import DamagedFileError, MismatchError
-from retentive.files.folders import write_atomically
-from retentive.retrieval.blocks.block import FORMAT_VERSION, canonical_json, damaged, key_of
+from retentive.errors import DamagedFileError
+from retentive.files import canonical_json, check_version, read_json
+from retentive.retrieval.blocks.block import FORMAT_VERSION, STORE_CURE, damaged, key_of, write_store_file
 
 CURRENT = "current.json"
 MANIFESTS = "manifests"
@@ -98,11 +98,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a manifest and make it the current one."""
     path = manifest_path(folder, manifest.key)
     if manifest_problem(path) is not None:
-        write_atomically(path, [manifest.text().encode()])
+        write_store_file(path, manifest.text().encode())
     pointer = (canonical_json({"manifest": manifest.key}) + "\n").encode()
     current = folder / CURRENT
     if not current.exists() or current.read_bytes() != pointer:
-        write_atomically(current, [pointer])
+        write_store_file(current, pointer)
 
 
 def current_key(folder: Path) -> str:
@@ -114,13 +114,11 @@ def current_key(folder: Path) -> str:
     """
     path = folder / CURRENT
     try:
-        key: object = json.loads(path.read_bytes())["manifest"]
+        key = read_json(path, cure=STORE_CURE).get("manifest")
     except FileNotFoundError as error:
         begun = (folder / "chunks").exists()
         cure = "its build did not come to its end: build it again, finished blocks are kept" if begun else "build one"
         raise FileNotFoundError(f"there is no finished store in {str(folder)!r}: {cure}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise damaged(path, "does not name a version") from error
     if not isinstance(key, str) or len(key) != 32 or not set(key) <= set("0123456789abcdef"):
         raise damaged(path, "does not name a version")
     return key
@@ -137,9 +135,8 @@ def read_manifest(folder: Path, key: str) -> Manifest:
     problem = manifest_problem(path)
     if problem is not None:
         raise damaged(path, problem)
-    content: dict[str, Any] = json.loads(path.read_bytes())
-    if content.pop("format_version") != FORMAT_VERSION:
-        raise MismatchError(f"{path} has another format version than {FORMAT_VERSION}: build the store again.")
+    content = read_json(path, cure=STORE_CURE)
+    check_version(content, path, FORMAT_VERSION, cure="build the store again")
     try:
         return Manifest(
             settings=content["settings"],

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from retentive.errors import DamagedFileError, RetentiveError
+from retentive.files import read_checked_json
 from retentive.files.progress import with_progress
-from retentive.retrieval.blocks.block import SUFFIX, block_path, check_block, key_of, read_checked_json
+from retentive.retrieval.blocks.block import SUFFIX, block_path, check_block, key_of
 from retentive.retrieval.blocks.chunking import CHUNKS
 from retentive.retrieval.blocks.sealed_folder import folder_problems
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
 from retentive.retrieval.build import temporaries
 from retentive.retrieval.manifest import CURRENT, Manifest, current_key, manifest_path, read_manifest, version_keys
 from retentive.retrieval.neighbours.near_duplicates import SIGNATURES, signature_key
-from retentive.retrieval.neighbours.table import NEIGHBOURS, TABLES
+from retentive.retrieval.neighbours.table import BUILD_AGAIN, NEIGHBOURS, TABLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def _expect_blocks(
 def _tables(folder: Path, expected: dict[tuple[str, str], _Expected], found: list[Damage]) -> Iterator[dict[str, Any]]:
     for path in sorted((folder / TABLES).glob("*.json")):
         try:
-            content = read_checked_json(path)
+            content = read_checked_json(path, cure=BUILD_AGAIN)
             blocks = [(key_of(NEIGHBOURS, path.stem, number), sum_) for number, sum_ in enumerate(content["blocks"])]
             for key, checksum in blocks:
                 expected[NEIGHBOURS, key] = _Expected(NEIGHBOURS, key, checksum)

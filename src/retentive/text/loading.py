@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from retentive.errors import DamagedFileError, MismatchError
+from retentive.errors import DamagedFileError
+from retentive.files import check_version
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.nucleotides import NucleotideTokenizer
 from retentive.text.subword_tokenizer import SubwordTokenizer, open_tokenizer_file
-from retentive.text.tokenizer import DESCRIPTION_FILE, FORMAT_VERSION, TOKENIZER_FILE, Tokenizer, read_json
+from retentive.text.tokenizer import DESCRIPTION_FILE, FORMAT_VERSION, TOKENIZER_FILE, Tokenizer, read_tokenizer_json
 
 
 def load_tokenizer(path: Path | str, *, end_of_text: str | None = None) -> Tokenizer:
@@ -28,11 +29,8 @@ def load_tokenizer(path: Path | str, *, end_of_text: str | None = None) -> Token
         return open_tokenizer_file(path / TOKENIZER_FILE if path.is_dir() else path, end_of_text=end_of_text)
     if end_of_text is not None:
         raise ValueError(f"end_of_text is for a tokenizer from elsewhere, but {str(path)!r} holds one of our own.")
-    content = read_json(description)
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
-        message = f"{description} has format version {found!r}, but this retentive reads {FORMAT_VERSION}: "
-        raise MismatchError(message + "use the version that wrote it, or prepare the text again.")
+    content = read_tokenizer_json(description)
+    check_version(content, description, FORMAT_VERSION, cure="prepare the text again")
     if content.get("kind") == "bytes":
         return ByteTokenizer()
     if content.get("kind") == "nucleotides":

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from retentive.files import write_atomically
 from retentive.text.byte_tokenizer import check_ids, utf8
 from retentive.text.token_bytes import adds_prefix_space, bytes_of_tokens
 from retentive.text.tokenizer import (
+    COPY_AGAIN,
     TOKENIZER_FILE,
     TokenIds,
-    read_json,
     read_text,
+    read_tokenizer_json,
     save_description,
     save_for_transformers,
 )
@@ -64,8 +65,9 @@ class SubwordTokenizer:
     @classmethod
     def open(cls, path: Path, *, name: str, end_of_text: str) -> "SubwordTokenizer":
         """Read a ``tokenizer.json``; errors name the file."""
+        description = read_text(path)
         try:
-            return cls(read_text(path), name=name, end_of_text=end_of_text)
+            return cls(description, name=name, end_of_text=end_of_text)
         except DamagedFileError as error:
             raise DamagedFileError(f"{path}: {error}") from error
 
@@ -170,7 +172,7 @@ def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> Subwor
     if end_of_text is None:
         end_of_text = _configured_end(path.parent / "tokenizer_config.json")
     if end_of_text is None:
-        tokenizer = _parse(json.dumps(read_json(path)))
+        tokenizer = _parse(json.dumps(read_tokenizer_json(path)))
         known = [name for name in _USUAL_ENDS if tokenizer.token_to_id(name) is not None]
         if len(known) != 1:
             candidates = ", ".join(map(repr, known or _special_tokens(tokenizer))) or "it has no special tokens"
@@ -183,8 +185,11 @@ def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> Subwor
 def _configured_end(path: Path) -> str | None:
     if not path.exists():
         return None
-    ending: Any = read_json(path).get("eos_token")
-    return ending["content"] if isinstance(ending, dict) else ending
+    ending: Any = read_tokenizer_json(path).get("eos_token")
+    content = cast("dict[str, Any]", ending).get("content") if isinstance(ending, dict) else ending
+    if content is not None and not isinstance(content, str):
+        raise DamagedFileError(f"{path} names an eos_token that is no string ({content!r}): {COPY_AGAIN}.")
+    return content
 
 
 def _restore(description: str, name: str, end_of_text: str) -> SubwordTokenizer:

@@ -1,20 +1,20 @@
 """What every tokenizer can do, and the small files that describe one in its folder."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt32
 
 from retentive.errors import DamagedFileError
-from retentive.files import write_atomically
+from retentive.files import parse_json, write_json
 
 TOKENIZER_FILE = "tokenizer.json"
 TRANSFORMERS_FILE = "tokenizer_config.json"
 DESCRIPTION_FILE = "retentive_tokenizer.json"
 FORMAT_VERSION = 1
+COPY_AGAIN = "copy it again from its origin"
 
 TokenIds = UInt32[np.ndarray, "_"]
 """Token ids of one text."""
@@ -89,7 +89,7 @@ def token_byte_lengths(tokenizer: Tokenizer) -> Int64[np.ndarray, "vocab"]:
 def save_description(folder: Path, **content: str) -> None:
     """Write the small file that tells `load_tokenizer` what the folder holds."""
     described = {"format_version": FORMAT_VERSION, **content}
-    write_atomically(folder / DESCRIPTION_FILE, (json.dumps(described, indent=1) + "\n").encode())
+    write_json(folder / DESCRIPTION_FILE, described)
 
 
 def save_for_transformers(folder: Path, end_of_text: str) -> None:
@@ -103,25 +103,34 @@ def save_for_transformers(folder: Path, end_of_text: str) -> None:
         # Where a batch is padded, its rows end together: the next token of each comes right after its own last one.
         "padding_side": "left",
     }
-    write_atomically(folder / TRANSFORMERS_FILE, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(folder / TRANSFORMERS_FILE, content)
+
+
+def read_tokenizer_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a tokenizer's folder.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedFileError: If it is not UTF-8, not JSON or no object.
+    """
+    return parse_json(_read(path), path, cure=COPY_AGAIN)
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file whole, or a clear error."""
+    """Read a UTF-8 file of a tokenizer's folder.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedFileError: If it is not UTF-8.
+    """
     try:
-        return path.read_bytes().decode("utf-8")
+        return _read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(f"{path} is not UTF-8 ({error.reason}): {COPY_AGAIN}.") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no tokenizer file {str(path)!r}.") from error
-    except UnicodeDecodeError as error:
-        raise DamagedFileError(f"{path} is not UTF-8 ({error.reason}): copy it again from its origin.") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a clear error."""
-    try:
-        content: object = json.loads(read_text(path))
-    except ValueError as error:
-        raise DamagedFileError(f"{path} is not JSON ({error}): copy it again from its origin.") from error
-    if not isinstance(content, dict):
-        raise DamagedFileError(f"{path} holds no JSON object: copy it again from its origin.")
-    return cast("dict[str, Any]", content)

@@ -9,7 +9,7 @@ found out without any other file.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from retentive.errors import DamagedFileError
-from retentive.files.folders import write_atomically
+from retentive.files import canonical_json, explain_full_disk, write_atomically
 
 SUFFIX = ".safetensors"
 FORMAT_VERSION = 1
+STORE_CURE = "build the store again from the same documents: only damaged and missing blocks are made anew"
 _CHECKSUM_BYTES = 32
 _MAX_HEADER_BYTES = 1 << 24
 _DTYPES = {
@@ -34,11 +35,6 @@ _DTYPES = {
     "F32": np.dtype("<f4"),
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
-
-
-def canonical_json(value: object) -> str:
-    """One text for one value: sorted names, no white space."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def key_of(*parts: object) -> str:
@@ -92,7 +88,7 @@ def write_block(folder: Path, kind: str, key: str, arrays: Mapping[str, np.ndarr
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
-    write_atomically(block_path(folder, kind, key), [*parts, digest.digest()])
+    write_store_file(block_path(folder, kind, key), [*parts, digest.digest()])
     return digest.hexdigest()
 
 
@@ -151,33 +147,16 @@ def check_block(folder: Path, kind: str, key: str) -> tuple[str | None, str]:
     return None, stated.hex()
 
 
-def checked_json(content: Mapping[str, Any]) -> bytes:
-    """A small file that can be checked on its own: ``content`` and the SHA-256 of it."""
-    digest = hashlib.sha256(canonical_json(dict(content)).encode()).hexdigest()
-    return (json.dumps({**content, "checksum": digest}, sort_keys=True, indent=1) + "\n").encode()
-
-
-def read_checked_json(path: Path) -> dict[str, Any]:
-    """Read such a file back.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-        DamagedFileError: If it was altered.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-        digest = content.pop("checksum")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(path, "cannot be read") from error
-    if hashlib.sha256(canonical_json(content).encode()).hexdigest() != digest:
-        raise damaged(path, "does not have the content that its checksum was taken of")
-    return content
+def write_store_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write one file of a store whole or not at all; several builders may write it at the same time."""
+    with explain_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content, several_writers=True)
 
 
 def damaged(path: Path, reason: str) -> DamagedFileError:
-    """The error for a file of a store that is not what it should be, with the cure."""
-    cure = "build the store again from the same documents: only damaged and missing blocks are made anew"
-    return DamagedFileError(f"{path} {reason}: {cure}.")
+    """The error for a damaged file of a store, with the cure."""
+    return DamagedFileError(f"{path} {reason}: {STORE_CURE}.")
 
 
 def _header(path: Path, length: bytes, read: Any) -> tuple[dict[str, Any], int]:

@@ -3,12 +3,11 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from retentive.files import checksum
-from retentive.files.folders import folder_written_atomically
+from retentive.files import checksum, folder_written_atomically
 from retentive.retrieval.manifest import FolderRecord
 
+MEND = "verify the store to see which file is damaged, and build it again to mend it"
 SEAL = "checksums"
 """A list as ``sha256sum`` writes it; its first line says which folder this is."""
 
@@ -29,7 +28,7 @@ def sealed_folder(folder: Path, kind: str, key: str) -> Generator[Path]:
 
 
 def folder_record(
-    folder: Path, kind: str, key: str, *, first_block: int = 0, num_blocks: int = 0, facts: dict[str, Any] | None = None
+    folder: Path, kind: str, key: str, *, first_block: int = 0, num_blocks: int = 0
 ) -> FolderRecord | None:
     """The record of a finished folder, or ``None`` if it is not there or not sound; every byte is read."""
     place = folder / kind / key
@@ -37,9 +36,7 @@ def folder_record(
     if files is None or {path.name for path in place.iterdir()} != {SEAL, *files}:
         return None
     files[SEAL] = checksum(place / SEAL)
-    record = FolderRecord(
-        kind=kind, key=key, files=files, first_block=first_block, num_blocks=num_blocks, facts=facts or {}
-    )
+    record = FolderRecord(kind=kind, key=key, files=files, first_block=first_block, num_blocks=num_blocks)
     return None if folder_problems(folder, record) else record
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from retentive.files import checksum
+from retentive.errors import DamagedFileError
+from retentive.files import checksum, read_json
 from retentive.retrieval.encoders.protocol import Vectors
 from retentive.retrieval.tokens import NO_TOKEN, Passages, SubwordText, as_rows
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Pooling = Literal["mean", "cls"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls")
+COPY_MODEL = "copy the model again from its origin"
 
 
 class DenseEncoder:
@@ -119,7 +121,7 @@ class DenseEncoder:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        return json.loads((self.folder / "config.json").read_text("utf-8"))
+        return read_json(self.folder / "config.json", cure=COPY_MODEL)
 
     def dimension(self) -> int:
         """Numbers in a vector."""
@@ -136,9 +138,12 @@ class DenseEncoder:
     @cached_property
     def tokenizer(self) -> SubwordText:
         """The model's own tokenizer, to cut chunks with: then no chunk is longer than the model reads it."""
-        configured = json.loads((self.folder / "tokenizer_config.json").read_text("utf-8"))
-        end = configured.get("sep_token") or configured.get("eos_token")
-        end = end["content"] if isinstance(end, dict) else end
+        path = self.folder / "tokenizer_config.json"
+        configured = read_json(path, cure=COPY_MODEL)
+        named: Any = configured.get("sep_token") or configured.get("eos_token")
+        end = named.get("content") if isinstance(named, dict) else named
+        if not isinstance(end, str):
+            raise DamagedFileError(f"{path} names no sep_token and no eos_token: {COPY_MODEL}.")
         return SubwordText((self.folder / "tokenizer.json").read_text("utf-8"), end_of_text=end)
 
     def tokenize(

@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from retentive.errors import DamagedFileError
-from retentive.retrieval.blocks.sealed_folder import folder_record, sealed_folder
+from retentive.files import read_json
+from retentive.retrieval.blocks.sealed_folder import MEND, folder_record, sealed_folder
 from retentive.retrieval.encoders.protocol import WordCounts
 from retentive.retrieval.manifest import FolderRecord
 
@@ -123,10 +124,7 @@ class LexicalIndex:
             settings: dict[str, Any] = {}
             for number, segment in enumerate(self._segments):
                 place = (folder / LEXICAL / segment.key).absolute()
-                try:
-                    settings = json.loads((place / "segment.json").read_bytes())
-                except (OSError, ValueError) as error:
-                    raise _damaged(place, error) from error
+                settings = _read_settings(place)
                 name = uuid.UUID(int=number + 1)
                 for part in _PARTS:
                     (Path(links) / f"{name.hex}.{part}").symlink_to(place / part)
@@ -179,6 +177,17 @@ class LexicalIndex:
         return self._searcher.search(Query.boolean_query(clauses), min(k, self._num_chunks), count=False).hits
 
 
+def _read_settings(place: Path) -> dict[str, Any]:
+    """What `write_segment` noted of a segment: its rows, and tantivy's settings and schema."""
+    try:
+        settings = read_json(place / "segment.json", cure=MEND)
+    except OSError as error:
+        raise _damaged(place, error) from error
+    if missing := {"rows", "index_settings", "schema"} - settings.keys():
+        raise _damaged(place, f"segment.json lacks {', '.join(sorted(missing))}")
+    return settings
+
+
 @contextmanager
 def _temporary_folder() -> Generator[str]:
     folder = tempfile.mkdtemp(prefix="retentive-lexical-")
@@ -194,5 +203,4 @@ def _temporary_folder() -> Generator[str]:
 
 
 def _damaged(place: Path, reason: object) -> DamagedFileError:
-    cure = "verify the store to see which file, and build it again to mend it"
-    return DamagedFileError(f"the lexical index {str(place)!r} cannot be opened ({reason}): {cure}.")
+    return DamagedFileError(f"the lexical index {str(place)!r} cannot be opened ({reason}): {MEND}.")

@@ -1,6 +1,5 @@
 """Nearest vectors through FAISS: memory-mapped, as exact as its measured recall."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -9,6 +8,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from retentive.errors import DamagedFileError
+from retentive.files import read_json
+from retentive.retrieval.blocks.sealed_folder import MEND
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors
 from retentive.retrieval.manifest import FolderRecord
 
@@ -60,10 +61,13 @@ class FaissIndex:
         place = folder / INDEX / key
         facts = read_facts(folder, key)
         index = read_index(place)
-        if not facts or index.ntotal != len(vectors):
+        if index.ntotal != len(vectors):
             raise unreadable(place, f"it has {index.ntotal} vectors, not {len(vectors)}")
-        effort, again = facts["effort"], facts["exact_again"]
-        return cls(index, vectors, effort=effort, effort_value=facts["effort_value"], exact_again=again)
+        try:
+            effort, value, again = facts["effort"], facts["effort_value"], facts["exact_again"]
+        except KeyError as error:
+            raise unreadable(place, f"{FACTS_FILE} lacks {error}") from error
+        return cls(index, vectors, effort=effort, effort_value=value, exact_again=again)
 
     def search(self, queries: Vectors, k: int) -> Found:
         """The ``k`` nearest vectors of each query."""
@@ -164,14 +168,18 @@ def read_index(place: Path) -> Any:
 
 
 def read_facts(folder: Path, key: str) -> dict[str, Any]:
-    """What was written down when an index was built; nothing if it cannot be read."""
+    """Read what was measured when an index was built.
+
+    Raises:
+        DamagedFileError: If the file is missing or altered.
+    """
+    path = folder / INDEX / key / FACTS_FILE
     try:
-        return json.loads((folder / INDEX / key / FACTS_FILE).read_bytes())
-    except (OSError, ValueError):
-        return {}
+        return read_json(path, cure=MEND)
+    except OSError as error:
+        raise unreadable(path.parent, error) from error
 
 
-def unreadable(place: Path, reason: str) -> DamagedFileError:
+def unreadable(place: Path, reason: object) -> DamagedFileError:
     """The error for an index that cannot be used."""
-    cure = "verify the store to see which file, and build it again to mend it"
-    return DamagedFileError(f"the vector index {str(place)!r} cannot be opened ({reason}): {cure}.")
+    return DamagedFileError(f"the vector index {str(place)!r} cannot be opened ({reason}): {MEND}.")

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,9 @@ def build_vector_index(
     choice = choose_index(len(vectors), vectors.dimension, config)
     measured = [config.recall, config.recall_at, config.recall_sample]
     key = key_of(INDEX, vectors.keys, choice.factory, choice.on_disk, config.seed, measured)
-    covered = {"first_block": first_block, "num_blocks": len(vectors.keys)}
-    record = folder_record(folder, INDEX, key, facts=read_facts(folder, key), **covered)
+    record = folder_record(folder, INDEX, key, first_block=first_block, num_blocks=len(vectors.keys))
     if record is not None:
-        return record
+        return replace(record, facts=read_facts(folder, key))
     say(f"index {choice.factory}: {choice.reason}")
     with sealed_folder(folder, INDEX, key) as temporary:
         if choice.effort == "nprobe":
@@ -59,9 +58,9 @@ def build_vector_index(
         facts |= {"exact_again": choice.exact_again, "training_rows": choice.training_rows, "on_disk": choice.on_disk}
         facts |= measure_recall(index, vectors, choice, config, say)
         (temporary / FACTS_FILE).write_text(json.dumps(facts, sort_keys=True, indent=1) + "\n")
-    record = folder_record(folder, INDEX, key, facts=facts, **covered)
+    record = folder_record(folder, INDEX, key, first_block=first_block, num_blocks=len(vectors.keys))
     assert record is not None, "a folder that was just sealed is sound"
-    return record
+    return replace(record, facts=facts)
 
 
 @contextmanager

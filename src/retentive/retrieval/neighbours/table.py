@@ -1,5 +1,6 @@
 """The table of neighbours for training: for every chunk the nearest ones that give nothing away, on disk, by block."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -10,15 +11,14 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.files.folders import write_atomically
+from retentive.files import read_checked_json, with_checksum
 from retentive.files.progress import with_progress
 from retentive.retrieval.blocks.block import (
     check_block,
-    checked_json,
     key_of,
     read_block,
-    read_checked_json,
     write_block,
+    write_store_file,
 )
 from retentive.retrieval.blocks.corpus import MISSING, Corpus, Ids
 from retentive.retrieval.encoders import Encoder
@@ -31,6 +31,7 @@ from retentive.retrieval.tokens import Passages, TextTokenizer
 
 NEIGHBOURS = "neighbours"
 TABLES = "tables"
+BUILD_AGAIN = "delete it and build the neighbours again, which keeps the finished blocks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,9 +236,9 @@ def build_table(
         "blocks": checksums,
     }
     path = queries.folder / TABLES / f"{key}.json"
-    text = checked_json(content)
+    text = (json.dumps(with_checksum(content), sort_keys=True, indent=1) + "\n").encode()
     if not path.exists() or path.read_bytes() != text:
-        write_atomically(path, [text])
+        write_store_file(path, text)
     return key
 
 
@@ -254,7 +255,7 @@ def find_table(queries: StoreVersion, database: StoreVersion, config: NeighbourC
         return exact
     for path in sorted((queries.folder / TABLES).glob("*.json")):
         try:
-            content = read_checked_json(path)
+            content = read_checked_json(path, cure=BUILD_AGAIN)
             same = content["config"] == asdict(config) and content["queries"] == queries.manifest.corpus_key
             same = same and content["database_corpus"] == database.manifest.corpus_key
             same = same and content["encoder"] == database.manifest.settings["encoder"]["fingerprint"]
@@ -287,7 +288,7 @@ class NeighbourTable:
         self.key = key
         path = queries.folder / TABLES / f"{key}.json"
         try:
-            content = read_checked_json(path)
+            content = read_checked_json(path, cure=BUILD_AGAIN)
             self.config = NeighbourConfig(**content["config"])
             self.corpus_key: str = content["queries"]
             self.missing: int = content["missing"]

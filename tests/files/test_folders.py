@@ -1,0 +1,41 @@
+import pytest
+
+from retentive.files import folder_written_atomically, is_temporary, remove, temporary_name, write_atomically
+
+
+def test_a_folder_is_whole_or_absent(tmp_path):
+    path = tmp_path / "parts" / "a"
+    with folder_written_atomically(path) as temporary:
+        assert is_temporary(temporary)
+        (temporary / "one").write_text("1")
+        assert not path.exists()
+    assert [file.name for file in path.iterdir()] == ["one"]
+    with pytest.raises(FileNotFoundError), folder_written_atomically(path) as temporary:
+        (temporary / "two" / "three").write_text("fails, as there is no folder two")
+    assert [file.name for file in path.iterdir()] == ["one"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_is_there_is_replaced(tmp_path):
+    for content in "12":
+        with folder_written_atomically(tmp_path / "a") as temporary:
+            (temporary / content).write_text(content)
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["2"]
+
+
+def test_files_folders_and_temporary_folders_are_removed(tmp_path):
+    for path in (tmp_path / "a", temporary_name(tmp_path / "b")):
+        path.mkdir()
+        (path / "file").write_text("1")
+        remove(path)
+    remove(tmp_path / "missing")
+    (tmp_path / "file").write_text("1")
+    remove(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writers_of_the_same_file_do_not_meet(tmp_path):
+    (tmp_path / "a.tmp").mkdir()  # the name that a single writer takes
+    write_atomically(tmp_path / "a", [b"one ", memoryview(b"two")], several_writers=True)
+    assert (tmp_path / "a").read_bytes() == b"one two"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.tmp"]
