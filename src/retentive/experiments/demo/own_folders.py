@@ -1,0 +1,39 @@
+"""Notes of the demo: which folders beside them it made, so that it never removes what it did not make."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from retentive.files import write_atomically
+
+NOTES = "demo.json"
+"""File that says which folders beside it a demo made, and how many steps its models are trained for."""
+
+
+def read_notes(output: Path) -> dict[str, Any]:
+    """The notes of an earlier demo in ``output``; empty ones without."""
+    path = output / NOTES
+    return json.loads(path.read_bytes()) if path.exists() else {"made": []}
+
+
+def write_notes(output: Path, notes: dict[str, Any]) -> None:
+    """Replace the notes."""
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / NOTES, json.dumps(notes).encode())
+
+
+def claim(output: Path, folder: Path) -> None:
+    """Note that a folder is the demo's own, unless it is there already."""
+    notes = read_notes(output)
+    if not folder.exists() and folder.name not in notes["made"]:
+        write_notes(output, {**notes, "made": [*notes["made"], folder.name]})
+
+
+def remove_own(output: Path, folder: Path, why: str) -> bool:
+    """Remove what an earlier demo made there; False where it is not a demo's."""
+    if folder.name not in read_notes(output)["made"]:
+        return False
+    print(f"  {folder} {why}: it is made anew")
+    shutil.rmtree(folder)
+    return True
