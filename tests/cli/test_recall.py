@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from retentive.checkpoints import load_model
-from retentive.cli import recall
 from retentive.cli.main import main
+from retentive.experiments.recall import run as recall_run
 from retentive.experiments.recall import training as recall_training
 
 OPTIONS = ["--lengths=[1024,2048]", "--trials=4"]
@@ -19,7 +19,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch):
     phases = (recall_training.Phase(32, (1,)),)
     monkeypatch.setattr(recall_training, "PHASES", phases)
     monkeypatch.setattr(recall_training, "MOST_STEPS", 1)
-    monkeypatch.setattr(recall, "PHASES", phases)
+    monkeypatch.setattr(recall_run, "PHASES", phases)
 
 
 def test_a_run_goes_on_with_the_next_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
