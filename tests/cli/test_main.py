@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from retentive.cli.main import COMMANDS, main
+from retentive.cli.commands import COMMANDS
+from retentive.cli.main import main
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -83,13 +85,67 @@ def test_importing_the_library_is_light():
     assert found.stdout.strip() == "[]"
 
 
-def test_without_the_extra_the_command_tells_the_cure():
-    program = "import sys; sys.modules['jsonargparse'] = None; from retentive.cli.main import main; main(['--help'])"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_need_no_extra(option: str):
+    hidden = ["jsonargparse", "yaml", "numpy", "torch", "tokenizers", "faiss", "transformers", "matplotlib"]
+    found = without(hidden, option)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("retentive 0." if option == "--version" else "Language models that remember")
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "arguments"),
+    [
+        ("jsonargparse", "train", ["train", "--help"]),
+        ("yaml", "train", ["train", "--help"]),
+        ("tantivy", "retrieval", ["index", "build", "--source", "text", "--store", "store"]),
+    ],
+)
+def test_a_missing_extra_is_named_with_its_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, extra: str, arguments: list[str]
+):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("some words")
+    monkeypatch.chdir(tmp_path)
+    found = without([module], *arguments)
     assert found.returncode == 2
-    assert found.stderr == (
-        "retentive: commands need jsonargparse, which is not installed: pip install 'retentive[train]'\n"
+    assert found.stderr == f"retentive: this needs {module}, which is not installed: pip install 'retentive[{extra}]'\n"
+
+
+def without(modules: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command where some modules are not installed."""
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({modules!r})); "
+        f"from retentive.cli.main import main; main({list(arguments)!r})"
     )
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_the_package_is_the_command():
+    command = [sys.executable, "-m", "retentive", "--version"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("retentive 0.")
+
+
+INTERRUPTED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from retentive.cli.main import main
+main(["train", "--help"])
+"""
+
+
+@pytest.mark.parametrize("module", ["difflib", "jsonargparse", "torch", "numpy", "retentive.training.run.trainer"])
+def test_ctrl_c_while_modules_load_shows_no_traceback(module: str):
+    command = [sys.executable, "-c", INTERRUPTED.format(module=module)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "\nretentive: stopped.\n")
 
 
 def test_every_public_name_is_there():

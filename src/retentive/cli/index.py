@@ -57,12 +57,12 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     """A subcommand for each action."""
     subcommands = parser.add_subcommands(dest="action", description="retentive index ACTION --help lists its options")
     for name, action in ACTIONS.items():
-        subcommands.add_subcommand(name, _parser(action), help=action.summary)
+        subcommands.add_subcommand(name, _parser(action, parser), help=action.summary)
 
 
-def _parser(action: Action) -> ArgumentParser:
-    parser = CommandParser(description=action.summary)
-    parser.add_argument("--config", action="config", help="YAML file with these options; the command line overrides it")
+def _parser(action: Action, parent: ArgumentParser) -> ArgumentParser:
+    assert isinstance(parent, CommandParser)
+    parser = CommandParser(description=action.summary, parent=parent)
     for kind in action.kinds:
         add_config(parser, kind, leave_out=frozenset(action.words))
     if "text" in action.words:
@@ -77,6 +77,6 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     action = ACTIONS[options.action]
     asked = options[options.action]
     words = {word: asked.pop(word) for word in action.words}
-    values = [read_config(_parser(action), asked, kind, **words) for kind in action.kinds]
+    values = [read_config(_parser(action, parser), asked, kind, **words) for kind in action.kinds]
     if action.run(*values) is False:
         sys.exit(1)

@@ -8,9 +8,19 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
+from retentive.cli.options_file import OptionsFile
+
 Config = TypeVar("Config")
 
-_UNKNOWN = re.compile(r"unrecognized arguments: (?P<words>.*)|Option '(?P<key>[^']*)' is not accepted")
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: (?P<words>.*)"
+    r"|Option '(?P<key>[^']*)' is not accepted"
+    r"|Group '(?P<group>[^']*)' does not accept option '(?P<member>[^']*)'"
+)
+_WRONG_TYPE = re.compile(
+    r"Parser key \"(?P<name>[^\"]*)\":\s+Expected a <class '(?P<type>\w+)'>\. Got value: (?P<value>.*)"
+)
+_NAMED = re.compile(r"(?:[Oo]ption '|Parser key \")(?P<name>[^'\"]*)")
 
 
 class CommandParser(ArgumentParser):
@@ -18,29 +28,45 @@ class CommandParser(ArgumentParser):
 
     Attributes:
         first_word: The option that may stand first without its name; None where a command has none.
+        files: Option -> the file of ``--config`` that gives it; shared with the parsers of subcommands.
+        typed: Options on the command line, which take the place of those in files; shared too.
     """
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, *, parent: "CommandParser | None" = None, **given: Any) -> None:
         # An option is its whole name: what is short today could mean another option tomorrow.
         given.setdefault("allow_abbrev", False)
         super().__init__(default_env=False, **given)
         self.first_word: str | None = None
+        self.files: dict[str, str] = {} if parent is None else parent.files
+        self.typed: set[str] = set() if parent is None else parent.typed
+        file_help = "YAML file with these options; the command line overrides it"
+        self.add_argument("--config", action=OptionsFile, help=file_help)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with the message, the option that may have been meant, and where all are explained."""
         if not self.exit_on_error:
             super().error(message, ex)
         name = self.prog.replace(" [options]", "")  # which the library puts before the name of a subcommand
-        print(f"{name}: {message.rstrip('.')}{self._cure(message)}", file=sys.stderr)
+        found = _NAMED.search(message)
+        origin = self.origin(found["name"]) if found else ""
+        message = _WRONG_TYPE.sub(r"\g<name> must be \g<type>, but is \g<value>", message)
+        print(f"{name}: {message.rstrip('.')}{origin}{self._cure(message)}", file=sys.stderr)
         print(f"{name} --help explains every option.", file=sys.stderr)
         self.exit(2)
+
+    def origin(self, name: str) -> str:
+        """The file that gives an option, in brackets, for the end of a message; empty where none gives it."""
+        last = name.rpartition(".")[2]
+        same = {option for option in self.files if option in (name, last) or option.endswith(f".{last}")} - self.typed
+        return f" (in {self.files[min(same)]})" if same else ""
 
     def _cure(self, message: str) -> str:
         """How to go on after an option that does not exist; empty for other mistakes."""
         found = _UNKNOWN.search(message)
         if found is None:
             return "."
-        words = (found["words"] or f"--{found['key']}").split()
+        key = found["key"] or f"{found['group']}.{found['member']}".replace("-", "_")
+        words = (found["words"] or f"--{key}").split()
         asked = next((word.split("=")[0] for word in words if word.startswith("--")), None)
         if asked is None and self.first_word is not None:
             return f"; the {self.first_word} stands first: {self.prog} {self.first_word.upper()} --option value ..."
@@ -62,7 +88,17 @@ def add_config(parser: ArgumentParser, kind: type[Any], *, leave_out: frozenset[
 
 
 def read_config(parser: ArgumentParser, options: Namespace, kind: type[Config], **given: Any) -> Config:
-    """Make the config from parsed options; the config itself refuses what cannot be."""
-    made = parser.instantiate(options)
-    values = {field.name: made[field.name] for field in fields(kind) if field.name in made}  # type: ignore[arg-type]
-    return kind(**values, **given)
+    """Make the config from parsed options.
+
+    Raises:
+        ValueError: If the config refuses a value; the message names the file that gives it, if one does.
+    """
+    try:
+        made = parser.instantiate(options)
+        values = {field.name: made[field.name] for field in fields(kind) if field.name in made}  # type: ignore[arg-type]
+        return kind(**values, **given)
+    except ValueError as error:
+        origin = parser.origin(str(error).partition(" ")[0]) if isinstance(parser, CommandParser) else ""
+        if not origin:
+            raise
+        raise type(error)(f"{str(error).rstrip('.')}{origin}.") from error

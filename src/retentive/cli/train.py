@@ -2,13 +2,14 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints.weights import read_manifest
 from retentive.cli.options import add_config, read_config
+from retentive.cli.options_file import read_options
 from retentive.data.token_store import TokenStore
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import family_names, is_plain_decoder, preset, preset_names
@@ -148,10 +149,5 @@ def _asked(arguments: list[str], option: str) -> str | None:
         if name == f"--{option}":
             found = value
         elif name == "--config" and found is None:
-            try:
-                with open(value, encoding="utf-8") as file:  # noqa: PTH123 - the parser reports what is wrong with it
-                    content = yaml.safe_load(file)
-            except (OSError, yaml.YAMLError):
-                continue
-            found = content.get(option) if isinstance(content, dict) else None
+            found = read_options(Path(value)).get(option) if Path(value).is_file() else None
     return found

@@ -1,0 +1,139 @@
+"""The commands: their names, what they do, and how one is run."""
+
+import difflib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from retentive.cli.mistakes import TRACEBACK, UsageError, is_out_of_memory, out_of_memory
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+COMMANDS = {
+    "prepare": "Turn a folder of text into tokens on disk.",
+    "train": "Train a model on them.",
+    "evaluate": "Measure a trained model in bits per byte and by position.",
+    "inspect": "Look into a model: its parts, what its state holds, how long its heads remember.",
+    "generate": "Write text as a stream; save the state and go on later.",
+    "index": "Build and search a store of text; add, remove, verify, plan.",
+    "recall": "Show how long a small memory holds a fact: a million bytes, trained here.",
+    "convert": "Read a checkpoint of another package.",
+    "retro_evidence": "Whether neighbours help: RETRO on, off and misled beside a Transformer; half an hour.",
+    "demo": "All of it on real text, with a report: ten minutes on a laptop.",
+}
+"""Name -> what it does; each is a module of this package with `add_options` and `run`."""
+
+
+class Command(Protocol):
+    """A module of this package that is one command.
+
+    ``POSITIONAL``, where it has one, names the option that may stand first without its name.
+    """
+
+    def add_options(self, parser: "ArgumentParser", arguments: list[str]) -> None:
+        """Add the command's options; ``arguments`` are what the user typed, for options that depend on others."""
+        ...
+
+    def run(self, parser: "ArgumentParser", options: "Namespace") -> None:
+        """Do what was asked."""
+        ...
+
+
+def run_or_explain(arguments: list[str]) -> None:
+    """Run the command that was typed, or say which there are.
+
+    Raises:
+        UsageError: If there is no such command; the message names the nearest.
+    """
+    name = arguments[0] if arguments else "--help"
+    if name in ("--help", "-h", "help"):
+        print(overview())
+    elif name in ("--version", "-V"):
+        from retentive import __version__
+
+        print(f"retentive {__version__}")
+    elif name in COMMANDS:
+        run(name, arguments[1:])
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else f"; the commands are {', '.join(COMMANDS)}."
+        raise UsageError(f"there is no command {name!r}{meant}")
+
+
+def run(name: str, arguments: list[str]) -> None:
+    """Parse the options of one command and run it.
+
+    Raises:
+        OutOfMemoryError: If memory runs out; the message names the options that save some.
+    """
+    with stopping_at_once():
+        from retentive.cli.options import CommandParser
+
+        command = cast("Command", import_module(f"retentive.cli.{name}"))
+    parser = CommandParser(prog=f"retentive {name}", description=COMMANDS[name])
+    arguments = [_with_underscores(argument) for argument in arguments]
+    positional = getattr(command, "POSITIONAL", None)
+    if positional:
+        parser.first_word = positional
+        parser.usage = f"%(prog)s {positional.upper()} [--option value ...]"
+    if positional and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{positional}", *arguments]
+    parser.typed |= {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
+    command.add_options(parser, arguments)
+    options = parser.parse_args(arguments)
+    try:
+        command.run(parser, options)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory(error, options.keys()) from error
+
+
+@contextmanager
+def stopping_at_once() -> Generator[None]:
+    """Ctrl-C ends the process where it stands: modules that are interrupted while they load print tracebacks."""
+
+    def stop(number: int, frame: object) -> None:
+        os.write(sys.stderr.fileno(), b"\nretentive: stopped.\n")
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    # Signals may be ignored (`retentive ... &`), handled by who calls us, or closed to all but the main thread.
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+
+
+def _with_underscores(argument: str) -> str:
+    """``--save-state=x`` as ``--save_state=x``: options are fields of configs, and either spelling is fine."""
+    if not argument.startswith("--"):
+        return argument
+    option, *value = argument.split("=", 1)
+    return "=".join(["--" + option[2:].replace("-", "_"), *value])
+
+
+def overview() -> str:
+    """What ``retentive --help`` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  retentive {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Language models that remember. A folder of text becomes a model that is measured, and streams.",
+            "",
+            *lines,
+            "",
+            "retentive COMMAND --help lists the options of a command.",
+            f"{TRACEBACK}=1 shows where in the code an error was raised.",
+        ]
+    )

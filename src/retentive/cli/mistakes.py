@@ -1,0 +1,74 @@
+"""What a user reads after an error: one line with the cure, or nothing where the error is our own."""
+
+import re
+from collections.abc import Iterable
+
+from retentive.errors import RetentiveError
+
+TRACEBACK = "RETENTIVE_TRACEBACK"
+"""Environment variable that shows where an error was raised."""
+
+MISTAKES = (RetentiveError, ValueError, OSError, ImportError)
+"""Errors whose message is all that a user needs."""
+
+EXTRA_OF = {
+    "accelerate": "hf",
+    "docstring_parser": "train",
+    "faiss": "retrieval",
+    "jsonargparse": "train",
+    "lm_eval": "harness",
+    "matplotlib": "train",
+    "milvus_lite": "milvus",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "peft": "hf",
+    "pyarrow": "train",
+    "pymilvus": "milvus",
+    "ray": "ray",
+    "tantivy": "retrieval",
+    "tensorboard": "train",
+    "tokenizers": "train",
+    "transformers": "hf",
+    "yaml": "train",
+}
+"""Module -> the extra of this package that installs it."""
+
+
+MEMORY_OPTIONS = ("batch_size", "window", "chunk_size", "block_bytes", "workers", "side_by_side")
+"""Last parts of the options that decide how much memory a command takes."""
+
+_ALLOCATION = re.compile(r"(?:tried to|Tried to|Unable to) allocate (?P<size>[\d.,]+ ?\w+)")
+
+
+class UsageError(RetentiveError):
+    """The command line names no command."""
+
+
+class OutOfMemoryError(RetentiveError):
+    """Memory ran out, on a CPU or a GPU."""
+
+
+def explanation(error: Exception) -> str | None:
+    """The line that a user reads for an error; None for an error of our own, which deserves its traceback."""
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").partition(".")[0]
+        if module in EXTRA_OF:
+            return f"this needs {module}, which is not installed: pip install 'retentive[{EXTRA_OF[module]}]'"
+    return str(error) if isinstance(error, MISTAKES) else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # that of torch, not imported here
+        return True
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "bad_alloc" in str(error))
+
+
+def out_of_memory(error: BaseException, options: Iterable[str]) -> OutOfMemoryError:
+    """The error that names the cure: those of a command's options that decide how much memory it takes."""
+    found = _ALLOCATION.search(str(error))
+    size = f" (it asked for {found['size']} more)" if found else ""
+    smaller = [f"--{option}" for option in options if option.rpartition(".")[2] in MEMORY_OPTIONS]
+    cure = f"make {' or '.join(smaller)} smaller, or the model" if smaller else "take a smaller model or text"
+    return OutOfMemoryError(f"out of memory{size}: {cure}.")

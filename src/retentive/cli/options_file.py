@@ -1,0 +1,104 @@
+"""Files of options, for ``--config``: YAML whose keys are options, each once, with hyphens or underscores."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+
+class OptionsFileError(ValueError):
+    """A file of options that cannot be used; the message names it."""
+
+
+@runtime_checkable
+class ReadsOptionsFiles(Protocol):
+    """A parser that wants to know which file an option came from.
+
+    Attributes:
+        files: Option -> the file that gives it.
+    """
+
+    files: dict[str, str]
+
+
+class OptionsFile(ActionConfigFile):
+    """The option ``--config``: checks a file before the parser takes its options."""
+
+    @staticmethod
+    def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
+        """Give the file's options to the parser; text that is no path is YAML itself."""
+        if value.lstrip().startswith("{"):
+            ActionConfigFile.apply_config(parser, cfg, dest, value)
+            return
+        text = read_options_text(Path(value))
+        if isinstance(parser, ReadsOptionsFiles):
+            parser.files |= dict.fromkeys(option_names(yaml.safe_load(text)), value)
+        ActionConfigFile.apply_config(parser, cfg, dest, text)
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options in a file, as they stand.
+
+    Raises:
+        OptionsFileError: As `read_options_text`.
+    """
+    return yaml.safe_load(read_options_text(path))
+
+
+def read_options_text(path: Path) -> str:
+    """The YAML of a file, checked, with underscores for the hyphens of its keys.
+
+    Raises:
+        OptionsFileError: If the file cannot be read, is no mapping of options, or gives an option twice.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise OptionsFileError(f"config {path} cannot be read ({error.strerror}): give the path of a file.") from error
+    except UnicodeDecodeError as error:
+        raise OptionsFileError(f"{path} must be UTF-8, but its byte {error.start:,} is not: convert it.") from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise OptionsFileError(f"{path} is not YAML{_place(error)}.") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise OptionsFileError(f'{path} must hold options, one "name: value" a line, but holds none.')
+    letters = list(text)
+    for key, _ in _keys(root, path):
+        place = slice(key.start_mark.index, key.end_mark.index)
+        letters[place] = text[place].replace("-", "_")
+    return "".join(letters)
+
+
+def option_names(content: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Names of all options in a file, those of a group with a dot: ``optimizer.learning_rate``."""
+    for name, value in content.items():
+        yield above + name
+        if isinstance(value, dict):
+            yield from option_names(cast("dict[str, Any]", value), f"{above}{name}.")
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = "" if mark is None else f", line {mark.line + 1}"
+    return f"{where}: {getattr(error, 'problem', None) or error}"
+
+
+def _keys(node: yaml.MappingNode, path: Path, above: str = "") -> Iterator[tuple[yaml.ScalarNode, str]]:
+    """Every key of a mapping and of those inside it."""
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise OptionsFileError(f"{path}, line {line}: the name of an option must be a word.")
+        name = key.value.replace("-", "_")
+        if name in lines:
+            raise OptionsFileError(
+                f"{path} gives the option {above}{name} twice, in lines {lines[name]} and {line}: remove one."
+            )
+        lines[name] = line
+        yield key, name
+        if isinstance(value, yaml.MappingNode):
+            yield from _keys(value, path, f"{above}{name}.")

@@ -1,0 +1,76 @@
+"""What a user reads after an error."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from retentive.cli import commands, evaluate
+from retentive.cli.main import main
+from retentive.cli.mistakes import EXTRA_OF, explanation, is_out_of_memory, out_of_memory
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+MODULES = {"faiss-cpu": "faiss", "lm-eval": "lm_eval", "pyyaml": "yaml"}
+WITHOUT_A_MODULE_OF_OURS = {"retentive"}
+OF_DEVELOPERS = {"dev", "docs"}
+
+
+def test_every_extra_is_known_by_its_modules():
+    """The table names each package of each extra, and no other."""
+    extras: dict[str, set[str]] = {}
+    for extra, requirements in PROJECT["optional-dependencies"].items():
+        if extra in OF_DEVELOPERS:
+            continue
+        for requirement in requirements:
+            name = re.split(r"[^\w-]", requirement)[0]
+            if name not in WITHOUT_A_MODULE_OF_OURS:
+                extras.setdefault(MODULES.get(name, name.replace("-", "_")), set()).add(extra)
+    assert set(EXTRA_OF) == set(extras)
+    assert all(EXTRA_OF[module] in having for module, having in extras.items())
+
+
+def test_an_error_of_our_own_keeps_its_traceback():
+    assert explanation(AssertionError("x")) is None
+    assert explanation(KeyError("x")) is None
+    assert explanation(ValueError("minutes must be above 0.")) == "minutes must be above 0."
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory: make --batch_size or --data.window smaller, or the model."),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes. Error code 12"),
+            "out of memory (it asked for 4096 bytes more): make --batch_size or --data.window smaller, or the model.",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of"),
+            "out of memory (it asked for 2.50 GiB more): make --batch_size or --data.window smaller, or the model.",
+        ),
+    ],
+)
+def test_out_of_memory_names_the_options_that_save_some(error: Exception, said: str):
+    assert is_out_of_memory(error)
+    assert str(out_of_memory(error, ["steps", "batch_size", "data.window"])) == said
+
+
+def test_out_of_memory_in_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(evaluate, "run", lambda parser, options: torch.empty(1 << 60, dtype=torch.uint8))
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "m", "--store", "s"])
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("retentive: out of memory")
+    assert "make --window or --chunk_size or --batch_size smaller" in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_another_runtime_error_is_no_mistake_of_the_users(monkeypatch: pytest.MonkeyPatch):
+    def fail(parser: object, options: object) -> None:
+        raise RuntimeError("something of ours")
+
+    monkeypatch.setattr(evaluate, "run", fail)
+    with pytest.raises(RuntimeError, match="something of ours"):
+        commands.run("evaluate", ["m", "--store", "s"])
