@@ -6,7 +6,6 @@ from pathlib import Path
 
 from retentive.checkpoints import load_model
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours
-from retentive.data.progress import Progress
 from retentive.data.token_store import TokenStore
 from retentive.evaluation.measures.documents import select_documents
 from retentive.evaluation.measures.speed import SpeedReport, measure_speed
@@ -17,6 +16,7 @@ from retentive.experiments.demo.contenders import CONTENDERS
 from retentive.experiments.demo.report import Evaluations, Measurements, make_report
 from retentive.experiments.demo.sample import stream_and_go_on
 from retentive.experiments.demo.training import headline, prepare_store, train_contender
+from retentive.files.progress import Progress
 from retentive.models.base import LanguageModel
 from retentive.models.retro import Retro
 

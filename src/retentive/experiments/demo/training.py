@@ -17,8 +17,8 @@ from retentive.training.run.config import (
     ScheduleConfig,
     TrainConfig,
 )
+from retentive.training.run.step_time import seconds_per_step
 from retentive.training.run.trainer import train
-from retentive.training.step.step_time import seconds_per_step
 
 DATA = DataConfig(window=512, batch_size=8)
 

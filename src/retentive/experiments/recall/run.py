@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from retentive.checkpoints import save_model
-from retentive.data.progress import Progress
 from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.report.pictures import draw, styles
 from retentive.experiments.recall.questions import MEMORY, Answers, ask, make_trials
@@ -24,6 +23,7 @@ from retentive.experiments.recall.report import (
 )
 from retentive.experiments.recall.training import PHASES, SEGMENT_LENGTH, MemoryKind, Training, train_to_recall
 from retentive.files import write_atomically
+from retentive.files.progress import Progress
 from retentive.models.rmt import RecurrentMemoryTransformer
 
 LENGTHS = (1024, 10_240, 102_400, 1_048_576)
