@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retentive.data.manifest import MANIFEST_FILE, Manifest
-from retentive.data.sources import Problem
+from retentive.data.sources.documents import Problem
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter
 from retentive.errors import DamagedFileError, MismatchError

@@ -27,7 +27,7 @@ from retentive.retrieval.tokens import ByteText, TextTokenizer
 from retentive.retrieval.verify import verify_store
 
 if TYPE_CHECKING:
-    from retentive.data.sources import Document, Problem
+    from retentive.data.sources.documents import Document, Problem
 
 _SHOWN = 10
 _BOLD, _PLAIN = "\033[1;32m", "\033[0m"
@@ -193,7 +193,7 @@ class Documents:
     """
 
     def __init__(self, config: SourceConfig) -> None:
-        from retentive.data.sources import list_files
+        from retentive.data.sources.folders import list_files
 
         self._config = config
         self._files, self._unlisted = list_files(config.source, pattern=config.pattern, exclude=config.exclude)
@@ -207,7 +207,8 @@ class Documents:
 
     def __iter__(self) -> "Iterator[Document]":
         """Documents in the order of their names."""
-        from retentive.data.sources import Document, read_documents
+        from retentive.data.sources.documents import Document
+        from retentive.data.sources.reading import read_documents
 
         self.read_bytes, self.problems = 0, []
         for problem in self._unlisted:

@@ -12,15 +12,9 @@ from typing import Any
 import numpy as np
 
 from retentive.data.manifest import MANIFEST_FILE, Split, SplitRecord
-from retentive.data.sources import (
-    EVERY_FILE,
-    MAX_DOCUMENT_BYTES,
-    Document,
-    Problem,
-    SourceFile,
-    list_files,
-    read_documents,
-)
+from retentive.data.sources.documents import Document, Problem
+from retentive.data.sources.folders import EVERY_FILE, SourceFile, list_files
+from retentive.data.sources.reading import MAX_DOCUMENT_BYTES, read_documents
 from retentive.data.splitting import draw, heldout_purpose, split_of
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter, check_output

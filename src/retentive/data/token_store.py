@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64, UInt16, UInt32
 
 from retentive.data.manifest import PREPARE_AGAIN, SPLITS, Manifest, Split
-from retentive.data.sources import Problem
+from retentive.data.sources.documents import Problem
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import FileRecord, checksum
 from retentive.files.progress import Progress
@@ -26,7 +26,7 @@ class DocumentRecord:
     """One document of a store.
 
     Attributes:
-        name: Where its text came from; see `retentive.data.sources.Document`.
+        name: Where its text came from; see `retentive.data.sources.documents.Document`.
         split: Its split, and ``index`` its number there.
         num_tokens: Its tokens, end-of-text included.
         num_bytes: Bytes of its text in UTF-8.

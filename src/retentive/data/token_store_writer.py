@@ -23,7 +23,7 @@ from retentive.data.manifest import (
     TokenizerRecord,
     is_manifest,
 )
-from retentive.data.sources import Problem
+from retentive.data.sources.documents import Problem
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import (

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retentive.data.sources import Document as SourceDocument
+from retentive.data.sources.documents import Document as SourceDocument
 from retentive.errors import MismatchError
 from retentive.retrieval import Datastore
 from retentive.retrieval.blocks.chunking import (

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from retentive.data.sources import Document, Problem, SourceFile, text_or_problem
+from retentive.data.sources.documents import Document, Problem, text_or_problem
+from retentive.data.sources.folders import SourceFile
 
 _ROWS_AT_A_TIME = 256
 

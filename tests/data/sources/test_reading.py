@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retentive.data import sources
-from retentive.data.sources import Document, Problem, list_files, read_documents
+from retentive.data.sources import documents, reading
+from retentive.data.sources.documents import Document, Problem
+from retentive.data.sources.folders import list_files
+from retentive.data.sources.reading import read_documents
 
 
 def read(folder, *, pattern="**/*", exclude="", **options):
@@ -134,7 +136,7 @@ def test_names_of_any_bytes_can_be_printed(write_files):
 
 
 def test_a_huge_line_is_reported_and_kept(write_files):
-    line = "x" * (sources.HUGE_LINE_BYTES + 1)
+    line = "x" * (documents.HUGE_LINE_BYTES + 1)
     folder = write_files({"a.txt": f"short\n{line}\nshort", "b.txt": f"short\n{line[1:]}\n"})
     texts, problems = read(folder)
     assert sorted(texts) == ["a.txt", "b.txt"]
@@ -169,7 +171,7 @@ def test_pieces_do_not_depend_on_how_a_file_is_read(tmp_path_factory, data):
     path.write_text(text)
     expected = {f"a.txt:{i}": piece for i, piece in enumerate(text.split(separator), 1) if 0 < len(piece) <= limit}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_BLOCK_BYTES", data.draw(st.integers(1, 10)))
+        patch.setattr(reading, "_BLOCK_BYTES", data.draw(st.integers(1, 10)))
         texts, problems = read(path, separator=separator, max_document_bytes=limit)
         said = messages(path, separator=separator, max_document_bytes=limit)
     assert texts == expected

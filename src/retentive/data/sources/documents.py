@@ -1,0 +1,87 @@
+"""Documents, and the problems of those that cannot be used."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+HUGE_LINE_BYTES = 1 << 20
+
+ProblemKind = Literal[
+    "unreadable",
+    "empty",
+    "bad_utf8",
+    "too_large",
+    "huge_line",  # kept
+    "bad_json",
+    "missing_field",
+    "not_text",
+    "not_encodable",
+    "altered",  # kept
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One text.
+
+    Attributes:
+        name: Path relative to the source, then ``:number`` where a file holds many (line, row or piece, from 1).
+        text: The text as it stands in the file: line ends and a byte order mark included.
+    """
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What is wrong with one file or record.
+
+    Attributes:
+        name: As in `Document`.
+        kind: For counting.
+        message: What was found and what helps.
+        kept: True if the document is used all the same; False if it is left out.
+    """
+
+    name: str
+    kind: ProblemKind
+    message: str
+    kept: bool = False
+
+
+def text_or_problem(content: bytes, name: str, *, limit: int) -> Iterator[Document | Problem]:
+    """One document from its bytes, or the reason why not."""
+    if not content:
+        yield Problem(name=name, kind="empty", message="has no text")
+        return
+    if len(content) > limit:
+        yield too_large(name, f"{len(content):,} bytes", limit)
+        return
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{content[error.start]:02x} at offset {error.start:,}"
+        message = f"is not UTF-8 ({where}): convert it to UTF-8, or exclude it"
+        yield Problem(name=name, kind="bad_utf8", message=message)
+        return
+    longest = _longest_line(content)
+    if longest > HUGE_LINE_BYTES:
+        message = f"has a line of {longest:,} bytes, which is seldom text: kept; exclude the file if it is data"
+        yield Problem(name=name, kind="huge_line", message=message, kept=True)
+    yield Document(name=name, text=text)
+
+
+def too_large(name: str, size: str, limit: int) -> Problem:
+    """The problem of a document above the limit."""
+    message = f"has {size}, above max_document_bytes={limit:,}: split it (see separator), or raise the limit"
+    return Problem(name=name, kind="too_large", message=message)
+
+
+def _longest_line(content: bytes) -> int:
+    if len(content) <= HUGE_LINE_BYTES:  # as nearly always; spares the search
+        return 0
+    longest = begin = 0
+    while (end := content.find(b"\n", begin)) >= 0:
+        longest, begin = max(longest, end - begin), end + 1
+    return max(longest, len(content) - begin)
