@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from retentive.checkpoints.manifest import ModelManifest, read_manifest
 from retentive.checkpoints.tensor_file import open_tensors
-from retentive.checkpoints.weights import ModelManifest, read_manifest
 from retentive.files import write_atomically
 
 CARD_FILE = "README.md"

@@ -9,25 +9,20 @@ the same step; see `retentive.huggingface`.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from retentive.checkpoints.manifest import CONFIG_FILE, FORMAT, FORMAT_VERSION, LIBRARY_VERSION, read_manifest
+from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.tensor_file import TensorDigest, digest, listed, open_tensors, unwritten, write_tensors
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import fill_atomically, sync
 from retentive.models.base import FamilyConfig, LanguageModel
-from retentive.models.registry import build, config_from_dict, config_to_dict
-
-LIBRARY_VERSION = version("retentive")
-FORMAT = "retentive.model"
-FORMAT_VERSION = 1
-CONFIG_FILE = "config.json"
+from retentive.models.registry import build, config_to_dict
 
 
 @runtime_checkable
@@ -46,25 +41,6 @@ class SavableTokenizer(Protocol):
     def fingerprint(self) -> str:
         """A hash over everything that decides ids."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelManifest:
-    """What ``config.json`` says.
-
-    Attributes:
-        config: The model's config.
-        weights_file: Name of the weights file in the folder.
-        weights_digest: `TensorDigest` of all weights.
-        tokenizer_fingerprint: Of the tokenizer that was saved with the model; None without one.
-        library_version: Version of the library that wrote the folder.
-    """
-
-    config: FamilyConfig
-    weights_file: str
-    weights_digest: str
-    tokenizer_fingerprint: str | None
-    library_version: str
 
 
 def save_model(
@@ -113,8 +89,6 @@ def save_model(
         if is_new and not any(folder.iterdir()):
             folder.rmdir()
         raise
-    from retentive.checkpoints.model_card import save_model_card  # which reads folders by this module
-
     save_model_card(folder)
     if is_new:
         sync(folder.parent)
@@ -161,60 +135,6 @@ def load_model(
         )
     model.load_state_dict(tensors, assign=True)
     return model.eval()
-
-
-def read_manifest(folder: Path | str) -> ModelManifest:
-    """Read ``config.json`` alone: what the model is, without its weights.
-
-    Raises:
-        FileNotFoundError: If the folder holds no model.
-        DamagedFileError: If the file is not what `save_model` writes.
-        MismatchError: If its format, family or an option is not known here.
-    """
-    path = Path(folder) / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} must be the folder of a saved model, but there is no {path}.")
-    try:
-        content: Any = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise DamagedFileError(f"{path} is not JSON ({error}); copy it again.") from error
-    if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
-        found = "something else"
-        if (path.parent / "model" / CONFIG_FILE).exists():
-            found = f"that of a training run: give the folder of its model, {path.parent / 'model'}"
-        elif isinstance(content, dict) and "training" in content:
-            found = "that of a training run that has no model yet: start its training again, to its end"
-        if isinstance(content, dict) and cast("dict[str, Any]", content).get("model_type") == "retentive":
-            found = (
-                "written by transformers: load the folder with AutoModelForCausalLM.from_pretrained, after "
-                "retentive.huggingface.register(), and save it with save_model(model.model, folder)"
-            )
-        raise MismatchError(f"{path} must have the format {FORMAT!r}, which `save_model` writes, but is {found}.")
-    content = cast("dict[str, Any]", content)
-    written = content.get("format_version")
-    if written != FORMAT_VERSION:
-        raise MismatchError(
-            f"{path} has the format version {written}, but this version of retentive ({LIBRARY_VERSION}) reads version "
-            f"{FORMAT_VERSION} only; it was written by retentive {content.get('library_version')}: install that one."
-        )
-    try:
-        described, weights = content["config"], content["weights"]
-        parts = (Path(weights["file"]).name, str(weights["sha256"]), content["tokenizer"], content["library_version"])
-    except (LookupError, TypeError) as error:
-        raise DamagedFileError(
-            f"{path} lacks a part of what `save_model` writes ({error!r}); copy it again."
-        ) from error
-    try:
-        config = config_from_dict(described)
-    except (MismatchError, ValueError, TypeError) as error:
-        raise MismatchError(f"{path} describes no model that can be made here: {error}") from error
-    return ModelManifest(
-        config=config,
-        weights_file=parts[0],
-        weights_digest=parts[1],
-        tokenizer_fingerprint=parts[2],
-        library_version=parts[3],
-    )
 
 
 def _skeleton(config: FamilyConfig) -> LanguageModel:

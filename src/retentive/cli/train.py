@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.checkpoints.weights import read_manifest
+from retentive.checkpoints.manifest import read_manifest
 from retentive.cli.options import add_config, read_config
 from retentive.cli.options_file import read_options
 from retentive.data.token_store import TokenStore

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from retentive.checkpoints.manifest import read_manifest
 from retentive.checkpoints.tensor_file import open_tensors
-from retentive.checkpoints.weights import read_manifest
 from retentive.evaluation.report.document import BarChart, Bars, Curve, LineChart, Report, Section, Table
 from retentive.evaluation.report.pictures import short_bytes
 from retentive.layers.mixers.retention import RetentionConfig

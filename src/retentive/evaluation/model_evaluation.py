@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+from retentive.checkpoints.manifest import read_manifest
 from retentive.checkpoints.model_card import save_model_card
-from retentive.checkpoints.weights import load_model, read_manifest
+from retentive.checkpoints.weights import load_model
 from retentive.data.manifest import Split
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, find_neighbours
 from retentive.data.retrieval_batches import FindsNeighbours

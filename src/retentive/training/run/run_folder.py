@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from retentive.checkpoints.weights import read_manifest
+from retentive.checkpoints.manifest import read_manifest
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import write_atomically

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from retentive.checkpoints.manifest import read_manifest
 from retentive.checkpoints.model_card import TrainingData, save_model_card
-from retentive.checkpoints.weights import load_model, read_manifest, save_model
+from retentive.checkpoints.weights import load_model, save_model
 from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
 from retentive.files import only_writer

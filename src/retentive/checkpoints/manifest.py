@@ -1,0 +1,89 @@
+"""The manifest of a saved model, ``config.json``: what the model is, and where its weights are."""
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.models.base import FamilyConfig
+from retentive.models.registry import config_from_dict
+
+LIBRARY_VERSION = version("retentive")
+FORMAT = "retentive.model"
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelManifest:
+    """What ``config.json`` says.
+
+    Attributes:
+        config: The model's config.
+        weights_file: Name of the weights file in the folder.
+        weights_digest: `TensorDigest` of all weights.
+        tokenizer_fingerprint: Of the tokenizer that was saved with the model; None without one.
+        library_version: Version of the library that wrote the folder.
+    """
+
+    config: FamilyConfig
+    weights_file: str
+    weights_digest: str
+    tokenizer_fingerprint: str | None
+    library_version: str
+
+
+def read_manifest(folder: Path | str) -> ModelManifest:
+    """Read ``config.json`` alone: what the model is, without its weights.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model.
+        DamagedFileError: If the file is not what `save_model` writes.
+        MismatchError: If its format, family or an option is not known here.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} must be the folder of a saved model, but there is no {path}.")
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is not JSON ({error}); copy it again.") from error
+    if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
+        found = "something else"
+        if (path.parent / "model" / CONFIG_FILE).exists():
+            found = f"that of a training run: give the folder of its model, {path.parent / 'model'}"
+        elif isinstance(content, dict) and "training" in content:
+            found = "that of a training run that has no model yet: start its training again, to its end"
+        if isinstance(content, dict) and cast("dict[str, Any]", content).get("model_type") == "retentive":
+            found = (
+                "written by transformers: load the folder with AutoModelForCausalLM.from_pretrained, after "
+                "retentive.huggingface.register(), and save it with save_model(model.model, folder)"
+            )
+        raise MismatchError(f"{path} must have the format {FORMAT!r}, which `save_model` writes, but is {found}.")
+    content = cast("dict[str, Any]", content)
+    written = content.get("format_version")
+    if written != FORMAT_VERSION:
+        raise MismatchError(
+            f"{path} has the format version {written}, but this version of retentive ({LIBRARY_VERSION}) reads version "
+            f"{FORMAT_VERSION} only; it was written by retentive {content.get('library_version')}: install that one."
+        )
+    try:
+        described, weights = content["config"], content["weights"]
+        parts = (Path(weights["file"]).name, str(weights["sha256"]), content["tokenizer"], content["library_version"])
+    except (LookupError, TypeError) as error:
+        raise DamagedFileError(
+            f"{path} lacks a part of what `save_model` writes ({error!r}); copy it again."
+        ) from error
+    try:
+        config = config_from_dict(described)
+    except (MismatchError, ValueError, TypeError) as error:
+        raise MismatchError(f"{path} describes no model that can be made here: {error}") from error
+    return ModelManifest(
+        config=config,
+        weights_file=parts[0],
+        weights_digest=parts[1],
+        tokenizer_fingerprint=parts[2],
+        library_version=parts[3],
+    )
