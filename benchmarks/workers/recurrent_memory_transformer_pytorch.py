@@ -85,7 +85,10 @@ def _replay_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, t
 
 
 def _step(
-    model: RecurrentMemoryTransformerWrapper, activation_backward: Callable[[Tensor, Tensor], None], vocab_size: int, time: int
+    model: RecurrentMemoryTransformerWrapper,
+    activation_backward: Callable[[Tensor, Tensor], None],
+    vocab_size: int,
+    time: int,
 ) -> Work:
     work = optimizer_step(model, activation_backward, vocab_size=vocab_size, time=time)
     facts = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}

@@ -31,7 +31,9 @@ def training_step(model: nn.Module, loss_of: LossOf, *, vocab_size: int, time: i
     return optimizer_step(model, activation_backward, vocab_size=vocab_size, time=time)
 
 
-def optimizer_step(model: nn.Module, activation_backward: Callable[[Tensor, Tensor], None], *, vocab_size: int, time: int) -> Work:
+def optimizer_step(
+    model: nn.Module, activation_backward: Callable[[Tensor, Tensor], None], *, vocab_size: int, time: int
+) -> Work:
     """The same for ways that go backward by themselves: ``activation_backward`` adds gradients, of tokens and labels.
 
     AdamW is torch's fused one for every contestant, the fastest on a CPU, so that it hides as little as it can.
