@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from retentive.shapes import TokenMask
 from retentive.state import ModelState
 
 # transformers 5.24 renamed the argument, the field of outputs and the key that `generate` carries.
@@ -28,11 +29,18 @@ class StateLayer(CacheLayerMixin):
     is_sliding = False
     supports_early_init = False
 
-    def __init__(self, state: ModelState | None, seen: int) -> None:
-        """Begin with a state, or with nothing."""
+    def __init__(self, state: ModelState | None, seen: int, mask: TokenMask | None) -> None:
+        """Begin with a state, or with nothing.
+
+        Args:
+            state: Of the model; None has read nothing.
+            seen: Columns that were read.
+            mask: Which of them were no padding; None where none was.
+        """
         super().__init__()
         self.state = state
         self.seen = seen
+        self.mask = mask
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Refused: there are no keys and values.
@@ -69,7 +77,7 @@ class StateLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.state, self.seen = None, 0
+        self.state, self.seen, self.mask = None, 0, None
 
     def offload(self) -> None:
         """Move the state to the CPU."""
@@ -87,12 +95,14 @@ class StateLayer(CacheLayerMixin):
         """Repeat every row."""
         if self.state is not None:
             rows = torch.arange(self.state.batch_size, device=self.state.position.device)
-            self.state = self.state.select(rows.repeat_interleave(repeats))
+            self.batch_select_indices(rows.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep, reorder or repeat rows."""
         if self.state is not None:
             self.state = self.state.select(indices)
+        if self.mask is not None:
+            self.mask = self.mask[indices.to(self.mask.device)]
 
     def crop(self, *_: Any) -> None:
         """Refused: what has been read cannot be unread.
@@ -113,22 +123,28 @@ class StateCache(Cache):
     from it later, several times if wanted, is no copy: ``StateCache.of(cache)``.
     """
 
-    def __init__(self, state: ModelState | None = None, seen: int | None = None) -> None:
-        """Begin with a state, such as one that `load_state` read.
+    def __init__(self, state: ModelState | None = None, seen: int = 0) -> None:
+        """Begin with a state, such as one that `load_state` read, or with none.
 
         Args:
             state: Of the model; None has read nothing.
-            seen: Columns that ``generate`` should take as read of the ids that it is given; None is as many as the row
-                that has read most.
+            seen: How many columns of the ids that ``generate`` is given, counted from the first, the state has read.
+                With 0, all of them are new.
+
+        Raises:
+            ValueError: If ``seen`` is below 0, or if a cache without a state should have seen something.
         """
-        if seen is None:
-            seen = 0 if state is None else int(state.position.max())
-        super().__init__(layers=[StateLayer(state, seen)])
+        if seen < 0 or (state is None and seen > 0):
+            least = "at least 0" if state is not None else "0 for a cache without a state"
+            raise ValueError(f"seen must be {least}, but is {seen}.")
+        super().__init__(layers=[StateLayer(state, seen, None if state is None else _mask_of(state, seen))])
 
     @classmethod
     def of(cls: "type[AnyStateCache]", other: "StateCache") -> "AnyStateCache":
         """Another cache at the same place, which goes on by itself."""
-        return cls(other.state, other.layer.seen)
+        cache = cls(other.state, other.layer.seen)
+        cache.layer.mask = other.layer.mask
+        return cache
 
     @property
     def layer(self) -> StateLayer:
@@ -140,9 +156,16 @@ class StateCache(Cache):
         """What the model carries; None before the first call."""
         return self.layer.state
 
-    def advance(self, state: ModelState, columns: int) -> None:
-        """Take the state after a call that read so many columns."""
+    def advance(self, state: ModelState, columns: int, mask: TokenMask | None = None) -> None:
+        """Take the state after a call that read so many columns, and the mask of these, None where all were real."""
         layer = self.layer
+        if mask is not None or layer.mask is not None:
+            device = state.position.device
+            before, new = (
+                torch.ones(state.batch_size, length, dtype=torch.bool, device=device) if known is None else known
+                for known, length in ((layer.mask, layer.seen), (mask, columns))
+            )
+            layer.mask = torch.cat((before.to(device), new.to(device)), 1)
         layer.state, layer.seen = state, layer.seen + columns
 
     @property
@@ -152,3 +175,10 @@ class StateCache(Cache):
 
 
 AnyStateCache = TypeVar("AnyStateCache", bound=StateCache)
+
+
+def _mask_of(state: ModelState, seen: int) -> TokenMask | None:
+    """Return which of the last columns a state has read, if each row ended at the last of them."""
+    columns = torch.arange(seen, device=state.position.device)
+    mask = columns >= seen - state.position[:, None]
+    return None if bool(mask.all()) else mask

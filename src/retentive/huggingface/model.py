@@ -11,6 +11,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.huggingface.cache import CACHE_NAME, CACHE_NAMES, StateCache
+from retentive.huggingface.columns import check_after_cache, one_cache, real_columns
 from retentive.huggingface.config import RetentiveConfig
 from retentive.models.base import FamilyConfig, LanguageModel, ModelOutput, check_predicts_next
 from retentive.models.registry import build
@@ -109,11 +110,12 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         for name, given in refused.items():
             if given:
                 raise ValueError(f"{name} must be False or left out, for no model here keeps them, but is True.")
-        cache = _one_cache(cache, past_key_values)
+        cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("either input_ids or inputs_embeds must be given, and not both.")
         read = cast("Tensor", input_ids if inputs_embeds is None else inputs_embeds)
-        mask = _padding(attention_mask, read.shape[0], read.shape[1])
+        given_mask = real_columns(attention_mask, cache, read.shape[0], read.shape[1])
+        mask, input_ids = self._without_pads(input_ids, given_mask)
         state = None if cache is None else cache.state
         wanted = None
         if labels is None and isinstance(logits_to_keep, int) and logits_to_keep:
@@ -128,11 +130,20 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         if cache is None and (use_cache or (use_cache is None and not self.training)):
             cache = StateCache()
         if cache is not None:
-            cache.advance(output.state, read.shape[1])
+            cache.advance(output.state, read.shape[1], given_mask)
         kept = _kept(output.logits, logits_to_keep if wanted is None else 0)
         fields: dict[str, Any] = {"loss": loss, "logits": kept, CACHE_NAME: cache}
         result = CausalLMOutputWithPast(**fields)
         return result.to_tuple() if return_dict is False else result
+
+    def _without_pads(self, input_ids: Tokens | None, mask: TokenMask | None) -> tuple[TokenMask | None, Tokens | None]:
+        """Mask a pad token that the model has no row for, and put an id that it has in its place."""
+        pad, vocab_size = getattr(self.config, "pad_token_id", None), self.config.vocab_size
+        if input_ids is None or pad is None or pad < vocab_size:
+            return mask, input_ids
+        real = input_ids != pad
+        mask = real if mask is None else mask & real
+        return mask, input_ids.masked_fill(~real, 0)
 
     def _read(
         self, tokens: Tensor, state: ModelState | None, mask: Tensor | None, wanted: int | None, beside: dict[str, Any]
@@ -143,10 +154,25 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
             beside = _given(neighbours=lookup.neighbours(tokens, mask, state))
         return self.model(tokens, state, mask=mask, logits_to_keep=wanted, **beside)
 
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Write tokens as every transformers model does; see `GenerationMixin.generate`.
+
+        Raises:
+            ValueError: If a cache is given that has read as many columns as there are, or more, or other padding than
+                the mask tells of.
+        """
+        cache = one_cache(*(kwargs.pop(name, None) for name in CACHE_NAMES))
+        if cache is not None:
+            given = [inputs, *(kwargs.get(name) for name in ("attention_mask", "input_ids", "inputs_embeds"))]
+            check_after_cache(cache, kwargs.get("attention_mask"), [one.shape[1] for one in given if one is not None])
+            kwargs[CACHE_NAME] = cache
+        generate: Any = super().generate  # pyright: ignore[reportAttributeAccessIssue]
+        return generate(inputs, *args, **kwargs)
+
     def prepare_inputs_for_generation(
         self, *args: Any, inputs_embeds: Hidden | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """What `forward` is given for the next tokens."""
+        """Return what `forward` is given for the next tokens."""
         prepare: Any = super().prepare_inputs_for_generation  # pyright: ignore[reportAttributeAccessIssue]
         inputs = prepare(*args, inputs_embeds=inputs_embeds, **kwargs)
         # The first releases of transformers 5 pass places that a state knows by itself; all of them pass on the
@@ -165,7 +191,7 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
                 f"cache_implementation must be left out, for a state is neither offloaded nor quantized, but is "
                 f"{kind!r}."
             )
-        given = _one_cache(*(model_kwargs.pop(name, None) for name in CACHE_NAMES))
+        given = one_cache(*(model_kwargs.pop(name, None) for name in CACHE_NAMES))
         if given is not None:
             cast("Any", given)._is_user_defined = True
             model_kwargs[CACHE_NAME] = given
@@ -220,39 +246,8 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         return self.model.decoder.embedding.tokens
 
 
-def _one_cache(cache: object, past_key_values: object) -> StateCache | None:
-    """Return the cache, whichever of its two names it was given by."""
-    if cache is not None and past_key_values is not None:
-        raise ValueError(
-            "cache and past_key_values are two names of one argument, so only one must be given, but both are."
-        )
-    name, given = ("cache", cache) if past_key_values is None else ("past_key_values", past_key_values)
-    if given is None or isinstance(given, StateCache):
-        return given
-    raise ValueError(
-        f"{name} must be a StateCache, but is a {type(given).__name__}; start with none, or with StateCache(state)."
-    )
-
-
 def _given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _padding(attention_mask: Tensor | None, batch: int, time: int) -> TokenMask | None:
-    """Which of the columns of this call are real; None where all are, which takes the faster path."""
-    if attention_mask is None:
-        return None
-    shape = tuple(attention_mask.shape)
-    if attention_mask.ndim != 2 or shape[0] != batch or shape[1] < time:
-        raise ValueError(
-            f"attention_mask must be (batch, time), ({batch}, {time}) or with the columns before these too, but has "
-            f"shape {shape}."
-        )
-    mask = attention_mask[:, -time:] != 0
-    # A compiler that traces cannot look at values, and takes the mask as it is.
-    if not torch.compiler.is_compiling() and bool(mask.all()):
-        return None
-    return mask
 
 
 def _read_embedded(
@@ -285,11 +280,14 @@ def _loss(
     logits: Logits, labels: Tokens, mask: TokenMask | None, num_items_in_batch: Tensor | int | None
 ) -> Float[Tensor, ""]:
     """Cross-entropy of each next token, in nats; the mean, or the sum over ``num_items_in_batch``."""
-    following = labels[:, 1:]
+    asked = following = labels[:, 1:]
     if mask is not None:
-        following = following.where(mask[:, :-1], IGNORED)
+        # Padding predicts nothing: the first token of a row that begins with padding has no loss.
+        following = asked.where(mask[:, :-1], IGNORED)
     wide = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
     whole = nn.functional.cross_entropy(wide.flatten(0, 1), following.flatten(), ignore_index=IGNORED, reduction="sum")
+    counted = (following != IGNORED).sum().clamp_min(1)
     if num_items_in_batch is None:
-        return whole / (following != IGNORED).sum().clamp_min(1)
-    return whole / num_items_in_batch
+        return whole / counted
+    # `Trainer` has counted every label, those after padding too: what this call may add is the share of its labels.
+    return whole / counted * (asked != IGNORED).sum() / num_items_in_batch

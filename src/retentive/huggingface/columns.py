@@ -1,0 +1,89 @@
+"""Which columns of a call are real, where they stand, and what a cache says of those before them."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from retentive.huggingface.cache import StateCache
+from retentive.shapes import TokenMask
+
+
+def one_cache(cache: object, past_key_values: object) -> StateCache | None:
+    """Return the cache, whichever of its two names it was given by.
+
+    Raises:
+        ValueError: If it was given by both, or is no `StateCache`.
+    """
+    if cache is not None and past_key_values is not None:
+        raise ValueError(
+            "cache and past_key_values are two names of one argument, so only one must be given, but both are."
+        )
+    name, given = ("cache", cache) if past_key_values is None else ("past_key_values", past_key_values)
+    if given is None or isinstance(given, StateCache):
+        return given
+    raise ValueError(
+        f"{name} must be a StateCache, but is a {type(given).__name__}; start with none, or with StateCache(state)."
+    )
+
+
+def real_columns(
+    attention_mask: Shaped[Tensor, "batch longer"] | None, cache: StateCache | None, batch: int, time: int
+) -> TokenMask | None:
+    """Return which of the columns of this call are real; None where all are, which takes the faster path.
+
+    Raises:
+        ValueError: If the mask does not fit, or says of columns that the cache has read what it did not say then.
+    """
+    if attention_mask is None:
+        return None
+    seen = 0 if cache is None else cache.layer.seen
+    shape = tuple(attention_mask.shape)
+    if attention_mask.ndim != 2 or shape[0] != batch or shape[1] not in (time, seen + time):
+        whole = f", or ({batch}, {seen + time}) with the columns that the cache has read" if seen else ""
+        raise ValueError(f"attention_mask must be (batch, time), ({batch}, {time}){whole}, but has shape {shape}.")
+    mask = attention_mask != 0
+    if not torch.compiler.is_compiling():
+        if cache is not None and shape[1] > time:
+            _check_columns_before(mask[:, :-time], cache)
+        mask = mask[:, -time:]
+        # A compiler that traces cannot look at values, and takes the mask as it is.
+        return None if bool(mask.all()) else mask
+    return mask[:, -time:]
+
+
+def _check_columns_before(mask: TokenMask, cache: StateCache) -> None:
+    read = cache.layer.mask
+    if bool(mask.all()) if read is None else torch.equal(mask, read.to(mask.device)):
+        return
+    differs = ~mask if read is None else mask != read.to(mask.device)
+    row, column = differs.nonzero()[0].tolist()
+    then, now = ("token", "padding") if not mask[row, column] else ("padding", "token")
+    raise ValueError(
+        f"attention_mask must say of columns that the cache has read what it said when they were read, but column "
+        f"{column} of row {row} was read as a {then} and is a {now} now; give the mask that was given then, or that of "
+        "the new columns alone. generate() makes a mask from pad_token_id where it is given none."
+    )
+
+
+def check_after_cache(cache: StateCache, attention_mask: Tensor | None, widths: Sequence[int]) -> None:
+    """Check that ``generate`` is given columns after those that the cache has read, and what it has read before them.
+
+    Args:
+        cache: Given by the user.
+        attention_mask: Given by the user.
+        widths: How many columns the ids, the mask or what stands in for them have.
+
+    Raises:
+        ValueError: If there is no column after them, or the mask tells of another padding.
+    """
+    seen, columns = cache.layer.seen, max(widths, default=0)
+    if widths and seen >= columns:
+        raise ValueError(
+            f"input_ids must hold at least one token after the {seen} columns that the cache has read, but hold "
+            f"{columns} in all; give all ids from the first on, or StateCache(cache.state), which takes all ids that "
+            "it is given as new."
+        )
+    if attention_mask is not None:
+        _check_columns_before(attention_mask[:, :seen] != 0, cache)
