@@ -13,7 +13,8 @@ from benchmarks.workers.training_step import optimizer_step, random_tokens
 from retentive.generation import Sampling, generate
 from retentive.models.registry import config_from_dict
 from retentive.models.rmt import RecurrentMemoryTransformer
-from retentive.training.step.replay import cut_text, replay
+from retentive.training.step.pieces import cut_text
+from retentive.training.step.replay import replay
 
 
 def works(*, config: dict[str, Any], threads: int) -> Mapping[str, Callable[..., Work]]:

@@ -13,7 +13,9 @@ from retentive.errors import DamagedFileError, MismatchError
 from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory, load_memory, save_memory
 from retentive.training.run.fit import fit
 from retentive.training.step.config import OptimizerConfig
-from retentive.training.step.replay import cut_text, replay, unrolled
+from retentive.training.step.pieces import cut_text
+from retentive.training.step.replay import replay
+from retentive.training.step.unroll import unrolled
 from without_hook import errors_of
 
 transformers = pytest.importorskip("transformers")

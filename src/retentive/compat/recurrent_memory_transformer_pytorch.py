@@ -14,7 +14,9 @@ from retentive.models import rmt
 from retentive.models.registry import config_class
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Logits, Memory, TokenMask, Tokens
-from retentive.training.step.replay import cut_text, replay, unrolled
+from retentive.training.step.pieces import cut_text
+from retentive.training.step.replay import replay
+from retentive.training.step.unroll import unrolled
 
 Loss = Float[Tensor, ""]
 Recalled = list[Tensor]
@@ -239,11 +241,12 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             labels = self.transformer.targets(labels)
         model = self.transformer.model
         pieces = cut_text(model, x, labels, length=self.seq_len, mask=mask)
+        dtype = torch.promote_types(torch.float32, model.decoder.dtype)
         if replay_weight is not None:
             loss, _ = replay(pieces, state, truncate_after=truncate_at_step, scale=replay_weight)
-            return loss * replay_weight
+            return loss.to(dtype) * replay_weight
         loss, following = unrolled(pieces, state, truncate_after=truncate_at_step)
-        return loss, model.summarise(cast("rmt.RecurrentMemoryState", following))
+        return loss.to(dtype), model.summarise(cast("rmt.RecurrentMemoryState", following))
 
     def generate(
         self,

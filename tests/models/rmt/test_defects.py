@@ -19,7 +19,9 @@ from retentive import Sampling, generate
 from retentive.models.rmt.pieces import even_plan
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
 from retentive.ops.rotary import rotary_frequencies
-from retentive.training.step.replay import cut_text, replay, unrolled
+from retentive.training.step.pieces import cut_text
+from retentive.training.step.replay import replay
+from retentive.training.step.unroll import unrolled
 
 RECALLING = {"xl_length": 5}
 ASSOCIATIVE = {"memory": "associative", "associative_dim": 4}

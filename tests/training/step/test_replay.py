@@ -21,7 +21,9 @@ from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransform
 from retentive.models.transformer import TransformerConfig
 from retentive.state import named_tensors
 from retentive.training.run.config import HardwareConfig, TrainConfig
-from retentive.training.step.replay import check_replayable, cut_text, replay, unrolled
+from retentive.training.step.pieces import cut_text
+from retentive.training.step.replay import check_replayable, replay
+from retentive.training.step.unroll import unrolled
 
 DROPPING = small_backbone(dropout=0.2, attention_dropout=0.2)
 
@@ -333,7 +335,7 @@ def test_the_peak_of_memory_does_not_grow_with_the_text():
 def test_pieces_cover_the_text():
     model = small_rmt()
     pieces = cut_text(model, TOKENS, LABELS, length=7, mask=MASK, starts=STARTS)
-    assert [piece.tokens.shape[1] for piece in pieces] == [7, 7, 7, 7, 5]
+    assert [piece.window.tokens.shape[1] for piece in pieces] == [7, 7, 7, 7, 5]
     for name, whole in (("tokens", TOKENS), ("labels", LABELS), ("mask", MASK), ("starts", STARTS)):
-        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces], 1), whole)
+        assert torch.equal(torch.cat([getattr(piece.window, name) for piece in pieces], 1), whole)
     assert all(len(set(pair)) == 1 for pair in itertools.pairwise(int(piece.total_labels) for piece in pieces))

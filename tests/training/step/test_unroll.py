@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from laws.families import small_model
 from retentive.data.batch import Batch
 from retentive.state import named_tensors
-from retentive.training.step.unroll import Window, place, unroll
+from retentive.training.processes.processes import alone
+from retentive.training.step.config import OptimizerConfig, ScheduleConfig
+from retentive.training.step.learner import Learner
+from retentive.training.step.pieces import TextPiece
+from retentive.training.step.unroll import unrolled
+from retentive.training.window import Window, place
 
 CARRYING: list[tuple[str, dict[str, Any]]] = [
     ("retnet", {}),
@@ -20,11 +25,11 @@ CARRYING: list[tuple[str, dict[str, Any]]] = [
 TIME = 5
 
 
-def window(first: int, *, labelled: bool) -> Window:
+def batch(first: int, *, labelled: bool) -> Batch:
     """Two rows of tokens ``first`` to ``first + 4``, each token once in a row."""
     tokens = torch.stack((torch.arange(first, first + TIME), torch.arange(first, first + TIME).flip(0)))
     labels = (tokens + 1) if labelled else torch.full_like(tokens, -100)
-    return Window(tokens=tokens, labels=labels, starts=None, num_labels=2 * TIME if labelled else 0)
+    return Batch(tokens=tokens, labels=labels, starts=torch.zeros_like(tokens, dtype=torch.bool))
 
 
 def embedding_gradients(model: Any, first: int) -> torch.Tensor:
@@ -32,27 +37,39 @@ def embedding_gradients(model: Any, first: int) -> torch.Tensor:
     return model.decoder.embedding.tokens.weight.grad[first : first + TIME]
 
 
+def learner_of(model: Any) -> Learner:
+    """Carries the state from step to step, and learns next to nothing."""
+    return Learner(
+        model,
+        optimizer=OptimizerConfig(learning_rate=1e-30, weight_decay=0.0),
+        schedule=ScheduleConfig(warmup_steps=0),
+        decay_steps=10,
+        seed=0,
+        carries_state=True,
+        processes=alone(),
+    )
+
+
 @pytest.mark.parametrize(("family", "changes"), CARRYING)
-def test_gradients_end_where_the_graph_begins(family: str, changes: dict[str, Any]):
+def test_gradients_end_where_the_step_begins(family: str, changes: dict[str, Any]):
     model = small_model(family, **changes)
-    _, state = unroll(model, [window(0, labelled=False)], None, total_labels=10)
-    assert not any(tensor.requires_grad for tensor in _tensors(state))
-    loss, after = unroll(model, [window(5, labelled=False), window(10, labelled=True)], state, total_labels=10)
-    loss.backward()
+    learner = learner_of(model)
+    learner.step(0, [[batch(0, labelled=False)]])
+    assert not any(tensor.requires_grad for tensor in _tensors(learner.states[0]))
+    learner.step(1, [[batch(5, labelled=False), batch(10, labelled=True)]])
     assert (embedding_gradients(model, 0) == 0).all()
     assert (embedding_gradients(model, 5) != 0).any(1).any()
     assert (embedding_gradients(model, 10) != 0).any(1).all()
-    assert not any(tensor.requires_grad for tensor in _tensors(after))
+    assert not any(tensor.requires_grad for tensor in _tensors(learner.states[0]))
 
 
 @pytest.mark.parametrize(("family", "changes"), CARRYING)
-def test_memory_reaches_beyond_the_graph(family: str, changes: dict[str, Any]):
-    model = small_model(family, **changes)
-    with torch.no_grad():
-        _, state = unroll(model, [window(0, labelled=False)], None, total_labels=10)
-        remembering, _ = unroll(model, [window(10, labelled=True)], state, total_labels=10)
-        forgetful, _ = unroll(model, [window(10, labelled=True)], None, total_labels=10)
-    assert abs(float(remembering - forgetful)) > 1e-4
+def test_memory_reaches_beyond_the_step(family: str, changes: dict[str, Any]):
+    learner = learner_of(small_model(family, **changes))
+    forgetful = learner.step(0, [[batch(10, labelled=True)]]).loss
+    learner.states = []
+    learner.step(1, [[batch(0, labelled=False)]])
+    assert abs(learner.step(2, [[batch(10, labelled=True)]]).loss - forgetful) > 1e-4
 
 
 @given(depth=st.integers(1, 4), seed=st.integers(0, 99))
@@ -72,7 +89,8 @@ def test_windows_in_one_graph_are_one_long_window(depth: int, seed: int):
         )
         for begin in range(0, depth * 6, 6)
     ]
-    loss, _ = unroll(model, windows, None, total_labels=12 * depth)
+    pieces = [TextPiece(model=model, window=window, total_labels=12 * depth) for window in windows]
+    loss, _ = unrolled(pieces, None)
     torch.testing.assert_close(loss, whole, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(torch.autograd.grad(loss, list(model.parameters())), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
@@ -94,8 +112,8 @@ def test_starts_are_passed_where_they_matter(
     starts = torch.zeros(2, 5, dtype=torch.bool)
     starts[1, list(columns)] = True
     labels = torch.tensor([[1, 2, 3, -100, -100], [-100, 1, 1, 1, 1]])
-    batch = Batch(tokens=torch.zeros(2, 5, dtype=torch.long), labels=labels, starts=starts)
-    found = place(batch, torch.device("cpu"), carries_state=carries_state, keeps_starts=keeps_starts)
+    given = Batch(tokens=torch.zeros(2, 5, dtype=torch.long), labels=labels, starts=starts)
+    found = place(given, torch.device("cpu"), carries_state=carries_state, keeps_starts=keeps_starts)
     assert (found.starts is not None) == passed
     assert found.num_labels == 7
 

@@ -64,12 +64,16 @@ def _use_every_parameter(model: LanguageModel, _: tuple[object, ...], output: Mo
 
     A decoder needs all of its own; a memory around it may not, as where no document begins.
     """
-    if output.loss is None or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         return output
     own = {id(parameter) for parameter in model.decoder.parameters()}
     others = [parameter for parameter in model.parameters() if id(parameter) not in own and parameter.requires_grad]
-    nothing = sum((parameter.flatten()[:1].sum() * 0.0 for parameter in others), start=torch.zeros_like(output.loss))
-    return replace(output, loss=output.loss + nothing)
+    if not others:
+        return output
+    nothing = sum((parameter.flatten()[:1].sum() * 0.0 for parameter in others), start=others[0].new_zeros(()))
+    if output.loss is not None:
+        return replace(output, loss=output.loss + nothing)
+    return output if output.logits is None else replace(output, logits=output.logits + nothing)
 
 
 def autocast(model: nn.Module, device: torch.device, precision: Precision) -> AbstractContextManager[object]:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from retentive.data.batch import Batch
 from retentive.models.base import LanguageModel
+from retentive.training.objectives.next_token import NextTokenConfig
+from retentive.training.objectives.protocol import ObjectiveConfig, Vocabulary
 from retentive.training.processes.parallelism import Precision
 from retentive.training.processes.processes import alone
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
@@ -21,6 +23,7 @@ def fit(
     carries_state: bool = False,
     windows_per_graph: int = 1,
     precision: Precision = "float32",
+    objective: ObjectiveConfig | None = None,
 ) -> list[StepResult]:
     """Train a model where it is, in this process, and say how each step was.
 
@@ -31,14 +34,18 @@ def fit(
         steps: Steps of the optimizer.
         optimizer: How a step changes the weights; None is `OptimizerConfig`'s defaults.
         schedule: The learning rate; None has no warm-up and a cosine down to a tenth.
-        seed: Decides what dropout drops.
+        seed: Decides what dropout drops, and what the objective draws.
         carries_state: Whether rows go on from batch to batch, as those of ``StreamedWindows(...).batch`` do.
         windows_per_graph: With ``carries_state``, batches that one step reads and sends gradients back through.
         precision: ``bfloat16`` computes products in it; weights stay what they are.
+        objective: Config of what is minimised, such as `MaskedTokensConfig`; None is next-token prediction.
 
     Raises:
+        ValueError: If the model cannot be trained by the objective.
         DivergedError: If the loss or a gradient is not finite.
     """
+    device = next(model.parameters()).device
+    vocabulary = Vocabulary(size=model.config.decoder.embedding.vocab_size)
     schedule = ScheduleConfig(warmup_steps=0) if schedule is None else schedule
     learner = Learner(
         model,
@@ -47,7 +54,8 @@ def fit(
         decay_steps=steps if schedule.decay_steps is None else schedule.decay_steps,
         seed=seed,
         carries_state=carries_state,
-        processes=alone(next(model.parameters()).device),
+        processes=alone(device),
+        objective=(NextTokenConfig() if objective is None else objective).build(vocabulary, device),
         precision=precision,
     )
     numbers = (range(step * windows_per_graph, (step + 1) * windows_per_graph) for step in range(steps))

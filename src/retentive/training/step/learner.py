@@ -1,8 +1,8 @@
 """What a step of training changes, and the step itself."""
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,14 +16,18 @@ from retentive.data.batch import Batch
 from retentive.errors import DivergedError
 from retentive.layers.mixers.attention import AttentionConfig
 from retentive.models.base import LanguageModel
-from retentive.state import ModelState
+from retentive.state import RecurrentState
+from retentive.training.objectives.draws import RowDraws
+from retentive.training.objectives.protocol import Objective
 from retentive.training.processes.parallelism import Precision, autocast, gradients_exchanged, parallelise, release
 from retentive.training.processes.processes import Processes
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 from retentive.training.step.optimizer import gradient_norm, make_optimizer, scale_gradients
-from retentive.training.step.replay import TextPiece, check_replayable, replay
+from retentive.training.step.pieces import NEXT_TOKEN, TextPiece
+from retentive.training.step.replay import check_replayable, replay
 from retentive.training.step.schedule import learning_rate_share
-from retentive.training.step.unroll import Window, place, unroll
+from retentive.training.step.unroll import unrolled
+from retentive.training.window import Window, place
 
 Backpropagation = Literal["plain", "recompute", "replay"]
 
@@ -64,6 +68,7 @@ class Learner:
         seed: int,
         carries_state: bool,
         processes: Processes,
+        objective: Objective = NEXT_TOKEN,
         strategy: str = "ddp",
         precision: Precision = "float32",
         backpropagation: Backpropagation = "plain",
@@ -75,17 +80,19 @@ class Learner:
             optimizer: How a step changes the weights.
             schedule: The learning rate over the steps.
             decay_steps: Step at which it is at its lowest.
-            seed: Decides what dropout drops.
+            seed: Decides what dropout drops, and what the objective draws.
             carries_state: Whether a step goes on from the state of the one before.
             processes: Those that train together.
+            objective: What is minimised.
             strategy: ``ddp`` or ``fsdp``.
             precision: Of matrix products.
             backpropagation: How gradients go back through a step; see `HardwareConfig`.
 
         Raises:
-            ValueError: If a state is to be carried that would grow for ever, or the model cannot be back-propagated
-                through in this way.
+            ValueError: If a state is to be carried that would grow for ever, or the model cannot be trained by this
+                objective or back-propagated through in this way.
         """
+        objective.check(model, carries_state=carries_state)
         self._is_attention = isinstance(model.config.decoder.mixer, AttentionConfig)
         if carries_state and not model.state_is_bounded:
             raise ValueError(
@@ -95,7 +102,8 @@ class Learner:
         self.model = model
         self.processes = processes
         self.carries_state = carries_state
-        self.states: list[ModelState] = []
+        self.objective = objective
+        self.states: list[RecurrentState] = []
         self._wrapped = parallelise(model, processes, "fsdp" if strategy == "fsdp" else "ddp", precision)
         self.optimizer = make_optimizer(model, optimizer)
         self._config, self._schedule, self._decay_steps = optimizer, schedule, decay_steps
@@ -118,20 +126,24 @@ class Learner:
         The loss is the mean over all labels of the batch, however it is cut: not a mean of means.
 
         Args:
-            number: Of the step, from 0; learning rate and dropout depend on it and on nothing before it.
+            number: Of the step, from 0; the learning rate and what is drawn at random depend on it and on nothing
+                before it.
             parts: This process's rows, cut into parts that are read one after another; of each part, windows that
                 follow one another.
 
         Raises:
             DivergedError: If the loss or a gradient is not finite. Weights and optimizer are then as before the step.
         """
-        windows = [[self._place(batch) for batch in part] for part in parts]
-        mine = sum(window.num_labels for part in windows for window in part)
+        windows = [
+            [self._place(batch, (0, number, depth), part, len(parts)) for depth, batch in enumerate(batches)]
+            for part, batches in enumerate(parts)
+        ]
+        mine = sum(int(window.num_labels) for part in windows for window in part)
         total_labels = int(self.processes.sum([mine])[0])
         self._wrapped.train()
         self.optimizer.zero_grad()
-        before: list[ModelState | None] = [*self.states] if self.states else [None] * len(windows)
-        after: list[ModelState] = []
+        before: list[RecurrentState | None] = [*self.states] if self.states else [None] * len(windows)
+        after: list[RecurrentState] = []
         losses: list[Tensor] = []
         with torch.random.fork_rng(self._forked_devices()):
             torch.manual_seed(step_seed(self._seed, number, self.processes.rank))
@@ -146,61 +158,80 @@ class Learner:
         return StepResult(loss=loss, gradient_norm=norm, learning_rate=learning_rate, num_labels=total_labels)
 
     def _back_propagate(
-        self, windows: Sequence[Window], state: ModelState | None, total_labels: int, *, exchange: bool
-    ) -> tuple[Float[Tensor, ""], ModelState]:
-        """Add the gradients of windows that follow one another; their share of the loss, and the state after them."""
+        self, windows: Sequence[Window], state: RecurrentState | None, total_labels: int, *, exchange: bool
+    ) -> tuple[Float[Tensor, ""], RecurrentState]:
+        """Add the gradients of windows that follow one another; their share of the loss, and the state after them.
+
+        Gradients stop at the state that comes in, and the state that is returned keeps no graph: a run over a long
+        text has exactly zero gradient beyond the windows of a step, while its memory reaches to the begin of the text.
+        """
         # Gradients become means over the processes; they are to be sums, as the losses are.
         scale = float(self.processes.count)
-        if not self._replays:
-            with gradients_exchanged(self._wrapped, exchange):
-                with self._autocast():
-                    loss, state = unroll(self._wrapped, windows, state, total_labels=total_labels)
-                (loss * scale).backward()
-            return loss.detach(), state
-        pieces = [
+        state = None if state is None else state.detach()
+        if self._replays:
+            pieces = self._pieces(windows, total_labels, self._autocast)
+            return replay(
+                pieces, state, scale=scale, exchange=lambda last: gradients_exchanged(self._wrapped, last and exchange)
+            )
+        with gradients_exchanged(self._wrapped, exchange):
+            with self._autocast():  # around all windows, so that weights are cast once
+                loss, state = unrolled(self._pieces(windows, total_labels), state)
+            (loss * scale).backward()
+        return loss.detach(), state.detach()
+
+    def _pieces(
+        self,
+        windows: Sequence[Window],
+        total_labels: int,
+        context: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> list[TextPiece]:
+        return [
             TextPiece(
                 model=self._wrapped,
-                tokens=window.tokens,
-                labels=window.labels,
-                starts=window.starts,
-                extra_inputs=window.extra_inputs,
+                window=window,
                 total_labels=total_labels,
-                context=self._autocast,
+                objective=self.objective,
+                context=context,
             )
             for window in windows
         ]
-        before = None if state is None else state.detach()
-        return replay(
-            pieces, before, scale=scale, exchange=lambda last: gradients_exchanged(self._wrapped, last and exchange)
-        )
 
     def _autocast(self) -> AbstractContextManager[object]:
         return autocast(self._wrapped, self.processes.device, self._precision)
 
     @torch.no_grad()
-    def evaluate(self, batches: Sequence[Batch]) -> tuple[float, int]:
-        """Sum of the labels' cross-entropies in nats, and their number, over all processes.
+    def evaluate(self, batches: Sequence[Batch], *, parts: int = 1) -> tuple[float, int]:
+        """Measure the objective on text that is not trained on: the sum in nats, and the number of labels.
 
         Args:
-            batches: This process's, as many as every other's; each row is read from an empty memory.
+            batches: This process's, as many as every other's; each row is read from an empty memory. What is drawn at
+                random for them is the same at every call.
+            parts: Parts that this process's rows are cut into: batches of the same rows' windows stand ``parts`` apart.
         """
         self._wrapped.eval()
         total, count = 0.0, 0
-        for batch in batches:
-            window = place(batch, self.processes.device, carries_state=False)
+        for number, batch in enumerate(batches):
+            step, part = divmod(number, parts)
+            window = self._place(batch, (1, step), part, parts, carries_state=False)
             with self._autocast():
-                loss, _ = unroll(self._wrapped, [window], None, total_labels=1)
-            total += float(loss)
-            count += window.num_labels
+                nats, labels, _ = self.objective(self._wrapped, window, None)
+            total += float(nats)
+            count += int(labels)
         release(self._wrapped)
         self._wrapped.train()
         nats, labels = self.processes.sum([total, count])
         return nats, int(labels)
 
-    def _place(self, batch: Batch) -> Window:
+    def _place(
+        self, batch: Batch, key: tuple[int, ...], part: int, parts: int, *, carries_state: bool | None = None
+    ) -> Window:
+        """Prepare one part's batch for the objective and move it to the model."""
+        carries_state = self.carries_state if carries_state is None else carries_state
+        first_row = (self.processes.rank * parts + part) * batch.tokens.shape[0]
+        batch = self.objective.prepare(batch, RowDraws(key=(self._seed, *key), first_row=first_row))
         # A cache remembers which entries are visible once a document has begun; then it does so in every process.
-        keeps_starts = self.carries_state and self._is_attention
-        return place(batch, self.processes.device, carries_state=self.carries_state, keeps_starts=keeps_starts)
+        keeps_starts = carries_state and self._is_attention
+        return place(batch, self.processes.device, carries_state=carries_state, keeps_starts=keeps_starts)
 
     def _forked_devices(self) -> list[torch.device]:
         return [self.processes.device] if self.processes.device.type == "cuda" else []
