@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from laws.families import small_config
+from laws.families import small_config, small_model
+from retentive.checkpoints.weights import save_model
 from retentive.data.prepare import PrepareConfig, prepare
+from retentive.data.token_store import TokenStore
+from retentive.training.objectives import OBJECTIVES
 from retentive.training.processes.processes import alone
 from retentive.training.processes.sharded_tensors import read_tensors, stored_tensors
 from retentive.training.run import config as configs
@@ -60,6 +63,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sentence = f"document {number} says that {number} and {number + 1} follow one another; "
         (source / f"{number}.txt").write_text(sentence * (2 + number))
     prepare(PrepareConfig(source=source, output=folder / "store", heldout_fraction=0.3))
+    # The teacher of runs that distil one.
+    teacher = small_model("retnet", dtype=torch.float32, vocab_size=257)
+    save_model(teacher, folder / "teacher", TokenStore.open(folder / "store").tokenizer)
     return folder / "store"
 
 
@@ -69,12 +75,18 @@ def asked_configs(store: Path, asked: dict[str, Any]) -> tuple[Any, TrainConfig]
     model: dict[str, Any] = {"family": "retnet", "vocab_size": 257, "dropout": 0.1, **changes.pop("model", {})}
     family = model.pop("family")
     if family == "rmt":
-        model = {"backbone": small_config("transformer", **model)}
+        encoder = model.pop("bidirectional", False)
+        model = {"backbone": small_config("transformer", **model), "bidirectional": encoder}
     if family == "retro":
         model = {"base": small_config(model.pop("base", "transformer"), **model), "chunk_offset": 1}
         model |= dict.fromkeys(("encoder_dropout", "cross_dropout"), model["base"].dropout)
     run = Path(changes.pop("run"))
     values = {**SMALL, **changes}
+    if "objective" in values:
+        objective = dict(values["objective"])
+        if objective["name"] == "distillation":
+            objective.setdefault("teacher", store.parent / "teacher")
+        values["objective"] = OBJECTIVES[objective.pop("name")](**objective)
     made = {name: PARTS[name](**value) if name in PARTS else value for name, value in values.items()}
     return small_config(family, **model), TrainConfig(store=store, run=run, **made)
 

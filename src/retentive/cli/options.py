@@ -96,7 +96,7 @@ def read_config(parser: ArgumentParser, options: Namespace, kind: type[Config], 
     try:
         made = parser.instantiate(options)
         values = {field.name: made[field.name] for field in fields(kind) if field.name in made}  # type: ignore[arg-type]
-        return kind(**values, **given)
+        return kind(**{**values, **given})
     except ValueError as error:
         origin = parser.origin(str(error).partition(" ")[0]) if isinstance(parser, CommandParser) else ""
         if not origin:

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -14,10 +14,12 @@ from retentive.data.token_store import TokenStore
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import family_names, is_plain_decoder, preset, preset_names
 from retentive.models.retro import retro_over
+from retentive.training.objectives import OBJECTIVES, ObjectiveConfig
 from retentive.training.run.config import NeighbourDataConfig, TrainConfig
 from retentive.training.run.trainer import train
 
 DEFAULT_FAMILY = "retnet"
+DEFAULT_OBJECTIVE = "next_token"
 TORCHRUN = "torchrun --standalone --nproc-per-node 2 --no-python -- retentive train"
 
 
@@ -36,13 +38,14 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
         kinds = [name for name in family_names() if is_plain_decoder(name)]
         kind = f"Kind of decoder below --model.{inner}."
         parser.add_argument(f"--{inner}", default=getattr(start, inner).family, choices=kinds, help=kind)
-    add_config(parser, TrainConfig)
+    add_config(parser, TrainConfig, leave_out=frozenset({"objective"}))
+    _add_objective(parser, _asked(arguments, "objective") or DEFAULT_OBJECTIVE)
     _add_model(parser, "model", start, whole=trained is None)
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Train, or go on training, and say what came of it; exit with 130 where it was asked to stop before the end."""
-    config = read_config(parser, options, TrainConfig)
+    config = read_config(parser, options, TrainConfig, objective=_read_objective(options))
     vocab_size = TokenStore.open(config.store).manifest.tokenizer.vocab_size
     inner = _inner(options.family, options.size)
     kind = getattr(options, inner, None) if inner else None
@@ -50,13 +53,29 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     model = _made(start, options.model.as_dict(), vocab_size)
     report = train(model, config)
     lines = report.lines()
-    if report.model is not None:
+    if report.model is not None and not report.predicts_next_token:
+        lines.append(f'next: retentive.load_model("{report.model}")  # an encoder: its logits are of the token itself')
+    elif report.model is not None:
         lines.append(f"next: retentive generate {report.model}{_with_store(model, config)}")
         lines.append(f"      retentive evaluate {report.model} --store {config.store}{_with_neighbours(model, config)}")
     if report.rank == 0:  # of several processes one speaks
         print("\n".join(lines))
     if report.model is None:
         sys.exit(130)  # so that a script does not go on with a model that is not there, or that of an earlier run
+
+
+def _add_objective(parser: ArgumentParser, name: str) -> None:
+    """Options for what is minimised, and for the fields of its config below its name."""
+    parser.add_argument(
+        "--objective", default=DEFAULT_OBJECTIVE, choices=tuple(OBJECTIVES), help="What training minimises."
+    )
+    if name in OBJECTIVES and dataclasses.fields(cast("Any", OBJECTIVES[name])):
+        parser.add_class_arguments(OBJECTIVES[name], name, instantiate=False)
+
+
+def _read_objective(options: Namespace) -> ObjectiveConfig:
+    values = options.get(options.objective)
+    return OBJECTIVES[options.objective](**({} if values is None else values.as_dict()))
 
 
 def _with_neighbours(model: FamilyConfig, config: TrainConfig) -> str:

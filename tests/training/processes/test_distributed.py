@@ -17,6 +17,11 @@ TASKS: dict[str, dict[str, Any]] = {
     "tied": {"model": {**PLAIN, "family": "transformer", "tie_embeddings": True}, "hardware": {"accumulation": 2}},
     "streamed": {"model": PLAIN, "data": STREAMED},
     "recurrent memory": {"model": {**PLAIN, "family": "rmt"}, "data": {**STREAMED, "window": 7}},
+    "masked tokens": {
+        "model": {**PLAIN, "family": "rmt", "bidirectional": True},
+        "objective": {"name": "masked_tokens", "share": 0.3},
+    },
+    "distillation": {"model": {**PLAIN, "family": "rmt"}, "data": STREAMED, "objective": {"name": "distillation"}},
     "neighbours": {"model": {**PLAIN, "family": "retro"}, "neighbours": {"share_without": 0.3}},
     "neighbours of streams": {"model": {**PLAIN, "family": "retro", "base": "retnet"}, "data": STREAMED},
 }

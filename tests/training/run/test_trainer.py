@@ -1,6 +1,5 @@
 """A run from a token store to a model: what it keeps, how it goes on, and what it refuses."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from retentive.checkpoints.weights import load_model
+from laws.families import small_model
+from retentive.checkpoints.weights import load_model, save_model
 from retentive.data.packing import PackedWindows
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.token_store import TokenStore
@@ -34,6 +34,13 @@ MODES: dict[str, dict[str, Any]] = {
     "streamed in parts": {"data": STREAMED, "hardware": {"accumulation": 2}},
     "streamed attention": {"data": STREAMED, "model": {"family": "transformer", "window": 6}},
     "streamed recurrent memory": {"data": {**STREAMED, "window": 7}, "model": {"family": "rmt"}},
+    "streamed masked tokens": {
+        "data": {**STREAMED, "window": 7},
+        "model": {"family": "rmt", "bidirectional": True},
+        "objective": {"name": "masked_tokens", "share": 0.3},
+        "hardware": {"accumulation": 2},
+    },
+    "streamed distillation": {"data": STREAMED, "objective": {"name": "distillation", "temperature": 2.0}},
 }
 
 
@@ -177,10 +184,43 @@ def test_model_and_tokens_must_fit(store: Path, tmp_path: Path):
         run(store, tmp_path, model={"vocab_size": 300})
 
 
-def test_an_encoder_is_not_trained_on_tokens_that_it_sees(store: Path, tmp_path: Path):
-    model, config = asked_configs(store, {"run": tmp_path, "model": {"family": "rmt"}})
-    with pytest.raises(ValueError, match=r"bidirectional must be false to predict the next token.*; train an enc"):
-        train(dataclasses.replace(model, bidirectional=True), config)
+def test_the_objective_must_fit_the_model(store: Path, tmp_path: Path):
+    encoder = {"family": "rmt", "bidirectional": True}
+    with pytest.raises(ValueError, match="objective must be 'masked_tokens' for an encoder"):
+        run(store, tmp_path, model=encoder)
+    with pytest.raises(ValueError, match="objective must be 'next_token' for a model that reads from left to right"):
+        run(store, tmp_path, objective={"name": "masked_tokens"})
+    with pytest.raises(ValueError, match="model must read from left to right for objective 'distillation'"):
+        run(store, tmp_path, model=encoder, objective={"name": "distillation"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_keeps_its_objective(store: Path, tmp_path: Path):
+    asked = {"objective": {"name": "distillation", "temperature": 2.0}, "steps": 4}
+    report = run(store, tmp_path / "run", **asked)
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert kept["training"]["objective"]["name"] == "distillation"
+    assert report.held_out is not None
+    assert report.held_out.bits_per_byte is None  # a divergence from the teacher is no likelihood of the text
+    with pytest.raises(MismatchError, match=r"objective\.temperature was 2\.0 and is 3\.0"):
+        run(store, tmp_path / "run", **{**asked, "objective": {"name": "distillation", "temperature": 3.0}})
+    with pytest.raises(MismatchError, match=r"objective\.name was 'distillation' and is 'next_token'"):
+        run(store, tmp_path / "run", steps=4)
+    moved = shutil.copytree(store.parent / "teacher", tmp_path / "moved")
+    again = run(store, tmp_path / "run", **{**asked, "objective": {**asked["objective"], "teacher": moved}})
+    assert again.resumed_at == 4
+    other = small_model("retnet", seed=1, vocab_size=257)
+    save_model(other, tmp_path / "other", TokenStore.open(store).tokenizer)
+    with pytest.raises(MismatchError, match=r"data\.objective\.teacher was .* and is"):
+        run(store, tmp_path / "run", **{**asked, "objective": {**asked["objective"], "teacher": tmp_path / "other"}})
+
+
+def test_a_run_of_a_version_without_objectives_goes_on(store: Path, tmp_path: Path):
+    run(store, tmp_path, steps=6)
+    kept = json.loads((tmp_path / "config.json").read_text())
+    del kept["training"]["objective"], kept["data"]["objective"]
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    assert run(store, tmp_path).resumed_at == 6
 
 
 def test_a_window_cannot_be_longer_than_the_text(store: Path, tmp_path: Path):

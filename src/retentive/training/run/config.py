@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from retentive.training.field_checks import check_at_least, check_choice
+from retentive.training.objectives.next_token import NextTokenConfig
+from retentive.training.objectives.protocol import ObjectiveConfig
+from retentive.training.objectives.registry import objective_name
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 
 
@@ -196,7 +199,10 @@ class TrainConfig:
         store: Folder that "retentive prepare" wrote.
         run: Folder of this run: config, metrics, checkpoints, and the model at the end.
         steps: Steps of the optimizer in all.
-        seed: Decides the initial weights, the order of the data and what dropout drops.
+        seed: Decides the initial weights, the order of the data, what dropout drops and what the objective draws.
+        objective: What is minimised: the config of an objective in `OBJECTIVES`, such as `MaskedTokensConfig`. On the
+            command line its name, with its options below the name: ``--objective distillation
+            --distillation.teacher FOLDER``.
         retrofit: Folder of a trained model that learns to read neighbours and stays what it was (RETROfit): it is the
             base of the RETRO, and frozen. Null trains all weights from the start.
         data: Which tokens a step learns from.
@@ -213,6 +219,7 @@ class TrainConfig:
     run: Path
     steps: int
     seed: int = 0
+    objective: ObjectiveConfig = NextTokenConfig()
     retrofit: Path | None = None
     data: DataConfig = DataConfig()
     neighbours: NeighbourDataConfig = NeighbourDataConfig()
@@ -228,6 +235,7 @@ class TrainConfig:
         check_at_least("steps", self.steps, 1, "step")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, but is {self.seed}.")
+        objective_name(self.objective)
         if self.schedule.warmup_until(self.decay_steps) >= self.decay_steps:
             raise ValueError(
                 f"schedule.warmup_steps must be below the steps of the run, {self.decay_steps}, but is "

@@ -20,11 +20,12 @@ from retentive.training.step.learner import Learner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutLoss:
-    """What an evaluation found.
+    """The objective on held-out text.
 
     Attributes:
         loss: Mean over all labels, in nats.
-        bits_per_byte: The same by bytes of text; None where the tokenizer cannot tell the bytes of its tokens.
+        bits_per_byte: The same by bytes of text; None where the tokenizer cannot tell the bytes of its tokens, and
+            where the objective is no likelihood of the text.
     """
 
     loss: float
@@ -56,9 +57,9 @@ class HeldOutWindows:
     def evaluate(self, learner: Learner) -> HeldOutLoss:
         """Read all windows, shared among the learner's processes."""
         batches = [batch for step in range(self._steps()) for batch in self._share(step, learner.processes)]
-        nats, labels = learner.evaluate(batches)
-        if self._byte_lengths is None:
-            return HeldOutLoss(loss=nats / labels, bits_per_byte=None)
+        nats, labels = learner.evaluate(batches, parts=self._parts)
+        if self._byte_lengths is None or not learner.objective.is_likelihood:
+            return HeldOutLoss(loss=nats / max(1, labels), bits_per_byte=None)
         mine = sum(num_bytes(batch.labels, self._byte_lengths) for batch in batches)
         all_bytes = learner.processes.sum([mine])[0]
         return HeldOutLoss(loss=nats / labels, bits_per_byte=bits_per_byte(nats, all_bytes))

@@ -24,6 +24,7 @@ class TrainReport:
         training_seconds: How long all steps took, those before a restart too.
         parameters: Of the model.
         learning: Those of them that learn; fewer where a trained base is frozen.
+        predicts_next_token: Whether the model can generate text; an encoder cannot.
         rank: Number of the process that reports; 0 where one trains alone.
     """
 
@@ -40,6 +41,7 @@ class TrainReport:
     training_seconds: float
     parameters: int
     learning: int
+    predicts_next_token: bool
     rank: int
 
     def lines(self) -> list[str]:

@@ -13,6 +13,7 @@ from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import write_atomically
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import config_to_dict
+from retentive.training.objectives.registry import objective_name
 from retentive.training.processes.parallelism import Precision
 from retentive.training.run.checkpoint_folder import checkpoint_folders
 from retentive.training.run.config import TrainConfig
@@ -57,12 +58,16 @@ def describe_run(
         "format_version": FORMAT_VERSION,
         "library_version": version("retentive"),
         "model": config_to_dict(model),
-        "training": asdict(replace(config, hardware=replace(config.hardware, precision=precision))),
+        "training": {
+            **asdict(replace(config, hardware=replace(config.hardware, precision=precision))),
+            "objective": {"name": objective_name(config.objective), **asdict(cast("Any", config.objective))},
+        },
         "data": {
             "tokens_sha256": store.manifest.files["train-tokens"].sha256,
             "tokenizer": store.manifest.tokenizer.fingerprint,
             "neighbours": dict(neighbours or {}),
             "retrofitted_weights": base,
+            "objective": dict(config.objective.digests()),
         },
     }
     return json.loads(json.dumps(described, default=str))  # paths as strings, tuples as lists: as it is read back
@@ -90,6 +95,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     """What a run cannot go on with, as in ``training.seed was 0 and is 1``."""
     old, new = _flat(before), _flat(now)
     ignored = {"format", "format_version", "library_version"}
+    ignored |= {f"training.objective.{name}" for name in now["data"]["objective"]}  # files, compared by their digests
+    old.setdefault("training.objective.name", "next_token")  # runs of versions that had no other
     if old.get("training.schedule.decay_steps") is not None and new.get("training.steps", 0) >= old["training.steps"]:
         ignored.add("training.steps")  # the learning rates of the steps done do not depend on how many there will be
     found: list[str] = []

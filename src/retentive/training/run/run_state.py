@@ -64,7 +64,8 @@ def restore_run(learner: Learner, path: Path, *, parts: int) -> None:
     if blocks:
         if _num_blocks(stored) != learner.processes.count * parts:
             blocks = _cut_anew(blocks, learner.processes.count * parts)
-        template = learner.model.initial_state(next(iter(blocks[mine[0]].values())).shape[0])
+        rows = next(iter(blocks[mine[0]].values())).shape[0]
+        template = learner.objective.initial_state(learner.model, rows)
         learner.states = [with_tensors(template, blocks[number]) for number in mine]
 
 

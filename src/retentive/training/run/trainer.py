@@ -4,6 +4,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -16,7 +17,7 @@ from retentive.files import only_writer
 from retentive.models.base import FamilyConfig, LanguageModel
 from retentive.models.registry import build
 from retentive.models.retro import RetroConfig, retrofit
-from retentive.models.rmt import RecurrentMemoryConfig
+from retentive.training.objectives.protocol import Objective, Vocabulary
 from retentive.training.processes.parallelism import chosen_precision
 from retentive.training.processes.processes import Processes, alone, joined_processes
 from retentive.training.run.checkpoint_folder import (
@@ -74,6 +75,7 @@ def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> Tr
     with ExitStack() as stack:
         store = TokenStore.open(config.store)
         _check_fit(model, config, store, processes)
+        objective = _objective(model, config, store, processes)
         processes.first_does(store.verify)
         make_neighbours(model, config, store, processes)
         precision = chosen_precision(config.hardware.precision, processes.device)
@@ -82,7 +84,7 @@ def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> Tr
         processes.first_does(lambda: config.run.mkdir(parents=True, exist_ok=True))
         processes.first_does(lambda: stack.enter_context(only_writer(config.run)))
         processes.first_does(lambda: settle_config(described, config.run))
-        run = _Run(model, config, store, processes)
+        run = _Run(model, config, store, processes, objective)
         stack.callback(run.close)
         with stop_on_signal() as stop:
             stopped = run.train(stop)
@@ -97,11 +99,6 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
         raise MismatchError(
             f"model.vocab_size must be that of the tokenizer {tokenizer.name!r} in {store.folder}, "
             f"{tokenizer.vocab_size}, but is {vocab_size}."
-        )
-    if isinstance(model, RecurrentMemoryConfig) and model.bidirectional:
-        raise ValueError(
-            "model.bidirectional must be false to predict the next token, which a token of an encoder sees, but is "
-            "true; train an encoder on masked tokens, with labels of your own."
         )
     if config.retrofit is not None:
         _check_base(model, config.retrofit, store)
@@ -123,10 +120,25 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
         )
 
 
+def _objective(model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> Objective:
+    """Make what the run minimises, if the model can be trained by it."""
+    tokenizer = store.manifest.tokenizer
+    vocabulary = Vocabulary(
+        size=tokenizer.vocab_size, end_of_text=tokenizer.end_of_text, fingerprint=tokenizer.fingerprint
+    )
+    objective = config.objective.build(vocabulary, processes.device)
+    with torch.device("meta"):
+        objective.check(build(model), carries_state=config.data.mode == "streamed")
+    return objective
+
+
 def _check_base(model: FamilyConfig, base: Path, store: TokenStore) -> None:
     """Refuse to fit a model to another one, or to other tokens."""
-    if not isinstance(model, RetroConfig):
-        raise ValueError(f"retrofit must be null for a {model.family}: a RETRO alone is fitted to a trained model.")
+    if model.chunked_reading is None:
+        raise ValueError(
+            f"retrofit must be null for a {model.family}, which reads no neighbours: a RETRO alone is fitted to a "
+            "trained model."
+        )
     fingerprint, found = read_manifest(base).tokenizer_fingerprint, store.manifest.tokenizer.fingerprint
     if fingerprint is not None and fingerprint != found:
         raise MismatchError(
@@ -139,14 +151,21 @@ def _first_model(model: FamilyConfig, config: TrainConfig) -> LanguageModel:
     """The model with its first weights."""
     if config.retrofit is None:
         return build(model)
-    assert isinstance(model, RetroConfig)
-    return retrofit(load_model(config.retrofit), model)
+    return retrofit(load_model(config.retrofit), cast("RetroConfig", model))
 
 
 class _Run:
     """One run, from where it stands to its end."""
 
-    def __init__(self, model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> None:
+    def __init__(
+        self,
+        model: FamilyConfig,
+        config: TrainConfig,
+        store: TokenStore,
+        processes: Processes,
+        objective: Objective,
+    ) -> None:
+        self.objective = objective
         self.model, self.config, self.store, self.processes = model, config, store, processes
         self.parts = config.hardware.accumulation
         self.checkpoints = config.run / CHECKPOINTS_FOLDER
@@ -230,6 +249,7 @@ class _Run:
             training_seconds=self.progress.seconds,
             parameters=sum(parameter.numel() for parameter in self.learner.model.parameters()),
             learning=sum(p.numel() for p in self.learner.model.parameters() if p.requires_grad),
+            predicts_next_token=self.learner.model.predicts_next_token,
             rank=self.processes.rank,
         )
 
@@ -260,6 +280,7 @@ class _Run:
             seed=config.seed,
             carries_state=config.data.mode == "streamed",
             processes=self.processes,
+            objective=self.objective,
             strategy=config.hardware.strategy,
             precision=precision,
             backpropagation=config.hardware.backpropagation,
@@ -290,7 +311,7 @@ class _Run:
         except DivergedError as error:
             raise self._with_cure(error) from error
         text_bytes = 0
-        if self.byte_lengths is not None:
+        if self.byte_lengths is not None and self.objective.is_likelihood:
             text_bytes = sum(num_bytes(batch.labels, self.byte_lengths) for part in parts for batch in part)
         all_bytes, asked = self.processes.sum([text_bytes, stop.made])
         tokens, seconds = self.config.data.tokens_per_step, time.perf_counter() - begin
