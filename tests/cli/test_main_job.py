@@ -132,6 +132,35 @@ def test_generation_refuses_before_it_begins(place: Path, arguments: list[str], 
     assert message in refused("generate", "retnet/model", *arguments, cwd=place, given=given)
 
 
+def test_an_encoder_is_trained_on_masked_tokens(place: Path):
+    sizes = [option.replace("--model.", "--model.backbone.") for option in TRAIN]
+    encoder = [*sizes, "--model.segment-length=16", "--model.num-memory-tokens=2", "--model.bidirectional=true"]
+    common = ["train", "--family", "rmt", "--store", "store", "--run", "encoder", *encoder]
+    message = refused(*common, cwd=place)
+    assert "objective must be 'masked_tokens' for an encoder" in message
+    out = run(*common, "--objective=masked_tokens", "--masked-tokens.share=0.3", cwd=place)
+    assert 'next: retentive.load_model("encoder/model")' in out
+    assert "bits per byte" not in out
+    kept = json.loads((place / "encoder" / "config.json").read_text())
+    assert kept["training"]["objective"] == {
+        **{"name": "masked_tokens", "share": 0.3, "masked": 0.8, "random": 0.1},
+        "mask_token": None,
+    }
+    message = refused("evaluate", "encoder/model", "--store=store", cwd=place)
+    assert "is an encoder" in message
+
+
+def test_a_student_is_taught_by_a_saved_model(place: Path):
+    (place / "distil.yaml").write_text("objective: distillation\ndistillation:\n  teacher: rmt/model\n")
+    common = ["train", "--store", "store", "--run", "student", "--config", "distil.yaml", *TRAIN]
+    out = run(*common, "--distillation.temperature=2", cwd=place)
+    assert "next: retentive generate student/model" in out
+    kept = json.loads((place / "student" / "config.json").read_text())["training"]["objective"]
+    assert kept == {"name": "distillation", "teacher": "rmt/model", "temperature": 2.0, "text_share": 0.0}
+    message = refused("train", "--store=store", "--run=other", "--objective=distillation", *TRAIN, cwd=place)
+    assert "distillation.teacher" in message
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("command", [["generate", "retnet/model"], ["evaluate", "retnet/model", "--store=store"]])
 def test_a_gpu_that_is_not_there_is_refused(place: Path, command: list[str]):
