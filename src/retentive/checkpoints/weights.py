@@ -23,6 +23,7 @@ from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import fill_atomically, sync
 from retentive.models.base import FamilyConfig, LanguageModel
 from retentive.models.registry import build, config_to_dict
+from retentive.text.tokenizer import pad_of
 
 
 @runtime_checkable
@@ -199,11 +200,15 @@ def _write_config(
 
 def _for_transformers(weights_file: str, tokenizer: SavableTokenizer | None) -> dict[str, Any]:
     """What transformers reads of ``config.json``, beside ``config``."""
-    tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
     return {
         "model_type": "retentive",
         "architectures": ["RetentiveForCausalLM"],
         "transformers_weights": weights_file,
-        # Documents begin and end with the same token; padding is masked, so any id serves.
-        **({} if tokenizer is None else dict.fromkeys(tokens, tokenizer.end_of_text)),
+        **({} if tokenizer is None else _special_ids(tokenizer)),
     }
+
+
+def _special_ids(tokenizer: SavableTokenizer) -> dict[str, int]:
+    """Documents begin and end with the same token."""
+    end = tokenizer.end_of_text
+    return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": pad_of(tokenizer, end)}

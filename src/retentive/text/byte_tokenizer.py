@@ -10,7 +10,7 @@ import numpy as np
 
 from retentive.files import write_atomically
 from retentive.text.token_bytes import byte_level_table
-from retentive.text.tokenizer import TOKENIZER_FILE, TokenIds, save_description, save_for_transformers
+from retentive.text.tokenizer import PAD, TOKENIZER_FILE, TokenIds, save_description, save_for_transformers
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -21,6 +21,8 @@ class ByteTokenizer:
     name = "bytes"
     vocab_size = 257
     end_of_text = 256
+    # 0xFF stands in no UTF-8.
+    pad = 255
 
     def encode(self, text: str) -> list[int]:
         """The bytes of a text.
@@ -56,22 +58,24 @@ class ByteTokenizer:
         """Write the small file that names this kind of tokenizer, and for others the same as a ``tokenizer.json``."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, (json.dumps(_as_bpe(), ensure_ascii=False) + "\n").encode())
-        save_for_transformers(folder, END_OF_TEXT)
+        save_for_transformers(folder, END_OF_TEXT, PAD)
         save_description(folder, kind="bytes")
 
 
 def _as_bpe() -> dict[str, Any]:
     """Bytes as the ``tokenizers`` library knows them: a byte-level BPE that merges nothing."""
     ending = {"id": ByteTokenizer.end_of_text, "content": END_OF_TEXT, "special": True}
+    padding = {"id": ByteTokenizer.pad, "content": PAD, "special": True}
+    vocab = {PAD if byte == ByteTokenizer.pad else piece: byte for piece, byte in byte_level_table().items()}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     return {
         "version": "1.0",
-        "added_tokens": [ending | flags],
+        "added_tokens": [padding | flags, ending | flags],
         "pre_tokenizer": level,
         "post_processor": _begin_with(END_OF_TEXT, ByteTokenizer.end_of_text),
         "decoder": level,
-        "model": {"type": "BPE", "vocab": byte_level_table(), "merges": []},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
     }
 
 

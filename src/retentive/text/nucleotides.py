@@ -10,7 +10,7 @@ import numpy as np
 
 from retentive.files import write_atomically
 from retentive.text.byte_tokenizer import END_OF_TEXT, check_ids
-from retentive.text.tokenizer import TOKENIZER_FILE, TokenIds, save_description, save_for_transformers
+from retentive.text.tokenizer import PAD, TOKENIZER_FILE, TokenIds, save_description, save_for_transformers
 
 BASES = "ACGTN"
 
@@ -26,6 +26,8 @@ class NucleotideTokenizer:
     name = "nucleotides"
     vocab_size = len(BASES) + 1
     end_of_text = len(BASES)
+    # All ids of a model are taken: padding has none, and a model that transformers runs masks it.
+    pad = len(BASES) + 1
     complement: ClassVar[tuple[int, ...]] = (3, 2, 1, 0, 4, 5)
     """A pairs with T, C with G; N and the end are their own complements."""
 
@@ -78,7 +80,7 @@ class NucleotideTokenizer:
         """Write the small file that names this kind of tokenizer, and for others the same as a ``tokenizer.json``."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, (json.dumps(_as_words()) + "\n").encode())
-        save_for_transformers(folder, END_OF_TEXT)
+        save_for_transformers(folder, END_OF_TEXT, PAD)
         save_description(folder, kind=self.name)
 
 
@@ -86,11 +88,12 @@ def _as_words() -> dict[str, object]:
     """Bases as the ``tokenizers`` library knows them: words of one letter; it reads upper case alone."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     ending = {"id": NucleotideTokenizer.end_of_text, "content": END_OF_TEXT, "special": True}
+    padding = {"id": NucleotideTokenizer.pad, "content": PAD, "special": True}
     vocab = {base: number for number, base in enumerate(BASES)} | {END_OF_TEXT: len(BASES)}
     letters = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
     return {
         "version": "1.0",
-        "added_tokens": [ending | flags],
+        "added_tokens": [ending | flags, padding | flags],
         "pre_tokenizer": letters,
         "decoder": {"type": "Fuse"},
         "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "N"},

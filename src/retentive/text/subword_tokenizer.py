@@ -17,6 +17,7 @@ from retentive.text.byte_tokenizer import check_ids, utf8
 from retentive.text.token_bytes import adds_prefix_space, bytes_of_tokens
 from retentive.text.tokenizer import (
     COPY_AGAIN,
+    PAD,
     TOKENIZER_FILE,
     TokenIds,
     read_text,
@@ -125,8 +126,15 @@ class SubwordTokenizer:
         """Write the ``tokenizer.json`` as it was given, and the small files that say how it is used."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, self._description.encode("utf-8"))
-        save_for_transformers(folder, self._end_of_text_string)
+        pad = self._end_of_text_string if self.pad == self.end_of_text else PAD
+        save_for_transformers(folder, self._end_of_text_string, pad)
         save_description(folder, kind=self.name, end_of_text=self._end_of_text_string)
+
+    @cached_property
+    def pad(self) -> int:
+        """The id that fills up rows of a batch for other libraries; end-of-text where the vocabulary has no other."""
+        found = self._tokenizer.token_to_id(PAD)
+        return self.end_of_text if found is None else found
 
     @cached_property
     def _bytes_of_tokens(self) -> dict[int, bytes]:
@@ -164,7 +172,17 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> SubwordTokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A", pair=f"{END_OF_TEXT} $A $B", special_tokens=begin
     )
-    return SubwordTokenizer(tokenizer.to_str(), name="bpe", end_of_text=END_OF_TEXT)
+    return SubwordTokenizer(_with_pad(json.loads(tokenizer.to_str())), name="bpe", end_of_text=END_OF_TEXT)
+
+
+def _with_pad(description: dict[str, Any]) -> str:
+    """Call the token of the byte 0xFF, which stands in no UTF-8, padding; all ids stay."""
+    vocabulary: dict[str, int] = description["model"]["vocab"]
+    number = vocabulary["\u00ff"]
+    description["model"]["vocab"] = {PAD if token == number else piece: token for piece, token in vocabulary.items()}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    description["added_tokens"].append({"id": number, "content": PAD, "special": True} | flags)
+    return json.dumps(description, ensure_ascii=False)
 
 
 def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> SubwordTokenizer:

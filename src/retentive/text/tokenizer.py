@@ -16,6 +16,9 @@ DESCRIPTION_FILE = "retentive_tokenizer.json"
 FORMAT_VERSION = 1
 COPY_AGAIN = "copy it again from its origin"
 
+PAD = "<|pad|>"
+"""What fills up rows of a batch for other libraries: no text holds it, and nothing here reads it."""
+
 TokenIds = UInt32[np.ndarray, "_"]
 """Token ids of one text."""
 
@@ -92,11 +95,24 @@ def save_description(folder: Path, **content: str) -> None:
     write_json(folder / DESCRIPTION_FILE, described)
 
 
-def save_for_transformers(folder: Path, end_of_text: str) -> None:
-    """Write the file with which ``AutoTokenizer`` gives the ids of ours."""
+def pad_of(tokenizer: object, end_of_text: int) -> int:
+    """Return the id that fills up rows of a batch for other libraries; end-of-text where a tokenizer has no other."""
+    return int(getattr(tokenizer, "pad", end_of_text))
+
+
+def save_for_transformers(folder: Path, end_of_text: str, pad: str) -> None:
+    """Write the file with which ``AutoTokenizer`` gives the ids of ours.
+
+    Args:
+        folder: Where the ``tokenizer.json`` is.
+        end_of_text: Begins and ends documents.
+        pad: Fills up rows. If it were end-of-text, the standard collators would mask every end, and a model would
+            never learn to stop.
+    """
     content = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), end_of_text),
+        **dict.fromkeys(("bos_token", "eos_token"), end_of_text),
+        "pad_token": pad,
         # The strings of special tokens in raw text stay text.
         "split_special_tokens": True,
         "clean_up_tokenization_spaces": False,
