@@ -157,6 +157,11 @@ def test_a_student_is_taught_by_a_saved_model(place: Path):
     assert "next: retentive generate student/model" in out
     kept = json.loads((place / "student" / "config.json").read_text())["training"]["objective"]
     assert kept == {"name": "distillation", "teacher": "rmt/model", "temperature": 2.0, "text_share": 0.0}
+    sizes = [option for option in TRAIN if not option.startswith("--model.")]
+    out = run("train", "--store=store", "--run=on", "--init=rmt/model", *sizes, cwd=place)  # a family by its folder
+    assert json.loads((place / "on" / "config.json").read_text())["model"]["family"] == "rmt"
+    message = refused("train", "--store=store", "--run=x", "--init=rmt/model", "--family=retnet", *sizes, cwd=place)
+    assert "init is the folder of a rmt, so family must be that, but is 'retnet'" in message
     message = refused("train", "--store=store", "--run=other", "--objective=distillation", *TRAIN, cwd=place)
     assert "distillation.teacher" in message
 

@@ -26,14 +26,15 @@ TORCHRUN = "torchrun --standalone --nproc-per-node 2 --no-python -- retentive tr
 def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     """Every field of `TrainConfig`, and every option of the family's model below ``--model``."""
     parser.epilog = f"In several processes: {TORCHRUN} --store ... (-- ends the options of torchrun itself)"
-    family = _asked(arguments, "family") or DEFAULT_FAMILY
+    init = _asked(arguments, "init")
+    family = _asked(arguments, "family") or (DEFAULT_FAMILY if init is None else read_manifest(init).config.family)
     sizes = preset_names(family)
     size = _asked(arguments, "size") or sizes[0]
-    parser.add_argument("--family", default=DEFAULT_FAMILY, choices=family_names(), help="Kind of model.")
+    parser.add_argument("--family", default=family, choices=family_names(), help="Kind of model.")
     parser.add_argument("--size", default=sizes[0], choices=sizes, help="Where the options of --model start from.")
     trained = _asked(arguments, "retrofit")
     inner = _inner(family, size)
-    start = _start(family, size, _asked(arguments, inner) if inner else None, trained)
+    start = _start(family, size, _asked(arguments, inner) if inner else None, trained, init)
     if inner and trained is None:
         kinds = [name for name in family_names() if is_plain_decoder(name)]
         kind = f"Kind of decoder below --model.{inner}."
@@ -49,7 +50,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     vocab_size = TokenStore.open(config.store).manifest.tokenizer.vocab_size
     inner = _inner(options.family, options.size)
     kind = getattr(options, inner, None) if inner else None
-    start = _start(options.family, options.size, kind, None if config.retrofit is None else str(config.retrofit))
+    trained, init = (None if folder is None else str(folder) for folder in (config.retrofit, config.init))
+    start = _start(options.family, options.size, kind, trained, init)
     model = _made(start, options.model.as_dict(), vocab_size)
     report = train(model, config)
     lines = report.lines()
@@ -108,7 +110,7 @@ def _inner(family: str, size: str) -> str | None:
     )
 
 
-def _start(family: str, size: str, inner: str | None, trained: str | None) -> Any:
+def _start(family: str, size: str, inner: str | None, trained: str | None, init: str | None) -> Any:
     """The config whose values are the defaults.
 
     Args:
@@ -116,7 +118,13 @@ def _start(family: str, size: str, inner: str | None, trained: str | None) -> An
         size: Its preset.
         inner: Kind of the decoder inside it; None is the preset's.
         trained: Folder of a trained model that is to be the decoder inside it.
+        init: Folder of a saved model whose weights the run begins with.
     """
+    if init is not None:
+        saved = read_manifest(init).config
+        if family != saved.family:
+            raise ValueError(f"init is the folder of a {saved.family}, so family must be that, but is {family!r}.")
+        return saved
     if trained is not None:
         if family != "retro":
             raise ValueError(f"retrofit needs --family retro, which reads neighbours, but family is {family!r}.")

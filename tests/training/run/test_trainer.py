@@ -131,12 +131,6 @@ def test_another_config_is_refused_by_name(store: Path, tmp_path: Path, changes:
     assert (tmp_path / "config.json").read_bytes() == kept
 
 
-def test_more_steps_need_a_schedule_that_does_not_depend_on_them(store: Path, tmp_path: Path):
-    run(store, tmp_path, steps=6, schedule={"warmup_steps": 1})
-    with pytest.raises(MismatchError, match=r"steps was 6 and is 9"):
-        run(store, tmp_path, steps=9, schedule={"warmup_steps": 1})
-
-
 def test_what_changes_nothing_learned_may_change(store: Path, tmp_path: Path):
     run(store, tmp_path, steps=6)
     moved = tmp_path / "moved"
@@ -213,6 +207,59 @@ def test_a_run_keeps_its_objective(store: Path, tmp_path: Path):
     save_model(other, tmp_path / "other", TokenStore.open(store).tokenizer)
     with pytest.raises(MismatchError, match=r"data\.objective\.teacher was .* and is"):
         run(store, tmp_path / "run", **{**asked, "objective": {**asked["objective"], "teacher": tmp_path / "other"}})
+
+
+def test_a_run_begins_with_saved_weights(store: Path, tmp_path: Path):
+    run(store, tmp_path / "first", steps=6)
+    saved = tmp_path / "first" / "model"
+    still = {"init": saved, "steps": 1, "schedule": {"warmup_steps": 0}, "optimizer": {"learning_rate": 1e-30}}
+    report = run(store, tmp_path / "second", **still)
+    assert report.model is not None
+    first, second = (load_model(folder).state_dict() for folder in (saved, report.model))
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+    moved = shutil.copytree(saved, tmp_path / "moved")
+    assert run(store, tmp_path / "second", **{**still, "init": moved}).resumed_at == 1
+    with pytest.raises(MismatchError, match=r"data\.initial_weights was '.*' and is None"):
+        run(store, tmp_path / "second", **{**still, "init": None})
+
+
+def test_saved_weights_that_do_not_fit_are_refused(store: Path, tmp_path: Path):
+    teacher = store.parent / "teacher"
+    with pytest.raises(MismatchError, match=r"dropout is 0\.0 there, 0\.1 here: leave these options at the saved"):
+        run(store, tmp_path, init=teacher)
+    with pytest.raises(
+        MismatchError, match=r"init must be the folder of a transformer, but the model in .* is a retnet"
+    ):
+        run(store, tmp_path, init=teacher, model={"family": "transformer"})
+    with pytest.raises(ValueError, match="init and retrofit both say which weights the run begins with"):
+        run(store, tmp_path, init=teacher, retrofit=teacher)
+    with pytest.raises(FileNotFoundError, match="must be the folder of a saved model"):
+        run(store, tmp_path, init=tmp_path / "none")
+
+
+def test_a_finished_run_goes_on_with_more_steps(store: Path, tmp_path: Path):
+    """Its learning rate stays at the lowest, as if ``decay_steps`` had been what its steps were."""
+    asked: dict[str, Any] = {"schedule": {"warmup_steps": 3}}
+    run(store, tmp_path / "a", steps=6, **asked)
+    for steps in (9, 12):
+        report = run(store, tmp_path / "a", steps=steps, **asked)
+        assert (report.resumed_at, report.steps) == (steps - 3, steps)
+    run(store, tmp_path / "b", steps=12, schedule={"warmup_steps": 3, "decay_steps": 6})
+    a, b = final_tensors(tmp_path / "a"), final_tensors(tmp_path / "b")
+    assert all(torch.equal(a[name], value) for name, value in b.items())
+    assert step_lines(tmp_path / "a") == step_lines(tmp_path / "b")
+    with pytest.raises(MismatchError, match=r"schedule\.decay_steps was 6 and is 9"):
+        run(store, tmp_path / "a", steps=12, schedule={"warmup_steps": 3, "decay_steps": 9})
+
+
+def test_a_run_that_has_not_finished_keeps_its_steps(store: Path, tmp_path: Path):
+    asked: dict[str, Any] = {"schedule": {"warmup_steps": 3}}
+    run(store, tmp_path, steps=8, **asked)
+    shutil.rmtree(checkpoint_folders(tmp_path / "checkpoints")[-1])  # as if it had been killed after step 4
+    with pytest.raises(MismatchError, match=r"steps was 8 and is 12"):
+        run(store, tmp_path, steps=12, **asked)
+    explicit = {"warmup_steps": 3, "decay_steps": 8}
+    assert run(store, tmp_path, steps=12, schedule=explicit).resumed_at == 4
 
 
 def test_a_run_of_a_version_without_objectives_goes_on(store: Path, tmp_path: Path):

@@ -198,13 +198,15 @@ class TrainConfig:
     Attributes:
         store: Folder that "retentive prepare" wrote.
         run: Folder of this run: config, metrics, checkpoints, and the model at the end.
-        steps: Steps of the optimizer in all.
+        steps: Steps of the optimizer in all. A finished run goes on with a higher number.
         seed: Decides the initial weights, the order of the data, what dropout drops and what the objective draws.
         objective: What is minimised: the config of an objective in `OBJECTIVES`, such as `MaskedTokensConfig`. On the
             command line its name, with its options below the name: ``--objective distillation
             --distillation.teacher FOLDER``.
         retrofit: Folder of a trained model that learns to read neighbours and stays what it was (RETROfit): it is the
             base of the RETRO, and frozen. Null trains all weights from the start.
+        init: Folder of a saved model whose weights the run begins with; its config and its tokenizer are those of this
+            run. Null begins with new weights.
         data: Which tokens a step learns from.
         neighbours: Which neighbours a RETRO reads.
         optimizer: How a step changes the weights.
@@ -221,6 +223,7 @@ class TrainConfig:
     seed: int = 0
     objective: ObjectiveConfig = NextTokenConfig()
     retrofit: Path | None = None
+    init: Path | None = None
     data: DataConfig = DataConfig()
     neighbours: NeighbourDataConfig = NeighbourDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -236,6 +239,11 @@ class TrainConfig:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, but is {self.seed}.")
         objective_name(self.objective)
+        if self.init is not None and self.retrofit is not None:
+            raise ValueError(
+                f"init and retrofit both say which weights the run begins with, {self.init} and {self.retrofit}: "
+                "leave one out."
+            )
         if self.schedule.warmup_until(self.decay_steps) >= self.decay_steps:
             raise ValueError(
                 f"schedule.warmup_steps must be below the steps of the run, {self.decay_steps}, but is "

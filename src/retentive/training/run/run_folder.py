@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from retentive.checkpoints.manifest import read_manifest
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import write_atomically
@@ -15,8 +14,10 @@ from retentive.models.base import FamilyConfig
 from retentive.models.registry import config_to_dict
 from retentive.training.objectives.registry import objective_name
 from retentive.training.processes.parallelism import Precision
-from retentive.training.run.checkpoint_folder import checkpoint_folders
+from retentive.training.processes.processes import Processes
+from retentive.training.run.checkpoint_folder import checkpoint_folders, checkpoint_name
 from retentive.training.run.config import TrainConfig
+from retentive.training.run.first_model import first_digests
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -29,7 +30,7 @@ FORMAT_VERSION = 1
 _MAY_CHANGE = (
     *(f"training.{part}" for part in ("run", "store", "held_out", "checkpoints", "metrics")),
     *(f"training.hardware.{part}" for part in ("device", "strategy", "accumulation", "backpropagation", "workers")),
-    *(f"training.{part}" for part in ("retrofit", "neighbours.folder", "neighbours.model")),
+    *(f"training.{part}" for part in ("retrofit", "init", "neighbours.folder", "neighbours.model")),
 )
 """What a run may go on with other values of: nothing here changes what is learned, rounding and the draws of dropout
 apart. What folders hold is compared."""
@@ -52,7 +53,6 @@ def describe_run(
         precision: What ``hardware.precision`` means on this machine.
         neighbours: Names of the tables of neighbours that it reads, by split.
     """
-    base = None if config.retrofit is None else read_manifest(config.retrofit).weights_digest
     described = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -66,11 +66,30 @@ def describe_run(
             "tokens_sha256": store.manifest.files["train-tokens"].sha256,
             "tokenizer": store.manifest.tokenizer.fingerprint,
             "neighbours": dict(neighbours or {}),
-            "retrofitted_weights": base,
+            **first_digests(config),
             "objective": dict(config.objective.digests()),
         },
     }
     return json.loads(json.dumps(described, default=str))  # paths as strings, tuples as lists: as it is read back
+
+
+def with_kept_decay(config: TrainConfig, processes: Processes) -> TrainConfig:
+    """Return the config of a run that goes on with more steps than it was begun with, if it has finished.
+
+    Its learning rate stays at the lowest, where the run left it: the steps until then are kept.
+
+    Args:
+        config: As it is asked for now; with a ``schedule.decay_steps`` of its own it is returned as it is.
+        processes: Those that train together.
+    """
+    path, checkpoints = config.run / CONFIG_FILE, checkpoint_folders(config.run / CHECKPOINTS_FOLDER)
+    if config.schedule.decay_steps is not None or not checkpoints or not path.exists():
+        return config
+    kept = processes.together(lambda: _read(path))[0]["training"]
+    decay_steps = kept["schedule"]["decay_steps"]
+    if decay_steps is None and config.steps > kept["steps"] and checkpoints[-1].name >= checkpoint_name(kept["steps"]):
+        decay_steps = kept["steps"]
+    return replace(config, schedule=replace(config.schedule, decay_steps=decay_steps))
 
 
 def settle_config(described: Mapping[str, Any], folder: Path) -> None:
@@ -97,14 +116,22 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     ignored = {"format", "format_version", "library_version"}
     ignored |= {f"training.objective.{name}" for name in now["data"]["objective"]}  # files, compared by their digests
     old.setdefault("training.objective.name", "next_token")  # runs of versions that had no other
-    if old.get("training.schedule.decay_steps") is not None and new.get("training.steps", 0) >= old["training.steps"]:
-        ignored.add("training.steps")  # the learning rates of the steps done do not depend on how many there will be
+    if _decay_steps(old) == _decay_steps(new):
+        ignored.add("training.schedule.decay_steps")
+        # The learning rates of the steps done do not depend on how many there will be.
+        if new["training.schedule.decay_steps"] is not None and new["training.steps"] >= old["training.steps"]:
+            ignored.add("training.steps")
     found: list[str] = []
     for name in sorted(old.keys() | new.keys()):
         free = name in ignored or any(name == part or name.startswith(f"{part}.") for part in _MAY_CHANGE)
         if not free and old.get(name) != new.get(name):
             found.append(f"{name.removeprefix('training.')} was {old.get(name)!r} and is {new.get(name)!r}")
     return found
+
+
+def _decay_steps(flat: Mapping[str, Any]) -> int:
+    decay_steps = flat["training.schedule.decay_steps"]
+    return flat["training.steps"] if decay_steps is None else decay_steps
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,19 +4,16 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 
-from retentive.checkpoints.manifest import read_manifest
 from retentive.checkpoints.model_card import TrainingData, save_model_card
-from retentive.checkpoints.weights import load_model, save_model
+from retentive.checkpoints.weights import save_model
 from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
 from retentive.files import only_writer
-from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.base import FamilyConfig
 from retentive.models.registry import build
-from retentive.models.retro import RetroConfig, retrofit
 from retentive.training.objectives.protocol import Objective, Vocabulary
 from retentive.training.processes.parallelism import chosen_precision
 from retentive.training.processes.processes import Processes, alone, joined_processes
@@ -30,6 +27,7 @@ from retentive.training.run.checkpoint_folder import (
     write_checkpoint,
 )
 from retentive.training.run.config import TrainConfig
+from retentive.training.run.first_model import check_first_model, first_model
 from retentive.training.run.held_out import HeldOutLoss, HeldOutWindows, byte_lengths, num_bytes
 from retentive.training.run.meter import StepBar, TrainingMeter
 from retentive.training.run.metrics import MetricsLog
@@ -41,6 +39,7 @@ from retentive.training.run.run_folder import (
     TENSORBOARD_FOLDER,
     describe_run,
     settle_config,
+    with_kept_decay,
 )
 from retentive.training.run.run_state import read_weights, restore_run, run_tensors
 from retentive.training.run.sources import StepBatches, make_neighbours, table_keys, training_batches
@@ -80,8 +79,9 @@ def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> Tr
         make_neighbours(model, config, store, processes)
         precision = chosen_precision(config.hardware.precision, processes.device)
         keys = table_keys(model, config, store)
-        described = describe_run(model, config, store, precision=precision, neighbours=keys)
         processes.first_does(lambda: config.run.mkdir(parents=True, exist_ok=True))
+        config = with_kept_decay(config, processes)
+        described = describe_run(model, config, store, precision=precision, neighbours=keys)
         processes.first_does(lambda: stack.enter_context(only_writer(config.run)))
         processes.first_does(lambda: settle_config(described, config.run))
         run = _Run(model, config, store, processes, objective)
@@ -93,15 +93,14 @@ def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> Tr
 
 
 def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> None:
-    """Refuse what cannot be together."""
+    """Validate that model, options, text and processes fit one another."""
     vocab_size, tokenizer = model.decoder.embedding.vocab_size, store.manifest.tokenizer
     if vocab_size != tokenizer.vocab_size:
         raise MismatchError(
             f"model.vocab_size must be that of the tokenizer {tokenizer.name!r} in {store.folder}, "
             f"{tokenizer.vocab_size}, but is {vocab_size}."
         )
-    if config.retrofit is not None:
-        _check_base(model, config.retrofit, store)
+    check_first_model(model, config, store)
     tokens = store.manifest.splits["train"].tokens
     if config.data.window > tokens:
         raise ValueError(
@@ -130,28 +129,6 @@ def _objective(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
     with torch.device("meta"):
         objective.check(build(model), carries_state=config.data.mode == "streamed")
     return objective
-
-
-def _check_base(model: FamilyConfig, base: Path, store: TokenStore) -> None:
-    """Refuse to fit a model to another one, or to other tokens."""
-    if model.chunked_reading is None:
-        raise ValueError(
-            f"retrofit must be null for a {model.family}, which reads no neighbours: a RETRO alone is fitted to a "
-            "trained model."
-        )
-    fingerprint, found = read_manifest(base).tokenizer_fingerprint, store.manifest.tokenizer.fingerprint
-    if fingerprint is not None and fingerprint != found:
-        raise MismatchError(
-            f"the model in {base} was trained with another tokenizer than that of {store.folder}: prepare the text "
-            f"with the model's (retentive prepare --tokenizer {base} ...)."
-        )
-
-
-def _first_model(model: FamilyConfig, config: TrainConfig) -> LanguageModel:
-    """The model with its first weights."""
-    if config.retrofit is None:
-        return build(model)
-    return retrofit(load_model(config.retrofit), cast("RetroConfig", model))
 
 
 class _Run:
@@ -263,7 +240,7 @@ class _Run:
         config, device = self.config, self.processes.device
         with torch.random.fork_rng([]):
             torch.manual_seed(config.seed)
-            model = _first_model(self.model, config)
+            model = first_model(self.model, config)
         is_sharded = self.processes.count > 1 and config.hardware.strategy == "fsdp"
         if not is_sharded:  # what is sharded moves shard by shard, and need not fit whole
             model = model.to(device)

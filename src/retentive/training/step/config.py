@@ -48,8 +48,8 @@ class ScheduleConfig:
     Attributes:
         warmup_steps: Steps until the learning rate is at its highest; null is a tenth of the steps until it is at its
             lowest, and at most 100.
-        decay_steps: Step at which it is at its lowest; null is the last step of the run. With a number here, a
-            finished run can be started again with more steps.
+        decay_steps: Step at which it is at its lowest, where it stays; null is the last step of the run as it was
+            begun. With a number here, a run can be given more steps before it has finished.
         final_share: The lowest learning rate, as a share of the highest, 0 to 1.
     """
 

@@ -1,0 +1,79 @@
+"""The weights that a run begins with: new ones, those of a saved model, or a RETRO around a trained model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from retentive.checkpoints.manifest import read_manifest
+from retentive.checkpoints.weights import load_model
+from retentive.data.token_store import TokenStore
+from retentive.errors import MismatchError
+from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.registry import build
+from retentive.models.retro import RetroConfig, retrofit
+from retentive.training.run.config import TrainConfig
+
+
+def check_first_model(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> None:
+    """Validate that the saved model which a run begins with fits the model and the text.
+
+    Raises:
+        ValueError: If a model that reads no neighbours is to be retrofitted.
+        MismatchError: If the saved model has another config or tokenizer.
+        FileNotFoundError: If a folder holds no model.
+    """
+    if config.init is not None:
+        _check_tokenizer(config.init, store)
+        _check_config(model, config.init)
+    if config.retrofit is not None:
+        if model.chunked_reading is None:
+            raise ValueError(
+                f"retrofit must be null for a {model.family}, which reads no neighbours: a RETRO alone is fitted to a "
+                "trained model."
+            )
+        _check_tokenizer(config.retrofit, store)
+
+
+def first_model(model: FamilyConfig, config: TrainConfig) -> LanguageModel:
+    """Make the model with the weights of step 0, in float32."""
+    if config.init is not None:
+        return load_model(config.init, dtype=torch.float32).train()
+    if config.retrofit is not None:
+        return retrofit(load_model(config.retrofit), cast("RetroConfig", model))
+    return build(model)
+
+
+def first_digests(config: TrainConfig) -> dict[str, str | None]:
+    """What tells the saved weights that a run begins with, wherever their folder is."""
+    return {
+        "retrofitted_weights": None if config.retrofit is None else read_manifest(config.retrofit).weights_digest,
+        "initial_weights": None if config.init is None else read_manifest(config.init).weights_digest,
+    }
+
+
+def _check_tokenizer(folder: Path, store: TokenStore) -> None:
+    fingerprint, found = read_manifest(folder).tokenizer_fingerprint, store.manifest.tokenizer.fingerprint
+    if fingerprint is not None and fingerprint != found:
+        raise MismatchError(
+            f"the model in {folder} was trained with another tokenizer than that of {store.folder}: prepare the text "
+            f"with the model's (retentive prepare --tokenizer {folder} ...)."
+        )
+
+
+def _check_config(model: FamilyConfig, folder: Path) -> None:
+    saved = read_manifest(folder).config
+    if saved.family != model.family:
+        raise MismatchError(
+            f"init must be the folder of a {model.family}, but the model in {folder} is a {saved.family}; train "
+            f"--family {saved.family}."
+        )
+    names = [field.name for field in dataclasses.fields(cast("Any", model))]
+    wrong = [name for name in names if getattr(model, name) != getattr(saved, name)]
+    if wrong:
+        values = "; ".join(f"{name} is {getattr(saved, name)!r} there, {getattr(model, name)!r} here" for name in wrong)
+        raise MismatchError(
+            f"init must be the folder of a model with the config of this one, but in {folder} {values}: leave these "
+            "options at the saved model's values."
+        )
