@@ -16,8 +16,9 @@ from retentive.retrieval.blocks.chunking import group_documents
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.vectors import VECTORS, VectorRows, vector_key
 from retentive.retrieval.encoders.dense import _side_by_side
-from retentive.retrieval.index.vector_index import INDEX, VectorIndex
-from retentive.retrieval.index.vector_index_build import build_vector_index, exact_scores
+from retentive.retrieval.index.faiss_build import build_vector_index, exact_scores
+from retentive.retrieval.index.faiss_index import INDEX
+from retentive.retrieval.index.vector_index import VectorIndex
 from retentive.retrieval.neighbours.filters import make_filter
 from retentive.retrieval.neighbours.table import NEIGHBOURS, TABLES
 from retentive.retrieval.search.searcher import vector_rows

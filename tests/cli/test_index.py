@@ -252,6 +252,7 @@ def test_mistakes_are_one_clear_line(arguments: list[str], message: str, capsys:
         (["--tokenizer=/nowhere"], "tokenizer must be bytes, encoder or a path, but '/nowhere' is none of them"),
         (["--end-of-text=x"], "end_of_text is for a tokenizer.json, but tokenizer is bytes"),
         (["--encoder=dense"], "encoder dense needs model=, a folder or a hub id"),
+        (["--encoder=sparse"], "encoder must be one of lexical, dense, hybrid, but is 'sparse'"),
         (["--address=x:1"], "address is of a Ray cluster, but engine is 'local': add --engine ray"),
         (["--workers=0"], "workers must be at least 1 process, but is 0"),
         (["--pattern=*.none"], "finds no file in"),

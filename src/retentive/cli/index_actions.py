@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from retentive.files.progress import say
 from retentive.retrieval import (
@@ -97,7 +97,8 @@ class BuildConfig:
             one, as "retentive prepare" and "retentive train" write it.
         end_of_text: For a tokenizer.json, the token that ends a document, where that is not plain from the file.
         chunk_size: Tokens of a chunk.
-        encoder: What chunks are compared by: "lexical" (words, BM25), "dense" (vectors) or "hybrid" (both).
+        encoder: What chunks are compared by: "lexical" (words, BM25), "dense" (vectors), "hybrid" (both), or another
+            name in retentive.retrieval.ENCODERS.
         model: For dense and hybrid, folder or hub id of the encoder, as bert-base-cased.
         pooling: Vector of a chunk: "mean" of its tokens, or "cls", the first.
         batch_size: Chunks that are encoded together; null takes 16 on a CPU and 128 on a GPU.
@@ -111,7 +112,7 @@ class BuildConfig:
     tokenizer: str = "bytes"
     end_of_text: str | None = None
     chunk_size: int = 64
-    encoder: Literal["lexical", "dense", "hybrid"] = "lexical"
+    encoder: str = "lexical"
     model: str | None = None
     pooling: Literal["mean", "cls"] = "mean"
     batch_size: int | None = None
@@ -333,7 +334,9 @@ def _refuse_inside(store: Path, source: Path) -> None:
 
 
 def _encoder(config: BuildConfig) -> Encoder:
-    options = {} if config.encoder == "lexical" else {"pooling": config.pooling, "batch_size": config.batch_size}
+    options: dict[str, Any] = {}
+    if config.encoder in ("dense", "hybrid"):
+        options = {"pooling": config.pooling, "batch_size": config.batch_size}
     return make_encoder(config.encoder, config.model, **options)
 
 

@@ -2,6 +2,7 @@
 
 from retentive.retrieval.blocks.corpus import MISSING
 from retentive.retrieval.encoders import (
+    ENCODERS,
     DenseEncoder,
     Encoder,
     HybridEncoder,
@@ -10,12 +11,15 @@ from retentive.retrieval.encoders import (
     make_encoder,
 )
 from retentive.retrieval.engines.engine import Engine, LocalEngine
+from retentive.retrieval.index import INDEXES
 from retentive.retrieval.index.choice import IndexConfig
 from retentive.retrieval.neighbours.table import NeighbourConfig, NeighbourTable
 from retentive.retrieval.search.queries import Neighbours
 from retentive.retrieval.store import Datastore
 
 __all__ = [
+    "ENCODERS",
+    "INDEXES",
     "MISSING",
     "Datastore",
     "DenseEncoder",

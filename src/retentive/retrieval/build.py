@@ -18,12 +18,12 @@ from retentive.retrieval.blocks.chunking import (
 )
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.sealed_folder import folder_record, sealed_folder
-from retentive.retrieval.encoders import Encoder
+from retentive.retrieval.encoders.protocol import Encoder, parts_of
 from retentive.retrieval.engines.engine import Engine
+from retentive.retrieval.index import index_kind
 from retentive.retrieval.index.choice import IndexConfig
+from retentive.retrieval.index.faiss_build import SHARDS
 from retentive.retrieval.index.lexical_index import LEXICAL
-from retentive.retrieval.index.vector_index import INDEX
-from retentive.retrieval.index.vector_index_build import SHARDS, build_vector_index
 from retentive.retrieval.manifest import (
     CURRENT,
     ChunkBlock,
@@ -33,7 +33,7 @@ from retentive.retrieval.manifest import (
     read_manifest,
     write_manifest,
 )
-from retentive.retrieval.search.searcher import parts_of, vector_rows
+from retentive.retrieval.search.searcher import vector_rows
 from retentive.retrieval.stages import ChunkTask, EncodeTask, SegmentTask, segment_jobs
 from retentive.retrieval.tokens import TextTokenizer
 
@@ -111,6 +111,7 @@ class Builder:
             raise ValueError(f"block_bytes must be at least 1 byte, but is {self.block_bytes}.")
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"on_error must be stop or skip, but is {self.on_error!r}.")
+        index_kind(self.index.kind)  # a wrong name is told before the work, not after it
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -211,10 +212,9 @@ class Builder:
             lines.append(line)
             self.tell(line)
 
-        record = build_vector_index(
-            self.folder, part, self.index, first_block=first_block, engine=self.engine, say=tell
-        )
-        report.count(INDEX, bool(lines))
+        kind = index_kind(self.index.kind)
+        record = kind.build(self.folder, part, self.index, first_block=first_block, engine=self.engine, say=tell)
+        report.count(kind.folder, bool(lines))
         return record
 
     def _chunk(self, documents: Iterable[Document], report: BuildReport) -> list[ChunkBlock]:

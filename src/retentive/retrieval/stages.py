@@ -10,8 +10,7 @@ from retentive.retrieval.blocks.block import check_block, key_of, read_block, wr
 from retentive.retrieval.blocks.chunking import CHUNKS, DocumentGroup, chunk_group, padded
 from retentive.retrieval.blocks.sealed_folder import folder_record
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
-from retentive.retrieval.encoders.lexical import LexicalEncoder
-from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts
+from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts, WordEncoder
 from retentive.retrieval.index.lexical_index import LEXICAL, ROWS_PER_SEGMENT, write_segment
 from retentive.retrieval.manifest import ChunkBlock, FolderRecord
 from retentive.retrieval.tokens import Passages, TextTokenizer
@@ -106,7 +105,7 @@ class SegmentTask:
 
     folder: Path
     tokenizer: TextTokenizer
-    encoder: LexicalEncoder
+    encoder: WordEncoder
 
     def __call__(self, job: SegmentJob) -> tuple[FolderRecord, bool]:
         """Make one segment unless a sound one is there; says which it was."""
@@ -122,7 +121,7 @@ class SegmentTask:
         return write_segment(self.folder, key, words, first_block=first, num_blocks=count), True
 
 
-def block_words(folder: Path, key: str, tokenizer: TextTokenizer, encoder: LexicalEncoder) -> list[WordCounts]:
+def block_words(folder: Path, key: str, tokenizer: TextTokenizer, encoder: WordEncoder) -> list[WordCounts]:
     """Words of every chunk of a block."""
     arrays = read_block(folder, CHUNKS, key).arrays
     return encoder.count_words(Passages(padded(arrays["tokens"], arrays["lengths"]), tokenizer).texts())

@@ -21,7 +21,7 @@ from retentive.retrieval.encoders import Encoder, encoder_from_settings
 from retentive.retrieval.encoders.lexical import LexicalEncoder
 from retentive.retrieval.engines.engine import Engine, LocalEngine
 from retentive.retrieval.index.choice import IndexConfig
-from retentive.retrieval.index.vector_index import NearestVectors
+from retentive.retrieval.index.protocol import NearestVectors
 from retentive.retrieval.manifest import Manifest, current_key, read_manifest, write_manifest
 from retentive.retrieval.neighbours.table import NeighbourConfig, NeighbourTable, StoreVersion, build_table, find_table
 from retentive.retrieval.search.queries import Neighbours, Query, query_rows

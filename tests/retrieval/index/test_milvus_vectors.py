@@ -15,7 +15,7 @@ from pymilvus import MilvusClient
 from retentive.errors import MismatchError
 from retentive.retrieval import Datastore, HybridEncoder
 from retentive.retrieval.index.milvus_vectors import MilvusVectors, collection_name, upload_vectors
-from retentive.retrieval.index.vector_index import NearestVectors
+from retentive.retrieval.index.protocol import NearestVectors
 from retrieval.texts import HashedWords, make_documents
 
 QUERIES = ["baa bab", "loc loc mud", "tia tib tic", "sua"]

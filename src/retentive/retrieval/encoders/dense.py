@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from retentive.errors import DamagedFileError
 from retentive.files import checksum, read_json
-from retentive.retrieval.encoders.protocol import Vectors
+from retentive.retrieval.blocks.vectors import Vectors
 from retentive.retrieval.tokens import NO_TOKEN, Passages, SubwordText, as_rows
 
 if TYPE_CHECKING:
@@ -66,6 +66,22 @@ class DenseEncoder:
         self._asked_max_length = max_length
         self._asked_device = device
         self._dtype: Literal["float32", "bfloat16", "float16"] = dtype
+
+    @classmethod
+    def make(cls, model: str | Path | None = None, **options: Any) -> "DenseEncoder":
+        """Make an encoder by name.
+
+        Raises:
+            ValueError: If there is no model.
+        """
+        if model is None:
+            raise ValueError("encoder dense needs model=, a folder or a hub id such as bert-base-cased.")
+        return cls(model, **options)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "DenseEncoder":
+        """Make the encoder of a manifest."""
+        return cls(**{name: value for name, value in settings.items() if name != "kind"})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by arguments: weights are read again where they are needed."""

@@ -1,17 +1,16 @@
 """Lexical and dense ranks together: reciprocal rank fusion (Cormack et al. 2009)."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from retentive.retrieval.encoders.lexical import LexicalEncoder
-from retentive.retrieval.encoders.protocol import VectorEncoder
-
-Ranked = Int64[np.ndarray, "queries candidates"]
-"""Ids of chunks, nearest first, -1 where there are no more."""
+from retentive.retrieval.encoders.protocol import Encoder, EncoderKind, RankedIds, VectorEncoder, WordEncoder
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,12 @@ class HybridEncoder:
     """
 
     dense: VectorEncoder
-    lexical: LexicalEncoder = field(default_factory=LexicalEncoder)
+    lexical: WordEncoder = field(default_factory=LexicalEncoder)
     depth: int = 100
     rank_constant: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if self.depth < 1:
             raise ValueError(f"depth must be at least 1 answer, but is {self.depth}.")
         if self.rank_constant <= 0:
@@ -47,9 +46,48 @@ class HybridEncoder:
         parts = [self.dense.fingerprint(), self.lexical.fingerprint(), str(self.depth), str(self.rank_constant)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
+    def fuse(
+        self, rankings: list[RankedIds], k: int
+    ) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
+        """Reciprocal rank fusion; see `fuse_ranks`."""
+        return fuse_ranks(rankings, k, self.rank_constant)
+
+
+class HybridKind:
+    """How hybrid encoders are made: of words, and of an encoder of vectors that another kind makes.
+
+    Args:
+        kinds: The dictionary of all kinds, where the kind of the vectors is looked up.
+    """
+
+    def __init__(self, kinds: Mapping[str, EncoderKind]) -> None:
+        self._kinds = kinds
+
+    def make(self, model: str | Path | None = None, **options: Any) -> HybridEncoder:
+        """Make an encoder of words and of the vectors of a model.
+
+        Raises:
+            ValueError: If there is no model.
+        """
+        if model is None:
+            raise ValueError("encoder hybrid needs model=, a folder or a hub id such as bert-base-cased.")
+        dense = self._kinds["dense"].make(model, **options)
+        assert isinstance(dense, VectorEncoder)
+        return HybridEncoder(dense)
+
+    def from_settings(self, settings: Mapping[str, Any]) -> Encoder | None:
+        """Make the encoder of a manifest; ``None`` if one of its parts is of a kind that is not known."""
+        parts = [self._kinds.get(settings[part].get("kind", "")) for part in ("dense", "lexical")]
+        if parts[0] is None or parts[1] is None:
+            return None
+        dense, lexical = parts[0].from_settings(settings["dense"]), parts[1].from_settings(settings["lexical"])
+        if not isinstance(dense, VectorEncoder) or not isinstance(lexical, WordEncoder):
+            return None
+        return HybridEncoder(dense, lexical, depth=settings["depth"], rank_constant=settings["rank_constant"])
+
 
 def fuse_ranks(
-    rankings: list[Ranked], k: int, rank_constant: float = 60.0
+    rankings: list[RankedIds], k: int, rank_constant: float = 60.0
 ) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
     """The ``k`` best ids by the sum of ``1 / (rank_constant + rank)`` over rankings, ranks from 1.
 

@@ -7,7 +7,8 @@ al. 2023, arXiv:2305.16243), so this is the default.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from retentive.retrieval.encoders.protocol import WordCounts
@@ -27,7 +28,25 @@ def split_words(text: str) -> list[str]:
 
 
 class LexicalEncoder:
-    """Words and how often they occur; the order of words is not looked at."""
+    """Words and how often they occur, in any order."""
+
+    @classmethod
+    def make(cls, model: str | Path | None = None, **options: Any) -> "LexicalEncoder":
+        """Make an encoder by name; it has no model and no options.
+
+        Raises:
+            ValueError: If there is a model or an option.
+        """
+        if options:
+            raise ValueError(f"encoder lexical has no options, but was given {', '.join(sorted(options))}.")
+        if model is not None:
+            raise ValueError(f"encoder lexical has no model, but model is {str(model)!r}: take encoder=dense.")
+        return cls()
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "LexicalEncoder":
+        """Make the encoder of a manifest."""
+        return cls()
 
     def settings(self) -> dict[str, Any]:
         """Just its kind: it has no options."""

@@ -1,18 +1,20 @@
-"""What the datastore asks of an encoder."""
+"""What the datastore asks of an encoder: words, vectors, or both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
+from retentive.retrieval.blocks.vectors import Vectors
 from retentive.retrieval.tokens import Passages
-
-Vectors = Float32[np.ndarray, "rows dimension"]
-"""One vector a passage."""
 
 WordCounts = dict[str, int]
 """How often each word is in a passage."""
+
+RankedIds = Int64[np.ndarray, "queries candidates"]
+"""Ids of chunks, nearest first, -1 where there are no more."""
 
 
 @runtime_checkable
@@ -20,7 +22,8 @@ class VectorEncoder(Protocol):
     """Turns passages into vectors; near vectors (squared Euclidean distance) mean near passages.
 
     One method serves keys and queries, so that the query of a stored chunk is its key. The vector of a passage must
-    not depend on the passages beside it. Whoever brings an encoder of their own passes it to `Datastore.open` again.
+    not depend on the passages beside it. An encoder that is not in `retentive.retrieval.encoders.ENCODERS` is passed
+    to `Datastore.open` again.
     """
 
     def dimension(self) -> int:
@@ -28,7 +31,7 @@ class VectorEncoder(Protocol):
         ...
 
     def settings(self) -> dict[str, Any]:
-        """What it is, for the manifest: names, strings and numbers, ``kind`` among them."""
+        """What it is, for the manifest: names, strings and numbers; ``kind`` is its name in `ENCODERS`."""
         ...
 
     def fingerprint(self) -> str:
@@ -45,7 +48,7 @@ class WordEncoder(Protocol):
     """Turns passages into words for a lexical index."""
 
     def settings(self) -> dict[str, Any]:
-        """What it is, for the manifest."""
+        """What it is, for the manifest, as for `VectorEncoder`."""
         ...
 
     def fingerprint(self) -> str:
@@ -53,5 +56,69 @@ class WordEncoder(Protocol):
         ...
 
     def count_words(self, texts: Sequence[str]) -> list[WordCounts]:
-        """The words of each text."""
+        """The words of each text; a word holds no white space."""
         ...
+
+
+@runtime_checkable
+class FusedEncoder(Protocol):
+    """Words and vectors together: each finds its own answers, and ranks are fused."""
+
+    @property
+    def lexical(self) -> WordEncoder:
+        """The encoder of words."""
+        ...
+
+    @property
+    def dense(self) -> VectorEncoder:
+        """The encoder of vectors."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """How many answers of each are fused, at least."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What it is, for the manifest, as for `VectorEncoder`."""
+        ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that decides the order of answers."""
+        ...
+
+    def fuse(
+        self, rankings: list[RankedIds], k: int
+    ) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
+        """Scores and ids of the ``k`` best of several rankings; -1 where there are no more."""
+        ...
+
+
+Encoder = WordEncoder | VectorEncoder | FusedEncoder
+"""Words, vectors, or both."""
+
+
+@runtime_checkable
+class EncoderKind(Protocol):
+    """A way to make encoders: one entry of `ENCODERS`. A class with these two class methods serves."""
+
+    def make(self, model: str | Path | None, **options: Any) -> Encoder:
+        """Make an encoder as a user asks for it.
+
+        Raises:
+            ValueError: If the model or an option cannot be.
+        """
+        ...
+
+    def from_settings(self, settings: Mapping[str, Any]) -> Encoder | None:
+        """Make the encoder again that gave these settings; ``None`` if only its owner can make it."""
+        ...
+
+
+def parts_of(encoder: Encoder) -> tuple[WordEncoder | None, VectorEncoder | None]:
+    """What an encoder does with words, and what with vectors."""
+    if isinstance(encoder, FusedEncoder):
+        return encoder.lexical, encoder.dense
+    if isinstance(encoder, WordEncoder):
+        return encoder, None
+    return None, encoder

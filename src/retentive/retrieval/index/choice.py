@@ -18,6 +18,8 @@ class IndexConfig:
     """How vectors are indexed.
 
     Attributes:
+        kind: A name in `retentive.retrieval.index.INDEXES`; what follows is for FAISS, and for other kinds as far as
+            they say so.
         factory: FAISS factory string such as ``IVF4096,SQ8``; ``None`` chooses by size, memory and recall.
         memory_limit: Bytes that the index may take in memory.
         recall: Share of the exact nearest vectors that a search should find. Search effort is raised until a sample
@@ -29,6 +31,7 @@ class IndexConfig:
         seed: Of the samples for training and for measuring.
     """
 
+    kind: str = "faiss"
     factory: str | None = None
     memory_limit: int = 8 << 30
     recall: float = 0.95

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from retentive.errors import DamagedFileError
 from retentive.files import read_json
 from retentive.retrieval.blocks.sealed_folder import MEND, folder_record, sealed_folder
 from retentive.retrieval.encoders.protocol import WordCounts
+from retentive.retrieval.index.protocol import Ranking
 from retentive.retrieval.manifest import FolderRecord
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ ROWS_PER_SEGMENT = 1 << 20
 
 _PARTS = ("term", "idx", "pos", "fieldnorm", "fast", "store")
 _HEAP_BYTES = 1 << 30
-
-Found = tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]
-"""Scores, higher is nearer, and ids; -1 with score ``-inf`` where there is nothing more."""
 
 
 def schema() -> "tantivy.Schema":
@@ -141,7 +139,7 @@ class LexicalIndex:
             raise _damaged(folder / LEXICAL, f"it has {searcher.num_docs} chunks, not {self._num_chunks}")
         return searcher
 
-    def search(self, queries: Sequence[WordCounts], k: int) -> Found:
+    def search(self, queries: Sequence[WordCounts], k: int) -> Ranking:
         """The ``k`` chunks of highest BM25 score for each query; chunks without a common word are no answers."""
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         ids = np.full((len(queries), k), -1, dtype=np.int64)

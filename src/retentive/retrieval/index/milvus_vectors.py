@@ -13,8 +13,9 @@ from retentive.errors import MismatchError
 from retentive.files.progress import with_progress
 from retentive.retrieval.blocks.block import key_of
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors
-from retentive.retrieval.index.vector_index import Found, nothing
-from retentive.retrieval.search.searcher import parts_of, vector_rows
+from retentive.retrieval.encoders.protocol import parts_of
+from retentive.retrieval.index.protocol import Ranking, nothing
+from retentive.retrieval.search.searcher import vector_rows
 from retentive.retrieval.store import Datastore
 
 MOST_ANSWERS = 16_384
@@ -49,7 +50,7 @@ class MilvusVectors:
             raise MismatchError(f"{uri} has no collection {collection!r}: upload the store's vectors first.")
         self._client.load_collection(collection)
 
-    def search(self, queries: Vectors, k: int) -> Found:
+    def search(self, queries: Vectors, k: int) -> Ranking:
         """The ``k`` nearest vectors of each query.
 
         Raises:

@@ -1,116 +1,15 @@
-"""Nearest vectors through FAISS: memory-mapped, as exact as its measured recall."""
+"""All indexes of vectors in a store, searched as one."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int64
 
-from retentive.errors import DamagedFileError
-from retentive.files import read_json
-from retentive.retrieval.blocks.sealed_folder import MEND
+from retentive.errors import MismatchError
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors
+from retentive.retrieval.index import INDEXES
+from retentive.retrieval.index.protocol import IndexKind, NearestVectors, Ranking, best, nothing
 from retentive.retrieval.manifest import FolderRecord
-
-INDEX = "index"
-INDEX_FILE = "index.faiss"
-LISTS_FILE = "index.ivfdata"
-FACTS_FILE = "facts.json"
-CANDIDATES_AGAIN = 16
-"""Candidates a wanted answer that are compared again with the vectors, where codes are compressed."""
-
-Found = tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]
-"""Scores, higher is nearer, and ids; -1 with score ``-inf`` where there is nothing more."""
-
-
-@runtime_checkable
-class NearestVectors(Protocol):
-    """What a backend for vectors does; FAISS here, Milvus for many machines."""
-
-    def search(self, queries: Vectors, k: int) -> Found:
-        """The ``k`` nearest vectors of each query, by squared Euclidean distance; scores are its negative."""
-        ...
-
-
-class FaissIndex:
-    """One FAISS index over a run of vectors, numbered from 0.
-
-    Args:
-        index: The index itself, over squared Euclidean distance.
-        vectors: What it was built from.
-        effort: Name of the parameter that trades speed for recall, ``""`` for an exact index.
-        effort_value: Its value.
-        exact_again: Whether candidates are compared once more with the vectors themselves.
-    """
-
-    def __init__(self, index: Any, vectors: VectorRows, *, effort: str, effort_value: int, exact_again: bool) -> None:
-        self._index = index
-        self._vectors = vectors
-        self._effort = effort
-        self._effort_value = effort_value
-        self._exact_again = exact_again
-
-    @classmethod
-    def open(cls, folder: Path, key: str, vectors: VectorRows) -> "FaissIndex":
-        """Open a finished index.
-
-        Raises:
-            DamagedFileError: If FAISS cannot read it, or it has another number of vectors.
-        """
-        place = folder / INDEX / key
-        facts = read_facts(folder, key)
-        index = read_index(place)
-        if index.ntotal != len(vectors):
-            raise unreadable(place, f"it has {index.ntotal} vectors, not {len(vectors)}")
-        try:
-            effort, value, again = facts["effort"], facts["effort_value"], facts["exact_again"]
-        except KeyError as error:
-            raise unreadable(place, f"{FACTS_FILE} lacks {error}") from error
-        return cls(index, vectors, effort=effort, effort_value=value, exact_again=again)
-
-    def search(self, queries: Vectors, k: int) -> Found:
-        """The ``k`` nearest vectors of each query."""
-        rows = len(self._vectors)
-        if rows == 0 or len(queries) == 0 or k == 0:
-            return nothing(len(queries), k)
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
-        if not self._exact_again:
-            distances, ids = self._candidates(queries, k)
-            return np.where(ids >= 0, -distances, -np.inf).astype(np.float32), ids
-        _, candidates = self._candidates(queries, min(max(CANDIDATES_AGAIN * k, 64), rows))
-        return self._compare_again(queries, candidates, k)
-
-    def set_effort(self, value: int) -> None:
-        """Change the value of the parameter that trades speed for recall."""
-        self._effort_value = value
-
-    def _candidates(self, queries: Vectors, k: int) -> Found:
-        import faiss
-
-        if self._effort:
-            value = max(self._effort_value, k)
-            if self._effort == "nprobe":
-                lists = faiss.extract_index_ivf(self._index).nlist
-                # Enough lists that they hold the answers twice over, however many are asked for.
-                value = min(lists, max(self._effort_value, -(-2 * k * lists // len(self._vectors))))
-            faiss.ParameterSpace().set_index_parameter(self._index, self._effort, value)
-        distances, ids = self._index.search(queries, k)
-        return distances, ids
-
-    def _compare_again(self, queries: Vectors, candidates: Int64[np.ndarray, "queries _"], k: int) -> Found:
-        scores, ids = nothing(len(queries), k)
-        step = max(1, (64 << 20) // (4 * candidates.shape[1] * queries.shape[1]))
-        for begin in range(0, len(queries), step):
-            some = slice(begin, begin + step)
-            chosen = candidates[some]
-            found = self._vectors.gather(np.maximum(chosen, 0).reshape(-1)).reshape(*chosen.shape, -1)
-            near = -np.square(found - queries[some, None]).sum(axis=-1)
-            near = np.where(chosen >= 0, near, -np.inf)
-            order = np.argsort(-near, axis=1, kind="stable")[:, :k]
-            ids[some, : order.shape[1]] = np.take_along_axis(chosen, order, axis=1)
-            scores[some, : order.shape[1]] = np.take_along_axis(near, order, axis=1)
-        return scores, ids
 
 
 class VectorIndex:
@@ -123,14 +22,14 @@ class VectorIndex:
     """
 
     def __init__(self, folder: Path, records: Sequence[FolderRecord], vectors: VectorRows) -> None:
-        self._parts: list[FaissIndex] = []
+        self._parts: list[NearestVectors] = []
         self._offsets: list[int] = []
         for record in records:
             part = vectors.part(record.first_block, record.num_blocks)
-            self._parts.append(FaissIndex.open(folder, record.key, part))
+            self._parts.append(index_kind_of(record).open(folder, record.key, part))
             self._offsets.append(int(vectors.firsts[record.first_block]))
 
-    def search(self, queries: Vectors, k: int) -> Found:
+    def search(self, queries: Vectors, k: int) -> Ranking:
         """The ``k`` nearest vectors of each query, over all parts."""
         found = [part.search(queries, k) for part in self._parts]
         if not found:
@@ -139,47 +38,17 @@ class VectorIndex:
         return best(np.concatenate([scores for scores, _ in found], axis=1), np.concatenate(ids, axis=1), k)
 
 
-def best(scores: np.ndarray, ids: np.ndarray, k: int) -> Found:
-    """The ``k`` highest of each row; of equal scores the earlier one."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
-
-
-def nothing(queries: int, k: int) -> Found:
-    """No answers."""
-    return np.full((queries, k), -np.inf, dtype=np.float32), np.full((queries, k), -1, dtype=np.int64)
-
-
-def read_index(place: Path) -> Any:
-    """Open a FAISS file, mapped into memory where FAISS can.
+def index_kind_of(record: FolderRecord) -> IndexKind:
+    """The kind of index that made a folder.
 
     Raises:
-        DamagedFileError: If FAISS cannot read it.
+        MismatchError: If none of `INDEXES` did.
     """
-    import faiss
-
-    # Lists on disk must not be opened with the flag for mapping: FAISS would crash.
-    on_disk = (place / LISTS_FILE).exists()
-    flags = faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR if on_disk else faiss.IO_FLAG_MMAP_IFC
-    try:
-        return faiss.read_index(str(place / INDEX_FILE), flags)
-    except RuntimeError as error:
-        raise unreadable(place, str(error).splitlines()[0]) from error
-
-
-def read_facts(folder: Path, key: str) -> dict[str, Any]:
-    """Read what was measured when an index was built.
-
-    Raises:
-        DamagedFileError: If the file is missing or altered.
-    """
-    path = folder / INDEX / key / FACTS_FILE
-    try:
-        return read_json(path, cure=MEND)
-    except OSError as error:
-        raise unreadable(path.parent, error) from error
-
-
-def unreadable(place: Path, reason: object) -> DamagedFileError:
-    """The error for an index that cannot be used."""
-    return DamagedFileError(f"the vector index {str(place)!r} cannot be opened ({reason}): {MEND}.")
+    for kind in INDEXES.values():
+        if kind.folder == record.kind:
+            return kind
+    folders = ", ".join(repr(kind.folder) for kind in INDEXES.values())
+    raise MismatchError(
+        f"the store has an index in folder {record.kind!r}, but the known ones lie in {folders}: add its kind to "
+        "retentive.retrieval.index.INDEXES before the store is opened."
+    )

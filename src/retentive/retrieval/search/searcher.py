@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 
 from retentive.errors import MismatchError
-from retentive.retrieval.blocks.vectors import VectorRows, vector_key
-from retentive.retrieval.encoders import Encoder
-from retentive.retrieval.encoders.hybrid import HybridEncoder, fuse_ranks
-from retentive.retrieval.encoders.lexical import LexicalEncoder
-from retentive.retrieval.encoders.protocol import VectorEncoder, Vectors, WordCounts
+from retentive.retrieval.blocks.vectors import VectorRows, Vectors, vector_key
+from retentive.retrieval.encoders.protocol import (
+    Encoder,
+    FusedEncoder,
+    VectorEncoder,
+    WordCounts,
+    WordEncoder,
+    parts_of,
+)
 from retentive.retrieval.index.lexical_index import LEXICAL, LexicalIndex
-from retentive.retrieval.index.vector_index import INDEX, NearestVectors, VectorIndex, nothing
+from retentive.retrieval.index.protocol import NearestVectors, Ranking, nothing
+from retentive.retrieval.index.vector_index import VectorIndex
 from retentive.retrieval.manifest import Manifest
 from retentive.retrieval.stages import block_words
 from retentive.retrieval.tokens import Passages, TextTokenizer
-
-Found = tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]
-"""Scores, higher is nearer, and ids; -1 with score ``-inf`` where there is nothing more."""
 
 RowNumbers = Int64[np.ndarray, "rows"]
 Allowed = Callable[[RowNumbers, Int64[np.ndarray, "rows candidates"]], Bool[np.ndarray, "rows candidates"]]
@@ -40,7 +42,7 @@ class Queries(Protocol):
         """Some of them."""
         ...
 
-    def search(self, k: int) -> Found:
+    def search(self, k: int) -> Ranking:
         """The ``k`` nearest chunks of each."""
         ...
 
@@ -60,7 +62,7 @@ class WordQueries:
         """Some of them."""
         return WordQueries([self.words[row] for row in rows.tolist()], self.index)
 
-    def search(self, k: int) -> Found:
+    def search(self, k: int) -> Ranking:
         """By BM25."""
         return self.index.search(self.words, k)
 
@@ -80,7 +82,7 @@ class VectorQueries:
         """Some of them."""
         return VectorQueries(self.vectors[rows], self.index)
 
-    def search(self, k: int) -> Found:
+    def search(self, k: int) -> Ranking:
         """By negative squared distance."""
         return self.index.search(self.vectors, k)
 
@@ -91,7 +93,7 @@ class FusedQueries:
 
     words: WordQueries
     vectors: VectorQueries
-    encoder: HybridEncoder
+    encoder: FusedEncoder
 
     def __len__(self) -> int:
         """How many."""
@@ -101,11 +103,11 @@ class FusedQueries:
         """Some of them."""
         return FusedQueries(self.words.select(rows), self.vectors.select(rows), self.encoder)
 
-    def search(self, k: int) -> Found:
+    def search(self, k: int) -> Ranking:
         """By reciprocal rank fusion."""
         depth = max(k, self.encoder.depth)
         rankings = [self.words.search(depth)[1], self.vectors.search(depth)[1]]
-        scores, ids = fuse_ranks(rankings, k, self.encoder.rank_constant)
+        scores, ids = self.encoder.fuse(rankings, k)
         return np.where(ids >= 0, scores, -np.inf).astype(np.float32), ids
 
 
@@ -133,7 +135,7 @@ class Searcher:
         self.encoder = encoder
         self.tokenizer = tokenizer
         lexical, dense = parts_of(encoder)
-        self._words: tuple[LexicalEncoder, LexicalIndex] | None = None
+        self._words: tuple[WordEncoder, LexicalIndex] | None = None
         self._vectors: tuple[VectorEncoder, VectorRows, NearestVectors] | None = None
         self._encoder_is_checked = False
         if lexical is not None:
@@ -143,7 +145,7 @@ class Searcher:
         if dense is not None:
             settings = manifest.settings["vectors"]
             rows = vector_rows(folder, manifest, settings["fingerprint"], settings["dimension"])
-            records = [record for record in manifest.indexes if record.kind == INDEX]
+            records = [record for record in manifest.indexes if record.kind != LEXICAL]
             self._vectors = (dense, rows, backend or VectorIndex(folder, records, rows))
 
     def queries(self, passages: Passages) -> Queries:
@@ -183,20 +185,11 @@ class Searcher:
 
     def _together(self, words: WordQueries | None, vectors: VectorQueries | None) -> Queries:
         if words is not None and vectors is not None:
-            assert isinstance(self.encoder, HybridEncoder)
+            assert isinstance(self.encoder, FusedEncoder), "words and vectors are of an encoder that fuses them"
             return FusedQueries(words, vectors, self.encoder)
         found = words if words is not None else vectors
         assert found is not None, "every encoder makes words or vectors"
         return found
-
-
-def parts_of(encoder: Encoder) -> tuple[LexicalEncoder | None, VectorEncoder | None]:
-    """What an encoder does with words, and what with vectors."""
-    if isinstance(encoder, HybridEncoder):
-        return encoder.lexical, encoder.dense
-    if isinstance(encoder, LexicalEncoder):
-        return encoder, None
-    return None, encoder
 
 
 def vector_rows(folder: Path, manifest: Manifest, fingerprint: str, dimension: int) -> VectorRows:
@@ -205,7 +198,7 @@ def vector_rows(folder: Path, manifest: Manifest, fingerprint: str, dimension: i
     return VectorRows(folder, keys, [block.rows for block in manifest.chunks], dimension)
 
 
-def search_allowed(queries: Queries, k: int, allowed: Allowed, *, first: int, limit: int) -> tuple[Found, RowNumbers]:
+def search_allowed(queries: Queries, k: int, allowed: Allowed, *, first: int, limit: int) -> tuple[Ranking, RowNumbers]:
     """The ``k`` nearest chunks that are allowed, asking for four times as many candidates until there are enough.
 
     Args:

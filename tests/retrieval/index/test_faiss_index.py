@@ -8,8 +8,8 @@ from retentive.retrieval.blocks.block import read_block, write_block
 from retentive.retrieval.blocks.vectors import VECTORS, VectorRows
 from retentive.retrieval.engines.engine import LocalEngine
 from retentive.retrieval.index.choice import IndexConfig, choose_index, code_bytes, inverted_lists, rotated_dimension
+from retentive.retrieval.index.faiss_build import build_vector_index, exact_neighbours
 from retentive.retrieval.index.vector_index import VectorIndex
-from retentive.retrieval.index.vector_index_build import build_vector_index, exact_neighbours
 from retrieval.texts import clustered, contents
 
 SIZES = [0, 700, 1, 1300, 1000]

@@ -1,7 +1,7 @@
 """Building FAISS indexes: trained on a random sample, built shard by shard, merged, measured against exact search."""
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +16,27 @@ from retentive.retrieval.blocks.sealed_folder import folder_record, sealed_folde
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors
 from retentive.retrieval.engines.engine import Engine, LocalEngine
 from retentive.retrieval.index.choice import IndexChoice, IndexConfig, choose_index
-from retentive.retrieval.index.vector_index import FACTS_FILE, INDEX, INDEX_FILE, LISTS_FILE, FaissIndex, read_facts
+from retentive.retrieval.index.faiss_index import FACTS_FILE, INDEX, INDEX_FILE, LISTS_FILE, FaissIndex, read_facts
+from retentive.retrieval.index.protocol import Say
 from retentive.retrieval.manifest import FolderRecord
 
 SHARDS = "shards"
-Say = Callable[[str], object]
+
+
+class FaissKind:
+    """FAISS as a kind of index: `choose_index` decides which of its indexes fits."""
+
+    folder = INDEX
+
+    def build(
+        self, store: Path, vectors: VectorRows, config: IndexConfig, *, first_block: int, engine: Engine, say: Say
+    ) -> FolderRecord:
+        """Build the index of a run of blocks, or find the finished one."""
+        return build_vector_index(store, vectors, config, first_block=first_block, engine=engine, say=say)
+
+    def open(self, store: Path, key: str, vectors: VectorRows) -> FaissIndex:
+        """Open a finished index."""
+        return FaissIndex.open(store, key, vectors)
 
 
 def build_vector_index(
