@@ -21,9 +21,9 @@ from retentive.retrieval.index.faiss_index import INDEX
 from retentive.retrieval.index.vector_index import VectorIndex
 from retentive.retrieval.neighbours.filters import make_filter
 from retentive.retrieval.neighbours.table import NEIGHBOURS, TABLES
+from retentive.retrieval.passages import Passages
 from retentive.retrieval.search.searcher import vector_rows
 from retentive.retrieval.stages import ChunkTask, EncodeTask, SegmentTask, block_words, segment_jobs
-from retentive.retrieval.tokens import Passages
 
 CHUNK_SIZE, CONFIG = 64, NeighbourConfig(k=2)
 

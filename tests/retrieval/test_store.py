@@ -10,7 +10,7 @@ from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import only_writer
 from retentive.retrieval import Datastore, HybridEncoder, LocalEngine
 from retentive.retrieval.manifest import version_keys
-from retentive.retrieval.tokens import Passages
+from retentive.retrieval.passages import Passages
 from retrieval.texts import HashedWords, contents, make_documents, snapshot
 
 ENCODERS = {"lexical": None, "own": HashedWords(), "hybrid": HybridEncoder(HashedWords())}

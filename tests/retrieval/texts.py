@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from retentive.retrieval.encoders.lexical import split_words
-from retentive.retrieval.tokens import Passages
+from retentive.retrieval.passages import Passages
 
 WORDS = [f"{first}{last}" for first in ("ba", "de", "ki", "lo", "mu", "ra", "su", "ti") for last in "abcdefghijklmnop"]
 

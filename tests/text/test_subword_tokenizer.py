@@ -11,7 +11,7 @@ from retentive.errors import DamagedFileError, MismatchError
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.loading import load_tokenizer
 from retentive.text.subword_tokenizer import END_OF_TEXT, SubwordTokenizer, train_bpe
-from retentive.text.tokenizer import DESCRIPTION_FILE, TOKENIZER_FILE, Tokenizer, token_byte_lengths
+from retentive.text.tokenizer import DESCRIPTION_FILE, TOKENIZER_FILE, Tokenizer, decode_batch, token_byte_lengths
 from text.vocabularies import sentencepiece_style
 
 TEXTS = ["the cat sat on the mat, the naïve café\n" * 20, "def main(argument):\n    return argument\n" * 20]
@@ -193,11 +193,22 @@ def test_damaged_and_missing_files_are_named(tmp_path, bpe):
     with pytest.raises(MismatchError, match="format version 2, but this retentive reads 1"):
         load_tokenizer(tmp_path)
     (tmp_path / DESCRIPTION_FILE).write_text(json.dumps({"format_version": 1, "kind": "words"}))
-    with pytest.raises(DamagedFileError, match="describes no tokenizer"):
+    with pytest.raises(MismatchError, match="of kind 'words', but this retentive knows bytes"):
         load_tokenizer(tmp_path)
+    for content in ({"kind": "bpe"}, {"end_of_text": "x"}):
+        (tmp_path / DESCRIPTION_FILE).write_text(json.dumps({"format_version": 1, **content}))
+        with pytest.raises(DamagedFileError, match="describes no tokenizer"):
+            load_tokenizer(tmp_path)
 
 
 def test_an_end_of_text_for_our_own_tokenizer_is_refused(tmp_path):
     ByteTokenizer().save(tmp_path)
     with pytest.raises(ValueError, match="end_of_text is for a tokenizer from elsewhere"):
         load_tokenizer(tmp_path, end_of_text="</s>")
+
+
+def test_many_rows_are_decoded_as_each_one_is(bpe):
+    for tokenizer in (bpe, ByteTokenizer()):
+        rows = [tokenizer.encode("naïve text"), [], [tokenizer.end_of_text], tokenizer.encode("ï")[:1]]
+        rows.append([*rows[0], tokenizer.end_of_text, *rows[0]])
+        assert decode_batch(tokenizer, rows) == [tokenizer.decode(row) for row in rows]

@@ -23,8 +23,9 @@ from retentive.retrieval import (
 from retentive.retrieval.build import BuildReport
 from retentive.retrieval.plan import PlanConfig, check_plans, make_plan
 from retentive.retrieval.search.display import describe, find
-from retentive.retrieval.tokens import ByteText, TextTokenizer
 from retentive.retrieval.verify import verify_store
+from retentive.text.byte_tokenizer import ByteTokenizer
+from retentive.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from retentive.data.sources.documents import Document, Problem
@@ -340,7 +341,7 @@ def _encoder(config: BuildConfig) -> Encoder:
     return make_encoder(config.encoder, config.model, **options)
 
 
-def _tokenizer(config: BuildConfig, encoder: Encoder) -> TextTokenizer:
+def _tokenizer(config: BuildConfig, encoder: Encoder) -> Tokenizer:
     if config.tokenizer == "encoder":
         dense = encoder.dense if isinstance(encoder, HybridEncoder) else encoder
         if not isinstance(dense, DenseEncoder):
@@ -349,7 +350,7 @@ def _tokenizer(config: BuildConfig, encoder: Encoder) -> TextTokenizer:
     if config.tokenizer == "bytes":
         if config.end_of_text is not None:
             raise ValueError("end_of_text is for a tokenizer.json, but tokenizer is bytes.")
-        return ByteText()
+        return ByteTokenizer()
     if not Path(config.tokenizer).exists():
         message = f"tokenizer must be bytes, encoder or a path, but {config.tokenizer!r} is none of them"
         raise FileNotFoundError(f"{message}.")

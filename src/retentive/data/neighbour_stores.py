@@ -14,7 +14,7 @@ from retentive.data.manifest import SPLITS, Split
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
 from retentive.retrieval import MISSING, Datastore, Encoder, Engine, NeighbourConfig, NeighbourTable
-from retentive.retrieval.tokens import NO_TOKEN
+from retentive.retrieval.passages import NO_TOKEN
 
 FOLDER = "neighbours"
 """Where the datastores of a token store lie in its folder, unless told otherwise."""

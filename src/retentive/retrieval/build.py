@@ -35,7 +35,7 @@ from retentive.retrieval.manifest import (
 )
 from retentive.retrieval.search.searcher import vector_rows
 from retentive.retrieval.stages import ChunkTask, EncodeTask, SegmentTask, segment_jobs
-from retentive.retrieval.tokens import TextTokenizer
+from retentive.text.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer"
 
@@ -94,7 +94,7 @@ class Builder:
     """
 
     folder: Path
-    tokenizer: TextTokenizer
+    tokenizer: Tokenizer
     chunk_size: int
     encoder: Encoder
     index: IndexConfig
@@ -246,7 +246,7 @@ def _chunking_progress(
     return with_progress(results, "chunk", total=documents.total_bytes, unit="bytes", count=read)
 
 
-def keep_tokenizer(folder: Path, tokenizer: TextTokenizer) -> FolderRecord:
+def keep_tokenizer(folder: Path, tokenizer: Tokenizer) -> FolderRecord:
     """Keep the tokenizer's own files in the store, so that it can be opened alone."""
     key = key_of(TOKENIZER, tokenizer.fingerprint())
     record = folder_record(folder, TOKENIZER, key)

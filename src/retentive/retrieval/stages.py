@@ -13,7 +13,8 @@ from retentive.retrieval.blocks.vectors import VECTORS, vector_key
 from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts, WordEncoder
 from retentive.retrieval.index.lexical_index import LEXICAL, ROWS_PER_SEGMENT, write_segment
 from retentive.retrieval.manifest import ChunkBlock, FolderRecord
-from retentive.retrieval.tokens import Passages, TextTokenizer
+from retentive.retrieval.passages import Passages
+from retentive.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class ChunkTask:
     """
 
     folder: Path
-    tokenizer: TextTokenizer
+    tokenizer: Tokenizer
     chunk_size: int
 
     def __call__(self, group: DocumentGroup) -> tuple[ChunkBlock, bool]:
@@ -59,7 +60,7 @@ class EncodeTask:
     """
 
     folder: Path
-    tokenizer: TextTokenizer
+    tokenizer: Tokenizer
     encoder: VectorEncoder
     fingerprint: str
 
@@ -104,7 +105,7 @@ class SegmentTask:
     """
 
     folder: Path
-    tokenizer: TextTokenizer
+    tokenizer: Tokenizer
     encoder: WordEncoder
 
     def __call__(self, job: SegmentJob) -> tuple[FolderRecord, bool]:
@@ -121,7 +122,7 @@ class SegmentTask:
         return write_segment(self.folder, key, words, first_block=first, num_blocks=count), True
 
 
-def block_words(folder: Path, key: str, tokenizer: TextTokenizer, encoder: WordEncoder) -> list[WordCounts]:
+def block_words(folder: Path, key: str, tokenizer: Tokenizer, encoder: WordEncoder) -> list[WordCounts]:
     """Words of every chunk of a block."""
     arrays = read_block(folder, CHUNKS, key).arrays
     return encoder.count_words(Passages(padded(arrays["tokens"], arrays["lengths"]), tokenizer).texts())

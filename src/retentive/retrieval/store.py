@@ -24,10 +24,12 @@ from retentive.retrieval.index.choice import IndexConfig
 from retentive.retrieval.index.protocol import NearestVectors
 from retentive.retrieval.manifest import Manifest, current_key, read_manifest, write_manifest
 from retentive.retrieval.neighbours.table import NeighbourConfig, NeighbourTable, StoreVersion, build_table, find_table
+from retentive.retrieval.passages import Passages, read_tokenizer
 from retentive.retrieval.search.queries import Neighbours, Query, query_rows
 from retentive.retrieval.search.searcher import RowNumbers, Searcher, search_allowed
-from retentive.retrieval.tokens import ByteText, Passages, TextTokenizer, read_tokenizer
 from retentive.retrieval.verify import Damage, verify_store
+from retentive.text.byte_tokenizer import ByteTokenizer
+from retentive.text.tokenizer import Tokenizer
 
 
 class Datastore:
@@ -47,7 +49,7 @@ class Datastore:
         self,
         folder: Path,
         manifest: Manifest,
-        tokenizer: TextTokenizer,
+        tokenizer: Tokenizer,
         encoder: Encoder,
         backend: NearestVectors | None = None,
     ) -> None:
@@ -70,7 +72,7 @@ class Datastore:
         documents: Iterable[Document],
         folder: Path | str,
         *,
-        tokenizer: TextTokenizer | None = None,
+        tokenizer: Tokenizer | None = None,
         chunk_size: int = 64,
         encoder: Encoder | None = None,
         index: IndexConfig | None = None,
@@ -103,7 +105,7 @@ class Datastore:
         refuse_foreign_folder(folder)
         builder = Builder(
             folder=folder,
-            tokenizer=tokenizer or ByteText(),
+            tokenizer=tokenizer or ByteTokenizer(),
             chunk_size=chunk_size,
             encoder=encoder or LexicalEncoder(),
             index=index or IndexConfig(),
@@ -124,7 +126,7 @@ class Datastore:
         cls,
         folder: Path | str,
         *,
-        tokenizer: TextTokenizer | None = None,
+        tokenizer: Tokenizer | None = None,
         encoder: Encoder | None = None,
         version: str | None = None,
         backend: NearestVectors | None = None,
@@ -374,7 +376,7 @@ def new_documents(
     return fresh, gone
 
 
-def _kept_tokenizer(folder: Path, manifest: Manifest) -> TextTokenizer:
+def _kept_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
     """The tokenizer that the store keeps; its checksums say faster than its fingerprint that it is the right one."""
     for path, reason in folder_problems(folder, manifest.tokenizer):
         raise damaged(path, reason)

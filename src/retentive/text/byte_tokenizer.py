@@ -45,6 +45,13 @@ class ByteTokenizer:
         check_ids(ids, self.vocab_size)
         return bytes(token for token in ids if token != self.end_of_text).decode("utf-8", errors="replace")
 
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of many rows, as `decode` gives each, but faster."""
+        return [
+            self.decode(row) if self.end_of_text in row else bytes(row).decode("utf-8", errors="replace")
+            for row in rows
+        ]
+
     def token_bytes(self, token: int) -> bytes:
         """The byte itself, or nothing for end-of-text."""
         check_ids([token], self.vocab_size)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from retentive.errors import DamagedFileError
+from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import check_version
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.nucleotides import NucleotideTokenizer
@@ -21,7 +21,7 @@ def load_tokenizer(path: Path | str, *, end_of_text: str | None = None) -> Token
     Raises:
         FileNotFoundError: If there is no tokenizer.
         DamagedFileError: If a file is not what it should be.
-        MismatchError: If another version of this library wrote it.
+        MismatchError: If another version of this library wrote it, or it is of a kind that is not known here.
     """
     path = Path(path)
     description = path / DESCRIPTION_FILE
@@ -36,6 +36,11 @@ def load_tokenizer(path: Path | str, *, end_of_text: str | None = None) -> Token
     if content.get("kind") == "nucleotides":
         return NucleotideTokenizer()
     kind, ending = content.get("kind"), content.get("end_of_text")
-    if kind not in ("bpe", "file") or not isinstance(ending, str):
+    if isinstance(kind, str) and kind not in ("bpe", "file"):
+        raise MismatchError(
+            f"{description} is of a tokenizer of kind {kind!r}, but this retentive knows bytes, nucleotides, bpe and "
+            "file: pass the tokenizer itself where there is an argument for it, or use the version that wrote it."
+        )
+    if not isinstance(kind, str) or not isinstance(ending, str):
         raise DamagedFileError(f"{description} describes no tokenizer: copy it again, or prepare the text again.")
     return SubwordTokenizer.open(path / TOKENIZER_FILE, name=kind, end_of_text=ending)

@@ -107,6 +107,11 @@ class SubwordTokenizer:
         kept = [token for token in ids if token != self.end_of_text]
         return self._tokenizer.decode(kept, skip_special_tokens=True)
 
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of many rows, as `decode` gives each, on all cores."""
+        kept = [[token for token in row if token != self.end_of_text] for row in rows]
+        return self._tokenizer.decode_batch(kept, skip_special_tokens=True)
+
     def token_bytes(self, token: int) -> bytes:
         """Bytes of one token; see `bytes_of_tokens` for what is exact and what is refused."""
         check_ids([token], self.vocab_size)

@@ -79,6 +79,22 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenIds]:
     return [np.asarray(tokenizer.encode(text), dtype=np.uint32) for text in texts]
 
 
+@runtime_checkable
+class BatchDecoder(Protocol):
+    """A tokenizer that decodes many rows faster together than one by one."""
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """What `Tokenizer.decode` gives for each row."""
+        ...
+
+
+def decode_batch(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> list[str]:
+    """Text of each row of token ids, by the fastest way that the tokenizer offers."""
+    if isinstance(tokenizer, BatchDecoder):
+        return tokenizer.decode_batch(rows)
+    return [tokenizer.decode(row) for row in rows]
+
+
 def token_byte_lengths(tokenizer: Tokenizer) -> Int64[np.ndarray, "vocab"]:
     """Number of bytes of every token id, 0 for end-of-text: a table to look scored bytes up in.
 

@@ -14,7 +14,7 @@ from retentive.retrieval.blocks.chunking import (
     padded,
     split_tokens,
 )
-from retentive.retrieval.tokens import ByteText, Passages, SubwordText, read_tokenizer
+from retentive.retrieval.passages import Passages, read_tokenizer
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.loading import load_tokenizer
 from retentive.text.subword_tokenizer import train_bpe
@@ -29,7 +29,7 @@ def groups_of(documents, block_bytes=1 << 20, on_error="stop", skipped=None):
 @given(texts=st.lists(st.text(max_size=40), max_size=6), chunk_size=st.integers(1, 9))
 def test_chunks_of_a_document_are_its_tokens(texts, chunk_size):
     texts = [text.encode("utf-8", "ignore").decode() for text in texts]
-    tokenizer = ByteText()
+    tokenizer = ByteTokenizer()
     (group,) = groups_of([(str(number), text) for number, text in enumerate(texts)]) or [None]
     if group is None:
         return
@@ -46,9 +46,9 @@ def test_chunks_of_a_document_are_its_tokens(texts, chunk_size):
 def test_no_chunk_is_empty_and_none_holds_end_of_text():
     for length in (0, 1, 3, 4, 5, 8):
         (group,) = groups_of([("a", "x" * length)])
-        arrays = chunk_group(group, ByteText(), 4)
+        arrays = chunk_group(group, ByteTokenizer(), 4)
         assert len(arrays["tokens"]) == -(-length // 4)
-        assert not (arrays["tokens"] == ByteText.end_of_text).any()
+        assert not (arrays["tokens"] == ByteTokenizer.end_of_text).any()
 
 
 def test_special_strings_in_text_stay_text(tmp_path):
@@ -60,7 +60,7 @@ def test_special_strings_in_text_stay_text(tmp_path):
     assert tokenizer.decode(rows[rows >= 0].tolist()) == text
 
 
-class EndsInText(ByteText):
+class EndsInText(ByteTokenizer):
     end_of_text = ord("!")
 
 
@@ -120,7 +120,7 @@ def test_split_tokens_loses_nothing(length, chunk_size):
     assert rows[rows >= 0].tolist() == list(range(length))
 
 
-def test_the_stores_own_tokenizers_are_those_of_the_library(tmp_path):
+def test_a_store_reads_back_the_tokenizer_that_it_keeps(tmp_path):
     text = "naïve <|endoftext|> text\n"
     bpe = train_bpe([text] * 5, vocab_size=280)
     for number, tokenizer in enumerate([ByteTokenizer(), bpe]):
@@ -136,15 +136,14 @@ def test_the_stores_own_tokenizers_are_those_of_the_library(tmp_path):
         assert own.decode(own.encode(text)) == text
         own.save(tmp_path / f"again {number}")
         assert load_tokenizer(tmp_path / f"again {number}").fingerprint() == tokenizer.fingerprint()
-    (tmp_path / "0" / "retentive_tokenizer.json").write_text('{"kind": "strange"}')
-    with pytest.raises(MismatchError, match=r"kind 'strange': open the store with tokenizer="):
+    (tmp_path / "0" / "retentive_tokenizer.json").write_text('{"format_version": 1, "kind": "strange"}')
+    with pytest.raises(MismatchError, match=r"of kind 'strange', but this retentive knows .*: pass the tokenizer"):
         read_tokenizer(tmp_path / "0")
 
 
 def test_texts_of_passages_end_with_their_tokens():
     rows = np.array([[104, 105, -1], [-1, -1, -1], [97, 98, 99]])
-    assert Passages(rows, ByteText()).texts() == ["hi", "", "abc"]
+    assert Passages(rows, ByteTokenizer()).texts() == ["hi", "", "abc"]
     bpe = train_bpe(["hi abc"] * 3, vocab_size=260)
-    subword = SubwordText(bpe._description, end_of_text="<|endoftext|>")
-    ids = np.array([[*subword.encode("hi"), -1, -1, -1][:3]])
-    assert Passages(ids, subword).texts() == [subword.decode([token for token in ids[0].tolist() if token >= 0])]
+    ids = np.array([[*bpe.encode("hi"), -1, -1, -1][:3], [bpe.end_of_text, -1, -1]])
+    assert Passages(ids, bpe).texts() == [bpe.decode([token for token in row if token >= 0]) for row in ids.tolist()]

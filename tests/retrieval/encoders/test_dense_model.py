@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from retentive.files import checksum
 from retentive.retrieval import Datastore, DenseEncoder, HybridEncoder, IndexConfig
-from retentive.retrieval.tokens import Passages
+from retentive.retrieval.passages import Passages
 
 WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DOCUMENTS = [

@@ -14,7 +14,7 @@ from retentive.retrieval import Datastore, DenseEncoder, HybridEncoder, LexicalE
 from retentive.retrieval.encoders import encoder_from_settings
 from retentive.retrieval.encoders.hybrid import fuse_ranks
 from retentive.retrieval.encoders.lexical import split_words
-from retentive.retrieval.tokens import Passages
+from retentive.retrieval.passages import Passages
 from retrieval.texts import HashedWords, make_documents
 
 TEXTS = ["baa bab loc", "tia", "the [SEP] of [CLS] words " * 3, "été 北京"]

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from retentive.retrieval.blocks.block import key_of
-from retentive.retrieval.tokens import Rows, TextTokenizer, encode_batch
+from retentive.retrieval.passages import Rows
+from retentive.text.tokenizer import Tokenizer, encode_batch
 
 CHUNKS = "chunks"
 MAX_CHUNK_SIZE = 65535
@@ -132,7 +133,7 @@ def _group(names: list[str], texts: list[str], hashes: list[bytes], settings: di
     return DocumentGroup(key_of(CHUNKS, settings, parts), names, texts, hashes)
 
 
-def chunk_group(group: DocumentGroup, tokenizer: TextTokenizer, chunk_size: int) -> dict[str, np.ndarray]:
+def chunk_group(group: DocumentGroup, tokenizer: Tokenizer, chunk_size: int) -> dict[str, np.ndarray]:
     """Cut the documents of a group into chunks.
 
     Returns:

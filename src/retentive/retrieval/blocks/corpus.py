@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int, Int64, UInt64
 from retentive.retrieval.blocks.block import read_block
 from retentive.retrieval.blocks.chunking import CHUNKS, document_rows, padded
 from retentive.retrieval.manifest import ChunkBlock
-from retentive.retrieval.tokens import NO_TOKEN, Rows
+from retentive.retrieval.passages import NO_TOKEN, Rows
 
 MISSING = -1
 """Id of a chunk or document that is not there."""

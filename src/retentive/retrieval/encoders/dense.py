@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float32, Int64
 from retentive.errors import DamagedFileError
 from retentive.files import checksum, read_json
 from retentive.retrieval.blocks.vectors import Vectors
-from retentive.retrieval.tokens import NO_TOKEN, Passages, SubwordText, as_rows
+from retentive.retrieval.passages import NO_TOKEN, Passages, as_rows
+from retentive.text.subword_tokenizer import SubwordTokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +153,7 @@ class DenseEncoder:
         return min(limit, self._asked_max_length or limit)
 
     @cached_property
-    def tokenizer(self) -> SubwordText:
+    def tokenizer(self) -> SubwordTokenizer:
         """The model's own tokenizer, to cut chunks with: then no chunk is longer than the model reads it."""
         path = self.folder / "tokenizer_config.json"
         configured = read_json(path, cure=COPY_MODEL)
@@ -160,7 +161,7 @@ class DenseEncoder:
         end = named.get("content") if isinstance(named, dict) else named
         if not isinstance(end, str):
             raise DamagedFileError(f"{path} names no sep_token and no eos_token: {COPY_MODEL}.")
-        return SubwordText((self.folder / "tokenizer.json").read_text("utf-8"), end_of_text=end)
+        return SubwordTokenizer.open(self.folder / "tokenizer.json", name="file", end_of_text=end)
 
     def tokenize(
         self, texts: Sequence[str], *, special_tokens: bool = True

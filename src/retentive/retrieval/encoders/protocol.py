@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from retentive.retrieval.blocks.vectors import Vectors
-from retentive.retrieval.tokens import Passages
+from retentive.retrieval.passages import Passages
 
 WordCounts = dict[str, int]
 """How often each word is in a passage."""

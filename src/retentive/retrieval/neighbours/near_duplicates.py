@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float64, Int64, UInt32, UInt64
 from retentive.retrieval.blocks.block import check_block, key_of, read_block, write_block
 from retentive.retrieval.blocks.chunking import CHUNKS, hash_rows, mix, padded
 from retentive.retrieval.blocks.corpus import Corpus
-from retentive.retrieval.tokens import Rows
+from retentive.retrieval.passages import Rows
 
 SIGNATURES = "signatures"
 GRAM = 13

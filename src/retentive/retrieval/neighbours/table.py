@@ -26,8 +26,9 @@ from retentive.retrieval.engines.engine import Engine
 from retentive.retrieval.manifest import Manifest, read_manifest
 from retentive.retrieval.neighbours.filters import DocumentKeys, document_keys, make_filter
 from retentive.retrieval.neighbours.near_duplicates import SignatureTask, document_families
+from retentive.retrieval.passages import Passages
 from retentive.retrieval.search.searcher import Searcher, search_allowed
-from retentive.retrieval.tokens import Passages, TextTokenizer
+from retentive.text.tokenizer import Tokenizer
 
 NEIGHBOURS = "neighbours"
 TABLES = "tables"
@@ -78,7 +79,7 @@ class StoreVersion:
 
     folder: Path
     version: str
-    tokenizer: TextTokenizer
+    tokenizer: Tokenizer
     encoder: Encoder
 
     @cached_property

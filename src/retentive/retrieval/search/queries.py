@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from retentive.retrieval.tokens import Rows, TextTokenizer, as_rows
+from retentive.retrieval.passages import Rows, as_rows
+from retentive.text.tokenizer import Tokenizer
 
 Query = str | Sequence[str] | Sequence[int] | np.ndarray
 """One text, several texts, the tokens of one query, or an array of tokens ``(queries, length)`` with -1 as padding."""
@@ -32,7 +33,7 @@ class Neighbours:
         return self.tokens >= 0
 
 
-def query_rows(query: Query, tokenizer: TextTokenizer) -> Rows:
+def query_rows(query: Query, tokenizer: Tokenizer) -> Rows:
     """The tokens of each query, padding behind them.
 
     Raises:

@@ -22,8 +22,9 @@ from retentive.retrieval.index.lexical_index import LEXICAL, LexicalIndex
 from retentive.retrieval.index.protocol import NearestVectors, Ranking, nothing
 from retentive.retrieval.index.vector_index import VectorIndex
 from retentive.retrieval.manifest import Manifest
+from retentive.retrieval.passages import Passages
 from retentive.retrieval.stages import block_words
-from retentive.retrieval.tokens import Passages, TextTokenizer
+from retentive.text.tokenizer import Tokenizer
 
 RowNumbers = Int64[np.ndarray, "rows"]
 Allowed = Callable[[RowNumbers, Int64[np.ndarray, "rows candidates"]], Bool[np.ndarray, "rows candidates"]]
@@ -127,7 +128,7 @@ class Searcher:
         folder: Path,
         manifest: Manifest,
         encoder: Encoder,
-        tokenizer: TextTokenizer,
+        tokenizer: Tokenizer,
         backend: NearestVectors | None = None,
     ) -> None:
         self.folder = folder
