@@ -29,10 +29,30 @@ def messages(folder, **options):
 
 
 def test_text_files_come_sorted_and_as_they_stand(write_files):
-    folder = write_files({"b.txt": "\ufeffline\r\nline", "a/z.md": "é", "a.txt": "1"})
+    folder = write_files({"b.txt": "line\r\nline", "a/z.md": "é", "a.txt": "1"})
     texts, problems = read(folder)
-    assert list(texts.items()) == [("a.txt", "1"), ("a/z.md", "é"), ("b.txt", "\ufeffline\r\nline")]
+    assert list(texts.items()) == [("a.txt", "1"), ("a/z.md", "é"), ("b.txt", "line\r\nline")]
     assert problems == []
+
+
+@pytest.mark.parametrize("separator", [None, "|"])
+def test_a_byte_order_mark_is_no_part_of_the_text(write_files, separator):
+    marked = {
+        "a.txt": "\ufeffone|t\ufeffwo",
+        "b.txt": "\ufeff",
+        "c.txt": "\ufeff" + "x" * 8,
+        "d.jsonl": '\ufeff{"text": "x"}',
+    }
+    plain = {name: text.removeprefix("\ufeff") for name, text in marked.items()}
+    found = {}
+    for kind, files in (("marked", marked), ("plain", plain)):
+        folder = write_files({f"{kind}/{name}": text for name, text in files.items()}) / kind
+        read_bytes = []
+        found[kind] = read(folder, separator=separator, max_document_bytes=10, on_bytes=read_bytes.append)
+        assert sum(read_bytes) == sum(path.stat().st_size for path in folder.iterdir())
+    assert found["marked"] == found["plain"]
+    assert ("b.txt", "empty") in found["marked"][1]
+    assert "\ufeff" in "".join(found["marked"][0].values())  # within a text it is a character like others
 
 
 def test_a_bad_file_is_reported_and_the_rest_goes_on(write_files):

@@ -26,7 +26,7 @@ class Document:
 
     Attributes:
         name: Path relative to the source, then ``:number`` where a file holds many (line, row or piece, from 1).
-        text: The text as it stands in the file: line ends and a byte order mark included.
+        text: The text as it stands in the file, line ends included, without a byte order mark at the begin of a file.
     """
 
     name: str

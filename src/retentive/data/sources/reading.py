@@ -10,6 +10,7 @@ from retentive.data.sources.folders import SourceFile, unreadable_reason
 from retentive.data.sources.parquet import read_parquet
 
 MAX_DOCUMENT_BYTES = 256 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLOCK_BYTES = 8 << 20
 
 
@@ -51,10 +52,11 @@ def read_documents(
 
 
 def _read_text(file: SourceFile, *, limit: int, on_bytes: Callable[[int], object]) -> Iterator[Document | Problem]:
-    if file.size > limit:
-        yield too_large(file.name, f"{file.size:,} bytes", limit)
-    else:
-        with file.path.open("rb") as opened:
+    with file.path.open("rb") as opened:
+        size = file.size - _skip_mark(opened)
+        if size > limit:
+            yield too_large(file.name, f"{size:,} bytes", limit)
+        else:
             yield from text_or_problem(opened.read(limit + 1), file.name, limit=limit)
     on_bytes(file.size)
 
@@ -80,6 +82,7 @@ def _cut(
     """Each piece and its size in bytes; of a piece above the limit only the size is right."""
     rest, dropped = b"", 0
     with file.path.open("rb") as opened:
+        on_bytes(_skip_mark(opened))
         while block := opened.read(_BLOCK_BYTES):
             on_bytes(len(block))
             *pieces, rest = (rest + block).split(separator)
@@ -99,6 +102,7 @@ def _read_jsonl(
 ) -> Iterator[Document | Problem]:
     number = 0
     with file.path.open("rb") as opened:
+        on_bytes(_skip_mark(opened))
         while line := opened.readline(limit + 1):
             number += 1
             name, size = f"{file.name}:{number}", len(line)
@@ -106,12 +110,18 @@ def _read_jsonl(
                 size += _skip_line(opened, line)
                 yield too_large(name, f"a line of {size:,} bytes", limit)
             elif line.strip():
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of JSON
                 yield from _read_record(line, name, field, limit)
             on_bytes(size)
     if number == 0:
         yield Problem(name=file.name, kind="empty", message="has no lines")
+
+
+def _skip_mark(opened: IO[bytes]) -> int:
+    """Pass over a byte order mark, which is no part of the text; how many bytes that were."""
+    if opened.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK:
+        return len(BYTE_ORDER_MARK)
+    opened.seek(0)
+    return 0
 
 
 def _skip_line(opened: IO[bytes], begin: bytes) -> int:
