@@ -67,6 +67,11 @@ class AttentionConfig:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1 token, but is {self.window}; None sees all tokens.")
 
+    @property
+    def half_lives(self) -> None:
+        """None: what attention sees does not fade."""
+        return
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyValueState(RecurrentState):

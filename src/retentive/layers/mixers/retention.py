@@ -1,5 +1,6 @@
 """Multi-scale retention: the mixer of RetNet (Sun et al. 2023, arXiv:2307.08621, section 2.2)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -113,6 +114,11 @@ class RetentionConfig:
         if self.log_decay is not None:
             return torch.tensor(self.log_decay, dtype=torch.float64)
         return DECAYS[self.decay](self.num_heads)
+
+    @property
+    def half_lives(self) -> tuple[float, ...]:
+        """Tokens after which a head has forgotten half of what it read; infinity for one that never forgets."""
+        return tuple(math.inf if rate == 0 else math.log(2) / -rate for rate in self.log_decays.tolist())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
