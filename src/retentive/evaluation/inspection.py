@@ -13,7 +13,6 @@ from retentive.checkpoints.manifest import read_manifest
 from retentive.checkpoints.tensor_file import open_tensors
 from retentive.evaluation.report.document import BarChart, Bars, Curve, LineChart, Report, Section, Table
 from retentive.evaluation.report.pictures import short_bytes
-from retentive.layers.mixers.retention import RetentionConfig
 from retentive.models.base import LanguageModel
 from retentive.models.registry import build
 from retentive.state import ModelState, named_tensors
@@ -180,10 +179,6 @@ def inspect_model(folder: Path | str, contexts: Sequence[int] = CONTEXTS) -> Ins
         model = build(manifest.config).to(dtype).eval()
     within = tuple(context for context in contexts if context <= _reach(model))
     states = [_state_after(model, context) for context in within]
-    mixer = model.config.decoder.mixer
-    half_lives = None
-    if isinstance(mixer, RetentionConfig):
-        half_lives = tuple(math.inf if value == 0 else math.log(2) / -value for value in mixer.log_decays.tolist())
     return Inspection(
         family=model.config.family,
         dtype=dtype,
@@ -191,7 +186,7 @@ def inspect_model(folder: Path | str, contexts: Sequence[int] = CONTEXTS) -> Ins
         contexts=within,
         state_bytes=tuple(state.size_in_bytes for state in states),
         carried=_carried(states, begins_again=hasattr(model.config, "segment_length")),
-        half_lives=half_lives,
+        half_lives=model.config.decoder.mixer.half_lives,
     )
 
 

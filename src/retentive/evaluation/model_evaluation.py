@@ -24,7 +24,6 @@ from retentive.evaluation.measures.scoring import score_in_one_pass
 from retentive.files import write_atomically
 from retentive.files.progress import Progress
 from retentive.models.base import LanguageModel
-from retentive.models.retro import Retro
 from retentive.retrieval import NeighbourConfig
 
 FORMAT = "retentive evaluation"
@@ -293,7 +292,8 @@ def evaluate_model(
 def _found(config: EvaluateConfig, model: LanguageModel, store: TokenStore) -> ChunkNeighbours | None:
     if not config.neighbours:
         return None
-    if not isinstance(model, Retro):
+    chunks = model.config.chunked_reading
+    if chunks is None:
         raise ValueError(f"neighbours must be left out for a {model.config.family}, which reads none.")
     folder = config.store / FOLDER if config.neighbours_folder is None else config.neighbours_folder
     if config.neighbours_folder is not None and not folder.is_dir():
@@ -301,7 +301,7 @@ def _found(config: EvaluateConfig, model: LanguageModel, store: TokenStore) -> C
             f"neighbours_folder {folder} does not exist; leave it out, and the neighbours are those in "
             f"{config.store / FOLDER}."
         )
-    size, wanted = model.config.chunk_size, config.wanted_neighbours
+    size, wanted = chunks.chunk_size, config.wanted_neighbours
     try:
         return ChunkNeighbours(store, config.split, folder, config=wanted, chunk_size=size)
     except FileNotFoundError:
@@ -311,7 +311,7 @@ def _found(config: EvaluateConfig, model: LanguageModel, store: TokenStore) -> C
 
 def _read(model: LanguageModel, config: EvaluateConfig) -> str:
     """Whether neighbours were read, in words."""
-    if not isinstance(model, Retro):
+    if model.config.chunked_reading is None:
         return ""
     return (
         f"{config.k} neighbours of each chunk" if config.neighbours else "without neighbours (--neighbours reads them)"

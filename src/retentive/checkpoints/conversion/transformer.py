@@ -6,7 +6,6 @@ from typing import Any, cast
 from retentive.checkpoints.conversion.key_map import Entry, KeyMap, Shapes, side
 from retentive.checkpoints.conversion.settings import Settings
 from retentive.errors import MismatchError
-from retentive.layers.mixers.attention import AttentionConfig
 from retentive.models.base import FamilyConfig
 from retentive.models.transformer import TransformerConfig
 
@@ -209,10 +208,10 @@ def _window(settings: Settings, kind: str) -> int | None:
 
 def sizes(config: FamilyConfig) -> Mapping[str, int]:
     """What `Entry.rows` names."""
-    mixer = config.decoder.mixer
-    assert isinstance(mixer, AttentionConfig)
+    transformer = cast("TransformerConfig", config)  # the family of every format that has this function
+    head_dim = transformer.head_dim or transformer.hidden_size // transformer.num_heads
     return {
-        "queries": mixer.num_heads * mixer.key_dim,
-        "keys": mixer.num_kv_heads * mixer.key_dim,
+        "queries": transformer.num_heads * head_dim,
+        "keys": (transformer.num_kv_heads or transformer.num_heads) * head_dim,
         "inner": config.decoder.feed_forward.intermediate_size,
     }

@@ -18,7 +18,6 @@ from retentive.experiments.demo.sample import stream_and_go_on
 from retentive.experiments.demo.training import headline, prepare_store, train_contender
 from retentive.files.progress import Progress
 from retentive.models.base import LanguageModel
-from retentive.models.retro import Retro
 
 EVALUATED_BYTES = 150_000
 LONGEST_DOCUMENT = 40_000
@@ -84,6 +83,7 @@ def _measure(
 
 def _neighbours(model: LanguageModel, store: TokenStore) -> ChunkNeighbours | None:
     """Those that training has found, for a model that reads them."""
-    if not isinstance(model, Retro):
+    chunks = model.config.chunked_reading
+    if chunks is None:
         return None
-    return ChunkNeighbours(store, "heldout", store.folder / FOLDER, chunk_size=model.config.chunk_size)
+    return ChunkNeighbours(store, "heldout", store.folder / FOLDER, chunk_size=chunks.chunk_size)

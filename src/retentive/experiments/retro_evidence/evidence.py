@@ -215,9 +215,9 @@ def _prepared(config: EvidenceConfig) -> TokenStore:
 
 
 def _chunk_size(configs: Mapping[str, FamilyConfig]) -> int:
-    retro = configs["retro"]
-    assert isinstance(retro, RetroConfig)
-    return retro.chunk_size
+    chunks = configs["retro"].chunked_reading
+    assert chunks is not None
+    return chunks.chunk_size
 
 
 def _build_once(store: TokenStore, folder: Path) -> None:
