@@ -1,0 +1,51 @@
+"""Checks before long work: whether its output can be written."""
+
+import tempfile
+from pathlib import Path
+
+
+def check_file_target(option: str, path: Path, *, suggestion: str) -> None:
+    """Raise unless a file can be written; nothing is left behind.
+
+    Args:
+        option: The option that names the file, for messages.
+        path: The file; its folder need not exist yet.
+        suggestion: A name for it, for who gives a folder.
+
+    Raises:
+        ValueError: If ``path`` is a folder, is below a file, or is where this process may not write.
+    """
+    if path.is_dir():
+        raise ValueError(f"{option} must be a file, but {path} is a folder: give {path / suggestion}.")
+    folder = _nearest(path.parent)
+    if not folder.is_dir():
+        raise ValueError(f"{option} must be a file in a folder, but {folder} is a file: choose another name.")
+    _try(option, folder)
+
+
+def check_folder_target(option: str, path: Path) -> None:
+    """Raise unless files can be written into a folder, which need not exist yet; nothing is left behind.
+
+    Raises:
+        ValueError: If ``path`` is a file, is below one, or is where this process may not write.
+    """
+    folder = _nearest(path)
+    if not folder.is_dir():
+        raise ValueError(f"{option} must be a folder, but {folder} is a file: choose another name.")
+    _try(option, folder)
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next((folder for folder in (path, *path.parents) if folder.exists()), Path())
+
+
+def _try(option: str, folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{option} must be where this process can write, but {folder} is not ({error.strerror}): choose another "
+            "folder."
+        ) from error
