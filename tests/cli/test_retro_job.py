@@ -10,7 +10,7 @@ import torch
 from cli.test_main_job import run, start
 from retentive import generate
 from retentive.checkpoints import load_model
-from retentive.cli.generate import own_neighbours
+from retentive.generation.neighbour_file import read_neighbours
 from retentive.text.loading import load_tokenizer
 
 TRAIN = [
@@ -118,7 +118,7 @@ def test_text_with_neighbours_of_the_users_own(place: Path, trained: str):
     assert "runs/a/model" in trained
     (place / "own.txt").write_text("a fact of mine that is a good deal longer than a chunk of sixteen\n\nand another\n")
     model, tokenizer = load_model(place / "runs/a/model"), load_tokenizer(place / "runs/a/model")
-    own = own_neighbours(place / "own.txt", tokenizer, 16)
+    own = read_neighbours(place / "own.txt", tokenizer, 16)
     prompt = "Story 3: once there was a chunk that read."
     ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
     written = generate(model, ids, max_new_tokens=30, retriever=own).tokens[0].tolist()

@@ -31,7 +31,9 @@ def test_a_relative_path_is_checked_where_it_will_be(tmp_path: Path, monkeypatch
 def test_what_cannot_be_written_is_refused_with_the_cure(tmp_path: Path):
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(ValueError, match=rf"^output must be a file, but {tmp_path} is a folder: give {tmp_path}/a.json"):
+    with pytest.raises(
+        ValueError, match=rf"^output must be a file, but {tmp_path} is a folder: give {tmp_path}/a.json"
+    ):
         check_file_target("output", tmp_path, suggestion="a.json")
     with pytest.raises(ValueError, match=rf"^output must be a file in a folder, but {file} is a file: choose another"):
         check_file_target("output", file / "a.json", suggestion="a.json")

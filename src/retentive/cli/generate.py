@@ -1,22 +1,22 @@
 """``retentive generate``: text as a stream, and a state that goes on later."""
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints import load_model, load_state, save_state
+from retentive.checkpoints.devices import chosen_device
 from retentive.cli.options import add_config, read_config
 from retentive.data.neighbour_stores import FOLDER
-from retentive.evaluation.model_evaluation import chosen_device
-from retentive.generation import OwnNeighbours, Retrieval, Sampling, StoreRetriever, TokenStream, stream
-from retentive.generation.retrieval import Found, Retriever
+from retentive.files.targets import check_file_target
+from retentive.generation import Retrieval, Sampling, StoreRetriever, TokenStream, stream
+from retentive.generation.neighbour_display import NeighbourDisplay
+from retentive.generation.neighbour_file import read_neighbours
 from retentive.generation.text_stream import TextStream
-from retentive.models.retro import RetroState
+from retentive.models.base import ChunkedReading
 from retentive.retrieval import Datastore
 from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import Tokenizer
@@ -84,6 +84,11 @@ class GenerateConfig:
         if self.store is None and self.neighbours is None and (self.every is not None or self.end_with_prompt):
             raise ValueError("store or neighbours must be given for every and end_with_prompt, but neither is.")
 
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn; temperature 0 always takes the likeliest."""
+        return Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed)
+
 
 def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     """Every field of `GenerateConfig`."""
@@ -96,16 +101,10 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     device = chosen_device(config.device)
     if config.save_state is not None:
         _check_target(config.save_state)
-    model = load_model(config.checkpoint, device)
-    tokenizer = load_tokenizer(config.checkpoint)
+    model, tokenizer = load_model(config.checkpoint, device), load_tokenizer(config.checkpoint)
     prompt = _prompt(config.prompt)
     state = None if config.state is None else load_state(config.state, model)
-    # Other families have no chunks; a retriever is refused for them by name.
-    reading, own = None, None
-    if config.store is not None:
-        reading = Reading(config, config.store, tokenizer, getattr(model.config, "chunk_offset", 0))
-    if config.neighbours is not None:
-        own = _retrieval(config, own_neighbours(config.neighbours, tokenizer, getattr(model.config, "chunk_size", 1)))
+    retrieval, display = _retrieval(config, model.config.chunked_reading, tokenizer)
     ids = tokenizer.encode(prompt) if prompt else []
     if state is None:
         ids = [tokenizer.end_of_text, *ids]  # as every document began in training
@@ -113,19 +112,40 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         model,
         ids or None,
         max_new_tokens=config.max_new_tokens,
-        sampling=_sampling(config),
+        sampling=config.sampling,
         stop_tokens=[tokenizer.end_of_text] if config.stop_at_end else [],
         state=state,
-        retriever=own if reading is None else reading.retrieval,
+        retriever=retrieval,
     )
     if config.echo and prompt:
         print(prompt, end="", flush=True)
-    finished = _print(tokens, TextStream(tokenizer), reading if config.show_neighbours else None)
+    finished = _print(tokens, TextStream(tokenizer), display if config.show_neighbours else None)
     if config.save_state is not None:
         save_state(tokens.state, config.save_state, model)
         print(f"state saved: go on with --state {config.save_state}", file=sys.stderr)
     if not finished:
         raise KeyboardInterrupt
+
+
+def _retrieval(
+    config: GenerateConfig, chunks: ChunkedReading | None, tokenizer: Tokenizer
+) -> tuple[Retrieval | None, NeighbourDisplay | None]:
+    """What finds neighbours, and what shows those of a datastore; None where none are asked for.
+
+    ``stream`` refuses a retriever for a model that reads none, so ``chunks`` may be None here.
+    """
+    if config.neighbours is not None:
+        size = 1 if chunks is None else chunks.chunk_size
+        own = read_neighbours(config.neighbours, tokenizer, size)
+        return Retrieval(retriever=own, every=config.every, end_with_prompt=config.end_with_prompt), None
+    if config.store is None:
+        return None, None
+    inside = config.store / FOLDER / "train"
+    # The model's own tokenizer can be of a kind that a datastore does not know by itself.
+    store = Datastore.open(inside if inside.is_dir() else config.store, tokenizer=tokenizer)
+    retriever = StoreRetriever(store, k=config.k, tokenizer=tokenizer)
+    display = NeighbourDisplay(store, retriever, chunk_offset=0 if chunks is None else chunks.chunk_offset)
+    return Retrieval(retriever=retriever, every=config.every, end_with_prompt=config.end_with_prompt), display
 
 
 def _prompt(asked: str | None) -> str | None:
@@ -147,109 +167,22 @@ def _prompt(asked: str | None) -> str | None:
 
 
 def _check_target(path: Path) -> None:
-    """Refuse a file that cannot be written, before the text is and not after it."""
-    if path.is_dir():
-        raise ValueError(f"save_state must be a file, but {path} is a folder: give {path / 'session.safetensors'}.")
-    if not path.parent.is_dir():
+    """Refuse a file that cannot be written before the text is made, not after it."""
+    if not path.is_dir() and not path.parent.is_dir():
         raise ValueError(f"save_state must be in a folder that is there, but {path.parent} is none: make it first.")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"save_state must be in a folder that can be written to, but {path.parent} cannot.")
+    check_file_target("save_state", path, suggestion="session.safetensors")
 
 
-def _sampling(config: GenerateConfig) -> Sampling:
-    if config.temperature == 0:
-        return Sampling(top_k=config.top_k, top_p=config.top_p, seed=config.seed)
-    return Sampling(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, seed=config.seed)
-
-
-def _print(tokens: TokenStream, text: TextStream, reading: "Reading | None") -> bool:
+def _print(tokens: TokenStream, text: TextStream, display: NeighbourDisplay | None) -> bool:
     """Write text as it comes; False if Ctrl-C ended it."""
     finished = True
     try:
         for (token,) in tokens:
-            if reading is not None:
-                reading.show(tokens)
+            if display is not None and (lines := display.new_lines(tokens)):
+                print("\n".join(lines), file=sys.stderr, flush=True)
             if token is not None:
                 print(text.push(token), end="", flush=True)
     except KeyboardInterrupt:
         finished = False
     print(text.finish(), flush=True)
     return finished
-
-
-def _retrieval(config: GenerateConfig, retriever: Retriever) -> Retrieval:
-    return Retrieval(retriever=retriever, every=config.every, end_with_prompt=config.end_with_prompt)
-
-
-def own_neighbours(path: Path, tokenizer: Tokenizer, chunk_size: int) -> OwnNeighbours:
-    """The neighbours of a text file, one a line.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If there is none, or it is not UTF-8, or has no text.
-    """
-    if not path.exists() or path.is_dir():
-        raise ValueError(f"neighbours must be a file of text, one neighbour a line, but {path} is none: write one.")
-    try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"neighbours must be a file of UTF-8 text, but {path} is not: convert it.") from error
-    if not lines:
-        raise ValueError(f"neighbours must be a file with at least one line of text, but {path} has none.")
-    return OwnNeighbours([tokenizer.encode(line) for line in lines], chunk_size)
-
-
-class Reading:
-    """What a model reads of a datastore while it writes."""
-
-    def __init__(self, config: GenerateConfig, folder: Path, tokenizer: Tokenizer, offset: int) -> None:
-        """Open the datastore.
-
-        Args:
-            config: What was asked for.
-            folder: Where the datastore lies, or a token store with one.
-            tokenizer: The model's.
-            offset: Tokens before the first chunk.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            MismatchError: If it has another tokenizer than the model.
-        """
-        inside = folder / FOLDER / "train"
-        # The model's own tokenizer can be of a kind that a datastore does not know by itself.
-        self._store = Datastore.open(inside if inside.is_dir() else folder, tokenizer=tokenizer)
-        self._retriever = StoreRetriever(self._store, k=config.k, tokenizer=tokenizer)
-        self.retrieval = _retrieval(config, self._retriever)
-        self._shown, self._offset = 0, offset
-
-    def show(self, tokens: TokenStream) -> None:
-        """Print what was found since the last time, and from where on it was read."""
-        found = self._retriever.found[self._shown :]
-        if not found:
-            return
-        self._shown += len(found)
-        state = tokens.state.model
-        assert isinstance(state, RetroState)
-        last = int(state.position[0]) - int(state.place[0])
-        for before, chunk in zip(range(len(found) - 1, -1, -1), found, strict=True):
-            # The end-of-text before a document is no token of it.
-            end = last - before * self._store.chunk_size - self._offset
-            print(f"\n[after {end:,} tokens, for {self._shortened(list(chunk.chunk))}", file=sys.stderr)
-            for line in self._lines(chunk):
-                print(f"   {line}", file=sys.stderr)
-            print("]", file=sys.stderr, flush=True)
-
-    def _lines(self, chunk: Found) -> list[str]:
-        corpus, lines = self._store.corpus, list[str]()
-        for identity, score in zip(chunk.ids, chunk.scores, strict=True):
-            if identity < 0:
-                continue
-            document = int(corpus.documents(np.array([identity]))[0])
-            begin = (identity - corpus.chunks_of(document).start) * corpus.chunk_size
-            text = self._shortened(corpus.tokens(np.array([identity]))[0].tolist())
-            lines.append(f"{corpus.document_name(document)}, token {begin:,}, score {score:.2f}: {text}")
-        return lines or ["nothing was found"]
-
-    def _shortened(self, tokens: list[int], most: int = 70) -> str:
-        text = " ".join(self._store.tokenizer.decode([token for token in tokens if token >= 0]).split())
-        return repr(text if len(text) <= most else text[: most - 1] + "…")

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from retentive.cli.options import add_config, read_config
 from retentive.evaluation.inspection import inspect_model
 from retentive.evaluation.report.files import write_report
+from retentive.files.targets import check_folder_target
 
 POSITIONAL = "checkpoint"
 
@@ -33,6 +34,8 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Print what is known, and draw it."""
     config = read_config(parser, options, InspectConfig)
+    folder = config.checkpoint / "inspect" if config.output is None else config.output
+    check_folder_target("output", folder)
     inspection = inspect_model(config.checkpoint)
-    page = write_report(inspection.report(), config.checkpoint / "inspect" if config.output is None else config.output)
+    page = write_report(inspection.report(), folder)
     print("\n".join([*inspection.lines(), "", f"  {page}  the same with pictures"]))

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
+from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.manifest import read_manifest
 from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.weights import load_model
@@ -23,6 +22,7 @@ from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.measures.scoring import score_in_one_pass
 from retentive.files import write_atomically
 from retentive.files.progress import Progress
+from retentive.files.targets import check_file_target
 from retentive.models.base import LanguageModel
 from retentive.retrieval import NeighbourConfig
 
@@ -196,7 +196,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     store = TokenStore.open(config.store)
     _check_tokenizer(config.checkpoint, store)
     output = config.checkpoint / OUTPUT_FILE if config.output is None else config.output
-    _check_output(output)
+    check_file_target("output", output, suggestion=OUTPUT_FILE)
     store.verify(config.split)
     documents = select_documents(
         store,
@@ -318,17 +318,6 @@ def _read(model: LanguageModel, config: EvaluateConfig) -> str:
     )
 
 
-def chosen_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device that an option names.
-
-    Raises:
-        ValueError: If it is a GPU and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device must be 'cpu' or 'auto' on this machine, where torch finds no GPU, but is 'cuda'.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
-
-
 def _check_tokenizer(checkpoint: Path, store: TokenStore) -> None:
     trained_with, found = read_manifest(checkpoint).tokenizer_fingerprint, store.manifest.tokenizer.fingerprint
     if trained_with is not None and trained_with != found:
@@ -336,14 +325,6 @@ def _check_tokenizer(checkpoint: Path, store: TokenStore) -> None:
             f"the model in {checkpoint} was trained with another tokenizer than that of {store.folder}: prepare the "
             f"text with the model's (retentive prepare --tokenizer {checkpoint} ...)."
         )
-
-
-def _check_output(output: Path) -> None:
-    """Refuse what cannot be written, before the work and not after it."""
-    if output.is_dir():
-        raise ValueError(f"output must be a file, but {output} is a folder: give {output / OUTPUT_FILE}.")
-    if output.parent.exists() and not output.parent.is_dir():
-        raise ValueError(f"output must be a file in a folder, but {output.parent} is a file: choose another name.")
 
 
 def _write(report: EvaluationReport, config: EvaluateConfig) -> None:

@@ -14,6 +14,7 @@ from retentive.checkpoints.conversion.settings import Settings
 from retentive.checkpoints.conversion.source import open_source
 from retentive.checkpoints.weights import SavableTokenizer, save_model
 from retentive.errors import MismatchError
+from retentive.files.targets import check_folder_target
 from retentive.models.base import FamilyConfig, LanguageModel
 from retentive.models.registry import build
 
@@ -104,12 +105,13 @@ def convert(
 
     Raises:
         FileExistsError: If there is something in ``dest`` already.
-        OSError: If it cannot be written.
+        ValueError: If ``dest`` cannot be written.
         MismatchError: See `read_foreign`, as for all others.
     """
     dest = Path(dest)
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise FileExistsError(f"dest must be a new or empty folder, but {dest} holds something; choose another.")
+    check_folder_target("dest", dest)
     converted = read_foreign(source, format=format, settings=settings)
     with torch.device("meta"):
         skeleton = build(converted.config)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from retentive.files.targets import check_file_target
 from retentive.models.rmt import RecurrentMemoryTransformer
 from retentive.models.rmt.segment_step import SegmentStep
 
@@ -23,6 +24,7 @@ def export_segment_step(model: RecurrentMemoryTransformer, path: Path | str) -> 
         ValueError: If the model's memory is not one of tokens, or its backbone is not one of attention.
         ImportError: If ``onnx`` or ``onnxscript`` is not installed.
     """
+    check_file_target("path", Path(path), suggestion="segment_step.onnx")
     step = SegmentStep(model)
     inputs = (torch.zeros(2, min(3, model.config.segment_length), dtype=torch.long), *step.first_inputs(2))
     batch = torch.export.Dim("batch", min=1)

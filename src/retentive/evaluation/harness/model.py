@@ -17,8 +17,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
 from retentive.checkpoints import load_model
+from retentive.checkpoints.devices import chosen_device
 from retentive.evaluation.measures.mode import evaluating
-from retentive.evaluation.model_evaluation import chosen_device
 from retentive.generation import Sampling, stream
 from retentive.generation.prompt import align
 from retentive.generation.text_stream import TextStream

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retentive.files import write_atomically
+from retentive.files.targets import check_file_target
 
 OUTPUT_FILE = "harness.json"
 
@@ -85,6 +86,8 @@ def evaluate_tasks(config: HarnessConfig) -> HarnessReport:
     """
     begin = time.perf_counter()
     require_harness()
+    output = config.checkpoint / OUTPUT_FILE if config.output is None else config.output
+    check_file_target("output", output, suggestion=OUTPUT_FILE)
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import make_table
@@ -115,7 +118,6 @@ def evaluate_tasks(config: HarnessConfig) -> HarnessReport:
         limit=config.limit,
         log_samples=False,
     )
-    output = config.checkpoint / OUTPUT_FILE if config.output is None else config.output
     report = HarnessReport(
         results=measured["results"], table=make_table(measured), output=output, seconds=time.perf_counter() - begin
     )

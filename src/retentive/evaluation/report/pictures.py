@@ -42,6 +42,19 @@ def styles(names: list[str]) -> dict[str, int]:
     return {name: number % len(_COLOURS) for number, name in enumerate(dict.fromkeys(names))}
 
 
+def require_matplotlib() -> None:
+    """Raise where matplotlib is missing: before long work, whose pictures could not be drawn.
+
+    Raises:
+        ImportError: With the command that installs it.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError("the pictures of a report need matplotlib: pip install 'retentive[train]'") from error
+    assert matplotlib
+
+
 def draw(chart: LineChart | BarChart, style: Mapping[str, int]) -> bytes:
     """A chart as a PNG; the same chart gives the same bytes.
 
@@ -52,12 +65,11 @@ def draw(chart: LineChart | BarChart, style: Mapping[str, int]) -> bytes:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the pictures of a report need matplotlib: pip install 'retentive[train]'") from error
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
         figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)

@@ -11,12 +11,14 @@ from retentive.evaluation.measures.documents import select_documents
 from retentive.evaluation.measures.speed import SpeedReport, measure_speed
 from retentive.evaluation.model_evaluation import evaluate_model
 from retentive.evaluation.report.files import write_report
+from retentive.evaluation.report.pictures import require_matplotlib
 from retentive.experiments.demo.config import DemoConfig
 from retentive.experiments.demo.contenders import CONTENDERS
 from retentive.experiments.demo.report import Evaluations, Measurements, make_report
 from retentive.experiments.demo.sample import stream_and_go_on
 from retentive.experiments.demo.training import headline, prepare_store, train_contender
 from retentive.files.progress import Progress
+from retentive.files.targets import check_folder_target
 from retentive.models.base import LanguageModel
 
 EVALUATED_BYTES = 150_000
@@ -44,6 +46,8 @@ class DemoResult:
 def run_demo(config: DemoConfig) -> DemoResult:
     """Prepare, train, evaluate, stream, go on and report; each step says what it does on standard output."""
     begin = time.perf_counter()
+    require_matplotlib()
+    check_folder_target("output", config.output)
     store = prepare_store(config)
     runs = {contender.name: train_contender(contender, config, store) for contender in CONTENDERS}
     models = {name: load_model(run.model) for name, run in runs.items()}

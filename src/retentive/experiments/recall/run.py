@@ -10,7 +10,7 @@ import torch
 
 from retentive.checkpoints import save_model
 from retentive.evaluation.measures.machine import describe_machine
-from retentive.evaluation.report.pictures import draw, styles
+from retentive.evaluation.report.pictures import draw, require_matplotlib, styles
 from retentive.experiments.recall.questions import MEMORY, Answers, ask, make_trials
 from retentive.experiments.recall.report import (
     NO_MEMORY,
@@ -24,6 +24,7 @@ from retentive.experiments.recall.report import (
 from retentive.experiments.recall.training import PHASES, SEGMENT_LENGTH, MemoryKind, Training, train_to_recall
 from retentive.files import write_atomically
 from retentive.files.progress import Progress
+from retentive.files.targets import check_folder_target
 from retentive.models.rmt import RecurrentMemoryTransformer
 
 LENGTHS = (1024, 10_240, 102_400, 1_048_576)
@@ -74,6 +75,8 @@ def run_recall(config: RecallConfig) -> list[SeedResult]:
     Raises:
         ValueError: If the folder holds a run of other options.
     """
+    require_matplotlib()
+    check_folder_target("output", config.output)
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[SeedResult] = []
     for seed in config.seeds:

@@ -11,10 +11,11 @@ import torch
 from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.report.document import Report, Table
 from retentive.evaluation.report.files import write_report
-from retentive.evaluation.report.pictures import draw, styles
+from retentive.evaluation.report.pictures import draw, require_matplotlib, styles
 from retentive.experiments.retro_evidence.evidence import EvidenceConfig, gather_evidence
 from retentive.experiments.retro_evidence.report import overlap_chart, passages, rows_of, table
 from retentive.files import write_atomically
+from retentive.files.targets import check_folder_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class EvidenceReport:
 def run_evidence(config: EvidenceConfig) -> EvidenceReport:
     """Gather the evidence, and write a table, a picture and a page."""
     begin = time.perf_counter()
+    require_matplotlib()
+    check_folder_target("output", config.output)
     evidence = gather_evidence(config)
     found, chart = table(evidence), overlap_chart(evidence)
     seconds = time.perf_counter() - begin
