@@ -1,4 +1,4 @@
-"""What a training step reads."""
+"""A batch: rows of tokens and labels for a training step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Batch:
     Attributes:
         tokens: What the model reads.
         labels: The token that each position should predict, already shifted; ``-100`` where there is none.
-        starts: True at the first token of a document: nothing before it may be remembered.
+        starts: True at the first token of a document, which resets the state.
         extra_inputs: What the model reads besides tokens, by the name of its argument. ``neighbours`` are those of each
             chunk that ends in the batch, (batch, chunks, neighbours, length), row by row in order, -1 where there is no
             token.
@@ -29,7 +29,7 @@ class Batch:
     extra_inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device."""
+        """Return the batch on a device."""
         return Batch(
             tokens=self.tokens.to(device),
             labels=self.labels.to(device),
@@ -39,10 +39,10 @@ class Batch:
 
 
 def rows_of_rank(batch_size: int, rank: int, world: int) -> range:
-    """Which rows of the global batch one of ``world`` equal ranks reads.
+    """Return the rows of the global batch that one of ``world`` equal ranks reads.
 
     Raises:
-        ValueError: If the rows cannot be shared equally, or the rank is none.
+        ValueError: If the rows cannot be shared equally, or there is no such rank.
     """
     if world < 1 or batch_size % world:
         raise ValueError(
@@ -55,7 +55,7 @@ def rows_of_rank(batch_size: int, rank: int, world: int) -> range:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Refuse sizes below 1, by name."""
+    """Validate that sizes are at least 1; the message names the one that is not."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, but is {size}.")

@@ -1,4 +1,4 @@
-"""Overlapping windows that score each token of a document once, with much context, and count its bytes."""
+"""Overlapping windows that score each token of a document once, with long context, and count its bytes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from retentive.text.tokenizer import token_byte_lengths
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationBatch:
-    """Some windows, one a row.
+    """Some windows, one in each row.
 
     Attributes:
-        tokens: What the model reads, each row from scratch.
+        tokens: What the model reads; each row begins with an empty state.
         labels: The token that each position should predict, and ``-100`` where it is scored elsewhere or padding.
         mask: False at padding, which is at the end of shorter rows.
         scored_bytes: Bytes of the token in ``labels``, 0 where there is none. Bits per byte are the sum of the
-            losses in bits over all batches, divided by the sum of these.
+            losses in bits over all batches, divided by the sum of these bytes.
         document: Number of each row's document in its split.
         offset: Position in its document of the token that each row's first column predicts.
     """
@@ -101,7 +101,7 @@ class EvaluationWindows:
         return map(self.batch, range(len(self)))
 
     def batch(self, index: int) -> EvaluationBatch:
-        """One batch by its number; the order is always the same, so that ranks can share the numbers."""
+        """Return a batch by its number; the order is fixed, so that ranks can share the numbers."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch must be from 0 to {len(self) - 1}, but is {index}.")
         rows = range(index * self.batch_size, min((index + 1) * self.batch_size, len(self._document)))
@@ -142,7 +142,7 @@ class EvaluationWindows:
 
 
 def bytes_of_labels(labels: Tokens, byte_lengths: Int[Tensor, "vocab"]) -> Tokens:
-    """Bytes of each label's token, 0 where there is no label; for lengths see `token_byte_lengths`."""
+    """Return the bytes of each label's token, 0 where there is no label; for lengths see `token_byte_lengths`."""
     has_label = labels != IGNORED
     return torch.where(has_label, byte_lengths[labels.where(has_label, 0)], 0)
 
@@ -157,7 +157,7 @@ def _checked(documents: Sequence[int], count: int) -> Int64[np.ndarray, "documen
 def _windows(
     documents: Int64[np.ndarray, "documents"], predicted: Int64[np.ndarray, "documents"], window: int, stride: int
 ) -> tuple[Int64[np.ndarray, "windows"], Int64[np.ndarray, "windows"], Int64[np.ndarray, "windows"]]:
-    """Document, first position and length of every window, longest first."""
+    """Return document, first position and length of every window, longest first."""
     counts = 1 + np.maximum(0, -(-(predicted - window) // stride))
     document = np.repeat(documents, counts)
     # The number of each window in its document: a count over all, less what came before the document.

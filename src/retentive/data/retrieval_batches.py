@@ -24,7 +24,7 @@ from retentive.data.token_store import TokenStore
 
 @runtime_checkable
 class PlacedWindows(Protocol):
-    """Windows that know which part of which document each of their columns predicts."""
+    """Windows that tell which part of which document each of their columns predicts."""
 
     batch_size: int
 
@@ -33,7 +33,7 @@ class PlacedWindows(Protocol):
         ...
 
     def stretches(self, step: int, rank: int = 0, world: int = 1) -> list[list[Stretch]]:
-        """What each of its rows reads, from left to right."""
+        """Return the stretches of documents that each row reads, from left to right."""
         ...
 
 
@@ -93,7 +93,7 @@ class ChunkedWindows:
         return Batch(tokens=torch.from_numpy(tokens), labels=torch.from_numpy(labels), starts=torch.from_numpy(starts))
 
     def stretches(self, step: int, rank: int = 0, world: int = 1) -> list[list[Stretch]]:
-        """What each row of a batch reads."""
+        """Return the stretches of documents that each row of a batch reads."""
         if step < 0:
             raise ValueError(f"step must be at least 0, but is {step}.")
         rows = rows_of_rank(self.batch_size, rank, world)
@@ -112,7 +112,7 @@ class ChunkedWindows:
 def _laid(
     lengths: Int64[np.ndarray, "documents"], window: int, chunk_size: int
 ) -> tuple[Int64[np.ndarray, "pieces 4"], Int64[np.ndarray, "windows_and_1"]]:
-    """Documents laid into rows: each piece's column, document, begin and length, and where each row's begin."""
+    """Lay documents into rows: return column, document, begin and length of each piece, and each row's first piece."""
     pieces: list[tuple[int, int, int, int]] = []
     rows = [0]
     column = 0
@@ -139,16 +139,16 @@ class RetrievalBatches:
 
     Attributes:
         windows: `ChunkedWindows` or `StreamedWindows`.
-        neighbours: Of the chunks of the same split.
-        share_without: Share of samples (rows of a window) that are given no neighbours, 0 to 1, so that a model stays
-            good without them.
-        own_text_steps: Steps over which a falling share of samples, from all to none, finds its own text in one of the
-            neighbours of each chunk, shifted by at most half a chunk: to learn to copy from neighbours, which little
-            text teaches.
-        seed: Decides which those are, and the shifts.
+        neighbours: Neighbours of the chunks of the same split.
+        share_without: Share of samples (rows of a window) that are given no neighbours, 0 to 1, so that the model keeps
+            working without them.
+        own_text_steps: Steps during which some samples find their own text, shifted by at most half a chunk, in one of
+            the neighbours of each chunk; their share falls from 1 to 0. This teaches copying, which a small corpus
+            hardly does.
+        seed: Decides which samples these are, and the shifts.
 
     Raises:
-        ValueError: If the share is none.
+        ValueError: If ``share_without`` is not from 0 to 1.
     """
 
     windows: PlacedWindows
@@ -190,7 +190,7 @@ class RetrievalBatches:
         chunks: Int64[np.ndarray, "chunks"],
         random: np.random.Generator,
     ) -> None:
-        """Put the text of each chunk and what follows, shifted, in the place of one of its neighbours."""
+        """Replace one neighbour of each chunk by the chunk's own text and continuation, shifted."""
         size, k = self.neighbours.chunk_size, found.shape[1]
         shifts = random.integers(-(size // 2), size // 2 + 1, len(chunks))
         places = random.integers(k, size=len(chunks))
@@ -202,10 +202,10 @@ class RetrievalBatches:
 def ended_chunks(
     rows: Sequence[Sequence[Stretch]], chunk_size: int, *, carries_state: bool
 ) -> tuple[Int64[np.ndarray, "rows chunks"], Int64[np.ndarray, "rows chunks"]]:
-    """Document and number of each chunk whose last token is read, row by row in order; -1 where a row has fewer.
+    """Return document and number of each chunk whose last token is read, in order for each row; -1 pads shorter rows.
 
-    A stretch that begins at token ``b`` of a document reads token ``b - 1`` first, and its last token not at all. That
-    first token ends a chunk only if its row remembers the chunk.
+    A stretch that begins at token ``b`` of a document reads token ``b - 1`` first, and does not read its last token.
+    That first token ends a chunk only if the row's state holds the chunk.
 
     Args:
         rows: What each row reads.
@@ -235,7 +235,7 @@ def ended_chunks(
 
 @runtime_checkable
 class FindsNeighbours(Protocol):
-    """Gives the neighbours of chunks, as `ChunkNeighbours` does."""
+    """Finds the neighbours of chunks, as `ChunkNeighbours` does."""
 
     @property
     def chunk_size(self) -> int:
@@ -245,7 +245,7 @@ class FindsNeighbours(Protocol):
     def tokens(
         self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
     ) -> Int64[np.ndarray, "*shape k length"]:
-        """Neighbours of chunks by their documents and numbers there."""
+        """Return the neighbours of chunks, given their documents and numbers in them."""
         ...
 
 

@@ -1,1 +1,1 @@
-"""The training loop and what it needs."""
+"""Training: objectives, steps, runs, and the processes that share a run."""

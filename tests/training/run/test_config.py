@@ -19,7 +19,7 @@ from retentive.training.run.config import (
 CASES: list[tuple[type[Any], dict[str, Any], str]] = [
     (DataConfig, {"window": 0}, r"data\.window must be at least 1 token, but is 0"),
     (DataConfig, {"batch_size": -1}, r"data\.batch_size must be at least 1 window, but is -1"),
-    (DataConfig, {"windows_per_graph": 2}, r"data\.windows_per_graph means nothing with data\.mode='packed'.*is 2"),
+    (DataConfig, {"windows_per_graph": 2}, r"data\.windows_per_graph must be 1 with data\.mode='packed'.*is 2"),
     (DataConfig, {"mode": "streamed", "windows_per_graph": 0}, r"windows_per_graph must be at least 1 window"),
     (OptimizerConfig, {"learning_rate": 0.0}, r"optimizer\.learning_rate must be above 0, but is 0\.0"),
     (OptimizerConfig, {"learning_rate": float("nan")}, r"optimizer\.learning_rate must be above 0, but is nan"),
@@ -74,7 +74,7 @@ def test_the_warmup_follows_the_steps_of_a_run(steps: int, warmup: int):
 
 
 def test_help_says_what_a_precision_and_more_processes_change():
-    assert "depend on the number of processes" in (DataConfig.__doc__ or "")
+    assert "one process and on many, apart from rounding and dropout" in " ".join((DataConfig.__doc__ or "").split())
     assert "everything but the precision" in (HardwareConfig.__doc__ or "")
 
 

@@ -5,6 +5,7 @@ import torch
 
 from laws.families import small_config, small_model
 from retentive.data.recurrent_tasks import copy_segments
+from retentive.data.synthetic import cipher
 from retentive.models.registry import build
 from retentive.training.run.curriculum import CurriculumConfig, SegmentCurriculum, cut_segments, fit_curriculum
 from retentive.training.step.config import OptimizerConfig
@@ -118,3 +119,9 @@ def test_segments_cover_the_batch():
     pieces = cut_segments(batch, 5)
     assert [piece.tokens.shape[1] for piece in pieces] == [5, 5, 2]
     assert torch.equal(torch.cat([piece.labels for piece in pieces], 1), batch.labels)
+
+
+def test_inputs_besides_tokens_cannot_be_cut():
+    batch = cipher(0, batch_size=2, chunk_size=4, num_symbols=4, seed=0)
+    with pytest.raises(ValueError, match="a batch of a curriculum must hold tokens alone, but has neighbours too"):
+        cut_segments(batch, 4)

@@ -87,6 +87,6 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path: Path):
         log.write(step, "train", loss=1.0)
     damaged = path.read_text().replace('"step": 2', '"st\x00p": 2,,')
     path.write_text(damaged)
-    with pytest.raises(DamagedFileError, match=r"line 2 of .*metrics\.jsonl is no line of metrics: remove it"):
+    with pytest.raises(DamagedFileError, match=r"line 2 of .*metrics\.jsonl is not a line of metrics: remove it"):
         MetricsLog(path, after_step=3)
     assert path.read_text() == damaged

@@ -1,1 +1,1 @@
-"""Processes that train together, and tensors that they share."""
+"""Several processes that train one model: communication, wrapping and sharded files."""

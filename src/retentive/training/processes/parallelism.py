@@ -1,4 +1,4 @@
-"""One model in many processes: DDP copies it, FSDP2 shards it; and the precision it computes in."""
+"""One model in several processes: DDP copies it, FSDP2 shards it; and its precision."""
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,9 +18,9 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def chosen_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
-    """What "auto" means on a device.
+    """Return the precision that "auto" stands for on a device.
 
-    A CPU stays at float32: few multiply bfloat16 quickly, and a run should give the same numbers on all of them.
+    On a CPU it is float32: few multiply bfloat16 quickly, and a run should give the same numbers on all of them.
     """
     if asked != "auto":
         return asked
@@ -30,13 +30,13 @@ def chosen_precision(asked: Literal["auto", "float32", "bfloat16"], device: torc
 def parallelise(
     model: LanguageModel, processes: Processes, strategy: Literal["ddp", "fsdp"], precision: Precision
 ) -> nn.Module:
-    """Wrap a model, which is the same in all processes, for training in all of them.
+    """Wrap a model, which has the same weights in all processes, for training in all of them.
 
     The gradients of the result are means over the processes.
 
     Args:
-        model: On the processes' device; FSDP takes it from anywhere and shards it in place, block by block.
-        processes: Those that train together; for one alone the model comes back as it is.
+        model: On the processes' device; FSDP shards a model from any device, in place and block by block.
+        processes: The processes that train together; for one alone the model is returned unchanged.
         strategy: DDP or FSDP2.
         precision: FSDP computes in it by casting parameters; for the others see `autocast`.
     """
@@ -60,9 +60,9 @@ def parallelise(
 
 
 def _use_every_parameter(model: LanguageModel, _: tuple[object, ...], output: ModelOutput) -> ModelOutput:
-    """Give a gradient to parameters that this process's rows did not need: processes exchange the same gradients.
+    """Give every parameter a gradient, as all processes must exchange the same ones.
 
-    A decoder needs all of its own; a memory around it may not, as where no document begins.
+    A decoder uses all of its own parameters; a memory around it may not, such as where no document begins.
     """
     if not torch.is_grad_enabled():
         return output
@@ -77,7 +77,7 @@ def _use_every_parameter(model: LanguageModel, _: tuple[object, ...], output: Mo
 
 
 def autocast(model: nn.Module, device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Compute products in bfloat16 where that is the precision; FSDP has cast the parameters itself."""
+    """Return the context for products in bfloat16, if that is the precision; FSDP casts parameters by itself."""
     if precision == "float32" or isinstance(model, FSDPModule):
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
@@ -85,7 +85,7 @@ def autocast(model: nn.Module, device: torch.device, precision: Precision) -> Ab
 
 @contextmanager
 def gradients_exchanged(model: nn.Module, exchange: bool) -> Generator[None]:
-    """Whether backward passes in here exchange gradients: only the last part of an accumulated batch needs to."""
+    """Decide whether backward passes inside exchange gradients: only the last part of an accumulated batch needs to."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(exchange)
         yield
@@ -97,7 +97,7 @@ def gradients_exchanged(model: nn.Module, exchange: bool) -> Generator[None]:
 
 
 def release(model: nn.Module) -> None:
-    """Give whole parameters back that a forward pass without a backward pass has left in memory."""
+    """Free the gathered parameters that FSDP keeps after a forward pass without a backward pass."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

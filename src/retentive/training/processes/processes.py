@@ -1,4 +1,4 @@
-"""The processes that train together, as ``torchrun`` starts them; one alone is the same with nothing to exchange."""
+"""The processes that train together, as ``torchrun`` starts them, or one process alone."""
 
 import gc
 import os
@@ -17,13 +17,13 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among its fellows.
+    """One of the processes that train together.
 
     Attributes:
-        rank: Its number, from 0.
-        count: How many there are.
-        device: Where its share of the work runs.
-        mesh: All of them in a row, for sharding; None for one alone.
+        rank: Number of this process, from 0.
+        count: Number of processes.
+        device: Device of this process.
+        mesh: One-dimensional device mesh of all processes, for sharding; None for one alone.
     """
 
     rank: int
@@ -33,11 +33,11 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that prints, and writes what is written once."""
+        """Whether this process prints, and writes the files that are written once."""
         return self.rank == 0
 
     def sum(self, numbers: Sequence[int | float]) -> list[float]:
-        """The sum of each number over all processes, in float64."""
+        """Sum each number over all processes, in float64."""
         if self.count == 1:
             return [float(number) for number in numbers]
         total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
@@ -45,7 +45,7 @@ class Processes:
         return total.tolist()
 
     def gather(self, value: Value) -> list[Value]:
-        """What each process gave, in the order of their numbers."""
+        """Return every process's value, in the order of their ranks."""
         if self.count == 1:
             return [value]
         found: list[Value | None] = [None] * self.count
@@ -53,7 +53,7 @@ class Processes:
         return cast("list[Value]", found)
 
     def together(self, act: Callable[[], Value]) -> list[Value]:
-        """Act in every process and gather what each returned; an error in one of them is raised in all."""
+        """Call ``act`` in every process and return all results; an error in one process is raised in all."""
         if self.count == 1:
             return [act()]
         outcome: Value | Exception
@@ -68,26 +68,26 @@ class Processes:
         return cast("list[Value]", outcomes)
 
     def first_does(self, act: Callable[[], object]) -> None:
-        """Act in the first process alone while the others wait; an error there is raised in all."""
+        """Call ``act`` in the first process while the others wait; an error there is raised in all."""
         self.together(act if self.is_first else lambda: None)
 
 
 def alone(device: torch.device | None = None) -> Processes:
-    """One process, on the CPU unless told otherwise."""
+    """Return a single process, on the CPU by default."""
     return Processes(0, 1, torch.device("cpu") if device is None else device)
 
 
 @contextmanager
 def joined_processes(device: Literal["auto", "cpu", "cuda"]) -> Generator[Processes]:
-    """Join the fellows that ``torchrun`` started, and part from them at the end.
+    """Join the process group that ``torchrun`` started, and leave it at the end.
 
-    A model that is wrapped for them belongs in a function that is called in here, so that it is gone when they part.
+    Create DDP and FSDP models in a function called inside this context, so that they are freed before the group ends.
 
     Raises:
         ValueError: If a GPU is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("hardware.device must be 'cpu' or 'auto' on this machine, for torch finds no GPU in it.")
+        raise ValueError("hardware.device must be 'cpu' or 'auto' on this machine, where torch finds no GPU.")
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     on_gpu = device != "cpu" and torch.cuda.is_available()
@@ -107,7 +107,7 @@ def joined_processes(device: Literal["auto", "cpu", "cuda"]) -> Generator[Proces
         raise
     finally:
         if begun_here:
-            # What still holds the group (a wrapped model, and the frames of an error) must go first: the group's end
-            # waits for its threads, and these can wait for the interpreter that ends it.
+            # Free what still refers to the group first (a wrapped model, the frames of an error): destroying the group
+            # waits for its threads, which may wait for this interpreter.
             gc.collect()
             dist.destroy_process_group()

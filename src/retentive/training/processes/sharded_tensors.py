@@ -1,7 +1,7 @@
-"""Tensors of many processes in one folder: torch's distributed checkpoints, kept as safetensors.
+"""Sharded tensors in one folder: torch's distributed checkpoints, as safetensors files.
 
-Each process writes what it alone holds, and any number of processes reads it back. Torch's own folder format describes
-itself in a pickle, which can run code when it is read; here each safetensors file says which piece it holds.
+Each process writes its own shards, and any number of processes can read them back. Torch's own folder format has its
+metadata in a pickle, which can run code when it is read; here each safetensors file describes its shards itself.
 """
 
 import errno
@@ -20,16 +20,16 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from retentive.training.processes.processes import Processes
 
 _FILE_BYTES = 2 << 30
-"""Tensors of one file, about; a file is put together in memory before it is written."""
+"""Approximate size of a file, which is assembled in memory before it is written."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], processes: Processes) -> None:
-    """Write tensors into safetensors files, on disk for good when this returns.
+    """Write tensors into safetensors files, which are synced to disk when this returns.
 
-    A `DTensor` is written piece by piece by the processes that hold the pieces; any other tensor once, by one of those
-    that give it.
+    The shards of a `DTensor` are written by the processes that hold them; any other tensor is written once, by one of
+    the processes that pass it.
 
     Raises:
         OSError: If the disk is full or a file cannot be written, in any of the processes; raised in all of them.
@@ -50,7 +50,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], processes: Proces
 def read_tensors(folder: Path, tensors: Mapping[str, Tensor], processes: Processes) -> None:
     """Fill tensors, whole or sharded over any number of processes, with what `write_tensors` wrote.
 
-    The folder must be known to be whole, and the names and shapes to be those of `stored_tensors`.
+    The folder must have been checked to be whole, and names and shapes must be those of `stored_tensors`.
     """
     try:
         with warnings.catch_warnings():
@@ -62,7 +62,7 @@ def read_tensors(folder: Path, tensors: Mapping[str, Tensor], processes: Process
 
 
 def stored_tensors(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Shape and dtype of every tensor of a folder, its pieces put together."""
+    """Return shape and dtype of every tensor of a folder, its shards joined."""
     found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {
         name: (entry.size, entry.properties.dtype)
@@ -72,7 +72,7 @@ def stored_tensors(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
 
 
 def _cause(error: CheckpointException) -> Exception:
-    """The error behind torch's, which is hard to read: that of the first process that failed."""
+    """Return the error of the first process that failed, which torch's error hides."""
     first, _ = error.failures[min(error.failures)]
     if isinstance(first, OSError) and first.errno in _FULL_DISK:
         return OSError(first.errno, "the disk is full")

@@ -1,1 +1,1 @@
-"""Runs: from a token store or from batches to a trained model, kept in a folder."""
+"""Training runs: many steps, on a token store with checkpoints, or in memory."""

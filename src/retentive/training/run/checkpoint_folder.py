@@ -1,8 +1,8 @@
-"""Checkpoints of a run on disk: whole or absent, checked before they are read, the last few and the best kept.
+"""Checkpoints on disk: written whole or not at all, and checked before they are read.
 
 A checkpoint is a folder ``step-00001000`` of safetensors files and ``checkpoint.json``, which says how large each of
-them is and what its SHA-256 is. It is put together under another name and renamed when it is safely on disk, so the
-newest folder of that name is the one to go on from: there is no pointer to it that could be wrong.
+them is and what its SHA-256 is. It is written under another name and renamed once it is safely on disk, so a run
+resumes from the newest folder of that name: there is no pointer to it that could be wrong.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ _UNFINISHED = ".unfinished-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run was when a checkpoint was made.
+    """How far a run was when a checkpoint was written.
 
     Attributes:
         step: Steps done.
         best_step: Step with the lowest held-out loss so far; None before the first evaluation.
         best_loss: That loss, in nats per token.
         seconds: Spent in those steps, by this process and those before it.
-        pace: Sums over the steps since the last line of metrics, which the next line is a mean of.
+        pace: Sums of the meter since the last line of metrics; the next line holds their means.
     """
 
     step: int
@@ -46,12 +46,12 @@ class Progress:
 
 
 def checkpoint_name(step: int) -> str:
-    """Name of the folder of a step's checkpoint; they sort by step."""
+    """Return the name of a step's checkpoint folder; names sort by step."""
     return f"step-{step:08d}"
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """All checkpoints of a run, the oldest first. That they are here does not say that they are whole."""
+    """Return all checkpoint folders of a run, the oldest first. They are not checked to be whole."""
     return sorted(path for path in folder.glob("step-????????*") if path.is_dir())
 
 
@@ -81,7 +81,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Prog
 
 
 def read_progress(path: Path) -> Progress:
-    """Read what a checkpoint says of itself.
+    """Read the progress that a checkpoint records.
 
     Raises:
         DamagedFileError: If its record is missing or damaged.
@@ -113,7 +113,7 @@ def check_whole(path: Path, processes: Processes) -> None:
 
 
 def newest_checkpoint(folder: Path, processes: Processes) -> Path | None:
-    """The checkpoint to go on from, checked; None if there is none yet.
+    """Return the newest checkpoint, checked to be whole; None if there is none yet.
 
     Raises:
         DamagedFileError: If the newest one is damaged; the message names the one before it that is whole.
@@ -135,14 +135,14 @@ def newest_checkpoint(folder: Path, processes: Processes) -> Path | None:
 
 
 def remove_old(folder: Path, *, keep_last: int, best_step: int | None) -> None:
-    """Remove what was left unfinished, and all checkpoints but the last few and the best."""
+    """Remove unfinished checkpoints, and all but the newest few and the best."""
     paths = checkpoint_folders(folder)
     kept = {path.name for path in paths[-keep_last:]}
     if best_step is not None:
         kept.add(checkpoint_name(best_step))
     for path in paths:
         if path.name not in kept:
-            # Under another name first: killed in between, half a checkpoint must not look like one.
+            # Renamed first: a kill during the removal must not leave half a checkpoint under a checkpoint's name.
             path.rename(folder / f"{_UNFINISHED}{path.name}")
     for path in folder.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(path)
@@ -160,7 +160,7 @@ def _describe(folder: Path, processes: Processes) -> list[FileRecord]:
 
 
 def _finish(unfinished: Path, target: Path, progress: Progress, files: list[FileRecord]) -> None:
-    """Write the record, last, and give the folder its name."""
+    """Write the record as the last file, then rename the folder."""
     content: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

@@ -1,4 +1,4 @@
-"""What a training run is asked to do; every attribute is an option of ``retentive train``."""
+"""The options of a training run; every attribute is an option of ``retentive train``."""
 
 # No slots here: the command line's parser reads the defaults of a nested config through its ``__dict__``.
 
@@ -15,18 +15,18 @@ from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which tokens a step learns from.
+    """How the text is cut into batches.
 
     Attributes:
         mode: "packed" draws windows from anywhere in the text, in a new order each epoch, and every window begins with
-            an empty memory. "streamed" reads documents from their begin to their end, window after window, and carries
-            the state along.
+            an empty state. "streamed" reads documents from beginning to end, window after window, and carries the
+            state from each to the next.
         window: Length of a window in tokens.
         batch_size: Windows side by side in one step, over all processes and accumulated parts together. The same
-            number gives the same steps on one process and on many, rounding apart; what a model's dropout drops does
-            depend on the number of processes and of parts, for each draws its own.
-        windows_per_graph: For "streamed": windows after one another in one step, through which gradients flow back.
-            The state goes on beyond them; gradients do not.
+            number gives the same steps on one process and on many, apart from rounding and dropout: each process
+            and each part draws its own dropout.
+        windows_per_graph: For "streamed": consecutive windows of one step, through which gradients flow back. The state
+            is carried beyond them; gradients are not.
     """
 
     mode: Literal["packed", "streamed"] = "packed"
@@ -35,15 +35,15 @@ class DataConfig:
     windows_per_graph: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_choice("data.mode", self.mode, ("packed", "streamed"))
         check_at_least("data.window", self.window, 1, "token")
         check_at_least("data.batch_size", self.batch_size, 1, "window")
         check_at_least("data.windows_per_graph", self.windows_per_graph, 1, "window")
         if self.mode == "packed" and self.windows_per_graph != 1:
             raise ValueError(
-                f"data.windows_per_graph means nothing with data.mode='packed', whose windows do not follow one "
-                f"another, but is {self.windows_per_graph}; leave it out, or stream."
+                f"data.windows_per_graph must be 1 with data.mode='packed', whose windows do not follow one "
+                f"another, but is {self.windows_per_graph}; leave it out, or set data.mode to 'streamed'."
             )
 
     @property
@@ -54,19 +54,20 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourDataConfig:
-    """Which neighbours a RETRO reads; for other models this means nothing.
+    """Which neighbours a model that reads neighbours is given; other models refuse these options.
 
     Attributes:
-        folder: Folder of the datastores; null is "neighbours" in the store's folder. What is not there is made from the
-            store's documents: the neighbours of every chunk, held-out ones too, among the training documents.
+        folder: Folder of the datastores; null is "neighbours" in the store's folder. Missing ones are
+            built: for every chunk of both splits, its neighbours among the training documents.
         k: Neighbours of a chunk.
         encoder: What chunks are compared by: "lexical" (their words, BM25), "dense" or "hybrid".
         model: For "dense" and "hybrid": folder or hub id of a Hugging Face encoder.
-        near_duplicates: Jaccard similarity of 13-token runs from which chunks and documents count as the same, and
-            are no neighbours (0.8 in the RETRO paper); null leaves out exact copies alone.
-        share_without: Share of samples that are given no neighbours, 0 to 1, so that a model stays good without.
-        own_text_steps: Steps over which a falling share of samples, from all to none, finds its own text in one of its
-            neighbours, shifted by some tokens. It teaches to copy from neighbours, which a small corpus hardly does.
+        near_duplicates: Jaccard similarity of 13-token runs from which chunks and documents count as copies, which
+            are not given as neighbours (0.8 in the RETRO paper); null excludes exact copies only.
+        share_without: Share of samples that are given no neighbours, 0 to 1, so that the model keeps working
+            without them.
+        own_text_steps: Steps during which some samples find their own text, shifted by some tokens, in one of their
+            neighbours; their share falls from 1 to 0. This teaches copying, which a small corpus hardly does.
     """
 
     folder: Path | None = None
@@ -78,7 +79,7 @@ class NeighbourDataConfig:
     own_text_steps: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_at_least("neighbours.k", self.k, 1, "neighbour")
         check_choice("neighbours.encoder", self.encoder, ("lexical", "dense", "hybrid"))
         if (self.encoder == "lexical") != (self.model is None):
@@ -93,19 +94,19 @@ class NeighbourDataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutConfig:
-    """How often, and on how much text that is not trained on, the model is evaluated along the way.
+    """Evaluation on held-out text during training.
 
     Attributes:
-        every: Steps between evaluations; there is one more after the last step. Null evaluates never.
-        windows: Windows of ``data.window`` tokens in one evaluation, always the same ones: as many of the held-out
-            split as there are, up to this number.
+        every: Steps between evaluations; there is one more after the last step. Null never evaluates.
+        windows: Windows of ``data.window`` tokens in one evaluation, the same ones every time: this many, or all of the
+            held-out split if it has fewer.
     """
 
     every: int | None = 500
     windows: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if self.every is not None:
             check_at_least("held_out.every", self.every, 1, "step")
         check_at_least("held_out.windows", self.windows, 1, "window")
@@ -113,11 +114,11 @@ class HeldOutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What is kept on disk to go on from.
+    """Which checkpoints are written and kept.
 
     Attributes:
         every: Steps between checkpoints; there is one more after the last step, and one on Ctrl-C.
-        keep_last: Checkpoints that are kept, the newest ones.
+        keep_last: Number of newest checkpoints that are kept.
         keep_best: Also keep a checkpoint of the step with the lowest held-out loss.
         weights: Which weights are written to the folder "model" of the run at its end: "last" or "best".
     """
@@ -128,7 +129,7 @@ class CheckpointConfig:
     weights: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_at_least("checkpoints.every", self.every, 1, "step")
         check_at_least("checkpoints.keep_last", self.keep_last, 1, "checkpoint")
         check_choice("checkpoints.weights", self.weights, ("last", "best"))
@@ -138,20 +139,22 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareConfig:
-    """What it runs on. A run may go on with other values of everything but the precision.
+    """The hardware of a run and how it is used.
 
-    Nothing else here changes what is learned, rounding and the draws of dropout apart.
+    A run may be resumed with other values of everything but the precision: nothing else here changes what is learned,
+    apart from rounding and what dropout draws.
 
     Attributes:
         device: "cpu", "cuda", or "auto": a GPU where there is one. Under torchrun each process takes its own GPU.
         strategy: How several processes share the work: "ddp" keeps a copy of everything in each of them, "fsdp" keeps
-            a shard of parameters, gradients and optimizer state. Means nothing for one process.
+            a shard of parameters, gradients and optimizer state. Has no effect with one process.
         precision: "float32", "bfloat16" (parameters and optimizer stay float32), or "auto": bfloat16 on GPUs that
-            have it, float32 elsewhere. A run goes on with the one that it was begun with.
+            have it, float32 elsewhere. A resumed run keeps the precision that it was begun with.
         accumulation: Parts that each process cuts its share of a batch into, one after another, to save memory.
-        backpropagation: How gradients go back through a step: "plain" keeps what all windows computed; "replay" keeps
-            the states between windows alone and computes each window again on the way back (needs
-            data.windows_per_graph above 1); "recompute" does so for the segments of a window (recurrent memory only).
+        backpropagation: How gradients go back through a step: "plain" keeps the activations of all windows; "replay"
+            keeps only the states between windows and recomputes each window in the backward pass (needs
+            data.windows_per_graph above 1); "recompute" does the same for the segments of a window (recurrent memory
+            only).
         workers: Processes that make batches ahead, while a step runs; 0 makes each batch when it is needed.
     """
 
@@ -163,7 +166,7 @@ class HardwareConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
         check_choice("hardware.strategy", self.strategy, ("ddp", "fsdp"))
         check_choice("hardware.precision", self.precision, ("auto", "float32", "bfloat16"))
@@ -174,7 +177,7 @@ class HardwareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
-    """What is written down along the way, into "metrics.jsonl" of the run.
+    """Metrics written during training, to "metrics.jsonl" in the run's folder.
 
     Attributes:
         every: Steps between lines; loss, bits per byte and speed of a line are means over these steps.
@@ -185,7 +188,7 @@ class MetricsConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_at_least("metrics.every", self.every, 1, "step")
 
 
@@ -193,7 +196,7 @@ class MetricsConfig:
 class TrainConfig:
     """Train a model on the tokens of a store.
 
-    Started again in the same folder, a run goes on from its last checkpoint.
+    Started again in the same folder, a run resumes from its newest checkpoint.
 
     Attributes:
         store: Folder that "retentive prepare" wrote.
@@ -203,18 +206,18 @@ class TrainConfig:
         objective: What is minimised: the config of an objective in `OBJECTIVES`, such as `MaskedTokensConfig`. On the
             command line its name, with its options below the name: ``--objective distillation
             --distillation.teacher FOLDER``.
-        retrofit: Folder of a trained model that learns to read neighbours and stays what it was (RETROfit): it is the
-            base of the RETRO, and frozen. Null trains all weights from the start.
+        retrofit: Folder of a trained model that becomes the frozen base of a RETRO (RETROfit): only the parts that read
+            neighbours are trained. Null trains all weights.
         init: Folder of a saved model whose weights the run begins with; its config and its tokenizer are those of this
             run. Null begins with new weights.
-        data: Which tokens a step learns from.
-        neighbours: Which neighbours a RETRO reads.
+        data: How the text is cut into batches.
+        neighbours: Which neighbours a model that reads neighbours is given.
         optimizer: How a step changes the weights.
         schedule: The learning rate over the steps.
-        held_out: Evaluation along the way.
-        checkpoints: What is kept on disk to go on from.
-        hardware: What it runs on.
-        metrics: What is written down along the way.
+        held_out: Evaluation on held-out text during training.
+        checkpoints: Which checkpoints are written and kept.
+        hardware: The hardware and how it is used.
+        metrics: Metrics written during training.
     """
 
     store: Path
@@ -234,7 +237,7 @@ class TrainConfig:
     metrics: MetricsConfig = MetricsConfig()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_at_least("steps", self.steps, 1, "step")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, but is {self.seed}.")

@@ -1,4 +1,4 @@
-"""Texts that grow: a model learns to carry something over one segment, then two, then more (arXiv:2304.11062)."""
+"""A curriculum of text lengths: first texts of one segment, then of two, then of more (arXiv:2304.11062)."""
 
 import itertools
 import time
@@ -15,20 +15,20 @@ from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 from retentive.training.step.learner import Backpropagation, Learner
 
 Task = Callable[[int, int], Batch]
-"""Called with the number of a batch and a number of segments, gives rows of so many segments."""
+"""Called with the number of a batch and a number of segments, returns rows of that many segments."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurriculumConfig:
-    """How texts grow.
+    """The stages of a curriculum.
 
     Attributes:
-        stages: Segments of each stage, growing.
+        stages: Longest text of each stage in segments, ascending.
         learned_below: A stage is learned when the mean loss of its longest texts is below this, in nats.
-        patience: Batches of the longest texts that the mean is taken over.
-        newest_share: Share of batches that have as many segments as the stage allows. The others have any number
-            up to that, so that short texts are never forgotten.
-        seed: Decides the lengths that are drawn.
+        patience: Batches of the longest texts over which the mean is taken.
+        newest_share: Share of batches with the longest texts of the stage. The others have any length up to that, so
+            that short texts are not forgotten.
+        seed: Decides which lengths are drawn.
     """
 
     stages: tuple[int, ...]
@@ -38,7 +38,7 @@ class CurriculumConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         growing = all(before < after for before, after in itertools.pairwise(self.stages))
         if not self.stages or self.stages[0] < 1 or not growing:
             raise ValueError(f"stages must be numbers of segments from 1 on that grow, but are {self.stages}.")
@@ -51,10 +51,10 @@ class CurriculumConfig:
 
 
 class SegmentCurriculum:
-    """Says how many segments a batch has, and is told how well it was learned.
+    """Chooses the length of each batch, and enters the next stage once the longest texts are learned.
 
     Attributes:
-        stage: Index of the present stage; the number of stages once the last is learned.
+        stage: Index of the current stage; the number of stages once the last is learned.
     """
 
     def __init__(self, config: CurriculumConfig) -> None:
@@ -70,18 +70,18 @@ class SegmentCurriculum:
 
     @property
     def longest(self) -> int:
-        """Segments of the longest texts now."""
+        """Segments of the longest texts of the current stage."""
         return self.config.stages[min(self.stage, len(self.config.stages) - 1)]
 
     def segments(self, step: int) -> int:
-        """Segments of the texts of one step; depends on the step, the stage and the seed alone."""
+        """Return the segments of a step's texts, which depend on the step, the stage and the seed alone."""
         random = np.random.default_rng((self.config.seed, step))
         if random.random() < self.config.newest_share:
             return self.longest
         return int(random.integers(1, self.longest + 1))
 
     def record(self, segments: int, loss: float) -> bool:
-        """Note the loss of a step; whether a stage was learned by it."""
+        """Record the loss of a step. Return whether a stage was learned by it."""
         if self.is_finished or segments != self.longest:
             return False
         self._losses.append(loss)
@@ -98,7 +98,7 @@ class StageLearned:
     """When a stage was learned.
 
     Attributes:
-        segments: Of its longest texts.
+        segments: Segments of its longest texts.
         step: Steps until then.
         seconds: Time until then.
     """
@@ -110,14 +110,14 @@ class StageLearned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurriculumReport:
-    """What came of a curriculum.
+    """The result of a curriculum.
 
     Attributes:
-        stages: Those that were learned, in order.
-        is_finished: Whether all were.
+        stages: The stages that were learned, in order.
+        is_finished: Whether all stages were learned.
         steps: Steps in all.
-        seconds: Time in all.
-        losses: Of every step, in nats.
+        seconds: Duration in all.
+        losses: Loss of every step, in nats.
     """
 
     stages: tuple[StageLearned, ...]
@@ -142,20 +142,20 @@ def fit_curriculum(
     on_step: Callable[[int, int, float], object] = lambda step, segments, loss: None,
     on_stage: Callable[[StageLearned], object] = lambda stage: None,
 ) -> CurriculumReport:
-    """Train a model of any family whose state is carried, in this process, on texts that grow.
+    """Train a model of any family in this process, on texts that become longer stage by stage.
 
     Each text is read segment by segment with the state carried and gradients through all of it.
 
     Args:
         model: Changed in place.
-        task: Gives the batches.
-        config: How texts grow.
+        task: Makes the batches.
+        config: The stages.
         segment_length: Tokens of one call; for recurrent memory its own ``segment_length``.
-        max_steps: Steps of the optimizer, at most.
-        max_seconds: Time, at most.
+        max_steps: Steps of the optimizer at most.
+        max_seconds: Duration at most; checked after every step.
         extra_steps: Steps after the last stage is learned.
         optimizer: How a step changes the weights; None is `OptimizerConfig`'s defaults.
-        schedule: The learning rate; None warms up over 100 steps and stays.
+        schedule: The learning rate; None warms up over 100 steps, then is constant.
         backpropagation: How gradients go back through the segments; see `HardwareConfig`.
         on_step: Called after every step with its number, segments and loss.
         on_stage: Called whenever a stage is learned.
@@ -202,6 +202,15 @@ def fit_curriculum(
 
 
 def cut_segments(batch: Batch, segment_length: int) -> Sequence[Batch]:
-    """The windows of a batch that follow one another, a segment each."""
+    """Cut a batch into consecutive windows of one segment each.
+
+    Raises:
+        ValueError: If the batch has inputs besides tokens, which cannot be cut into segments.
+    """
+    if batch.extra_inputs:
+        raise ValueError(
+            f"a batch of a curriculum must hold tokens alone, but has {', '.join(batch.extra_inputs)} too; train on "
+            "windows of one length with fit."
+        )
     pieces = (tensor.split(segment_length, 1) for tensor in (batch.tokens, batch.labels, batch.starts))
     return [Batch(tokens=tokens, labels=labels, starts=starts) for tokens, labels, starts in zip(*pieces, strict=True)]

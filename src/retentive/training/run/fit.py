@@ -1,4 +1,4 @@
-"""The same training without files: for notebooks, experiments and tests."""
+"""Training without files: for notebooks, experiments and tests."""
 
 from collections.abc import Callable
 
@@ -25,18 +25,18 @@ def fit(
     precision: Precision = "float32",
     objective: ObjectiveConfig | None = None,
 ) -> list[StepResult]:
-    """Train a model where it is, in this process, and say how each step was.
+    """Train a model in this process, on its device, and return the measurements of each step.
 
     Args:
         model: Changed in place; it stays on its device.
-        batches: Gives the batch of a number, as ``PackedWindows(...).batch`` does, or a task of
+        batches: Returns the batch with a given number, as ``PackedWindows(...).batch`` does, or a task of
             `retentive.data.synthetic`.
         steps: Steps of the optimizer.
         optimizer: How a step changes the weights; None is `OptimizerConfig`'s defaults.
         schedule: The learning rate; None has no warm-up and a cosine down to a tenth.
         seed: Decides what dropout drops, and what the objective draws.
-        carries_state: Whether rows go on from batch to batch, as those of ``StreamedWindows(...).batch`` do.
-        windows_per_graph: With ``carries_state``, batches that one step reads and sends gradients back through.
+        carries_state: Whether the state is carried from batch to batch, as for ``StreamedWindows(...).batch``.
+        windows_per_graph: With ``carries_state``, consecutive batches of one step, through which gradients flow back.
         precision: ``bfloat16`` computes products in it; weights stay what they are.
         objective: Config of what is minimised, such as `MaskedTokensConfig`; None is next-token prediction.
 

@@ -1,4 +1,4 @@
-"""The loss on text that is not trained on, along the way."""
+"""The objective on held-out text during training."""
 
 from dataclasses import dataclass, replace
 from math import log
@@ -36,9 +36,9 @@ class HeldOutWindows:
     """The same windows of the held-out split at every evaluation, each read once from an empty memory.
 
     Args:
-        model: Of the run: neighbours are given to models that read them.
+        model: Config of the model: those that read neighbours are given them.
         store: Where the tokens are.
-        config: Of the run.
+        config: Options of the run.
         parts: Parts that each process's rows are cut into.
 
     Raises:
@@ -81,7 +81,7 @@ class HeldOutWindows:
 
 
 def byte_lengths(store: TokenStore) -> Int[Tensor, "vocab"] | None:
-    """Bytes of every token; None where the tokenizer cannot tell them."""
+    """Return the bytes of every token id; None where the tokenizer cannot tell them."""
     try:
         return torch.from_numpy(token_byte_lengths(store.tokenizer))
     except ValueError:
@@ -89,10 +89,10 @@ def byte_lengths(store: TokenStore) -> Int[Tensor, "vocab"] | None:
 
 
 def num_bytes(labels: Int[Tensor, "batch time"], lengths: Int[Tensor, "vocab"]) -> int:
-    """Bytes of text that labels stand for."""
+    """Count the bytes of text of all labels."""
     return int(bytes_of_labels(labels, lengths).sum())
 
 
 def bits_per_byte(nats: float, text_bytes: float) -> float | None:
-    """A sum of losses by bytes of text; None without a byte."""
+    """Convert a sum of losses in nats to bits per byte of text; None without text."""
     return nats / log(2) / text_bytes if text_bytes else None

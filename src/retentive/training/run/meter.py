@@ -1,4 +1,4 @@
-"""How fast and how well it goes: means between two lines of metrics, and what is shown meanwhile."""
+"""Means over the steps between two lines of metrics, and the progress bar."""
 
 import sys
 import time
@@ -18,11 +18,11 @@ _SUMS = ("nats", "labels", "bytes", "tokens", "seconds")
 
 @dataclass
 class TrainingMeter:
-    """Sums over steps; `numbers` gives their means and `clear` begins anew.
+    """Sums over steps: `numbers` returns their means, `clear` resets them.
 
     Attributes:
-        flops_per_token: Operations of matrix products for each token of training.
-        matrix_flops_per_second: What the machines of all processes do at best, together.
+        flops_per_token: Operations of matrix products per token of training.
+        matrix_flops_per_second: Peak speed of matrix products of all processes together.
     """
 
     flops_per_token: float
@@ -35,7 +35,7 @@ class TrainingMeter:
     _last: StepResult | None = None
 
     def add(self, result: StepResult, *, tokens: int, text_bytes: float, seconds: float) -> None:
-        """Take in a step: tokens read and bytes predicted by all processes, and seconds it took."""
+        """Add a step: tokens read and bytes predicted by all processes, and the seconds that it took."""
         self._nats += result.loss * result.num_labels
         self._labels += result.num_labels
         self._bytes += text_bytes
@@ -45,11 +45,11 @@ class TrainingMeter:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all processes together; evaluations and checkpoints are not counted."""
+        """Tokens per second of all processes together, without evaluations and checkpoints."""
         return self._tokens / self._seconds
 
     def numbers(self) -> dict[str, float | None]:
-        """A line of metrics: means since `clear`, and the norm and learning rate of the last step."""
+        """Return a line of metrics: means since `clear`, and the norm and learning rate of the last step."""
         assert self._last is not None
         return {
             "loss": self._nats / max(1, self._labels),
@@ -61,15 +61,15 @@ class TrainingMeter:
         }
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset all sums."""
         self._nats, self._labels, self._bytes, self._tokens, self._seconds = 0.0, 0, 0.0, 0, 0.0
 
     def sums(self) -> dict[str, float]:
-        """All sums, to go on from after a restart; numbers of JSON, which keeps every bit of them."""
+        """Return all sums, for a checkpoint; JSON keeps every bit of them."""
         return {name: getattr(self, f"_{name}") for name in _SUMS}
 
     def go_on_from(self, sums: Mapping[str, float]) -> None:
-        """Take up sums of an earlier process; none are those of a new beginning."""
+        """Continue the sums of an earlier process; missing ones are 0."""
         for name in _SUMS:
             setattr(self, f"_{name}", sums.get(name, 0))
 
@@ -79,8 +79,8 @@ class StepBar:
 
     Args:
         done: Steps done before.
-        total: Steps in all.
-        shown: Whether there is anything to see, which is so in one process only.
+        total: Steps of the whole run.
+        shown: Whether to print; only one process does.
     """
 
     def __init__(self, *, done: int, total: int, shown: bool) -> None:
@@ -91,18 +91,18 @@ class StepBar:
             self._bar = tqdm(desc="train", initial=done, total=total, unit="step", delay=2.0)
 
     def __enter__(self) -> "StepBar":
-        """Begin."""
+        """Return the bar itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End, leaving the bar where it is."""
+        """Close the bar, leaving it on the screen."""
         if self._bar is not None:
             self._bar.close()
 
     def advance(self, result: StepResult, tokens_per_second: float) -> None:
-        """Say that a step is done, and how it was."""
+        """Show that a step is done, with its loss."""
         self._done += 1
         state = f"loss {result.loss:.3f}, {tokens_per_second:,.0f} tokens/s"
         if self._bar is not None:

@@ -1,4 +1,4 @@
-"""What is written down along the way: lines of JSON always, TensorBoard on request."""
+"""Metrics of a run: a file of JSON lines, and TensorBoard events on request."""
 
 import json
 import os
@@ -17,13 +17,13 @@ class MetricsLog:
 
     Args:
         path: The file; lines are added to it.
-        after_step: Lines of later steps are removed first: a run that goes on from an earlier checkpoint writes them
+        after_step: Lines of later steps are removed first: a run that resumes from an earlier checkpoint writes them
             again.
         tensorboard: Folder for TensorBoard events; None writes none.
 
     Raises:
         ImportError: If TensorBoard is asked for and not installed.
-        DamagedFileError: If a line of the file that is there, other than the last, is no line of metrics.
+        DamagedFileError: If a line of the file that is there, other than the last, is not a line of metrics.
     """
 
     def __init__(self, path: Path, *, after_step: int, tensorboard: Path | None = None) -> None:
@@ -32,7 +32,7 @@ class MetricsLog:
         self._events = None if tensorboard is None else _Events(tensorboard, after_step)
 
     def write(self, step: int, kind: str, **numbers: float | None) -> None:
-        """Add a line; None stands for a number that is not known."""
+        """Append a line; None stands for an unknown number."""
         line: dict[str, Any] = {"step": step, "kind": kind, **numbers}
         with explain_full_disk(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -48,7 +48,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The lines of a metrics file, all or those of one kind; a last line that a kill has cut off is left out.
+    """Read the lines of a metrics file, all or those of one kind; a last line that was cut off by a kill is left out.
 
     Raises:
         DamagedFileError: If another line cannot be read.
@@ -60,7 +60,7 @@ def read_metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
             lines.append(json.loads(text))
         except ValueError as error:
             raise DamagedFileError(
-                f"line {number} of {path} is no line of metrics: remove it, or the file, to go on without it."
+                f"line {number} of {path} is not a line of metrics: remove it, or the file, to go on without it."
             ) from error
     return [line for line in lines if kind is None or line["kind"] == kind]
 

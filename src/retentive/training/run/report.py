@@ -1,4 +1,4 @@
-"""What came of a run."""
+"""The summary of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,22 +8,22 @@ from retentive.training.run.held_out import HeldOutLoss
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
-    """What came of a run.
+    """The summary of a run.
 
     Attributes:
-        run: Its folder.
+        run: The run's folder.
         steps: Steps done in all.
-        resumed_at: Step that it went on from; None if it began anew.
-        stopped: Whether it was asked to stop before its last step.
+        resumed_at: Step that the run resumed at; None if it began anew.
+        stopped: Whether a signal stopped it before its last step.
         loss: Mean loss of the last steps, as in the last line of metrics, in nats; None if there were none to do.
         held_out: The last evaluation; None if there was none.
         best_step: Step with the lowest held-out loss; None without evaluations.
         best_loss: That loss, in nats.
         model: Folder of the model for `load_model`; None if the run was stopped.
-        seconds: How long it took, this time.
-        training_seconds: How long all steps took, those before a restart too.
-        parameters: Of the model.
-        learning: Those of them that learn; fewer where a trained base is frozen.
+        seconds: Duration of this process.
+        training_seconds: Duration of all steps, those before a restart included.
+        parameters: Number of the model's parameters.
+        learning: Number of them that are trained; fewer where a base is frozen.
         predicts_next_token: Whether the model can generate text; an encoder cannot.
         rank: Number of the process that reports; 0 where one trains alone.
     """
@@ -45,7 +45,7 @@ class TrainReport:
     rank: int
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """Return the report as lines of text."""
         begun = "" if self.resumed_at is None else f", gone on from step {self.resumed_at:,}"
         lines = [f"run {self.run}: {self.steps:,} steps{begun}, {self.seconds:,.1f} s"]
         if self.learning < self.parameters:
@@ -64,5 +64,5 @@ class TrainReport:
         if self.model is not None:
             lines.append(f"  model {self.model}")
         if self.stopped:
-            lines.append("  stopped as asked; start the same command again to go on from here")
+            lines.append("  stopped by a signal; run the same command again to resume from here")
         return lines

@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked for, kept beside what came of it."""
+"""The folder of a run: its files, its configuration, and what may differ when it is resumed."""
 
 import json
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ _MAY_CHANGE = (
     *(f"training.hardware.{part}" for part in ("device", "strategy", "accumulation", "backpropagation", "workers")),
     *(f"training.{part}" for part in ("retrofit", "init", "neighbours.folder", "neighbours.model")),
 )
-"""What a run may go on with other values of: nothing here changes what is learned, rounding and the draws of dropout
-apart. What folders hold is compared."""
+"""Options that may differ when a run is resumed: none changes what is learned, apart from rounding and dropout draws.
+Folders may move: the digests of their content are compared instead."""
 
 
 def describe_run(
@@ -44,14 +44,14 @@ def describe_run(
     precision: Precision,
     neighbours: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The resolved configuration of a run, as it is kept in ``config.json``.
+    """Return the resolved configuration of a run, as ``config.json`` holds it.
 
     Args:
-        model: Which model.
+        model: Config of the model.
         config: How it is trained.
-        store: On what.
-        precision: What ``hardware.precision`` means on this machine.
-        neighbours: Names of the tables of neighbours that it reads, by split.
+        store: The text.
+        precision: What ``hardware.precision`` stands for on this machine.
+        neighbours: Keys of the tables of neighbours that the model reads, by split.
     """
     described = {
         "format": FORMAT,
@@ -93,7 +93,7 @@ def with_kept_decay(config: TrainConfig, processes: Processes) -> TrainConfig:
 
 
 def settle_config(described: Mapping[str, Any], folder: Path) -> None:
-    """Keep the configuration beside the run, if the run that is there can go on with it.
+    """Write the configuration into the run's folder, if the run that is there can be resumed with it.
 
     Raises:
         MismatchError: If the folder holds checkpoints of another configuration; the message names what differs.
@@ -111,7 +111,7 @@ def settle_config(described: Mapping[str, Any], folder: Path) -> None:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What a run cannot go on with, as in ``training.seed was 0 and is 1``."""
+    """Return what keeps a run from being resumed, such as ``seed was 0 and is 1``."""
     old, new = _flat(before), _flat(now)
     ignored = {"format", "format_version", "library_version"}
     ignored |= {f"training.objective.{name}" for name in now["data"]["objective"]}  # files, compared by their digests

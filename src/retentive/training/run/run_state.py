@@ -1,7 +1,7 @@
-"""Everything that a run needs to go on, as named tensors: weights, optimizer, and the states that are carried.
+"""The tensors of a checkpoint by name: weights, optimizer and carried states.
 
-No generator of random numbers is among them: what a step draws depends on the run's seed and the step's number. Nor is
-the place in the data, which is the step's number too.
+Neither a random number generator nor a position in the data is among them: both follow from the run's seed and the
+number of the step.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ Block = dict[str, Tensor]
 
 
 def run_tensors(learner: Learner) -> dict[str, Tensor]:
-    """The tensors of a run, each under its name, to be written by all processes together."""
+    """Return the tensors of a run by name, for all processes to write together."""
     tensors = {MODEL + name: tensor for name, tensor in learner.model.state_dict().items()}
     for name, parameter in learner.model.named_parameters():
         for slot, value in learner.optimizer.state.get(parameter, {}).items():
@@ -38,15 +38,16 @@ def run_tensors(learner: Learner) -> dict[str, Tensor]:
 
 
 def restore_run(learner: Learner, path: Path, *, parts: int) -> None:
-    """Put a learner into the state that `run_tensors` had.
+    """Load a checkpoint into a learner.
 
     Args:
-        learner: Of the same config, over any number of processes.
-        path: A checkpoint that is known to be whole.
+        learner: With the same config, over any number of processes.
+        path: A checkpoint that was checked to be whole.
         parts: Parts that each process's rows are cut into.
 
     Raises:
-        MismatchError: If the checkpoint is not of this model, or its carried states cannot be shared out anew.
+        MismatchError: If the checkpoint is not of this model, or its carried states cannot be split among this many
+            processes.
     """
     stored = stored_tensors(path)
     weights = {MODEL + name: tensor for name, tensor in learner.model.state_dict().items()}
@@ -70,7 +71,7 @@ def restore_run(learner: Learner, path: Path, *, parts: int) -> None:
 
 
 def read_weights(path: Path, model: LanguageModel) -> None:
-    """Fill a model that no other process shares with the weights of a checkpoint that is known to be whole.
+    """Load the weights of a checkpoint, checked to be whole, into a model of this process alone.
 
     Raises:
         MismatchError: If the checkpoint is not of this model.
@@ -81,7 +82,7 @@ def read_weights(path: Path, model: LanguageModel) -> None:
 
 
 def _optimizer_targets(learner: Learner, stored: Stored) -> dict[str, dict[str, Tensor]]:
-    """Memory for what the checkpoint holds of the optimizer, by parameter and then by name."""
+    """Allocate the optimizer tensors that the checkpoint holds, by parameter and then by name."""
     targets: dict[str, dict[str, Tensor]] = {}
     for name, parameter in learner.model.named_parameters():
         prefix = f"{OPTIMIZER}{name}."
@@ -96,7 +97,7 @@ def _optimizer_targets(learner: Learner, stored: Stored) -> dict[str, dict[str, 
 
 
 def _carried_targets(learner: Learner, stored: Stored, path: Path, parts: int) -> dict[int, Block]:
-    """Memory for the blocks of carried states that this process needs: its own, or all if they must be cut anew."""
+    """Allocate the blocks of carried states that this process reads: its own, or all if rows move between blocks."""
     shapes: dict[int, dict[str, tuple[torch.Size, torch.dtype]]] = {}
     for key, entry in stored.items():
         if key.startswith(CARRIED):
@@ -133,13 +134,13 @@ def _without_rows(block: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[s
 
 
 def _cut_anew(blocks: Mapping[int, Block], count: int) -> dict[int, Block]:
-    """The rows of all blocks, in as many equal blocks as are asked for."""
+    """Join the rows of all blocks and cut them into ``count`` equal blocks."""
     joined = {name: torch.cat([block[name] for block in blocks.values()]).chunk(count) for name in blocks[0]}
     return {number: {name: pieces[number] for name, pieces in joined.items()} for number in range(count)}
 
 
 def _check_weights(weights: Mapping[str, Tensor], stored: Stored, path: Path) -> None:
-    """Refuse a checkpoint of another model, with the names."""
+    """Validate that a checkpoint has the model's weights; the message names those that differ."""
     found = {name: shape for name, (shape, _) in stored.items() if name.startswith(MODEL)}
     wrong = [name for name in weights if name in found and found[name] != weights[name].shape]
     for fault, names in (

@@ -19,7 +19,7 @@ from retentive.training.processes.processes import Processes
 from retentive.training.run.config import NeighbourDataConfig, TrainConfig
 
 Parts = list[list[Batch]]
-"""A process's rows of a step: parts, and of each part the windows that follow one another."""
+"""A process's rows of a step: a list of parts, each a list of consecutive windows."""
 
 
 @runtime_checkable
@@ -37,11 +37,11 @@ class BatchSource(Protocol):
 
 
 def training_batches(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> BatchSource:
-    """What a run learns from.
+    """Make the source of a run's training batches.
 
     Raises:
-        ValueError: If the store has no token, or an option means nothing for the model.
-        MismatchError: If the neighbours are not of this store or this model.
+        ValueError: If the store has no token, or an option does not apply to the model.
+        MismatchError: If the neighbours were found for another store or chunk size.
     """
     sizes = (config.data.window, config.data.batch_size, config.seed)
     chunks = model.chunked_reading
@@ -64,7 +64,7 @@ def training_batches(model: FamilyConfig, config: TrainConfig, store: TokenStore
 
 
 def held_out_windows(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> tuple[BatchSource, int]:
-    """What a run is evaluated on along the way, with neighbours for models that read them, and how many windows.
+    """Make the source of held-out batches, with neighbours for models that read them, and count its windows.
 
     Raises:
         ValueError: If no document is held out.
@@ -79,11 +79,11 @@ def held_out_windows(model: FamilyConfig, config: TrainConfig, store: TokenStore
 
 
 def make_neighbours(model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> None:
-    """Find the neighbours of all chunks, unless that was done before.
+    """Find the neighbours of all chunks, unless they are on disk already.
 
     Raises:
         FileNotFoundError: If a folder is named that does not exist.
-        ValueError: If the model counts its chunks otherwise than the datastore does.
+        ValueError: If the model's chunks begin elsewhere than those of the datastore.
     """
     chunks = model.chunked_reading
     if chunks is None:
@@ -115,7 +115,7 @@ def _make_what_is_missing(chunks: ChunkedReading, config: TrainConfig, store: To
 
 
 def table_keys(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> dict[str, str]:
-    """Names of the tables of neighbours, which tell their content apart; none for models that read none."""
+    """Return the keys of the tables of neighbours, which identify their content; none for models that read none."""
     chunks = model.chunked_reading
     if chunks is None:
         return {}
@@ -123,7 +123,7 @@ def table_keys(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> d
 
 
 def neighbours_folder(config: TrainConfig) -> Path:
-    """Where the datastores of a run lie."""
+    """Return the folder of a run's datastores."""
     return config.store / FOLDER if config.neighbours.folder is None else config.neighbours.folder
 
 
@@ -157,7 +157,7 @@ def _check_no_neighbours(model: FamilyConfig, config: TrainConfig) -> None:
 
 
 class _Steps(Dataset[Parts]):
-    """The batches of every step, by its number."""
+    """The batches of every step by number, as a dataset for worker processes."""
 
     def __init__(self, source: BatchSource, depth: int, first: int, parts: int, world: int) -> None:
         self.source, self.depth, self.first, self.parts, self.world = source, depth, first, parts, world
@@ -169,14 +169,14 @@ class _Steps(Dataset[Parts]):
 
 
 class StepBatches:
-    """This process's batches, step after step, made by itself or ahead by workers.
+    """This process's batches, step by step, made on demand or ahead of time by worker processes.
 
     Args:
-        source: Of the whole run.
-        depth: Windows that follow one another in a step.
-        processes: Those that share the rows.
+        source: The batches of the whole run.
+        depth: Consecutive windows of a step.
+        processes: The processes that share the rows.
         parts: Parts that each of them cuts its rows into.
-        workers: Processes that make batches ahead; 0 makes each when it is asked for.
+        workers: Processes that make batches ahead of time; 0 makes each on demand.
     """
 
     def __init__(self, source: BatchSource, *, depth: int, processes: Processes, parts: int, workers: int) -> None:
@@ -186,11 +186,11 @@ class StepBatches:
         self._next = -1
 
     def of_step(self, step: int, last: int) -> Parts:
-        """The batches of a step.
+        """Return the batches of a step.
 
         Args:
             step: From 0.
-            last: Steps of the run: beyond it, nothing is made ahead.
+            last: Steps of the run: batches beyond are not made ahead.
         """
         if not self._workers:
             return self._steps[step]

@@ -1,4 +1,4 @@
-"""How long a training step takes here, to plan a run by."""
+"""The duration of a training step on this machine, for planning a run."""
 
 import statistics
 import time
@@ -12,12 +12,12 @@ from retentive.training.run.config import DataConfig
 
 
 def seconds_per_step(model: FamilyConfig, data: DataConfig, *, repetitions: int = 3) -> float:
-    """Time some training steps of a model on random tokens, on the CPU; the median, after one that warms up.
+    """Return the median duration of some training steps on random tokens, on the CPU, after one to warm up.
 
     Args:
-        model: Which model.
+        model: Config of the model.
         data: Size of a step.
-        repetitions: Steps that are timed.
+        repetitions: Timed steps.
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -28,7 +28,7 @@ def seconds_per_step(model: FamilyConfig, data: DataConfig, *, repetitions: int 
     batch = Batch(tokens=tokens, labels=tokens.roll(-1, 1), starts=torch.zeros_like(tokens, dtype=torch.bool))
     beside: dict[str, torch.Tensor] = {}
     if model.chunked_reading is not None:
-        # Two neighbours of each chunk that ends, as training gives by itself.
+        # Two neighbours of each chunk, the default of training.
         size = model.chunked_reading.chunk_size
         chunks = (data.window - model.chunked_reading.chunk_offset) // size
         beside["neighbours"] = torch.randint(0, vocab_size, (data.batch_size, chunks, 2, 2 * size))

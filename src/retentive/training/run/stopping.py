@@ -1,4 +1,4 @@
-"""Ctrl-C and the scheduler's SIGTERM: finish the step, keep a checkpoint, and go."""
+"""Ctrl-C and a scheduler's SIGTERM: finish the step, write a checkpoint and exit."""
 
 import signal
 import sys
@@ -11,7 +11,11 @@ from types import FrameType
 
 @dataclass
 class StopRequest:
-    """Whether somebody asked to stop."""
+    """Whether a signal has asked to stop.
+
+    Attributes:
+        made: True from the first signal on.
+    """
 
     made: bool = False
 

@@ -1,4 +1,4 @@
-"""Training from a token store to a saved model, on one process or many."""
+"""The training command: from a token store to a saved model, in one process or many."""
 
 import time
 from contextlib import ExitStack
@@ -54,11 +54,11 @@ def train(model: FamilyConfig, config: TrainConfig) -> TrainReport:
     Started by ``torchrun``, all its processes train together.
 
     Args:
-        model: Which model; its ``vocab_size`` is that of the store's tokenizer.
-        config: How.
+        model: Config of the model; its ``vocab_size`` is that of the store's tokenizer.
+        config: How it is trained.
 
     Raises:
-        ValueError: If something cannot be; the message names the option.
+        ValueError: If an option does not fit the others, the model or the text; the message names it.
         MismatchError: If the model does not fit the tokens, or the folder holds a run of another configuration.
         DamagedFileError: If the store or the last checkpoint is damaged.
         DivergedError: If the loss or a gradient is not finite; the last checkpoint is kept.
@@ -120,7 +120,7 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
 
 
 def _objective(model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> Objective:
-    """Make what the run minimises, if the model can be trained by it."""
+    """Make the run's objective and validate that it can train the model."""
     tokenizer = store.manifest.tokenizer
     vocabulary = Vocabulary(
         size=tokenizer.vocab_size, end_of_text=tokenizer.end_of_text, fingerprint=tokenizer.fingerprint
@@ -132,7 +132,7 @@ def _objective(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
 
 
 class _Run:
-    """One run, from where it stands to its end."""
+    """A run, from its newest checkpoint to its last step."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class _Run:
         self.log = self._open_log() if processes.is_first else None
 
     def train(self, stop: StopRequest) -> bool:
-        """Take the steps that are left; whether it was asked to stop before the last."""
+        """Take the remaining steps. Return whether a signal asked to stop before the last."""
         config, progress = self.config, self.progress
         with StepBar(done=progress.step, total=config.steps, shown=self.processes.is_first) as bar:
             while self.progress.step < config.steps:
@@ -182,7 +182,7 @@ class _Run:
         return False
 
     def export(self) -> Path:
-        """Write the weights to keep as a model that stands by itself."""
+        """Write the last or the best weights as a saved model, and return its folder."""
         best = self.config.checkpoints.weights == "best" and self.progress.best_step is not None
         step = self.progress.best_step if best else self.progress.step
         assert step is not None
@@ -199,7 +199,7 @@ class _Run:
         return folder
 
     def _data(self, step: int) -> TrainingData:
-        """What the weights of a step were trained on, for their card."""
+        """Describe the training data for the model card."""
         split = self.store.manifest.splits["train"]
         return TrainingData(
             source=self.store.folder.name,
@@ -211,7 +211,7 @@ class _Run:
         )
 
     def report(self, *, stopped: bool, model: Path | None, seconds: float) -> TrainReport:
-        """What came of it."""
+        """Summarise the run."""
         return TrainReport(
             run=self.config.run,
             steps=self.progress.step,
@@ -231,18 +231,18 @@ class _Run:
         )
 
     def close(self) -> None:
-        """Write what the log still holds."""
+        """Close the metrics log."""
         if self.log is not None:
             self.log.close()
 
     def _begin(self) -> tuple[Learner, TrainingMeter]:
-        """The model with its first weights, and what its speed is measured by."""
+        """Make the learner with the weights of step 0, and the meter of its speed."""
         config, device = self.config, self.processes.device
         with torch.random.fork_rng([]):
             torch.manual_seed(config.seed)
             model = first_model(self.model, config)
         is_sharded = self.processes.count > 1 and config.hardware.strategy == "fsdp"
-        if not is_sharded:  # what is sharded moves shard by shard, and need not fit whole
+        if not is_sharded:  # FSDP moves a model shard by shard, as the whole may not fit
             model = model.to(device)
         with torch.device("meta"):
             flops = training_flops_per_token(build(self.model), config.data.window)
@@ -265,7 +265,7 @@ class _Run:
         return learner, meter
 
     def _restore(self) -> Progress:
-        """Go on from the newest checkpoint, if there is one."""
+        """Load the newest checkpoint; without one the run stands at step 0."""
         newest = newest_checkpoint(self.checkpoints, self.processes)
         if newest is None:
             return Progress(step=0)
@@ -280,7 +280,7 @@ class _Run:
         return MetricsLog(folder / METRICS_FILE, after_step=self.progress.step, tensorboard=tensorboard)
 
     def _step(self, stop: StopRequest) -> tuple[StepResult, bool]:
-        """Take one step; what it was like, and whether any process was asked to stop."""
+        """Take one step. Return its measurements, and whether a signal reached any process."""
         begin = time.perf_counter()
         parts = self.batches.of_step(self.progress.step, self.config.steps)
         try:
@@ -298,7 +298,7 @@ class _Run:
         return result, asked > 0
 
     def _is_due(self, every: int | None) -> bool:
-        """Whether something that is done every few steps, and at the end, is to be done now."""
+        """Whether an action of every ``every`` steps, and of the last step, is due."""
         step = self.progress.step
         return every is not None and (step % every == 0 or step == self.config.steps)
 
@@ -310,7 +310,7 @@ class _Run:
             self.log.write(self.progress.step, "train", **numbers)
 
     def _evaluate(self, bar: StepBar) -> bool:
-        """Measure the held-out loss; whether it is the lowest so far."""
+        """Measure the held-out loss. Return whether it is the lowest so far."""
         assert self.held_out is not None
         found = self.last_evaluation = self.held_out.evaluate(self.learner)
         improved = self.progress.best_loss is None or found.loss < self.progress.best_loss
@@ -324,7 +324,7 @@ class _Run:
         return improved
 
     def _save(self) -> None:
-        """Write a checkpoint, then remove those that are not to be kept."""
+        """Write a checkpoint, then remove old ones."""
         if self.saved_step == self.progress.step:
             return
         progress = replace(self.progress, pace=self.meter.sums())

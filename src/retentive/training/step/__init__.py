@@ -1,1 +1,1 @@
-"""One step of training: gradients, their way back, and the update."""
+"""One training step: the loss, its gradients and the update of the weights."""

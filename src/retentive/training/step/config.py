@@ -13,11 +13,11 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: Highest learning rate, reached at the end of the warm-up.
-        beta1: Share of the mean gradient that a step keeps.
-        beta2: Share of the mean squared gradient that a step keeps.
+        beta1: Decay rate of the running mean of gradients.
+        beta2: Decay rate of the running mean of squared gradients.
         epsilon: Added to the root of the mean squared gradient.
-        weight_decay: Share of each weight that is taken away per step, times the learning rate. Norms, biases and
-            embeddings (a tied head too) do not decay.
+        weight_decay: Share of each weight that is subtracted per step, times the learning rate. Norms, biases and
+            embeddings (a tied head too) have no decay.
         clip_norm: Gradients whose norm over all parameters is above this are scaled down to it; null clips nothing.
     """
 
@@ -29,7 +29,7 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         for name in ("learning_rate", "epsilon"):
             check_positive(f"optimizer.{name}", getattr(self, name))
         for name in ("beta1", "beta2"):
@@ -58,7 +58,7 @@ class ScheduleConfig:
     final_share: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if self.warmup_steps is not None:
             check_at_least("schedule.warmup_steps", self.warmup_steps, 0, "step")
         if self.decay_steps is not None and self.decay_steps <= self.warmup_until(self.decay_steps):

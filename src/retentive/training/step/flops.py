@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def _product(_: Any, left: torch.Size, right: torch.Size, **__: Any) -> int:
-    """Operations of ``left @ right``, which is added to something that is there."""
+    """Operations of ``left @ right`` that is added to an existing tensor."""
     return 2 * left.numel() * right[-1]
 
 
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """Operations of scores, as whole squares, and of their sums of values."""
+    """Operations of all scores, masked ones included, and of the weighted sums of values."""
     return 2 * query[0] * query[1] * query[2] * key[2] * (query[3] + value[3])
 
 
@@ -24,15 +24,15 @@ _UNCOUNTED = {
     torch.ops.aten.baddbmm_: _product,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
 }
-"""Products that torch's counter passes over."""
+"""Products that torch's counter does not count by itself."""
 
 
 def training_flops_per_token(model: nn.Module, window: int) -> float:
-    """Operations of the matrix products of a training step, for each token of a window.
+    """Count the operations of a training step's matrix products, per token of a window.
 
     The products of one forward pass over one row are counted as they run, and taken three times: the gradient of a
     product is two products of its size. An (m, k) by (k, n) product is ``2 m k n`` operations. Elementwise work and
-    what a backward pass computes again count nothing, so that more work for the same result is never a better share.
+    recomputed products are not counted, so that extra work does not raise the reported share of the machine's speed.
 
     Args:
         model: Not yet wrapped or sharded; on any device, the meta device too, where nothing is computed.
@@ -51,9 +51,9 @@ def training_flops_per_token(model: nn.Module, window: int) -> float:
 
 @cache
 def matrix_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """The machine's speed at a large square product, by the fastest of some that take about ``seconds``.
+    """Measure the speed of a large square matrix product: the fastest repetition within about ``seconds``.
 
-    It is measured once in a process for each device and dtype.
+    It is measured once per process, device and dtype.
     """
     size = 1024 if device.type == "cpu" else 8192
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))

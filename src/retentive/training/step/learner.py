@@ -1,4 +1,4 @@
-"""What a step of training changes, and the step itself."""
+"""A learner: a model with its optimizer and carried states, and one training step over them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -34,12 +34,12 @@ Backpropagation = Literal["plain", "recompute", "replay"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What a step was like.
+    """The measurements of one training step.
 
     Attributes:
         loss: Mean over all labels of the step, in nats, before the update.
         gradient_norm: Norm of all gradients, before clipping.
-        learning_rate: Of this step.
+        learning_rate: Learning rate of the step.
         num_labels: Labels of the step, over all processes.
     """
 
@@ -53,9 +53,10 @@ class Learner:
     """A model, its optimizer and the states it carries: everything that a step changes.
 
     Attributes:
-        model: As it was given; sharded in place under FSDP.
-        states: What each part of this process's rows remembers; empty before the first step, and where nothing is
-            carried.
+        model: The model that is trained; sharded in place under FSDP.
+        objective: What is minimised.
+        states: State of each part of this process's rows after the last step; empty before the first step, and where no
+            state is carried.
     """
 
     def __init__(
@@ -73,31 +74,31 @@ class Learner:
         precision: Precision = "float32",
         backpropagation: Backpropagation = "plain",
     ) -> None:
-        """Take a model up for training.
+        """Wrap a model for training and make its optimizer.
 
         Args:
             model: On the processes' device (or on the CPU, to be sharded), with the same weights in all of them.
             optimizer: How a step changes the weights.
             schedule: The learning rate over the steps.
-            decay_steps: Step at which it is at its lowest.
+            decay_steps: Step at which the learning rate is lowest.
             seed: Decides what dropout drops, and what the objective draws.
             carries_state: Whether a step goes on from the state of the one before.
-            processes: Those that train together.
+            processes: The processes that train together.
             objective: What is minimised.
             strategy: ``ddp`` or ``fsdp``.
-            precision: Of matrix products.
+            precision: Precision of matrix products.
             backpropagation: How gradients go back through a step; see `HardwareConfig`.
 
         Raises:
-            ValueError: If a state is to be carried that would grow for ever, or the model cannot be trained by this
-                objective or back-propagated through in this way.
+            ValueError: If the carried state would grow without bound, or the objective or the way of
+                back-propagation does not fit the model.
         """
         objective.check(model, carries_state=carries_state)
         self._is_attention = isinstance(model.config.decoder.mixer, AttentionConfig)
         if carries_state and not model.state_is_bounded:
             raise ValueError(
                 "model.window must be a number of tokens for data.mode='streamed', but is null: the state of "
-                "attention to everything would grow with every step."
+                "attention without a window grows with every step."
             )
         self.model = model
         self.processes = processes
@@ -121,7 +122,7 @@ class Learner:
             model.recomputes_segments = True
 
     def step(self, number: int, parts: Sequence[Sequence[Batch]]) -> StepResult:
-        """Learn from one global batch.
+        """Take one optimizer step on a global batch.
 
         The loss is the mean over all labels of the batch, however it is cut: not a mean of means.
 
@@ -160,12 +161,12 @@ class Learner:
     def _back_propagate(
         self, windows: Sequence[Window], state: RecurrentState | None, total_labels: int, *, exchange: bool
     ) -> tuple[Float[Tensor, ""], RecurrentState]:
-        """Add the gradients of windows that follow one another; their share of the loss, and the state after them.
+        """Add the gradients of consecutive windows. Return their share of the loss and the state after them.
 
         Gradients stop at the state that comes in, and the state that is returned keeps no graph: a run over a long
         text has exactly zero gradient beyond the windows of a step, while its memory reaches to the begin of the text.
         """
-        # Gradients become means over the processes; they are to be sums, as the losses are.
+        # DDP and FSDP average gradients over processes; the loss is a sum over them.
         scale = float(self.processes.count)
         state = None if state is None else state.detach()
         if self._replays:
@@ -229,7 +230,8 @@ class Learner:
         carries_state = self.carries_state if carries_state is None else carries_state
         first_row = (self.processes.rank * parts + part) * batch.tokens.shape[0]
         batch = self.objective.prepare(batch, RowDraws(key=(self._seed, *key), first_row=first_row))
-        # A cache remembers which entries are visible once a document has begun; then it does so in every process.
+        # A cache marks its visible entries from the first document start on. Passing starts always keeps the state's
+        # tensors the same in all processes, so that a checkpoint can hold them.
         keeps_starts = carries_state and self._is_attention
         return place(batch, self.processes.device, carries_state=carries_state, keeps_starts=keeps_starts)
 
@@ -237,7 +239,7 @@ class Learner:
         return [self.processes.device] if self.processes.device.type == "cuda" else []
 
     def _check(self, number: int, loss: Tensor) -> tuple[float, float]:
-        """Loss and gradient norm of the step as numbers, if they are numbers."""
+        """Return loss and gradient norm as numbers; raise `DivergedError` if one is not finite."""
         norm = gradient_norm(self.model.parameters())
         mine, whole_norm = torch.stack((loss.double(), norm.double())).tolist()
         whole_loss = self.processes.sum([mine])[0]
@@ -256,9 +258,9 @@ class Learner:
         raise DivergedError(f"training diverged at step {number + 1}: the loss is {whole_loss}{where}.")
 
     def _update(self, number: int, norm: float) -> float:
-        """Clip, set the learning rate of the step, and take the step."""
+        """Clip the gradients, set the learning rate and update the weights."""
         for parameter in self.model.parameters():
-            # What no row needed has a gradient of zero, in one process as in many.
+            # A parameter that no row used gets a zero gradient, so that it decays alike in one process and in many.
             if parameter.grad is None and parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         if self._config.clip_norm is not None and norm > self._config.clip_norm:
@@ -276,13 +278,13 @@ class Learner:
 
 
 def step_seed(*key: int) -> int:
-    """A seed drawn from a key such as the run's seed, the step and the process.
+    """Derive a seed from a key, such as the run's seed, the step and the process.
 
-    What a step draws depends on nothing that happened before it, so a restarted run has no generator to restore.
+    A step draws nothing that depends on earlier draws, so a resumed run has no generator to restore.
     """
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This process's shard of a tensor that is sharded."""
+    """Return this process's shard of a sharded tensor, and any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

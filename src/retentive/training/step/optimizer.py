@@ -1,4 +1,4 @@
-"""AdamW, and which parameters it lets decay."""
+"""AdamW, with weight decay for the matrices of linear layers alone."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from retentive.training.step.config import OptimizerConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters that learn, decaying and not decaying ones in a group each."""
+    """Make AdamW over all trainable parameters, in one group with weight decay and one without."""
     decaying, steady = decaying_parameters(model)
     groups = [
         {"params": list(decaying.values()), "weight_decay": config.weight_decay},
@@ -28,10 +28,10 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 
 
 def decaying_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Parameters by name, those that decay and those that do not, both in the order of the model.
+    """Return trainable parameters by name: those with weight decay and those without, in the order of the model.
 
     The matrices of linear layers decay. Norms, biases, embeddings and all else do not, nor does a matrix that is an
-    embedding too (a tied head): a decaying embedding shrinks the words that a batch does not hold.
+    embedding too (a tied head): weight decay would shrink the rows of tokens that a batch does not contain.
     """
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     matrices -= {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -41,7 +41,7 @@ def decaying_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
-    """Norm of all gradients together, over the shards of all processes where they are sharded."""
+    """Return the norm of all gradients together, over all processes where they are sharded."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

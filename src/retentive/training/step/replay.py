@@ -1,6 +1,6 @@
 """Gradients through a long text in the memory of one piece of it (Memformer, arXiv:2010.06891, algorithm 1).
 
-A text is read piece by piece, each a call that takes a state and gives the next. Plain back-propagation keeps the
+A text is read piece by piece; each is a call that takes a state and returns the next. Plain back-propagation keeps the
 activations of all pieces until the last is read. Replay keeps the states between them alone: it reads the text once
 without a graph, then goes back from the last piece to the first, reads each again with a graph from the state that
 entered it, and hands the gradient of that state to the piece before. What it costs is one more forward pass; what it
@@ -82,7 +82,7 @@ def replay(
 
 
 def check_replayable(model: nn.Module) -> None:
-    """Refuse a model whose forward pass, done twice, is not twice the same.
+    """Validate that a repeated forward pass of a model gives the same result.
 
     Raises:
         ValueError: If it has running statistics, or is wrapped in DDP with a static graph.
@@ -102,14 +102,14 @@ def check_replayable(model: nn.Module) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Randomness:
-    """Where the generators of random numbers are: the CPU's, and that of each GPU in use."""
+    """States of the random number generators of the CPU and of each GPU in use."""
 
     cpu: Tensor
     gpus: tuple[tuple[int, Tensor], ...]
 
     @classmethod
     def now(cls, earlier: "_Randomness | None" = None) -> "_Randomness":
-        """The present state; ``earlier`` itself if nothing was drawn since, for a state takes 5 kB."""
+        """Return the current states, or ``earlier`` if nothing was drawn since: a state takes 5 kB."""
         used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         found = cls(torch.get_rng_state(), tuple((gpu, torch.cuda.get_rng_state(gpu)) for gpu in used))
         return earlier if earlier is not None and found.equals(earlier) else found
@@ -127,7 +127,11 @@ class _Randomness:
 def _read_ahead(
     pieces: Sequence[Piece], state: RecurrentState | None
 ) -> tuple[list[RecurrentState], list[_Randomness]]:
-    """The states that enter the pieces after the first, and the random state that each piece begins with."""
+    """Read all pieces but the last without a graph.
+
+    Returns:
+        The states that enter the pieces after the first, and the random state that each piece begins with.
+    """
     entering: list[RecurrentState] = []
     randoms = [_Randomness.now()]
     with torch.no_grad():
@@ -147,7 +151,7 @@ def _gradients(state: RecurrentState) -> dict[str, Tensor]:
 
 
 def _backward(loss: Tensor, left: RecurrentState, following: dict[str, Tensor]) -> None:
-    """One backward pass for both: the piece's own loss, and what later pieces want of the state it left."""
+    """Back-propagate a piece's loss and the gradient of the state that it passed on, in one backward pass."""
     roots, gradients = [loss], [torch.ones_like(loss)]
     for name, tensor in named_tensors(left).items():
         if name in following and tensor.requires_grad:
