@@ -20,8 +20,8 @@ def forward_flops(model: LanguageModel, time: int) -> int:
     """Of reading ``time`` tokens of one row after an empty state, with all logits."""
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     if model.decoder.head is None:
-        weights += model.decoder.head_weight.numel()  # the tied table is the head
-    mixer = model.decoder.config.mixer
+        weights += model.decoder.embedding.tokens.weight.numel()  # the tied table is the head
+    mixer = model.decoder.config.mixers[0]
     if not isinstance(mixer, RetentionConfig):
         raise TypeError(f"model must be of retention layers for its products to be counted, but has {mixer}.")
     return 2 * time * weights + model.decoder.config.num_layers * retention_flops(mixer, time)

@@ -23,6 +23,9 @@ TokenMask = Bool[Tensor, "batch time"]
 Hidden = Float[Tensor, "batch time hidden"]
 """The residual stream."""
 
+HiddenRows = Float[Tensor, "*tokens hidden"]
+"""The residual stream of one token of each row, ``(batch, hidden)``, or of all tokens of a call."""
+
 Logits = Float[Tensor, "batch time vocab"]
 """Unnormalised log-probabilities of the next token."""
 

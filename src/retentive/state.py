@@ -1,29 +1,72 @@
 """The state protocol: what a model carries from one call to the next, and what every such value can do.
 
 A state is a frozen dataclass whose fields are tensors with the batch first, other states, or tuples of states. It goes
-into a call and a new one comes out; no call edits it, no module keeps it. Everything here works on any such value, so a
-new memory gets selection, truncation, moves and files for nothing.
+into a call and a new one comes out; no call edits it, no module keeps it. Everything here works on any such value, so
+the state of a new mixer can be selected, joined, restarted, detached, moved and saved without code of its own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-Leaf = Tensor | None
 Carried = TypeVar("Carried", bound="RecurrentState")
+
+StateShape = tuple[str | int, ...]
+"""What a layer's state must look like: its kind, then the sizes that its config decides."""
+
+RaggedFields = Mapping[str, Mapping[str, int]]
+"""For each field that marks real entries, the fields whose entries it marks, and their dimension of entries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecurrentState:
-    """Base of every carried value; its methods return a new value of the same type."""
+    """Base of every carried value; its methods return a new value of the same type.
+
+    Attributes:
+        ragged: Fields in which rows may hold different numbers of entries, such as a key-value cache. They are aligned
+            at the end and padded before; the field that is the key marks the real entries, or is None where all are.
+    """
+
+    ragged: ClassVar[RaggedFields] = {}
+
+    @property
+    def shape(self) -> StateShape:
+        """What the state looks like; it fits a layer whose config has this ``state_shape``."""
+        return (type(self).__name__,)
+
+    @property
+    def computed(self) -> Mapping[str, Tensor]:
+        """Tensors in the dtype that the model computes in, by name; all others are float32 or wider, or no numbers."""
+        return {}
+
+    @property
+    def entries(self) -> "tuple[int, Bool[Tensor, 'batch entries'] | None]":
+        """How many entries of earlier tokens can be read one by one, and which are real; None where all are."""
+        return 0, None
 
     def select(self: Carried, rows: Int[Tensor, "rows"] | Bool[Tensor, "batch"]) -> Carried:
         """Keep some rows of the batch: a mask drops rows, indices also reorder or repeat them (beam search)."""
         return map_tensors(self, lambda tensor: tensor[rows.to(tensor.device)])
+
+    def join(self: Carried, *others: Carried) -> Carried:
+        """Put the rows of other states under the rows of this one: the way back from ``select``."""
+        return join_rows((self, *others))
+
+    def restart(self: Carried, rows: Bool[Tensor, "batch"]) -> Carried:
+        """Let some rows begin anew: their numbers are 0, as in the initial state of a mixer."""
+        return map_tensors(self, lambda tensor: tensor.masked_fill(rows.view(-1, *(1,) * (tensor.dim() - 1)), 0))
+
+    def at(self: Carried, position: Int[Tensor, "batch"]) -> Carried:
+        """The state with its rows' next tokens at ``position``; a state that counts no positions stays as it is."""
+        return self
+
+    def trimmed(self: Carried) -> Carried:
+        """The state without entries that no row can read; a state of constant size stays as it is."""
+        return self
 
     def detach(self: Carried) -> Carried:
         """Cut the gradient: what came before is a constant from here on."""
@@ -57,6 +100,23 @@ class ModelState(RecurrentState):
     layers: tuple[RecurrentState, ...]
     position: Int[Tensor, "batch"]
     config: object = None
+
+
+def join_rows(states: Sequence[Carried]) -> Carried:
+    """Return one state with the rows of all, in the order given: the inverse of ``select``.
+
+    Ragged fields are padded at the left, as their entries stand at the end; see `RecurrentState.ragged`.
+    """
+    first = states[0]
+    if len(states) == 1:
+        return first
+    parts: dict[str, object] = {}
+    for mark, dims in first.ragged.items():
+        parts |= _join_entries(states, mark, dims)
+    for field in fields(first):
+        if field.name not in parts:
+            parts[field.name] = _join_values(field.name, [getattr(state, field.name) for state in states])
+    return type(first)(**parts)
 
 
 def map_tensors(state: Carried, change: Callable[[Tensor], Tensor]) -> Carried:
@@ -121,3 +181,41 @@ def _filled(name: str, value: object, tensors: dict[str, Tensor]) -> object:
     if isinstance(value, Tensor):
         return tensors[name]
     return tensors.get(name, value)  # an optional tensor that the template lacks
+
+
+def _join_values(name: str, values: Sequence[object]) -> object:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(cast("list[Tensor]", values))
+    if isinstance(first, RecurrentState):
+        return join_rows(cast("list[RecurrentState]", values))
+    if isinstance(first, tuple):
+        columns = zip(*cast("list[tuple[object, ...]]", values), strict=True)
+        return tuple(_join_values(name, column) for column in columns)
+    assert all(value == first for value in values), f"{name} differs from state to state and is no tensor"
+    return first
+
+
+def _join_entries(states: Sequence[RecurrentState], mark: str, dims: Mapping[str, int]) -> dict[str, Tensor | None]:
+    """Join the fields that share one dimension of entries, and the field that marks the real ones."""
+    some_field, some_dim = next(iter(dims.items()))
+    lengths = [getattr(state, some_field).shape[some_dim] for state in states]
+    longest = max(lengths)
+    joined: dict[str, Tensor | None] = {}
+    for name, dim in dims.items():
+        entries: list[Tensor] = []
+        for state, length in zip(states, lengths, strict=True):
+            tensor: Tensor = getattr(state, name)
+            shape = (*tensor.shape[:dim], longest - length, *tensor.shape[dim + 1 :])
+            entries.append(torch.cat((tensor.new_zeros(shape), tensor), dim))
+        joined[name] = torch.cat(entries)
+    marks: list[Tensor] = []
+    for state, length in zip(states, lengths, strict=True):
+        real: Tensor | None = getattr(state, mark)
+        tensor = getattr(state, some_field)
+        if real is None:
+            real = tensor.new_ones(tensor.shape[0], length, dtype=torch.bool)
+        marks.append(torch.cat((real.new_zeros(tensor.shape[0], longest - length), real), 1))
+    whole = torch.cat(marks)
+    joined[mark] = None if bool(whole.all()) else whole
+    return joined

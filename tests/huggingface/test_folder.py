@@ -30,7 +30,7 @@ def test_a_saved_folder_is_read_bit_for_bit(family: str, changes: dict, tmp_path
     assert config.family_config == ours.config
     decoder = ours.config.decoder
     assert (config.vocab_size, config.hidden_size) == (decoder.embedding.vocab_size, decoder.embedding.hidden_size)
-    assert (config.num_hidden_layers, config.num_attention_heads) == (decoder.num_layers, decoder.mixer.num_heads)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (decoder.num_layers, decoder.num_heads)
     theirs, notes = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(notes.values()), notes
     expected, found = ours.state_dict(), theirs.model.state_dict()

@@ -15,16 +15,16 @@ def test_tables_do_not_follow_the_model_into_bfloat16(family: str):
     decoders = [module for module in model.modules() if isinstance(module, Decoder)]
     assert decoders
     for decoder in decoders:
-        layout = decoder.layout(torch.tensor([2**20]), 1, 3)
-        reference = decoder.double().layout(torch.tensor([2**20]), 1, 3)
+        layout = decoder.layout(torch.zeros(1, 3, dtype=torch.long), torch.tensor([2**20]))
+        reference = decoder.double().layout(torch.zeros(1, 3, dtype=torch.long), torch.tensor([2**20]))
         decoder.bfloat16()
-        if layout.cos is not None:
-            assert layout.cos.dtype == torch.float32
-            torch.testing.assert_close(layout.cos.double(), reference.cos, rtol=0, atol=1e-7)
-            torch.testing.assert_close(layout.sin.double(), reference.sin, rtol=0, atol=1e-7)
+        for tables, exact in zip(layout.rotary.values(), reference.rotary.values(), strict=True):
+            assert tables.cos.dtype == torch.float32
+            torch.testing.assert_close(tables.cos.double(), exact.cos, rtol=0, atol=1e-7)
+            torch.testing.assert_close(tables.sin.double(), exact.sin, rtol=0, atol=1e-7)
     for module in model.modules():
         if isinstance(module, MultiScaleRetention):
-            decay = module.recurrent_decay(torch.device("cpu"), torch.float32)
+            decay = module.decay
             assert (decay < 1).all()
             torch.testing.assert_close(decay.flatten().double().log(), module.config.log_decays, rtol=1e-5, atol=0)
 

@@ -80,7 +80,7 @@ def model_card(folder: Path | str) -> str:
         ("parameters", f"{parameters:,} ({dtype})"),
         ("layers", f"{decoder.num_layers}"),
         ("hidden size", f"{decoder.embedding.hidden_size:,}"),
-        ("heads", f"{decoder.mixer.num_heads}"),
+        ("heads", f"{decoder.num_heads}"),
         ("token ids", f"{decoder.embedding.vocab_size:,}"),
     ]
     lines = [

@@ -186,7 +186,7 @@ def inspect_model(folder: Path | str, contexts: Sequence[int] = CONTEXTS) -> Ins
         contexts=within,
         state_bytes=tuple(state.size_in_bytes for state in states),
         carried=_carried(states, begins_again=hasattr(model.config, "segment_length")),
-        half_lives=model.config.decoder.mixer.half_lives,
+        half_lives=model.config.decoder.mixers[0].half_lives,
     )
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from retentive.checkpoints.states import GenerationState
-from retentive.generation.decoding import Decoding, evaluating
+from retentive.engine.eager import evaluating
+from retentive.generation.decoding import Decoding
 from retentive.generation.prompt import Prompt, PromptBatch, align, read_prompt
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
@@ -163,7 +164,7 @@ def _begin(
     embedding = model.config.decoder.embedding
     stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
     stopping.check_vocab(embedding.vocab_size)
-    device = next(model.parameters()).device
+    device = model.device
     start = None if state is None else state.to(device)
     batch = _first_tokens(read_prompt(prompt, embedding.vocab_size), start, device)
     carried = start.model if isinstance(start, GenerationState) else start

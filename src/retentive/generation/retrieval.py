@@ -80,15 +80,20 @@ class Lookup:
             self._model.initial_state(len(tokens)), lengths, config.chunk_size, config.chunk_offset
         )
 
-    def before_token(self, state: ModelState | None) -> ModelState | None:
+    def before_token(self, state: ModelState) -> ModelState:
         """The state before one more token is read."""
         every = self._retrieval.every
-        if state is None or every is None:
+        if every is None:
             return state
         checked = check_state(self._model.config, self._model.decoder.dtype, state)
         if int(checked.place.max()) < every - 1:
-            return checked  # the same object: a bound step goes on from it
+            return checked  # the same object: an engine goes on from it
         return end_chunks_every(checked, every, self._model.config.chunk_size)
+
+    def arguments(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> dict[str, Tensor]:
+        """What a call takes beside tokens: the neighbours of the chunks that end in it, if there are any."""
+        found = self.neighbours(tokens, mask, state)
+        return {} if found is None else {"neighbours": found}
 
     def neighbours(
         self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None

@@ -82,4 +82,4 @@ class RetentiveConfig(PreTrainedConfig):
     @property
     def num_attention_heads(self) -> int:
         """Heads in a block."""
-        return self.family_config.decoder.mixer.num_heads
+        return self.family_config.decoder.num_heads

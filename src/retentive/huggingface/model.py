@@ -258,13 +258,12 @@ def _read_embedded(
     wanted: int | None,
     beside: dict[str, Any],
 ) -> ModelOutput:
-    if type(model).forward is not LanguageModel.forward or beside:
+    if not model.is_plain_decoder or beside:
         raise ValueError(
             f"inputs_embeds must be None for a {model.config.family}, whose state remembers token ids; give input_ids."
         )
     decoder = model.decoder
-    batch, time, _ = embedded.shape
-    layout = decoder.layout(None if state is None else state.position, batch, time, mask=mask)
+    layout = decoder.layout(embedded, None if state is None else state.position, mask=mask)
     hidden = decoder.embedding_dropout(decoder.embedding.place(embedded, layout.positions))
     hidden, following = decoder(hidden, state, layout)
     return model.read_out(hidden, following, None, wanted)

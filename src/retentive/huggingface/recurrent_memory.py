@@ -8,7 +8,6 @@ frozen: nothing, LoRA (of peft), or all of it.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -21,12 +20,13 @@ from retentive.layers.feed_forward import FeedForwardConfig
 from retentive.layers.memory_tokens import MemoryTokens, MemoryTokensConfig
 from retentive.layers.mixers.attention import AttentionConfig
 from retentive.layers.norm import NormConfig
+from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import LanguageModel, ModelOutput, check_call
 from retentive.models.decoder import DecoderConfig
 from retentive.models.layer_states import check_config
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Memory, TokenMask, Tokens
-from retentive.state import ModelState
+from retentive.state import ModelState, RaggedFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +78,8 @@ class HuggingFaceMemoryState(ModelState):
         segment: Its tokens, at the end of the row.
         real: Which of them are there; None where rows have equally many.
     """
+
+    ragged: ClassVar[RaggedFields] = {"real": {"segment": 1}}
 
     memory: Memory
     segment: Int[Tensor, "batch unfinished"]
@@ -146,9 +148,14 @@ class HuggingFaceRecurrentMemory(LanguageModel):
         self.config: Any = _Described(config, _sizes(vocab_size, hidden_size, config.segment_length))
 
     @property
-    def decoder(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The layers, where the library's loops look for them."""
-        return SimpleNamespace(blocks=self.backbone)
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return cast("Any", self.backbone).get_input_embeddings().weight.device
+
+    @property
+    def products(self) -> nn.Module:
+        """The layers whose products a step computes."""
+        return self.backbone
 
     @property
     def longest_text(self) -> int | None:
@@ -164,9 +171,12 @@ class HuggingFaceRecurrentMemory(LanguageModel):
         """Refuse a state of another model; see `LanguageModel`."""
         self._check(state)
 
-    def bound(self) -> None:
-        """None: there is no faster way to decode than `forward`."""
-        return
+    def step(
+        self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext = PLAIN
+    ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
+        """Read one token of each row: a call, for the unfinished segment is read again."""
+        output = self(tokens[:, None], state, logits_to_keep=1)
+        return output.logits[:, -1], output.state
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> HuggingFaceMemoryState:
         """What ``state=None`` means, as a value. The memory in it carries the gradient of the learned memory."""
@@ -306,10 +316,9 @@ def _sizes(vocab_size: int, hidden_size: int, segment_length: int) -> DecoderCon
     )
     return DecoderConfig(
         embedding=EmbeddingConfig(vocab_size=vocab_size, hidden_size=hidden_size),
-        mixer=mixer,
+        mixers=(mixer,),
         feed_forward=FeedForwardConfig(hidden_size=hidden_size, intermediate_size=4 * hidden_size),
         norm=NormConfig(),
-        num_layers=1,
         final_norm=True,
         tie_embeddings=False,
         head_bias=False,

@@ -1,7 +1,9 @@
 """Where each token of one call stands: made once a call, read by every layer."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -34,7 +36,7 @@ class RotaryConfig:
     scaling: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         if self.dim % 2:
             raise ValueError(
@@ -81,6 +83,32 @@ class AttentionMask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RotaryTables:
+    """Cosines and sines of the rotation of each token; see `retentive.ops.rotary`."""
+
+    cos: RotaryTable
+    sin: RotaryTable
+
+    @cached_property
+    def complex(self) -> Complex[Tensor, "#batch 2 1 time pairs"]:
+        """The rotation as complex numbers, of queries scaled by ``dim ** -0.5``, then of keys; made on first use."""
+        rotation = torch.complex(self.cos, self.sin)
+        return torch.stack((rotation * (2 * rotation.shape[-1]) ** -0.5, rotation), 1).unsqueeze(2)
+
+    def columns(self, part: slice) -> "RotaryTables":
+        """The tables of some of the tokens."""
+        return RotaryTables(cos=self.cos[:, part], sin=self.sin[:, part])
+
+    def followed_by(self, other: "RotaryTables") -> "RotaryTables":
+        """The tables of these tokens, and of others after them."""
+        return RotaryTables(cos=torch.cat((self.cos, other.cos), 1), sin=torch.cat((self.sin, other.sin), 1))
+
+
+RotaryByConfig = Mapping[RotaryConfig, RotaryTables]
+"""The tables of every rotation that some layer of a model needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchLayout:
     """Positions, padding and document starts of the tokens of one call.
 
@@ -89,8 +117,7 @@ class BatchLayout:
         next_position: Position that each row's next token will have.
         mask: True where a token is real; None where all are.
         starts: True where a document starts; None where none does.
-        cos: Cosines of the rotation, or None without one.
-        sin: Sines of the rotation.
+        rotary: Tables of the rotations that the layers need.
         attention_mask: What attention may read; None where order, padding, documents and the window tell it.
     """
 
@@ -98,20 +125,19 @@ class BatchLayout:
     next_position: Int[Tensor, "batch"]
     mask: TokenMask | None = None
     starts: TokenMask | None = None
-    cos: RotaryTable | None = None
-    sin: RotaryTable | None = None
+    rotary: RotaryByConfig = field(default_factory=lambda: MappingProxyType({}))
     attention_mask: AttentionMask | None = None
 
-    @cached_property
-    def rotation(self) -> Complex[Tensor, "#batch 2 1 time pairs"] | None:
-        """The rotation as complex numbers, of queries scaled by ``dim ** -0.5``, then of keys; None without one.
+    @property
+    def is_one_token(self) -> bool:
+        """Whether the call is one token of every row and nothing else has to be told about it."""
+        plain = self.mask is None and self.starts is None and self.attention_mask is None
+        # A compiler fuses real numbers and not complex ones, so it is given the general way.
+        return plain and self.positions.shape[1] == 1 and not torch.compiler.is_compiling()
 
-        Made when first asked for: all layers of retention share it.
-        """
-        if self.cos is None or self.sin is None:
-            return None
-        rotation = torch.complex(self.cos, self.sin)
-        return torch.stack((rotation * (2 * rotation.shape[-1]) ** -0.5, rotation), 1).unsqueeze(2)
+    def tables(self, rotary: RotaryConfig | None) -> RotaryTables | None:
+        """The tables of one rotation; None without one."""
+        return None if rotary is None else self.rotary[rotary]
 
 
 def make_layout(
@@ -121,7 +147,7 @@ def make_layout(
     *,
     mask: TokenMask | None = None,
     starts: TokenMask | None = None,
-    rotary: RotaryConfig | None = None,
+    rotary: Collection[RotaryConfig] = (),
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> BatchLayout:
@@ -133,7 +159,7 @@ def make_layout(
         time: Columns.
         mask: True where a token is real.
         starts: True at the first token of a document.
-        rotary: Adds the tables of a rotation.
+        rotary: The rotations that tables are made for.
         device: Where the tensors are made.
         dtype: Of the model; rotary tables are float32 or wider, their angles float64.
     """
@@ -147,11 +173,18 @@ def make_layout(
         following = torch.full((batch,), time, device=device) if position is None else position + time
     else:
         positions, following = _count(position, batch, time, mask, starts, device)
-    cos, sin = None, None
-    if rotary is not None:
-        frequencies = _frequencies(rotary, positions.device)
-        cos, sin = rotary_tables(positions, frequencies, torch.promote_types(dtype, torch.float32))
-    return BatchLayout(positions=positions, next_position=following, mask=mask, starts=starts, cos=cos, sin=sin)
+    tables = rotary_by_config(positions, rotary, dtype)
+    return BatchLayout(positions=positions, next_position=following, mask=mask, starts=starts, rotary=tables)
+
+
+def rotary_by_config(positions: Positions, rotary: Collection[RotaryConfig], dtype: torch.dtype) -> RotaryByConfig:
+    """Make the tables of each rotation for tokens at ``positions``, float32 or wider; their angles are float64."""
+    wide = torch.promote_types(dtype, torch.float32)
+    tables: dict[RotaryConfig, RotaryTables] = {}
+    for config in rotary:
+        cos, sin = rotary_tables(positions, _frequencies(config, positions.device), wide)
+        tables[config] = RotaryTables(cos=cos, sin=sin)
+    return tables
 
 
 @constant

@@ -1,22 +1,19 @@
 """Chunked cross-attention as a layer, and which neighbours each token of a call reads (arXiv:2112.04426, 2.4)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from retentive.layers.block import add_to_residual
-from retentive.layers.bound import bind_linear
 from retentive.layers.cross_attention import CrossAttention, CrossAttentionConfig
 from retentive.layers.norm import Norm, NormConfig
-from retentive.ops.attention import attention_step
+from retentive.layers.token_place import TokenPlace
 from retentive.ops.chunked_cross_attention import chunked_cross_attention
-from retentive.ops.rotary import apply_rotary
 from retentive.shapes import Hidden, TokenMask
-from retentive.state import RecurrentState
+from retentive.state import RaggedFields, RecurrentState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +25,8 @@ class NeighbourState(RecurrentState):
         value: Values.
         real: Which entries are there; None where all are.
     """
+
+    ragged: ClassVar[RaggedFields] = {"real": {"key": 2, "value": 2}}
 
     key: Float[Tensor, "batch heads read key_dim"]
     value: Float[Tensor, "batch heads read value_dim"]
@@ -109,24 +108,11 @@ class _Text(NamedTuple):
     key: Float[Tensor, "batch heads read key_dim"]
     value: Float[Tensor, "batch heads read value_dim"]
     allowed: Bool[Tensor, "batch read"] | None = None
-    empty: Bool[Tensor, "batch 1 1"] | None = None
-
-
-class _ReadableText:
-    """Makes ready what all tokens of a chunk read, once."""
-
-    def __init__(self) -> None:
-        self._made_of: NeighbourState | None = None
-        self._text: _Text | None = None
-
-    def of(self, carried: NeighbourState, x: Tensor) -> _Text | None:
-        """The neighbours that are carried, in the dtype of what reads them; None if there is nothing in them."""
-        if carried is not self._made_of:
-            self._made_of, self._text = carried, _readable(in_dtype_of(carried, x))
-        return self._text
+    empty: Bool[Tensor, "batch 1"] | None = None
 
 
 def _readable(carried: NeighbourState) -> _Text | None:
+    """What a single token of each row reads; None if there is nothing in it."""
     key, value, real = carried.key, carried.value, carried.real
     if real is not None and real.shape[0] == 1:  # without padding attention takes less time
         key, value, real = key[:, :, real[0]], value[:, :, real[0]], None
@@ -138,11 +124,7 @@ def _readable(carried: NeighbourState) -> _Text | None:
     seeing = real.any(1, keepdim=True)
     if bool(seeing.all()):
         return _Text(key, value, real)
-    return _Text(key, value, real | ~seeing, ~seeing[..., None])
-
-
-BoundReading = Callable[[Tensor, NeighbourState, Tensor | None], Tensor]
-"""From ``(batch, hidden)``, the neighbours that are being read and the token's rotation to the residual stream."""
+    return _Text(key, value, real | ~seeing, ~seeing)
 
 
 class ChunkedCrossAttention(nn.Module):
@@ -199,37 +181,40 @@ class ChunkedCrossAttention(nn.Module):
         query = self.attention.query(x if self.residual_scale is not None else self.norm(x), places, 2 * size - 1)
         mixed = self._mixed(query, carried, ended, reads)
         output = self.dropout(self.attention.output(mixed))
-        added = add_to_residual(x, output, self.norm, self.residual_scale, (self.attention, self.dropout))
+        added = self._add(x, output)
         if self.residual_scale is None:
             return added
         return torch.where(_seen(carried, ended, reads, x.shape[1])[..., None], added, x)
 
-    def bound(self) -> BoundReading | None:
-        """`forward` for one token that ends no chunk, see `retentive.layers.bound`; None if it cannot be."""
-        if self.residual_scale is not None:
-            return None
-        config, norm, texts = self.attention.config, self.norm.bound(), _ReadableText()
-        ask, write, rotary = (
-            bind_linear(self.attention.query_proj),
-            bind_linear(self.attention.output_proj),
-            config.rotary,
+    def step(
+        self, x: Float[Tensor, "batch hidden"], carried: NeighbourState, place: TokenPlace
+    ) -> Float[Tensor, "batch hidden"]:
+        """Let one token of each row, with which no chunk ends, read the neighbours that are carried.
+
+        Args:
+            x: The residual stream.
+            carried: Neighbours of the last chunk that ended.
+            place: Of the token in its chunk: the rotation is that of its query, see `forward`.
+        """
+        text = place.context.prepare(carried, _readable) if carried.key.shape[2] else None
+        if text is None:
+            return x
+        read = x if self.residual_scale is not None else self.norm(x)
+        attention = self.attention
+        mixed = attention.step(read, text.key, text.value, text.allowed, place.rotation(attention.config.rotary))
+        if text.empty is not None:
+            mixed = mixed.masked_fill(text.empty, 0)
+        output = self.dropout(attention.output_proj(mixed)) if self.training else attention.output_proj(mixed)
+        added = self._add(x, output)
+        if self.residual_scale is None or text.empty is None:
+            return added
+        return torch.where(text.empty, x, added)
+
+    def _add(self, x: Tensor, output: Tensor) -> Tensor:
+        attention = self.attention
+        return add_to_residual(
+            x, output, self.norm, self.residual_scale, attention.output_proj, attention, self.dropout
         )
-
-        def apply(x: Tensor, carried: NeighbourState, rotation: Tensor | None) -> Tensor:
-            if not carried.key.shape[2]:
-                return x
-            query = ask(norm(x)).view(x.shape[0], config.num_heads, config.head_dim)
-            text = texts.of(carried, query)
-            if text is None:
-                return x
-            if rotary is not None and rotation is not None:
-                query = apply_rotary(query[:, None, :, None], rotation[:, 1:], pairs=rotary.pairs)[:, 0, :, 0]
-            mixed = attention_step(query, text.key, text.value, text.allowed)
-            if text.empty is not None:
-                mixed = mixed.masked_fill(text.empty, 0)
-            return x + write(mixed.flatten(1))
-
-        return apply
 
     def _mixed(self, query: Tensor, carried: NeighbourState, ended: EndedChunks | None, reads: Reads) -> Tensor:
         """What the heads read."""

@@ -1,6 +1,7 @@
 """Attention from one sequence to another, or in both directions of one: the parts of RETRO's encoder and decoder."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,12 +9,13 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import RotaryConfig
-from retentive.layers.bound import is_observed
 from retentive.layers.constants import constant
 from retentive.layers.projection import project, side_by_side
-from retentive.ops.attention import attention
-from retentive.ops.rotary import rotary_tables, rotate
-from retentive.ops.rotated_linear import rotated_linear
+from retentive.layers.token_place import Rotation
+from retentive.ops.attention import attention, attention_step
+from retentive.ops.lean.plain import is_plain
+from retentive.ops.lean.rotated_linear import rotated_linear
+from retentive.ops.rotary import apply_rotary, rotary_tables, rotate
 from retentive.shapes import Hidden, Queries, RotaryTable, Values
 
 
@@ -38,7 +40,7 @@ class CrossAttentionConfig:
     rotary: RotaryConfig | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         for name in ("hidden_size", "memory_size", "num_heads", "head_dim"):
             if getattr(self, name) < 1:
@@ -100,6 +102,30 @@ class CrossAttention(nn.Module):
             allowed = allowed[:, None].expand(-1, -1, query.shape[2], -1)
         return self.output(attention(query, key, value, allowed=allowed, dropout=self.dropout))
 
+    def step(
+        self,
+        x: Float[Tensor, "batch hidden"],
+        key: Float[Tensor, "batch heads read key_dim"],
+        value: Float[Tensor, "batch heads read value_dim"],
+        allowed: Bool[Tensor, "batch read"] | None,
+        rotation: Rotation | None,
+    ) -> Float[Tensor, "batch inner"]:
+        """What the heads of one token of each row read; every token may read something.
+
+        Args:
+            x: The tokens.
+            key: Of what can be read.
+            value: What is read.
+            allowed: True where a row's token may read a key; None where it may read all.
+            rotation: Of the tokens' queries.
+        """
+        config = self.config
+        query = self.query_proj(x).view(x.shape[0], config.num_heads, config.head_dim)
+        if config.rotary is not None and rotation is not None:
+            query = apply_rotary(query[:, None, :, None], rotation[:, 1:], pairs=config.rotary.pairs)[:, 0, :, 0]
+        key, value = key.to(query.dtype), value.to(query.dtype)
+        return attention_step(query, key, value, allowed, dropout=self.dropout).flatten(1)
+
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self.config.num_heads, self.config.head_dim)).transpose(1, 2)
 
@@ -117,10 +143,10 @@ class CrossAttention(nn.Module):
 
 
 def _whole(projection: nn.Module) -> Tensor | None:
-    """The weight of a projection that is no more than that; None for an adapter, a bias or one that hooks see."""
-    if type(projection) is not nn.Linear or isinstance(projection.bias, Tensor) or is_observed(projection):
+    """The weight of a plain projection without a bias; None for any other, which has to be called."""
+    if not is_plain(projection) or isinstance(projection.bias, Tensor):
         return None
-    return projection.weight
+    return cast("Tensor", projection.weight)
 
 
 def _turns(rotary: RotaryConfig, places: Tensor, count: int, like: Tensor) -> tuple[RotaryTable, RotaryTable]:

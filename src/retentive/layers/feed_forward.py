@@ -1,30 +1,18 @@
 """The feed-forward layer: two projections around an activation, gated on request (GLU, arXiv:2002.05202)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from retentive.config_types import check_types
-from retentive.layers.bound import Apply, bind_linear, may_overwrite
 from retentive.layers.projection import project
-from retentive.ops.activation import Activation, activation_backward
-from retentive.ops.gated import gated
-from retentive.shapes import Hidden
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "swish": nn.functional.silu,
-    "gelu": nn.functional.gelu,
-    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
-    "relu": nn.functional.relu,
-}
-
-IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "swish": partial(nn.functional.silu, inplace=True),
-    "relu": partial(nn.functional.relu, inplace=True),
-}
+from retentive.ops.activation import ACTIVATIONS, Activation
+from retentive.ops.lean.activations import activate_over, activation_backward
+from retentive.ops.lean.gated import gated
+from retentive.ops.lean.plain import may_write_over
+from retentive.shapes import HiddenRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +34,7 @@ class FeedForwardConfig:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         if self.intermediate_size < 1:
             raise ValueError(f"intermediate_size must be at least 1 channel, but is {self.intermediate_size}.")
@@ -66,38 +54,21 @@ class FeedForward(nn.Module):
         self.output_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]
 
-    def forward(self, x: Hidden) -> Hidden:
+    def forward(self, x: HiddenRows) -> HiddenRows:
         """Apply the layer to every token by itself."""
-        inner = self.input_proj(x)
-        if self.config.gated and torch.is_grad_enabled():
-            return self.output_proj(gated(inner, self.config.activation))
+        inner, activation = self.input_proj(x), self.config.activation
+        if torch.is_grad_enabled():
+            if self.config.gated:
+                return self.output_proj(gated(inner, activation))
+            return project(
+                self.output_proj, self.activation, inner, partial(activation_backward, activation=activation)
+            )
+        activate = activate_over if may_write_over(inner, self.input_proj) else _activate
         if self.config.gated:
             activated, linear = inner.chunk(2, dim=-1)
-            return self.output_proj(self._activate(activated) * linear)
-        if torch.is_grad_enabled():
-            return project(
-                self.output_proj,
-                self.activation,
-                inner,
-                partial(activation_backward, activation=self.config.activation),
-            )
-        return self.output_proj(self._activate(inner))
+            return self.output_proj(activate(activated, activation) * linear)
+        return self.output_proj(activate(inner, activation))
 
-    def bound(self) -> Apply:
-        """`forward` over the present parameters; see `retentive.layers.bound`."""
-        read, write = bind_linear(self.input_proj), bind_linear(self.output_proj)
-        activate = IN_PLACE.get(self.config.activation, self.activation)
-        if not self.config.gated:
-            return lambda x: write(activate(read(x)))
 
-        def apply(x: Tensor) -> Tensor:
-            activated, linear = read(x).chunk(2, dim=-1)
-            return write(activate(activated) * linear)
-
-        return apply
-
-    def _activate(self, inner: Hidden) -> Hidden:
-        """The activation, over the memory of ``inner`` where no gradient needs it."""
-        if may_overwrite(self.input_proj):
-            return IN_PLACE.get(self.config.activation, self.activation)(inner)
-        return self.activation(inner)
+def _activate(inner: HiddenRows, activation: Activation) -> HiddenRows:
+    return ACTIVATIONS[activation](inner)

@@ -1,6 +1,5 @@
 """Normalisation: LayerNorm (Ba et al. 2016, arXiv:1607.06450) and RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
-from retentive.ops.rms_norm import bind_rms_norm, rms_norm
+from retentive.layers.derived import derived
+from retentive.ops.rms_norm import rms_norm, rms_norm_of_length
 
 NormKind = Literal["rms_norm", "layer_norm", "gated_rms_norm"]
 KINDS = ("rms_norm", "layer_norm", "gated_rms_norm")
@@ -31,7 +31,7 @@ class NormConfig:
     affine: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         if self.kind not in KINDS:
             raise ValueError(f"kind of norm must be one of {', '.join(KINDS)}, but is {self.kind!r}.")
@@ -53,24 +53,30 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(size)) if config.affine and config.kind == "layer_norm" else None
         self.gate = nn.Parameter(torch.ones(size)) if config.kind == "gated_rms_norm" else None
 
+    @derived
+    def length_scale(self) -> tuple[Tensor, Tensor] | None:
+        """What `rms_norm_of_length` needs, made of the weight; None where torch has a better kernel."""
+        like = torch.empty(0) if self.weight is None else self.weight.detach()
+        if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64):
+            return None
+        least = like.new_tensor((self.size * self.config.epsilon) ** 0.5)
+        root = like.new_tensor(self.size**0.5)
+        return (root if self.weight is None else like * root), least
+
     def forward(self, x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
         """Return the normalised channels, in the dtype of ``x``."""
         weight, bias = self.weight, self.bias
-        if weight is not None and x.dtype is torch.float32 and weight.dtype is torch.float16:
+        if weight is not None and weight.dtype is torch.float16 and x.dtype is torch.float32:
             weight, bias = weight.float(), None if bias is None else bias.float()
         if self.config.kind == "layer_norm":
             return nn.functional.layer_norm(x, (self.size,), weight, bias, self.config.epsilon)
-        normed = rms_norm(x, weight, self.config.epsilon)
+        # Only an engine's view of this norm holds the value: made for each call, it would save nothing.
+        found = vars(self).get("length_scale")
+        if found is not None and x.dtype is found[1].dtype:
+            normed = rms_norm_of_length(x, *found)
+        else:
+            normed = rms_norm(x, weight, self.config.epsilon)
         return normed if self.gate is None else normed * (self.gate * x).sigmoid()
-
-    def bound(self) -> Callable[[Tensor], Tensor]:
-        """`forward` over the present parameters; see `retentive.layers.bound`."""
-        if self.config.kind == "rms_norm":
-            return bind_rms_norm(self.weight, self.size, self.config.epsilon)
-        if self.config.kind != "layer_norm" or (self.weight is not None and self.weight.dtype is torch.float16):
-            return self.forward
-        shape, weight, bias, epsilon = (self.size,), self.weight, self.bias, self.config.epsilon
-        return lambda x: torch.layer_norm(x, shape, weight, bias, epsilon)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

@@ -2,18 +2,18 @@
 
 from torch import Tensor, nn
 
-from retentive.layers.bound import is_observed
-from retentive.ops.lean_linear import Back, Make, lean_linear
+from retentive.ops.lean.lean_linear import Back, Make, lean_linear
+from retentive.ops.lean.plain import is_plain
 
 
 def project(module: nn.Module, make: Make, source: Tensor, back: Back | None = None) -> Tensor:
-    """``module(make(source))``, with less kept for the gradient where ``module`` is a weight and a bias and no more.
+    """``module(make(source))``, with less kept for the gradient where ``module`` is a plain projection.
 
-    See `retentive.ops.lean_linear` for ``back``.
+    See `retentive.ops.lean.lean_linear` for ``back``.
     """
-    if type(module) is not nn.Linear or is_observed(module):
+    if not is_plain(module):
         return module(make(source))
-    return lean_linear(make, source, module.weight, module.bias, back)
+    return lean_linear(make, source, module.weight, module.bias, back)  # pyright: ignore[reportArgumentType]
 
 
 def side_by_side(heads: Tensor) -> Tensor:

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from retentive.layers.bound import is_observed
-from retentive.layers.mixers.attention import AttentionConfig
-from retentive.models.decoder import BoundDecoder, Decoder, DecoderConfig
+from retentive.layers.token_place import PLAIN, StepContext
+from retentive.models.decoder import Decoder, DecoderConfig
 from retentive.models.layer_states import check_layers
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
@@ -66,9 +65,11 @@ class LanguageModel(nn.Module):
     Attributes:
         recomputes_segments: Whether a family that reads segments computes each again in the backward pass; None in
             families that read none.
+        is_plain_decoder: Whether the family is a decoder and nothing around one, so that others can be built around it.
     """
 
     recomputes_segments: bool | None = None
+    is_plain_decoder: ClassVar[bool] = True
 
     def __init__(self, config: FamilyConfig) -> None:
         """Make the decoder that the config describes."""
@@ -81,6 +82,16 @@ class LanguageModel(nn.Module):
         return self.decoder.initial_state(batch_size, device)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.decoder.embedding.tokens.weight.device
+
+    @property
+    def products(self) -> nn.Module:
+        """The layers whose products a step computes, for whoever decides on threads; the embedding and head apart."""
+        return self.decoder.blocks
+
+    @property
     def longest_text(self) -> int | None:
         """Tokens that one text can have, because each has a learned position; None where nothing ends it."""
         return self.config.decoder.embedding.max_positions
@@ -88,8 +99,7 @@ class LanguageModel(nn.Module):
     @property
     def state_is_bounded(self) -> bool:
         """Whether the state stops growing, however long a text becomes."""
-        mixer = self.config.decoder.mixer
-        return not isinstance(mixer, AttentionConfig) or mixer.window is not None
+        return self.config.decoder.state_is_bounded
 
     @property
     def predicts_next_token(self) -> bool:
@@ -123,9 +133,7 @@ class LanguageModel(nn.Module):
         check_call(tokens, state, labels, mask, starts, logits_to_keep)
         if state is not None:
             self.check_state(state)
-        batch, time = tokens.shape
-        position = None if state is None else state.position
-        layout = self.decoder.layout(position, batch, time, mask=mask, starts=starts)
+        layout = self.decoder.layout(tokens, None if state is None else state.position, mask=mask, starts=starts)
         hidden, following = self.decoder(self.decoder.embed(tokens, layout), state, layout)
         return self.read_out(hidden, following, labels, logits_to_keep)
 
@@ -137,14 +145,19 @@ class LanguageModel(nn.Module):
         """
         check_layers(self.decoder.config, self.decoder.dtype, state)
 
-    def bound(self) -> BoundDecoder | None:
-        """`forward` for one token of each row, see `retentive.layers.bound`; None for a model that does more.
+    def step(
+        self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext = PLAIN
+    ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
+        """Read one token of each row after ``state``: what a call with one column gives, without its checks.
 
-        For a loop over tokens in eval mode, without gradients.
+        Hooks of the layers are not called. An engine that runs many steps calls this, and the model where it has hooks.
+
+        Args:
+            tokens: Token ids.
+            state: Where the last call or step stopped; checked by whoever runs steps, once.
+            context: How the step is run.
         """
-        if type(self).forward is not LanguageModel.forward or is_observed(self):
-            return None
-        return self.decoder.bound()
+        return self.decoder.step(tokens, state, context)
 
     def read_out(
         self, hidden: Hidden, state: ModelState, labels: Tokens | None, logits_to_keep: int | None
@@ -160,7 +173,7 @@ class LanguageModel(nn.Module):
         try:
             return self.decoder.loss(hidden, labels)
         except (IndexError, RuntimeError) as error:
-            vocab = self.decoder.head_weight.shape[0]
+            vocab = self.decoder.config.embedding.vocab_size
             wrong = labels[((labels < 0) & (labels != -100)) | (labels >= vocab)]
             if not wrong.numel():
                 raise

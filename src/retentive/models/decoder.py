@@ -1,24 +1,24 @@
 """The one decoder behind every family: embedding, blocks, norm, head."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
-from retentive.layers.batch_layout import BatchLayout, make_layout
-from retentive.layers.block import Block, BoundBlock, MixerConfig, carried_by, state_with
-from retentive.layers.bound import Apply, bind_tall
+from retentive.layers.batch_layout import BatchLayout, RotaryConfig, make_layout
+from retentive.layers.block import Block
 from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_embedding
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
-from retentive.layers.mixers.attention import Attention
+from retentive.layers.mixers.protocol import MixerConfig
 from retentive.layers.norm import Norm, NormConfig
-from retentive.layers.places import Places
-from retentive.ops.cross_entropy import linear_cross_entropy
-from retentive.shapes import Hidden, Logits, TokenMask, Tokens
+from retentive.layers.token_place import PLAIN, StepContext
+from retentive.ops.cross_entropy import IGNORED, linear_cross_entropy
+from retentive.ops.lean.plain import is_plain
+from retentive.ops.lean.tall_linear import tall_linear
+from retentive.shapes import Hidden, HiddenRows, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
 
 
@@ -28,10 +28,9 @@ class DecoderConfig:
 
     Attributes:
         embedding: Tables of tokens and learned positions.
-        mixer: Attention or retention; every block has one of this shape.
+        mixers: The mixer of each block, from the first to the last.
         feed_forward: The other half of a block.
         norm: Norm before each half.
-        num_layers: Blocks.
         final_norm: Whether the last block's output is normalised before the head.
         tie_embeddings: Whether the head is the token table.
         head_bias: Whether the head has a bias.
@@ -45,10 +44,9 @@ class DecoderConfig:
     """
 
     embedding: EmbeddingConfig
-    mixer: MixerConfig
+    mixers: tuple[MixerConfig, ...]
     feed_forward: FeedForwardConfig
     norm: NormConfig
-    num_layers: int
     final_norm: bool
     tie_embeddings: bool
     head_bias: bool
@@ -57,10 +55,10 @@ class DecoderConfig:
     residual: Literal["pre_norm", "deepnorm"] = "pre_norm"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
-        if self.num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, but is {self.num_layers}.")
+        if not self.mixers:
+            raise ValueError("num_layers must be at least 1, but is 0: a decoder has a mixer for each block.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, but is {self.dropout}.")
         if self.initialisation not in ("xavier", "normal"):
@@ -71,13 +69,39 @@ class DecoderConfig:
             raise ValueError(f"residual must be 'pre_norm' or 'deepnorm', but is {self.residual!r}.")
 
     @property
+    def num_layers(self) -> int:
+        """Blocks."""
+        return len(self.mixers)
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of the first block's mixer."""
+        return self.mixers[0].num_heads
+
+    @property
+    def rotary(self) -> tuple[RotaryConfig, ...]:
+        """The rotations that some block needs, each once."""
+        return tuple(dict.fromkeys(mixer.rotary for mixer in self.mixers if mixer.rotary is not None))
+
+    @property
+    def state_is_bounded(self) -> bool:
+        """Whether no layer's state grows for ever."""
+        return all(mixer.state_is_bounded for mixer in self.mixers)
+
+    @property
+    def takes_attention_mask(self) -> bool:
+        """Whether tokens of every layer read exactly what an attention mask allows."""
+        return all(mixer.takes_attention_mask for mixer in self.mixers)
+
+    @property
+    def caches_tokens(self) -> bool:
+        """Whether some layer's state holds entries of earlier tokens, and so which of them can be seen."""
+        return any(mixer.takes_attention_mask for mixer in self.mixers)
+
+    @property
     def residual_scale(self) -> float | None:
         """What the residual stream is multiplied by before each sum; None where sums are not normalised."""
         return None if self.residual == "pre_norm" else (2 * self.num_layers) ** 0.25
-
-
-BoundDecoder = Callable[[Tensor, ModelState], tuple[Tensor, ModelState]]
-"""From the next token of each row and the state to the logits of the one after it, and the new state."""
 
 
 class Decoder(nn.Module):
@@ -87,13 +111,13 @@ class Decoder(nn.Module):
         """Make and initialise the parts."""
         super().__init__()
         self.config = config
-        self.rotary = config.mixer.rotary
+        self.rotary = config.rotary
         hidden_size = config.embedding.hidden_size
         self.embedding = Embedding(config.embedding)
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
-            Block(config.mixer, config.feed_forward, config.norm, config.dropout, config.residual_scale)
-            for _ in range(config.num_layers)
+            Block(mixer, config.feed_forward, config.norm, config.dropout, config.residual_scale)
+            for mixer in config.mixers
         )
         self.norm = Norm(hidden_size, config.norm) if config.final_norm else nn.Identity()
         self.head = (
@@ -105,24 +129,21 @@ class Decoder(nn.Module):
 
     def layout(
         self,
-        position: Tensor | None,
-        batch: int,
-        time: int,
+        read: Shaped[Tensor, "batch time *rest"],
+        position: Int[Tensor, "batch"] | None,
         *,
         mask: TokenMask | None = None,
         starts: TokenMask | None = None,
     ) -> BatchLayout:
-        """Place the tokens of one call; see `make_layout`."""
-        weight = self.embedding.tokens.weight
+        """Place the tokens that are read in one call, given as ids or embeddings; see `make_layout`."""
         return make_layout(
             position,
-            batch,
-            time,
+            *read.shape[:2],
             mask=mask,
             starts=starts,
             rotary=self.rotary,
-            device=weight.device,
-            dtype=weight.dtype,
+            device=read.device,
+            dtype=self.dtype,
         )
 
     def embed(self, tokens: Tokens, layout: BatchLayout) -> Hidden:
@@ -137,68 +158,66 @@ class Decoder(nn.Module):
             states.append(following)
         return self.norm(hidden), ModelState(layers=tuple(states), position=layout.next_position, config=self.config)
 
-    def bound(self) -> BoundDecoder | None:
-        """From token to logits over the present parameters, see `retentive.layers.bound`; None where it cannot be."""
-        blocks = self.bound_blocks()
-        if blocks is None:
-            return None
-        norm, head = self.bound_norm(), self.bound_head()
-        embedding, weight = self.embedding, self.embedding.tokens.weight
-        places = Places(self.rotary, weight.device, weight.dtype)
+    def step(
+        self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext = PLAIN
+    ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
+        """Read one token of each row after ``state``: its logits, and the new state.
 
-        def apply(tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-            positions, following, rotation = places.after(state.position)
-            hidden = embedding(tokens[:, None], positions)[:, 0]
-            states: list[RecurrentState] = []
-            for block, before in zip(blocks, state.layers, strict=True):
-                hidden, carried = block(hidden, carried_by(before), rotation)
-                states.append(state_with(carried, following))
-            return head(norm(hidden)), ModelState(layers=tuple(states), position=following, config=self.config)
+        Args:
+            tokens: Token ids.
+            state: Where the last call stopped.
+            context: How the step is run.
+        """
+        place = context.place(state.position, self.rotary, self.dtype)
+        hidden = self.embed_token(tokens, place.positions)
+        layers: list[RecurrentState] = []
+        for block, before in zip(blocks_of(self), state.layers, strict=True):
+            hidden, following = block.step(hidden, before, place)
+            layers.append(following)
+        following = ModelState(layers=tuple(layers), position=place.next_position, config=self.config)
+        return self.logits(self.norm(hidden)), following
 
-        return apply
-
-    def bound_blocks(self) -> list[BoundBlock] | None:
-        """The blocks' functions of one token; None if one has none."""
-        blocks = [bound for block in blocks_of(self) if (bound := block.bound()) is not None]
-        return blocks if len(blocks) == len(self.blocks) else None
-
-    def bound_norm(self) -> Apply:
-        """What stands between the last block and the head, as a function of one token."""
-        return self.norm.bound() if isinstance(self.norm, Norm) else self.norm
-
-    def bound_head(self) -> Apply:
-        """`logits` as a function of one token."""
-        plain = self.head is None or type(self.head) is nn.Linear
-        return bind_tall(self.head_weight, self.head_bias) if plain else self.logits
+    def embed_token(
+        self, tokens: Int[Tensor, "batch"], positions: Int[Tensor, "#batch 1"]
+    ) -> Float[Tensor, "batch hidden"]:
+        """`embed` for one token of each row."""
+        return self.embedding_dropout(self.embedding(tokens[:, None], positions)[:, 0])
 
     @property
     def dtype(self) -> torch.dtype:
         """That of the embeddings, and so of the residual stream."""
         return self.embedding.tokens.weight.dtype
 
-    @property
-    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
-        """The matrix that turns the residual stream into logits."""
-        return self.embedding.tokens.weight if self.head is None else self.head.weight
-
-    @property
-    def head_bias(self) -> Float[Tensor, "vocab"] | None:
-        """The bias of the head, where it has one."""
-        return None if self.head is None else self.head.bias
-
-    def logits(self, hidden: Hidden) -> Logits:
+    def logits(self, hidden: HiddenRows) -> Float[Tensor, "*tokens vocab"]:
         """Unnormalised log-probabilities of the next token."""
-        return nn.functional.linear(hidden, self.head_weight, self.head_bias)
+        head = self._plain_head()
+        return cast("nn.Module", self.head)(hidden) if head is None else tall_linear(hidden, *head)
 
     def loss(self, hidden: Hidden, labels: Tokens) -> Float[Tensor, ""]:
-        """Mean cross-entropy over labels that are not -100, without all logits at once."""
-        return linear_cross_entropy(hidden.flatten(0, 1), self.head_weight, labels.flatten(), self.head_bias)
+        """Mean cross-entropy over labels that are not -100, without all logits at once where the head is plain."""
+        head, rows, targets = self._plain_head(), hidden.flatten(0, 1), labels.flatten()
+        if head is not None:
+            weight, bias = head
+            return linear_cross_entropy(rows, weight, targets, bias)
+        logits: Tensor = cast("nn.Module", self.head)(rows)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        total = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        return total / (targets != IGNORED).sum().clamp_min(1)
+
+    def _plain_head(self) -> tuple[Float[Tensor, "vocab hidden"], Float[Tensor, "vocab"] | None] | None:
+        """Weight and bias of the head; None for a head that does more, which has to be called."""
+        if self.head is not None:
+            return (self.head.weight, self.head.bias) if is_plain(self.head) else None
+        table = self.embedding.tokens
+        if is_plain(table):
+            return table.weight, None
+        # What an adapter or an offloaded table looks up is the table that the head shares.
+        return table(torch.arange(self.config.embedding.vocab_size, device=table.weight.device)), None
 
     def initial_state(self, batch: int, device: torch.device | None = None) -> ModelState:
         """What ``state=None`` means, as a value."""
-        weight = self.embedding.tokens.weight
-        device = weight.device if device is None else device
-        layers = tuple(block.mixer.initial_state(batch, device, weight.dtype) for block in blocks_of(self))
+        device = self.embedding.tokens.weight.device if device is None else device
+        layers = tuple(block.mixer.initial_state(batch, device, self.dtype) for block in blocks_of(self))
         position = torch.zeros(batch, dtype=torch.long, device=device)
         return ModelState(layers=layers, position=position, config=self.config)
 
@@ -226,18 +245,18 @@ def initialise(decoder: Decoder) -> None:
 
 
 def _initialise_xavier(block: Block) -> None:
-    mixer, feed_forward = block.mixer, block.feed_forward
-    parts = (mixer.query_size, mixer.key_size, mixer.value_size) if isinstance(mixer, Attention) else mixer.sizes
-    for rows in mixer.input_proj.weight.split(parts):
-        nn.init.xavier_uniform_(rows, gain=2**-2.5)
-    nn.init.xavier_uniform_(mixer.output_proj.weight, gain=2**-1)
-    for rows in _branches(feed_forward):
+    for projection in block.mixer.input_projections():
+        for rows in projection.parts().values():
+            nn.init.xavier_uniform_(rows, gain=2**-2.5)
+    nn.init.xavier_uniform_(block.mixer.output_proj.weight, gain=2**-1)
+    for rows in _branches(block.feed_forward):
         nn.init.kaiming_uniform_(rows, a=5**0.5)
-    nn.init.kaiming_uniform_(feed_forward.output_proj.weight, a=5**0.5)
+    nn.init.kaiming_uniform_(block.feed_forward.output_proj.weight, a=5**0.5)
 
 
 def _initialise_normal(block: Block, num_layers: int) -> None:
-    for linear in (block.mixer.input_proj, block.feed_forward.input_proj):
+    inputs = [projection.linear for projection in block.mixer.input_projections()]
+    for linear in (*inputs, block.feed_forward.input_proj):
         nn.init.normal_(linear.weight, std=0.02)
     for linear in (block.mixer.output_proj, block.feed_forward.output_proj):
         nn.init.normal_(linear.weight, std=0.02 / (2 * num_layers) ** 0.5)
@@ -246,10 +265,12 @@ def _initialise_normal(block: Block, num_layers: int) -> None:
 @torch.no_grad()
 def _shrink(block: Block, factor: float) -> None:
     """DeepNorm's start: what values, outputs and feed-forwards add is small beside the residual stream."""
-    mixer, feed_forward = block.mixer, block.feed_forward
-    parts = (mixer.query_size, mixer.key_size, mixer.value_size) if isinstance(mixer, Attention) else mixer.sizes
-    values = mixer.input_proj.weight.split(parts)[2]
-    for weight in (values, mixer.output_proj.weight, feed_forward.input_proj.weight, feed_forward.output_proj.weight):
+    feed_forward = block.feed_forward
+    values = [
+        rows for part in block.mixer.input_projections() for name, rows in part.parts().items() if name == "value"
+    ]
+    outputs = (block.mixer.output_proj.weight, feed_forward.input_proj.weight, feed_forward.output_proj.weight)
+    for weight in (*values, *outputs):
         weight.mul_(factor)
 
 

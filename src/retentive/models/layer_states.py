@@ -1,6 +1,6 @@
 """Whether what a decoder's layers carry fits a decoder: a state of another model is refused, not half read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import MappingProxyType
 
@@ -8,31 +8,13 @@ import torch
 from torch import Tensor
 
 from retentive.errors import MismatchError
-from retentive.layers.block import MixerConfig
-from retentive.layers.mixers.attention import AttentionConfig, KeyValueState
-from retentive.layers.mixers.retention import RetentionState
+from retentive.layers.mixers.protocol import MixerConfig
 from retentive.models.decoder import DecoderConfig
 from retentive.ops.precision import autocasts
-from retentive.state import ModelState, RecurrentState
+from retentive.state import ModelState
 
-LayerShape = tuple[str, int, int, int] | str
-"""Kind of a layer's state, its heads and the channels of its keys and values."""
-
-
-def shape_for(mixer: MixerConfig) -> LayerShape:
-    """What a layer of this shape carries."""
-    if isinstance(mixer, AttentionConfig):
-        return ("keys", mixer.num_kv_heads, mixer.key_dim, mixer.value_dim)
-    return ("retention", mixer.num_heads, mixer.key_dim, mixer.value_dim)
-
-
-def shape_of(layer: RecurrentState) -> LayerShape:
-    """What a layer's state is."""
-    if isinstance(layer, KeyValueState):
-        return ("keys", layer.key.shape[1], layer.key.shape[3], layer.value.shape[3])
-    if isinstance(layer, RetentionState):
-        return ("retention", layer.kv.shape[1], layer.kv.shape[2], layer.kv.shape[3])
-    return type(layer).__name__
+Fact = tuple[str, object, object]
+"""Of a state: its name, what it must be in a model, and what it is."""
 
 
 def check_layers(config: DecoderConfig, dtype: torch.dtype, state: object) -> None:
@@ -46,18 +28,30 @@ def check_layers(config: DecoderConfig, dtype: torch.dtype, state: object) -> No
             f"state must be the ModelState of a plain decoder, but is a {type(state).__name__}; take it from this "
             "model's output or its initial_state."
         )
-    expected = shape_for(config.mixer)
-    for name, wanted, found in (
-        ("layers", config.num_layers, len(state.layers)),
-        *((f"layers[{number}]", expected, shape_of(layer)) for number, layer in enumerate(state.layers)),
-    ):
+    check_facts(layer_facts(config.mixers, state))
+    check_config(config, state)
+    check_dtypes(dtype, state)
+
+
+def layer_facts(mixers: Sequence[MixerConfig], state: ModelState) -> Iterator[Fact]:
+    """What the layers' states must be and are."""
+    yield "layers", len(mixers), len(state.layers)
+    for number, (mixer, layer) in enumerate(zip(mixers, state.layers, strict=False)):
+        yield f"layers[{number}]", mixer.state_shape, layer.shape
+
+
+def check_facts(facts: Iterable[Fact]) -> None:
+    """Refuse a state of which a fact differs.
+
+    Raises:
+        MismatchError: If one does; the message names it.
+    """
+    for name, wanted, found in facts:
         if wanted != found:
             raise MismatchError(
                 f"state must be of a model of this config, but its {name}: {found}, the model's: {wanted}; states pass "
                 "between models of one config only."
             )
-    check_config(config, state)
-    check_dtypes(dtype, state)
 
 
 def check_config(config: object, state: ModelState) -> None:
@@ -93,8 +87,11 @@ def check_dtypes(
     """
     device = state.position.device
     computed = torch.get_autocast_dtype(device.type) if autocasts(device) else dtype
-    layers = enumerate(state.layers)
-    keys = {f"layers[{number}].key": layer.key for number, layer in layers if isinstance(layer, KeyValueState)}
+    keys = {
+        f"layers[{number}].{name}": tensor
+        for number, layer in enumerate(state.layers)
+        for name, tensor in layer.computed.items()
+    }
     for limit, tensors in ((computed, keys), (dtype, hidden)):
         for name, tensor in tensors.items():
             if tensor.dtype != limit and tensor.numel() and torch.promote_types(tensor.dtype, limit) != limit:
@@ -110,5 +107,9 @@ def _differences(ours: object, theirs: object, name: str) -> Iterator[str]:
     if is_dataclass(ours) and type(ours) is type(theirs):
         for field in fields(ours):
             yield from _differences(getattr(ours, field.name), getattr(theirs, field.name), f"{name}.{field.name}")
+    elif ours != theirs and isinstance(ours, tuple) and isinstance(theirs, tuple) and len(ours) == len(theirs):  # pyright: ignore[reportUnknownArgumentType]
+        pairs = list(zip(ours, theirs, strict=True))  # pyright: ignore[reportUnknownArgumentType]
+        for pair in dict.fromkeys(pairs):  # layers that are alike differ alike, and are named once
+            yield from _differences(*pair, f"{name}[{pairs.index(pair)}]")
     elif ours != theirs:
         yield f"its {name.removeprefix('config.')}: {theirs!r}, the model's: {ours!r}"

@@ -38,7 +38,7 @@ def model_class(family: str) -> type[LanguageModel]:
 
 def is_plain_decoder(family: str) -> bool:
     """Whether a family is a decoder and nothing around one, so that others can be built around it."""
-    return model_class(family).forward is LanguageModel.forward
+    return model_class(family).is_plain_decoder
 
 
 def build(config: FamilyConfig) -> LanguageModel:

@@ -66,6 +66,8 @@ def attention_step(
     key: Float[Tensor, "batch kv_heads past key_dim"],
     value: Float[Tensor, "batch kv_heads past value_dim"],
     allowed: Bool[Tensor, "batch past"] | None = None,
+    *,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "batch heads value_dim"]:
     """`attention` of one query a row that may read something, unchecked: small calls cost by their number.
 
@@ -74,6 +76,7 @@ def attention_step(
         key: Of all tokens that may be read, the query's own last.
         value: What each of those tokens says.
         allowed: True where a row's query may read a key; None where it may read all.
+        dropout: Probability with which a weight is dropped; 0 outside training.
     """
     dtype = compute_dtype(query)
     output = scaled_dot_product_attention(
@@ -81,6 +84,7 @@ def attention_step(
         key.to(dtype),
         value.to(dtype),
         attn_mask=None if allowed is None else allowed[:, None, None],
+        dropout_p=dropout,
         enable_gqa=key.shape[1] != query.shape[1],
     )
     return output.squeeze(2).to(query.dtype)

@@ -1,13 +1,12 @@
 """Root-mean-square normalisation with a lean backward pass on CPUs."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from retentive.ops.threads import threads_for
+from retentive.ops.lean.threads import threads_for
 
 
 def rms_norm(
@@ -29,29 +28,18 @@ def rms_norm(
     return normed
 
 
-def bind_rms_norm(weight: Tensor | None, size: int, epsilon: float) -> Callable[[Tensor], Tensor]:
-    """`rms_norm` of a few rows, without gradients, for many calls with one weight: four small products.
+def rms_norm_of_length(
+    x: Float[Tensor, "*batch channels"], scale: Float[Tensor, "*channels"], least: Float[Tensor, ""]
+) -> Float[Tensor, "*batch channels"]:
+    """`rms_norm` in four small products, without gradients: ``x / hypot(|x|, least) * scale``.
 
     Args:
-        weight: See `rms_norm`; it must not change as long as the function is used.
-        size: Channels.
-        epsilon: See `rms_norm`.
+        x: What is normalised.
+        scale: The weight, or 1, times the root of the number of channels.
+        least: The root of the number of channels times epsilon.
     """
-    dtype = torch.float32 if weight is None else weight.dtype
-    if dtype not in (torch.float32, torch.float64) or (weight is not None and weight.device.type != "cpu"):
-        return lambda x: rms_norm(x, weight, epsilon)
-    scale = torch.tensor(size**0.5, dtype=dtype)
-    scale = scale if weight is None else weight * scale
-    least = torch.tensor((size * epsilon) ** 0.5, dtype=dtype)
-    length, hypot = torch.linalg.vector_norm, torch.hypot
-
-    def apply(x: Tensor) -> Tensor:
-        # Weights of one dtype serve vectors of that dtype; others are rare.
-        if x.dtype is not dtype or x.device.type != "cpu":
-            return rms_norm(x, weight, epsilon)
-        return (x / hypot(length(x, dim=-1, keepdim=True), least)).mul_(scale)
-
-    return apply
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return (x / torch.hypot(length, least)).mul_(scale)
 
 
 class _RMSNorm(torch.autograd.Function):

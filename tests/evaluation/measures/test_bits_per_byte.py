@@ -150,7 +150,7 @@ def _is_text(piece: bytes) -> bool:
 def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary(family: str, byte_store: TokenStore):
     model = model_of(family)
     with torch.no_grad():
-        model.decoder.head_weight.zero_()
+        model.decoder.head.weight.zero_()
     for found in (
         bits_per_byte_in_windows(model, select_documents(byte_store)),
         bits_per_byte_in_one_pass(model, select_documents(byte_store)),

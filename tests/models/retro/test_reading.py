@@ -268,8 +268,7 @@ def test_autocast_goes_on_from_its_states_and_so_does_a_call_without_it(changes:
         after = read(begin, end, first.state)
         assert after.logits.dtype == torch.float32
         assert (after.logits - expected[:, begin:end]).abs().max() < limit
-    if (step := model.bound()) is not None:
-        assert (step(tokens[:, 6], first.state)[0] - expected[:, 6]).abs().max() < limit
+    assert (model.step(tokens[:, 6], first.state)[0] - expected[:, 6]).abs().max() < limit
 
 
 @pytest.mark.parametrize("is_ragged", [False, True], ids=["even", "ragged"])

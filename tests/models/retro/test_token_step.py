@@ -1,19 +1,21 @@
-"""A token inside a chunk over parameters looked up once is the model's call."""
+"""A step over a token inside a chunk is the model's call."""
 
 import pytest
 import torch
 
 from laws.families import case_name
 from models.retro.small import CHUNK, RETNET, random_neighbours, random_tokens, small_base, small_retro
+from retentive.engine.context import EngineContext
+from retentive.engine.lookup import ModelView
 from retentive.models.retro import Retro
 from retentive.models.retro.state import end_chunks_every
-from retentive.models.retro.token_step import bind_tokens
 from retentive.state import ModelState, map_tensors, named_tensors
 
 VARIANTS = [
     {},
     {"base": RETNET, "chunk_offset": 1},
     {"cross_layers": (1,), "relative_position": False, "norm": "layer_norm"},
+    {"residual": "deepnorm"},
     {"base": small_base(window=3), "share_embeddings": True, "gated": True, "norm": "gated_rms_norm", "chunk_size": 1},
 ]
 
@@ -22,10 +24,17 @@ def own(state: ModelState) -> ModelState:
     return map_tensors(state, torch.Tensor.clone)
 
 
+def stepping(model: Retro, *, calls: bool = True):
+    """A step over a view, in an engine's context; without ``calls`` it may not call the model."""
+    view, context = ModelView(model), EngineContext()
+    if not calls:
+        view.model.forward = pytest.fail
+    return lambda tokens, state: view.model.step(tokens, state, context)
+
+
 def assert_same_tokens(model: Retro, state: ModelState, chunks: int = 3) -> int:
     """Steps and calls from one state on, neighbours of every chunk that ends given to both; how many were steps."""
-    step = bind_tokens(model.config, model.decoder, [*model.cross], pytest.fail)  # it is not called
-    assert step is not None
+    step = stepping(model, calls=False)
     mine, steps = own(state), 0
     for seed in range(chunks * model.config.chunk_size):
         tokens = random_tokens(state.batch_size, 1, seed=seed)
@@ -83,7 +92,7 @@ def test_rows_at_different_places(changes: dict):
 @torch.no_grad()
 def test_a_chunk_that_ends_without_neighbours_ends():
     model = small_retro()
-    step, tokens = model.bound(), random_tokens(2, 1)
+    step, tokens = stepping(model), random_tokens(2, 1)
     state = model(random_tokens(2, 2 * CHUNK - 1), neighbours=random_neighbours(2, 1)).state
     logits, mine = step(tokens[:, 0], own(state))
     output = model(tokens, state)
@@ -97,7 +106,7 @@ def test_a_chunk_that_ends_without_neighbours_ends():
 @pytest.mark.parametrize("padding", [0, 3])
 def test_without_neighbours_the_ends_of_chunks_are_steps_too(changes: dict, padding: int):
     model = small_retro(**changes)
-    step = bind_tokens(model.config, model.decoder, [*model.cross], pytest.fail)  # it is not called
+    step = stepping(model, calls=False)
     mask = torch.ones(2, 2 * CHUNK + 1, dtype=torch.bool)
     mask[0, :padding] = False
     state = model(random_tokens(2, 2 * CHUNK + 1), mask=mask).state
@@ -114,7 +123,7 @@ def test_without_neighbours_the_ends_of_chunks_are_steps_too(changes: dict, padd
 @torch.no_grad()
 def test_ends_that_are_moved_are_noticed():
     model = small_retro()
-    step = model.bound()
+    step = stepping(model)
     state = model(random_tokens(2, 2 * CHUNK), neighbours=random_neighbours(2, 2)).state
     _, state = step(random_tokens(2, 1)[:, 0], own(state))
     moved, tokens = end_chunks_every(state, 2, CHUNK), random_tokens(2, 1, seed=1)
@@ -127,16 +136,9 @@ def test_ends_that_are_moved_are_noticed():
 @torch.no_grad()
 def test_a_state_of_before_is_gone_on_from_again():
     model = small_retro()
-    step, tokens = model.bound(), random_tokens(2, 1)
+    step, tokens = stepping(model), random_tokens(2, 1)
     state = model(random_tokens(2, 2 * CHUNK), neighbours=random_neighbours(2, 2)).state
     first, _ = step(tokens[:, 0], state)
     step(random_tokens(2, 1, seed=1)[:, 0], state)
     again, _ = step(tokens[:, 0], state)
     assert torch.equal(first, again)
-
-
-def test_what_does_more_has_none():
-    assert small_retro(residual="deepnorm").bound() is None
-    model = small_retro()
-    model.cross[0].register_forward_hook(lambda *_: None)
-    assert model.bound() is None

@@ -135,7 +135,8 @@ def test_every_key_is_rotated_by_its_own_position():
     piece = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).pieces[0]
     segment_layout = SegmentLayoutBuilder(model.config, torch.float64).build(piece, Past(recalled=4), keep=False)
     frequencies = rotary_frequencies(4, frequencies="standard")
-    for cos, first in ((segment_layout.recalled_cos, 2), (segment_layout.layout.cos[:, segment_layout.text], 6)):
+    (recalled,), (tables,) = segment_layout.recalled.values(), segment_layout.layout.rotary.values()
+    for cos, first in ((recalled.cos, 2), (tables.cos[:, segment_layout.text], 6)):
         angles = torch.arange(first, first + cos.shape[1])[:, None] * frequencies
         torch.testing.assert_close(cos[0], angles.cos(), rtol=0, atol=1e-12)
 
@@ -198,8 +199,9 @@ def test_positions_stay_apart_in_bfloat16():
     model = small_rmt(segment_length=16, xl_length=16).bfloat16()
     piece = even_plan(random_tokens(1, 16), torch.zeros(1, dtype=torch.long), 0, 16).pieces[0]
     layout = SegmentLayoutBuilder(model.config, torch.bfloat16).build(piece, Past(recalled=16), keep=False).layout
-    assert layout.cos.dtype == torch.float32
-    assert len(torch.cat((layout.cos, layout.sin), -1)[0].unique(dim=0)) == 20
+    (tables,) = layout.rotary.values()
+    assert tables.cos.dtype == torch.float32
+    assert len(torch.cat((tables.cos, tables.sin), -1)[0].unique(dim=0)) == 20
     # And the model tells an order: the same tokens turned around give another answer.
     tokens = random_tokens(1, 16)
     assert not torch.equal(model(tokens).logits[0, -1], model(tokens.flip(1)).logits[0, -1])

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from laws.families import case_name
 from models.rmt.small import RETNET, VOCAB, random_tokens, small_backbone, small_rmt
+from retentive.layers.batch_layout import rotary_by_config
 from retentive.models.rmt import segment_layout
 from retentive.models.rmt.pieces import even_plan
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
 from retentive.models.transformer import Transformer
-from retentive.ops.rotary import rotary_tables
 from retentive.state import named_tensors
 
 VARIANTS = [
@@ -174,11 +174,12 @@ def test_shifting_a_segment_changes_nothing(changes: dict, monkeypatch: pytest.M
     parts |= {"write": (recalled + reads + 5, writes)} if writes else {}
     for part, (begin, width) in parts.items():
 
-        def moved(positions: Tensor, *others: Any, begin: int = begin, end: int = begin + width) -> Tensor:
-            places = torch.arange(positions.shape[1])
-            return rotary_tables(positions + 500 * ((begin <= places) & (places < end)), *others)
+        def moved(positions: Tensor, *others: Any, begin: int = begin, end: int = begin + width) -> Any:
+            columns = positions.shape[1]
+            places = torch.arange(columns) + (0 if columns == recalled else recalled)
+            return rotary_by_config(positions + 500 * ((begin <= places) & (places < end)), *others)
 
-        monkeypatch.setattr(segment_layout, "rotary_tables", moved)
+        monkeypatch.setattr(segment_layout, "rotary_by_config", moved)
         error = (model(tokens[:, :10], state).logits - expected[:, :10]).abs().max()
         assert error < 1e-9 if part == "all" else error > 1e-2, part
 
@@ -197,10 +198,10 @@ def test_positions_tell_true_distances_beside_memory_and_recall():
     assert (made.reads, made.texts, made.writes) == (2, 5, 2)
     # Read memory, (room for) what is recalled, text, write memory: one after the other.
     assert made.layout.positions.tolist() == [[0, 1, 6, 7, 8, 9, 10, 11, 12]]
-    assert made.recalled_cos is not None
+    (tables,) = made.recalled.values()
     for recalled, position in enumerate((3, 4, 5)):
         expected = torch.tensor(float(position), dtype=torch.float64).cos()
-        torch.testing.assert_close(made.recalled_cos[0, recalled, 0], expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(tables.cos[0, recalled, 0], expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("causal_memory", [False, True])

@@ -112,7 +112,7 @@ def test_states_are_carried_from_step_to_step():
 def test_a_loss_that_is_not_a_number_stops_before_the_weights():
     model = small_model("retnet")
     with torch.no_grad():
-        model.decoder.head_weight[0, 0] = float("nan")
+        model.decoder.head.weight[0, 0] = float("nan")
     learner = learner_of(model)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(DivergedError, match=r"step 5: the loss is nan, and the gradient of .* \d+ more parameters"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from retentive.checkpoints.conversion.formats import FORMATS
 from retentive.checkpoints.conversion.key_map import to_ours
 from retentive.compat.arguments import activation_name, refuse
-from retentive.layers.mixers.retention import RetentionState
+from retentive.layers.mixers.retention_heads import RetentionState
 from retentive.models import retnet
 from retentive.shapes import Logits, Tokens
 from retentive.state import ModelState

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Int64
 
 from retentive.data.recurrent_tasks import FACT_LENGTH, QUESTION, VALUES, fact_bytes, filler_bytes
+from retentive.engine.threads import one_thread
 from retentive.evaluation.measures.mode import evaluating
-from retentive.generation.threads import one_thread
 from retentive.models.base import LanguageModel
 from retentive.shapes import Tokens
 from retentive.state import ModelState, map_tensors

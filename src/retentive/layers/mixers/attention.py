@@ -1,24 +1,23 @@
 """Causal self-attention with a key-value cache: the mixer of the Transformer baseline."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
-from retentive.layers.batch_layout import AttentionMask, BatchLayout, RotaryConfig
-from retentive.layers.bound import bind_linear, is_observed
+from retentive.layers.batch_layout import AttentionMask, BatchLayout, RotaryConfig, RotaryTables
+from retentive.layers.mixers.protocol import InputProjection
 from retentive.layers.projection import project, side_by_side
-from retentive.layers.room import Room
+from retentive.layers.token_place import TokenPlace, place_of
 from retentive.ops.attention import attention, attention_step
+from retentive.ops.lean.plain import is_plain
 from retentive.ops.rotary import apply_rotary, rotate
-from retentive.shapes import Hidden, RotaryTable
-from retentive.state import RecurrentState
-
-Moved = TypeVar("Moved", bound="KeyValueState")
+from retentive.shapes import Hidden
+from retentive.state import RaggedFields, RecurrentState, StateShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +49,7 @@ class AttentionConfig:
     rotary: RotaryConfig | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         for name in ("hidden_size", "num_heads", "key_dim", "value_dim"):
             if getattr(self, name) < 1:
@@ -68,9 +67,28 @@ class AttentionConfig:
             raise ValueError(f"window must be at least 1 token, but is {self.window}; None sees all tokens.")
 
     @property
+    def state_is_bounded(self) -> bool:
+        """Whether a window ends the cache."""
+        return self.window is not None
+
+    @property
+    def state_shape(self) -> StateShape:
+        """Of a `KeyValueState`."""
+        return ("keys", self.num_kv_heads, self.key_dim, self.value_dim)
+
+    @property
+    def takes_attention_mask(self) -> bool:
+        """True: all that a token may read is a matter of the mask."""
+        return True
+
+    @property
     def half_lives(self) -> None:
-        """None: what attention sees does not fade."""
+        """None: nothing fades."""
         return
+
+    def build(self) -> "Attention":
+        """Make the layer."""
+        return Attention(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +101,44 @@ class KeyValueState(RecurrentState):
         visible: Which entries are real tokens of the row's current document; None where all are.
     """
 
+    ragged: ClassVar[RaggedFields] = {"visible": {"key": 2, "value": 2}}
+
     key: Float[Tensor, "batch kv_heads past key_dim"]
     value: Float[Tensor, "batch kv_heads past value_dim"]
     visible: Bool[Tensor, "batch past"] | None = None
+
+    @property
+    def shape(self) -> StateShape:
+        """Heads, and the channels of keys and values."""
+        return ("keys", self.key.shape[1], self.key.shape[3], self.value.shape[3])
+
+    @property
+    def computed(self) -> Mapping[str, Tensor]:
+        """The keys, which autocast may leave narrower."""
+        return {"key": self.key}
+
+    @property
+    def entries(self) -> tuple[int, Bool[Tensor, "batch past"] | None]:
+        """The cached tokens, and which of them a row sees."""
+        return self.key.shape[2], self.visible
+
+    def restart(self, rows: Bool[Tensor, "batch"]) -> "KeyValueState":
+        """Hide all entries of some rows."""
+        visible = self.key.new_ones(self.key.shape[::2][:2], dtype=torch.bool) if self.visible is None else self.visible
+        return replace(self, visible=visible & ~rows[:, None])
+
+    def trimmed(self) -> "KeyValueState":
+        """The cache without its first entries that no row sees."""
+        if self.visible is None:
+            return self
+        begin = self.visible.shape[1] - int(self.visible.sum(1).amax())
+        return KeyValueState(
+            key=self.key[:, :, begin:], value=self.value[:, :, begin:], visible=self.visible[:, begin:]
+        )
+
+    def between(self, begin: int, end: int) -> "KeysAndValues":
+        """Keys and values of some entries."""
+        return self.key[:, :, begin:end], self.value[:, :, begin:end]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,23 +147,17 @@ class Recalled:
 
     Attributes:
         hidden: What a block received for each of these tokens.
-        cos: Cosines of their rotation, or None without one.
-        sin: Sines of it.
+        rotary: Tables of their rotation; None without one.
         learns: Whether gradients flow into them and the weights that make keys and values of them.
     """
 
     hidden: Hidden
-    cos: RotaryTable | None = None
-    sin: RotaryTable | None = None
+    rotary: RotaryTables | None = None
     learns: bool = True
 
 
 KeysAndValues = tuple[Tensor, Tensor]
 """Both of shape ``(batch, kv_heads, time, dim)``."""
-
-
-BoundAttention = Callable[[Tensor, KeyValueState, Tensor | None], tuple[Tensor, KeyValueState]]
-"""From ``(batch, hidden)``, the cache and the token's rotation to the output and the longer cache."""
 
 
 class Attention(nn.Module):
@@ -140,15 +187,20 @@ class Attention(nn.Module):
         self, x: Hidden, state: KeyValueState | None, layout: BatchLayout, recalled: KeysAndValues | None = None
     ) -> tuple[Hidden, KeyValueState]:
         """Attend to the cached tokens, what `recall` gave and those of this call, and return the longer cache."""
+        if recalled is None and layout.is_one_token:
+            before = self.initial_state(x.shape[0], x.device, x.dtype) if state is None else state
+            output, following = self.step(x[:, 0], before, place_of(layout))
+            return output[:, None], following
         batch, time, _ = x.shape
+        config, tables = self.config, layout.tables(self.config.rotary)
         sizes = (self.query_size, self.key_size, self.value_size)
         query, key, value = self.input_proj(x).split(sizes, dim=-1)
-        query = query.view(batch, time, self.config.num_heads, self.config.key_dim).transpose(1, 2)
-        key = key.view(batch, time, self.config.num_kv_heads, self.config.key_dim).transpose(1, 2)
-        value = value.view(batch, time, self.config.num_kv_heads, self.config.value_dim).transpose(1, 2)
-        if self.config.rotary is not None and layout.cos is not None and layout.sin is not None:
-            query = rotate(query, layout.cos, layout.sin, pairs=self.config.rotary.pairs)
-            key = rotate(key, layout.cos, layout.sin, pairs=self.config.rotary.pairs)
+        query = query.view(batch, time, config.num_heads, config.key_dim).transpose(1, 2)
+        key = key.view(batch, time, config.num_kv_heads, config.key_dim).transpose(1, 2)
+        value = value.view(batch, time, config.num_kv_heads, config.value_dim).transpose(1, 2)
+        if config.rotary is not None and tables is not None:
+            query = rotate(query, tables.cos, tables.sin, pairs=config.rotary.pairs)
+            key = rotate(key, tables.cos, tables.sin, pairs=config.rotary.pairs)
             value = value.contiguous()  # a view would keep queries and keys before rotation too
         if recalled is not None:
             key, value = torch.cat((recalled[0], key), dim=2), torch.cat((recalled[1], value), dim=2)
@@ -167,45 +219,47 @@ class Attention(nn.Module):
         following = self._cache(key, value, attention_mask.visible, gaps=gaps)
         return project(self.output_proj, side_by_side, mixed), following
 
-    def bound(self) -> BoundAttention:
-        """`forward` for one token over the present parameters, see `retentive.layers.bound`.
-
-        The cache is written where there is room for it: tokens that are there are not copied. States stay as they are.
-        """
-        config, heads = self.config, self.config.num_heads + self.config.num_kv_heads
-        read, write = bind_linear(self.input_proj), bind_linear(self.output_proj)
-        value_begin, rotary = self.query_size + self.key_size, self.config.rotary
+    def step(
+        self, x: Float[Tensor, "batch hidden"], state: KeyValueState, place: TokenPlace
+    ) -> tuple[Float[Tensor, "batch hidden"], KeyValueState]:
+        """Attend from the next token of each row to the cache and itself."""
+        config, batch = self.config, x.shape[0]
+        values_begin = self.query_size + self.key_size
         longest = None if config.window is None else config.window - 1
-        keys, values, flags = Room(2, longest), Room(2, longest), Room(1, longest)
+        append = place.context.append
+        projected = self.input_proj(x)
+        both = projected[:, :values_begin].view(batch, config.num_heads + config.num_kv_heads, config.key_dim)
+        rotation = place.rotation(config.rotary)
+        if config.rotary is not None and rotation is not None:
+            # The keys' rotation, for attention scales the queries.
+            both = apply_rotary(both[:, None, :, None], rotation[:, 1:], pairs=config.rotary.pairs)[:, 0, :, 0]
+        value = projected[:, values_begin:].view(batch, config.num_kv_heads, config.value_dim)
+        keys, key = append(state.key, both[:, config.num_heads :], 2, longest)
+        values, value = append(state.value, value, 2, longest)
+        allowed = visible = None
+        if state.visible is not None:
+            allowed, visible = append(state.visible, state.visible.new_ones(batch), 1, longest)
+        dropout = config.dropout if self.training else 0.0
+        mixed = attention_step(both[:, : config.num_heads], keys, values, allowed, dropout=dropout)
+        return self.output_proj(mixed.flatten(1)), KeyValueState(key=key, value=value, visible=visible)
 
-        def apply(x: Tensor, state: KeyValueState, rotation: Tensor | None) -> tuple[Tensor, KeyValueState]:
-            projected, batch = read(x), x.shape[0]
-            both = projected[:, :value_begin].view(batch, heads, config.key_dim)
-            if rotary is not None and rotation is not None:
-                both = apply_rotary(both[:, None, :, None], rotation[:, 1:], pairs=rotary.pairs)[:, 0, :, 0]
-            value = projected[:, value_begin:].view(batch, config.num_kv_heads, config.value_dim)
-            seen_keys, key = keys.after(state.key, both[:, config.num_heads :])
-            seen_values, value = values.after(state.value, value)
-            allowed = visible = None
-            if state.visible is not None:
-                allowed, visible = flags.after(state.visible, state.visible.new_ones(batch))
-            mixed = attention_step(both[:, : config.num_heads], seen_keys, seen_values, allowed)
-            return write(mixed.flatten(1)), KeyValueState(key=key, value=value, visible=visible)
-
-        return apply
+    def input_projections(self) -> tuple[InputProjection, ...]:
+        """One projection to queries, keys and values."""
+        rows = {"query": self.query_size, "key": self.key_size, "value": self.value_size}
+        return (InputProjection(self.input_proj, rows),)
 
     def recall(self, recalled: Recalled) -> KeysAndValues:
         """Keys and values of (normalised) hidden states that ask nothing themselves."""
         batch, time, _ = recalled.hidden.shape
-        if type(self.input_proj) is nn.Linear and not is_observed(self.input_proj):
+        if is_plain(self.input_proj):
             bias = self.input_proj.bias[self.query_size :] if self.config.bias else None
             both = nn.functional.linear(recalled.hidden, self.input_proj.weight[self.query_size :], bias)
         else:  # an adapter or a hook, which its weight alone would leave out
             both = self.input_proj(recalled.hidden)[..., self.query_size :]
         key, value = both.split((self.key_size, self.value_size), dim=-1)
         key = key.view(batch, time, self.config.num_kv_heads, self.config.key_dim).transpose(1, 2)
-        if self.config.rotary is not None and recalled.cos is not None and recalled.sin is not None:
-            key = rotate(key, recalled.cos, recalled.sin, pairs=self.config.rotary.pairs)
+        if self.config.rotary is not None and recalled.rotary is not None:
+            key = rotate(key, recalled.rotary.cos, recalled.rotary.sin, pairs=self.config.rotary.pairs)
         return key, value.view(batch, time, self.config.num_kv_heads, self.config.value_dim).transpose(1, 2)
 
     def _attention_mask(self, state: KeyValueState | None, layout: BatchLayout, batch: int, time: int) -> AttentionMask:

@@ -91,8 +91,10 @@ class RetNetConfig:
     chunk_size: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
+        if self.num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, but is {self.num_layers}.")
         if self.num_heads < 1:
             raise ValueError(f"num_heads must be at least 1, but is {self.num_heads}.")
         if self.key_dim is None and self.hidden_size % self.num_heads:
@@ -151,7 +153,7 @@ class RetNetConfig:
                 scale=self.scale_embeddings,
                 norm=norm if self.embedding_norm else None,
             ),
-            mixer=self.retention,
+            mixers=(self.retention,) * self.num_layers,
             feed_forward=FeedForwardConfig(
                 hidden_size=self.hidden_size,
                 intermediate_size=2 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
@@ -160,7 +162,6 @@ class RetNetConfig:
                 bias=self.bias,
             ),
             norm=norm,
-            num_layers=self.num_layers,
             final_norm=self.final_norm,
             tie_embeddings=self.tie_embeddings,
             head_bias=self.head_bias,

@@ -75,7 +75,7 @@ class RetroConfig:
     chunk_offset: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         if not is_plain_decoder(self.base.family):
             raise ValueError(
@@ -106,7 +106,7 @@ class RetroConfig:
         _ = self.decoder, self.cross_norm, self.cross_attention, self.encoder_attention, self.encoder_feed_forward
 
     def _check_heads(self) -> None:
-        heads = self.base.decoder.mixer.num_heads if self.cross_num_heads is None else self.cross_num_heads
+        heads = self.base.decoder.num_heads if self.cross_num_heads is None else self.cross_num_heads
         if heads < 1:
             raise ValueError(f"cross_num_heads must be at least 1, but is {heads}.")
         for size, number, dim, names in (
@@ -157,7 +157,7 @@ class RetroConfig:
     @property
     def cross_attention(self) -> CrossAttentionConfig:
         """How tokens read neighbours."""
-        heads = self.base.decoder.mixer.num_heads if self.cross_num_heads is None else self.cross_num_heads
+        heads = self.base.decoder.num_heads if self.cross_num_heads is None else self.cross_num_heads
         dim = self.hidden_size // heads if self.cross_head_dim is None else self.cross_head_dim
         return CrossAttentionConfig(
             hidden_size=self.hidden_size,

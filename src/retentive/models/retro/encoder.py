@@ -68,8 +68,9 @@ class EncoderBlock(nn.Module):
     def _before(self, x: Tensor, norm: Norm) -> Tensor:
         return x if self.residual_scale is not None else norm(x)
 
-    def _add(self, x: Tensor, output: Tensor, norm: Norm, layer: nn.Module) -> Tensor:
-        return add_to_residual(x, self.dropout(output), norm, self.residual_scale, (layer, self.dropout))
+    def _add(self, x: Tensor, output: Tensor, norm: Norm, layer: CrossAttention | FeedForward) -> Tensor:
+        dropped = self.dropout(output)
+        return add_to_residual(x, dropped, norm, self.residual_scale, layer.output_proj, layer, self.dropout)
 
 
 class NeighbourEncoder(nn.Module):

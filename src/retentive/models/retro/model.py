@@ -1,6 +1,6 @@
 """RETRO (Borgeaud et al. 2021, arXiv:2112.04426): a decoder that reads the neighbours of each chunk it has finished."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -8,15 +8,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from retentive.layers.bound import is_observed
 from retentive.layers.chunked_cross_attention import ChunkedCrossAttention, NeighbourState
+from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import LanguageModel, ModelOutput, check_call
-from retentive.models.decoder import BoundDecoder
-from retentive.models.retro.chunks import Before, ChunkPlan, even_plan, ragged_plan
+from retentive.models.decoder import blocks_of
+from retentive.models.retro.chunks import Before, ChunkPlan, even_plan, place_in_chunk, ragged_plan
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.encoder import Encoded, NeighbourEncoder, initialise_cross_attention
 from retentive.models.retro.state import RetroState, after_call, check_state
-from retentive.models.retro.token_step import bind_tokens
 from retentive.shapes import Hidden, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
 
@@ -60,6 +59,7 @@ class Retro(LanguageModel):
     """
 
     config: RetroConfig
+    is_plain_decoder = False
 
     def __init__(self, config: RetroConfig) -> None:
         """Make the model that the config describes."""
@@ -72,6 +72,8 @@ class Retro(LanguageModel):
             )
             for _ in config.cross_layers
         )
+        rotary = config.cross_attention.rotary
+        self.cross_rotary = () if rotary is None else (rotary,)
         for cross in self._cross_layers():
             writers = 2 * decoder.num_layers + len(config.cross_layers)
             initialise_cross_attention(cross.attention, writers, decoder.num_layers, config)
@@ -146,11 +148,62 @@ class Retro(LanguageModel):
         """Refuse a state that is not of a model of this config; see `LanguageModel.check_state`."""
         check_state(self.config, self.decoder.dtype, state)
 
-    def bound(self) -> BoundDecoder | None:
-        """`forward` for one token of each row, without neighbours of chunks that end with it; see `LanguageModel`."""
-        if type(self).forward is not Retro.forward or is_observed(self):
-            return None
-        return bind_tokens(self.config, self.decoder, self._cross_layers(), self)
+    def step(
+        self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext = PLAIN
+    ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
+        """Read one token of each row; see `LanguageModel.step`. A chunk that ends with it ends without neighbours.
+
+        Where a chunk ends, the model is called, unless there were no neighbours to forget: text without any is the
+        base's, bit for bit.
+        """
+        carried = cast("RetroState", state)
+        ends = int(carried.place.max()) >= self.config.chunk_size - 1
+        if ends and any(read.key.shape[2] for read in carried.neighbours):
+            output = self.forward(tokens[:, None], carried, logits_to_keep=1)
+            assert output.logits is not None
+            return output.logits[:, -1], output.state
+        following = self._step_inside_chunk(tokens, carried, context)
+        if ends:
+            following = (
+                following[0],
+                replace(following[1], place=place_in_chunk(following[1].place, self.config.chunk_size)),
+            )
+        return following
+
+    def _step_inside_chunk(
+        self, tokens: Int[Tensor, "batch"], state: RetroState, context: StepContext
+    ) -> tuple[Float[Tensor, "batch vocab"], RetroState]:
+        decoder, config, size = self.decoder, self.config, self.config.chunk_size
+        place = context.place(state.position, decoder.rotary, decoder.dtype)
+        # A token at place p is place p + 1 of the attending chunk, which is shifted by m - 1.
+        chunk_place = context.place(state.place, self.cross_rotary, decoder.dtype, offset=size)
+        layers: list[RecurrentState] = []
+        recent_hidden = state.recent_hidden
+        cross_of = dict(zip(config.cross_layers, zip(self._cross_layers(), state.neighbours, strict=True), strict=True))
+
+        def between(hidden: Tensor) -> Tensor:
+            nonlocal recent_hidden
+            if number == config.cross_layers[0]:
+                recent_hidden = context.append(recent_hidden, hidden, 1, size - 1)[1]
+            cross, neighbours = cross_of[number]
+            return cross.step(hidden, neighbours, chunk_place)
+
+        hidden, number = decoder.embed_token(tokens, place.positions), 0
+        for number, block in enumerate(blocks_of(decoder), 1):
+            reads = between if number in cross_of else None
+            hidden, layer = block.step(hidden, state.layers[number - 1], place, between=reads)
+            layers.append(layer)
+        real = state.recent_real
+        return decoder.logits(decoder.norm(hidden)), RetroState(
+            layers=tuple(layers),
+            position=place.next_position,
+            place=chunk_place.next_position,
+            recent_tokens=context.append(state.recent_tokens, tokens, 1, size - 1)[1],
+            recent_hidden=recent_hidden,
+            recent_real=None if real is None else context.append(real, real.new_ones(len(real)), 1, size - 1)[1],
+            neighbours=state.neighbours,
+            config=config,
+        )
 
     def ended_chunks(
         self,
@@ -230,7 +283,7 @@ class Retro(LanguageModel):
     ) -> tuple[Hidden, RetroState]:
         """What the head reads, and the state after the call."""
         decoder = self.decoder
-        layout = decoder.layout(None if state is None else state.position, *tokens.shape, mask=mask, starts=starts)
+        layout = decoder.layout(tokens, None if state is None else state.position, mask=mask, starts=starts)
         hidden = decoder.embed(tokens, layout)
         mixers = (None,) * len(decoder.blocks) if state is None else state.layers
         state = self.initial_state(tokens.shape[0]) if state is None else state

@@ -90,7 +90,7 @@ def retro_over(base: FamilyConfig) -> RetroConfig:
     """
     decoder = base.decoder
     layers = range(6, decoder.num_layers + 1, 3) if decoder.num_layers >= 9 else range(2, decoder.num_layers + 1, 2)
-    hidden, heads = decoder.embedding.hidden_size, decoder.mixer.num_heads
+    hidden, heads = decoder.embedding.hidden_size, decoder.num_heads
     size = hidden if hidden <= 896 else 896
     return RetroConfig(
         base=base,

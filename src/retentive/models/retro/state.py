@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from retentive.errors import MismatchError
 from retentive.layers.chunked_cross_attention import EndedChunks, NeighbourState, RaggedReads, in_dtype_of
-from retentive.models.layer_states import check_config, check_dtypes, shape_for, shape_of
+from retentive.layers.mixers.protocol import MixerConfig
+from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts
 from retentive.models.retro.config import RetroConfig
-from retentive.state import ModelState
+from retentive.state import ModelState, RaggedFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,8 @@ class RetroState(ModelState):
         recent_real: Which of them are there; None where all are.
         neighbours: Of the last chunk that ended, for each layer that reads them: encoded once, as keys and values.
     """
+
+    ragged: ClassVar[RaggedFields] = {"recent_real": {"recent_tokens": 1, "recent_hidden": 1}}
 
     place: Int[Tensor, "batch"]
     recent_tokens: Int[Tensor, "batch recent"]
@@ -136,18 +140,11 @@ def check_state(config: RetroConfig, dtype: torch.dtype, state: object) -> Retro
     wanted = _facts(config)
     held = state.neighbours[0].key.shape if state.neighbours else None
     facts = (
-        ("layers", wanted.num_layers, len(state.layers)),
-        *(("a layer's memory", wanted.memory, shape_of(layer)) for layer in state.layers),
         ("layers that read neighbours", len(config.cross_layers), len(state.neighbours)),
         ("heads and channels of neighbours", wanted.heads, held and (held[1], held[3])),
         ("channels of recent tokens", wanted.hidden_size, state.recent_hidden.shape[2]),
     )
-    for name, expected, found in facts:
-        if expected != found:
-            raise MismatchError(
-                f"state must be of a model of this config, but its {name}: {found}, the model's: {expected}; states "
-                "pass between models of one config only."
-            )
+    check_facts((*layer_facts(wanted.mixers, state), *facts))
     if state.recent_tokens.shape[1] >= config.chunk_size:
         raise MismatchError(
             f"state must remember fewer tokens than a chunk, {config.chunk_size}, but has "
@@ -160,21 +157,15 @@ def check_state(config: RetroConfig, dtype: torch.dtype, state: object) -> Retro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """What a state of a model is like: its layers, the shape of a layer's memory, and of what reads neighbours."""
+    """What a state of a model is like: its mixers, the shape of what reads neighbours, and its width."""
 
-    num_layers: int
-    memory: object
+    mixers: tuple[MixerConfig, ...]
     heads: tuple[int, int]
     hidden_size: int
 
 
-# Asked before every token, and a config makes its parts anew each time that it is asked for them.
+# Asked before every call, and a config makes its parts anew each time that it is asked for them.
 @cache
 def _facts(config: RetroConfig) -> _Facts:
     cross, decoder = config.cross_attention, config.decoder
-    return _Facts(
-        num_layers=decoder.num_layers,
-        memory=shape_for(decoder.mixer),
-        heads=(cross.num_heads, cross.head_dim),
-        hidden_size=config.hidden_size,
-    )
+    return _Facts(mixers=decoder.mixers, heads=(cross.num_heads, cross.head_dim), hidden_size=config.hidden_size)

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 from retentive.config_types import check_types
 from retentive.layers.associative_memory import AssociativeMemoryConfig
 from retentive.layers.memory_tokens import MemoryTokensConfig
-from retentive.layers.mixers.attention import AttentionConfig
 from retentive.models.base import FamilyConfig
 from retentive.models.decoder import DecoderConfig
 from retentive.models.registry import is_plain_decoder
@@ -89,7 +88,7 @@ class RecurrentMemoryConfig:
     embedding_gradient: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         if not is_plain_decoder(self.backbone.family):
             raise ValueError(
@@ -115,14 +114,15 @@ class RecurrentMemoryConfig:
                 f"segment_length must be at most the learned positions of the backbone, max_positions = {longest}, but "
                 f"is {self.segment_length}; positions count from the begin of each segment."
             )
-        mixer = self.decoder.mixer
-        if isinstance(mixer, AttentionConfig):
+        for mixer in self.decoder.mixers:
             if mixer.window is not None:
                 raise ValueError(
                     f"window must be None in a backbone whose segments bound what is seen, but is {mixer.window}; use "
                     "a shorter segment_length, with xl_length for what came before."
                 )
-        elif self.bidirectional or self.xl_length or (self.num_memory_tokens > 1 and not self.causal_memory):
+        if self.decoder.takes_attention_mask:
+            return
+        if self.bidirectional or self.xl_length or (self.num_memory_tokens > 1 and not self.causal_memory):
             raise ValueError(
                 "a backbone of retention reads from left to right, one state for all: give bidirectional=False, "
                 f"xl_length=0 and causal_memory=True, not {self.bidirectional}, {self.xl_length} and "

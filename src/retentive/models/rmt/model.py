@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
-from retentive.layers.bound import is_observed
 from retentive.layers.memory_tokens import MemoryTokens
-from retentive.layers.mixers.attention import AttentionConfig, KeysAndValues, KeyValueState, Recalled
+from retentive.layers.mixers.attention import KeysAndValues, KeyValueState, Recalled
+from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import LanguageModel, ModelOutput, check_call
-from retentive.models.decoder import BoundDecoder, blocks_of
+from retentive.models.decoder import blocks_of
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.pieces import Piece, choose, even_plan, ragged_plan
 from retentive.models.rmt.segment_layout import SegmentLayout, SegmentLayoutBuilder
 from retentive.models.rmt.state import RecurrentMemoryState, check_state
-from retentive.models.rmt.token_step import bind_tokens
+from retentive.models.rmt.token_step import is_inside_segment, step_inside_segment
 from retentive.models.rmt.transitions import (
     after_call,
     association_after,
@@ -66,6 +66,7 @@ class RecurrentMemoryTransformer(LanguageModel):
     """
 
     config: RecurrentMemoryConfig
+    is_plain_decoder = False
     recomputes_segments: bool | None = False
 
     def __init__(self, config: RecurrentMemoryConfig) -> None:
@@ -149,11 +150,18 @@ class RecurrentMemoryTransformer(LanguageModel):
         """Refuse a state of another model; see `LanguageModel`."""
         check_state(self.config, self.decoder.dtype, state)
 
-    def bound(self) -> BoundDecoder | None:
-        """`forward` for one token of each row, see `LanguageModel`; None with ``bidirectional`` or ``token_shift``."""
-        if type(self).forward is not RecurrentMemoryTransformer.forward or is_observed(self):
-            return None
-        return bind_tokens(self.config, self.decoder, self._associative_memories(), self)
+    def step(
+        self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext = PLAIN
+    ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
+        """Read one token of each row, see `LanguageModel.step`; memory is read or written at borders of segments."""
+        carried = cast("RecurrentMemoryState", state)
+        if is_inside_segment(self.config, carried):
+            return step_inside_segment(
+                self.config, self.decoder, self._associative_memories(), tokens, carried, context
+            )
+        output = self.forward(tokens[:, None], carried, logits_to_keep=1)
+        assert output.logits is not None
+        return output.logits[:, -1], output.state
 
     def summarise(self, state: RecurrentMemoryState) -> Memory:
         """The memory that the next segment would read if the unfinished one ended here."""
@@ -274,7 +282,7 @@ class RecurrentMemoryTransformer(LanguageModel):
             and piece.mask is None
             and not self.training
             and not torch.is_grad_enabled()
-            and isinstance(self.config.decoder.mixer, AttentionConfig)
+            and self.config.decoder.takes_attention_mask
             and self.config.num_memory_tokens > 0
             and not (self.config.bidirectional or self.config.xl_layer_above)
         )
@@ -343,7 +351,8 @@ class RecurrentMemoryTransformer(LanguageModel):
             past = going_on(state.layers[index], piece) if state.layers and piece.continues is not False else None
             recalled, layout = self._recalled(piece, state, frame, index), frame.layout
             if not text and index == len(self.decoder.blocks) - 1:
-                slots, layout, recalled = 0, frame.write_layout(), frame.all_recalled(columns, recalled)
+                rotary = self.config.decoder.mixers[index].rotary
+                slots, layout, recalled = 0, frame.write_layout(), frame.all_recalled(columns, recalled, rotary)
                 columns = columns[:, frame.text.stop :]
             elif kept:
                 recalled = kept[index]
@@ -365,22 +374,22 @@ class RecurrentMemoryTransformer(LanguageModel):
     def _kept(self, piece: Piece, frame: SegmentLayout, layers: list[RecurrentState]) -> tuple[KeysAndValues, ...]:
         """What the next segment would make of the same states anew, where neither places nor gradients change it."""
         config, length = self.config, self.config.xl_length
-        is_same = config.xl_gradient == "none" and not config.xl_layer_above and config.decoder.mixer.rotary is None
+        is_same = config.xl_gradient == "none" and not config.xl_layer_above and not config.decoder.rotary
         if not length or not is_same or piece.ends is not True or piece.mask is not None:
             return ()
-        caches = [layer for layer in layers if isinstance(layer, KeyValueState)]
+        caches = cast("list[KeyValueState]", layers)  # what can recall caches keys and values
         end = caches[0].key.shape[2] - frame.writes
-        both = ((cache.key[:, :, end - length : end], cache.value[:, :, end - length : end]) for cache in caches)
+        both = (cache.between(end - length, end) for cache in caches)
         return tuple((key.detach(), value.detach()) for key, value in both)
 
     def _recalled(self, piece: Piece, state: RecurrentMemoryState, frame: SegmentLayout, layer: int) -> Recalled | None:
         """What a block reads of the segment before, where a segment begins."""
         if piece.begins is False or not state.history.shape[2]:
             return None
+        rotary = self.config.decoder.mixers[layer].rotary
         return Recalled(
             hidden=state.history[:, layer],
-            cos=frame.recalled_cos,
-            sin=frame.recalled_sin,
+            rotary=None if rotary is None else frame.recalled[rotary],
             learns=self.config.xl_gradient != "none",
         )
 

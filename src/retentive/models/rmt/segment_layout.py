@@ -3,15 +3,20 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from retentive.layers.batch_layout import AttentionMask, BatchLayout
+from retentive.layers.batch_layout import (
+    AttentionMask,
+    BatchLayout,
+    RotaryByConfig,
+    RotaryConfig,
+    rotary_by_config,
+)
 from retentive.layers.mixers.attention import Recalled
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.pieces import Piece, Rows
-from retentive.ops.rotary import rotary_tables
-from retentive.shapes import Hidden, Positions, RotaryTable, TokenMask
+from retentive.shapes import Hidden, Positions, TokenMask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,16 +45,14 @@ class SegmentLayout:
         texts: Columns of text.
         writes: Columns of the write memory.
         layout: Of all columns.
-        recalled_cos: Rotation of what is recalled, or None without one.
-        recalled_sin: The sines of it.
+        recalled: Tables of the rotations of what is recalled.
     """
 
     reads: int
     texts: int
     writes: int
     layout: BatchLayout
-    recalled_cos: RotaryTable | None = None
-    recalled_sin: RotaryTable | None = None
+    recalled: RotaryByConfig
 
     @property
     def text(self) -> slice:
@@ -67,30 +70,25 @@ class SegmentLayout:
                 allowed=None if attention_mask.allowed is None else attention_mask.allowed[:, :, first:],
                 bias=None if attention_mask.bias is None else attention_mask.bias[:, :, first:],
             ),
-            cos=None if layout.cos is None else layout.cos[:, first:],
-            sin=None if layout.sin is None else layout.sin[:, first:],
+            rotary={config: tables.columns(slice(first, None)) for config, tables in layout.rotary.items()},
         )
 
-    def all_recalled(self, columns: Hidden, recalled: Recalled | None) -> Recalled:
+    def all_recalled(self, columns: Hidden, recalled: Recalled | None, rotary: RotaryConfig | None) -> Recalled:
         """What the write slots read in such a block: what is recalled anyway, read memory and text."""
-        first, layout = self.text.stop, self.layout
-        hidden, cos, sin = columns[:, :first], None, None
-        if layout.cos is not None and layout.sin is not None:
-            cos, sin = layout.cos[:, :first], layout.sin[:, :first]
+        first, tables = self.text.stop, self.layout.tables(rotary)
+        hidden, tables = columns[:, :first], None if tables is None else tables.columns(slice(first))
         if recalled is None:
-            return Recalled(hidden=hidden, cos=cos, sin=sin)
-        return Recalled(
-            hidden=torch.cat((recalled.hidden, hidden), 1),
-            cos=None if cos is None or recalled.cos is None else torch.cat((recalled.cos, cos), 1),
-            sin=None if sin is None or recalled.sin is None else torch.cat((recalled.sin, sin), 1),
-        )
+            return Recalled(hidden=hidden, rotary=tables)
+        if tables is not None and recalled.rotary is not None:
+            tables = recalled.rotary.followed_by(tables)
+        return Recalled(hidden=torch.cat((recalled.hidden, hidden), 1), rotary=tables)
 
 
 class SegmentLayoutBuilder:
-    """Makes the frame of each piece of a call; even pieces of one shape share theirs."""
+    """Makes the layout of each piece of a call; even pieces of one shape share theirs."""
 
     def __init__(self, config: RecurrentMemoryConfig, dtype: torch.dtype) -> None:
-        """Take what decides frames.
+        """Take what decides layouts.
 
         Args:
             config: Of the model.
@@ -125,7 +123,6 @@ class SegmentLayoutBuilder:
         batch, texts = piece.tokens.shape
         positions = self._positions(piece, reads, writes)
         mask = self._mask(piece, reads, writes)
-        tables = self._rotate(positions, past.recalled)
         return SegmentLayout(
             reads=reads,
             texts=texts,
@@ -135,11 +132,11 @@ class SegmentLayoutBuilder:
                 next_position=torch.zeros(batch, dtype=torch.long, device=positions.device),  # the model counts itself
                 mask=mask,
                 attention_mask=self._attention_mask(piece, past, (reads, texts, writes), mask, keep),
-                cos=None if tables is None else tables[0][:, past.recalled :],
-                sin=None if tables is None else tables[1][:, past.recalled :],
+                rotary=rotary_by_config(positions, self.config.decoder.rotary, self.dtype),
             ),
-            recalled_cos=None if tables is None else tables[0][:1, : past.recalled],
-            recalled_sin=None if tables is None else tables[1][:1, : past.recalled],
+            recalled=rotary_by_config(
+                self._recalled_positions(past, positions.device), self.config.decoder.rotary, self.dtype
+            ),
         )
 
     def _positions(self, piece: Piece, reads: int, writes: int) -> Positions:
@@ -154,17 +151,10 @@ class SegmentLayoutBuilder:
         read = torch.arange(reads, device=device).expand(rows, reads)
         return torch.cat((read, text.expand(rows, -1), after + torch.arange(writes, device=device)), 1)
 
-    def _rotate(
-        self, positions: Positions, recalled: int
-    ) -> tuple[Float[Tensor, "#batch all_columns pairs"], Float[Tensor, "#batch all_columns pairs"]] | None:
-        """Tables of what is recalled and of all columns."""
-        rotary = self.config.decoder.mixer.rotary
-        if rotary is None:
-            return None
+    def _recalled_positions(self, past: Past, device: torch.device) -> Int[Tensor, "1 recalled"]:
+        """What is recalled stands right before the segment, in every row."""
         begin = self.read_slots + self.config.xl_length
-        before = torch.arange(begin - recalled, begin, device=positions.device).expand(positions.shape[0], recalled)
-        frequencies = rotary.frequencies_on(positions.device)
-        return rotary_tables(torch.cat((before, positions), 1), frequencies, self.dtype)
+        return torch.arange(begin - past.recalled, begin, device=device)[None]
 
     def _mask(self, piece: Piece, reads: int, writes: int) -> TokenMask | None:
         """Which columns are real: rows that begin read memory, rows that end write it."""
@@ -183,17 +173,17 @@ class SegmentLayoutBuilder:
     ) -> AttentionMask:
         before, columns = past.cached + past.recalled, sum(sizes)
         device = piece.tokens.device
-        turns = self._turns(sizes, device)
+        groups = self._groups(sizes, device)
         if mask is None:
-            if columns == 1 or (not before and turns is None):
+            if columns == 1 or (not before and groups is None):
                 return AttentionMask()
-            order = _order(turns, columns, device)
+            order = _order(groups, columns, device)
             later = torch.zeros(columns, columns, dtype=self.dtype, device=device).masked_fill(~order, -torch.inf)
             bias = torch.cat((later.new_zeros(columns, before), later), 1)
             return AttentionMask(bias=bias[None, None])
         present = torch.cat((*self._past_present(piece, past, mask), mask), 1)
         earlier = torch.ones(columns, before, dtype=torch.bool, device=device)
-        order = torch.cat((earlier, _order(turns, columns, device)), 1)
+        order = torch.cat((earlier, _order(groups, columns, device)), 1)
         allowed = present[:, None] & order & mask[..., None]
         if not keep:
             return AttentionMask(allowed=allowed[:, None])
@@ -213,18 +203,18 @@ class SegmentLayoutBuilder:
             recalled = recalled & past.recalled_real
         return cached, recalled
 
-    def _turns(self, sizes: tuple[int, int, int], device: torch.device) -> Int[Tensor, "columns"] | None:
-        """Columns read those of the same turn and of earlier ones; None where each has a turn of its own."""
+    def _groups(self, sizes: tuple[int, int, int], device: torch.device) -> Int[Tensor, "columns"] | None:
+        """Columns read those of their own group and of earlier ones; None where each is a group of its own."""
         reads, texts, writes = sizes
         together = not self.config.causal_memory and max(reads, writes) > 1
         if not together and not self.config.bidirectional:
             return None
-        turns = torch.arange(sum(sizes), device=device)
+        groups = torch.arange(sum(sizes), device=device)
         if self.config.bidirectional:
-            return torch.zeros_like(turns)
-        turns[:reads] = 0
-        turns[reads + texts :] = reads + texts
-        return turns
+            return torch.zeros_like(groups)
+        groups[:reads] = 0
+        groups[reads + texts :] = reads + texts
+        return groups
 
 
 def as_flags(rows: Rows, like: Tensor) -> Bool[Tensor, "batch"]:
@@ -234,6 +224,6 @@ def as_flags(rows: Rows, like: Tensor) -> Bool[Tensor, "batch"]:
     return rows
 
 
-def _order(turns: Tensor | None, columns: int, device: torch.device) -> Bool[Tensor, "columns columns"]:
-    turns = torch.arange(columns, device=device) if turns is None else turns
-    return turns[None] <= turns[:, None]
+def _order(groups: Tensor | None, columns: int, device: torch.device) -> Bool[Tensor, "columns columns"]:
+    groups = torch.arange(columns, device=device) if groups is None else groups
+    return groups[None] <= groups[:, None]

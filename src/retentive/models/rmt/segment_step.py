@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.layers.mixers.attention import AttentionConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
 from retentive.models.rmt.pieces import Piece
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
@@ -29,7 +28,7 @@ class SegmentStep(nn.Module):
             ValueError: If its memory is not one of tokens, or its backbone is not one of attention.
         """
         super().__init__()
-        if not isinstance(model.config.decoder.mixer, AttentionConfig):
+        if not model.config.decoder.takes_attention_mask:
             raise ValueError(
                 f"backbone must be one of attention for a segment step, but is a {model.config.backbone.family}, whose "
                 "chunks of time cannot be of a length that a file leaves open."

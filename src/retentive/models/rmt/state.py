@@ -1,6 +1,7 @@
 """What a recurrent memory carries from call to call."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,10 +9,10 @@ from torch import Tensor
 
 from retentive.errors import MismatchError
 from retentive.layers.associative_memory import AssociativeState
-from retentive.models.layer_states import check_config, check_dtypes, shape_for, shape_of
+from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.shapes import Memory
-from retentive.state import ModelState
+from retentive.state import ModelState, RaggedFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class RecurrentMemoryState(ModelState):
         history_real: Which of those tokens are real; None where all are.
         associations: The associative memory of each block; empty without one.
     """
+
+    ragged: ClassVar[RaggedFields] = {"real": {"segment": 1}, "history_real": {"history": 2}}
 
     memory: Memory
     segment: Int[Tensor, "batch unfinished"]
@@ -62,18 +65,11 @@ def check_state(config: RecurrentMemoryConfig, dtype: torch.dtype, state: object
     facts = (
         ("memory tokens", config.carried_tokens, state.memory.shape[1]),
         ("channels of a memory token", hidden, state.memory.shape[2]),
-        ("layers with a cache", 0 if config.bidirectional else layers, len(state.layers)),
         ("layers of recalled tokens", layers, state.history.shape[1]),
         ("channels of a recalled token", hidden, state.history.shape[3]),
         ("layers and features of associative memory", features, held),
-        *(("shape of a layer's cache", shape_for(config.decoder.mixer), shape_of(layer)) for layer in state.layers),
     )
-    for name, expected, found in facts:
-        if expected != found:
-            raise MismatchError(
-                f"state must be of a model of this config, but its {name}: {found}, the model's: {expected}; states "
-                "pass between models of one config only."
-            )
+    check_facts((*facts, *layer_facts(() if config.bidirectional else config.decoder.mixers, state)))
     for name, limit, found in (
         ("an unfinished segment below segment_length", config.segment_length - 1, state.segment.shape[1]),
         ("recalled tokens up to xl_length", config.xl_length, state.history.shape[2]),

@@ -7,8 +7,6 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
-from retentive.layers.mixers.attention import KeyValueState
-from retentive.layers.mixers.retention import RetentionState
 from retentive.models.decoder import Decoder
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.pieces import Piece, Plan, Rows, choose, to_the_end
@@ -57,17 +55,15 @@ def past_of(piece: Piece, state: RecurrentMemoryState) -> Past:
     """What the tokens of a piece can read beside one another."""
     recalls = piece.begins is not False
     recalled, recalled_real = (state.history.shape[2], state.history_real) if recalls else (0, None)
-    if piece.continues is False or not state.layers or not isinstance(state.layers[0], KeyValueState):
+    if piece.continues is False or not state.layers:
         return Past(recalled=recalled, recalled_real=recalled_real)
-    cache = state.layers[0]
-    return Past(cached=cache.key.shape[2], cached_real=cache.visible, recalled=recalled, recalled_real=recalled_real)
+    cached, cached_real = max((layer.entries for layer in state.layers), key=lambda entries: entries[0])
+    return Past(cached=cached, cached_real=cached_real, recalled=recalled, recalled_real=recalled_real)
 
 
 def going_on(layer: RecurrentState, piece: Piece) -> RecurrentState:
-    """A layer's state for a piece that goes on in some rows: retention forgets in the others, attention looks away."""
-    if isinstance(layer, RetentionState):
-        return replace(layer, kv=choose(piece.continues, layer.kv, torch.zeros_like(layer.kv)))
-    return layer
+    """A layer's state for a piece that goes on in some rows; the others begin anew."""
+    return layer if isinstance(piece.continues, bool) else layer.restart(~piece.continues)
 
 
 def association_after(
@@ -153,14 +149,7 @@ def after_call(
 
 
 def _layer_after(config: RecurrentMemoryConfig, layer: RecurrentState, plan: Plan) -> RecurrentState:
-    if isinstance(layer, KeyValueState):
-        if layer.visible is None:
-            return layer
-        begin = layer.visible.shape[1] - int(layer.visible.sum(1).amax())
-        return KeyValueState(
-            key=layer.key[:, :, begin:], value=layer.value[:, :, begin:], visible=layer.visible[:, begin:]
-        )
-    assert isinstance(layer, RetentionState)
+    """A layer's state between calls: its rows stand where their segments do, and finished segments are forgotten."""
     place = plan.position % config.segment_length
-    position = torch.where(place > 0, place + config.carried_tokens, 0)
-    return RetentionState(kv=layer.kv.masked_fill((place == 0)[:, None, None, None], 0), position=position)
+    layer = layer.at(torch.where(place > 0, place + config.carried_tokens, 0))
+    return layer if plan.columns is None else layer.restart(place == 0).trimmed()

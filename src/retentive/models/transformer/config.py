@@ -80,8 +80,10 @@ class TransformerConfig:
     initialisation: Literal["xavier", "normal"] = "normal"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
+        if self.num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, but is {self.num_layers}.")
         if self.num_heads < 1:
             raise ValueError(f"num_heads must be at least 1, but is {self.num_heads}.")
         if self.head_dim is None and self.hidden_size % self.num_heads:
@@ -145,7 +147,7 @@ class TransformerConfig:
                 max_positions=self.max_positions,
                 scale=self.scale_embeddings,
             ),
-            mixer=self.attention,
+            mixers=(self.attention,) * self.num_layers,
             feed_forward=FeedForwardConfig(
                 hidden_size=self.hidden_size,
                 intermediate_size=4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
@@ -154,7 +156,6 @@ class TransformerConfig:
                 bias=self.feed_forward_bias,
             ),
             norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
-            num_layers=self.num_layers,
             final_norm=self.final_norm,
             tie_embeddings=self.tie_embeddings,
             head_bias=self.head_bias,

@@ -4,6 +4,7 @@ from retentive.ops.retention.chunks import DEFAULT_CHUNK_SIZE as DEFAULT_CHUNK_S
 from retentive.ops.retention.chunkwise import retention_chunkwise as retention_chunkwise
 from retentive.ops.retention.decay import log_decay_geometric as log_decay_geometric
 from retentive.ops.retention.decay import log_decay_linspace as log_decay_linspace
+from retentive.ops.retention.decay import score_scale as score_scale
 from retentive.ops.retention.dispatch import Form as Form
 from retentive.ops.retention.dispatch import retention as retention
 from retentive.ops.retention.parallel import retention_parallel as retention_parallel

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from retentive.shapes import LogDecay, TokenMask
+from retentive.shapes import LogDecay, Positions, TokenMask
 
 
 def log_decay_geometric(num_heads: int) -> LogDecay:
@@ -139,3 +139,11 @@ def _look_up(
 def _require_heads(num_heads: int) -> None:
     if num_heads < 1:
         raise ValueError(f"num_heads must be at least 1, but is {num_heads}.")
+
+
+def score_scale(log_decay: LogDecay, positions: Positions) -> Float[Tensor, "#batch time heads 1"]:
+    """``(gamma ** 0 + ... + gamma ** n) ** -0.5`` at position n: the paper's second normalisation (section 2.4)."""
+    rate = log_decay.to(positions.device)
+    tokens = (positions + 1).to(torch.float64).unsqueeze(-1)
+    forgetful = torch.expm1(rate * tokens) / torch.expm1(rate)
+    return torch.where(rate == 0, tokens, forgetful).rsqrt().unsqueeze(-1)

@@ -14,7 +14,6 @@ from torch.distributed.tensor import DTensor
 
 from retentive.data.batch import Batch
 from retentive.errors import DivergedError
-from retentive.layers.mixers.attention import AttentionConfig
 from retentive.models.base import LanguageModel
 from retentive.state import RecurrentState
 from retentive.training.objectives.draws import RowDraws
@@ -94,7 +93,6 @@ class Learner:
                 back-propagation does not fit the model.
         """
         objective.check(model, carries_state=carries_state)
-        self._is_attention = isinstance(model.config.decoder.mixer, AttentionConfig)
         if carries_state and not model.state_is_bounded:
             raise ValueError(
                 "model.window must be a number of tokens for data.mode='streamed', but is null: the state of "
@@ -232,7 +230,7 @@ class Learner:
         batch = self.objective.prepare(batch, RowDraws(key=(self._seed, *key), first_row=first_row))
         # A cache marks its visible entries from the first document start on. Passing starts always keeps the state's
         # tensors the same in all processes, so that a checkpoint can hold them.
-        keeps_starts = carries_state and self._is_attention
+        keeps_starts = carries_state and self.model.config.decoder.caches_tokens
         return place(batch, self.processes.device, carries_state=carries_state, keeps_starts=keeps_starts)
 
     def _forked_devices(self) -> list[torch.device]:

@@ -5,7 +5,7 @@ import torch
 
 from laws.families import small_model
 from retentive import generate, stream
-from retentive.generation.threads import one_thread, rows_worth_sharing
+from retentive.engine.threads import one_thread, rows_worth_sharing
 from retentive.state import named_tensors
 
 

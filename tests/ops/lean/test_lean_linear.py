@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, linear, relu, silu
 
-import retentive.ops.lean_linear as ops
-from retentive.ops.activation import activation_backward
-from retentive.ops.lean_linear import Back, lean_linear
+import retentive.ops.lean.lean_linear as ops
+from retentive.ops.lean.activations import activation_backward
+from retentive.ops.lean.lean_linear import Back, lean_linear
 
 
 def heads(x: Tensor) -> Tensor:

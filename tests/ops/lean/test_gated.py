@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import gelu, relu, silu
 
-from retentive.ops.gated import Activation, gated
+from retentive.ops.lean.gated import Activation, gated
 
 ACTIVATIONS = {"swish": silu, "relu": relu, "gelu": gelu, "gelu_tanh": lambda x: gelu(x, approximate="tanh")}
 

@@ -1,4 +1,4 @@
-"""A tensor that grows by an entry a call, in memory that has room for more."""
+"""Tensors that grow by an entry a step, in memory that has room for more."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 _SPARE = 64
 
 
-class Room:
+class GrowingBuffer:
     """``torch.cat((past, entry), dim)``, again and again, without copying what is there.
 
     What a call returns stays as it is: an entry is written once, behind what was returned before. So a loop may keep,
@@ -14,15 +14,15 @@ class Room:
     """
 
     def __init__(self, dim: int, longest: int | None = None) -> None:
-        """Nothing is made before the first entry.
+        """Take what stays the same; memory is allocated for the first entry.
 
         Args:
             dim: Along which it grows.
             longest: Entries that the next call goes on from, at most; None goes on from all.
         """
         self._dim = dim
-        self._longest = longest
-        self._kept: Tensor | None = None
+        self.longest = longest
+        self.kept: Tensor | None = None
         self._begin = self._end = 0
 
     def after(self, past: Tensor, entry: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,15 +33,15 @@ class Room:
             entry: Without the dimension that grows.
         """
         dim = self._dim
-        if past is not self._kept or self._end == self._memory.shape[dim]:
+        if past is not self.kept or self._end == self._memory.shape[dim]:
             self._move(past, entry)
         self._memory.select(dim, self._end).copy_(entry)
         self._end += 1
         whole = kept = self._memory.narrow(dim, self._begin, self._end - self._begin)
-        if self._longest is not None and self._end - self._begin > self._longest:
-            self._begin = self._end - self._longest
-            kept = self._memory.narrow(dim, self._begin, self._longest)
-        self._kept = kept
+        if self.longest is not None and self._end - self._begin > self.longest:
+            self._begin = self._end - self.longest
+            kept = self._memory.narrow(dim, self._begin, self.longest)
+        self.kept = kept
         return whole, kept
 
     def _move(self, past: Tensor, entry: Tensor) -> None:
@@ -52,3 +52,25 @@ class Room:
         self._memory = past.new_empty(shape, dtype=torch.promote_types(past.dtype, entry.dtype))
         self._memory.narrow(self._dim, 0, length).copy_(past)
         self._begin, self._end = 0, length
+
+
+class GrowingBuffers:
+    """A buffer for each tensor that was last returned; found again by the tensor itself."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._of: dict[int, GrowingBuffer] = {}
+
+    def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
+        """See `retentive.layers.token_place.StepContext.append`."""
+        # The buffer holds the tensor, so that no other one can have its id.
+        buffer = self._of.pop(id(past), None)
+        if buffer is None or buffer.longest != longest:
+            buffer = GrowingBuffer(dim, longest)
+        whole, kept = buffer.after(past, entry)
+        self._of[id(kept)] = buffer
+        return whole, kept
+
+    def clear(self) -> None:
+        """Free all memory; tensors that were returned keep theirs."""
+        self._of.clear()

@@ -1,4 +1,4 @@
-"""A model's step over parameters looked up once is the model's step."""
+"""What an engine steps over, a view of a model with buffers and places of its own, is the model's call."""
 
 from pathlib import Path
 
@@ -9,17 +9,25 @@ from torch import nn
 from laws.families import ALTERNATIVES, VARIANTS, case_name, random_tokens, small_model
 from retentive import generate
 from retentive.checkpoints import load_state, save_state
+from retentive.engine.context import EngineContext
+from retentive.engine.eager import EagerSteps
+from retentive.engine.lookup import ModelView, is_observed
 from retentive.errors import MismatchError
 from retentive.models.base import LanguageModel
 from retentive.state import ModelState, map_tensors, named_tensors
 
-UNBOUND = {"normalise_scores", "residual", "bidirectional", "token_shift"}
 PLAIN = [
     (family, changes)
     for family in ("retnet", "transformer", "rmt")
     for changes in ({}, *VARIANTS[family], *ALTERNATIVES[family].values())
-    if not UNBOUND & set(changes)
+    if "bidirectional" not in changes  # an encoder is not asked for the next token
 ]
+
+
+def stepping(model: LanguageModel):
+    """A step over a view, in an engine's context."""
+    view, context = ModelView(model), EngineContext()
+    return lambda tokens, state: view.model.step(tokens, state, context)
 
 
 def own(state: ModelState) -> ModelState:
@@ -32,8 +40,7 @@ def small(**changes: object) -> LanguageModel:
 
 def check_steps(model: LanguageModel, state: ModelState, steps: int, tolerance: float = 1e-12) -> None:
     """Steps after ``state`` give the logits and the states that calls give."""
-    step = model.bound()
-    assert step is not None
+    step = stepping(model)
     rows, mine = state.batch_size, own(state)
     for seed in range(steps):
         tokens = random_tokens(rows, 1, seed=seed)
@@ -66,21 +73,9 @@ def test_a_cache_outgrows_its_room(window: int | None, padded: bool):
 
 
 @torch.no_grad()
-def test_a_recurrent_memory_is_called_at_the_borders_of_segments_alone():
-    model, calls = small_model("rmt").eval(), []
-    step, state = model.bound(), model(random_tokens(2, 1)).state
-    assert step is not None
-    model.register_forward_hook(lambda *_: calls.append(int(state.position[0])))
-    for tokens in random_tokens(2, 14).unbind(1):
-        _, state = step(tokens, state)
-    assert calls == [4, 5, 9, 10, 14]
-
-
-@torch.no_grad()
 def test_a_state_of_an_earlier_step_still_goes_on():
     model = small_model("transformer").eval()
-    step, tokens = model.bound(), random_tokens(2, 3)[..., None].unbind(1)
-    assert step is not None
+    step, tokens = stepping(model), random_tokens(2, 3)[..., None].unbind(1)
     first = step(tokens[0][:, 0], model(random_tokens(2, 4)).state)[1]
     before = own(first)
     expected = step(tokens[1][:, 0], first)[0]
@@ -90,26 +85,28 @@ def test_a_state_of_an_earlier_step_still_goes_on():
     assert torch.equal(step(tokens[1][:, 0], first)[0], expected)
 
 
-@pytest.mark.parametrize(
-    ("family", "changes"),
-    [
-        ("retnet", {"normalise_scores": True}),
-        ("retnet", {"residual": "deepnorm"}),
-        ("rmt", {"token_shift": True}),
-        ("rmt", {"bidirectional": True}),
-        ("retro", {"residual": "deepnorm"}),
-    ],
-    ids=str,
-)
-def test_a_model_that_does_more_has_none(family: str, changes: dict):
-    assert small_model(family, **changes).eval().bound() is None
+@torch.no_grad()
+@pytest.mark.parametrize("inplace", [False, True])
+def test_weights_that_change_between_two_tokens_are_the_ones_that_are_used(inplace: bool):
+    model = small()
+    steps = EagerSteps(model)
+    steps.begin()
+    state, tokens = model(random_tokens(2, 6)).state, random_tokens(2, 1)[:, 0]
+    steps.step(tokens, steps.own(state), {})
+    norm = model.decoder.blocks[0].mixer_norm
+    if inplace:
+        norm.weight.mul_(3)
+    else:
+        norm.weight = nn.Parameter(3 * norm.weight)
+    found = steps.step(tokens, steps.own(state), {})[0]
+    torch.testing.assert_close(found, model(tokens[:, None], state).logits[:, 0], rtol=0, atol=1e-12)
 
 
 def test_a_hook_is_called_for_every_token():
     model, seen = small(), []
     plain = generate(model, [1, 2], max_new_tokens=4)
     model.decoder.blocks[1].mixer.register_forward_hook(lambda *_: seen.append(1))
-    assert model.bound() is None
+    assert is_observed(model)
     assert generate(model, [1, 2], max_new_tokens=4).tokens[0].tolist() == plain.tokens[0].tolist()
     assert len(seen) == 4
 
@@ -117,7 +114,7 @@ def test_a_hook_is_called_for_every_token():
 def test_a_compiled_model_is_called():
     model = small()
     model.compile(backend="eager")
-    assert model.bound() is None
+    assert is_observed(model)
 
 
 class Adapter(nn.Module):
@@ -144,8 +141,7 @@ def test_an_adapter_in_place_of_a_projection_counts(family: str, place: str):
     layer, name = place.split(".")
     part = getattr(block, layer)
     setattr(part, name, Adapter(getattr(part, name)))
-    step = model.bound()
-    assert step is not None
+    step = stepping(model)
     torch.testing.assert_close(step(tokens[:, 0], own(state))[0], model(tokens, state).logits[:, 0], rtol=0, atol=1e-12)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from retentive.ops.lean.rotated_linear import rotated_linear
 from retentive.ops.rotary import RotaryPairs, rotary_frequencies, rotary_tables, rotate
-from retentive.ops.rotated_linear import rotated_linear
 
 
 def one_after_another(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, pairs: RotaryPairs) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from retentive.ops.threads import threads_for
+from retentive.ops.lean.threads import threads_for
 
 
 @pytest.fixture(autouse=True)

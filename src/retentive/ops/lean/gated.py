@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from retentive.ops.activation import Activation, activate, activation_backward
+from retentive.ops.activation import ACTIVATIONS, Activation
+from retentive.ops.lean.activations import activation_backward
 
 
 def gated(inner: Float[Tensor, "*batch both_branches"], activation: Activation) -> Float[Tensor, "*batch half_of_them"]:
@@ -17,7 +18,7 @@ def gated(inner: Float[Tensor, "*batch both_branches"], activation: Activation) 
     """
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and inner.requires_grad):
         activated, linear = inner.chunk(2, -1)
-        return activate(activated, activation) * linear
+        return ACTIVATIONS[activation](activated) * linear
     product: Tensor = _Gated.apply(inner, activation)
     return product
 
@@ -27,7 +28,7 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, inner: Tensor, activation: Activation) -> Tensor:
         raw, linear = inner.chunk(2, -1)
         ctx.activation = activation
-        activated = activate(raw, activation)
+        activated = ACTIVATIONS[activation](raw)
         ctx.save_for_backward(inner, activated)
         return activated * linear
 

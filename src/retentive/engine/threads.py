@@ -15,7 +15,7 @@ channels, one thread took 8 to 74 microseconds where two, of which one had to wa
 
 def rows_worth_sharing(model: LanguageModel) -> int:
     """From how many rows on the products inside the model's blocks, for one token of each, are worth sharing."""
-    layers = (module for module in model.decoder.blocks.modules() if isinstance(module, nn.Linear))
+    layers = (module for module in model.products.modules() if isinstance(module, nn.Linear))
     return -(-_WORTH_SHARING // max(layer.weight.numel() for layer in layers))
 
 

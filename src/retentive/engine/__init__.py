@@ -1,0 +1,6 @@
+"""How a model is run: steps over rows that come and go, growing buffers, places made ahead, threads."""
+
+from retentive.engine.engine import Engine
+from retentive.engine.protocol import BesideTokens, EngineStep, RowLimits, RowState, Sampler
+
+__all__ = ["BesideTokens", "Engine", "EngineStep", "RowLimits", "RowState", "Sampler"]

@@ -1,0 +1,72 @@
+"""How an engine runs a step: states grow in place, places are made ahead, and the state is the engine's own."""
+
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar, cast
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from retentive.engine.growing_buffers import GrowingBuffers
+from retentive.engine.position_cache import PositionCache
+from retentive.layers.batch_layout import RotaryConfig
+from retentive.layers.token_place import StepContext, TokenPlace
+
+Source = TypeVar("Source")
+Made = TypeVar("Made")
+
+_PREPARED = 64
+
+
+class EngineContext(StepContext):
+    """For many steps over rows that the engine owns.
+
+    Retention writes the new state over the old one, so whoever holds a state of such a step holds a copy.
+    """
+
+    overwrites_state = True
+
+    def __init__(self) -> None:
+        """Begin without buffers."""
+        self._buffers = GrowingBuffers()
+        self._positions = PositionCache(self)
+        self._prepared: dict[int, tuple[Any, Any]] = {}
+
+    def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
+        """Write the entry where there is room for it; nothing that is there is copied."""
+        return self._buffers.append(past, entry, dim, longest)
+
+    def prepare(self, source: Source, make: Callable[[Source], Made]) -> Made:
+        """Make it once for each source that is in use."""
+        held, made = self._prepared.get(id(source), (None, None))
+        if held is not source:
+            if len(self._prepared) >= _PREPARED:  # sources that are gone
+                self._prepared.clear()
+            made = make(source)
+            self._prepared[id(source)] = source, made
+        return cast("Made", made)
+
+    def place(
+        self, position: Int[Tensor, "batch"], rotary: Collection[RotaryConfig], dtype: torch.dtype, offset: int = 0
+    ) -> TokenPlace:
+        """Return the next place made ahead."""
+        return self._positions.place(position, rotary, dtype, offset)
+
+    def place_at(
+        self,
+        number: int,
+        like: Int[Tensor, "batch"],
+        rotary: Collection[RotaryConfig],
+        dtype: torch.dtype,
+        *,
+        offset: int = 0,
+        counted: int = 0,
+    ) -> TokenPlace:
+        """Return a place made ahead."""
+        return self._positions.place_at(number, like.shape[0], (rotary, dtype, offset), counted, like.device)
+
+    def clear(self) -> None:
+        """Forget everything about rows that have changed."""
+        self._buffers.clear()
+        self._positions.clear()
+        self._prepared.clear()

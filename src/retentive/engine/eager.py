@@ -1,0 +1,95 @@
+"""Steps of a model as it is, one operation after another: the engine that serves every family everywhere."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from retentive.engine.context import EngineContext
+from retentive.engine.lookup import ModelView, is_observed
+from retentive.engine.threads import one_thread, rows_worth_sharing
+from retentive.models.base import LanguageModel
+from retentive.shapes import TokenMask, Tokens
+from retentive.state import ModelState, map_tensors
+
+Read = tuple[Float[Tensor, "rows vocab"] | None, ModelState]
+
+
+class EagerSteps:
+    """Reads prompts and single tokens. The state between steps is its own: a step may write over the one before."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        """Take a model; nothing of it is read before the first call.
+
+        Args:
+            model: Of any family.
+        """
+        self.model = model
+        self._view: ModelView | None = None
+        self._context = EngineContext()
+        device = model.device
+        self._rows_worth_sharing = rows_worth_sharing(model) if device.type == "cpu" else 0
+
+    def read(
+        self,
+        tokens: Tokens,
+        mask: TokenMask | None,
+        state: ModelState | None,
+        beside: Mapping[str, Any],
+        *,
+        keep: int,
+    ) -> Read:
+        """Read some columns: the logits of the last one (None if ``keep`` is 0), and the state."""
+        with one_thread(tokens.numel() < self._rows_worth_sharing):
+            output = self.model(tokens, state, mask=mask, logits_to_keep=keep, **beside)
+        return None if output.logits is None else output.logits[:, -1], output.state
+
+    def own(self, state: ModelState) -> ModelState:
+        """Return a copy of a state, checked, that steps may write over; call it when rows have come or gone."""
+        self.model.check_state(state)
+        self._context.clear()
+        return map_tensors(state, Tensor.clone)
+
+    def step(
+        self, tokens: Int[Tensor, "rows"], state: ModelState, beside: Mapping[str, Any]
+    ) -> tuple[Float[Tensor, "rows vocab"], ModelState]:
+        """Read one token of each row after a state of `own`, or of the last step."""
+        with one_thread(tokens.shape[0] < self._rows_worth_sharing):
+            if beside or not self._can_step():
+                logits, following = self.read(tokens[:, None], None, state, beside, keep=1)
+                return cast("Tensor", logits), following
+            assert self._view is not None
+            return self._view.model.step(tokens, state, self._context)
+
+    def begin(self) -> None:
+        """Look whether the model has hooks; call it before some steps, for they are not looked for at each of them."""
+        if is_observed(cast("torch.nn.Module", self.model)):
+            self._view = None
+        elif self._view is None or not self._view.is_current():
+            self._view = ModelView(cast("torch.nn.Module", self.model))
+
+    def _can_step(self) -> bool:
+        """Whether the model is one whose ``step`` does all that a call does: hooks see calls alone."""
+        view = self._view
+        if view is not None and not view.is_current():  # weights were replaced or changed between two tokens
+            self.begin()
+            view = self._view
+        return view is not None
+
+
+@contextmanager
+def evaluating(model: LanguageModel) -> Generator[None]:
+    """Put a model that is in training mode into eval mode, and every one of its modules back as it was."""
+    if not model.training:
+        yield
+        return
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

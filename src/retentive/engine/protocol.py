@@ -1,0 +1,88 @@
+"""What an engine is given from outside: how to choose tokens, when rows end, and what a call takes beside tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from retentive.shapes import TokenMask, Tokens
+from retentive.state import ModelState, RecurrentState
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Chooses the next tokens of the rows that were added together; it may keep random numbers of its own."""
+
+    def begin(self, position: Int[Tensor, "rows"]) -> None:
+        """Learn how many tokens each row has read, once, before the first choice."""
+        ...
+
+    def choose(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
+        """Return the next token of each row that is left."""
+        ...
+
+    def keep(self, rows: Bool[Tensor, "rows"]) -> None:
+        """Go on without the rows that are False."""
+        ...
+
+
+@runtime_checkable
+class BesideTokens(Protocol):
+    """Finds what a family's calls take beside tokens, such as the neighbours of a chunk that ends."""
+
+    def begin(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> ModelState | None:
+        """Return the state that a prompt begins with."""
+        ...
+
+    def before_token(self, state: ModelState) -> ModelState:
+        """Return the state before one more token is read; the same object where nothing changes."""
+        ...
+
+    def arguments(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> Mapping[str, Any]:
+        """Return what this call takes, by the name of the argument."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLimits:
+    """When a row ends.
+
+    Attributes:
+        max_new_tokens: After so many tokens.
+        stop_tokens: With the first of these, which is its last token.
+    """
+
+    max_new_tokens: int
+    stop_tokens: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowState(RecurrentState):
+    """Where rows are: a value like any other state, which no later step changes.
+
+    Attributes:
+        model: Has read all tokens but the newest.
+        unread: The newest token.
+    """
+
+    model: ModelState
+    unread: Int[Tensor, "batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStep:
+    """What one step gave.
+
+    Attributes:
+        slots: The rows that got a token.
+        tokens: The token of each of them.
+        ended: Slots that end with this token.
+        stopped: Those of them that a stop token ended.
+    """
+
+    slots: tuple[int, ...]
+    tokens: Int[Tensor, "rows"]
+    ended: tuple[int, ...] = ()
+    stopped: tuple[int, ...] = ()

@@ -1,0 +1,125 @@
+"""What a decoder asks of a mixer: of its config, of its layer, and of what it carries.
+
+A mixer is the layer of a block in which tokens read one another. Its file holds a frozen config, the layer that the
+config builds, and the state that the layer carries. Nobody outside asks which mixer it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from retentive.layers.batch_layout import BatchLayout, RotaryConfig
+from retentive.layers.token_place import TokenPlace
+from retentive.shapes import Hidden
+from retentive.state import StateShape
+
+
+@runtime_checkable
+class MixerConfig(Protocol):
+    """A frozen config of a mixer."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        ...
+
+    @property
+    def num_heads(self) -> int:
+        """Heads that read."""
+        ...
+
+    @property
+    def rotary(self) -> RotaryConfig | None:
+        """The rotation of queries and keys that the layer needs; None without one."""
+        ...
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that a token reads at most, itself included; None where nothing ends at a number of tokens."""
+        ...
+
+    @property
+    def state_is_bounded(self) -> bool:
+        """Whether the state stops growing, however long a text becomes."""
+        ...
+
+    @property
+    def state_shape(self) -> StateShape:
+        """What the state must look like, as its ``shape`` says it."""
+        ...
+
+    @property
+    def takes_attention_mask(self) -> bool:
+        """Whether tokens read exactly what ``BatchLayout.attention_mask`` allows, and earlier tokens can be recalled.
+
+        Such a layer can read in both directions, and has `RecallingMixer`'s ``recall``.
+        """
+        ...
+
+    @property
+    def half_lives(self) -> tuple[float, ...] | None:
+        """Tokens after which each head has forgotten half; None where nothing fades at a fixed rate."""
+        ...
+
+    def build(self) -> "Mixer":
+        """Make the layer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InputProjection:
+    """A projection that a mixer reads with, and what its rows are, for the initialiser.
+
+    Attributes:
+        linear: The projection.
+        rows: Output rows by what they make, in order, such as ``{"query": 64, "key": 64, "value": 128}``.
+    """
+
+    linear: nn.Linear
+    rows: Mapping[str, int]
+
+    def parts(self) -> dict[str, Tensor]:
+        """The weight's rows by what they make."""
+        return dict(zip(self.rows, self.linear.weight.split(list(self.rows.values())), strict=True))
+
+
+@runtime_checkable
+class Mixer(Protocol):
+    """A layer in which tokens read one another: a module that ``MixerConfig.build`` makes."""
+
+    output_proj: Any
+    """The projection back to the residual stream, an ``nn.Linear`` or what has taken its place."""
+
+    def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> Any:
+        """Return the state of rows that have read nothing; its numbers are 0."""
+        ...
+
+    def __call__(self, x: Hidden, state: Any, layout: BatchLayout, /) -> tuple[Hidden, Any]:
+        """Read the normalised residual stream ``x`` after ``state``: return the output and the new state.
+
+        ``state`` is None at the begin. One token of each row, without padding or a document start, is read by ``step``.
+        """
+        ...
+
+    def step(
+        self, x: Float[Tensor, "batch hidden"], state: Any, place: TokenPlace, /
+    ) -> tuple[Float[Tensor, "batch hidden"], Any]:
+        """Read one token of each row."""
+        ...
+
+    def input_projections(self) -> tuple[InputProjection, ...]:
+        """Return what the layer reads with, for the initialiser."""
+        ...
+
+
+@runtime_checkable
+class RecallingMixer(Protocol):
+    """A mixer that can read hidden states of earlier tokens once more (Transformer-XL, arXiv:1901.02860)."""
+
+    def recall(self, recalled: Any) -> Any:
+        """Return keys and values of hidden states that ask nothing themselves."""
+        ...

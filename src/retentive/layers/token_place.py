@@ -1,0 +1,131 @@
+"""Where the next token of each row stands, and how a step over it is run: what a layer's ``step`` is given."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from jaxtyping import Complex, Int
+from torch import Tensor
+
+from retentive.layers.batch_layout import BatchLayout, RotaryConfig, rotary_by_config
+
+Rotation = Complex[Tensor, "#batch 2 1 1 pairs"]
+"""Of one token, as complex numbers: of its query, scaled by ``dim ** -0.5``, then of its key."""
+
+
+Source = TypeVar("Source")
+Made = TypeVar("Made")
+
+
+class StepContext:
+    """How a step is run, which changes speed and never results. This one is plain: everything is made anew.
+
+    An engine hands down another one, with buffers that grow in place and places that are made ahead.
+
+    Attributes:
+        overwrites_state: Whether a step may write the new state over the memory of the old one. Only an engine that
+            owns the state, and hands out copies, may say so.
+    """
+
+    overwrites_state: bool = False
+
+    def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``past`` with one entry more, and what the next step goes on from: its last ``longest`` entries.
+
+        Args:
+            past: Entries of earlier tokens, along ``dim``.
+            entry: Of this token, without that dimension.
+            dim: Along which entries stand.
+            longest: Entries that the next step needs, at most; None is all.
+        """
+        whole = torch.cat((past, entry.unsqueeze(dim)), dim)
+        surplus = 0 if longest is None else max(0, whole.shape[dim] - longest)
+        return whole, whole.narrow(dim, surplus, whole.shape[dim] - surplus)
+
+    def prepare(self, source: Source, make: Callable[[Source], Made]) -> Made:
+        """Return ``make(source)``; what many steps make of the same object is made once by an engine."""
+        return make(source)
+
+    def place(
+        self, position: Int[Tensor, "batch"], rotary: Collection[RotaryConfig], dtype: torch.dtype, offset: int = 0
+    ) -> "TokenPlace":
+        """Return the place of the token that comes after ``position`` tokens.
+
+        Args:
+            position: Tokens that each row has read.
+            rotary: The rotations that the layers need.
+            dtype: Of the model; rotations are complex numbers of float32 or wider.
+            offset: Added to positions before they are rotated.
+        """
+        positions = position[:, None]
+        return make_place(positions, position + 1, rotary, dtype, self, offset)
+
+    def place_at(
+        self,
+        number: int,
+        like: Int[Tensor, "batch"],
+        rotary: Collection[RotaryConfig],
+        dtype: torch.dtype,
+        *,
+        offset: int = 0,
+        counted: int = 0,
+    ) -> "TokenPlace":
+        """Return the place of a token that stands at one position in every row.
+
+        Args:
+            number: The position.
+            like: A number for each row; its values do not matter.
+            rotary: See `place`, like ``dtype`` and ``offset``.
+            dtype: See there.
+            offset: See there.
+            counted: Added to what states count as the next position.
+        """
+        positions = torch.tensor([[number]], device=like.device)
+        following = torch.full_like(like, number + 1 + counted)
+        return make_place(positions, following, rotary, dtype, self, offset)
+
+
+PLAIN = StepContext()
+"""Runs each step by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPlace:
+    """Where the next token of each row stands.
+
+    Attributes:
+        positions: Of the token in its document.
+        next_position: Of the one after it.
+        rotations: Of the token, for each rotation that some layer needs.
+        context: How the step is run.
+    """
+
+    positions: Int[Tensor, "#batch 1"]
+    next_position: Int[Tensor, "batch"]
+    rotations: Mapping[RotaryConfig, Rotation]
+    context: StepContext = PLAIN
+
+    def rotation(self, rotary: RotaryConfig | None) -> Rotation | None:
+        """Of one config; None without one."""
+        return None if rotary is None else self.rotations[rotary]
+
+
+def make_place(
+    positions: Int[Tensor, "#batch 1"],
+    next_position: Int[Tensor, "batch"],
+    rotary: Collection[RotaryConfig],
+    dtype: torch.dtype,
+    context: StepContext,
+    offset: int = 0,
+) -> TokenPlace:
+    """Make a place of positions; arguments are those of `StepContext.place`."""
+    tables = rotary_by_config(positions + offset if offset else positions, rotary, dtype)
+    rotations = {config: found.complex for config, found in tables.items()}
+    return TokenPlace(positions, next_position, rotations, context)
+
+
+def place_of(layout: BatchLayout) -> TokenPlace:
+    """The place of a call of one token."""
+    rotations = {config: tables.complex for config, tables in layout.rotary.items()}
+    return TokenPlace(layout.positions, layout.next_position, rotations)

@@ -1,0 +1,27 @@
+"""Activations and their slopes, written over memory that nobody else needs."""
+
+import torch
+from torch import Tensor
+
+from retentive.ops.activation import ACTIVATIONS, Activation
+
+
+def activate_over(x: Tensor, activation: Activation) -> Tensor:
+    """The activation of every number, over the memory of ``x`` where torch can do so."""
+    if activation == "swish":
+        return torch.nn.functional.silu(x, inplace=True)
+    if activation == "relu":
+        return x.relu_()
+    return ACTIVATIONS[activation](x)
+
+
+def activation_backward(grad: Tensor, x: Tensor, activation: Activation) -> None:
+    """Turn the gradient of an activation's output into that of its input ``x``, in place."""
+    aten = torch.ops.aten
+    if activation == "swish":
+        aten.silu_backward.grad_input(grad, x, grad_input=grad)
+    elif activation == "relu":
+        aten.threshold_backward.grad_input(grad, x, 0, grad_input=grad)
+    else:
+        approximate = "tanh" if activation == "gelu_tanh" else "none"
+        aten.gelu_backward.grad_input(grad, x, approximate=approximate, grad_input=grad)
