@@ -248,6 +248,36 @@ def test_numbers_are_short(value: float, shown: str):
 
 
 @pytest.mark.parametrize(
+    ("value", "largest", "shown"),
+    [(0, 2e5, "0"), (60_000, 2e5, "60k"), (12_500, 2e5, "12.5k"), (600_000, 2.4e6, "0.6M"), (60_000, 9e4, "60,000")],
+)
+def test_numbers_of_one_axis_share_a_unit(value: float, largest: float, shown: str):
+    assert short_number(float(value), largest) == shown
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (["RetNet", "Transformer", "RMT", "RETRO"], 4),
+        (["memory", "memory zeroed", "memory of another text", "no memory"], 2),
+        (["a name that fills more than half of the width", "another one that is as long as that"], 1),
+        (["one"], 1),
+    ],
+)
+def test_a_legend_has_as_many_columns_as_fit(names: list[str], columns: int, monkeypatch: pytest.MonkeyPatch):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pictures, "_png", lambda figure: drawn.append(figure) or b"")
+    curves = tuple(Curve(name=name, x=(1.0, 2.0), y=(1.0, 2.0)) for name in names)
+    draw(LineChart(title="t", x_label="x", y_label="y", curves=curves, caption=""), styles(names))
+    figure = drawn[0]
+    figure.draw_without_rendering()
+    legend = figure.legends[0]
+    assert len({entry.get_window_extent().x0 for entry in legend.get_texts()}) == columns
+    if columns > 1:
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(
     ("value", "shown"), [(512, "512 B"), (65536, "64 KiB"), (1.5 * 2**20, "1.5 MiB"), (3 * 2**40, "3 TiB")]
 )
 def test_sizes_are_short(value: float, shown: str):

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from retentive.evaluation.report.document import BarChart, Curve, LineChart
@@ -35,6 +36,8 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _MANY_POINTS = 20
+_LEGEND_LETTERS = 46
+"""Letters that fit side by side in a legend, where a line and its gap take as much as four."""
 
 
 def styles(names: list[str]) -> dict[str, int]:
@@ -79,8 +82,21 @@ def draw(chart: LineChart | BarChart, style: Mapping[str, int]) -> bytes:
         else:
             _draw_bars(axes, chart, style)
         # Above the picture, where it covers no point.
-        figure.legend(loc="outside upper left", ncols=3, columnspacing=1.4)
+        names = axes.get_legend_handles_labels()[1]
+        figure.legend(loc="outside upper left", ncols=_legend_columns(names), columnspacing=1.2, handlelength=1.8)
         return _png(figure)
+
+
+def _legend_columns(names: list[str]) -> int:
+    """The most columns in which the names of the legend fit side by side."""
+    for columns in range(len(names), 1, -1):
+        # Matplotlib fills columns from above, the first ones with a name more, each as wide as its longest name.
+        full, more = divmod(len(names), columns)
+        ends = [full * (column + 1) + min(column + 1, more) for column in range(columns)]
+        widest = [max(map(len, names[begin:end])) for begin, end in pairwise([0, *ends])]
+        if sum(widest) + 4 * len(widest) <= _LEGEND_LETTERS:
+            return columns
+    return 1
 
 
 def _png(figure: "Figure") -> bytes:
@@ -105,7 +121,8 @@ def _draw_lines(axes: "Axes", chart: LineChart, style: Mapping[str, int]) -> Non
     axes.set_xscale(chart.x_scale)
     axes.set_yscale(chart.y_scale)
     if chart.y_from_zero and chart.y_scale == "linear":
-        axes.set_ylim(bottom=0)
+        highest = max(value for curve in chart.curves for value in (*curve.y, *(curve.high or ())))
+        axes.set_ylim(0, 1.08 * highest or None)  # room for whole markers, also where all points are of one height
     _label_ticks(axes, chart)
 
 
@@ -126,9 +143,11 @@ def _label_ticks(axes: "Axes", chart: LineChart) -> None:
         if len(places) <= 12:
             axes.xaxis.set_major_locator(FixedLocator(places[:: -(-len(places) // 7)]))
         axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))  # so that long numbers do not run into one another
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+        largest = max(x for curve in chart.curves for x in curve.x)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value, largest)))
     if chart.y_unit == "bytes":
         if chart.y_scale == "log":
             axes.yaxis.set_major_locator(LogLocator(base=4))
@@ -156,12 +175,18 @@ def _draw_bars(axes: "Axes", chart: BarChart, style: Mapping[str, int]) -> None:
     axes.margins(y=0.1)
 
 
-def short_number(value: float) -> str:
-    """A number as an axis shows it: 512, 2,048, 250k or 1.5M."""
-    if abs(value) >= 999_500:
+def short_number(value: float, largest: float | None = None) -> str:
+    """A number as an axis shows it: 512, 2,048, 250k or 1.5M.
+
+    Args:
+        value: The number.
+        largest: The largest number of the axis, whose unit all of its numbers share; None stands for the number itself.
+    """
+    size = abs(value if largest is None else largest)
+    if value and size >= 999_500:
         return f"{value / 1e6:.3g}M"
-    if abs(value) >= 1e5:
-        return f"{value / 1e3:.0f}k"
+    if value and size >= 1e5:
+        return f"{value / 1e3:.0f}k" if value % 1000 == 0 or largest is None else f"{value / 1e3:.3g}k"
     return f"{value:,.0f}" if abs(value) >= 10 or value == int(value) else f"{value:.3g}"
 
 
