@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from retentive.checkpoints.manifest import CONFIG_FILE, FORMAT, FORMAT_VERSION, LIBRARY_VERSION, read_manifest
 from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.tensor_file import TensorDigest, digest, listed, open_tensors, unwritten, write_tensors
+from retentive.checkpoints.transformers_files import transformers_settings, write_code_file
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import fill_atomically, sync
 from retentive.models.base import FamilyConfig, LanguageModel
@@ -83,6 +84,7 @@ def save_model(
         write_tensors(folder / name, tensors, {"format": "pt"})
         if tokenizer is not None:
             _save_tokenizer(tokenizer, folder)
+        write_code_file(folder)
         _write_config(folder, model.config, name, whole, tokenizer)
     except BaseException:
         if name not in earlier:
@@ -188,7 +190,7 @@ def _write_config(
         "config": config_to_dict(config),
         "weights": {"file": weights_file, "sha256": weights_digest},
         "tokenizer": None if tokenizer is None else tokenizer.fingerprint(),
-        **_for_transformers(weights_file, tokenizer),
+        **transformers_settings(weights_file, {} if tokenizer is None else _special_ids(tokenizer)),
     }
     text = json.dumps(content, indent=2) + "\n"
     path = folder / CONFIG_FILE
@@ -196,16 +198,6 @@ def _write_config(
         fill_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
     except OSError as error:
         raise unwritten(path, error) from error
-
-
-def _for_transformers(weights_file: str, tokenizer: SavableTokenizer | None) -> dict[str, Any]:
-    """What transformers reads of ``config.json``, beside ``config``."""
-    return {
-        "model_type": "retentive",
-        "architectures": ["RetentiveForCausalLM"],
-        "transformers_weights": weights_file,
-        **({} if tokenizer is None else _special_ids(tokenizer)),
-    }
 
 
 def _special_ids(tokenizer: SavableTokenizer) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -29,18 +30,26 @@ class StateLayer(CacheLayerMixin):
     is_sliding = False
     supports_early_init = False
 
-    def __init__(self, state: ModelState | None, seen: int, mask: TokenMask | None) -> None:
+    def __init__(
+        self,
+        state: ModelState | None,
+        seen: int,
+        mask: TokenMask | None = None,
+        base: Int[Tensor, "batch"] | None = None,
+    ) -> None:
         """Begin with a state, or with nothing.
 
         Args:
             state: Of the model; None has read nothing.
             seen: Columns that were read.
             mask: Which of them were no padding; None where none was.
+            base: Tokens of each row that were read before the first of them; None where none were.
         """
         super().__init__()
         self.state = state
         self.seen = seen
         self.mask = mask
+        self.base = base
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Refused: there are no keys and values.
@@ -77,7 +86,7 @@ class StateLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.state, self.seen, self.mask = None, 0, None
+        self.state, self.seen, self.mask, self.base = None, 0, None, None
 
     def offload(self) -> None:
         """Move the state to the CPU."""
@@ -103,6 +112,8 @@ class StateLayer(CacheLayerMixin):
             self.state = self.state.select(indices)
         if self.mask is not None:
             self.mask = self.mask[indices.to(self.mask.device)]
+        if self.base is not None:
+            self.base = self.base[indices.to(self.base.device)]
 
     def crop(self, *_: Any) -> None:
         """Refused: what has been read cannot be unread.
@@ -137,13 +148,14 @@ class StateCache(Cache):
         if seen < 0 or (state is None and seen > 0):
             least = "at least 0" if state is not None else "0 for a cache without a state"
             raise ValueError(f"seen must be {least}, but is {seen}.")
-        super().__init__(layers=[StateLayer(state, seen, None if state is None else _mask_of(state, seen))])
+        super().__init__(layers=[StateLayer(state, seen) if state is None else _layer_of(state, seen)])
 
     @classmethod
     def of(cls: "type[AnyStateCache]", other: "StateCache") -> "AnyStateCache":
         """Another cache at the same place, which goes on by itself."""
-        cache = cls(other.state, other.layer.seen)
-        cache.layer.mask = other.layer.mask
+        cache = cls()
+        layer = other.layer
+        cache.layers = [StateLayer(layer.state, layer.seen, layer.mask, layer.base)]
         return cache
 
     @property
@@ -177,8 +189,9 @@ class StateCache(Cache):
 AnyStateCache = TypeVar("AnyStateCache", bound=StateCache)
 
 
-def _mask_of(state: ModelState, seen: int) -> TokenMask | None:
-    """Return which of the last columns a state has read, if each row ended at the last of them."""
+def _layer_of(state: ModelState, seen: int) -> StateLayer:
+    """Return the layer of a state whose rows all ended at the last of the columns that it has seen."""
     columns = torch.arange(seen, device=state.position.device)
     mask = columns >= seen - state.position[:, None]
-    return None if bool(mask.all()) else mask
+    base = (state.position - seen).clamp_min(0)
+    return StateLayer(state, seen, None if bool(mask.all()) else mask, base if bool(base.any()) else None)

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from retentive.checkpoints.transformers_files import AUTO_MAP
 from retentive.errors import MismatchError
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import config_from_dict, config_to_dict
@@ -50,7 +51,12 @@ class RetentiveConfig(PreTrainedConfig):
         decoder = self.family_config.decoder
         others = {name: value for name, value in others.items() if name not in OF_THE_FOLDER}
         others["tie_word_embeddings"] = decoder.tie_embeddings
+        others.setdefault("auto_map", dict(AUTO_MAP))
         super().__init__(**others)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Do nothing: a folder leads to the installed package, and no copy of its code is saved."""
 
     @property
     def family_config(self) -> Any:

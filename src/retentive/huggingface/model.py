@@ -1,5 +1,7 @@
 """Every family as one transformers model."""
 
+import os
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -9,10 +11,13 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from retentive.checkpoints.transformers_files import write_code_file
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.huggingface.cache import CACHE_NAME, CACHE_NAMES, StateCache
 from retentive.huggingface.columns import check_after_cache, one_cache, real_columns
 from retentive.huggingface.config import RetentiveConfig
+from retentive.huggingface.positions import document_starts
+from retentive.huggingface.resizing import resize_vocabulary, with_vocab_size
 from retentive.models.base import FamilyConfig, LanguageModel, ModelOutput, check_predicts_next
 from retentive.models.registry import build
 from retentive.ops.cross_entropy import IGNORED
@@ -36,6 +41,8 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     # A state cannot be rolled back: assisted generation is refused by name.
     _is_stateful = True
+    # What `device_map` keeps on one device.
+    _no_split_modules = ["Block", "EncoderBlock", "CrossAttention"]  # noqa: RUF012 - as transformers declares it
     # The loss of a batch can be summed over a whole optimizer step; see `num_items_in_batch`.
     accepts_loss_kwargs = True
 
@@ -80,6 +87,7 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         neighbours: Int[Tensor, "batch ..."] | None = None,
         neighbour_mask: Bool[Tensor, "batch ..."] | None = None,
         cache: StateCache | None = None,
+        position_ids: Int[Tensor, "rows columns"] | None = None,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Read tokens after what is in the cache.
 
@@ -92,7 +100,7 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
                 that read one token after another (``transformer``, ``retnet``).
             labels: As in every transformers model: the ``input_ids`` themselves, -100 where none counts. A token whose
                 column before is padding does not count either.
-            use_cache: Return a cache; None does so outside of training.
+            use_cache: Return a cache; None does what the config says, or else returns one outside of training.
             output_attentions: Refused: retention has no attention weights, and no family keeps them.
             output_hidden_states: Refused.
             return_dict: False gives a tuple.
@@ -102,6 +110,7 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
             neighbours: For a RETRO: as its own call takes them.
             neighbour_mask: See there.
             cache: Where an earlier call stopped; its state is replaced. None starts new sequences.
+            position_ids: Count the real columns of each row; a document begins where they are 0 again.
 
         Raises:
             ValueError: If something is asked for that cannot be, or shapes do not fit.
@@ -116,18 +125,21 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         read = cast("Tensor", input_ids if inputs_embeds is None else inputs_embeds)
         given_mask = real_columns(attention_mask, cache, read.shape[0], read.shape[1])
         mask, input_ids = self._without_pads(input_ids, given_mask)
+        starts = document_starts(position_ids, mask, cache, read.shape[0], read.shape[1])
         state = None if cache is None else cache.state
         wanted = None
         if labels is None and isinstance(logits_to_keep, int) and logits_to_keep:
             wanted = logits_to_keep
         beside = _given(neighbours=neighbours, neighbour_mask=neighbour_mask)
         if inputs_embeds is None:
-            output = self._read(cast("Tensor", input_ids), state, mask, wanted, beside)
+            output = self._read(cast("Tensor", input_ids), state, mask, starts, wanted, beside)
         else:
-            output = _read_embedded(self.model, inputs_embeds, state, mask, wanted, beside)
+            output = _read_embedded(self.model, inputs_embeds, state, mask, starts, wanted, beside)
         assert output.logits is not None
         loss = None if labels is None else _loss(output.logits, labels, mask, num_items_in_batch)
-        if cache is None and (use_cache or (use_cache is None and not self.training)):
+        if use_cache is None:
+            use_cache = getattr(self.config, "use_cache", None)
+        if cache is None and (not self.training if use_cache is None else use_cache):
             cache = StateCache()
         if cache is not None:
             cache.advance(output.state, read.shape[1], given_mask)
@@ -146,13 +158,24 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         return mask, input_ids.masked_fill(~real, 0)
 
     def _read(
-        self, tokens: Tensor, state: ModelState | None, mask: Tensor | None, wanted: int | None, beside: dict[str, Any]
+        self,
+        tokens: Tensor,
+        state: ModelState | None,
+        mask: TokenMask | None,
+        starts: TokenMask | None,
+        wanted: int | None,
+        beside: dict[str, Any],
     ) -> ModelOutput:
         lookup = make_lookup(self.model, self.retriever)
         if lookup is not None and not beside:
+            if starts is not None:
+                raise ValueError(
+                    "position_ids must begin no document where a retriever looks for neighbours, which it does for one "
+                    "document a row; give one document a row, or neighbours."
+                )
             state = lookup.begin(tokens, mask, state)
             beside = _given(neighbours=lookup.neighbours(tokens, mask, state))
-        return self.model(tokens, state, mask=mask, logits_to_keep=wanted, **beside)
+        return self.model(tokens, state, mask=mask, starts=starts, logits_to_keep=wanted, **beside)
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Write tokens as every transformers model does; see `GenerationMixin.generate`.
@@ -231,19 +254,36 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         """Put another head in place."""
         self.model.decoder.head = cast("nn.Linear", new_embeddings)
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *_: Any, **__: Any) -> nn.Embedding:
-        """The table of tokens, which cannot change its size: the config is that of a family, and frozen.
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, *_: Any, **__: Any
+    ) -> nn.Embedding:
+        """Give the model another number of tokens, keep the rows that both have, and return the table of tokens.
+
+        Args:
+            new_num_tokens: Token ids of the model after the call; None keeps them.
+            pad_to_multiple_of: Their number is rounded up to a multiple of it.
 
         Raises:
-            ValueError: If another size is asked for.
+            ValueError: If there would be none.
         """
-        vocab_size = self.config.vocab_size
-        if new_num_tokens not in (None, vocab_size):
-            raise ValueError(
-                f"new_num_tokens must be the model's vocab_size, {vocab_size}, but is {new_num_tokens}; make a model "
-                "with another vocab_size, or leave new tokens out of the tokenizer."
-            )
+        wanted = self.config.vocab_size if new_num_tokens is None else int(new_num_tokens)
+        if wanted < 1:
+            raise ValueError(f"new_num_tokens must be at least 1, but is {wanted}.")
+        if pad_to_multiple_of is not None:
+            wanted += -wanted % pad_to_multiple_of
+        if wanted != self.config.vocab_size:
+            self.config.config = with_vocab_size(self.config.config, wanted)
+            resize_vocabulary(self.model, self.config.config)
         return self.model.decoder.embedding.tokens
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save as every transformers model does, and the file that leads a reader to this package."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_code_file(Path(save_directory))
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Do nothing: a folder leads to the installed package, and no copy of its code is saved."""
 
 
 def _given(**arguments: Any) -> dict[str, Any]:
@@ -255,6 +295,7 @@ def _read_embedded(
     embedded: Hidden,
     state: ModelState | None,
     mask: TokenMask | None,
+    starts: TokenMask | None,
     wanted: int | None,
     beside: dict[str, Any],
 ) -> ModelOutput:
@@ -263,7 +304,7 @@ def _read_embedded(
             f"inputs_embeds must be None for a {model.config.family}, whose state remembers token ids; give input_ids."
         )
     decoder = model.decoder
-    layout = decoder.layout(embedded, None if state is None else state.position, mask=mask)
+    layout = decoder.layout(embedded, None if state is None else state.position, mask=mask, starts=starts)
     hidden = decoder.embedding_dropout(decoder.embedding.place(embedded, layout.positions))
     hidden, following = decoder(hidden, state, layout)
     return model.read_out(hidden, following, None, wanted)
