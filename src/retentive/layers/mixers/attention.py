@@ -1,15 +1,14 @@
 """Causal self-attention with a key-value cache: the mixer of the Transformer baseline."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
-from retentive.layers.batch_layout import AttentionMask, BatchLayout, RotaryConfig, RotaryTables
+from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables
+from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState, cache_of, causal_mask
 from retentive.layers.mixers.protocol import InputProjection
 from retentive.layers.projection import project, side_by_side
 from retentive.layers.token_place import TokenPlace, place_of
@@ -17,7 +16,7 @@ from retentive.ops.attention import attention, attention_step
 from retentive.ops.lean.plain import is_plain
 from retentive.ops.rotary import apply_rotary, rotate
 from retentive.shapes import Hidden
-from retentive.state import RaggedFields, RecurrentState, StateShape
+from retentive.state import StateShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,56 +91,6 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyValueState(RecurrentState):
-    """The keys and values of all tokens so far, or of the last ``window - 1``; they stand at the end, in order.
-
-    Attributes:
-        key: Keys, rotated by their own positions.
-        value: Values.
-        visible: Which entries are real tokens of the row's current document; None where all are.
-    """
-
-    ragged: ClassVar[RaggedFields] = {"visible": {"key": 2, "value": 2}}
-
-    key: Float[Tensor, "batch kv_heads past key_dim"]
-    value: Float[Tensor, "batch kv_heads past value_dim"]
-    visible: Bool[Tensor, "batch past"] | None = None
-
-    @property
-    def shape(self) -> StateShape:
-        """Heads, and the channels of keys and values."""
-        return ("keys", self.key.shape[1], self.key.shape[3], self.value.shape[3])
-
-    @property
-    def computed(self) -> Mapping[str, Tensor]:
-        """The keys, which autocast may leave narrower."""
-        return {"key": self.key}
-
-    @property
-    def entries(self) -> tuple[int, Bool[Tensor, "batch past"] | None]:
-        """The cached tokens, and which of them a row sees."""
-        return self.key.shape[2], self.visible
-
-    def restart(self, rows: Bool[Tensor, "batch"]) -> "KeyValueState":
-        """Hide all entries of some rows."""
-        visible = self.key.new_ones(self.key.shape[::2][:2], dtype=torch.bool) if self.visible is None else self.visible
-        return replace(self, visible=visible & ~rows[:, None])
-
-    def trimmed(self) -> "KeyValueState":
-        """The cache without its first entries that no row sees."""
-        if self.visible is None:
-            return self
-        begin = self.visible.shape[1] - int(self.visible.sum(1).amax())
-        return KeyValueState(
-            key=self.key[:, :, begin:], value=self.value[:, :, begin:], visible=self.visible[:, begin:]
-        )
-
-    def between(self, begin: int, end: int) -> "KeysAndValues":
-        """Keys and values of some entries."""
-        return self.key[:, :, begin:end], self.value[:, :, begin:end]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Recalled:
     """Hidden states of earlier tokens that are read again: keys and values are made of them anew (arXiv:1901.02860).
 
@@ -154,10 +103,6 @@ class Recalled:
     hidden: Hidden
     rotary: RotaryTables | None = None
     learns: bool = True
-
-
-KeysAndValues = tuple[Tensor, Tensor]
-"""Both of shape ``(batch, kv_heads, time, dim)``."""
 
 
 class Attention(nn.Module):
@@ -207,16 +152,16 @@ class Attention(nn.Module):
         if state is not None and state.key.shape[2]:
             key = torch.cat((state.key, key), dim=2)
             value = torch.cat((state.value, value), dim=2)
-        attention_mask = (
-            self._attention_mask(state, layout, batch, time) if layout.attention_mask is None else layout.attention_mask
-        )
+        attention_mask = layout.attention_mask
+        if attention_mask is None:
+            attention_mask = causal_mask(state, layout, batch, time, config.window)
         dropout = self.config.dropout if self.training else 0.0
         causal = attention_mask.allowed is None and attention_mask.bias is None and time > 1
         mixed = attention(
             query, key, value, allowed=attention_mask.allowed, bias=attention_mask.bias, causal=causal, dropout=dropout
         )
         gaps = layout.mask is not None or layout.starts is not None or layout.attention_mask is not None
-        following = self._cache(key, value, attention_mask.visible, gaps=gaps)
+        following = cache_of(key, value, attention_mask.visible, config.window, gaps=gaps)
         return project(self.output_proj, side_by_side, mixed), following
 
     def step(
@@ -261,54 +206,3 @@ class Attention(nn.Module):
         if self.config.rotary is not None and recalled.rotary is not None:
             key = rotate(key, recalled.rotary.cos, recalled.rotary.sin, pairs=self.config.rotary.pairs)
         return key, value.view(batch, time, self.config.num_kv_heads, self.config.value_dim).transpose(1, 2)
-
-    def _attention_mask(self, state: KeyValueState | None, layout: BatchLayout, batch: int, time: int) -> AttentionMask:
-        """What order, padding, documents and the window let each token see."""
-        past = 0 if state is None else state.key.shape[2]
-        window = self.config.window
-        cached = None if state is None else state.visible
-        if layout.mask is None and layout.starts is None and cached is None:
-            inside = window is None or past + time <= window
-            if inside and (past == 0 or time == 1):
-                return AttentionMask()
-            columns = torch.arange(past + time, device=layout.positions.device) - past
-            rows = columns[past:, None]
-            allowed = (columns <= rows) if window is None else (columns <= rows) & (columns > rows - window)
-            return AttentionMask(allowed=allowed[None, None])
-        return self._ragged_attention_mask(cached, layout, batch, past, time)
-
-    def _ragged_attention_mask(
-        self, cached: Tensor | None, layout: BatchLayout, batch: int, past: int, time: int
-    ) -> AttentionMask:
-        """The same with padding or several documents: order is told by a clock that padding does not advance."""
-        device = layout.positions.device
-        ones = torch.ones(batch, time, dtype=torch.bool, device=device)
-        real = ones if layout.mask is None else layout.mask
-        before = torch.ones(batch, past, dtype=torch.bool, device=device) if cached is None else cached
-        clock = real.cumsum(1)
-        times = torch.cat((torch.arange(1 - past, 1, device=device).expand(batch, past), clock), 1)
-        documents = torch.zeros_like(clock) if layout.starts is None else layout.starts.cumsum(1)
-        owners = torch.cat((torch.zeros(batch, past, dtype=torch.long, device=device), documents), 1)
-        present = torch.cat((before, real), 1)
-        allowed = present[:, None] & (times[:, None] <= clock[..., None]) & (owners[:, None] == documents[..., None])
-        allowed &= real[..., None]
-        if self.config.window is not None:
-            allowed &= times[:, None] > clock[..., None] - self.config.window
-        return AttentionMask(allowed=allowed[:, None], visible=present & (owners == documents[:, -1:]))
-
-    def _cache(self, key: Tensor, value: Tensor, visible: Tensor | None, *, gaps: bool) -> KeyValueState:
-        """The entries that a later token may still see: real ones moved to the end, the window's worth kept.
-
-        Cached entries stand at the end already, so without new ``gaps`` nothing has to move.
-        """
-        if visible is not None and gaps:
-            order = visible.to(torch.uint8).argsort(dim=1, stable=True)
-            visible = visible.gather(1, order)
-            index = order[:, None, :, None]
-            key = key.gather(2, index.expand(-1, key.shape[1], -1, key.shape[3]))
-            value = value.gather(2, index.expand(-1, value.shape[1], -1, value.shape[3]))
-        if self.config.window is not None and key.shape[2] >= self.config.window:
-            first = key.shape[2] - self.config.window + 1
-            key, value = key[:, :, first:], value[:, :, first:]
-            visible = visible[:, first:] if visible is not None else None
-        return KeyValueState(key=key, value=value, visible=visible)
