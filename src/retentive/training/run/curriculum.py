@@ -166,17 +166,8 @@ def fit_curriculum(
     """
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, but is {max_steps}.")
-    if schedule is None:
-        schedule = ScheduleConfig(warmup_steps=min(100, max_steps - 1), final_share=1.0)
-    learner = Learner(
-        model,
-        optimizer=OptimizerConfig() if optimizer is None else optimizer,
-        schedule=schedule,
-        decay_steps=max_steps if schedule.decay_steps is None else schedule.decay_steps,
-        seed=config.seed,
-        carries_state=False,
-        processes=alone(next(model.parameters()).device),
-        backpropagation=backpropagation,
+    learner = _learner(
+        model, optimizer, schedule, seed=config.seed, max_steps=max_steps, backpropagation=backpropagation
     )
     curriculum, learned, losses = SegmentCurriculum(config), list[StageLearned](), list[float]()
     begin, left = time.perf_counter(), extra_steps
@@ -198,6 +189,29 @@ def fit_curriculum(
         steps=len(losses),
         seconds=time.perf_counter() - begin,
         losses=tuple(losses),
+    )
+
+
+def _learner(
+    model: LanguageModel,
+    optimizer: OptimizerConfig | None,
+    schedule: ScheduleConfig | None,
+    *,
+    seed: int,
+    max_steps: int,
+    backpropagation: Backpropagation,
+) -> Learner:
+    if schedule is None:
+        schedule = ScheduleConfig(warmup_steps=min(100, max_steps - 1), final_share=1.0)
+    return Learner(
+        model,
+        optimizer=OptimizerConfig() if optimizer is None else optimizer,
+        schedule=schedule,
+        decay_steps=max_steps if schedule.decay_steps is None else schedule.decay_steps,
+        seed=seed,
+        carries_state=False,
+        processes=alone(next(model.parameters()).device),
+        backpropagation=backpropagation,
     )
 
 

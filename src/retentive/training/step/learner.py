@@ -109,15 +109,7 @@ class Learner:
         self._seed = seed
         self._precision: Precision = precision
         self._replays = backpropagation == "replay"
-        if self._replays:
-            check_replayable(model.train())
-        if backpropagation == "recompute":
-            if model.recomputes_segments is None:
-                raise ValueError(
-                    f"hardware.backpropagation must be 'plain' or 'replay' for a {model.config.family}, which has no "
-                    "segments to recompute."
-                )
-            model.recomputes_segments = True
+        self._prepare_backward(backpropagation)
 
     def step(self, number: int, parts: Sequence[Sequence[Batch]]) -> StepResult:
         """Take one optimizer step on a global batch.
@@ -155,6 +147,18 @@ class Learner:
         learning_rate = self._update(number, norm)
         self.states = after if self.carries_state else []
         return StepResult(loss=loss, gradient_norm=norm, learning_rate=learning_rate, num_labels=total_labels)
+
+    def _prepare_backward(self, way: Backpropagation) -> None:
+        """Validate that gradients can go back through the model in this way, and switch it on."""
+        if way == "replay":
+            check_replayable(self.model.train())
+        if way == "recompute":
+            if self.model.recomputes_segments is None:
+                raise ValueError(
+                    f"hardware.backpropagation must be 'plain' or 'replay' for a {self.model.config.family}, which has "
+                    "no segments to recompute."
+                )
+            self.model.recomputes_segments = True
 
     def _back_propagate(
         self, windows: Sequence[Window], state: RecurrentState | None, total_labels: int, *, exchange: bool
