@@ -146,6 +146,9 @@ def test_an_encoder_is_trained_on_masked_tokens(place: Path):
         **{"name": "masked_tokens", "share": 0.3, "masked": 0.8, "random": 0.1},
         "mask_token": None,
     }
+    card = (place / "encoder" / "model" / "README.md").read_text()
+    assert "pipeline_tag: fill-mask" in card
+    assert "AutoModelForCausalLM" not in card
     message = refused("evaluate", "encoder/model", "--store=store", cwd=place)
     assert "is an encoder" in message
 

@@ -6,9 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from retentive.checkpoints.manifest import ModelManifest, read_manifest
 from retentive.checkpoints.tensor_file import open_tensors
 from retentive.files import write_atomically
+from retentive.models.registry import build
 
 CARD_FILE = "README.md"
 EVALUATION_FILE = "evaluation.json"
@@ -74,6 +77,8 @@ def model_card(folder: Path | str) -> str:
     with open_tensors(folder / manifest.weights_file) as reader:
         parameters = sum(shape.numel() for shape in reader.shapes().values())
         dtype = str(reader.floating_dtype()).removeprefix("torch.")
+    with torch.device("meta"):
+        generates = build(manifest.config).predicts_next_token
     decoder = manifest.config.decoder
     sizes = [
         ("family", manifest.config.family),
@@ -84,13 +89,14 @@ def model_card(folder: Path | str) -> str:
         ("token ids", f"{decoder.embedding.vocab_size:,}"),
     ]
     lines = [
-        *("---", MARK, "library_name: retentive", "pipeline_tag: text-generation"),
+        *("---", MARK, "library_name: retentive", f"pipeline_tag: {'text-generation' if generates else 'fill-mask'}"),
         *("tags:", "- retentive", f"- {manifest.config.family}", "---", ""),
         f"# A {manifest.config.family} of {parameters:,} parameters",
         "",
         f"Trained with [retentive](https://pypi.org/project/retentive) {manifest.library_version}.",
         *("", "## Sizes", "", *_table(sizes), "", "## Data", "", *_data(_known(folder / DATA_FILE, manifest))),
-        *("", "## Scores", "", *_scores(_known(folder / EVALUATION_FILE, manifest)), "", "## Use", "", *USE, ""),
+        *("", "## Scores", "", *(_scores(_known(folder / EVALUATION_FILE, manifest)) if generates else NO_SCORES)),
+        *("", "## Use", "", *(USE if generates else ENCODER_USE), ""),
     ]
     return "\n".join(lines)
 
@@ -106,6 +112,18 @@ USE = (
     "",
     "Or without transformers: `retentive generate FOLDER`, `retentive.load_model(FOLDER)`.",
 )
+
+
+ENCODER_USE = (
+    "```python",
+    "import retentive",
+    "",
+    "encoder = retentive.load_model(FOLDER)",
+    "logits = encoder(tokens).logits  # of the token at each position, where it is hidden",
+    "```",
+)
+
+NO_SCORES = ("Bits per byte of text are not defined for an encoder, which has seen the tokens around each one.",)
 
 
 def _table(rows: list[tuple[str, str]]) -> list[str]:
