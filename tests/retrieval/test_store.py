@@ -240,7 +240,7 @@ def test_no_store_and_foreign_folders_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no finished store in .*: build one"):
         Datastore.open(tmp_path / "none")
     (tmp_path / "chunks").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"its build did not come to its end: build it again"):
+    with pytest.raises(FileNotFoundError, match=r"its build was interrupted: build it again"):
         Datastore.open(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_text("x")

@@ -1,1 +1,1 @@
-"""Text in: tokenizers, sources, token stores and batches."""
+"""Training data: sources of text, token stores and batches."""

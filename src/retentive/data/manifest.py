@@ -1,4 +1,4 @@
-"""The manifest of a token store: what must be there, written last and checked first."""
+"""The manifest of a token store: it lists every other file, is written last and checked first."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerRecord:
-    """Which tokenizer made the tokens, and the folder in the store that holds it."""
+    """The tokenizer that made the tokens, and its folder in the store."""
 
     name: str
     vocab_size: int
@@ -30,7 +30,7 @@ class TokenizerRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitRecord:
-    """How much a split holds: documents, tokens (each document's end-of-text included), bytes of UTF-8 text."""
+    """Counts of one split: documents, tokens (each document's end-of-text included), bytes of UTF-8 text."""
 
     documents: int
     tokens: int
@@ -46,8 +46,8 @@ class Manifest:
         dtype: Numpy's name of the tokens on disk, ``<u2`` or ``<u4``: the smallest that fits, lowest byte first.
         splits: Counts of each split.
         files: Every other file of the store by its role, as in ``train-tokens``.
-        request: What was asked for, to tell whether the same is asked again.
-        problems: How many problems of each kind the text had.
+        request: The options and source files of the `prepare` call; the same request finds its store again.
+        problems: Number of problems of each kind in the text.
     """
 
     tokenizer: TokenizerRecord
@@ -58,7 +58,7 @@ class Manifest:
     problems: Mapping[str, int]
 
     def write(self, folder: Path) -> None:
-        """Put the manifest in place: from this moment the store is the one it describes."""
+        """Write the manifest; from then on the store is the one that it describes."""
         content: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         write_json(folder / MANIFEST_FILE, with_checksum(content))
 

@@ -1,6 +1,6 @@
-"""The datastores of a token store: the text that is trained on as chunks, and the neighbours of every chunk.
+"""The datastores of a token store: its training text in chunks, and the neighbours of every chunk.
 
-Neighbours come from the training documents alone, those of held-out chunks too. Everything lies in one folder:
+All neighbours come from the training documents, also those of held-out chunks. Everything lies in one folder:
 ``train`` and ``heldout``, each a `Datastore` of the documents of that split with its table of neighbours.
 """
 
@@ -17,7 +17,7 @@ from retentive.retrieval import MISSING, Datastore, Encoder, Engine, NeighbourCo
 from retentive.retrieval.passages import NO_TOKEN
 
 FOLDER = "neighbours"
-"""Where the datastores of a token store lie in its folder, unless told otherwise."""
+"""Default folder of the datastores within the token store."""
 
 
 def build_neighbours(
@@ -29,19 +29,19 @@ def build_neighbours(
     encoder: Encoder | None = None,
     engine: Engine | None = None,
 ) -> None:
-    """Make the datastores of a token store and the neighbours of all chunks, or go on where that was interrupted.
+    """Build the datastores of a token store and the neighbours of all chunks, or resume an interrupted build.
 
     Args:
-        store: Whose documents and tokenizer are taken.
-        folder: Where the datastores go.
-        chunk_size: Tokens per chunk: the model's.
-        config: How many neighbours, and what must not be among them.
-        encoder: What chunks are compared by; None takes words (BM25).
-        engine: Where the work is done; None takes this process.
+        store: The token store; its documents are chunked with its tokenizer.
+        folder: Folder of the datastores.
+        chunk_size: Tokens per chunk, as in the model's config.
+        config: Number of neighbours, and which chunks are excluded.
+        encoder: How chunks are compared; None compares words (BM25).
+        engine: Where the work runs; None is this process.
 
     Raises:
-        ValueError: If a document cannot be used, such as two of one name.
-        OSError: If the disk is full; what is finished is kept.
+        ValueError: If a document cannot be used, for example because two have one name.
+        OSError: If the disk is full; finished blocks are kept.
     """
     made = {
         split: Datastore.build(
@@ -59,14 +59,14 @@ def build_neighbours(
 
 
 def find_neighbours(store: TokenStore, split: Split, folder: Path, *, chunk_size: int, config: NeighbourConfig) -> None:
-    """Make a table of neighbours of a split in the datastores that are there, or all of both where there are none.
+    """Build the neighbour table of a split; builds the datastores first if there are none.
 
     Args:
-        store: The tokens.
-        split: Whose chunks need neighbours.
-        folder: Of the datastores.
-        chunk_size: Tokens per chunk: the model's.
-        config: How many neighbours, and what must not be among them.
+        store: The token store.
+        split: The split whose chunks need neighbours.
+        folder: Folder of the datastores.
+        chunk_size: Tokens per chunk, as in the model's config.
+        config: Number of neighbours, and which chunks are excluded.
 
     Raises:
         MismatchError: If the datastores have another tokenizer or chunk size.
@@ -82,7 +82,7 @@ def find_neighbours(store: TokenStore, split: Split, folder: Path, *, chunk_size
 def _documents(store: TokenStore, split: Split) -> Iterator[tuple[str, str]]:
     tokens, offsets = store.tokens(split), store.document_offsets(split)
     for number, name in enumerate(store.document_names(split)):
-        # Without the end-of-text, which is no text.
+        # Without end-of-text, which is not part of the document's text.
         yield name, store.tokenizer.decode(tokens[offsets[number] : offsets[number + 1] - 1].tolist())
 
 
@@ -91,14 +91,14 @@ def _other(split: Split, train: Datastore) -> Datastore | None:
 
 
 class ChunkNeighbours:
-    """The neighbours of the chunks of a split's documents, looked up in a table on disk.
+    """The neighbours of a split's chunks, read from a neighbour table on disk.
 
     Args:
         store: The tokens.
-        split: Which documents.
-        folder: What `build_neighbours` made.
-        config: Of the table.
-        chunk_size: Tokens per chunk: the model's.
+        split: The split whose chunks are looked up.
+        folder: Folder that `build_neighbours` wrote.
+        config: Config of the table.
+        chunk_size: Tokens per chunk, as in the model's config.
         database: Another datastore than the one of the training documents; its table must have been made with
             ``Datastore.build_neighbours(config, database=...)``.
 
@@ -130,17 +130,17 @@ class ChunkNeighbours:
         self._first_chunks = self._joined(queries, f"{split!r} of {store.folder}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the places on disk: another process opens them again."""
+        """Pickle the paths; the other process opens them again."""
         return _opened, self._arguments
 
     def ids(self, document: int, numbers: Int64[np.ndarray, "chunks"]) -> Int64[np.ndarray, "chunks"]:
-        """Chunk ids in the datastore of some chunks of a document, each by its number there."""
+        """Ids in the datastore of chunks that are given by document and number within it."""
         return self._first_chunks[document] + numbers
 
     def tokens(
         self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
     ) -> Int64[np.ndarray, "*shape k length"]:
-        """Neighbours, each with what follows it, of whole chunks.
+        """Neighbours of chunks, each with its continuation.
 
         Args:
             documents: Number of each chunk's document in the split, -1 where there is no chunk.
@@ -160,9 +160,9 @@ class ChunkNeighbours:
     def text(
         self, documents: Int64[np.ndarray, "_"], begins: Int64[np.ndarray, "_"], length: int
     ) -> Int64[np.ndarray, "_ length"]:
-        """Tokens of documents from some position on, -1 before their begin and after their end."""
+        """Tokens of documents from a position on; -1 outside of a document."""
         places = begins[:, None] + np.arange(length)
-        ends = np.diff(self._offsets)[documents] - 1  # without the end-of-text
+        ends = np.diff(self._offsets)[documents] - 1  # without end-of-text
         inside = (places >= 0) & (places < ends[:, None])
         found = self._tokens[self._offsets[documents][:, None] + np.where(inside, places, 0)]
         return np.where(inside, found.astype(np.int64), NO_TOKEN)
@@ -180,7 +180,7 @@ class ChunkNeighbours:
             )
 
     def _joined(self, queries: Datastore, where: str) -> Int64[np.ndarray, "documents"]:
-        """The first chunk of each document of the token store."""
+        """The first chunk of each document of the token store, by its name in the datastore."""
         corpus = queries.corpus
         first_rows = [
             corpus.arrays(block)["first_rows"].astype(np.int64) + corpus.first_chunks[block]

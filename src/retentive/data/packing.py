@@ -1,4 +1,4 @@
-"""Training windows cut from the joined documents, found by step: there is no loader state to keep."""
+"""Training windows cut from the concatenated documents; a batch depends on its step, so there is no loader state."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from retentive.data.token_store import TokenStore
 
 
 class PackedWindows:
-    """Batches of windows of equal length, in an order drawn anew for each epoch.
+    """Batches of windows of equal length, shuffled anew each epoch.
 
     All documents of the split make one stream, which is cut into consecutive windows. A document is read as
     end-of-text, then its tokens; it is predicted as its tokens, then end-of-text. So every token is predicted exactly
@@ -23,7 +23,7 @@ class PackedWindows:
     16,384 tokens took 0.15 ms on one core, so there are no worker processes.
 
     Args:
-        store: Where the tokens are.
+        store: The token store.
         split: ``train`` or ``heldout``.
         window: Tokens of a row.
         batch_size: Rows of the global batch, over all ranks.
@@ -46,11 +46,11 @@ class PackedWindows:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps that read every token once; seldom a whole number, as a batch goes on into the next epoch."""
+        """Steps in which every token is read once; rarely a whole number, as a batch continues into the next epoch."""
         return self.windows_per_epoch / self.batch_size
 
     def window_numbers(self, step: int, rank: int = 0, world: int = 1) -> Int64[np.ndarray, "batch"]:
-        """Which window of the stream each row of a batch is; window ``n`` begins at token ``n * window``."""
+        """The window of the stream in each row of a batch; window ``n`` begins at token ``n * window``."""
         if step < 0:
             raise ValueError(f"step must be at least 0, but is {step}.")
         rows = rows_of_rank(self.batch_size, rank, world)
@@ -88,6 +88,6 @@ class PackedWindows:
 
 
 def empty_split(store: TokenStore, split: Split) -> str:
-    """The message for a split without a token."""
+    """The error message for a split without tokens."""
     cure = "prepare the text with a larger heldout_fraction, or cut it into more documents (separator)"
     return f"split {split!r} of {store.folder} has no document: {cure}."

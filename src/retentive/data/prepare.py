@@ -1,4 +1,4 @@
-"""From a folder of text to a token store: what ``retentive prepare`` does."""
+"""``retentive prepare``: tokenize a folder of text into a token store."""
 
 import hashlib
 import sysconfig
@@ -28,12 +28,12 @@ from retentive.text.tokenizer import TokenIds, Tokenizer, encode_batch, token_by
 _BATCH_BYTES = 4 << 20
 _PROBLEMS_SHOWN = 10
 _GAPS = ("\n\n\n", "\n\n", "\n")
-"""Where a text can be cut into documents: two empty lines, one, none."""
+"""Separators to try, widest first: two empty lines, one empty line, a line end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareConfig:
-    """Text in, tokens on disk out.
+    """Options of `prepare`.
 
     Args:
         source: A folder of text, or one file. Files named .jsonl or .ndjson hold a JSON object a line, those named
@@ -47,7 +47,7 @@ class PrepareConfig:
         tokenizer: "bytes" (256 bytes and end-of-text), "bpe" (learned from the training split of this text), or the
             path of a tokenizer.json or of a folder with one.
         vocab_size: Number of token ids for "bpe", at least 257; must be left out for others.
-        end_of_text: For a tokenizer.json, the token that ends a document, where that is not plain from the file.
+        end_of_text: For a tokenizer.json, the token that ends a document, if the file does not name it.
         tokenizer_training_bytes: Bytes of text that "bpe" learns from at most; above that, a sample of documents.
         heldout_fraction: Share of documents held out from training, 0 to below 1. The hash of a document's content
             decides, so the split does not depend on names or on the order of files.
@@ -72,11 +72,7 @@ class PrepareConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            ValueError: With the option, the rule and the value.
-        """
+        """Validate the fields."""
         if not 0 <= self.heldout_fraction < 1:
             raise ValueError(f"heldout_fraction must be from 0 to below 1, but is {self.heldout_fraction}.")
         if self.tokenizer == "bpe" and self.vocab_size is None:
@@ -93,13 +89,13 @@ class PrepareConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareReport:
-    """What was made.
+    """The result of `prepare`.
 
     Attributes:
         output: Folder of the token store.
-        tokenizer: Kind of tokenizer and number of ids.
+        tokenizer: Kind of the tokenizer and number of its ids.
         splits: Counts of ``train`` and ``heldout``.
-        problems: How many problems of each kind; `TokenStore.problems` lists them all.
+        problems: Number of problems of each kind; `TokenStore.problems` lists them all.
         examples: The first few of them.
         seconds: How long it took; 0 if the same store was there already.
     """
@@ -112,7 +108,7 @@ class PrepareReport:
     seconds: float
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """The report in lines for the terminal."""
         made = f"made in {self.seconds:.1f} s" if self.seconds else "already there, nothing done"
         lines = [f"token store {self.output}: {made}; tokenizer {self.tokenizer}"]
         for split, counts in self.splits.items():
@@ -129,9 +125,9 @@ class PrepareReport:
 
 
 def prepare(config: PrepareConfig) -> PrepareReport:
-    """Read text, make tokens of it, and write them as a token store.
+    """Read text, tokenize it, and write a token store.
 
-    What cannot be read is reported and left out; the rest goes on. If the output folder holds the store that the
+    Files and records that cannot be read are reported and left out. If the output folder holds the store that the
     same request made from the same files (by name, size and time of change), nothing is done.
 
     Raises:
@@ -152,7 +148,7 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     request = _request(config, files, given)
     if not config.overwrite and (found := _same_store(config.output, request)) is not None:
         return _report(found, seconds=0.0)
-    check_output(config.output, overwrite=config.overwrite)  # before the work, not after it
+    check_output(config.output, overwrite=config.overwrite)  # fails before the work, not after it
     tokenizer = given or _learn_tokenizer(config, files)
     with TokenStoreWriter(config.output, tokenizer, request=request, overwrite=config.overwrite) as writer:
         for problem in problems:
@@ -166,14 +162,14 @@ def prepare(config: PrepareConfig) -> PrepareReport:
 
 
 def with_both_splits(config: PrepareConfig) -> PrepareConfig:
-    """The same request, with a share of held-out documents that puts at least one document into each split.
+    """Return a config whose share of held-out documents puts at least one document into each split.
 
-    The share that was asked for stays where it does so; else just one document is held out. A text of one document is
-    cut into many at its gaps: the widest ones that give enough. The corpus is read until that is settled, so all of
-    it only where it has few documents.
+    The given share is kept if it does so; otherwise one document is held out. A text of a single document is cut into
+    several at empty lines or line ends, the widest separators that suffice. The corpus is read until both splits have
+    a document, so all of it only if it has few documents.
 
     Raises:
-        ValueError: If there is only one document, or copies of one, and no gap to cut it at.
+        ValueError: If there is one document, or copies of one, and no line end to cut it at.
     """
     files, _ = list_files(config.source, pattern=config.pattern, exclude=config.exclude)
     few: PrepareConfig | None = None
@@ -181,13 +177,13 @@ def with_both_splits(config: PrepareConfig) -> PrepareConfig:
         tried = replace(config, separator=separator)
         draws = _draws(tried, files)
         if not draws:
-            return config  # why there is none, `prepare` says
+            return config  # `prepare` reports why there is no document
         if min(draws) < config.heldout_fraction <= max(draws):
             return tried
         if len(draws) > 1:
             smallest, next_one = sorted(draws)[:2]
             few = replace(tried, heldout_fraction=(smallest + next_one) / 2)
-            if separator == config.separator:  # documents, and not pieces of one
+            if separator == config.separator:  # whole documents, not parts of one
                 break
     if few is None:
         raise ValueError(
@@ -198,7 +194,7 @@ def with_both_splits(config: PrepareConfig) -> PrepareConfig:
 
 
 def _draws(config: PrepareConfig, files: list[SourceFile]) -> set[float]:
-    """What decides the split of each document, up to where both splits have one."""
+    """The draws that decide the split of each document, read until both splits have one."""
     draws = set[float]()
     with Progress("look for documents", total=sum(file.size for file in files), unit="B") as progress:
         for found in _read(config, files, progress):
@@ -210,7 +206,7 @@ def _draws(config: PrepareConfig, files: list[SourceFile]) -> set[float]:
 
 
 def python_library(output: Path) -> PrepareConfig:
-    """The corpus of the demo, which every machine has: the sources of the running interpreter's standard library."""
+    """The demo's corpus, present on every machine: the source files of the Python standard library."""
     return PrepareConfig(
         source=Path(sysconfig.get_paths()["stdlib"]),
         output=output,
@@ -236,7 +232,7 @@ def _learn_tokenizer(config: PrepareConfig, files: list[SourceFile]) -> Tokenize
 
 
 def _training_texts(config: PrepareConfig, files: list[SourceFile], progress: Progress) -> Iterator[str]:
-    """Texts of the training split; if all are too much, a sample from all over the corpus, not its beginning."""
+    """Texts of the training split; above the limit, a sample from the whole corpus and not its beginning."""
     share = config.tokenizer_training_bytes / max(1, sum(file.size for file in files))
     left = config.tokenizer_training_bytes
     for found in _read(config, files, progress):
@@ -285,7 +281,7 @@ def _write_documents(
 
 
 def _batches(found: Iterable[Document | Problem]) -> Iterator[list[Document | Problem]]:
-    """Enough text at a time to keep all cores busy, and no more in memory."""
+    """Group documents into batches large enough to keep all cores busy."""
     batch: list[Document | Problem] = []
     size = 0
     for one in found:
@@ -298,11 +294,11 @@ def _batches(found: Iterable[Document | Problem]) -> Iterator[list[Document | Pr
 
 
 def _encode(documents: list[Document], tokenizer: Tokenizer) -> list[TokenIds | str]:
-    """Tokens of each document, or why it has none."""
+    """Token ids of each document, or the reason why there are none."""
     texts = [document.text for document in documents]
     try:
         encoded: list[TokenIds | str] = [*encode_batch(tokenizer, texts)]
-    except ValueError as error:  # one of them; find out which
+    except ValueError as error:  # one of the texts is at fault: encode them one by one to find it
         if len(documents) == 1:
             return [str(error)]
         return [one for document in documents for one in _encode([document], tokenizer)]
@@ -319,7 +315,7 @@ def _known_byte_lengths(tokenizer: Tokenizer) -> np.ndarray | None:
 
 
 def _request(config: PrepareConfig, files: list[SourceFile], tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """What decides the store: options, tokenizer, and the files by name, size and time of change."""
+    """Everything that decides the store: options, tokenizer, and each file's name, size and time of change."""
     listing = hashlib.sha256()
     for file in files:
         listing.update(f"{file.name}\n{file.size} {file.modified}\n".encode())

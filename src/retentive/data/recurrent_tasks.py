@@ -1,4 +1,4 @@
-"""Tasks that reach over many segments, with known answers: is a fact still there after all that came since?
+"""Synthetic tasks over many segments: is a fact remembered after everything that follows it?
 
 Every batch depends on its step and the arguments alone. Only answers have labels, so the loss of a model that cannot
 solve a task is the logarithm of the number of possible answers. Rows are whole segments long, and no fact lies across
@@ -14,13 +14,13 @@ from jaxtyping import Int64
 from retentive.data.batch import IGNORED, Batch, check_sizes
 
 VALUES = b"ABCDEFGHIJKLMNOP"
-"""The sixteen things that a fact in bytes can say."""
+"""The sixteen values of a fact in bytes."""
 
 FACT_BEGIN, FACT_END, QUESTION = b"@;?"
-"""A fact is ``@``, a value and ``;``. The answer is due at ``?``. None of the three is in the filler."""
+"""A fact is ``@``, a value and ``;``; the question is ``?``. None of the three occurs in the filler."""
 
 FILLER = np.frombuffer(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,\n", dtype=np.uint8)
-"""Bytes that filler is drawn from. The values are among them, so that a value alone is no fact."""
+"""Bytes that filler is drawn from. Values are among them, so that a value alone does not give the answer."""
 
 FACT_LENGTH = 3
 
@@ -31,7 +31,7 @@ def filler_bytes(shape: tuple[int, ...], random: np.random.Generator) -> Int64[n
 
 
 def fact_bytes(value: int) -> Int64[np.ndarray, "3"]:
-    """The fact that says a value, by its number."""
+    """The bytes of the fact about a value, by its number."""
     return np.array([FACT_BEGIN, VALUES[value], FACT_END])
 
 
@@ -44,7 +44,7 @@ def fact_in_filler(
     seed: int,
     place: Literal["first", "anywhere"] = "anywhere",
 ) -> Batch:
-    """Memorize, or detect and memorize, in bytes: a fact, filler, and a question at the end of the last segment.
+    """Memorize, or detect and memorize (Bulatov et al. 2023), in bytes: a fact, filler, a question at the end.
 
     Args:
         step: Number of the batch.
@@ -79,10 +79,10 @@ def fact_in_filler(
 def copy_segments(
     step: int, *, batch_size: int, segment_length: int, segments: int, num_symbols: int, seed: int
 ) -> Batch:
-    """Say it again: the first half of the segments is random symbols, the second half the same ones.
+    """Copy: the first half of the segments holds random symbols, the second half the same ones.
 
-    In the second half a token is what was said, as in text, and its label is what comes next. Symbols are ids 0 to
-    ``num_symbols - 1``; the one that begins the second half is ``num_symbols``.
+    In the second half the answers are also the inputs (teacher forcing): a token's label is the next token. Symbols are
+    ids 0 to ``num_symbols - 1``; the one that begins the second half is ``num_symbols``.
 
     Args:
         step: Number of the batch.
@@ -102,15 +102,15 @@ def copy_segments(
 def reverse_segments(
     step: int, *, batch_size: int, segment_length: int, segments: int, num_symbols: int, seed: int
 ) -> Batch:
-    """Say it backwards: as `copy_segments`, the last symbol first.
+    """Reverse: as `copy_segments`, with the last symbol first.
 
     Args:
-        step: As there, like all that follow.
-        batch_size: See there.
-        segment_length: See there.
-        segments: See there.
-        num_symbols: See there.
-        seed: See there.
+        step: As for `copy_segments`.
+        batch_size: As for `copy_segments`.
+        segment_length: As for `copy_segments`.
+        segments: As for `copy_segments`.
+        num_symbols: As for `copy_segments`.
+        seed: As for `copy_segments`.
     """
     said = _said(step, batch_size, segment_length, segments, num_symbols, seed)
     return _repeated(said, said[:, ::-1], num_symbols)
@@ -119,7 +119,7 @@ def reverse_segments(
 def pairs_in_segments(
     step: int, *, batch_size: int, segment_length: int, num_pairs: int, num_keys: int, num_values: int, seed: int
 ) -> Batch:
-    """Look it up: each segment holds one pair of key and value, the last asks for the value of one of the keys.
+    """Associative retrieval: each segment holds a pair of key and value, the last asks for the value of one key.
 
     Keys are ids 0 to ``num_keys - 1``, values the ``num_values`` ids after them; then come the blank and the question.
 
@@ -127,9 +127,9 @@ def pairs_in_segments(
         step: Number of the batch.
         batch_size: Rows.
         segment_length: Tokens of a segment, at least 2.
-        num_pairs: Pairs, of different keys; a row has a segment more.
-        num_keys: Keys.
-        num_values: Values.
+        num_pairs: Pairs with different keys; a row has ``num_pairs + 1`` segments.
+        num_keys: Number of keys.
+        num_values: Number of values.
         seed: Another seed gives other rows.
 
     Raises:
@@ -166,10 +166,10 @@ def two_facts(
     num_places: int,
     seed: int,
 ) -> Batch:
-    """Reason over two facts: who has the thing, and where that one is; the question is where the thing is.
+    """Two-fact reasoning: who has the thing, and where that person is; the question is where the thing is.
 
-    Every person is said to be at a place, one of them to have the thing, each fact in a segment drawn at random. The
-    answer needs the fact about the thing and the one about its owner; the others are there to mislead. People are ids
+    The facts say where every person is and who has the thing, each in a segment drawn at random. The answer needs the
+    fact about the thing and the one about its owner; the others are distractors. People are ids
     0 to ``num_people - 1``, places the ``num_places`` ids after them; then come the blank, "is at", "has the thing"
     and "where is the thing".
 
@@ -177,7 +177,7 @@ def two_facts(
         step: Number of the batch.
         batch_size: Rows.
         segment_length: Tokens of a segment, at least 3 for every fact.
-        segments: Segments of a row, the last of which asks and holds no fact.
+        segments: Segments of a row; the last one holds the question and no fact.
         num_people: People, at least 2.
         num_places: Places.
         seed: Another seed gives other rows.

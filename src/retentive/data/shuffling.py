@@ -1,11 +1,11 @@
-"""Orders that depend on a seed and nothing else."""
+"""Shuffled orders that depend on a seed alone."""
 
 import numpy as np
 from jaxtyping import Int64
 
 
 def shuffled(size: int, *key: int) -> Int64[np.ndarray, "size"]:
-    """The numbers from 0 to ``size - 1`` in an order drawn from a key, such as a seed and an epoch.
+    """Shuffle the numbers from 0 to ``size - 1``, seeded by a key such as a seed and an epoch.
 
     Of numpy's generators only ``RandomState`` promises the same numbers in every version, which a run that is
     resumed after an upgrade needs.

@@ -1,4 +1,4 @@
-"""Choosing documents by their content: which are held out, which are a sample."""
+"""Splitting and sampling documents by a hash of their content."""
 
 import hashlib
 
@@ -21,11 +21,11 @@ def split_of(content: bytes, *, heldout_fraction: float, seed: int) -> Split:
 
 
 def heldout_purpose(seed: int) -> str:
-    """What `draw` is given to decide the split."""
+    """The purpose that `draw` takes to decide the split."""
     return f"heldout {seed}"
 
 
 def draw(content: bytes, purpose: str) -> float:
-    """A number from 0 to below 1 that looks random but depends on content and purpose alone."""
+    """A pseudo-random number from 0 to below 1 that depends on content and purpose alone."""
     digest = hashlib.blake2b(content, digest_size=8, key=purpose.encode()).digest()
     return (int.from_bytes(digest, "little") >> 11) / 2**53

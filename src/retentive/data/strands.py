@@ -8,16 +8,16 @@ from retentive.ops.strands import Complement, reverse_complement
 
 
 def with_random_strands(batch: Batch, step: int, *, complement: Complement, seed: int, share: float = 0.5) -> Batch:
-    """Rows of a batch replaced by their reverse complement at random: augmentation, for models of one strand.
+    """Replace random rows of a batch by their reverse complement: augmentation for models of one strand.
 
-    Labels go with their bases, as in masked prediction; those that ask for the next base must be made afterwards.
+    Labels stay with their bases, as in masked prediction; labels for the next base must be made afterwards.
 
     Args:
         batch: Whole sequences, one a row.
         step: Number of the batch; with ``seed`` it decides the rows.
-        complement: Of every token id.
+        complement: The complement of every token id.
         seed: Another seed chooses other rows.
-        share: Of the rows, that are replaced on average.
+        share: Average share of the rows that are replaced.
 
     Raises:
         ValueError: If ``share`` is not from 0 to 1, or a row holds several documents.

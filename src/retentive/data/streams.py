@@ -1,4 +1,4 @@
-"""Documents read in order, window by window, with the state carried: for truncated back-propagation."""
+"""Documents read in order, window by window, with the state carried: truncated back-propagation through time."""
 
 import heapq
 from array import array
@@ -19,13 +19,13 @@ from retentive.data.token_store import TokenStore
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Columns of a row that read one document.
+    """A run of columns of one row that read one document.
 
     Attributes:
-        column: The first of them.
+        column: The first column.
         document: Number in its split.
         begin: Position in the document of the token that the first column predicts; the column reads the one before.
-        length: How many columns there are.
+        length: Number of columns.
     """
 
     column: int
@@ -35,18 +35,18 @@ class Stretch:
 
 
 class StreamedWindows:
-    """Rows that each read whole documents one after another; the next step reads on where the last one stopped.
+    """Rows that each read whole documents one after another; each step continues where the last one stopped.
 
     The trainer carries the state of a row from step to step; ``starts`` tells where a new document begins. All
     documents wait in one queue, in an order drawn anew for each epoch, and the row that is free first takes the next
     one. So every document is read once an epoch in one piece, no row waits for a long document of another, and there
     is no padding while the queue is not empty. Labels are as in `PackedWindows`.
 
-    The batch of a step depends on the step and the arguments alone. To find it after a restart, the queue is dealt
-    out again from the beginning, which takes two or three seconds for each million documents.
+    The batch of a step depends on the step and the arguments alone. To find it after a restart, documents are
+    assigned again from the beginning, which takes two or three seconds for each million documents.
 
     Args:
-        store: Where the tokens are.
+        store: The token store.
         split: ``train`` or ``heldout``.
         window: Tokens of a row in one step.
         batch_size: Rows of the global batch, over all ranks; a row stays with its rank.
@@ -68,16 +68,17 @@ class StreamedWindows:
         self._lengths = np.diff(self._offsets)
         if len(self._lengths) == 0:
             raise ValueError(empty_split(store, split))
-        # Of each row: the documents it was dealt, and where each of them ends in the row's own stream.
+        # For each row: its documents, and where each of them ends in the row's own stream.
         self._documents = [array("q") for _ in range(batch_size)]
         self._ends = [array("q") for _ in range(batch_size)]
-        self._free = [(0, row) for row in range(batch_size)]  # a heap: from which position on a row is free
+        # A heap of rows, by the position from which on they are free.
+        self._free = [(0, row) for row in range(batch_size)]
         self._dealt_epochs = 0
         self._deal()
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps that read as many tokens as the split has; rows come to their next epoch one by one."""
+        """Steps that read as many tokens as the split has; rows enter their next epoch at different steps."""
         return len(self._tokens) / (self.batch_size * self.window)
 
     @property
@@ -113,13 +114,13 @@ class StreamedWindows:
         return Batch(tokens=torch.from_numpy(tokens), labels=torch.from_numpy(labels), starts=torch.from_numpy(starts))
 
     def stretches(self, step: int, rank: int = 0, world: int = 1) -> list[list[Stretch]]:
-        """Which documents each row of a batch reads, and where."""
+        """The stretches of documents in each row of a batch."""
         while self._free[0][0] < (step + 1) * self.window and self._dealt_epochs != self.epochs:
             self._deal()
         return [list(self._row(row, step * self.window)) for row in rows_of_rank(self.batch_size, rank, world)]
 
     def _deal(self) -> None:
-        """Deal out one more epoch's documents, each to the row that is free first."""
+        """Assign one more epoch's documents, each to the row that is free first."""
         for document in shuffled(len(self._lengths), self.seed, self._dealt_epochs).tolist():
             position, row = self._free[0]
             end = position + int(self._lengths[document])
@@ -129,12 +130,12 @@ class StreamedWindows:
         self._dealt_epochs += 1
 
     def _row(self, row: int, begin: int) -> Iterator[Stretch]:
-        """What the window reads that begins at position ``begin`` of a row's stream."""
+        """The stretches of the window that begins at position ``begin`` of a row's stream."""
         column, ends = 0, self._ends[row]
         for place in range(bisect_right(ends, begin), len(ends)):
             document = self._documents[row][place]
             length = int(self._lengths[document])
-            here = length - (ends[place] - begin - column)  # where in the document this window goes on
+            here = length - (ends[place] - begin - column)  # position in the document at which this window continues
             read = min(length - here, self.window - column)
             yield Stretch(column, document, here, read)
             column += read
@@ -148,7 +149,7 @@ class StreamedWindows:
         labels: Int64[np.ndarray, "window"],
         starts: Bool[np.ndarray, "window"],
     ) -> None:
-        """Write one row."""
+        """Fill one row of tokens and labels."""
         for stretch in stretches:
             column, read = stretch.column, stretch.length
             here = int(self._offsets[stretch.document]) + stretch.begin

@@ -1,4 +1,4 @@
-"""Small tasks with known answers, made on the spot: does a model remember at all?
+"""Small synthetic tasks with known answers: does a model remember at all?
 
 Every batch depends on its step and the arguments alone. Only answers have labels, so the loss of a model that cannot
 solve the task is the logarithm of the number of possible answers.
@@ -13,7 +13,7 @@ from retentive.data.batch import IGNORED, Batch, check_sizes
 
 
 def repeat_copy(step: int, *, batch_size: int, length: int, num_symbols: int, seed: int) -> Batch:
-    """Say it again: random symbols, a delimiter, and the same symbols, which are the answers.
+    """Copy: random symbols, a delimiter, and the same symbols again, which are the answers.
 
     Args:
         step: Number of the batch.
@@ -34,7 +34,7 @@ def repeat_copy(step: int, *, batch_size: int, length: int, num_symbols: int, se
 def associative_recall(
     step: int, *, batch_size: int, num_pairs: int, num_keys: int, num_values: int, seed: int
 ) -> Batch:
-    """Look it up: pairs of key and value, then one of the keys, whose value is the answer.
+    """Associative recall: pairs of key and value, then one of the keys, whose value is the answer.
 
     Args:
         step: Number of the batch.
@@ -62,10 +62,10 @@ def associative_recall(
 
 
 def cipher(step: int, *, batch_size: int, num_symbols: int, chunk_size: int, seed: int) -> Batch:
-    """Encipher it with a key that stands nowhere but in the neighbours: does a model read them at all?
+    """Substitution cipher whose key stands in the neighbours only: does a model read its neighbours at all?
 
-    A row is a chunk that says nothing, then every symbol once, in a random order, each followed by what it is
-    enciphered to, which is the answer. Each row has a key of its own, so its text tells nothing about the answers to
+    A row is a chunk without information, then every symbol once, in a random order, each followed by its
+    cipher, which is the answer. Each row has a key of its own, so its text tells nothing about the answers to
     come; the one neighbour of each of its chunks lists the key, in another order each.
 
     Args:
@@ -89,7 +89,7 @@ def cipher(step: int, *, batch_size: int, num_symbols: int, chunk_size: int, see
     key = num_symbols + random.integers(num_symbols, size=(batch_size, num_symbols))
 
     def listed() -> np.ndarray:
-        """The symbols of each row in an order of their own, each before its cipher."""
+        """The symbols of each row in a random order, each followed by its cipher."""
         order = random.random(key.shape).argsort(axis=1)
         return np.stack([order, np.take_along_axis(key, order, axis=1)], axis=2).reshape(batch_size, -1)
 

@@ -23,11 +23,12 @@ StoredTokens = UInt16[np.ndarray, "tokens"] | UInt32[np.ndarray, "tokens"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentRecord:
-    """One document of a store.
+    """One document of a token store.
 
     Attributes:
         name: Where its text came from; see `retentive.data.sources.documents.Document`.
-        split: Its split, and ``index`` its number there.
+        split: Its split.
+        index: Its number in the split.
         num_tokens: Its tokens, end-of-text included.
         num_bytes: Bytes of its text in UTF-8.
     """
@@ -57,7 +58,7 @@ class TokenStore:
 
         Raises:
             FileNotFoundError: If there is no such folder.
-            DamagedFileError: If the store is incomplete or a file has not its size; the message names it.
+            DamagedFileError: If a file is missing or has another size; the message names it.
             MismatchError: If the store has another format version.
         """
         store = cls(Path(folder), Manifest.read(Path(folder)))
@@ -70,7 +71,7 @@ class TokenStore:
         return store
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the place, not the tokens."""
+        """Pickle the folder's path, not the tokens."""
         return TokenStore.open, (self.folder,)
 
     def tokens(self, split: Split) -> StoredTokens:
@@ -152,7 +153,7 @@ class TokenStore:
     def _map(self, split: Split, part: str, dtype: np.dtype) -> np.ndarray:
         path = self._path(split, part)
         if path.name not in self._mapped:
-            empty = path.stat().st_size == 0  # which cannot be mapped
+            empty = path.stat().st_size == 0  # an empty file cannot be mapped
             self._mapped[path.name] = np.empty(0, dtype) if empty else np.memmap(path, dtype=dtype, mode="r")
         return self._mapped[path.name]
 

@@ -1,4 +1,4 @@
-"""Making a token store, so that a kill at any moment leaves the old store or none, never half of one."""
+"""Writing a token store: a kill at any moment leaves the old store or none, never a part of one."""
 
 import json
 import re
@@ -54,7 +54,7 @@ class TokenStoreWriter:
     Args:
         folder: Folder of the store, made if it is not there.
         tokenizer: What makes the tokens; saved in the store.
-        request: What was asked for, kept in the manifest.
+        request: The options of the call, kept in the manifest.
         overwrite: Whether a store that is there may be replaced.
 
     Raises:
@@ -70,7 +70,7 @@ class TokenStoreWriter:
         self._ending = np.asarray([tokenizer.end_of_text], dtype=self._dtype)
         folder.mkdir(parents=True, exist_ok=True)
         self._open = ExitStack()
-        with self._open:  # lets go of everything if this constructor fails
+        with self._open:  # releases the lock and removes files if this constructor fails
             self._open.enter_context(only_writer(folder))
             self._open.callback(_remove_leftovers, folder)
             check_output(folder, overwrite=overwrite)
@@ -85,17 +85,17 @@ class TokenStoreWriter:
             self._open = self._open.pop_all()
 
     def __enter__(self) -> "TokenStoreWriter":
-        """Nothing more to open."""
+        """Return the writer."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove what is not finished, so that it takes no place on a full disk."""
+        """Remove unfinished files, so that they take no space on a full disk."""
         self._open.close()
 
     def add(self, name: str, ids: TokenIds, *, num_bytes: int, split: Split) -> None:
-        """Append a document; end-of-text is put after it here.
+        """Append a document; end-of-text is appended after it.
 
         Args:
             name: Where the text came from; one line.
@@ -116,13 +116,13 @@ class TokenStoreWriter:
         self._bytes[split].append(num_bytes)
 
     def report(self, problem: Problem) -> None:
-        """Keep a problem of the text beside the tokens."""
+        """Record a problem of the text in the store."""
         self._problems.write((json.dumps(asdict(problem)) + "\n").encode())
         self.problem_counts[problem.kind] += 1
         self.first_problem = self.first_problem or problem
 
     def counts(self) -> dict[str, SplitRecord]:
-        """What was added so far."""
+        """Counts of the documents added so far."""
         return {
             split: SplitRecord(
                 documents=len(self._bytes[split]), tokens=self._offsets[split][-1], text_bytes=sum(self._bytes[split])
@@ -131,7 +131,7 @@ class TokenStoreWriter:
         }
 
     def finish(self) -> TokenStore:
-        """Bring all to disk, the manifest last, then remove what no manifest names; the store, opened."""
+        """Sync all files to disk, the manifest last, remove files of the earlier store, and open the new one."""
         files = {"problems": self._problems.commit()}
         for split in SPLITS:
             files[f"{split}-tokens"] = self._tokens[split].commit()
@@ -172,7 +172,7 @@ class TokenStoreWriter:
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that must not be written to: one with a store (unless ``overwrite``), or with foreign files.
+    """Validate an output folder: it must hold no store (unless ``overwrite``) and no foreign files.
 
     Raises:
         FileExistsError: With the cure.
@@ -194,13 +194,13 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove our files that no manifest names: those of a killed or failed run, or of the store before."""
+    """Remove files of ours that the manifest does not list, left by a killed run or by the store before."""
     keep: set[str] = set()
     if (folder / MANIFEST_FILE).exists():
         try:
             keep = {Path(file.path).parts[0] for file in Manifest.read(folder).files.values()}
         except (DamagedFileError, MismatchError):
-            return  # whose files these are cannot be told
+            return  # the manifest cannot be read, so no file is known to be a leftover
     for path in folder.iterdir():
         if path.name not in keep and _OURS.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,4 +1,4 @@
-"""Text as memory: a datastore of chunks and their neighbours."""
+"""Retrieval: a datastore of text in chunks, searched by words or vectors, with neighbours for RETRO."""
 
 from retentive.retrieval.blocks.corpus import MISSING
 from retentive.retrieval.encoders import (

@@ -1,4 +1,4 @@
-"""Building a version of a store: documents to chunks, chunks to keys, keys to indexes, then one manifest."""
+"""Building a version of a store: documents to chunks, chunks to words or vectors, those to indexes, then a manifest."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
@@ -42,28 +42,28 @@ TOKENIZER = "tokenizer"
 
 @runtime_checkable
 class MeasuredDocuments(Protocol):
-    """Documents that know how far they are read, for progress where nobody has counted them."""
+    """Documents without a known count that tell how many bytes are read, for the progress bar."""
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all sources."""
+        """Total bytes of the sources."""
         ...
 
     @property
     def read_bytes(self) -> int:
-        """Bytes that were read so far."""
+        """Bytes read so far."""
         ...
 
 
 @dataclass(slots=True)
 class BuildReport:
-    """What a build did.
+    """The result of a build, in counts and lines.
 
     Attributes:
         made: Blocks that were computed, by stage.
         kept: Finished blocks that were found and checked, by stage.
         skipped: A line for every document that was left out.
-        changes: What differs from the version that was current before, in words; nothing of it was overwritten.
+        changes: Differences from the version before, in words; that version is kept.
     """
 
     made: dict[str, int] = field(default_factory=dict[str, int])
@@ -79,18 +79,18 @@ class BuildReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builder:
-    """Everything that decides what a build makes, besides documents.
+    """The options of a build: everything that decides its result, besides the documents.
 
     Attributes:
         folder: Folder of the store.
         tokenizer: Cuts text into tokens.
         chunk_size: Tokens per chunk.
-        encoder: What chunks are compared by.
+        encoder: How chunks are compared.
         index: How vectors are indexed.
-        block_bytes: Bytes of text of one block: what a kill can cost, and what a worker takes at a time.
-        engine: Where the work is done.
+        block_bytes: Bytes of text of one block: the work that a kill can lose, and the size of a worker's job.
+        engine: Where the work runs.
         on_error: Whether a document that cannot be used stops the build or is left out and reported.
-        tell: Takes lines for a person.
+        tell: Called with lines for the user.
     """
 
     folder: Path
@@ -104,18 +104,18 @@ class Builder:
     tell: Callable[[str], object] = say
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if not 1 <= self.chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size must be from 1 to {MAX_CHUNK_SIZE} tokens, but is {self.chunk_size}.")
         if self.block_bytes < 1:
             raise ValueError(f"block_bytes must be at least 1 byte, but is {self.block_bytes}.")
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"on_error must be stop or skip, but is {self.on_error!r}.")
-        index_kind(self.index.kind)  # a wrong name is told before the work, not after it
+        index_kind(self.index.kind)  # fails before the work, not after it
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a manifest says of it."""
+        """The settings that the manifest records."""
         chunking = {"chunk_size": self.chunk_size, "block_bytes": self.block_bytes}
         tokenizer = {"name": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint()}
         encoder = {"settings": self.encoder.settings(), "fingerprint": self.encoder.fingerprint()}
@@ -126,7 +126,7 @@ class Builder:
         return made
 
     def build(self, documents: Iterable[Document], report: BuildReport) -> Manifest:
-        """Make a version of exactly these documents; the caller holds the lock."""
+        """Build a version of exactly these documents; the caller holds the lock."""
         clean(self.folder)
         before = _readable_manifest(self.folder)
         settings = self.settings
@@ -140,7 +140,7 @@ class Builder:
         return self.finish(manifest)
 
     def extend(self, before: Manifest, documents: Iterable[Document], report: BuildReport) -> Manifest:
-        """Make a version with more documents at the end; indexes over the earlier ones stay as they are."""
+        """Build a version with more documents at the end; indexes over the earlier ones are kept."""
         clean(self.folder)
         blocks = self._chunk(documents, report)
         if not blocks:
@@ -153,7 +153,7 @@ class Builder:
         return self.finish(manifest)
 
     def finish(self, manifest: Manifest) -> Manifest:
-        """Write the manifest, make it the current one, and remove what was only needed on the way."""
+        """Write the manifest, make it the current one, and remove intermediate files."""
         write_manifest(self.folder, manifest)
         if (self.folder / SHARDS).exists():
             remove(self.folder / SHARDS)
@@ -169,7 +169,7 @@ class Builder:
         first_block: int,
         indexes: Sequence[FolderRecord],
     ) -> Manifest:
-        """Make keys of all blocks, and indexes of those from ``first_block`` on beside the given ``indexes``."""
+        """Encode all blocks, and index those from ``first_block`` on beside the given ``indexes``."""
         lexical, dense = parts_of(self.encoder)
         tokenizer = keep_tokenizer(self.folder, self.tokenizer)
         manifest = Manifest(
@@ -247,31 +247,31 @@ def _chunking_progress(
 
 
 def keep_tokenizer(folder: Path, tokenizer: Tokenizer) -> FolderRecord:
-    """Keep the tokenizer's own files in the store, so that it can be opened alone."""
+    """Save the tokenizer's files in the store, so that the store can be opened without anything else."""
     key = key_of(TOKENIZER, tokenizer.fingerprint())
     record = folder_record(folder, TOKENIZER, key)
     if record is None:
         with sealed_folder(folder, TOKENIZER, key) as temporary:
             tokenizer.save(temporary)
         record = folder_record(folder, TOKENIZER, key)
-    assert record is not None, "a folder that was just sealed is sound"
+    assert record is not None, "a folder that was just sealed is undamaged"
     return record
 
 
 def clean(folder: Path) -> None:
-    """Remove what builders left that did not come to their end; the caller holds the lock."""
+    """Remove temporary files of interrupted builds; the caller holds the lock."""
     for path in temporaries(folder):
         remove(path)
 
 
 def temporaries(folder: Path) -> Iterator[Path]:
-    """Files and folders of writers that did not come to their end."""
+    """Temporary files and folders of interrupted builds."""
     for place in [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir() and not is_temporary(path))]:
         yield from (path for path in sorted(place.iterdir()) if is_temporary(path))
 
 
 def changed_settings(before: Manifest, settings: dict[str, Any]) -> list[str]:
-    """What was set differently, in words."""
+    """Differences between settings, in words."""
     changes: list[str] = []
     old, new = before.settings, settings
     for name in ("chunk_size", "block_bytes"):
@@ -287,12 +287,12 @@ def changed_settings(before: Manifest, settings: dict[str, Any]) -> list[str]:
 
 
 def changed_documents(folder: Path, before: Manifest, blocks: Sequence[ChunkBlock]) -> list[str]:
-    """Which documents are new, gone or altered since a version, in words; only blocks that differ are read."""
+    """Documents that are new, gone or altered since a version, in words; only blocks that differ are read."""
     old_keys, new_keys = {block.key for block in before.chunks}, {block.key for block in blocks}
     try:
         old = document_hashes(folder, [block for block in before.chunks if block.key not in new_keys])
     except RetentiveError as error:
-        return [f"what changed since the last build cannot be told: {error}"]
+        return [f"the changes since the last build are not known: {error}"]
     new = document_hashes(folder, [block for block in blocks if block.key not in old_keys])
     groups = {
         "altered": [name for name in new if name in old and new[name] != old[name]],
@@ -303,7 +303,7 @@ def changed_documents(folder: Path, before: Manifest, blocks: Sequence[ChunkBloc
 
 
 def document_hashes(folder: Path, blocks: Sequence[ChunkBlock]) -> dict[str, bytes]:
-    """SHA-256 of the text of every document of some blocks, by name."""
+    """SHA-256 of the text of each document in the blocks, by name."""
     corpus = Corpus(folder, blocks, 1, ())
     found: dict[str, bytes] = {}
     for number in range(len(blocks)):
@@ -313,7 +313,7 @@ def document_hashes(folder: Path, blocks: Sequence[ChunkBlock]) -> dict[str, byt
 
 
 def named(documents: Iterable[Document]) -> Iterator[tuple[str, str]]:
-    """Names and texts."""
+    """Convert documents to pairs of name and text."""
     return (name_and_text(document) for document in documents)
 
 
@@ -335,12 +335,12 @@ def _readable_manifest(folder: Path) -> Manifest | None:
 
 
 def is_store(folder: Path) -> bool:
-    """Whether a folder holds a store, or the beginning of one."""
+    """Whether a folder holds a store, finished or not."""
     return any((folder / name).exists() for name in (CURRENT, CHUNKS))
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """Refuse to build into a folder of something else."""
+    """Validate the folder of a build: it must be a store, or empty, or absent."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"the store must be a folder, but {str(folder)!r} is a file.")
     if folder.exists() and not is_store(folder) and any(folder.iterdir()):

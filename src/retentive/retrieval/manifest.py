@@ -1,4 +1,4 @@
-"""Manifests: what a version of a store consists of. They never change; one small file says which is the current one."""
+"""Manifests list the parts of a version of a store. They are immutable; one small file names the current version."""
 
 import hashlib
 import json
@@ -38,12 +38,12 @@ class FolderRecord:
     """A folder of files that belong together: part of an index, or the tokenizer.
 
     Attributes:
-        kind: What it is; the name of the folder that it lies in.
+        kind: Kind of its content; also the name of its parent folder.
         key: Its own name.
         files: SHA-256 of each file.
         first_block: First block of chunks that it covers.
         num_blocks: How many blocks it covers.
-        facts: What is worth knowing of it, such as its factory string and its recall.
+        facts: What was measured when it was built, such as its factory string and its recall.
     """
 
     kind: str
@@ -59,12 +59,12 @@ class Manifest:
     """One version of a store.
 
     Attributes:
-        settings: What decides its content besides the documents: chunk size, tokenizer, encoder, index.
+        settings: Everything that decides its content besides the documents: chunk size, tokenizer, encoder.
         chunks: Blocks of chunks; their order gives every chunk its id.
         vectors: Checksum of the block of vectors of each block of chunks, by encoder key.
         indexes: Parts of its indexes.
         tokenizer: Files of the tokenizer.
-        removed: Numbers of documents that were removed; their ids are never given to others.
+        removed: Numbers of the removed documents; their ids are never reused.
     """
 
     settings: dict[str, Any]
@@ -76,21 +76,21 @@ class Manifest:
 
     @property
     def corpus_key(self) -> str:
-        """Name of the text and its chunks: equal for equal ids, whatever index stands over them."""
+        """Key of the text and its chunks: equal if all ids are, whatever the index."""
         return key_of("corpus", [block.key for block in self.chunks])
 
     def text(self) -> str:
-        """The manifest as it is written."""
+        """The manifest as it is written to disk."""
         return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, sort_keys=True, indent=1) + "\n"
 
     @property
     def key(self) -> str:
-        """Name of this version: a hash of everything in it."""
+        """Key of this version: a hash of its manifest."""
         return hashlib.sha256(self.text().encode()).hexdigest()[:32]
 
 
 def manifest_path(folder: Path, key: str) -> Path:
-    """Where a manifest lies."""
+    """The path of a manifest."""
     return folder / MANIFESTS / f"{key}.json"
 
 
@@ -109,15 +109,15 @@ def current_key(folder: Path) -> str:
     """Key of the current version.
 
     Raises:
-        FileNotFoundError: If there is no store, or none that was built to its end.
-        DamagedFileError: If the file that says so is altered.
+        FileNotFoundError: If there is no store, or no finished one.
+        DamagedFileError: If the file that names the current version is damaged.
     """
     path = folder / CURRENT
     try:
         key = read_json(path, cure=STORE_CURE).get("manifest")
     except FileNotFoundError as error:
         begun = (folder / "chunks").exists()
-        cure = "its build did not come to its end: build it again, finished blocks are kept" if begun else "build one"
+        cure = "its build was interrupted: build it again, finished blocks are kept" if begun else "build one"
         raise FileNotFoundError(f"there is no finished store in {str(folder)!r}: {cure}.") from error
     if not isinstance(key, str) or len(key) != 32 or not set(key) <= set("0123456789abcdef"):
         raise damaged(path, "does not name a version")
@@ -151,7 +151,7 @@ def read_manifest(folder: Path, key: str) -> Manifest:
 
 
 def manifest_problem(path: Path) -> str | None:
-    """What is wrong with a manifest, or ``None``: its name is the hash of its content."""
+    """The problem of a manifest, or ``None``: its name must be the hash of its content."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

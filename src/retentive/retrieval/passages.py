@@ -12,7 +12,7 @@ from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import Tokenizer, decode_batch
 
 NO_TOKEN = -1
-"""Stands where there is no token: after the end of a chunk or document, and for a neighbour that is missing."""
+"""The id where there is no token: after the end of a chunk or document, and for a missing neighbour."""
 
 Rows = Int64[np.ndarray, "rows length"]
 """Token ids, one passage a row, `NO_TOKEN` after its end."""
@@ -20,11 +20,11 @@ Rows = Int64[np.ndarray, "rows length"]
 
 @dataclass(frozen=True, slots=True)
 class Passages:
-    """Rows of token ids with the tokenizer that reads them: what an encoder gets, for keys and queries alike.
+    """Rows of token ids with their tokenizer: the input of an encoder, for keys and queries alike.
 
     Attributes:
         tokens: Ids, `NO_TOKEN` after the end of a row.
-        tokenizer: Whose ids they are.
+        tokenizer: The tokenizer of these ids.
     """
 
     tokens: Rows
@@ -41,7 +41,7 @@ class Passages:
 
 
 def as_rows(sequences: Sequence[np.ndarray]) -> Rows:
-    """Put sequences of different lengths under one another, `NO_TOKEN` after their ends."""
+    """Stack sequences of different lengths, padded with `NO_TOKEN`."""
     rows = np.full((len(sequences), max(map(len, sequences), default=0)), NO_TOKEN, dtype=np.int64)
     for row, sequence in zip(rows, sequences, strict=True):
         row[: len(sequence)] = sequence
@@ -49,7 +49,7 @@ def as_rows(sequences: Sequence[np.ndarray]) -> Rows:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """Read back the tokenizer that a store keeps.
+    """Load the tokenizer that is saved in a store.
 
     Raises:
         DamagedFileError: If its files are missing or altered.

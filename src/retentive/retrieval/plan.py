@@ -1,4 +1,4 @@
-"""How large and how long: a datastore for a corpus that does not fit this machine, checked against published ones."""
+"""Estimating the size and build time of a large datastore, with a check against published figures."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _MARGIN = 1.15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanConfig:
-    """What is planned for.
+    """The corpus, the machines and the rates of a plan.
 
     Attributes:
         tokens: Tokens of the corpus.
@@ -51,7 +51,7 @@ class PlanConfig:
     query_rate: float = 250.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         for name in ("tokens", "chunk_size", "tokens_per_document", "bytes_per_token", "dimension", "k", "machines"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, but is {getattr(self, name)}.")
@@ -62,10 +62,10 @@ class PlanConfig:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan itself.
+    """Sizes and hours of a datastore.
 
     Attributes:
-        config: What it is for.
+        config: The corpus and the machines.
         choice: The index.
         chunks: Chunks.
     """
@@ -109,7 +109,7 @@ class Plan:
         return self.chunks / rate / 3600 / self.config.machines
 
     def lines(self) -> list[str]:
-        """As it is printed."""
+        """The lines for the terminal."""
         config, choice = self.config, self.choice
         machines = f"{config.machines} machine{'' if config.machines == 1 else 's'}"
         training = choice.training_rows * config.dimension * 4
@@ -131,7 +131,7 @@ class Plan:
 
 
 def make_plan(config: PlanConfig) -> Plan:
-    """Work out sizes and hours."""
+    """Compute sizes and hours."""
     per_chunk = config.tokens / config.chunk_size
     half_chunks = config.tokens / config.tokens_per_document / 2
     chunks = round(per_chunk + half_chunks)
@@ -141,15 +141,15 @@ def make_plan(config: PlanConfig) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A published figure beside the planned one.
+    """A published figure and the planned one.
 
     Attributes:
         source: Where it is published.
-        quantity: What it is of.
+        quantity: Name of the figure.
         published: Its value.
         planned: Ours.
-        note: Why they differ, where they do.
-        is_limit: Whether the published figure says no more than "less than".
+        note: Why they differ, if they do.
+        is_limit: Whether the published figure is an upper limit.
     """
 
     source: str
@@ -167,7 +167,7 @@ class Check:
         return 1 / _MARGIN <= self.planned / self.published <= _MARGIN
 
     def line(self) -> str:
-        """As it is printed."""
+        """The lines for the terminal."""
         verdict = "agrees" if self.agrees else "differs"
         note = f" ({self.note})" if self.note else ""
         below = "below " if self.is_limit else ""

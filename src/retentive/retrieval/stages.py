@@ -1,4 +1,4 @@
-"""The stages that make a store, as tasks over blocks: each is a pure function of its job and leaves a block on disk."""
+"""The stages of a build, as tasks over blocks: each is a pure function of its job and writes a block to disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from retentive.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class ChunkTask:
-    """Documents to chunks.
+    """Cuts documents into chunks.
 
     Attributes:
         folder: Folder of the store.
-        tokenizer: Whose tokens.
+        tokenizer: Tokenizes the documents.
         chunk_size: Tokens per chunk.
     """
 
@@ -32,11 +32,11 @@ class ChunkTask:
     chunk_size: int
 
     def __call__(self, group: DocumentGroup) -> tuple[ChunkBlock, bool]:
-        """Make one block unless a sound one is there; says which it was."""
+        """Make one block unless an undamaged one exists; return it and whether it was made."""
         problem, checksum = check_block(self.folder, CHUNKS, group.key)
         if problem is not None:
             checksum = write_block(self.folder, CHUNKS, group.key, chunk_group(group, self.tokenizer, self.chunk_size))
-            read_block.cache_clear()  # a damaged block of this name may be open
+            read_block.cache_clear()  # a damaged block of this name may be cached
         lengths = read_block(self.folder, CHUNKS, group.key).arrays["lengths"]
         made = ChunkBlock(
             key=group.key,
@@ -50,13 +50,13 @@ class ChunkTask:
 
 @dataclass(frozen=True, slots=True)
 class EncodeTask:
-    """Chunks to vectors.
+    """Encodes chunks as vectors.
 
     Attributes:
         folder: Folder of the store.
-        tokenizer: Whose tokens the chunks are.
-        encoder: What makes vectors.
-        fingerprint: Of the encoder.
+        tokenizer: The tokenizer of the chunks.
+        encoder: The encoder.
+        fingerprint: Its fingerprint.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class EncodeTask:
     fingerprint: str
 
     def __call__(self, block: ChunkBlock) -> tuple[str, bool]:
-        """Make one block unless a sound one is there; returns its checksum and which it was."""
+        """Make one block unless an undamaged one exists; return its checksum and whether it was made."""
         key = vector_key(self.fingerprint, block.key)
         problem, checksum = check_block(self.folder, VECTORS, key)
         if problem is not None:
@@ -83,7 +83,7 @@ class EncodeTask:
 
 @dataclass(frozen=True, slots=True)
 class SegmentJob:
-    """A run of blocks that becomes one lexical segment.
+    """A run of blocks for one lexical segment.
 
     Attributes:
         first_block: Number of its first block in the store.
@@ -96,12 +96,12 @@ class SegmentJob:
 
 @dataclass(frozen=True, slots=True)
 class SegmentTask:
-    """Chunks to a lexical segment.
+    """Builds a lexical segment of chunks.
 
     Attributes:
         folder: Folder of the store.
-        tokenizer: Whose tokens the chunks are.
-        encoder: What splits words.
+        tokenizer: The tokenizer of the chunks.
+        encoder: Splits texts into words.
     """
 
     folder: Path
@@ -109,7 +109,7 @@ class SegmentTask:
     encoder: WordEncoder
 
     def __call__(self, job: SegmentJob) -> tuple[FolderRecord, bool]:
-        """Make one segment unless a sound one is there; says which it was."""
+        """Make one segment unless an undamaged one exists; return its record and whether it was made."""
         keys = [block.key for block in job.blocks]
         key = key_of(LEXICAL, self.encoder.fingerprint(), self.tokenizer.fingerprint(), keys)
         first, count = job.first_block, len(job.blocks)
@@ -123,13 +123,13 @@ class SegmentTask:
 
 
 def block_words(folder: Path, key: str, tokenizer: Tokenizer, encoder: WordEncoder) -> list[WordCounts]:
-    """Words of every chunk of a block."""
+    """The words of every chunk of a block."""
     arrays = read_block(folder, CHUNKS, key).arrays
     return encoder.count_words(Passages(padded(arrays["tokens"], arrays["lengths"]), tokenizer).texts())
 
 
 def segment_jobs(blocks: Sequence[ChunkBlock], first_block: int) -> list[SegmentJob]:
-    """Runs of blocks with about a million chunks each; runs without any chunk make no segment."""
+    """Divide blocks into runs of about a million chunks; runs without chunks get no segment."""
     jobs: list[SegmentJob] = []
     run: list[ChunkBlock] = []
     for number, block in enumerate(blocks):

@@ -1,4 +1,4 @@
-"""The datastore: any documents become chunks that can be searched, with neighbours that can be trusted."""
+"""The datastore: documents in chunks that can be searched, with neighbour tables for training."""
 
 import hashlib
 from collections.abc import Iterable
@@ -33,16 +33,16 @@ from retentive.text.tokenizer import Tokenizer
 
 
 class Datastore:
-    """Documents as chunks, with an index over them. Reading changes no byte on disk.
+    """Documents in chunks, with indexes over them. Reading never writes to disk.
 
-    Use `build` and `open`. One object shows one version; `add`, `remove` and `reindex` make a new one and show that.
+    Use `build` and `open`. An object shows one version; `add`, `remove` and `reindex` make a new version and show it.
 
     Args:
-        folder: Where it lies.
+        folder: Its folder.
         manifest: The version.
-        tokenizer: Whose tokens its chunks are.
-        encoder: What chunks and queries are compared by.
-        backend: Where vectors are searched instead of the store's own index.
+        tokenizer: The tokenizer of its chunks.
+        encoder: How chunks and queries are compared.
+        backend: Searches vectors instead of the store's own indexes.
     """
 
     def __init__(
@@ -80,25 +80,25 @@ class Datastore:
         engine: Engine | None = None,
         on_error: str = "stop",
     ) -> "Datastore":
-        """Build a store, go on with one whose build was interrupted, or mend one that was damaged.
+        """Build a store, resume an interrupted build, or repair a damaged store.
 
-        Blocks that are finished and sound are kept, all others are made. If documents or options differ from those of
-        the store that is there, the difference is told, a new version is made and the old one stays as it is.
+        Undamaged finished blocks are kept, all others are made. If documents or options differ from those of the store
+        in the folder, the differences are reported and a new version is made; the old one stays.
 
         Args:
             documents: ``(name, text)`` pairs or objects with ``name`` and ``text``; names must differ.
-            folder: A folder of its own.
+            folder: Folder of the store; new, empty, or that of a store.
             tokenizer: ``None`` takes bytes.
             chunk_size: Tokens per chunk.
             encoder: ``None`` takes words (BM25).
-            index: How vectors are indexed; without meaning for words alone.
-            block_bytes: Bytes of text of a block: what an interruption can cost.
-            engine: Where the work is done; ``None`` takes this process.
+            index: How vectors are indexed; unused for words alone.
+            block_bytes: Bytes of text of a block: the work that an interruption can lose.
+            engine: Where the work runs; ``None`` is this process.
             on_error: Whether a document that cannot be used stops the build or is left out and reported.
 
         Raises:
-            ValueError: If an option or a document cannot be; a document is named.
-            BlockingIOError: If another process builds this store now.
+            ValueError: If an option is invalid or a document cannot be used; the document is named.
+            BlockingIOError: If another process is writing to this store.
             OSError: If the disk is full; finished blocks are kept.
         """
         folder = Path(folder)
@@ -135,14 +135,15 @@ class Datastore:
 
         Args:
             folder: Its folder; it may be read-only.
-            tokenizer: Needed if the store was built with one that this package does not know.
-            encoder: Needed if the store was built with an encoder of one's own, or if the model's folder has moved.
+            tokenizer: Needed if the store was built with a tokenizer of another library.
+            encoder: Needed if the store was built with an encoder that is not in `ENCODERS`, or if the model's folder
+                was moved.
             version: Key of a version; ``None`` takes the current one.
-            backend: Where vectors are searched instead of the store's own index, as `MilvusVectors`.
+            backend: Searches vectors instead of the store's own indexes, as `MilvusVectors` does.
 
         Raises:
             FileNotFoundError: If there is no finished store.
-            DamagedFileError: If a file is not what it should be; it is named, with the cure.
+            DamagedFileError: If a file is damaged; it is named, with the cure.
             MismatchError: If the tokenizer or encoder is not the one that the store was built with.
         """
         folder = Path(folder)
@@ -170,17 +171,17 @@ class Datastore:
         return self.manifest.key
 
     def __len__(self) -> int:
-        """Chunks that can be found: those of removed documents are not counted."""
+        """Number of chunks, without those of removed documents."""
         removed = sum(len(self.corpus.chunks_of(int(document))) for document in self.corpus.removed)
         return self.corpus.num_chunks - removed
 
     def search(self, query: Query, k: int = 2, *, exclude_documents: Iterable[str] = ()) -> Neighbours:
-        """Find the ``k`` nearest chunks of each query, and what follows them.
+        """Find the ``k`` nearest chunks of each query, with their continuations.
 
         Args:
             query: Text, texts, tokens of one query, or ``(queries, length)`` tokens with -1 as padding.
-            k: How many.
-            exclude_documents: Names of documents that no answer may be from.
+            k: Number of neighbours.
+            exclude_documents: Names of documents whose chunks are left out.
 
         Raises:
             ValueError: If ``k`` is below 1, a token is not in the vocabulary, or a document is unknown.
@@ -209,18 +210,18 @@ class Datastore:
         return set(found.values())
 
     def tokens(self, ids: Ids) -> Int64[np.ndarray, "*shape length"]:
-        """Chunks by id with what follows them, ``2 * chunk_size`` tokens, -1 where there is none."""
+        """Chunks by id with their continuations, ``2 * chunk_size`` tokens, -1 where there is none."""
         return self.corpus.with_continuations(ids)
 
     def add(
         self, documents: Iterable[Document], *, replace: bool = False, engine: Engine | None = None, **options: Any
     ) -> BuildReport:
-        """Add documents; chunks that are there keep their ids, and nothing of them is computed again.
+        """Add documents; existing chunks keep their ids, and nothing of them is computed again.
 
         Args:
-            documents: As for `build`. A document that is there already with the same text is left out.
-            replace: Whether a document of a known name with another text takes the place of the old one.
-            engine: Where the work is done.
+            documents: As for `build`. A document that exists with the same text is left out.
+            replace: Whether a document of a known name with another text replaces the old one.
+            engine: Where the work runs; ``None`` is this process.
             options: ``on_error``, ``index`` and ``block_bytes`` of `build`.
 
         Raises:
@@ -243,9 +244,9 @@ class Datastore:
         return report
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove documents by name: their text is in no later answer, as neighbour or continuation.
+        """Remove documents by name: their text no longer appears as neighbour or continuation.
 
-        The text stays on disk, unused, until the store is built anew elsewhere without it.
+        The text stays on disk until the store is built in another folder without it.
 
         Raises:
             ValueError: If a document is unknown; then none is removed.
@@ -258,7 +259,7 @@ class Datastore:
             self._show(manifest)
 
     def reindex(self, *, index: IndexConfig | None = None, engine: Engine | None = None) -> BuildReport:
-        """Make one index over everything that additions have left in parts; ids stay."""
+        """Merge the indexes of all additions into one new index; ids do not change."""
         report = BuildReport()
         with only_writer(self.folder):
             self._refresh()
@@ -277,12 +278,12 @@ class Datastore:
         database: "Datastore | None" = None,
         engine: Engine | None = None,
     ) -> NeighbourTable:
-        """Find the neighbours of every chunk for training, or go on with a table that was interrupted.
+        """Find the neighbours of every chunk for training, or resume an interrupted table.
 
         Args:
-            config: How many, and what must not be among them; ``None`` takes the defaults of `NeighbourConfig`.
-            database: Another store to look in, for the chunks of held-out documents say; ``None`` looks in this one.
-            engine: Where the work is done.
+            config: Number of neighbours, and which chunks are excluded; ``None`` takes the defaults.
+            database: Another store to search, for example for held-out documents; ``None`` searches this one.
+            engine: Where the work runs; ``None`` is this process.
 
         Raises:
             MismatchError: If the other store has another tokenizer or chunk size.
@@ -312,22 +313,24 @@ class Datastore:
         return NeighbourTable(self.corpus, searched.corpus, key)
 
     def as_version(self) -> StoreVersion:
-        """This version, as it is handed to workers."""
+        """This version, in the form that is sent to workers."""
         return StoreVersion(self.folder, self.version, self.tokenizer, self.encoder)
 
     def _check_same_chunks(self, other: "Datastore") -> None:
         if self.chunk_size != other.chunk_size:
             sizes = f"{self.chunk_size} and {other.chunk_size}"
-            raise MismatchError(f"both stores must have one chunk size, but they have {sizes}: build one anew.")
+            raise MismatchError(
+                f"both stores must have the same chunk size, but have {sizes}: build one of them again."
+            )
         if self.tokenizer.fingerprint() != other.tokenizer.fingerprint():
-            raise MismatchError("both stores must have one tokenizer, but theirs differ: build one anew.")
+            raise MismatchError("both stores must have the same tokenizer, but theirs differ: build one of them again.")
 
     def verify(self) -> list[Damage]:
-        """Read everything of this folder and name what is damaged; see `verify_store`, which needs no open store."""
+        """Read every file of this folder and name the damaged ones; see `verify_store`, which needs no open store."""
         return verify_store(self.folder)
 
     def refresh(self) -> bool:
-        """Show the current version, which another process may have made; True if it is another one."""
+        """Show the current version, which another process may have made; return whether it changed."""
         before = self.version
         self._refresh()
         return self.version != before
@@ -358,7 +361,7 @@ def new_documents(
     replacing: bool,
     report: BuildReport,
 ) -> tuple[list[tuple[str, str]], set[int]]:
-    """Documents that are not there yet, and numbers of those that they take the place of."""
+    """The documents to add, and the numbers of those that they replace."""
     fresh: list[tuple[str, str]] = []
     gone: set[int] = set()
     for name, text in named(documents):
@@ -377,7 +380,7 @@ def new_documents(
 
 
 def _kept_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
-    """The tokenizer that the store keeps; its checksums say faster than its fingerprint that it is the right one."""
+    """The tokenizer that is saved in the store; checking its checksums is faster than its fingerprint."""
     for path, reason in folder_problems(folder, manifest.tokenizer):
         raise damaged(path, reason)
     return read_tokenizer(folder / manifest.tokenizer.kind / manifest.tokenizer.key)

@@ -1,4 +1,4 @@
-"""Reading a store from end to end: every file that is not what it should be, by name. Nothing is changed."""
+"""Verifying a store: every file is read, and the damaged ones are named. Nothing is changed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ from retentive.retrieval.neighbours.table import BUILD_AGAIN, NEIGHBOURS, TABLES
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One file, or folder, that is not what it should be.
+    """A damaged file or folder.
 
     Attributes:
-        path: Which.
-        reason: What is wrong with it.
+        path: The file or folder.
+        reason: The problem.
     """
 
     path: Path
     reason: str
 
     def __str__(self) -> str:
-        """Both, as one line."""
+        """Path and problem in one line."""
         return f"{self.path} {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """A block that should be there, and the checksum that a manifest gives it (``None`` where none does)."""
+    """A block that should exist, with the checksum in the manifest (``None`` if no manifest lists it)."""
 
     kind: str
     key: str
@@ -45,7 +45,7 @@ class _Expected:
 
 
 def verify_store(folder: Path | str) -> list[Damage]:
-    """Read every block, index and table of all versions in a folder, and name what is damaged, missing or left over.
+    """Read every block, index and table of all versions, and name the damaged, missing and left-over ones.
 
     Building again with the same documents and options makes exactly the damaged and missing parts anew.
 
@@ -55,7 +55,7 @@ def verify_store(folder: Path | str) -> list[Damage]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no store in {str(folder)!r}: build one.")
-    found = [Damage(path, "was left by a builder that did not come to its end") for path in temporaries(folder)]
+    found = [Damage(path, "was left by an interrupted build") for path in temporaries(folder)]
     try:
         current = current_key(folder)
         found += [] if current in version_keys(folder) else [Damage(manifest_path(folder, current), "is missing")]
@@ -73,11 +73,11 @@ def verify_store(folder: Path | str) -> list[Damage]:
         records = {(record.kind, record.key): record for record in (*manifest.indexes, manifest.tokenizer)}
         for record in records.values():
             found += [Damage(path, reason) for path, reason in folder_problems(folder, record)]
-    # The list of a table's blocks is one file; without it nothing else tells that there was a table.
+    # A table's blocks are listed in one file; if that is missing, only the blocks tell that there was a table.
     for path in sorted((folder / NEIGHBOURS).glob(f"*{SUFFIX}")):
         if (NEIGHBOURS, path.stem) not in expected:
             found.append(Damage(path, "belongs to no finished table: build the neighbours again, or delete it"))
-    # Blocks check themselves, so those that no manifest tells of are read as well.
+    # Blocks hold their own checksum, so those that no manifest lists are checked as well.
     for kind in (CHUNKS, VECTORS, SIGNATURES):
         for path in (folder / kind).glob(f"*{SUFFIX}"):
             expected.setdefault((kind, path.stem), _Expected(kind, path.stem, None))
@@ -85,7 +85,7 @@ def verify_store(folder: Path | str) -> list[Damage]:
     for one in with_progress(wanted, "verify", total=len(wanted), unit="blocks"):
         problem, checksum = check_block(folder, one.kind, one.key)
         if problem is None and one.checksum not in (None, checksum):
-            problem = "is sound, but not the one that the manifest lists"
+            problem = "is undamaged, but not the block that the manifest lists"
         if problem is not None:
             found.append(Damage(block_path(folder, one.kind, one.key), problem))
     return sorted(set(found), key=str)

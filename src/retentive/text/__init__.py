@@ -1,1 +1,1 @@
-"""Tokenizers: text to token ids and back, behind one protocol."""
+"""Tokenizers: text to token ids and back, behind one protocol (`retentive.text.tokenizer.Tokenizer`)."""

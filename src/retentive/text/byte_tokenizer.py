@@ -1,4 +1,4 @@
-"""The tokenizer that needs no files: one id a byte."""
+"""The byte tokenizer: one id per byte, no vocabulary file."""
 
 import hashlib
 import json
@@ -33,11 +33,11 @@ class ByteTokenizer:
         return list(utf8(text))
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """The bytes of each text, without a Python object for every one of them."""
+        """The bytes of each text, as arrays."""
         return [np.frombuffer(utf8(text), dtype=np.uint8).astype(np.uint32) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of bytes; what is no UTF-8 becomes U+FFFD, end-of-text becomes nothing.
+        """Decode bytes as UTF-8; invalid bytes become U+FFFD, end-of-text becomes nothing.
 
         Raises:
             ValueError: If an id is not in 0 to 256.
@@ -62,7 +62,7 @@ class ByteTokenizer:
         return hashlib.sha256(b"retentive bytes, end of text 256").hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the small file that names this kind of tokenizer, and for others the same as a ``tokenizer.json``."""
+        """Write the description of this tokenizer, and an equivalent ``tokenizer.json`` for other libraries."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, (json.dumps(_as_bpe(), ensure_ascii=False) + "\n").encode())
         save_for_transformers(folder, END_OF_TEXT, PAD)
@@ -70,7 +70,7 @@ class ByteTokenizer:
 
 
 def _as_bpe() -> dict[str, Any]:
-    """Bytes as the ``tokenizers`` library knows them: a byte-level BPE that merges nothing."""
+    """The byte tokenizer as a ``tokenizer.json``: a byte-level BPE without merges."""
     ending = {"id": ByteTokenizer.end_of_text, "content": END_OF_TEXT, "special": True}
     padding = {"id": ByteTokenizer.pad, "content": PAD, "special": True}
     vocab = {PAD if byte == ByteTokenizer.pad else piece: byte for piece, byte in byte_level_table().items()}
@@ -99,7 +99,7 @@ def _begin_with(token: str, number: int) -> dict[str, Any]:
 
 
 def utf8(text: str) -> bytes:
-    """UTF-8 of a text, or a clear error for half a surrogate pair (as from a JSON escape or a file name)."""
+    """Encode a text as UTF-8; half a surrogate pair (from a JSON escape or a file name) is a ``ValueError``."""
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -109,7 +109,7 @@ def utf8(text: str) -> bytes:
 
 
 def check_ids(ids: Sequence[int], vocab_size: int) -> None:
-    """Refuse ids that the vocabulary does not have."""
+    """Validate that ids are in the vocabulary."""
     if len(ids) > 0 and not 0 <= min(ids) <= max(ids) < vocab_size:
         wrong = next(token for token in ids if not 0 <= token < vocab_size)
         raise ValueError(f"token ids must be from 0 to {vocab_size - 1}, but one is {wrong}.")

@@ -1,4 +1,4 @@
-"""How a tokenizer is read back from its folder, whichever kind it is."""
+"""Loading a tokenizer of any kind from its folder."""
 
 from pathlib import Path
 
@@ -11,17 +11,18 @@ from retentive.text.tokenizer import DESCRIPTION_FILE, FORMAT_VERSION, TOKENIZER
 
 
 def load_tokenizer(path: Path | str, *, end_of_text: str | None = None) -> Tokenizer:
-    """Read a tokenizer back, or take up one from elsewhere.
+    """Load a tokenizer that this library saved, or a ``tokenizer.json`` of another one.
 
     Args:
         path: A folder that `Tokenizer.save` wrote, any folder with a ``tokenizer.json``, or such a file itself.
-        end_of_text: For a tokenizer from elsewhere, the special token that ends a document; ``None`` takes the
-            ``eos_token`` of the ``tokenizer_config.json`` beside it, or else the one usual name that it knows.
+        end_of_text: For the ``tokenizer.json`` of another library, the special token that ends a document; ``None``
+            takes the ``eos_token`` of the ``tokenizer_config.json`` beside it, or else the one usual name in its
+            vocabulary.
 
     Raises:
         FileNotFoundError: If there is no tokenizer.
-        DamagedFileError: If a file is not what it should be.
-        MismatchError: If another version of this library wrote it, or it is of a kind that is not known here.
+        DamagedFileError: If a file is damaged.
+        MismatchError: If another version of this library wrote it, or its kind is unknown.
     """
     path = Path(path)
     description = path / DESCRIPTION_FILE

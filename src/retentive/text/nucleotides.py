@@ -1,4 +1,4 @@
-"""The tokenizer for DNA: one id a base."""
+"""The tokenizer for DNA: one id per base."""
 
 import hashlib
 import json
@@ -18,9 +18,9 @@ BASES = "ACGTN"
 class NucleotideTokenizer:
     """A, C, G, T and N (any base) as ids 0 to 4, and 5 as the end of a sequence.
 
-    Lower case, which marks repeats in many genomes, is read as upper case. Everything else is refused: a code for two
-    or three bases is not any base, so who wants to read it as N has to say so. For ``retentive prepare``, `save` it
-    and name the folder as ``tokenizer``.
+    Lower case, which marks repeats in many genomes, is read as upper case. All other letters are refused: replace codes
+    of two or three bases by N first, if they should count as any base. For ``retentive prepare``, `save` the tokenizer
+    and pass its folder as ``tokenizer``.
     """
 
     name = "nucleotides"
@@ -40,7 +40,7 @@ class NucleotideTokenizer:
         return self._ids(text).tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """The bases of each sequence, without a Python object for every one of them."""
+        """The bases of each sequence, as arrays."""
         return [self._ids(text) for text in texts]
 
     def _ids(self, text: str) -> TokenIds:
@@ -77,7 +77,7 @@ class NucleotideTokenizer:
         return hashlib.sha256(b"retentive nucleotides ACGTN, end 5").hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the small file that names this kind of tokenizer, and for others the same as a ``tokenizer.json``."""
+        """Write the description of this tokenizer, and an equivalent ``tokenizer.json`` for other libraries."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, (json.dumps(_as_words()) + "\n").encode())
         save_for_transformers(folder, END_OF_TEXT, PAD)
@@ -85,7 +85,7 @@ class NucleotideTokenizer:
 
 
 def _as_words() -> dict[str, object]:
-    """Bases as the ``tokenizers`` library knows them: words of one letter; it reads upper case alone."""
+    """The bases as a ``tokenizer.json``: words of one letter, in upper case only."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     ending = {"id": NucleotideTokenizer.end_of_text, "content": END_OF_TEXT, "special": True}
     padding = {"id": NucleotideTokenizer.pad, "content": PAD, "special": True}

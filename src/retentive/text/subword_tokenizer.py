@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     import tokenizers
 
 END_OF_TEXT = "<|endoftext|>"
-# What published vocabularies call the token that ends a document.
+# Names of the token that ends a document in published vocabularies.
 _USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]", "<EOT>")
 
 
 class SubwordTokenizer:
-    """A ``tokenizer.json``, used as it is except that nothing is added to a text, cut from it or padded.
+    """A ``tokenizer.json``, used without its special tokens around a text, its truncation and its padding.
 
     Args:
         description: Content of the ``tokenizer.json``.
-        name: ``bpe`` for our own, ``file`` for one from elsewhere.
+        name: ``bpe`` for one that `train_bpe` learned, ``file`` for one of another library.
         end_of_text: The token that ends a document.
 
     Raises:
         ImportError: If the ``tokenizers`` library is not installed.
-        DamagedFileError: If the description is none.
+        DamagedFileError: If the description is invalid.
         ValueError: If the vocabulary has no such token.
     """
 
@@ -73,7 +73,7 @@ class SubwordTokenizer:
             raise DamagedFileError(f"{path}: {error}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by content: the library's own pickle forgets that special tokens in text stay text."""
+        """Pickle the description: the library's own pickle loses the setting that special tokens in text stay text."""
         return _restore, (self._description, self.name, self._end_of_text_string)
 
     def encode(self, text: str) -> list[int]:
@@ -119,7 +119,7 @@ class SubwordTokenizer:
 
     @cached_property
     def adds_prefix_space(self) -> bool:
-        """Whether the first token of a text may hold a space that the text lacks."""
+        """Whether the first token of a text may have a space that is not in the text."""
         return adds_prefix_space(json.loads(self._description))
 
     def fingerprint(self) -> str:
@@ -128,7 +128,7 @@ class SubwordTokenizer:
         return hashlib.sha256(f"{self.end_of_text} {canonical}".encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the ``tokenizer.json`` as it was given, and the small files that say how it is used."""
+        """Write the ``tokenizer.json`` and the description of how it is used."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, self._description.encode("utf-8"))
         pad = self._end_of_text_string if self.pad == self.end_of_text else PAD
@@ -154,7 +154,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> SubwordTokenizer:
         vocab_size: Ids in all: end-of-text, 256 bytes, and pairs that are merged. A small corpus may give fewer.
 
     Raises:
-        ValueError: If ``vocab_size`` has no room for the bytes.
+        ValueError: If ``vocab_size`` is below 257.
     """
     if vocab_size < 257:
         raise ValueError(f"vocab_size of a BPE must be at least 257 (256 bytes and end-of-text), but is {vocab_size}.")
@@ -191,7 +191,7 @@ def _with_pad(description: dict[str, Any]) -> str:
 
 
 def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> SubwordTokenizer:
-    """Take up a ``tokenizer.json`` from elsewhere; see `load_tokenizer`."""
+    """Open a ``tokenizer.json`` of another library; see `load_tokenizer`."""
     if end_of_text is None:
         end_of_text = _configured_end(path.parent / "tokenizer_config.json")
     if end_of_text is None:
@@ -225,10 +225,10 @@ def _parse(description: str) -> "tokenizers.Tokenizer":
 
     try:
         tokenizer = Tokenizer.from_str(description)
-    except Exception as error:  # the library raises no narrower type
+    except Exception as error:  # the library raises plain Exception
         raise DamagedFileError(f"not a tokenizer.json that can be read ({error}): copy it again.") from error
     tokenizer.encode_special_tokens = True
-    # Many published files would cut every text to the length of their model, without a word.
+    # Many published files truncate every text to the length of their model, silently.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -1,4 +1,4 @@
-"""Which bytes the tokens of a ``tokenizer.json`` stand for; exact, or refused."""
+"""The bytes of each token of a ``tokenizer.json``: exact, or an error if they are not known."""
 
 import re
 from typing import Any, cast
@@ -12,9 +12,9 @@ _FAITHFUL_NORMALIZERS = {"NFC", "Prepend", "Replace"}
 def bytes_of_tokens(description: dict[str, Any]) -> dict[int, bytes]:
     """The bytes of every id; special tokens stand for none, as no text encodes to them.
 
-    Two kinds of vocabulary tell them exactly. Byte-level ones write each byte as a printable character (Radford et
+    They are known for two kinds of vocabulary. Byte-level ones write each byte as a printable character (Radford et
     al. 2019). Those in the style of sentencepiece write a space as U+2581 and rare characters as ``<0x..>`` bytes;
-    the space that they put before a text counts to its first token.
+    the space that they put before a text belongs to its first token.
 
     Args:
         description: The parsed ``tokenizer.json``.

@@ -1,4 +1,4 @@
-"""What every tokenizer can do, and the small files that describe one in its folder."""
+"""The tokenizer protocol, and the description files in a tokenizer's folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +73,7 @@ class BatchTokenizer(Protocol):
 
 
 def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenIds]:
-    """Token ids of each text, by the fastest way that the tokenizer offers."""
+    """Token ids of each text, by `BatchTokenizer.encode_batch` if the tokenizer has it."""
     if isinstance(tokenizer, BatchTokenizer):
         return tokenizer.encode_batch(texts)
     return [np.asarray(tokenizer.encode(text), dtype=np.uint32) for text in texts]
@@ -89,14 +89,14 @@ class BatchDecoder(Protocol):
 
 
 def decode_batch(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> list[str]:
-    """Text of each row of token ids, by the fastest way that the tokenizer offers."""
+    """Text of each row of token ids, by `BatchDecoder.decode_batch` if the tokenizer has it."""
     if isinstance(tokenizer, BatchDecoder):
         return tokenizer.decode_batch(rows)
     return [tokenizer.decode(row) for row in rows]
 
 
 def token_byte_lengths(tokenizer: Tokenizer) -> Int64[np.ndarray, "vocab"]:
-    """Number of bytes of every token id, 0 for end-of-text: a table to look scored bytes up in.
+    """Number of bytes of every token id, 0 for end-of-text; for bits per byte.
 
     Raises:
         ValueError: If the tokenizer cannot tell the bytes of its tokens.
@@ -106,7 +106,7 @@ def token_byte_lengths(tokenizer: Tokenizer) -> Int64[np.ndarray, "vocab"]:
 
 
 def save_description(folder: Path, **content: str) -> None:
-    """Write the small file that tells `load_tokenizer` what the folder holds."""
+    """Write the description that `load_tokenizer` reads first."""
     described = {"format_version": FORMAT_VERSION, **content}
     write_json(folder / DESCRIPTION_FILE, described)
 

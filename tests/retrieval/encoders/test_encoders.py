@@ -142,7 +142,7 @@ def test_a_changed_model_is_detected(tmp_path):
     Datastore.build(make_documents(3), tmp_path / "s", encoder=DenseEncoder(folder), chunk_size=16)
     make_model(folder, seed=1)
     with pytest.raises(
-        MismatchError, match=r"the encoder's model was changed since .*bring it back or build a store anew"
+        MismatchError, match=r"the encoder's model was changed since .*restore the model, or build a new store"
     ):
         Datastore.open(tmp_path / "s").search("baa")
     shutil.rmtree(folder)

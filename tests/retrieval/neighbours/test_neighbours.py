@@ -225,7 +225,7 @@ def test_neighbours_in_another_store(tmp_path, encoder):
 
 def test_stores_that_do_not_fit_are_refused(tmp_path):
     one, two = build(tmp_path / "one", make_documents(3)), build(tmp_path / "two", make_documents(3), chunk_size=8)
-    with pytest.raises(MismatchError, match=r"both stores must have one chunk size, but they have 16 and 8"):
+    with pytest.raises(MismatchError, match=r"both stores must have the same chunk size, but have 16 and 8"):
         one.build_neighbours(database=two)
 
 

@@ -1,4 +1,4 @@
-"""Documents, and the problems of those that cannot be used."""
+"""Documents, and the problems of files and records that cannot be used."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Document:
     """One text.
 
     Attributes:
-        name: Path relative to the source, then ``:number`` where a file holds many (line, row or piece, from 1).
-        text: The text as it stands in the file, line ends included, without a byte order mark at the begin of a file.
+        name: Path relative to the source, then ``:number`` if a file holds many (line, row or part, from 1).
+        text: The text as it stands in the file, line ends included, without a byte order mark at the start of a file.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What is wrong with one file or record.
+    """A problem with one file or record.
 
     Attributes:
         name: As in `Document`.
-        kind: For counting.
-        message: What was found and what helps.
+        kind: Problems are counted by it.
+        message: The problem and its cure.
         kept: True if the document is used all the same; False if it is left out.
     """
 
@@ -51,7 +51,7 @@ class Problem:
 
 
 def text_or_problem(content: bytes, name: str, *, limit: int) -> Iterator[Document | Problem]:
-    """One document from its bytes, or the reason why not."""
+    """Decode one document, or yield the problem with it."""
     if not content:
         yield Problem(name=name, kind="empty", message="has no text")
         return
@@ -79,7 +79,7 @@ def too_large(name: str, size: str, limit: int) -> Problem:
 
 
 def _longest_line(content: bytes) -> int:
-    if len(content) <= HUGE_LINE_BYTES:  # as nearly always; spares the search
+    if len(content) <= HUGE_LINE_BYTES:  # the usual case needs no search
         return 0
     longest = begin = 0
     while (end := content.find(b"\n", begin)) >= 0:

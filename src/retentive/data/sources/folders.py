@@ -24,7 +24,7 @@ class SourceFile:
 
 
 def list_files(source: Path, *, pattern: str = EVERY_FILE, exclude: str = "") -> tuple[list[SourceFile], list[Problem]]:
-    """Find the files of a source, sorted by name, and what cannot be read among them.
+    """List the files of a source, sorted by name, and the problems of those that cannot be read.
 
     Args:
         source: A folder, or one file.
@@ -87,7 +87,7 @@ def _inspect(path: Path, name: str) -> SourceFile | Problem:
     except OSError as error:
         reason = "is a link to nothing" if path.is_symlink() else unreadable_reason(error)
         return Problem(name=name, kind="unreadable", message=reason)
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
         return Problem(name=name, kind="unreadable", message="is not a regular file")
     return SourceFile(path=path, name=name, size=status.st_size, modified=status.st_mtime_ns)
 

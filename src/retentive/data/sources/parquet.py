@@ -65,7 +65,7 @@ def _column_problem(arrow: Any, schema: Any, name: str, field: str) -> Problem |
 
 
 def _contents(arrow: Any, column: Any) -> Iterator[bytes | None]:
-    """Values as bytes: as strings, one row that is not UTF-8 would fail its whole batch."""
+    """Values as bytes; read as strings, a row that is not UTF-8 would fail its whole batch."""
     if arrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     for value in column.cast(arrow.large_binary()):

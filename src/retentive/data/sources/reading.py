@@ -1,4 +1,4 @@
-"""Text from outside, read one document or problem at a time, whatever the kind of its file."""
+"""Reading text files, JSONL and parquet, one document or problem at a time."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ def read_documents(
     max_document_bytes: int = MAX_DOCUMENT_BYTES,
     on_bytes: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Document | Problem]:
-    """Read files one record at a time; what cannot be used comes as a `Problem` in its place, and reading goes on.
+    """Read files one record at a time; a record that cannot be used gives a `Problem` in its place.
 
     The end of a file's name decides how it is read: ``.jsonl`` and ``.ndjson`` hold one JSON object a line,
     ``.parquet`` a table, and all others are UTF-8 text. Memory is bounded by ``max_document_bytes`` and by the row
@@ -40,7 +40,7 @@ def read_documents(
     if separator == "":
         raise ValueError("separator must be None or a string of at least one character, but is ''.")
     for file in files:
-        read = _read_text if separator is None else partial(_read_pieces, separator=separator.encode())
+        read = _read_text if separator is None else partial(_read_separated, separator=separator.encode())
         if file.path.suffix.lower() in {".jsonl", ".ndjson"}:
             read = partial(_read_jsonl, field=field)
         elif file.path.suffix.lower() == ".parquet":
@@ -61,10 +61,10 @@ def _read_text(file: SourceFile, *, limit: int, on_bytes: Callable[[int], object
     on_bytes(file.size)
 
 
-def _read_pieces(
+def _read_separated(
     file: SourceFile, *, separator: bytes, limit: int, on_bytes: Callable[[int], object]
 ) -> Iterator[Document | Problem]:
-    """The documents between separators; empty pieces, as after a closing separator, are passed over."""
+    """Read the documents between separators; empty ones, as after a closing separator, are skipped."""
     number = 0
     for content, size in _cut(file, separator, limit, on_bytes):
         number += 1
@@ -79,17 +79,17 @@ def _read_pieces(
 def _cut(
     file: SourceFile, separator: bytes, limit: int, on_bytes: Callable[[int], object]
 ) -> Iterator[tuple[bytes, int]]:
-    """Each piece and its size in bytes; of a piece above the limit only the size is right."""
+    """The parts between separators with their sizes in bytes; of a part above the limit only the size is valid."""
     rest, dropped = b"", 0
     with file.path.open("rb") as opened:
         on_bytes(_skip_mark(opened))
         while block := opened.read(_BLOCK_BYTES):
             on_bytes(len(block))
-            *pieces, rest = (rest + block).split(separator)
-            for piece in pieces:
-                yield piece, dropped + len(piece)
+            *parts, rest = (rest + block).split(separator)
+            for part in parts:
+                yield part, dropped + len(part)
                 dropped = 0
-            if len(rest) > limit + len(separator):  # keep what may be the begin of a separator
+            if len(rest) > limit + len(separator):  # keep what may be the start of a separator
                 keep = len(separator) - 1
                 dropped += len(rest) - keep
                 rest = rest[len(rest) - keep :]
@@ -117,7 +117,7 @@ def _read_jsonl(
 
 
 def _skip_mark(opened: IO[bytes]) -> int:
-    """Pass over a byte order mark, which is no part of the text; how many bytes that were."""
+    """Skip a byte order mark, which is not part of the text; return the number of bytes skipped."""
     if opened.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK:
         return len(BYTE_ORDER_MARK)
     opened.seek(0)
@@ -125,7 +125,7 @@ def _skip_mark(opened: IO[bytes]) -> int:
 
 
 def _skip_line(opened: IO[bytes], begin: bytes) -> int:
-    """Read to the end of a line in pieces; how many bytes that were."""
+    """Skip the rest of a line, block by block; return the number of bytes skipped."""
     skipped, last = 0, begin
     while last and not last.endswith(b"\n"):
         last = opened.readline(_BLOCK_BYTES)

@@ -1,9 +1,9 @@
 """Blocks: immutable files of arrays that say what they are and can be checked on their own.
 
 A block is a safetensors file, so other tools can read it. Its name is its key, a hash of everything that it was made
-from; a changed input gives another key, so a finished block is never stale and never overwritten. Its last tensor,
-``checksum``, is the SHA-256 of all bytes before it: a block that is cut, altered, zeroed or put under another's name is
-found out without any other file.
+from. A changed input gives another key, so a finished block is never out of date and never overwritten. Its last
+tensor, ``checksum``, is the SHA-256 of all bytes before it: a block that is truncated, altered, zeroed or renamed is
+detected without any other file.
 """
 
 import hashlib
@@ -38,16 +38,16 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 def key_of(*parts: object) -> str:
-    """A name for whatever is made from ``parts``: 128 bits of their SHA-256, and of this format's version."""
+    """The key of what is made from ``parts``: 128 bits of the SHA-256 of them and of the format version."""
     return hashlib.sha256(canonical_json([FORMAT_VERSION, *parts]).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A block that was opened.
+    """An open block.
 
     Attributes:
-        arrays: Memory-mapped and read-only; values are read when they are touched.
+        arrays: Memory-mapped and read-only.
         checksum: SHA-256 of the content, as the file states it.
     """
 
@@ -56,7 +56,7 @@ class Block:
 
 
 def block_path(folder: Path, kind: str, key: str) -> Path:
-    """Where a block lies."""
+    """The path of a block."""
     return folder / kind / f"{key}{SUFFIX}"
 
 
@@ -65,11 +65,11 @@ def write_block(folder: Path, kind: str, key: str, arrays: Mapping[str, np.ndarr
 
     Args:
         folder: Folder of the store.
-        kind: What it holds, as in ``chunks``; also the name of its folder.
+        kind: Kind of its content, as in ``chunks``; also the name of its folder.
         key: Its name, from `key_of`.
-        arrays: What it holds. The same arrays give the same bytes.
+        arrays: Its content. The same arrays give the same bytes.
     """
-    # Wide items first, so that every array is aligned to its items whatever comes before it.
+    # Wide items first, so that every array is aligned to its item size.
     names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"block": canonical_json({"kind": kind, "key": key})}}
     begin = 0
@@ -94,10 +94,10 @@ def write_block(folder: Path, kind: str, key: str, arrays: Mapping[str, np.ndarr
 
 @lru_cache(maxsize=1024)  # a store may have more blocks than a process may have mappings
 def read_block(folder: Path, kind: str, key: str) -> Block:
-    """Open a block: its header and size are checked, its content is not read.
+    """Open a block. Its header and size are checked, its content is not read.
 
     Raises:
-        DamagedFileError: If it is missing, cut, or another block than its name says.
+        DamagedFileError: If it is missing, truncated, or not the block that its name says.
     """
     path = block_path(folder, kind, key)
     try:
@@ -118,7 +118,7 @@ def read_block(folder: Path, kind: str, key: str) -> Block:
 
 
 def check_block(folder: Path, kind: str, key: str) -> tuple[str | None, str]:
-    """Read a block from end to end: ``(None, checksum)`` if it is sound, or ``(what is wrong, "")``."""
+    """Read a whole block: ``(None, checksum)`` if it is undamaged, else ``(problem, "")``."""
     path = block_path(folder, kind, key)
     try:
         with path.open("rb") as file:

@@ -1,8 +1,8 @@
-"""Documents become chunks: fixed numbers of tokens, cut anew at the start of every document.
+"""Cutting documents into chunks of a fixed number of tokens; every document starts a new chunk.
 
-Documents are taken together, in their order, into groups of about ``block_bytes`` of text; one group becomes one block.
-So a block is a pure function of its own documents, and which documents share a block depends on nothing but their order
-and lengths. A document is never spread over two blocks.
+Consecutive documents form groups of about ``block_bytes`` of text, and each group becomes one block. A block is thus a
+pure function of its own documents, and which documents share a block depends only on their order and lengths. A
+document is never split over two blocks.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ MAX_CHUNK_SIZE = 65535
 
 @runtime_checkable
 class NamedText(Protocol):
-    """A document: a name that no other has, a path for example, and its text."""
+    """A document: a unique name, for example a path, and its text."""
 
     @property
     def name(self) -> str:
-        """Where the text is from."""
+        """The unique name."""
         ...
 
     @property
@@ -37,16 +37,16 @@ class NamedText(Protocol):
 
 
 Document = NamedText | tuple[str, str]
-"""What a store is built from; a tuple is ``(name, text)``."""
+"""An input document; a tuple is ``(name, text)``."""
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentGroup:
-    """Documents that make one block.
+    """The documents of one block.
 
     Attributes:
         key: Name of the block, from the chunking and from names and texts.
-        names: Of the documents.
+        names: Names of the documents.
         texts: Their texts.
         hashes: SHA-256 of each text.
     """
@@ -58,7 +58,7 @@ class DocumentGroup:
 
 
 def name_and_text(document: object) -> tuple[str, str]:
-    """The two things that a document is.
+    """Name and text of a document.
 
     Raises:
         TypeError: If it is neither a pair of strings nor has ``name`` and ``text``.
@@ -77,14 +77,14 @@ def name_and_text(document: object) -> tuple[str, str]:
 def group_documents(
     documents: Iterable[Document], settings: dict[str, Any], block_bytes: int, on_error: str, skipped: list[str]
 ) -> Iterator[DocumentGroup]:
-    """Take documents together until their text fills a block.
+    """Group consecutive documents until their text fills a block.
 
     Args:
         documents: Read once, one group in memory at a time.
-        settings: How they will be chunked; part of every key.
+        settings: Settings of the chunking; part of every key.
         block_bytes: Bytes of UTF-8 that close a group.
-        on_error: What to do with a document whose text UTF-8 cannot hold or whose name was there before.
-        skipped: Takes a line for each document that is left out.
+        on_error: ``stop`` or ``skip``, for a document that is not encodable as UTF-8 or repeats a name.
+        skipped: A line is appended for each document that is left out.
 
     Raises:
         ValueError: For such a document, with its name, if ``on_error`` is ``stop``.
@@ -117,7 +117,7 @@ def group_documents(
 def _content(name: str, text: str, seen: set[bytes]) -> bytes:
     try:
         content = text.encode("utf-8")
-        # 8 bytes of a hash: a set of names would need more memory than everything else here.
+        # 8 bytes of a hash each: a set of all names would need far more memory.
         digest = hashlib.sha256(name.encode("utf-8")).digest()[:8]
     except UnicodeEncodeError as error:
         found = f"U+{ord(error.object[error.start]):04X} at character {error.start}"
@@ -177,7 +177,7 @@ def token_dtype(vocab_size: int) -> type[np.generic]:
 
 
 def padded(tokens: np.ndarray, lengths: np.ndarray) -> Rows:
-    """Rows as they lie on disk, as ids with `NO_TOKEN` after the end of each."""
+    """Convert rows from disk to ids with `NO_TOKEN` after the end of each."""
     rows = tokens.astype(np.int64)
     rows[np.arange(rows.shape[1]) >= lengths[:, None]] = -1
     return rows
@@ -192,12 +192,12 @@ def split_tokens(tokens: Sequence[int] | np.ndarray, chunk_size: int) -> Rows:
 
 
 def hash_rows(rows: Rows) -> UInt64[np.ndarray, "rows"]:
-    """One 64-bit number for the tokens of each row; equal rows have equal numbers, others do by chance of 2**-63.
+    """A 64-bit hash of the tokens of each row; different rows collide with probability 2**-63.
 
-    A multilinear hash (Carter and Wegman 1979): the sum of ``(token + 1) * random odd number of its place``, mixed.
+    A multilinear hash (Carter and Wegman 1979): the sum of ``token + 1`` times a random odd number per position.
     """
     multipliers = mix(np.arange(1, rows.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
-    # In slices: the products of a whole block at once would take many times the block's own memory.
+    # Column by column: the products of a whole block would take many times its memory.
     sums = np.zeros(len(rows), dtype=np.uint64)
     for place in range(rows.shape[1]):
         sums += (rows[:, place] + 1).astype(np.uint64) * multipliers[place]
@@ -205,7 +205,7 @@ def hash_rows(rows: Rows) -> UInt64[np.ndarray, "rows"]:
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Spread 64-bit numbers over all 64 bits (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """Mix the bits of 64-bit numbers (the finaliser of SplitMix64, Steele et al. 2014)."""
     values = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -213,5 +213,5 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def document_rows(first_rows: Int64[np.ndarray, "_"], count: int) -> Int64[np.ndarray, "rows"]:
-    """Which document of its block each row belongs to."""
+    """The document, numbered within its block, of each row."""
     return np.searchsorted(first_rows, np.arange(count), side="right") - 1

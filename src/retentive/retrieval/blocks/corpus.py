@@ -1,4 +1,4 @@
-"""The text of a store: chunks by id, their documents, what follows them. Memory-mapped; reading never writes."""
+"""The text of a store: chunks by id, their documents and continuations. Memory-mapped and read-only."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -13,20 +13,20 @@ from retentive.retrieval.manifest import ChunkBlock
 from retentive.retrieval.passages import NO_TOKEN, Rows
 
 MISSING = -1
-"""Id of a chunk or document that is not there."""
+"""The id of a missing chunk or document."""
 
 Ids = Int64[np.ndarray, "*shape"]
 """Ids of chunks, `MISSING` where there is none."""
 
 
 class Corpus:
-    """Chunks ``0 ... num_chunks - 1`` of documents ``0 ... num_documents - 1``, in the order they were given.
+    """Chunks ``0 ... num_chunks - 1`` of documents ``0 ... num_documents - 1``, in input order.
 
     Args:
         folder: Folder of the store.
         blocks: Its blocks of chunks, in order.
         chunk_size: Tokens per chunk.
-        removed: Numbers of documents that were removed.
+        removed: Numbers of the removed documents.
     """
 
     def __init__(self, folder: Path, blocks: Sequence[ChunkBlock], chunk_size: int, removed: Sequence[int]) -> None:
@@ -39,16 +39,16 @@ class Corpus:
 
     @property
     def num_chunks(self) -> int:
-        """Chunks, those of removed documents included: ids are never given twice."""
+        """Number of chunks, those of removed documents included: ids are never reused."""
         return int(self.first_chunks[-1])
 
     @property
     def num_documents(self) -> int:
-        """Documents, removed ones included."""
+        """Number of documents, removed ones included."""
         return int(self.first_documents[-1])
 
     def arrays(self, block: int) -> dict[str, np.ndarray]:
-        """What one block holds, as `retentive.retrieval.blocks.chunking.chunk_group` made it."""
+        """The arrays of one block; see `retentive.retrieval.blocks.chunking.chunk_group`."""
         return dict(read_block(self.folder, CHUNKS, self.blocks[block].key).arrays)
 
     def tokens(self, ids: Ids) -> Int64[np.ndarray, "*shape chunk_size"]:
@@ -70,7 +70,7 @@ class Corpus:
         return padded(arrays["tokens"], arrays["lengths"])
 
     def continuations(self, ids: Ids) -> Ids:
-        """The chunk that follows each one in its own document, `MISSING` after the last."""
+        """The chunk that follows each chunk in its document, `MISSING` after the last."""
         flat = self._checked(ids)
         found = np.full(len(flat), MISSING, dtype=np.int64)
         for block, places, rows in self.by_block(flat):
@@ -84,7 +84,7 @@ class Corpus:
         return np.concatenate([self.tokens(ids), self.tokens(self.continuations(ids))], axis=-1)
 
     def documents(self, ids: Ids) -> Ids:
-        """Number of the document of each chunk."""
+        """The document number of each chunk."""
         flat = self._checked(ids)
         found = np.full(len(flat), MISSING, dtype=np.int64)
         for block, places, rows in self.by_block(flat):
@@ -111,12 +111,12 @@ class Corpus:
             documents[places] = self.first_documents[block] + owner[rows]
             hashes[places] = arrays["hashes"][rows]
             shifted = np.append(arrays["hashes"][1:], np.uint64(0))
-            shifted[arrays["first_rows"][1:][arrays["first_rows"][1:] > 0] - 1] = 0  # the last of each document
+            shifted[arrays["first_rows"][1:][arrays["first_rows"][1:] > 0] - 1] = 0  # the last chunk of each document
             following[places] = shifted[rows]
         return documents.reshape(ids.shape), hashes.reshape(ids.shape), following.reshape(ids.shape)
 
     def is_removed(self, ids: Ids) -> Bool[np.ndarray, "*shape"]:
-        """Which chunks belong to a removed document; `MISSING` does not."""
+        """Whether each chunk belongs to a removed document; `MISSING` does not."""
         if len(self.removed) == 0:
             return np.zeros(ids.shape, dtype=np.bool_)
         return np.isin(self.documents(ids), self.removed)
@@ -131,7 +131,7 @@ class Corpus:
         return range(int(first_rows[local]), int(first_rows[local + 1]))
 
     def document_name(self, document: int) -> str:
-        """Name of a document, as it was given."""
+        """The name of a document."""
         block = int(np.searchsorted(self.first_documents, document, side="right")) - 1
         return self.block_names(block)[document - int(self.first_documents[block])]
 
@@ -161,10 +161,10 @@ class Corpus:
         return flat
 
     def by_block(self, flat: Int64[np.ndarray, "_"]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Block, places in ``flat``, rows in the block; once per block that ``flat`` touches."""
+        """Group ids by block: the block, positions in ``flat``, and rows within the block."""
         places = np.flatnonzero(flat >= 0)
         blocks = np.searchsorted(self.first_chunks, flat[places], side="right") - 1
-        # As small a type as holds them: two bytes are sorted in one pass.
+        # The smallest type: numpy sorts two bytes in one pass.
         order = np.argsort(blocks.astype(np.min_scalar_type(len(self.blocks))), kind="stable")
         places, blocks = places[order], blocks[order]
         begins = np.flatnonzero(np.diff(blocks, prepend=-1))

@@ -1,4 +1,4 @@
-"""Folders that are parts of a store: immutable like blocks, and sealed with a list of the checksums of their files."""
+"""Folders of a store that are immutable like blocks and hold a list of the checksums of their files."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,16 +9,16 @@ from retentive.retrieval.manifest import FolderRecord
 
 MEND = "verify the store to see which file is damaged, and build it again to mend it"
 SEAL = "checksums"
-"""A list as ``sha256sum`` writes it; its first line says which folder this is."""
+"""File with the checksums, as ``sha256sum`` writes them; its first line names the folder."""
 
 
 @contextmanager
 def sealed_folder(folder: Path, kind: str, key: str) -> Generator[Path]:
-    """Give an empty folder to fill; it is sealed and takes its name when the block ends well.
+    """Yield an empty folder to fill; it gets its checksums and its name when the ``with`` block succeeds.
 
     Args:
         folder: Folder of the store.
-        kind: What it will be; the folder that it lies in.
+        kind: Kind of its content; also the name of its parent folder.
         key: Its name.
     """
     with folder_written_atomically(folder / kind / key) as temporary:
@@ -30,7 +30,7 @@ def sealed_folder(folder: Path, kind: str, key: str) -> Generator[Path]:
 def folder_record(
     folder: Path, kind: str, key: str, *, first_block: int = 0, num_blocks: int = 0
 ) -> FolderRecord | None:
-    """The record of a finished folder, or ``None`` if it is not there or not sound; every byte is read."""
+    """The record of a finished folder, or ``None`` if it is missing or damaged; every byte is read."""
     place = folder / kind / key
     files = _stated(place, kind, key)
     if files is None or {path.name for path in place.iterdir()} != {SEAL, *files}:
@@ -41,7 +41,7 @@ def folder_record(
 
 
 def folder_problems(folder: Path, record: FolderRecord) -> list[tuple[Path, str]]:
-    """Which files of a folder are not what the record says, and how."""
+    """The damaged files of a folder, each with its problem."""
     place = folder / record.kind / record.key
     if not place.is_dir():
         return [(place, "is missing")]

@@ -1,4 +1,4 @@
-"""Vectors of chunks on disk: one block beside each block of chunks, read by id."""
+"""Vectors of chunks on disk: one block of vectors for each block of chunks, read by id."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ Vectors = Float32[np.ndarray, "rows dimension"]
 
 
 def vector_key(encoder_fingerprint: str, chunk_key: str) -> str:
-    """Name of the vectors of one block of chunks."""
+    """The key of the vectors of one block of chunks."""
     return key_of(VECTORS, encoder_fingerprint, chunk_key)
 
 
@@ -23,8 +23,8 @@ class VectorRows:
 
     Args:
         folder: Folder of the store.
-        keys: Names of the blocks of vectors.
-        rows: How many vectors each has.
+        keys: Keys of the blocks of vectors.
+        rows: Number of vectors in each.
         dimension: Numbers in a vector.
     """
 
@@ -57,7 +57,7 @@ class VectorRows:
         return found
 
     def sample_ids(self, count: int, seed: int) -> Int64[np.ndarray, "_"]:
-        """Numbers of a random sample without repetition, the same for the same seed; never just the first ones."""
+        """Numbers of a random sample without repetition, from all vectors; the same seed gives the same sample."""
         chosen = np.random.default_rng(seed).choice(len(self), size=min(count, len(self)), replace=False)
         return np.sort(chosen).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Vectors from any Hugging Face or sentence-transformers encoder, of a local folder or a hub id."""
+"""Vectors from any encoder of Hugging Face or sentence-transformers, in a local folder or on the hub."""
 
 import hashlib
 import json
@@ -28,22 +28,22 @@ COPY_MODEL = "copy the model again from its origin"
 class DenseEncoder:
     """A transformer encoder whose last hidden states are pooled into one vector.
 
-    In float32 on a CPU (half precision is several times slower there), in ``dtype`` on a GPU when there is one.
-    The model is loaded when it is first needed.
+    It runs in float32 on a CPU (half precision is several times slower there) and in ``dtype`` on a GPU when there is
+    one. The model is loaded when it is first needed.
 
     Args:
         model: A folder with ``config.json``, weights and ``tokenizer.json``, or a hub id such as ``bert-base-cased``.
         pooling: ``mean`` over all tokens that are no padding, or ``cls``, the vector of the first one.
         normalize: Whether vectors have length 1, so that distance orders as cosine does. RETRO (Borgeaud et al. 2022)
             compares the plain means of BERT instead.
-        batch_size: Passages computed together; ``None`` takes 16 on a CPU, where more leave its cache, and 128 on a
-            GPU.
+        batch_size: Passages computed together; ``None`` takes 16 on a CPU, where larger batches exceed its cache, and
+            128 on a GPU.
         max_length: Tokens that a passage may have, special ones included; ``None`` takes the model's own limit.
         device: ``None`` takes a GPU when there is one.
         dtype: Type of the arithmetic on a GPU.
 
     Raises:
-        ValueError: If an argument cannot be.
+        ValueError: If an argument is invalid.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class DenseEncoder:
         return cls(**{name: value for name, value in settings.items() if name != "kind"})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by arguments: weights are read again where they are needed."""
+        """Pickle the arguments; the other process reads the weights again."""
         options = {
             "pooling": self.pooling,
             "normalize": self.normalize,
@@ -97,7 +97,7 @@ class DenseEncoder:
         return _dense_encoder, (self.model, options)
 
     def settings(self) -> dict[str, Any]:
-        """What makes it again."""
+        """The arguments that make the encoder again."""
         options = {"model": self.model, "pooling": self.pooling, "normalize": self.normalize, "dtype": self._dtype}
         return {"kind": "dense", **options, "batch_size": self._asked_batch_size, "max_length": self._asked_max_length}
 
@@ -108,7 +108,7 @@ class DenseEncoder:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the model's files are; a hub id is fetched, or found in the local cache, first.
+        """The folder of the model's files; for a hub id they are downloaded first, or found in the local cache.
 
         Raises:
             FileNotFoundError: If there is neither such a folder nor such a model on the hub that can be reached.
@@ -120,12 +120,12 @@ class DenseEncoder:
         try:
             wanted = ["*.json", "*.txt", "*.safetensors", "*.model"]
             return Path(snapshot_download(self.model, allow_patterns=wanted))
-        except Exception as error:  # the hub's client raises many kinds, of several libraries
+        except Exception as error:  # the client of the hub raises errors of several libraries
             message = f"model must be a folder or the id of a model on the hub, but {self.model!r} is neither here "
             raise FileNotFoundError(f"{message}nor could it be fetched ({type(error).__name__}: {error}).") from error
 
     def fingerprint(self) -> str:
-        """SHA-256 over weights, configuration, tokenizer and pooling; where the folder lies does not matter."""
+        """SHA-256 over weights, configuration, tokenizer and pooling; the folder's path does not matter."""
         names = ["config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"]
         files = {name: self.folder / name for name in names}
         files |= {path.name: path for path in self.folder.glob("model-*-of-*.safetensors")}
@@ -154,7 +154,7 @@ class DenseEncoder:
 
     @cached_property
     def tokenizer(self) -> SubwordTokenizer:
-        """The model's own tokenizer, to cut chunks with: then no chunk is longer than the model reads it."""
+        """The model's own tokenizer; chunks cut by it have as many tokens for the model as they have in the store."""
         path = self.folder / "tokenizer_config.json"
         configured = read_json(path, cure=COPY_MODEL)
         named: Any = configured.get("sep_token") or configured.get("eos_token")
@@ -169,7 +169,7 @@ class DenseEncoder:
         """Ids and mask of texts, special tokens around each unless told otherwise, padded to the longest.
 
         Raises:
-            ValueError: If a text is longer than the model reads; nothing is cut off silently.
+            ValueError: If a text is longer than the model's limit; nothing is truncated silently.
         """
         rows = as_rows(self.tokenizer.encode_batch(texts))
         return self._wrap(rows) if special_tokens else (np.maximum(rows, self._pad), rows >= 0)
@@ -193,7 +193,7 @@ class DenseEncoder:
         if len(ids) > 0 and not mask.any(axis=1).all():
             raise ValueError(f"mask must keep a token in every row, but row {int(mask.any(axis=1).argmin())} has none.")
         vectors = np.empty((len(ids), self.dimension()), dtype=np.float32)
-        # Rows of like length together: what is padding in a batch is computed for nothing.
+        # Rows of similar length together: computing padding is wasted time.
         order = np.argsort(mask.sum(axis=1), kind="stable")
         batches = [order[begin : begin + self.batch_size] for begin in range(0, len(ids), self.batch_size)]
 
@@ -201,7 +201,7 @@ class DenseEncoder:
             longest = int(np.flatnonzero(mask[rows].any(axis=0))[-1]) + 1
             vectors[rows] = self._pooled(ids[rows, :longest], mask[rows, :longest], pooling)
 
-        _ = self._network  # loaded once, before threads ask for it
+        _ = self._network  # loaded once, before the threads start
         if self._device.type == "cpu":
             _side_by_side(fill, batches)
         else:
@@ -210,7 +210,7 @@ class DenseEncoder:
         return vectors
 
     def encode(self, passages: Passages) -> Vectors:
-        """The vector of each passage, through its ids if they are this model's own, through its text if not."""
+        """The vector of each passage; its ids are used if they are of this model's tokenizer, else its text."""
         if passages.tokenizer.fingerprint() == self.tokenizer.fingerprint():
             ids, mask = self._wrap(passages.tokens)
         else:
@@ -223,7 +223,7 @@ class DenseEncoder:
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
-        """Special tokens before and after a text, as the model's own tokenizer puts them."""
+        """The special tokens that the model's tokenizer puts before and after a text."""
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
@@ -295,10 +295,10 @@ class DenseEncoder:
 
 
 def _side_by_side(fill: Callable[[np.ndarray], None], batches: Sequence[np.ndarray]) -> None:
-    """Do batches in as many threads as torch has, each of them on one core.
+    """Run batches in as many threads as torch has, each on one core.
 
-    How a product is cut for several cores decides its last bits; so done, they depend on no number of cores, and two
-    batches on a core each take less time than one after the other on both.
+    The last bits of a product depend on how it is split over cores; on one core each they do not depend on the number
+    of cores. Two batches on a core each are also faster than one after the other on both.
     """
     import torch
 
@@ -308,11 +308,11 @@ def _side_by_side(fill: Callable[[np.ndarray], None], batches: Sequence[np.ndarr
             for _ in pool.map(fill, batches):
                 pass
     finally:
-        torch.set_num_threads(threads)  # what threads that begin later start with
+        torch.set_num_threads(threads)  # the default of threads that start later
 
 
 def _load_quietly(folder: Path, **options: Any) -> Any:
-    """Load a model without the report on weights that an encoder has no use for, as those of a pooler."""
+    """Load a model without the warning about unused weights, such as those of a pooler."""
     from transformers import AutoModel
     from transformers.utils import logging
 

@@ -20,8 +20,8 @@ class HybridEncoder:
     Attributes:
         dense: The encoder of vectors.
         lexical: The encoder of words.
-        depth: How many answers of each are fused, at least; more if more neighbours than that are asked for.
-        rank_constant: The 60 of the paper: what a first place counts against a second one.
+        depth: Number of answers of each that are fused; more if more neighbours are requested.
+        rank_constant: The constant of the paper (60): the larger, the less a first rank counts more than a second.
     """
 
     dense: VectorEncoder
@@ -37,12 +37,12 @@ class HybridEncoder:
             raise ValueError(f"rank_constant must be positive, but is {self.rank_constant}.")
 
     def settings(self) -> dict[str, Any]:
-        """Both encoders and the fusion."""
+        """The settings of both encoders and of the fusion."""
         fused = {"kind": "hybrid", "depth": self.depth, "rank_constant": self.rank_constant}
         return fused | {"dense": self.dense.settings(), "lexical": self.lexical.settings()}
 
     def fingerprint(self) -> str:
-        """Of everything that decides the order of answers."""
+        """SHA-256 over everything that decides the order of answers."""
         parts = [self.dense.fingerprint(), self.lexical.fingerprint(), str(self.depth), str(self.rank_constant)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
@@ -98,7 +98,7 @@ def fuse_ranks(
     gain = np.where(ids >= 0, np.concatenate(gains, axis=1), 0.0)
     order = np.argsort(ids, axis=1, kind="stable")
     ids, gain = np.take_along_axis(ids, order, axis=1), np.take_along_axis(gain, order, axis=1)
-    # Equal ids stand together now: the first of each run takes the sum of the run.
+    # Equal ids are adjacent now: the first of each run takes the sum of the run.
     for distance in range(1, len(rankings)):
         follows = (ids[:, distance:] == ids[:, :-distance]) & (ids[:, distance:] >= 0)
         gain[:, :-distance] += np.where(follows, gain[:, distance:], 0.0)

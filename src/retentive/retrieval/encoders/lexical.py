@@ -1,7 +1,7 @@
-"""Words as keys, for BM25 (Robertson et al. 1994): nothing to download, nothing to train.
+"""Words for BM25 (Robertson et al. 1994): no download, no training.
 
-Published work finds lexical overlap the better predictor of what a model gains from its neighbours (Doostmohammadi et
-al. 2023, arXiv:2305.16243), so this is the default.
+Doostmohammadi et al. (2023, arXiv:2305.16243) find that lexical overlap predicts best how much a model gains from its
+neighbours, so this is the default.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from typing import Any
 
 from retentive.retrieval.encoders.protocol import WordCounts
 
-# Scripts without spaces between words: each character counts as a word, or a whole sentence would be one.
+# Scripts without spaces between words: each character counts as a word, else a sentence would be one word.
 _SINGLE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{_SINGLE}]|[^\W{_SINGLE}]+")
 """A word: letters, digits and underscores, or one character of a script that is written without spaces."""
 
 LONGEST_WORD = 255
-"""Characters of a word that count; longer ones are data, not language."""
+"""Characters of a word that are kept; longer words are rarely language."""
 
 
 def split_words(text: str) -> list[str]:
@@ -49,7 +49,7 @@ class LexicalEncoder:
         return cls()
 
     def settings(self) -> dict[str, Any]:
-        """Just its kind: it has no options."""
+        """Its kind; it has no options."""
         return {"kind": "lexical"}
 
     def fingerprint(self) -> str:

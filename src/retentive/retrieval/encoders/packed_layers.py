@@ -1,8 +1,8 @@
 """Linear layers of a BERT-like encoder on a CPU, with their weights packed for its vector units.
 
-`torch.nn.functional.linear` copies the bias into its output before each product and leaves GELU to another pass over
-memory. oneDNN, which torch is built with, does both inside the product, on weights that were put into its own order
-once; `torch.compile` calls the same operators after compiling for many seconds. A seventh more passages a second.
+`torch.nn.functional.linear` copies the bias into its output before each product, and GELU takes another pass over
+memory. oneDNN, with which torch is built, does both inside the product, on weights that are reordered once;
+`torch.compile` calls the same operators after many seconds of compilation. It encodes a seventh more passages a second.
 """
 
 from typing import Any, cast
@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 _SAME_LAYOUT = ("bert", "roberta", "camembert", "xlm-roberta")
-"""Model types whose layers have BERT's names, and nobody who looks at a linear layer's weight but the layer."""
+"""Model types whose layers have BERT's names and whose code does not access the weights of linear layers."""
 
 _ROWS = 1024
-"""Rows of the product that weights are ordered for: 16 passages of 64 tokens. Others work as well."""
+"""Number of rows for which oneDNN orders the weights: 16 passages of 64 tokens. Other numbers work as well."""
 
 
 class PackedLinear(nn.Module):
-    """A linear layer that cannot be trained, with or without GELU after it.
+    """A linear layer for inference, with or without GELU after it.
 
     Args:
-        linear: The layer whose weights it takes, in float32 on a CPU.
-        gelu: Whether GELU follows, the exact one.
+        linear: The layer whose weights are taken, in float32 on a CPU.
+        gelu: Whether the exact GELU is applied to the output.
     """
 
     def __init__(self, linear: nn.Linear, *, gelu: bool) -> None:
@@ -34,16 +34,16 @@ class PackedLinear(nn.Module):
         self._after = ("gelu", [], "none") if gelu else ("none", [], "")
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """``inputs @ weight.T + bias``, and GELU of it if that was asked for."""
+        """``inputs @ weight.T + bias``, followed by GELU if ``gelu`` is True."""
         return _operators()._linear_pointwise(inputs, self._weight, self._bias, *self._after)
 
 
 def pack_layers(network: nn.Module, model_type: str) -> None:
-    """Replace the linear layers of a network by packed ones, where this torch has them and the layout is known.
+    """Replace the linear layers of a network by packed ones, if torch has the operators and the layout is known.
 
     Args:
-        network: An encoder in float32 on a CPU, for inference alone. It is changed.
-        model_type: What its configuration says it is.
+        network: An encoder in float32 on a CPU, for inference; it is changed in place.
+        model_type: ``model_type`` of its configuration.
     """
     if model_type not in _SAME_LAYOUT or not can_pack():
         return

@@ -1,1 +1,1 @@
-"""Where the work on blocks is done: in this process, beside it, or on a cluster."""
+"""Engines: where the work on blocks runs; in this process, in several processes, or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""Where the work on blocks is done: in this process, or in several beside it (or on Ray, see `ray_engine`)."""
+"""The engine protocol, and the local engine: this process, or several worker processes."""
 
 import multiprocessing
 import os
@@ -17,38 +17,38 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class Engine(Protocol):
-    """Does one task on many jobs.
+    """Runs one task on many jobs.
 
-    A task is a pure function of its job that leaves its result on disk as an immutable block, so doing a job twice,
-    anywhere, changes nothing; that is all that retries and several machines need.
+    A task is a pure function of its job and writes its result to disk as an immutable block. Running a job twice, on
+    any machine, changes nothing, so jobs can be retried and spread over machines.
     """
 
     def map(self, task: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """Results in the order of the jobs. Jobs are taken as they are needed, not all at once."""
+        """Yield results in the order of the jobs; jobs are consumed as they are needed, not all at once."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LocalEngine:
-    """This machine.
+    """Runs jobs on this machine.
 
     Attributes:
-        workers: Processes. With 1 everything is done in this one, which needs no start-up.
+        workers: Number of processes. With 1 everything runs in this process, without start-up time.
     """
 
     workers: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1 process, but is {self.workers}.")
 
     def map(self, task: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """Results in the order of the jobs."""
+        """Yield results in the order of the jobs."""
         if self.workers == 1:
             yield from map(task, jobs)
             return
-        # Spawned, not forked: a fork would inherit the store's lock, and threads of the libraries in any state.
+        # Spawned, not forked: a fork would inherit the store's lock and the libraries' threads in an undefined state.
         context = multiprocessing.get_context("spawn")
         others = set(multiprocessing.active_children())
         with ProcessPoolExecutor(self.workers, context, _take_task, (task,)) as pool:
@@ -63,7 +63,8 @@ class LocalEngine:
                     yield waiting.popleft().result()
             except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
-                if not isinstance(error, Exception):  # somebody wants it to end now; blocks are whole or absent
+                # The user interrupts. Blocks are whole or absent, so workers can be killed.
+                if not isinstance(error, Exception):
                     for worker in set(multiprocessing.active_children()) - others:
                         worker.terminate()
                 raise
@@ -71,9 +72,9 @@ class LocalEngine:
 
 @contextmanager
 def _interrupts_held_back() -> Generator[None]:
-    """Start processes that Ctrl-C does not reach: a terminal sends it to all, and each would print where it was.
+    """Start worker processes that ignore Ctrl-C, which a terminal sends to all: each would print a traceback.
 
-    It reaches this process when the block ends, and this one ends the others.
+    This process receives it when the ``with`` block ends, and stops the workers.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -91,7 +92,7 @@ def _take_task(task: Callable[..., object]) -> None:
 
 
 def _end_with_parent() -> None:
-    """End when the process that gives jobs has ended, be it by SIGKILL; otherwise workers would wait for ever."""
+    """End this worker when its parent has ended, even by SIGKILL; otherwise it would wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,7 +1,7 @@
-"""Stages on a Ray cluster: plain actors that do jobs of one task; placement, restarts and retries are Ray's.
+"""The engine for a Ray cluster: actors run the jobs of one task; placement, restarts and retries are Ray's.
 
 A task leaves its results in the store's folder, so every machine of the cluster must see that folder under the same
-path. Doing a job twice changes nothing, which is all that restarting a lost actor and repeating its jobs needs.
+path. Running a job twice changes nothing, so a lost actor is restarted and its jobs repeated.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from typing import Any
 from retentive.retrieval.engines.engine import Job, Result
 
 _JOBS_PER_ACTOR = 2
-"""Given to an actor at a time: one that it does, one that waits, so that it never waits itself."""
+"""Jobs assigned to an actor at a time: one that runs and one that waits, so that the actor is never idle."""
 
 _LARGE_TASK = 64 << 10
 
@@ -21,26 +21,26 @@ _SHARE_OF_CORE = 0.01
 
 
 class TaskActor:
-    """What runs on a worker: one task, made ready once, for many jobs."""
+    """The actor on a worker: holds one task and runs many jobs of it."""
 
     def __init__(self, task: Callable[[Any], Any]) -> None:
         self._task = task
 
     def do(self, job: Any) -> Any:
-        """Do one job."""
+        """Run one job."""
         return self._task(job)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayEngine:
-    """A Ray cluster.
+    """Runs jobs on a Ray cluster.
 
     Attributes:
-        address: Of the cluster's head, as ``host:port``; ``None`` takes the one that this process is connected to or
-            that runs on this machine, or starts one here.
-        workers: Actors, spread over the machines; ``None`` makes one for each core.
-        gpus_per_worker: GPUs that each actor claims, for encoding; parts of one may be shared.
-        max_retries: How often an actor is started again, with the jobs it had, when a worker is lost.
+        address: Address of the cluster's head, as ``host:port``; ``None`` takes the cluster that this process is
+            connected to or that runs on this machine, or starts one here.
+        workers: Number of actors, spread over the machines; ``None`` starts one for each core.
+        gpus_per_worker: GPUs that each actor reserves, for encoding; fractions share a GPU.
+        max_retries: How often a lost actor is restarted, together with its jobs.
     """
 
     address: str | None = None
@@ -49,7 +49,7 @@ class RayEngine:
     max_retries: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers must be at least 1 actor, but is {self.workers}.")
         for name in ("gpus_per_worker", "max_retries"):
@@ -57,10 +57,10 @@ class RayEngine:
                 raise ValueError(f"{name} must be at least 0, but is {getattr(self, name)}.")
 
     def map(self, task: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """Results in the order of the jobs, which are taken as they are needed.
+        """Yield results in the order of the jobs, which are consumed as they are needed.
 
         Raises:
-            Exception: The one that a job raised.
+            Exception: The exception that a job raised.
             OSError: If workers were lost too often.
         """
         ray = connect(self.address)
@@ -77,7 +77,7 @@ class RayEngine:
                 while waiting:
                     yield self._oldest(ray, waiting, load)
             finally:
-                for reference, _ in waiting:  # left only when something went wrong
+                for reference, _ in waiting:  # not empty only after an error
                     ray.cancel(reference)
 
     def _oldest(self, ray: Any, waiting: deque[tuple[Any, int]], load: list[int]) -> Any:
@@ -87,10 +87,10 @@ class RayEngine:
         try:
             return ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            raise error.cause from error  # what the job raised, not a report about it
+            raise error.cause from error  # the job's own exception instead of Ray's wrapper
         except ray.exceptions.RayActorError as error:
             message = f"a worker was lost more than {self.max_retries} times ({str(error).splitlines()[0]})"
-            raise OSError(f"{message}: finished blocks are kept; build again when the cluster is well.") from error
+            raise OSError(f"{message}: finished blocks are kept; build again when the cluster is stable.") from error
 
     @contextmanager
     def _actors(self, ray: Any, task: Callable[[Any], Any]) -> Generator[list[Any]]:
@@ -101,7 +101,7 @@ class RayEngine:
         # "unavailable" many times in a second, and counting those would give up before the actor is placed anew.
         options |= {"max_restarts": self.max_retries, "max_task_retries": -1 if self.max_retries else 0}
         made = ray.remote(TaskActor).options(**options)
-        # A small task travels with each actor; a large one, as a tokenizer is, once to each machine.
+        # A small task is sent with each actor; a large one, such as a tokenizer, once to each machine.
         given = task if len(ray.cloudpickle.dumps(task)) < _LARGE_TASK else ray.put(task)
         count = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         actors = [made.remote(given) for _ in range(count)]
@@ -113,7 +113,7 @@ class RayEngine:
 
 
 def connect(address: str | None) -> Any:
-    """Ray's module, connected to a cluster.
+    """Import Ray and connect it to a cluster.
 
     Raises:
         ImportError: If Ray is not installed.

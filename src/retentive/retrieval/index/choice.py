@@ -1,13 +1,13 @@
-"""Which FAISS index fits: by number of vectors, memory and wanted recall, with the reason in words."""
+"""Choosing a FAISS index by number of vectors, memory and wanted recall, with the reason in words."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 FLAT_LIMIT = 50_000
-"""Up to here an exact search of every vector takes a few milliseconds."""
+"""Up to this number of vectors, an exact search takes a few milliseconds."""
 
 HNSW_LIMIT = 5_000_000
-"""Beyond, the graph takes hours to build on one machine."""
+"""Above this number of vectors, building the graph takes hours on one machine."""
 
 HNSW_LINKS = 32
 _ID_BYTES = 8
@@ -24,11 +24,11 @@ class IndexConfig:
         memory_limit: Bytes that the index may take in memory.
         recall: Share of the exact nearest vectors that a search should find. Search effort is raised until a sample
             reaches it.
-        recall_at: How many nearest vectors that share is of.
+        recall_at: Number of nearest vectors that ``recall`` is measured on.
         recall_sample: Vectors that are searched to measure it.
         on_disk: Whether inverted lists stay on disk and are mapped; ``None`` does so when codes are compressed.
         rows_per_shard: Vectors that are indexed together before shards are merged (inverted lists only).
-        seed: Of the samples for training and for measuring.
+        seed: Seed of the samples for training and for measuring.
     """
 
     kind: str = "faiss"
@@ -42,7 +42,7 @@ class IndexConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if not 0 < self.recall <= 1:
             raise ValueError(f"recall must be above 0 and at most 1, but is {self.recall}.")
         for name in ("memory_limit", "recall_at", "recall_sample", "rows_per_shard"):
@@ -52,13 +52,13 @@ class IndexConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexChoice:
-    """An index and why.
+    """A chosen index and the reason.
 
     Attributes:
         factory: FAISS factory string.
         reason: One sentence.
         row_bytes: Bytes of one vector, or of its code.
-        memory_bytes: What it takes in memory when all of it is in use.
+        memory_bytes: Bytes of memory when all of it is in use.
         training_rows: Vectors of the random sample that it is trained on.
         effort: Name of the parameter that trades speed for recall, ``""`` for an exact index.
         on_disk: Whether inverted lists stay on disk.
@@ -76,7 +76,7 @@ class IndexChoice:
 
 
 def choose_index(rows: int, dimension: int, config: IndexConfig) -> IndexChoice:
-    """Choose an index, or read what a given factory string means.
+    """Choose an index, or describe the one of a given factory string.
 
     Raises:
         ValueError: If a given factory needs more vectors for its training than there are.
@@ -104,7 +104,7 @@ def choose_index(rows: int, dimension: int, config: IndexConfig) -> IndexChoice:
 
 
 def describe_factory(factory: str, rows: int, dimension: int, config: IndexConfig, reason: str) -> IndexChoice:
-    """What a factory string needs: memory, a training sample, and which parameter sets its recall."""
+    """Describe a factory string: its memory, its training sample, and the parameter that sets its recall."""
     parts = factory.split(",")
     lists = next((int(_digits(part[3:])) for part in parts if part.startswith("IVF")), 0)
     product = any(part.startswith("PQ") for part in parts)
@@ -163,7 +163,7 @@ def code_bytes(dimension: int) -> int:
 
 
 def rotated_dimension(dimension: int) -> int:
-    """Numbers that are left of a vector after the learned rotation: four a byte of code, if there are so many."""
+    """Dimensions of a vector after the learned rotation: four for a byte of code, if there are so many."""
     return min(256 if dimension >= 512 else 128, dimension)
 
 

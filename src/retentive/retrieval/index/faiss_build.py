@@ -1,4 +1,4 @@
-"""Building FAISS indexes: trained on a random sample, built shard by shard, merged, measured against exact search."""
+"""Building FAISS indexes: trained on a sample, built in shards, merged, and measured against exact search."""
 
 import json
 from collections.abc import Generator
@@ -53,10 +53,10 @@ def build_vector_index(
     Args:
         folder: Folder of the store.
         vectors: What is indexed; ids in the index are numbers of this run.
-        config: How.
+        config: Options of the index.
         first_block: Number of the run's first block in the store.
         engine: Where shards are built.
-        say: Takes the choice with its reason, and the recall.
+        say: Called with the choice and its reason, and with the recall.
     """
     choice = choose_index(len(vectors), vectors.dimension, config)
     measured = [config.recall, config.recall_at, config.recall_sample]
@@ -75,13 +75,13 @@ def build_vector_index(
         facts |= measure_recall(index, vectors, choice, config, say)
         (temporary / FACTS_FILE).write_text(json.dumps(facts, sort_keys=True, indent=1) + "\n")
     record = folder_record(folder, INDEX, key, first_block=first_block, num_blocks=len(vectors.keys))
-    assert record is not None, "a folder that was just sealed is sound"
+    assert record is not None, "a folder that was just sealed is undamaged"
     return replace(record, facts=facts)
 
 
 @contextmanager
 def _reproducible(factory: str) -> Generator[None]:
-    """One thread where a graph is built or a rotation is learned: with more, their last bits depend on chance."""
+    """Use one thread to build a graph or learn a rotation: with more, the result is not reproducible."""
     import faiss
 
     threads = faiss.omp_get_max_threads()
@@ -109,7 +109,7 @@ class ShardJob:
     """One shard: a run of blocks, added to a copy of the trained index.
 
     Attributes:
-        key: Name of the shard.
+        key: Key of the shard.
         vectors: Its vectors.
         first_id: Number of its first vector in the whole index.
     """
@@ -134,7 +134,7 @@ class ShardTask:
     factory: str
 
     def __call__(self, job: ShardJob) -> str:
-        """Build one shard unless it is there, and return its name."""
+        """Build one shard unless it exists, and return its key."""
         import faiss
 
         if folder_record(self.folder, SHARDS, job.key) is None:
@@ -163,7 +163,7 @@ def _build_in_shards(
     if choice.on_disk:
         merge_ondisk(index, files, str(temporary / LISTS_FILE))
         lists: Any = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)  # pyright: ignore[reportArgumentType]
-        path, lists.filename = lists.filename, LISTS_FILE  # what is written must not depend on a temporary name
+        path, lists.filename = lists.filename, LISTS_FILE  # the written file must not depend on a temporary name
         faiss.write_index(index, str(temporary / INDEX_FILE))
         lists.filename = path
     else:
@@ -174,7 +174,7 @@ def _build_in_shards(
 
 
 def train_index(folder: Path, vectors: VectorRows, choice: IndexChoice, config: IndexConfig) -> str:
-    """Train an empty index on the random sample, or find the trained one; returns its name."""
+    """Train an empty index on the random sample, or find the trained one; return its key."""
     import faiss
 
     key = key_of("trained", vectors.keys, choice.factory, choice.training_rows, config.seed)
@@ -188,7 +188,7 @@ def train_index(folder: Path, vectors: VectorRows, choice: IndexChoice, config: 
 
 
 def shard_jobs(vectors: VectorRows, trained: str, rows_per_shard: int) -> list[ShardJob]:
-    """Runs of blocks of about ``rows_per_shard`` vectors."""
+    """Divide blocks into runs of about ``rows_per_shard`` vectors."""
     jobs: list[ShardJob] = []
     first = 0
     for block in range(len(vectors.keys)):
@@ -204,7 +204,7 @@ def shard_jobs(vectors: VectorRows, trained: str, rows_per_shard: int) -> list[S
 def measure_recall(
     index: Any, vectors: VectorRows, choice: IndexChoice, config: IndexConfig, say: Say
 ) -> dict[str, Any]:
-    """Search a random sample, raising the effort until the wanted recall is reached, beyond what chance explains.
+    """Measure the recall on a random sample, and raise the effort until it is significantly above the wanted one.
 
     Recall is the share of answers, the vector itself left out, that are as near as the ``recall_at`` nearest ones.
 
@@ -232,7 +232,7 @@ def measure_recall(
         shares = np.minimum(near.sum(axis=1), wanted) / wanted
         facts["recall"] = round(float(shares.mean()), 4)
         facts["effort_value"] = value
-        # By chance another sample finds less: two standard errors above, and hardly any finds too little.
+        # Two standard errors above the wanted recall: another sample is then very unlikely to fall below it.
         if shares.mean() - 2 * shares.std() / len(ids) ** 0.5 >= config.recall:
             break
     effort = f" at {choice.effort} {facts['effort_value']}" if choice.effort else ""

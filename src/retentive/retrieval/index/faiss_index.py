@@ -1,4 +1,4 @@
-"""One FAISS index: memory-mapped, as exact as its measured recall."""
+"""One FAISS index, memory-mapped; its recall was measured when it was built."""
 
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ INDEX_FILE = "index.faiss"
 LISTS_FILE = "index.ivfdata"
 FACTS_FILE = "facts.json"
 CANDIDATES_AGAIN = 16
-"""Candidates a wanted answer that are compared again with the vectors, where codes are compressed."""
+"""For compressed codes: candidates per wanted answer that are compared with the exact vectors."""
 
 
 class FaissIndex:
     """One FAISS index over a run of vectors, numbered from 0.
 
     Args:
-        index: The index itself, over squared Euclidean distance.
-        vectors: What it was built from.
+        index: The FAISS index, over squared Euclidean distance.
+        vectors: The vectors that it was built from.
         effort: Name of the parameter that trades speed for recall, ``""`` for an exact index.
         effort_value: Its value.
-        exact_again: Whether candidates are compared once more with the vectors themselves.
+        exact_again: Whether candidates are compared again with the exact vectors.
     """
 
     def __init__(self, index: Any, vectors: VectorRows, *, effort: str, effort_value: int, exact_again: bool) -> None:
@@ -79,7 +79,7 @@ class FaissIndex:
             value = max(self._effort_value, k)
             if self._effort == "nprobe":
                 lists = faiss.extract_index_ivf(self._index).nlist
-                # Enough lists that they hold the answers twice over, however many are asked for.
+                # Enough lists to hold twice the requested number of answers.
                 value = min(lists, max(self._effort_value, -(-2 * k * lists // len(self._vectors))))
             faiss.ParameterSpace().set_index_parameter(self._index, self._effort, value)
         distances, ids = self._index.search(queries, k)
@@ -108,7 +108,7 @@ def read_index(place: Path) -> Any:
     """
     import faiss
 
-    # Lists on disk must not be opened with the flag for mapping: FAISS would crash.
+    # Inverted lists on disk must not be opened with the memory-mapping flag: FAISS crashes.
     on_disk = (place / LISTS_FILE).exists()
     flags = faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR if on_disk else faiss.IO_FLAG_MMAP_IFC
     try:

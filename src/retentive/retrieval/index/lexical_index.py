@@ -1,9 +1,9 @@
 """The BM25 index: one tantivy segment for a run of blocks, and all segments opened as one index.
 
-tantivy names segments by chance and keeps them all in one folder that it alone may change. Here a segment is built by
-one thread in a folder of its own and gets plain names, so its bytes are a pure function of its text; opening puts links
-to all segments into a temporary folder and writes there the list that tantivy reads. So a store can be read-only, a
-segment is never rewritten, and additions add segments. Word statistics are those of all segments together.
+tantivy gives segments random names and keeps them in one folder that it rewrites. Here each segment is built by one
+thread in a folder of its own and gets fixed names, so that its bytes are a pure function of its text. Opening links all
+segments into a temporary folder and writes the list that tantivy reads there. A store can thus be read-only, a segment
+is never rewritten, and additions add segments. Word statistics are those of all segments together.
 """
 
 import json
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 LEXICAL = "lexical"
 FIELD = "words"
 ROWS_PER_SEGMENT = 1 << 20
-"""Chunks that close a segment: few segments search faster, small ones cost less when one is damaged."""
+"""Chunks of a segment: fewer segments search faster, smaller ones are cheaper to rebuild when damaged."""
 
 _PARTS = ("term", "idx", "pos", "fieldnorm", "fast", "store")
 _HEAP_BYTES = 1 << 30
 
 
 def schema() -> "tantivy.Schema":
-    """One field of words that are split already, with their counts and without their positions."""
+    """The schema: one field of words that are already split, with counts and without positions."""
     from tantivy import SchemaBuilder
 
     builder = SchemaBuilder()
@@ -58,13 +58,13 @@ def write_segment(
         key: Name of the segment.
         rows: Words of each chunk, in the order of ids.
         first_block: First block that it covers.
-        num_blocks: How many.
+        num_blocks: Number of blocks that it covers.
     """
     from tantivy import Document, Index
 
     with sealed_folder(folder, LEXICAL, key) as temporary, tempfile.TemporaryDirectory() as building:
         index = Index(schema(), path=building)
-        # One thread: with more, chance decides which chunk gets which place.
+        # One thread: with more, the order of chunks is random.
         writer = index.writer(heap_size=_HEAP_BYTES, num_threads=1)
         for words in rows:
             text = " ".join(" ".join([word] * count) for word, count in words.items())
@@ -82,7 +82,7 @@ def write_segment(
         settings = {"rows": len(rows), "index_settings": listed["index_settings"], "schema": listed["schema"]}
         (temporary / "segment.json").write_text(json.dumps(settings, sort_keys=True) + "\n")
     record = folder_record(folder, LEXICAL, key, first_block=first_block, num_blocks=num_blocks)
-    assert record is not None, "a folder that was just sealed is sound"
+    assert record is not None, "a folder that was just sealed is undamaged"
     return record
 
 
@@ -93,7 +93,7 @@ class LexicalIndex:
         folder: Folder of the store.
         segments: Their records.
         first_chunks: First chunk of each block of the store, and the number of all chunks.
-        threads: Queries that are searched side by side.
+        threads: Number of queries that are searched in parallel.
 
     Raises:
         DamagedFileError: If tantivy cannot open a segment or finds another number of chunks.
@@ -116,7 +116,7 @@ class LexicalIndex:
     def _open(self, folder: Path) -> "tantivy.Searcher":
         from tantivy import Index
 
-        # tantivy maps all files when it opens; the links may go once that is done.
+        # tantivy maps all files when it opens, after which the links can be removed.
         with _temporary_folder() as links:
             listed: list[dict[str, Any]] = []
             settings: dict[str, Any] = {}
@@ -131,7 +131,7 @@ class LexicalIndex:
             (Path(links) / "meta.json").write_text(json.dumps(content | {"segments": listed, "opstamp": 0}))
             try:
                 index = Index.open(links)
-                index.config_reader("manual")  # nothing will change, so nothing needs watching
+                index.config_reader("manual")  # the segments never change, so they need not be watched
                 searcher = index.searcher()
             except Exception as error:  # tantivy raises ValueError, OSError and its own panics
                 raise _damaged(folder / LEXICAL, error) from error
@@ -157,7 +157,7 @@ class LexicalIndex:
                 one(row)
         else:
             with ThreadPoolExecutor(self._threads) as pool:
-                # In runs: handing over single queries would cost more than many of the searches.
+                # In batches: passing single queries to threads costs more than many of the searches.
                 runs = [range(begin, min(begin + 32, len(queries))) for begin in range(0, len(queries), 32)]
                 list(pool.map(lambda run: [one(row) for row in run], runs))
         return scores, ids
@@ -176,7 +176,7 @@ class LexicalIndex:
 
 
 def _read_settings(place: Path) -> dict[str, Any]:
-    """What `write_segment` noted of a segment: its rows, and tantivy's settings and schema."""
+    """Read the description that `write_segment` wrote: number of rows, and tantivy's settings and schema."""
     try:
         settings = read_json(place / "segment.json", cure=MEND)
     except OSError as error:
@@ -192,7 +192,7 @@ def _temporary_folder() -> Generator[str]:
     try:
         yield folder
     finally:
-        # A thread that tantivy starts when it opens may still put its lock file here, once.
+        # A thread of tantivy may still create its lock file in the folder after it was emptied.
         for _ in range(50):
             shutil.rmtree(folder, ignore_errors=True)
             if not Path(folder).exists():

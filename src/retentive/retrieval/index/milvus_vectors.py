@@ -19,7 +19,7 @@ from retentive.retrieval.search.searcher import vector_rows
 from retentive.retrieval.store import Datastore
 
 MOST_ANSWERS = 16_384
-"""What a Milvus server gives for one query at most."""
+"""The largest number of answers that a Milvus server gives for one query."""
 
 _BYTES_OF_A_CALL = 8 << 20
 _QUERIES_OF_A_CALL = 256
@@ -30,10 +30,10 @@ class MilvusVectors:
     """Vectors of one version of a store in a collection of a Milvus server, cluster or file.
 
     Args:
-        uri: Of the server, as ``http://host:19530``, or the path of a file that ends in ``.db``.
+        uri: Address of the server, as ``http://host:19530``, or the path of a file that ends in ``.db``.
         collection: Name of the collection, as `collection_name` gives it.
-        token: For a server that asks for one, as ``user:password``.
-        effort: What the index may take into account for a query: ``ef`` of HNSW, ``nprobe`` of inverted lists.
+        token: For a server with authentication, as ``user:password``.
+        effort: Search effort of the index: ``ef`` of HNSW, ``nprobe`` of inverted lists.
 
     Raises:
         ImportError: If pymilvus is not installed.
@@ -73,12 +73,12 @@ class MilvusVectors:
         return scores, ids
 
     def close(self) -> None:
-        """Let go of the connection; a file can then be opened by another process."""
+        """Close the connection; a file can then be opened by another process."""
         self._client.close()
 
 
 def collection_name(store: Datastore) -> str:
-    """Name of the collection for a store's version: other text, chunks or vectors have another one."""
+    """The collection's name for a version of a store; other text, chunks or vectors give another name."""
     vectors = store.manifest.settings["vectors"]
     return "retentive_" + key_of("milvus", store.manifest.corpus_key, vectors["fingerprint"])
 
@@ -92,7 +92,7 @@ def upload_vectors(
     index_params: dict[str, Any] | None = None,
     effort: int = 128,
 ) -> MilvusVectors:
-    """Copy a store's vectors to Milvus, or go on with a copy that was interrupted, and answer from there.
+    """Copy a store's vectors to Milvus, or resume an interrupted copy, and return the searchable collection.
 
     Args:
         store: A store with vectors.
@@ -137,7 +137,7 @@ def _make_collection(client: Any, name: str, dimension: int, index_type: str, pa
 
 
 def _upload_block(client: Any, name: str, rows: VectorRows, number: int) -> None:
-    """Copy one block unless its last vector is there; ids are those of chunks, so doing it twice changes nothing."""
+    """Copy one block unless its last vector exists; ids are those of chunks, so copying twice changes nothing."""
     begin, end = int(rows.firsts[number]), int(rows.firsts[number + 1])
     if end == begin or client.get(name, ids=[end - 1], output_fields=[_ID]):
         return

@@ -13,7 +13,7 @@ from retentive.retrieval.manifest import FolderRecord
 
 
 class VectorIndex:
-    """All vector indexes of a store as one: the first one, and those that additions brought.
+    """All vector indexes of a store as one: the first one, and one for each addition of documents.
 
     Args:
         folder: Folder of the store.

@@ -1,4 +1,4 @@
-"""Which candidates may be neighbours of a chunk that is trained on: none that gives away what is to be predicted."""
+"""Filtering candidates for neighbours of training chunks: none may contain what the model is to predict."""
 
 from dataclasses import dataclass
 
@@ -10,29 +10,29 @@ from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.neighbours.near_duplicates import are_near
 
 DocumentKeys = UInt64[np.ndarray, "_"]
-"""One number a document; documents with the same number count as the same."""
+"""A key of each document; documents with equal keys count as the same."""
 
 _PLACES = 16
-"""Places a member in the table that says which values cannot be members."""
+"""Slots for each member in the table that rules out most non-members."""
 
 
 def sample_numbers(corpus: Corpus, ids: Int64[np.ndarray, "_"], sample_chunks: int | None) -> Int64[np.ndarray, "_"]:
-    """Which training sample each chunk is in: its document, or one of equally many chunks, one after the other."""
+    """The training sample of each chunk: its document, or a run of ``sample_chunks`` consecutive chunks."""
     return corpus.documents(ids) if sample_chunks is None else ids // sample_chunks
 
 
 def members(samples: np.ndarray, keys: np.ndarray) -> UInt64[np.ndarray, "*shape"]:
-    """One number for a sample and something in it; others meet by chance of 2**-64."""
+    """A 64-bit hash of a sample and a value in it; different pairs collide with probability 2**-64."""
     return mix(keys.astype(np.uint64) ^ mix(samples.astype(np.uint64)))
 
 
 def contained(values: np.ndarray, among: UInt64[np.ndarray, "_"]) -> Bool[np.ndarray, "*shape"]:
-    """Which values are in a sorted list of numbers that are spread over all 64 bits."""
+    """Whether each value is in a sorted list of numbers that are spread over all 64 bits."""
     found = np.zeros(values.size, dtype=np.bool_)
     if len(among) == 0:
         return found.reshape(values.shape)
     flat = values.reshape(-1)
-    # A table by the first bits says no to nearly all values at once; only the others are searched for in the list.
+    # A table of the first bits rules out nearly all values; only the others are searched for in the list.
     shift = np.uint64(64 - (_PLACES * len(among)).bit_length())
     table = np.zeros(1 << (64 - int(shift)), dtype=np.bool_)
     table[among >> shift] = True
@@ -44,17 +44,17 @@ def contained(values: np.ndarray, among: UInt64[np.ndarray, "_"]) -> Bool[np.nda
 
 @dataclass(frozen=True)
 class NeighbourFilter:
-    """Says of candidates whether they may be neighbours.
+    """Decides whether candidates may be neighbours.
 
     Never allowed are: the chunk itself; any chunk of a document of its training sample (or of a copy of one), and so
     no continuation of such a document either, since a continuation is of its neighbour's document; a chunk that
     equals a chunk of the sample, or is continued by one; chunks of removed documents; on request, near duplicates.
 
     Attributes:
-        database: Where candidates are from.
+        database: The corpus of the candidates.
         database_keys: Keys of its documents, one array for each way in which documents can be the same.
-        queries: Where the chunks that need neighbours are from.
-        query_ids: Which they are.
+        queries: The corpus of the chunks that need neighbours.
+        query_ids: Ids of these chunks.
         samples: Training sample of each.
         sample_documents: Sorted `members` of the samples: the keys of all documents in them.
         sample_hashes: Sorted `members` of the samples: the hashes of all chunks in them.
@@ -73,7 +73,7 @@ class NeighbourFilter:
     def __call__(
         self, rows: Int64[np.ndarray, "rows"], ids: Int64[np.ndarray, "rows candidates"]
     ) -> Bool[np.ndarray, "rows candidates"]:
-        """Which candidates of some of the queries are allowed."""
+        """Whether each candidate of the queries is allowed."""
         samples = self.samples[rows][:, None]
         documents, hashes, following = self.database.describe(ids)
         allowed = ids >= 0
@@ -97,7 +97,7 @@ class NeighbourFilter:
         open_places: Bool[np.ndarray, "rows candidates"],
         threshold: float,
     ) -> Bool[np.ndarray, "rows candidates"]:
-        """Candidates like the chunk or like the one after it, and those that are continued by one like that."""
+        """Whether a candidate or its continuation is similar to the chunk or to the chunk after it."""
         line, place = np.nonzero(open_places)
         chunks, candidates = self.query_ids[rows[line]], ids[line, place]
         targets, following = self.queries.continuations(chunks), self.database.continuations(candidates)
@@ -123,7 +123,7 @@ def make_filter(
     Args:
         queries: The chunks that need neighbours.
         query_keys: Keys of their documents.
-        database: Where candidates are from; may be the same object.
+        database: The corpus of the candidates; may be the same object.
         database_keys: Keys of its documents, made in the same ways.
         block: Number of the block.
         sample_chunks: Chunks per training sample; ``None`` means that a sample has one document.

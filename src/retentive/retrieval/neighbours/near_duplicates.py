@@ -1,7 +1,7 @@
 """Near duplicates: texts of which most runs of 13 tokens are the same (Lee et al. 2022, arXiv:2107.06499).
 
-MinHash (Broder 1997) says fast which pairs may be alike; those are then compared exactly, so its error costs time and
-not answers. Whole documents that are alike form a family: a document must not be given neighbours from its own family.
+MinHash (Broder 1997) finds candidate pairs, which are then compared exactly, so its errors cost time and not answers.
+Similar documents form a family: a document must not be given neighbours from its own family.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,10 +23,10 @@ GRAM = 13
 CHUNK_VALUES = 32
 DOCUMENT_VALUES = 128
 _BAND = 4
-"""Values of a document's signature that must agree for it to be looked at: 0.8 ** 4 a band, 0.9999999 over all 32."""
+"""Values of a band of the signature: at similarity 0.8 a band agrees with 0.8 ** 4, one of all 32 with 0.9999999."""
 
 _NONE = np.uint64(0xFFFFFFFFFFFFFFFF)
-# By so much estimates from 32 and from 128 values may be too low: four standard deviations.
+# Four standard deviations of the estimates from 32 and from 128 values.
 _SLACK = 0.3
 _DOCUMENT_SLACK = 0.15
 _PAIRS_AT_ONCE = 4096
@@ -36,7 +36,7 @@ Grams = UInt64[np.ndarray, "rows grams"]
 
 
 def gram_hashes(tokens: Int64[np.ndarray, "length"]) -> UInt64[np.ndarray, "grams"]:
-    """A hash for every run of 13 tokens; a shorter text is one run."""
+    """A hash of every run of 13 tokens; a shorter text is one run."""
     if tokens.size == 0:
         return np.zeros(0, dtype=np.uint64)
     if tokens.size < GRAM:
@@ -64,7 +64,7 @@ def _permutations(values: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def minhash(grams: Grams, values: int) -> UInt32[np.ndarray, "rows values"]:
-    """Signatures: two rows agree in a value with the probability that is their Jaccard similarity."""
+    """MinHash signatures: two rows agree in a value with a probability equal to their Jaccard similarity."""
     factors, shifts = _permutations(values)
     found = np.full((len(grams), values), 0xFFFFFFFF, dtype=np.uint32)
     if grams.shape[1] == 0:
@@ -103,7 +103,7 @@ class SignatureTask:
     folder: Path
 
     def __call__(self, chunk_key: str) -> tuple[str, bool]:
-        """Make one block unless a sound one is there; returns its name and which it was."""
+        """Make one block unless an undamaged one exists; return its key and whether it was made."""
         key = signature_key(chunk_key)
         problem, _ = check_block(self.folder, SIGNATURES, key)
         if problem is not None:
@@ -135,7 +135,7 @@ def are_near(
     right: Int64[np.ndarray, "pairs"],
     threshold: float,
 ) -> Bool[np.ndarray, "pairs"]:
-    """Which pairs of chunks are alike: by signature first, then exactly. A missing chunk is like none."""
+    """Whether pairs of chunks are similar: by signature first, then exactly. A missing chunk is similar to none."""
     near = (left >= 0) & (right >= 0)
     estimate = np.zeros(len(left))
     some = np.flatnonzero(near)
@@ -161,12 +161,12 @@ def _signatures(corpus: Corpus, ids: Int64[np.ndarray, "rows"]) -> UInt32[np.nda
 def document_families(
     corpora: list[Corpus], keys: list[UInt64[np.ndarray, "_"]], threshold: float
 ) -> list[UInt64[np.ndarray, "_"]]:
-    """Give documents that are alike the same key, over all corpora together.
+    """Give similar documents the same key, over all corpora together.
 
     Args:
-        corpora: Whose documents; their signatures are there.
-        keys: A key of each document; equal keys are one family from the start.
-        threshold: Jaccard similarity from which two documents are alike.
+        corpora: The corpora; their signatures must exist.
+        keys: A key of each document; documents with equal keys are one family from the start.
+        threshold: Jaccard similarity from which two documents are similar.
     """
     signatures = np.concatenate([_document_signatures(corpus) for corpus in corpora])
     merged = np.concatenate(keys)
@@ -200,7 +200,7 @@ def set_jaccard(left: UInt64[np.ndarray, "_"], right: UInt64[np.ndarray, "_"]) -
 
 
 def _candidate_pairs(signatures: UInt32[np.ndarray, "documents values"]) -> Iterator[tuple[int, int]]:
-    """Pairs of documents that agree in a band of their signatures and, by estimate, may be alike."""
+    """Pairs of documents that agree in a band of their signatures and may be similar by the estimate."""
     filled = np.flatnonzero((signatures != 0xFFFFFFFF).any(axis=1))
     for begin in range(0, DOCUMENT_VALUES, _BAND):
         band = hash_rows(signatures[filled, begin : begin + _BAND].astype(np.int64))
@@ -209,7 +209,7 @@ def _candidate_pairs(signatures: UInt32[np.ndarray, "documents values"]) -> Iter
         edges = edges if edges[0] == 0 else [0, *edges]
         for first, last in pairwise(edges):
             same = filled[order[first:last]].tolist()
-            # With the first and with the one before: all pairs of a thousand copies would be half a million.
+            # Pairs with the first and the preceding document only: a thousand copies have half a million pairs.
             pairs = {(same[0], other) for other in same[1:]} | set(pairwise(same))
             yield from sorted(pairs)
 

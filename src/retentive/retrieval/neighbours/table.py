@@ -1,4 +1,4 @@
-"""The table of neighbours for training: for every chunk the nearest ones that give nothing away, on disk, by block."""
+"""The neighbour table for training: the nearest allowed chunks of every chunk, on disk, block by block."""
 
 import json
 from collections.abc import Callable
@@ -37,7 +37,7 @@ BUILD_AGAIN = "delete it and build the neighbours again, which keeps the finishe
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourConfig:
-    """How a table is made.
+    """Options of a neighbour table.
 
     Attributes:
         k: Neighbours of every chunk.
@@ -45,8 +45,8 @@ class NeighbourConfig:
             they are from; ``None`` means that a sample has chunks of one document only.
         near_duplicates: Jaccard similarity of 13-token runs from which chunks, and whole documents, count as the same
             (0.8 in the RETRO paper); ``None`` removes exact copies only.
-        candidates: Candidates that are asked for at first.
-        max_candidates: Candidates beyond which nobody asks on; a chunk that still has fewer than ``k`` has -1 there.
+        candidates: Number of candidates of the first search.
+        max_candidates: Largest number of candidates; a chunk with fewer than ``k`` allowed ones has -1 for the rest.
     """
 
     k: int = 2
@@ -56,7 +56,7 @@ class NeighbourConfig:
     max_candidates: int = 4096
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         for name in ("k", "candidates", "max_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
@@ -68,13 +68,13 @@ class NeighbourConfig:
 
 @dataclass(frozen=True)
 class StoreVersion:
-    """What is needed to open one version of a store somewhere else.
+    """What a worker needs to open one version of a store.
 
     Attributes:
         folder: Folder of the store.
         version: Key of the version.
         tokenizer: Whose tokens its chunks are.
-        encoder: What they are compared by.
+        encoder: How they are compared.
     """
 
     folder: Path
@@ -84,18 +84,18 @@ class StoreVersion:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """What it consists of."""
+        """Its manifest."""
         return read_manifest(self.folder, self.version)
 
     @cached_property
     def corpus(self) -> Corpus:
-        """Its text."""
+        """Its corpus."""
         chunk_size = self.manifest.settings["chunking"]["chunk_size"]
         return Corpus(self.folder, self.manifest.chunks, chunk_size, self.manifest.removed)
 
     @cached_property
     def searcher(self) -> Searcher:
-        """Its indexes."""
+        """Its searcher."""
         return Searcher(self.folder, self.manifest, self.encoder, self.tokenizer)
 
     @cached_property
@@ -104,7 +104,7 @@ class StoreVersion:
         return document_keys(self.corpus)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it is, not what it has opened."""
+        """Pickle the fields, not the open files."""
         return StoreVersion, (self.folder, self.version, self.tokenizer, self.encoder)
 
 
@@ -114,8 +114,8 @@ class NeighbourTask:
 
     Attributes:
         queries: The chunks that need neighbours.
-        database: Where they are looked for.
-        config: How.
+        database: The store that is searched.
+        config: Options of the table.
         table: Key of the table.
     """
 
@@ -125,7 +125,11 @@ class NeighbourTask:
     table: str
 
     def __call__(self, block: int) -> tuple[str, int, int, bool]:
-        """Make one block unless a sound one is there: its checksum, chunks, missing neighbours, and which it was."""
+        """Make one block unless an undamaged one exists.
+
+        Returns:
+            Its checksum, the number of chunks, the number of missing neighbours, and whether it was made.
+        """
         folder, key = self.queries.folder, key_of(NEIGHBOURS, self.table, block)
         problem, checksum = check_block(folder, NEIGHBOURS, key)
         if problem is not None:
@@ -161,7 +165,7 @@ class NeighbourTask:
 
     @cached_property
     def _families(self) -> tuple[tuple[DocumentKeys, ...], tuple[DocumentKeys, ...]]:
-        """Keys of the documents of both stores; documents that are alike have the same first key."""
+        """Keys of the documents of both stores; similar documents have the same first key."""
         database, queries = self.database.document_keys, self.queries.document_keys
         if self.config.near_duplicates is None:
             return queries, database
@@ -177,12 +181,12 @@ class NeighbourTask:
         return (self.queries.folder, self.queries.version) == (self.database.folder, self.database.version)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it is, not what it has opened."""
+        """Pickle the fields, not the open files."""
         return NeighbourTask, (self.queries, self.database, self.config, self.table)
 
 
 def table_key(queries: StoreVersion, database: StoreVersion, config: NeighbourConfig) -> str:
-    """Name of a table: of the chunks, of everything that is searched, and of how."""
+    """Key of a table: a hash of the chunks, of everything that is searched, and of the options."""
     found = database.manifest
     searched = [found.corpus_key, found.removed, [record.key for record in found.indexes], found.settings["encoder"]]
     effort = [record.facts.get("effort_value") for record in found.indexes]
@@ -196,10 +200,10 @@ def build_table(
 
     Args:
         queries: The chunks that need neighbours.
-        database: Where they are looked for, often the same.
-        config: How.
+        database: The store that is searched, often the same.
+        config: Options of the table.
         engine: Where blocks are searched.
-        count: Takes the stage and whether a block was computed, for the report.
+        count: Called with the stage and whether a block was computed, for the report.
 
     Returns:
         The key of the table.
@@ -244,7 +248,7 @@ def build_table(
 
 
 def find_table(queries: StoreVersion, database: StoreVersion, config: NeighbourConfig) -> str:
-    """Key of the finished table of two stores, made with these options.
+    """Key of the finished table of two stores with these options.
 
     Documents that were removed since do not matter: the table does not show them.
 
@@ -279,8 +283,8 @@ class NeighbourTable:
 
     Args:
         queries: The chunks that have neighbours.
-        database: Where the neighbours are from.
-        key: Name of the table.
+        database: The corpus of the neighbours.
+        key: Key of the table.
     """
 
     def __init__(self, queries: Corpus, database: Corpus, key: str) -> None:
@@ -315,11 +319,11 @@ class NeighbourTable:
         return self._queries.num_chunks
 
     def ids(self, chunks: Ids) -> Int64[np.ndarray, "*shape k"]:
-        """Neighbours of chunks, `MISSING` where there are none, or none any more."""
+        """Neighbours of chunks, `MISSING` where there are none or they were removed."""
         return self._read(chunks)[0]
 
     def scores(self, chunks: Ids) -> Float32[np.ndarray, "*shape k"]:
-        """How near each neighbour is; ``-inf`` where there is none."""
+        """Scores of the neighbours, higher is nearer; ``-inf`` where there is none."""
         return self._read(chunks)[1]
 
     def tokens(self, chunks: Ids) -> Int64[np.ndarray, "*shape k length"]:

@@ -1,1 +1,1 @@
-"""Queries and answers."""
+"""Search: queries, the searcher over all indexes of a store, and the display of answers."""

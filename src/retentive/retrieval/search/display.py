@@ -1,4 +1,4 @@
-"""What a person sees: answers with their place in a document and the matched words marked, and what a store holds."""
+"""Display for the terminal: answers with their position and marked words, and the contents of a store."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,17 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """One answer.
+    """One answer of a search.
 
     Attributes:
-        rank: From 1.
+        rank: Rank of the answer, from 1.
         chunk: Id of the chunk.
         score: Higher is nearer.
         document: Name of its document.
-        first_token: Place of its first token in the document, from 0.
-        line: Line of its first character, from 1, in the text as the tokenizer gives it back.
-        text: The chunk.
-        continuation: What follows it in the document, at most as much again.
+        first_token: Position of its first token in the document, from 0.
+        line: Line of its first character, from 1, in the decoded text.
+        text: Text of the chunk.
+        continuation: The text after it in the document, at most one more chunk.
         matches: Begin and end of each word of the query in ``text``.
     """
 
@@ -42,14 +42,14 @@ class Hit:
     matches: tuple[Span, ...]
 
     def lines(self, before: str = "[", after: str = "]") -> list[str]:
-        """The answer as it is printed, matched words between ``before`` and ``after``."""
+        """The answer in lines for the terminal, matched words between ``before`` and ``after``."""
         place = f"{self.document}, line {self.line} (chunk {self.chunk}, token {self.first_token})"
         shown = _one_line(marked(self.text, self.matches, before, after))
         return [f"{self.rank}. {place}, score {self.score:.2f}", f"   {shown}", f"   -> {_one_line(self.continuation)}"]
 
 
 def find(store: Datastore, text: str, k: int = 5) -> list[Hit]:
-    """Search for a text, for a person to read.
+    """Search for a text and describe the answers for display.
 
     Raises:
         ValueError: If ``text`` is empty or ``k`` is below 1.
@@ -82,14 +82,14 @@ def find(store: Datastore, text: str, k: int = 5) -> list[Hit]:
 
 
 def matches(query: str, text: str) -> tuple[Span, ...]:
-    """Where the words of a query stand in a text."""
+    """Begin and end of each word of a query in a text."""
     wanted = set(split_words(query))
     words = (word for word in WORD.finditer(text) if word.group().lower()[:LONGEST_WORD] in wanted)
     return tuple(word.span() for word in words)
 
 
 def marked(text: str, spans: tuple[Span, ...], before: str, after: str) -> str:
-    """A text with marks around some of its parts."""
+    """A text with marks around the given parts."""
     pieces: list[str] = []
     end = 0
     for begin, stop in spans:
@@ -108,21 +108,21 @@ def _one_line(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreInfo:
-    """What a store holds.
+    """The contents of a store.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         version: Key of the version.
-        versions: How many versions lie there.
-        documents: That can be found.
-        removed: Documents that were removed.
-        chunks: That can be found.
+        versions: Number of versions in the folder.
+        documents: Number of documents, without removed ones.
+        removed: Number of removed documents.
+        chunks: Number of chunks, without those of removed documents.
         tokens: In all chunks, removed documents included.
         chunk_size: Tokens per chunk.
         tokenizer: Kind of the tokenizer.
-        encoder: What the encoder is.
-        indexes: Parts of the index, each in words.
-        tables: Neighbour tables.
+        encoder: Settings of the encoder.
+        indexes: A description of each index.
+        tables: Number of neighbour tables.
         bytes_by_kind: Bytes on disk, of all versions together.
     """
 
@@ -141,7 +141,7 @@ class StoreInfo:
     bytes_by_kind: dict[str, int]
 
     def lines(self) -> list[str]:
-        """As it is printed."""
+        """The lines for the terminal."""
         removed = f" ({self.removed:,} removed)" if self.removed else ""
         encoder = ", ".join(f"{name} {value}" for name, value in self.encoder.items() if not isinstance(value, dict))
         lines = [
@@ -158,7 +158,7 @@ class StoreInfo:
 
 
 def describe(store: Datastore) -> StoreInfo:
-    """What a store holds."""
+    """Describe the contents of a store."""
     settings = store.manifest.settings
     sizes: dict[str, int] = {}
     for path in sorted(store.folder.rglob("*")):

@@ -1,4 +1,4 @@
-"""What a search is asked, and what it answers."""
+"""The input and the result of a search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Query = str | Sequence[str] | Sequence[int] | np.ndarray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbours:
-    """What a search found, nearest first.
+    """The result of a search, nearest first.
 
     Attributes:
         ids: Ids of chunks, -1 where there are no more.
         scores: BM25, negative squared distance or fused rank: higher is nearer; ``-inf`` where there are no more.
-        tokens: Each chunk and what follows it in its document, -1 where there is no token.
+        tokens: Each chunk and its continuation in the document, -1 where there is no token.
     """
 
     ids: Int64[np.ndarray, "queries k"]

@@ -1,4 +1,4 @@
-"""Queries against an index, whatever its kind, and the search for answers that are allowed."""
+"""Encoded queries against words, vectors or both, and the search for allowed answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from retentive.text.tokenizer import Tokenizer
 
 RowNumbers = Int64[np.ndarray, "rows"]
 Allowed = Callable[[RowNumbers, Int64[np.ndarray, "rows candidates"]], Bool[np.ndarray, "rows candidates"]]
-"""Says for queries (by number) which of their candidates may be answers."""
+"""For queries (by number) and their candidates: whether each candidate may be an answer."""
 
 
 @runtime_checkable
@@ -36,11 +36,11 @@ class Queries(Protocol):
     """Encoded queries, ready to be searched for any number of answers."""
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of queries."""
         ...
 
     def select(self, rows: RowNumbers) -> "Queries":
-        """Some of them."""
+        """The queries of the given rows."""
         ...
 
     def search(self, k: int) -> Ranking:
@@ -56,15 +56,15 @@ class WordQueries:
     index: LexicalIndex
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of queries."""
         return len(self.words)
 
     def select(self, rows: RowNumbers) -> "WordQueries":
-        """Some of them."""
+        """The queries of the given rows."""
         return WordQueries([self.words[row] for row in rows.tolist()], self.index)
 
     def search(self, k: int) -> Ranking:
-        """By BM25."""
+        """The ``k`` nearest chunks of each query by BM25."""
         return self.index.search(self.words, k)
 
 
@@ -76,15 +76,15 @@ class VectorQueries:
     index: NearestVectors
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of queries."""
         return len(self.vectors)
 
     def select(self, rows: RowNumbers) -> "VectorQueries":
-        """Some of them."""
+        """The queries of the given rows."""
         return VectorQueries(self.vectors[rows], self.index)
 
     def search(self, k: int) -> Ranking:
-        """By negative squared distance."""
+        """The ``k`` nearest chunks of each query by squared Euclidean distance."""
         return self.index.search(self.vectors, k)
 
 
@@ -97,15 +97,15 @@ class FusedQueries:
     encoder: FusedEncoder
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of queries."""
         return len(self.words)
 
     def select(self, rows: RowNumbers) -> "FusedQueries":
-        """Some of them."""
+        """The queries of the given rows."""
         return FusedQueries(self.words.select(rows), self.vectors.select(rows), self.encoder)
 
     def search(self, k: int) -> Ranking:
-        """By reciprocal rank fusion."""
+        """The ``k`` best chunks of each query by fused ranks."""
         depth = max(k, self.encoder.depth)
         rankings = [self.words.search(depth)[1], self.vectors.search(depth)[1]]
         scores, ids = self.encoder.fuse(rankings, k)
@@ -113,14 +113,14 @@ class FusedQueries:
 
 
 class Searcher:
-    """All indexes of one version of a store behind one question.
+    """Searches all indexes of one version of a store.
 
     Args:
         folder: Folder of the store.
         manifest: The version.
-        encoder: What made its keys, or what makes it again; its model is loaded when text has to be encoded.
-        tokenizer: Whose tokens its chunks are.
-        backend: Where vectors are searched instead of the store's own FAISS index.
+        encoder: The encoder of its chunks; its model is loaded when a text has to be encoded.
+        tokenizer: The tokenizer of its chunks.
+        backend: Searches vectors instead of the store's own indexes.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Searcher:
             self._vectors = (dense, rows, backend or VectorIndex(folder, records, rows))
 
     def queries(self, passages: Passages) -> Queries:
-        """Encode passages as keys are encoded."""
+        """Encode passages in the way chunks are encoded."""
         words = vectors = None
         if self._words is not None:
             encoder, index = self._words
@@ -162,7 +162,7 @@ class Searcher:
         return self._together(words, vectors)
 
     def queries_of_block(self, block: int) -> Queries:
-        """All chunks of a block as queries: the query of a stored chunk is its key, so nothing is encoded."""
+        """All chunks of a block as queries; their stored vectors are used, so no text is encoded by a model."""
         words = vectors = None
         if self._words is not None:
             encoder, index = self._words
@@ -174,13 +174,13 @@ class Searcher:
         return self._together(words, vectors)
 
     def _check_encoder(self, encoder: VectorEncoder) -> None:
-        """Refuse a model whose files are no longer those that made the keys; looked at once, as it reads them all."""
+        """Check once that the model's files are those that encoded the store; all of them are read for it."""
         if not self._encoder_is_checked:
             wanted, found = self.manifest.settings["vectors"]["fingerprint"], encoder.fingerprint()
             if wanted != found:
                 message = f"the encoder's model was changed since {str(self.folder)!r} was built with it"
                 raise MismatchError(
-                    f"{message} ({wanted[:16]}, now {found[:16]}): bring it back or build a store anew."
+                    f"{message} ({wanted[:16]}, now {found[:16]}): restore the model, or build a new store."
                 )
             self._encoder_is_checked = True
 
@@ -200,14 +200,14 @@ def vector_rows(folder: Path, manifest: Manifest, fingerprint: str, dimension: i
 
 
 def search_allowed(queries: Queries, k: int, allowed: Allowed, *, first: int, limit: int) -> tuple[Ranking, RowNumbers]:
-    """The ``k`` nearest chunks that are allowed, asking for four times as many candidates until there are enough.
+    """The ``k`` nearest allowed chunks; the number of candidates is quadrupled until there are enough.
 
     Args:
-        queries: What is searched for.
-        k: Answers wanted.
-        allowed: Says which candidates may be answers.
-        first: Candidates that are asked for at first.
-        limit: Candidates beyond which nobody asks on.
+        queries: The queries.
+        k: Number of answers.
+        allowed: Decides which candidates may be answers.
+        first: Number of candidates of the first search.
+        limit: Largest number of candidates.
 
     Returns:
         Scores and ids, and the queries that have fewer than ``k`` answers because of ``limit``.
@@ -224,7 +224,7 @@ def search_allowed(queries: Queries, k: int, allowed: Allowed, *, first: int, li
         line, place = np.nonzero(chosen)
         ids[rows[line], rank[line, place]] = found[line, place]
         scores[rows[line], rank[line, place]] = found_scores[line, place]
-        # An index that gives fewer than it was asked for has no more.
+        # An index that returns fewer candidates than requested has no more.
         open_rows = (kept.sum(axis=1) < k) & (found[:, -1] >= 0)
         rows = rows[open_rows]
         if wanted >= limit:
