@@ -1,6 +1,7 @@
-"""The house stays open: no two files import each other, and files and functions stay short enough to be read."""
+"""The house stays open: no two files import each other, files and functions are short, mixers are not told apart."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import retentive
 
 PACKAGE = Path(retentive.__file__).parent
+MIXER = re.compile("Mixer|Retention|Attention")
 FILE_LINES = 400
 FUNCTION_LINES = 60
 """Of the body: a signature may have many arguments, as those of other packages do, and a docstring may be long."""
@@ -124,6 +126,18 @@ def long_files(package: Path) -> list[str]:
     ]
 
 
+def mixers_asked_for_their_kind(package: Path) -> list[str]:
+    """Every ``isinstance`` outside `layers/mixers` that names a mixer: there, a method of the mixer is missing."""
+    found: list[str] = []
+    for path in sorted(package.rglob("*.py")):
+        relative = path.relative_to(package)
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            is_question = isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass")
+            if is_question and relative.parts[:2] != ("layers", "mixers") and MIXER.search(ast.unparse(node)):
+                found.append(f"{relative}: {ast.unparse(node)}")
+    return found
+
+
 def test_no_two_files_import_each_other():
     found = circles(import_graph(PACKAGE))
     assert found == [], "\n".join(f"these files import each other: {', '.join(group)}" for group in found)
@@ -135,6 +149,10 @@ def test_functions_are_short_enough_to_be_read():
 
 def test_files_are_short_enough_to_be_read():
     assert long_files(PACKAGE) == []
+
+
+def test_nobody_outside_asks_a_mixer_for_its_kind():
+    assert mixers_asked_for_their_kind(PACKAGE) == []
 
 
 @pytest.mark.parametrize(
@@ -169,3 +187,12 @@ def test_long_functions_and_files_are_found(tmp_path):
     (tmp_path / "file.py").write_text("x = 1\n" * (FILE_LINES + 1))
     assert long_functions(tmp_path) == [f"long.py: f has {FUNCTION_LINES + 1} lines"]
     assert long_files(tmp_path) == [f"file.py has {FILE_LINES + 1} lines"]
+
+
+def test_a_question_about_the_kind_of_a_mixer_is_found(tmp_path):
+    for name in ("layers/mixers/attention.py", "models/decoder.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(
+            "x = isinstance(\n    mixer,\n    (int, AttentionConfig),\n)\ny = isinstance(x, int)\n"
+        )
+    assert mixers_asked_for_their_kind(tmp_path) == ["models/decoder.py: isinstance(mixer, (int, AttentionConfig))"]
