@@ -68,9 +68,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
 def _add_objective(parser: ArgumentParser, name: str) -> None:
     """Options for what is minimised, and for the fields of its config below its name."""
-    parser.add_argument(
-        "--objective", default=DEFAULT_OBJECTIVE, choices=tuple(OBJECTIVES), help="What training minimises."
-    )
+    text = "What training minimises; with --help, its own options are shown as well."
+    parser.add_argument("--objective", default=DEFAULT_OBJECTIVE, choices=tuple(OBJECTIVES), help=text)
     if name in OBJECTIVES and dataclasses.fields(cast("Any", OBJECTIVES[name])):
         parser.add_class_arguments(OBJECTIVES[name], name, instantiate=False)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from laws.families import small_model
+from retentive.cli.main import main
 from retentive.data.synthetic import repeat_copy
 from retentive.training.objectives import OBJECTIVES, Objective, ObjectiveConfig
 from retentive.training.objectives.registry import objective_name
@@ -89,6 +90,16 @@ def test_it_trains_through_a_run_and_its_replay(store: Path, tmp_path: Path):
     plain, replayed = (step_lines(tmp_path / way) for way in ("plain", "replay"))
     assert [line[1] for line in replayed] == pytest.approx([line[1] for line in plain], rel=1e-4)
     assert all(line[2] is None for line in plain)  # no likelihood of the text, so no bits per byte
+
+
+def test_it_trains_on_the_command_line(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sizes = ["--model.hidden-size=16", "--model.num-layers=1", "--model.num-heads=2"]
+    data = ["--data.window=16", "--data.batch-size=2", "--steps=2", "--schedule.warmup-steps=1"]
+    asked = ["--objective=smoothed", "--smoothed.smoothing=0.3"]
+    main(["train", f"--store={store}", f"--run={tmp_path / 'run'}", *sizes, *data, *asked])
+    assert "2 steps" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert kept["training"]["objective"] == {"name": "smoothed", "smoothing": 0.3}
 
 
 def test_names_are_those_of_the_dictionary(monkeypatch: pytest.MonkeyPatch):

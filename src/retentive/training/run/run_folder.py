@@ -103,9 +103,12 @@ def settle_config(described: Mapping[str, Any], folder: Path) -> None:
     if checkpoint_folders(folder / CHECKPOINTS_FOLDER):
         differences = _differences(_read(path), described)
         if differences:
+            longer = ""
+            if any(difference.startswith("steps was") for difference in differences):
+                longer = ", finish the run before it is given more steps, or name its schedule.decay_steps"
             raise MismatchError(
                 f"run {folder} was begun with another configuration: {'; '.join(differences)}. Go on with the same "
-                "values, or give another folder as run."
+                f"values{longer}, or give another folder as run."
             )
     write_atomically(path, (json.dumps(described, indent=2) + "\n").encode())
 
