@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from retentive.checkpoints import load_model, load_state, save_model, save_state
     from retentive.generation import Sampling, generate, stream
     from retentive.layers.mixers.retention import MultiScaleRetention, RetentionConfig
+    from retentive.models.hybrid import Hybrid, HybridConfig
     from retentive.models.retnet import RetNet, RetNetConfig
     from retentive.models.retro import Retro, RetroConfig
     from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
@@ -21,6 +22,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Datastore": "retentive.retrieval",
+    "Hybrid": "retentive.models.hybrid",
+    "HybridConfig": "retentive.models.hybrid",
     "MultiScaleRetention": "retentive.layers.mixers.retention",
     "RecurrentMemoryConfig": "retentive.models.rmt",
     "RecurrentMemoryTransformer": "retentive.models.rmt",
@@ -46,6 +49,8 @@ _HOMES = {
 
 __all__ = [
     "Datastore",
+    "Hybrid",
+    "HybridConfig",
     "MultiScaleRetention",
     "RecurrentMemoryConfig",
     "RecurrentMemoryTransformer",

@@ -20,6 +20,8 @@ PACKAGES = [
     "retentive.evaluation",
     "retentive.generation",
     "retentive.huggingface",
+    "retentive.engine",
+    "retentive.models.hybrid",
     "retentive.models.retnet",
     "retentive.models.retro",
     "retentive.models.rmt",

@@ -18,7 +18,7 @@ from retentive.state import ModelState, map_tensors, named_tensors
 
 PLAIN = [
     (family, changes)
-    for family in ("retnet", "transformer", "rmt")
+    for family in ("retnet", "transformer", "hybrid", "rmt")
     for changes in ({}, *VARIANTS[family], *ALTERNATIVES[family].values())
     if "bidirectional" not in changes  # an encoder is not asked for the next token
 ]

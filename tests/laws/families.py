@@ -17,6 +17,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "transformer": {"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 2, "num_heads": 4},
     "retnet": {"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "chunk_size": 4},
 }
+SMALL["hybrid"] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "num_layers": 2,
+    "num_heads": 2,
+    "pattern": ("retention", "attention"),
+    "chunk_size": 4,
+}
 SMALL["rmt"] = {
     "backbone": config_class("transformer")(**SMALL["transformer"]),
     "segment_length": 5,
@@ -42,7 +50,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"relative_position": False, "max_positions": 64, "bias": True, "chunk_size": 64},
         {"normalise_scores": True, "embedding_norm": True, "residual": "deepnorm", "final_norm": False},
     ],
+    "hybrid": [
+        {"pattern": ("window_attention", "retention", "attention"), "num_layers": 3, "window": 5},
+    ],
     "retro": [
+        {"base": config_class("hybrid")(**SMALL["hybrid"])},
         {"base": config_class("retnet")(**SMALL["retnet"]), "cross_layers": (2,), "chunk_offset": 1},
         {"residual": "deepnorm", "share_embeddings": True, "norm": "gated_rms_norm"},
     ],
@@ -50,6 +62,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"xl_length": 4, "xl_layer_above": True, "causal_memory": True, "token_shift": True, "write_start": "learned"},
         {"memory": "associative", "associative_dim": 4, "xl_length": 2, "xl_gradient": "states"},
         {"backbone": config_class("retnet")(**SMALL["retnet"]), "causal_memory": True, "read_first": False},
+        {
+            "backbone": config_class("hybrid")(**{**SMALL["hybrid"], "pattern": ("attention", "retention")}),
+            "causal_memory": True,
+        },
     ],
 }
 """Configs beside the small one that take other paths through the code."""
@@ -119,6 +135,31 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "dropout": {"dropout": 0.5},
         "initialisation": {"initialisation": "normal"},
     },
+    "hybrid": {
+        "vocab_size": {"vocab_size": 24},
+        "hidden_size": {"hidden_size": 24},
+        "num_layers": {"num_layers": 3},
+        "num_heads": {"num_heads": 4},
+        "pattern": {"pattern": ("attention", "retention")},
+        "num_kv_heads": {"num_kv_heads": 1},
+        "key_dim": {"key_dim": 6},
+        "value_dim": {"value_dim": 6},
+        "window": {"pattern": ("window_attention",), "chunk_size": 64, "window": 3},
+        "intermediate_size": {"intermediate_size": 20},
+        "activation": {"activation": "relu"},
+        "gated": {"gated": True},
+        "norm": {"norm": "gated_rms_norm"},
+        "norm_epsilon": {"norm_epsilon": 0.1},
+        "final_norm": {"final_norm": False},
+        "rotary_base": {"rotary_base": 100.0},
+        "mixer_bias": {"mixer_bias": True},
+        "feed_forward_bias": {"feed_forward_bias": True},
+        "head_bias": {"head_bias": True},
+        "tie_embeddings": {"tie_embeddings": True},
+        "dropout": {"dropout": 0.5},
+        "attention_dropout": {"attention_dropout": 0.5},
+        "initialisation": {"initialisation": "normal"},
+    },
     "retro": {
         "base": {"base": config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2})},
         "chunk_size": {"chunk_size": 3},
@@ -168,7 +209,13 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
 }
 """For every option that changes results, a change to try; `SPEED_ONLY` lists the others."""
 
-SPEED_ONLY: dict[str, set[str]] = {"transformer": set(), "retnet": {"chunk_size"}, "retro": set(), "rmt": set()}
+SPEED_ONLY: dict[str, set[str]] = {
+    "transformer": set(),
+    "retnet": {"chunk_size"},
+    "hybrid": {"chunk_size"},
+    "retro": set(),
+    "rmt": set(),
+}
 """Options whose docstring promises that they change no result."""
 
 

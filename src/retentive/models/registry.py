@@ -13,6 +13,7 @@ from retentive.models.base import FamilyConfig, LanguageModel
 FAMILIES = {
     "transformer": ("retentive.models.transformer", "TransformerConfig", "Transformer"),
     "retnet": ("retentive.models.retnet", "RetNetConfig", "RetNet"),
+    "hybrid": ("retentive.models.hybrid", "HybridConfig", "Hybrid"),
     "retro": ("retentive.models.retro", "RetroConfig", "Retro"),
     "rmt": ("retentive.models.rmt", "RecurrentMemoryConfig", "RecurrentMemoryTransformer"),
 }

@@ -1,6 +1,6 @@
 """Causal self-attention with a key-value cache: the mixer of the Transformer baseline."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables
 from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState, cache_of, causal_mask
-from retentive.layers.mixers.protocol import InputProjection
+from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.projection import project, side_by_side
 from retentive.layers.token_place import TokenPlace, place_of
 from retentive.ops.attention import attention, attention_step
@@ -64,6 +64,32 @@ class AttentionConfig:
             )
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1 token, but is {self.window}; None sees all tokens.")
+
+    @classmethod
+    def of_sizes(cls, sizes: MixerSizes) -> "AttentionConfig":
+        """Make the config of a family's sizes; a token sees all tokens before it."""
+        return cls(
+            hidden_size=sizes.hidden_size,
+            num_heads=sizes.num_heads,
+            num_kv_heads=sizes.num_heads if sizes.num_kv_heads is None else sizes.num_kv_heads,
+            key_dim=sizes.key_dim,
+            value_dim=sizes.key_dim if sizes.value_dim is None else sizes.value_dim,
+            dropout=sizes.dropout,
+            bias=sizes.bias,
+            output_bias=sizes.bias,
+            rotary=RotaryConfig(dim=sizes.key_dim, base=sizes.rotary_base, frequencies="standard"),
+        )
+
+    @classmethod
+    def of_sizes_with_window(cls, sizes: MixerSizes) -> "AttentionConfig":
+        """The same with the family's window.
+
+        Raises:
+            ValueError: If the sizes have none.
+        """
+        if sizes.window is None:
+            raise ValueError("window must be a number of tokens for window_attention, but is None.")
+        return replace(cls.of_sizes(sizes), window=sizes.window)
 
     @property
     def state_is_bounded(self) -> bool:

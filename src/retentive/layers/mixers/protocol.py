@@ -70,6 +70,37 @@ class MixerConfig(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixerSizes:
+    """What a family that takes any mixer tells each of them; a mixer takes what has a meaning for it.
+
+    Attributes:
+        hidden_size: Width of the residual stream.
+        num_heads: Heads.
+        key_dim: Channels of one head's query and key.
+        value_dim: Channels of one head's value; None is the mixer's own choice.
+        num_kv_heads: Heads of keys and values, where they may be fewer; None is ``num_heads``.
+        window: Tokens that a token sees, where a mixer has a window.
+        rotary_base: The slowest pair of channels turns about one radian in this many tokens.
+        norm_epsilon: Added under the root of norms.
+        bias: Whether projections have biases.
+        dropout: Share of attention weights dropped in training.
+        chunk_size: Tokens that a chunkwise form takes at a time.
+    """
+
+    hidden_size: int
+    num_heads: int
+    key_dim: int
+    value_dim: int | None = None
+    num_kv_heads: int | None = None
+    window: int | None = None
+    rotary_base: float = 10000.0
+    norm_epsilon: float = 1e-6
+    bias: bool = False
+    dropout: float = 0.0
+    chunk_size: int = 64
+
+
 @dataclass(frozen=True, slots=True)
 class InputProjection:
     """A projection that a mixer reads with, and what its rows are, for the initialiser.

@@ -12,6 +12,7 @@ from retentive.config_types import check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig
 from retentive.layers.constants import constant
 from retentive.layers.derived import derived
+from retentive.layers.mixers.protocol import MixerSizes
 from retentive.layers.mixers.retention_heads import RetentionHeads, RetentionState
 from retentive.layers.norm import NormConfig
 from retentive.layers.token_place import TokenPlace, place_of
@@ -95,6 +96,21 @@ class RetentionConfig:
             raise ValueError(
                 f"log_decay must be one log(gamma) a head, {self.num_heads} numbers at most 0, but is {self.log_decay}."
             )
+
+    @classmethod
+    def of_sizes(cls, sizes: MixerSizes) -> "RetentionConfig":
+        """Make the config of a family's sizes, with the paper's decays."""
+        return cls(
+            hidden_size=sizes.hidden_size,
+            num_heads=sizes.num_heads,
+            key_dim=sizes.key_dim,
+            value_dim=2 * sizes.key_dim if sizes.value_dim is None else sizes.value_dim,
+            decay="linspace",
+            rotary_base=sizes.rotary_base,
+            head_norm=NormConfig(epsilon=sizes.norm_epsilon, affine=False),
+            bias=sizes.bias,
+            chunk_size=sizes.chunk_size,
+        )
 
     @property
     def rotary(self) -> RotaryConfig | None:

@@ -1,0 +1,160 @@
+"""The shape of a hybrid model."""
+
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
+
+from retentive.config_types import check_types
+from retentive.layers.embedding import EmbeddingConfig
+from retentive.layers.feed_forward import Activation, FeedForwardConfig
+from retentive.layers.mixers.protocol import MixerConfig, MixerSizes
+from retentive.layers.mixers.registry import kind_of, make_mixer
+from retentive.layers.norm import NormConfig, NormKind
+from retentive.models.decoder import DecoderConfig
+
+_OPTIONS = {
+    "value_dim": "value_dim",
+    "num_kv_heads": "num_kv_heads",
+    "window": "window",
+    "rotary_base": "rotary_base",
+    "mixer_bias": "bias",
+    "attention_dropout": "dropout",
+    "chunk_size": "chunk_size",
+}
+"""Options that only some mixers take, by their names in `MixerSizes`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HybridConfig:
+    """Shape of a hybrid model, whose blocks have the mixers of a pattern.
+
+    Attributes:
+        vocab_size: Number of token ids.
+        hidden_size: Width of the residual stream, in channels.
+        num_layers: Blocks.
+        num_heads: Heads of each mixer.
+        pattern: Names of mixers, repeated until there is one for each block: ``retention``, ``attention``, ``window_attention``, or one that `register_mixer` added.
+        num_kv_heads: Key and value heads of attention; None is ``num_heads``, fewer is grouped-query attention.
+        key_dim: Channels of one head's query and key; None is ``hidden_size / num_heads``.
+        value_dim: Channels of one head's value; None is the mixer's own choice: twice ``key_dim`` in retention,
+            ``key_dim`` in attention.
+        window: Tokens that ``window_attention`` sees, a token itself included.
+        intermediate_size: Channels inside the feed-forward; None is twice ``hidden_size``.
+        activation: Activation of the feed-forward.
+        gated: Gate the feed-forward by a second branch (GLU).
+        norm: Norm before each half of a block: ``rms_norm``, ``layer_norm`` or ``gated_rms_norm``.
+        norm_epsilon: Added under the root of every norm.
+        final_norm: Norm between the last block and the head.
+        rotary_base: The slowest pair of channels turns about one radian in this many tokens.
+        mixer_bias: Biases in the mixers' projections.
+        feed_forward_bias: Biases in the feed-forward.
+        head_bias: A bias in the head.
+        tie_embeddings: Use the token table as the head.
+        dropout: Share of the embedding and of each half's output dropped in training.
+        attention_dropout: Share of attention weights dropped in training.
+        initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
+        chunk_size: Tokens that chunkwise forms take at a time. Changes speed, never results.
+    """
+
+    family: ClassVar[str] = "hybrid"
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    pattern: tuple[str, ...]
+    num_kv_heads: int | None = None
+    key_dim: int | None = None
+    value_dim: int | None = None
+    window: int | None = None
+    intermediate_size: int | None = None
+    activation: Activation = "gelu"
+    gated: bool = False
+    norm: NormKind = "rms_norm"
+    norm_epsilon: float = 1e-6
+    final_norm: bool = True
+    rotary_base: float = 10000.0
+    mixer_bias: bool = False
+    feed_forward_bias: bool = False
+    head_bias: bool = False
+    tie_embeddings: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    initialisation: Literal["xavier", "normal"] = "xavier"
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_types(self)
+        for name in ("num_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if self.key_dim is None and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_heads, but {self.hidden_size} / {self.num_heads} is not whole; "
+                "change one, or give key_dim."
+            )
+        self._check_pattern()
+        _ = self.decoder  # each part validates its own fields
+
+    def _check_pattern(self) -> None:
+        if isinstance(self.pattern, str) or not self.pattern:
+            raise ValueError(f"pattern must be at least one name of a mixer in a tuple, but is {self.pattern!r}.")
+        if len(self.pattern) > self.num_layers:
+            raise ValueError(
+                f"pattern must have at most num_layers = {self.num_layers} mixers, but has {len(self.pattern)}; give "
+                "the model more layers, or shorten the pattern."
+            )
+        taken = frozenset[str]().union(*(kind_of(name).options for name in self.pattern))
+        defaults = {field.name: field.default for field in fields(self)}
+        for option, size in _OPTIONS.items():
+            given = getattr(self, option)
+            if size not in taken and given != defaults[option]:
+                raise ValueError(
+                    f"{option} means nothing to the mixers {', '.join(self.pattern)}, but is {given!r}; "
+                    f"leave it at {defaults[option]!r}."
+                )
+
+    @property
+    def chunked_reading(self) -> None:
+        """None: the model reads no neighbours."""
+        return
+
+    @property
+    def mixers(self) -> tuple[MixerConfig, ...]:
+        """The mixer of each block."""
+        sizes = MixerSizes(
+            hidden_size=self.hidden_size,
+            num_heads=self.num_heads,
+            key_dim=self.hidden_size // self.num_heads if self.key_dim is None else self.key_dim,
+            value_dim=self.value_dim,
+            num_kv_heads=self.num_kv_heads,
+            window=self.window,
+            rotary_base=self.rotary_base,
+            norm_epsilon=self.norm_epsilon,
+            bias=self.mixer_bias,
+            dropout=self.attention_dropout,
+            chunk_size=self.chunk_size,
+        )
+        made = {name: make_mixer(name, sizes) for name in self.pattern}
+        return tuple(made[self.pattern[number % len(self.pattern)]] for number in range(self.num_layers))
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's parts."""
+        return DecoderConfig(
+            embedding=EmbeddingConfig(vocab_size=self.vocab_size, hidden_size=self.hidden_size),
+            mixers=self.mixers,
+            feed_forward=FeedForwardConfig(
+                hidden_size=self.hidden_size,
+                intermediate_size=2 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
+                activation=self.activation,
+                gated=self.gated,
+                bias=self.feed_forward_bias,
+            ),
+            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
+            final_norm=self.final_norm,
+            tie_embeddings=self.tie_embeddings,
+            head_bias=self.head_bias,
+            dropout=self.dropout,
+            initialisation=self.initialisation,
+        )
