@@ -51,7 +51,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"normalise_scores": True, "embedding_norm": True, "residual": "deepnorm", "final_norm": False},
     ],
     "hybrid": [
-        {"pattern": ("window_attention", "retention", "attention"), "num_layers": 3, "window": 5},
+        {"pattern": ("gated_retention",), "gated": True, "value_dim": 3},
+        {"pattern": ("window_attention", "gated_retention", "attention"), "num_layers": 3, "window": 5},
     ],
     "retro": [
         {"base": config_class("hybrid")(**SMALL["hybrid"])},
@@ -63,7 +64,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"memory": "associative", "associative_dim": 4, "xl_length": 2, "xl_gradient": "states"},
         {"backbone": config_class("retnet")(**SMALL["retnet"]), "causal_memory": True, "read_first": False},
         {
-            "backbone": config_class("hybrid")(**{**SMALL["hybrid"], "pattern": ("attention", "retention")}),
+            "backbone": config_class("hybrid")(**{**SMALL["hybrid"], "pattern": ("gated_retention", "attention")}),
             "causal_memory": True,
         },
     ],
@@ -140,7 +141,7 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "hidden_size": {"hidden_size": 24},
         "num_layers": {"num_layers": 3},
         "num_heads": {"num_heads": 4},
-        "pattern": {"pattern": ("attention", "retention")},
+        "pattern": {"pattern": ("gated_retention", "attention")},
         "num_kv_heads": {"num_kv_heads": 1},
         "key_dim": {"key_dim": 6},
         "value_dim": {"value_dim": 6},

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from retentive.layers.mixers.attention import AttentionConfig
+from retentive.layers.mixers.gated_retention import GatedRetentionConfig
 from retentive.layers.mixers.protocol import MixerConfig, MixerSizes
 from retentive.layers.mixers.retention import RetentionConfig
 
@@ -26,6 +27,7 @@ _ATTENTION = frozenset({"value_dim", "num_kv_heads", "rotary_base", "bias", "dro
 
 MIXERS: dict[str, MixerKind] = {
     "retention": MixerKind(RetentionConfig.of_sizes, _RETENTION),
+    "gated_retention": MixerKind(GatedRetentionConfig.of_sizes, _RETENTION),
     "attention": MixerKind(AttentionConfig.of_sizes, _ATTENTION),
     "window_attention": MixerKind(AttentionConfig.of_sizes_with_window, _ATTENTION | {"window"}),
 }

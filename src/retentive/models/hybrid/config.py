@@ -32,7 +32,8 @@ class HybridConfig:
         hidden_size: Width of the residual stream, in channels.
         num_layers: Blocks.
         num_heads: Heads of each mixer.
-        pattern: Names of mixers, repeated until there is one for each block: ``retention``, ``attention``, ``window_attention``, or one that `register_mixer` added.
+        pattern: Names of mixers, repeated until there is one for each block: ``retention``, ``gated_retention``,
+            ``attention``, ``window_attention``, or one that `register_mixer` added.
         num_kv_heads: Key and value heads of attention; None is ``num_heads``, fewer is grouped-query attention.
         key_dim: Channels of one head's query and key; None is ``hidden_size / num_heads``.
         value_dim: Channels of one head's value; None is the mixer's own choice: twice ``key_dim`` in retention,

@@ -10,8 +10,8 @@ def hybrid_tiny(vocab_size: int = 257) -> HybridConfig:
 
 
 def hybrid_small(vocab_size: int = 8192) -> HybridConfig:
-    """About ten million parameters, most of them in the blocks: retention, and a window in every third block."""
-    pattern = ("retention", "retention", "window_attention")
+    """About ten million parameters, most of them in the blocks: gated retention, and a window in every third block."""
+    pattern = ("gated_retention", "gated_retention", "window_attention")
     return HybridConfig(
         vocab_size=vocab_size,
         hidden_size=320,
