@@ -8,7 +8,16 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.cli import index_actions as actions
+from retentive.cli.index_options import (
+    AddConfig,
+    BuildConfig,
+    EngineConfig,
+    RemoveConfig,
+    SearchConfig,
+    StoreConfig,
+)
 from retentive.cli.options import CommandParser, add_config, read_config
+from retentive.data.sources.text_source import SourceConfig
 from retentive.retrieval.plan import PlanConfig
 
 
@@ -33,22 +42,22 @@ ACTIONS = {
     "build": Action(
         "Make a store of a folder of text, go on with one that was interrupted, or mend one.",
         actions.build,
-        (actions.SourceConfig, actions.BuildConfig, actions.EngineConfig),
+        (SourceConfig, BuildConfig, EngineConfig),
     ),
-    "search": Action("Find the nearest chunks of a text.", actions.search, (actions.SearchConfig,), ("text",)),
+    "search": Action("Find the nearest chunks of a text.", actions.search, (SearchConfig,), ("text",)),
     "add": Action(
         "Add documents; what is there is not computed again.",
         actions.add,
-        (actions.SourceConfig, actions.AddConfig, actions.EngineConfig),
+        (SourceConfig, AddConfig, EngineConfig),
     ),
     "remove": Action(
         "Remove documents by name; no later answer shows their text.",
         actions.remove,
-        (actions.RemoveConfig,),
+        (RemoveConfig,),
         ("names",),
     ),
-    "verify": Action("Read everything and name what is damaged.", actions.verify, (actions.StoreConfig,)),
-    "info": Action("Show counts, sizes, indexes and their recall.", actions.info, (actions.StoreConfig,)),
+    "verify": Action("Read everything and name what is damaged.", actions.verify, (StoreConfig,)),
+    "info": Action("Show counts, sizes, indexes and their recall.", actions.info, (StoreConfig,)),
     "plan": Action("Work out sizes and hours for a corpus that does not fit here.", actions.plan, (PlanConfig,)),
 }
 

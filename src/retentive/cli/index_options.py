@@ -1,0 +1,176 @@
+"""The options of ``retentive index``, as values."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from retentive.retrieval import (
+    DenseEncoder,
+    Encoder,
+    Engine,
+    HybridEncoder,
+    IndexConfig,
+    LocalEngine,
+    NeighbourConfig,
+    make_encoder,
+)
+from retentive.text.byte_tokenizer import ByteTokenizer
+from retentive.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Where the work is done.
+
+    Args:
+        engine: "local" for processes of this machine, "ray" for a Ray cluster.
+        workers: How many work side by side; without it, one on this machine, and one a core of a Ray cluster.
+        address: Of a Ray cluster, as host:port; without it the one that runs here, or a new one on this machine.
+    """
+
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.address is not None and self.engine != "ray":
+            raise ValueError(f"address is of a Ray cluster, but engine is {self.engine!r}: add --engine ray.")
+
+    def make(self) -> Engine:
+        """The engine itself."""
+        if self.engine == "local":
+            return LocalEngine(1 if self.workers is None else self.workers)
+        from retentive.retrieval.engines.ray_engine import RayEngine
+
+        return RayEngine(address=self.address, workers=self.workers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """How a store is made.
+
+    Args:
+        store: Folder of the store, of its own.
+        tokenizer: "bytes", "encoder" (that of a dense encoder), or the path of a tokenizer.json or of a folder with
+            one, as "retentive prepare" and "retentive train" write it.
+        end_of_text: For a tokenizer.json, the token that ends a document, where that is not plain from the file.
+        chunk_size: Tokens of a chunk.
+        encoder: What chunks are compared by: "lexical" (words, BM25), "dense" (vectors), "hybrid" (both), or another
+            name in retentive.retrieval.ENCODERS.
+        model: For dense and hybrid, folder or hub id of the encoder, as bert-base-cased.
+        pooling: Vector of a chunk: "mean" of its tokens, or "cls", the first.
+        batch_size: Chunks that are encoded together; null takes 16 on a CPU and 128 on a GPU.
+        index: How vectors are indexed; without meaning for words alone.
+        table: Also find the neighbours of every chunk, for training.
+        neighbours: How that table is made.
+        block_bytes: Bytes of text of a block: what an interruption can cost, and what a worker takes at a time.
+    """
+
+    store: Path
+    tokenizer: str = "bytes"
+    end_of_text: str | None = None
+    chunk_size: int = 64
+    encoder: str = "lexical"
+    model: str | None = None
+    pooling: Literal["mean", "cls"] = "mean"
+    batch_size: int | None = None
+    index: IndexConfig = field(default_factory=IndexConfig)
+    table: bool = False
+    neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
+    block_bytes: int = 1 << 20
+
+    def make_encoder(self) -> Encoder:
+        """The encoder itself."""
+        options: dict[str, Any] = {}
+        if self.encoder in ("dense", "hybrid"):
+            options = {"pooling": self.pooling, "batch_size": self.batch_size}
+        return make_encoder(self.encoder, self.model, **options)
+
+    def make_tokenizer(self, encoder: Encoder) -> Tokenizer:
+        """The tokenizer itself.
+
+        Args:
+            encoder: That of the store, whose tokenizer can be asked for.
+
+        Raises:
+            ValueError: If the tokenizer does not go with the other options.
+            FileNotFoundError: If it is no path of a tokenizer.
+        """
+        if self.tokenizer == "encoder":
+            dense = encoder.dense if isinstance(encoder, HybridEncoder) else encoder
+            if not isinstance(dense, DenseEncoder):
+                raise ValueError(f"tokenizer=encoder needs encoder dense or hybrid, but encoder is {self.encoder}.")
+            return dense.tokenizer
+        if self.tokenizer == "bytes":
+            if self.end_of_text is not None:
+                raise ValueError("end_of_text is for a tokenizer.json, but tokenizer is bytes.")
+            return ByteTokenizer()
+        if not Path(self.tokenizer).exists():
+            message = f"tokenizer must be bytes, encoder or a path, but {self.tokenizer!r} is none of them"
+            raise FileNotFoundError(f"{message}.")
+        from retentive.text.loading import load_tokenizer
+
+        return load_tokenizer(self.tokenizer, end_of_text=self.end_of_text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddConfig:
+    """How documents are added.
+
+    Args:
+        store: Folder of the store.
+        replace: Let a document of a known name with another text take the place of the old one.
+        reindex: Make one index over everything afterwards; additions leave one part each.
+        table: Find the neighbours of every chunk again, for training.
+        neighbours: How that table is made.
+    """
+
+    store: Path
+    replace: bool = False
+    reindex: bool = False
+    table: bool = False
+    neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchConfig:
+    """What is searched for.
+
+    Args:
+        text: What to search for; "-" reads it from standard input.
+        store: Folder of the store.
+        k: How many answers.
+    """
+
+    text: str
+    store: Path
+    k: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveConfig:
+    """What is removed.
+
+    Args:
+        names: Names of documents.
+        store: Folder of the store.
+        table: Find the neighbours of every chunk again, for training.
+        neighbours: How that table is made.
+    """
+
+    names: list[str]
+    store: Path
+    table: bool = False
+    neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """Which store.
+
+    Args:
+        store: Folder of the store.
+    """
+
+    store: Path

@@ -1,0 +1,85 @@
+"""A source of text as options name it: its documents one at a time, and notes of what cannot be used."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from retentive.data.sources.documents import Document, Problem
+from retentive.data.sources.folders import list_files
+from retentive.data.sources.reading import read_documents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Which text.
+
+    Args:
+        source: A folder of text, or one file. Files named .jsonl or .ndjson hold a JSON object a line, those named
+            .parquet a table, all others UTF-8 text, one document each.
+        pattern: Which files of a folder: globs relative to it, separated by commas; ** is any number of folders.
+            Hidden files are left out unless a glob names the dot.
+        exclude: Which files and whole folders to leave out, as in "**/site-packages,**/test".
+        field: Field of JSON objects, or column of tables, that holds the text.
+        separator: String between the documents of one text file. Without it each file is one document.
+        max_document_bytes: Documents and lines of JSON above this size in bytes are not used.
+        on_error: What happens when a document cannot be used (unreadable, no UTF-8, too large): "skip" leaves it out
+            and says so, "stop" ends the build, which can be started again once it is mended.
+    """
+
+    source: Path
+    pattern: str = "**/*"
+    exclude: str = ""
+    field: str = "text"
+    separator: str | None = None
+    max_document_bytes: int = 256 << 20
+    on_error: Literal["skip", "stop"] = "skip"
+
+
+class TextSource:
+    """The documents of a source, read one at a time; what cannot be used is left out and noted, or stops the reading.
+
+    Attributes:
+        total_bytes: Size of all files.
+        read_bytes: Bytes of files that were read so far.
+        problems: A line for each document that was left out, or is used although it looks strange.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+        self._files, self._unlisted = list_files(config.source, pattern=config.pattern, exclude=config.exclude)
+        if not self._files and not self._unlisted:
+            raise ValueError(
+                f"pattern {config.pattern!r} (exclude {config.exclude!r}) finds no file in {config.source}."
+            )
+        self.total_bytes = sum(file.size for file in self._files)
+        self.read_bytes = 0
+        self.problems: list[str] = []
+
+    def __iter__(self) -> Iterator[Document]:
+        """Documents in the order of their names."""
+        self.read_bytes, self.problems = 0, []
+        for problem in self._unlisted:
+            self._note(problem)
+        config = self._config
+        reading = read_documents(
+            self._files,
+            field=config.field,
+            separator=config.separator,
+            max_document_bytes=config.max_document_bytes,
+            on_bytes=self._count,
+        )
+        for found in reading:
+            if isinstance(found, Document):
+                yield found
+            else:
+                self._note(found)
+
+    def _count(self, size: int) -> None:
+        self.read_bytes += size
+
+    def _note(self, problem: Problem) -> None:
+        line = f"{problem.name}: {problem.message}"
+        if self._config.on_error == "stop" and not problem.kept and problem.kind != "empty":
+            raise ValueError(f"{line}; finished blocks are kept (on_error=skip leaves such documents out).")
+        self.problems.append(line)
