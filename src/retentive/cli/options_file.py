@@ -86,6 +86,19 @@ def _place(error: yaml.YAMLError) -> str:
     return f"{where}: {getattr(error, 'problem', None) or error}"
 
 
+def typed_or_in_file(arguments: list[str], option: str) -> str | None:
+    """The value of an option that decides which other options there are: typed, or in the YAML file that is named."""
+    found = None
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        value = value or next(iter(arguments[place + 1 :]), "")
+        if name == f"--{option}":
+            found = value
+        elif name == "--config" and found is None:
+            found = read_options(Path(value)).get(option) if Path(value).is_file() else None
+    return found
+
+
 def _keys(node: yaml.MappingNode, path: Path, above: str = "") -> Iterator[tuple[yaml.ScalarNode, str]]:
     """Every key of a mapping and of those inside it."""
     lines: dict[str, int] = {}

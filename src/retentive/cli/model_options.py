@@ -1,0 +1,77 @@
+"""Options for the fields of a model's config, whose defaults are those of a preset or of a saved model."""
+
+import dataclasses
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from retentive.checkpoints.manifest import read_manifest
+from retentive.models.registry import preset, preset_names
+from retentive.models.retro import retro_over
+
+
+def inner_option(family: str, size: str) -> str | None:
+    """The option of a family's config that is another family's config; None where there is none."""
+    if size not in preset_names(family):
+        return None  # the parser says so
+    start = preset(family, size)(257)
+    return next(
+        (field.name for field in dataclasses.fields(start) if hasattr(getattr(start, field.name), "family")), None
+    )
+
+
+def starting_config(family: str, size: str, inner: str | None, trained: str | None, init: str | None) -> Any:
+    """The config whose values are the defaults.
+
+    Args:
+        family: Of the model.
+        size: Its preset.
+        inner: Kind of the decoder inside it; None is the preset's.
+        trained: Folder of a trained model that is to be the decoder inside it.
+        init: Folder of a saved model whose weights the run begins with.
+    """
+    if init is not None:
+        saved = read_manifest(init).config
+        if family != saved.family:
+            raise ValueError(f"init is the folder of a {saved.family}, so family must be that, but is {family!r}.")
+        return saved
+    if trained is not None:
+        if family != "retro":
+            raise ValueError(f"retrofit needs --family retro, which reads neighbours, but family is {family!r}.")
+        return retro_over(read_manifest(trained).config)
+    start = preset(family, size)(257)
+    name = inner_option(family, size)
+    if inner is None or name is None or inner == getattr(start, name).family:
+        return start
+    decoder = preset(inner, size)(257)
+    if family == "retro":
+        return retro_over(decoder)
+    changes = {"causal_memory": True} if inner == "retnet" else {}
+    return dataclasses.replace(start, **{name: decoder}, **changes)
+
+
+def add_model_options(parser: ArgumentParser, prefix: str, start: Any, *, whole: bool = True) -> None:
+    """Options for every field of a model's config, those of a config inside it below its name, if ``whole``."""
+    fields = {field.name: getattr(start, field.name) for field in dataclasses.fields(start)}
+    nested = {name: value for name, value in fields.items() if hasattr(value, "family")}
+    skipped: set[str | int] = {name for name in ("vocab_size", *nested) if name in fields}
+    parser.add_class_arguments(type(start), prefix, skip=skipped, instantiate=False)
+    defaults = {f"{prefix}.{name}": value for name, value in fields.items() if name not in skipped}
+    parser.set_defaults(defaults)
+    for action in parser._actions:  # pyright: ignore[reportPrivateUsage] - it has no other way to find an option
+        if action.dest in defaults:
+            action.required = False  # the config asks for it, and the size gives it
+    for name, value in nested.items() if whole else ():
+        add_model_options(parser, f"{prefix}.{name}", value)
+
+
+def read_model_options(start: Any, values: dict[str, Any], vocab_size: int) -> Any:
+    """A model's config of the kind of ``start`` from parsed values."""
+    fields = {field.name: getattr(start, field.name) for field in dataclasses.fields(start)}
+    made = {
+        name: read_model_options(fields[name], value, vocab_size) if hasattr(fields[name], "family") else value
+        for name, value in values.items()
+    }
+    # A saved model inside has no options: its config is fixed by its weights.
+    made |= {name: value for name, value in fields.items() if hasattr(value, "family") and name not in made}
+    return type(start)(**made, **({"vocab_size": vocab_size} if "vocab_size" in fields else {}))
