@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from retentive.models.retro import Retro, RetroConfig
     from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
     from retentive.models.transformer import Transformer, TransformerConfig
+    from retentive.models.yoco import Yoco, YocoConfig
     from retentive.ops.retention import retention, retention_chunkwise, retention_parallel, retention_recurrent
     from retentive.retrieval import Datastore
 
@@ -35,6 +36,8 @@ _HOMES = {
     "Sampling": "retentive.generation",
     "Transformer": "retentive.models.transformer",
     "TransformerConfig": "retentive.models.transformer",
+    "Yoco": "retentive.models.yoco",
+    "YocoConfig": "retentive.models.yoco",
     "generate": "retentive.generation",
     "load_model": "retentive.checkpoints",
     "load_state": "retentive.checkpoints",
@@ -62,6 +65,8 @@ __all__ = [
     "Sampling",
     "Transformer",
     "TransformerConfig",
+    "Yoco",
+    "YocoConfig",
     "generate",
     "load_model",
     "load_state",

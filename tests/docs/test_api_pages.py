@@ -26,6 +26,7 @@ PACKAGES = [
     "retentive.models.retro",
     "retentive.models.rmt",
     "retentive.models.transformer",
+    "retentive.models.yoco",
     "retentive.retrieval",
 ]
 

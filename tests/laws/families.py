@@ -25,6 +25,7 @@ SMALL["hybrid"] = {
     "pattern": ("retention", "attention"),
     "chunk_size": 4,
 }
+SMALL["yoco"] = {"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 4, "num_heads": 4, "chunk_size": 4}
 SMALL["rmt"] = {
     "backbone": config_class("transformer")(**SMALL["transformer"]),
     "segment_length": 5,
@@ -53,6 +54,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "hybrid": [
         {"pattern": ("gated_retention",), "gated": True, "value_dim": 3},
         {"pattern": ("window_attention", "gated_retention", "attention"), "num_layers": 3, "window": 5},
+    ],
+    "yoco": [
+        {"self_mixer": "retention", "self_num_heads": 2, "num_kv_heads": 2, "gated": False, "norm": "layer_norm"},
+        {"self_mixer": "window_attention", "window": 5, "num_kv_heads": 2, "tie_embeddings": True, "chunk_size": 64},
     ],
     "retro": [
         {"base": config_class("hybrid")(**SMALL["hybrid"])},
@@ -161,6 +166,25 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "attention_dropout": {"attention_dropout": 0.5},
         "initialisation": {"initialisation": "normal"},
     },
+    "yoco": {
+        "vocab_size": {"vocab_size": 24},
+        "hidden_size": {"hidden_size": 24},
+        "num_layers": {"num_layers": 2},
+        "num_heads": {"num_heads": 2},
+        "num_kv_heads": {"num_kv_heads": 2},
+        "self_mixer": {"self_mixer": "retention"},
+        "self_num_heads": {"self_num_heads": 2},
+        "window": {"self_mixer": "window_attention", "chunk_size": 64, "window": 3},
+        "intermediate_size": {"intermediate_size": 20},
+        "activation": {"activation": "relu"},
+        "gated": {"gated": False},
+        "norm": {"norm": "gated_rms_norm"},
+        "norm_epsilon": {"norm_epsilon": 0.1},
+        "rotary_base": {"rotary_base": 100.0},
+        "tie_embeddings": {"tie_embeddings": True},
+        "dropout": {"dropout": 0.5},
+        "initialisation": {"initialisation": "normal"},
+    },
     "retro": {
         "base": {"base": config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2})},
         "chunk_size": {"chunk_size": 3},
@@ -214,6 +238,7 @@ SPEED_ONLY: dict[str, set[str]] = {
     "transformer": set(),
     "retnet": {"chunk_size"},
     "hybrid": {"chunk_size"},
+    "yoco": {"chunk_size"},
     "retro": set(),
     "rmt": set(),
 }

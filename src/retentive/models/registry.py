@@ -14,6 +14,7 @@ FAMILIES = {
     "transformer": ("retentive.models.transformer", "TransformerConfig", "Transformer"),
     "retnet": ("retentive.models.retnet", "RetNetConfig", "RetNet"),
     "hybrid": ("retentive.models.hybrid", "HybridConfig", "Hybrid"),
+    "yoco": ("retentive.models.yoco", "YocoConfig", "Yoco"),
     "retro": ("retentive.models.retro", "RetroConfig", "Retro"),
     "rmt": ("retentive.models.rmt", "RecurrentMemoryConfig", "RecurrentMemoryTransformer"),
 }

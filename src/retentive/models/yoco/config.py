@@ -1,0 +1,166 @@
+"""The shape of a YOCO."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from retentive.config_types import check_types
+from retentive.layers.batch_layout import RotaryConfig
+from retentive.layers.embedding import EmbeddingConfig
+from retentive.layers.feed_forward import Activation, FeedForwardConfig
+from retentive.layers.mixers.protocol import MixerConfig, MixerSizes
+from retentive.layers.mixers.registry import kind_of, make_mixer
+from retentive.layers.mixers.shared_cache_attention import SharedCacheAttentionConfig
+from retentive.layers.norm import NormConfig, NormKind
+from retentive.models.decoder import DecoderConfig
+
+_CHUNK_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YocoConfig:
+    """Shape of a YOCO; what is left out follows the paper (arXiv:2405.05254).
+
+    Attributes:
+        vocab_size: Number of token ids.
+        hidden_size: Width of the residual stream, in channels.
+        num_layers: Blocks: the first half is the self-decoder, the other half the cross-decoder.
+        num_heads: Query heads of the cross-decoder.
+        num_kv_heads: Key and value heads of the cache, and of a window attention; None is ``num_heads``, fewer is
+            grouped-query attention.
+        self_mixer: Mixer of the self-decoder: ``gated_retention``, ``retention``, ``window_attention``, or one that
+            `register_mixer` added and whose state stops growing.
+        self_num_heads: Heads of that mixer; None is ``num_heads``.
+        window: Tokens that ``window_attention`` sees, a token itself included.
+        intermediate_size: Channels inside the feed-forward; None is 8/3 of ``hidden_size``, rounded up to a multiple of
+            8, where it is gated, and four times ``hidden_size`` where not.
+        activation: Activation of the feed-forward.
+        gated: Gate the feed-forward by a second branch; with ``swish`` it is SwiGLU (arXiv:2002.05202).
+        norm: Norm before each half of a block and before the cache: ``rms_norm``, ``layer_norm`` or
+            ``gated_rms_norm``.
+        norm_epsilon: Added under the root of every norm.
+        rotary_base: The slowest pair of channels turns about one radian in this many tokens.
+        tie_embeddings: Use the token table as the head.
+        dropout: Share of the embedding and of each half's output dropped in training.
+        initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
+        chunk_size: Tokens that chunkwise forms take at a time. Changes speed, never results.
+    """
+
+    family: ClassVar[str] = "yoco"
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int | None = None
+    self_mixer: str = "gated_retention"
+    self_num_heads: int | None = None
+    window: int | None = None
+    intermediate_size: int | None = None
+    activation: Activation = "swish"
+    gated: bool = True
+    norm: NormKind = "rms_norm"
+    norm_epsilon: float = 1e-6
+    rotary_base: float = 10000.0
+    tie_embeddings: bool = False
+    dropout: float = 0.0
+    initialisation: Literal["xavier", "normal"] = "xavier"
+    chunk_size: int = _CHUNK_SIZE
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_types(self)
+        if self.num_layers < 2 or self.num_layers % 2:
+            raise ValueError(
+                f"num_layers must be even and at least 2, half of them for each decoder, but is {self.num_layers}."
+            )
+        for name in ("num_heads", "self_num_heads"):
+            heads = getattr(self, name)
+            if heads is None:
+                continue
+            if heads < 1:
+                raise ValueError(f"{name} must be at least 1, but is {heads}.")
+            if self.hidden_size % heads:
+                raise ValueError(
+                    f"hidden_size must be a multiple of {name}, but {self.hidden_size} / {heads} is not whole; "
+                    "change one."
+                )
+        self._check_self_mixer()
+        _ = self.decoder  # each part validates its own fields
+
+    def _check_self_mixer(self) -> None:
+        taken = kind_of(self.self_mixer).options
+        for name, default in (("window", None), ("chunk_size", _CHUNK_SIZE)):
+            given = getattr(self, name)
+            if name not in taken and given != default:
+                raise ValueError(
+                    f"{name} means nothing to self_mixer={self.self_mixer!r}, but is {given}; leave it at {default}."
+                )
+        if not self.self_attention.state_is_bounded:
+            raise ValueError(
+                f"self_mixer must have a state that stops growing, but {self.self_mixer!r} remembers every token by "
+                "itself; take 'window_attention', or a kind of retention."
+            )
+
+    @property
+    def num_self_layers(self) -> int:
+        """Blocks of the self-decoder, which come first."""
+        return self.num_layers // 2
+
+    @property
+    def chunked_reading(self) -> None:
+        """None: the model reads no neighbours."""
+        return
+
+    @property
+    def self_attention(self) -> MixerConfig:
+        """The mixer of the self-decoder: efficient self-attention, in the paper's words."""
+        heads = self.num_heads if self.self_num_heads is None else self.self_num_heads
+        sizes = MixerSizes(
+            hidden_size=self.hidden_size,
+            num_heads=heads,
+            key_dim=self.hidden_size // heads,
+            num_kv_heads=self.num_kv_heads,
+            window=self.window,
+            rotary_base=self.rotary_base,
+            norm_epsilon=self.norm_epsilon,
+            chunk_size=self.chunk_size,
+        )
+        return make_mixer(self.self_mixer, sizes)
+
+    @property
+    def cross_attention(self) -> SharedCacheAttentionConfig:
+        """The mixer of the cross-decoder."""
+        head_dim = self.hidden_size // self.num_heads
+        return SharedCacheAttentionConfig(
+            hidden_size=self.hidden_size,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
+            head_dim=head_dim,
+            rotary=RotaryConfig(dim=head_dim, base=self.rotary_base, frequencies="standard"),
+        )
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's parts."""
+        return DecoderConfig(
+            embedding=EmbeddingConfig(vocab_size=self.vocab_size, hidden_size=self.hidden_size),
+            mixers=(self.self_attention,) * self.num_self_layers + (self.cross_attention,) * self.num_self_layers,
+            feed_forward=FeedForwardConfig(
+                hidden_size=self.hidden_size,
+                intermediate_size=self._default_intermediate_size
+                if self.intermediate_size is None
+                else self.intermediate_size,
+                activation=self.activation,
+                gated=self.gated,
+            ),
+            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
+            final_norm=True,
+            tie_embeddings=self.tie_embeddings,
+            head_bias=False,
+            dropout=self.dropout,
+            initialisation=self.initialisation,
+        )
+
+    @property
+    def _default_intermediate_size(self) -> int:
+        return -(-self.hidden_size // 3) * 8 if self.gated else 4 * self.hidden_size
