@@ -1,4 +1,4 @@
-"""What a decoder asks of a mixer: of its config, of its layer, and of what it carries.
+"""What a decoder asks of a mixer: of its config, of its layer, and of its state.
 
 A mixer is the layer of a block in which tokens read one another. Its file holds a frozen config, the layer that the
 config builds, and the state that the layer carries. Nobody outside asks which mixer it is.
@@ -20,7 +20,7 @@ from retentive.state import StateShape
 
 @runtime_checkable
 class MixerConfig(Protocol):
-    """A frozen config of a mixer."""
+    """A frozen config of a mixer; plain fields may stand for the properties."""
 
     @property
     def hidden_size(self) -> int:
@@ -39,7 +39,10 @@ class MixerConfig(Protocol):
 
     @property
     def window(self) -> int | None:
-        """Tokens that a token reads at most, itself included; None where nothing ends at a number of tokens."""
+        """Tokens that attention reads at most, the token itself included; None for every other layer.
+
+        A recurrent memory refuses a layer with a window: the memory tokens must be in reach of all others.
+        """
         ...
 
     @property
@@ -49,7 +52,7 @@ class MixerConfig(Protocol):
 
     @property
     def state_shape(self) -> StateShape:
-        """What the state must look like, as its ``shape`` says it."""
+        """The ``shape`` of the states that the layer returns; states of any other shape are refused."""
         ...
 
     @property
@@ -72,7 +75,7 @@ class MixerConfig(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixerSizes:
-    """What a family that takes any mixer tells each of them; a mixer takes what has a meaning for it.
+    """The sizes that a family gives to each of its mixers; a mixer uses those that mean something to it.
 
     Attributes:
         hidden_size: Width of the residual stream.
@@ -81,7 +84,7 @@ class MixerSizes:
         value_dim: Channels of one head's value; None is the mixer's own choice.
         num_kv_heads: Heads of keys and values, where they may be fewer; None is ``num_heads``.
         window: Tokens that a token sees, where a mixer has a window.
-        rotary_base: The slowest pair of channels turns about one radian in this many tokens.
+        rotary_base: Tokens in which the slowest pair of channels is rotated by about one radian.
         norm_epsilon: Added under the root of norms.
         bias: Whether projections have biases.
         dropout: Share of attention weights dropped in training.
@@ -103,18 +106,18 @@ class MixerSizes:
 
 @dataclass(frozen=True, slots=True)
 class InputProjection:
-    """A projection that a mixer reads with, and what its rows are, for the initialiser.
+    """A projection that a mixer reads with, and the meaning of its rows, for the initialiser.
 
     Attributes:
         linear: The projection.
-        rows: Output rows by what they make, in order, such as ``{"query": 64, "key": 64, "value": 128}``.
+        rows: The number of output rows for each part, in order, such as ``{"query": 64, "key": 64, "value": 128}``.
     """
 
     linear: nn.Linear
     rows: Mapping[str, int]
 
     def parts(self) -> dict[str, Tensor]:
-        """The weight's rows by what they make."""
+        """Return the weight's rows of each part."""
         return dict(zip(self.rows, self.linear.weight.split(list(self.rows.values())), strict=True))
 
 
@@ -126,24 +129,32 @@ class Mixer(Protocol):
     """The projection back to the residual stream, an ``nn.Linear`` or what has taken its place."""
 
     def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> Any:
-        """Return the state of rows that have read nothing; its numbers are 0."""
+        """Return the state of rows that have read nothing: zeros, which ``restart`` fills in.
+
+        Args:
+            batch: Rows.
+            device: Where it is made.
+            dtype: Of the model; sums over many tokens are float32 or wider.
+        """
         ...
 
     def __call__(self, x: Hidden, state: Any, layout: BatchLayout, /) -> tuple[Hidden, Any]:
         """Read the normalised residual stream ``x`` after ``state``: return the output and the new state.
 
-        ``state`` is None at the begin. One token of each row, without padding or a document start, is read by ``step``.
+        ``state`` None means the initial state. Padding (``layout.mask`` is False) changes neither the state nor a real
+        token's output. A real token where ``layout.starts`` is True begins a document: its row's state restarts before
+        it. If ``layout.is_one_token``, the call is ``step(x[:, 0], state, place_of(layout))``.
         """
         ...
 
     def step(
         self, x: Float[Tensor, "batch hidden"], state: Any, place: TokenPlace, /
     ) -> tuple[Float[Tensor, "batch hidden"], Any]:
-        """Read one token of each row."""
+        """Read one real token of each row after ``state``, which is never None; see `TokenPlace` for its rotation."""
         ...
 
     def input_projections(self) -> tuple[InputProjection, ...]:
-        """Return what the layer reads with, for the initialiser."""
+        """Return the projections that the layer reads with, for the initialiser."""
         ...
 
 
@@ -152,5 +163,5 @@ class RecallingMixer(Protocol):
     """A mixer that can read hidden states of earlier tokens once more (Transformer-XL, arXiv:1901.02860)."""
 
     def recall(self, recalled: Any) -> Any:
-        """Return keys and values of hidden states that ask nothing themselves."""
+        """Return keys and values of hidden states, which make no queries."""
         ...
