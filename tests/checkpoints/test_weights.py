@@ -233,7 +233,7 @@ def test_what_holds_no_model_is_refused(saved: Path, tmp_path: Path):
     ):
         load_model(tmp_path / "nowhere")
     (saved / "config.json").write_text('{"format": ')
-    with pytest.raises(DamagedFileError, match=r"config.json is not JSON \(.*\); copy it again"):
+    with pytest.raises(DamagedFileError, match=r"config.json is not JSON \(.*\): copy it again"):
         load_model(saved)
 
 

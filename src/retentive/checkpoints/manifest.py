@@ -1,12 +1,11 @@
 """The manifest of a saved model, ``config.json``: what the model is, and where its weights are."""
 
-import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
 
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import read_json
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import config_from_dict
 
@@ -46,23 +45,19 @@ def read_manifest(folder: Path | str) -> ModelManifest:
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} must be the folder of a saved model, but there is no {path}.")
-    try:
-        content: Any = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise DamagedFileError(f"{path} is not JSON ({error}); copy it again.") from error
-    if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
+    content = read_json(path, cure="copy it again")
+    if content.get("format") != FORMAT:
         found = "something else"
         if (path.parent / "model" / CONFIG_FILE).exists():
             found = f"that of a training run: give the folder of its model, {path.parent / 'model'}"
-        elif isinstance(content, dict) and "training" in content:
+        elif "training" in content:
             found = "that of a training run that has no model yet: start its training again, to its end"
-        if isinstance(content, dict) and cast("dict[str, Any]", content).get("model_type") == "retentive":
+        if content.get("model_type") == "retentive":
             found = (
                 "written by transformers: load the folder with AutoModelForCausalLM.from_pretrained, after "
                 "retentive.huggingface.register(), and save it with save_model(model.model, folder)"
             )
         raise MismatchError(f"{path} must have the format {FORMAT!r}, which `save_model` writes, but is {found}.")
-    content = cast("dict[str, Any]", content)
     written = content.get("format_version")
     if written != FORMAT_VERSION:
         raise MismatchError(

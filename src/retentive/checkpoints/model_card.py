@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from retentive.checkpoints.manifest import ModelManifest, read_manifest
 from retentive.checkpoints.tensor_file import open_tensors
-from retentive.files import write_atomically
+from retentive.files import read_json, write_atomically
 from retentive.models.registry import build
 
 CARD_FILE = "README.md"
@@ -168,5 +168,5 @@ def _known(path: Path, manifest: ModelManifest) -> dict[str, Any] | None:
     """What a file says of these weights; None if it says nothing, or was written for others."""
     if not path.is_file():
         return None
-    content = cast("dict[str, Any]", json.loads(path.read_text("utf-8")))
+    content = read_json(path, cure="delete it: the card is then written without it")
     return content if content.get("weights") == manifest.weights_digest else None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from retentive.checkpoints.tensor_file import listed, open_tensors, write_tensors
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.files import write_atomically
+from retentive.files import read_json, write_atomically
 from retentive.huggingface.recurrent_memory import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory
 
 TENSORS_FILE = "memory.safetensors"
@@ -68,7 +68,7 @@ def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrent
     if not path.is_file():
         raise FileNotFoundError(f"{folder} must be the folder of a saved memory, but there is no {path}.")
     try:
-        content: Any = json.loads(path.read_text("utf-8"))
+        content = read_json(path, cure="copy it again")
         version, said = (content["format"], content["format_version"]), content["backbone"]
         config = HuggingFaceMemoryConfig(**content["memory"])
     except (ValueError, LookupError, TypeError) as error:

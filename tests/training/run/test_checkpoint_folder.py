@@ -96,7 +96,7 @@ def test_nothing_on_disk_can_run_code(tmp_path: Path):
         ("altered", r"{file} holds other bytes than were written \(its SHA-256 differs\)"),
         ("missing", r"{file} is missing"),
         ("unrecorded", r"checkpoint\.json is missing"),
-        ("record altered", r"checkpoint\.json was altered \(its checksum differs\)"),
+        ("record altered", r"checkpoint\.json was altered after it was written \(its checksum differs\)"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_offered(tmp_path: Path, how: str, message: str):
@@ -142,7 +142,7 @@ def test_a_failed_write_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatc
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_folder, "write_atomically", full)
+    monkeypatch.setattr(checkpoint_folder, "write_json", full)
     expected = r"checkpoint not written \(No space left on device\): free some space .* step-00000005 is whole"
     with pytest.raises(OSError, match=expected) as caught:
         write(tmp_path, 10)
@@ -153,7 +153,7 @@ def test_a_failed_write_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatc
 
 def test_what_a_kill_left_behind_is_no_checkpoint_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = write(tmp_path, 5)
-    for moment in ("write_atomically", "sync"):
+    for moment in ("write_json", "sync"):
 
         def killed(*_: object) -> None:
             raise KeyboardInterrupt
@@ -163,6 +163,6 @@ def test_what_a_kill_left_behind_is_no_checkpoint_and_goes(tmp_path: Path, monke
             with pytest.raises(KeyboardInterrupt):
                 write(tmp_path, 10)
         found = newest_checkpoint(tmp_path, alone())
-        assert found == first if moment == "write_atomically" else found == tmp_path / "step-00000010"
+        assert found == first if moment == "write_json" else found == tmp_path / "step-00000010"
     remove_old(tmp_path, keep_last=5, best_step=None)
     assert all(path.name.startswith("step-") for path in tmp_path.iterdir())

@@ -1,6 +1,5 @@
 """Tensors of other people's checkpoints: safetensors or ``.bin``, whole or in shards, read without running code."""
 
-import json
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from retentive.checkpoints.tensor_file import listed, open_tensors
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import read_json
 
 SETTINGS_FILE = "config.json"
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -73,7 +73,7 @@ def open_source(path: Path | str, settings: Path | str | None = None) -> Source:
         path=path,
         shapes=shapes,
         read=lambda name: homes[name](),
-        settings=_read_json(given) if given.is_file() else {},
+        settings=read_json(given, cure="copy it again") if given.is_file() else {},
     )
 
 
@@ -82,7 +82,7 @@ def _weight_files(path: Path) -> list[Path]:
         return [path]
     for name in INDEXES:
         if (path / name).is_file():
-            table = _read_json(path / name).get("weight_map")
+            table = read_json(path / name, cure="copy it again").get("weight_map")
             if not isinstance(table, dict):
                 raise DamagedFileError(f"{path / name} holds no weight_map; copy it again.")
             files = sorted({str(file) for file in cast("dict[str, Any]", table).values()})
@@ -144,13 +144,3 @@ def _later(file: Path, name: str) -> Callable[[], Tensor]:
 
 def _held(tensor: Tensor) -> Callable[[], Tensor]:
     return lambda: tensor.detach().clone()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: Any = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise DamagedFileError(f"{path} is not JSON ({error}); copy it again.") from error
-    if not isinstance(content, dict):
-        raise DamagedFileError(f"{path} must hold a JSON object, but holds a {type(content).__name__}.")
-    return cast("dict[str, Any]", content)

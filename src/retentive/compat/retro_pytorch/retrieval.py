@@ -19,7 +19,7 @@ from torch import Tensor
 
 from retentive.compat.retro_pytorch.data import open_rows
 from retentive.errors import DamagedFileError
-from retentive.files import checksum, fill_atomically, write_atomically
+from retentive.files import checksum, fill_atomically, read_json, write_json
 from retentive.retrieval.index.choice import IndexConfig, choose_index
 
 SOS_ID = 101
@@ -309,7 +309,7 @@ def chunks_to_precalculated_knn_(
     record = Path(f"{target}.json")
     done = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     if not force_reprocess and record.is_file() and index_path.is_file() and target.is_file():
-        written: Any = json.loads(record.read_text("utf-8"))
+        written = read_json(record, cure="delete it: the neighbours are then searched again")
         if written == {"made_of": done, "neighbours": checksum(target), "index": checksum(index_path)}:
             return target, faiss.read_index(str(index_path))
     index, vectors = chunks_to_index_and_embed(
@@ -336,7 +336,7 @@ def chunks_to_precalculated_knn_(
 
     fill_atomically(target, fill)
     content = {"made_of": done, "neighbours": checksum(target), "index": checksum(index_path)}
-    write_atomically(record, json.dumps(content).encode())
+    write_json(record, content)
     return target, index
 
 

@@ -1,6 +1,5 @@
 """``retro_pytorch.training``: from a folder of text to batches and to generated text."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from retentive.compat.retro_pytorch.retrieval import (
     text_folder_to_chunks_,
 )
 from retentive.compat.retro_pytorch.retro_pytorch import RETRO
-from retentive.files import write_atomically
+from retentive.files import read_json, write_json
 from retentive.generation import Sampling, generate
 from retentive.shapes import Logits, Tokens
 
@@ -121,11 +120,13 @@ class TrainingWrapper(nn.Module):
         paths = sorted(Path(arguments["folder"]).glob(arguments["glob"]))
         texts = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
         made_of = {"arguments": arguments, "texts": texts}
-        written: Any = json.loads(stats_path.read_text("utf-8")) if stats_path.is_file() else {}
+        written: dict[str, Any] = {}
+        if stats_path.is_file():
+            written = read_json(stats_path, cure="delete it: the text is then chunked again")
         files = [Path(arguments[name]) for name in arguments if name.endswith("_memmap_path")]
         if written.get("made_of") != made_of or not all(path.is_file() for path in files):
             written = {**text_folder_to_chunks_(**arguments), "made_of": made_of}
-            write_atomically(stats_path, json.dumps(written).encode())
+            write_json(stats_path, written)
         return {name: written[name] for name in ("chunks", "docs", "seqs")}
 
     def fetch_neighbours(self, chunks: Int[Tensor, "chunks chunk"]) -> Int[Tensor, "chunks neighbours length"]:

@@ -1,11 +1,10 @@
 """Notes of the demo: which folders beside them it made, so that it never removes what it did not make."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from retentive.files import write_atomically
+from retentive.files import read_json, write_json
 
 NOTES = "demo.json"
 """File that says which folders beside it a demo made, and how many steps its models are trained for."""
@@ -14,13 +13,13 @@ NOTES = "demo.json"
 def read_notes(output: Path) -> dict[str, Any]:
     """The notes of an earlier demo in ``output``; empty ones without."""
     path = output / NOTES
-    return json.loads(path.read_bytes()) if path.exists() else {"made": []}
+    return read_json(path, cure="delete the demo's folder and start it again") if path.exists() else {"made": []}
 
 
 def write_notes(output: Path, notes: dict[str, Any]) -> None:
     """Replace the notes."""
     output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / NOTES, json.dumps(notes).encode())
+    write_json(output / NOTES, notes)
 
 
 def claim(output: Path, folder: Path) -> None:

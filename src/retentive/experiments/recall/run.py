@@ -22,7 +22,7 @@ from retentive.experiments.recall.report import (
     seed_result_from_dict,
 )
 from retentive.experiments.recall.training import PHASES, SEGMENT_LENGTH, MemoryKind, Training, train_to_recall
-from retentive.files import write_atomically
+from retentive.files import read_json, write_atomically
 from retentive.files.progress import Progress
 from retentive.files.targets import check_folder_target
 from retentive.models.rmt import RecurrentMemoryTransformer
@@ -157,7 +157,7 @@ def _read_seed(config: RecallConfig, seed: int) -> SeedResult | None:
     path = _seed_file(config, seed)
     if not path.is_file():
         return None
-    content = json.loads(path.read_text("utf-8"))
+    content = read_json(path, cure="delete it: the seed is then trained again")
     if content["settings"] != config.settings:
         raise ValueError(
             f"output must hold no run of other options, but {path} was made with {content['settings']}, not "

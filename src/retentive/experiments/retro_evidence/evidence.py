@@ -33,7 +33,7 @@ from retentive.evaluation.measures.chunk_scores import (
 )
 from retentive.evaluation.measures.documents import select_documents
 from retentive.evaluation.measures.overlap import overlaps
-from retentive.files import write_atomically
+from retentive.files import read_json, write_atomically
 from retentive.files.progress import Progress
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import build
@@ -187,7 +187,7 @@ def _check_folder(config: EvidenceConfig) -> None:
         "dense_model": config.dense_model,
         "dense_share": config.dense_share,
     }
-    made = json.loads(path.read_bytes()) if path.exists() else asked
+    made = read_json(path, cure="give another output, or remove the folder") if path.exists() else asked
     for name, value in asked.items():
         if made[name] != value:
             raise ValueError(
@@ -348,7 +348,7 @@ def _scores(
 def _kept(path: Path, facts: Mapping[str, Any]) -> ChunkScores | None:
     if not path.exists():
         return None
-    content = json.loads(path.read_bytes())
+    content = read_json(path, cure="delete it: the chunks are then scored again")
     if content["facts"] != facts:
         return None
     return ChunkScores(

@@ -5,18 +5,25 @@ them is and what its SHA-256 is. It is written under another name and renamed on
 resumes from the newest folder of that name: there is no pointer to it that could be wrong.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.files import FileRecord, checksum, sync, write_atomically
+from retentive.files import (
+    FileRecord,
+    check_version,
+    checksum,
+    read_json,
+    sync,
+    with_checksum,
+    without_checksum,
+    write_json,
+)
 from retentive.training.processes.processes import Processes
 from retentive.training.processes.sharded_tensors import write_tensors
 
@@ -24,6 +31,7 @@ RECORD_FILE = "checkpoint.json"
 FORMAT = "retentive training checkpoint"
 FORMAT_VERSION = 1
 _UNFINISHED = ".unfinished-"
+_CURE = "copy the checkpoint again, or delete its folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +175,7 @@ def _finish(unfinished: Path, target: Path, progress: Progress, files: list[File
         "progress": asdict(progress),
         "files": [asdict(record) for record in files],
     }
-    content["checksum"] = _checksum(content)
-    write_atomically(unfinished / RECORD_FILE, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(unfinished / RECORD_FILE, with_checksum(content))
     unfinished.rename(target)
     sync(target.parent)
 
@@ -176,27 +183,15 @@ def _finish(unfinished: Path, target: Path, progress: Progress, files: list[File
 def _read_record(path: Path) -> dict[str, Any]:
     file = path / RECORD_FILE
     try:
-        content: Any = json.loads(file.read_bytes())
+        content = read_json(file, cure=_CURE)
+        if content.get("format") != FORMAT:
+            raise DamagedFileError(f"{file} does not describe a checkpoint: {_CURE}.")
+        check_version(content, file, FORMAT_VERSION, cure=_CURE)
+        return without_checksum(content, file, cure=_CURE)
     except FileNotFoundError as error:
-        raise DamagedFileError(f"checkpoint {path.name} is damaged: {file} is missing.") from error
-    except ValueError as error:
-        raise DamagedFileError(f"checkpoint {path.name} is damaged: {file} is not JSON ({error}).") from error
-    if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
-        raise DamagedFileError(f"checkpoint {path.name} is damaged: {file} does not describe a checkpoint.")
-    content = cast("dict[str, Any]", content)
-    if content.get("format_version") != FORMAT_VERSION:
-        raise MismatchError(
-            f"{file} has format version {content.get('format_version')!r}, but this retentive reads {FORMAT_VERSION}: "
-            "use the version that wrote it."
-        )
-    if content.pop("checksum", None) != _checksum(content):
-        raise DamagedFileError(f"checkpoint {path.name} is damaged: {file} was altered (its checksum differs).")
-    return content
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+        raise DamagedFileError(f"checkpoint {path.name} is damaged: {file} is missing: {_CURE}.") from error
+    except DamagedFileError as error:
+        raise DamagedFileError(f"checkpoint {path.name} is damaged: {error}") from error
 
 
 def _is_whole(path: Path, processes: Processes) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.files import write_atomically
+from retentive.files import check_version, read_json, write_atomically
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import config_to_dict
 from retentive.training.objectives.registry import objective_name
@@ -150,17 +150,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     cure = "restore it, or give another folder as run"
     try:
-        content: Any = json.loads(path.read_bytes())
+        content = read_json(path, cure=cure)
     except FileNotFoundError as error:
         raise DamagedFileError(f"{path} is missing, though there are checkpoints beside it: {cure}.") from error
-    except ValueError as error:
-        raise DamagedFileError(f"{path} is not JSON ({error}): {cure}.") from error
-    if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
+    if content.get("format") != FORMAT:
         raise DamagedFileError(f"{path} is not the configuration of a run: {cure}.")
-    content = cast("dict[str, Any]", content)
-    if content.get("format_version") != FORMAT_VERSION:
-        raise MismatchError(
-            f"{path} has format version {content.get('format_version')!r}, but this retentive reads {FORMAT_VERSION}: "
-            "use the version that wrote it."
-        )
+    check_version(content, path, FORMAT_VERSION, cure="give another folder as run")
     return content
