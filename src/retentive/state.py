@@ -1,8 +1,8 @@
 """The state protocol: what a model carries from one call to the next, and what every such value can do.
 
 A state is a frozen dataclass whose fields are tensors with the batch first, other states, or tuples of states. It goes
-into a call and a new one comes out; no call edits it, no module keeps it. Everything here works on any such value, so
-the state of a new mixer can be selected, joined, restarted, detached, moved and saved without code of its own.
+into a call and a new one comes out; no call edits it, and no module keeps it. Everything here works on any such value,
+so the state of a new mixer can be selected, joined, restarted, detached, moved and saved without code of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ RaggedFields = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecurrentState:
-    """Base of every carried value; its methods return a new value of the same type.
+    """Base of every state; its methods return a new state of the same type.
 
     Attributes:
         ragged: Fields in which rows may hold different numbers of entries, such as a key-value cache. They are aligned
@@ -40,7 +40,7 @@ class RecurrentState:
 
     @property
     def computed(self) -> Mapping[str, Tensor]:
-        """Tensors in the dtype that the model computes in, by name; all others are float32 or wider, or no numbers."""
+        """Floating-point tensors in the dtype that the model computes in, by name; all others are float32 or wider."""
         return {}
 
     @property
@@ -57,7 +57,7 @@ class RecurrentState:
         return join_rows((self, *others))
 
     def restart(self: Carried, rows: Bool[Tensor, "batch"]) -> Carried:
-        """Let some rows begin anew: their numbers are 0, as in the initial state of a mixer."""
+        """Set some rows back to the initial state, whose numbers are 0."""
         return map_tensors(self, lambda tensor: tensor.masked_fill(rows.view(-1, *(1,) * (tensor.dim() - 1)), 0))
 
     def at(self: Carried, position: Int[Tensor, "batch"]) -> Carried:
@@ -89,12 +89,13 @@ class RecurrentState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelState(RecurrentState):
-    """What a decoder carries: one state a layer, and how many tokens each row has read.
+    """The state of a decoder: one state per layer, and how many tokens each row has read.
 
     Attributes:
-        layers: Of each layer.
+        layers: The state of each layer.
         position: Tokens that each row has read.
-        config: Of what made the state, so that nothing else goes on from it; None where it was put together by hand.
+        config: Config of the decoder that made the state; a decoder with another one refuses it. None if the state was
+            put together by hand.
     """
 
     layers: tuple[RecurrentState, ...]
@@ -143,8 +144,8 @@ def with_tensors(template: Carried, tensors: dict[str, Tensor], prefix: str = ""
     )
 
 
-# These are functions of the module and not inside of others: a function that calls itself from a closure is a cycle,
-# which would keep the state of every token alive until the garbage collector comes by.
+# Module-level functions: a nested function that calls itself is a reference cycle, which would keep the state of every
+# token alive until the garbage collector runs.
 
 
 def _mapped(value: object, change: Callable[[Tensor], Tensor]) -> object:

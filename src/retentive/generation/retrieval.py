@@ -40,7 +40,7 @@ class Retrieval:
     end_with_prompt: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         if not callable(self.retriever):
             raise TypeError(

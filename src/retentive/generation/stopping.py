@@ -18,7 +18,7 @@ class Stopping:
     stop_tokens: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, but is {self.max_new_tokens}.")
 

@@ -30,7 +30,7 @@ class AssociativeMemoryConfig:
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         if self.key_dim < 1:
             raise ValueError(f"associative_dim must be at least 1 channel, but is {self.key_dim}.")

@@ -28,7 +28,7 @@ class EmbeddingConfig:
     norm: NormConfig | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         for name in ("vocab_size", "hidden_size"):
             if getattr(self, name) < 1:

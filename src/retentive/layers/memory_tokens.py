@@ -41,7 +41,7 @@ class MemoryTokensConfig:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         check_types(self)
         if self.num_tokens < 0:
             raise ValueError(f"num_memory_tokens must be at least 0, but is {self.num_tokens}.")

@@ -24,7 +24,7 @@ def attention(
     Args:
         query: Rotated, not scaled.
         key: Of all tokens that may be read, those of this call last; ``heads`` is a multiple of ``kv_heads``.
-        value: What each of those tokens says.
+        value: The value of each of those tokens.
         allowed: True where a query may read a key. A query that may read nothing gets zeros.
         bias: Instead of ``allowed``: what is added to scores, 0 or minus infinity. Every query may read something; a
             bias that many calls share saves each the mask's passes over memory.
@@ -69,12 +69,12 @@ def attention_step(
     *,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch heads value_dim"]:
-    """`attention` of one query a row that may read something, unchecked: small calls cost by their number.
+    """`attention` of one query per row, without checks. Every query must be allowed to read some key.
 
     Args:
         query: Rotated, not scaled.
         key: Of all tokens that may be read, the query's own last.
-        value: What each of those tokens says.
+        value: The value of each of those tokens.
         allowed: True where a row's query may read a key; None where it may read all.
         dropout: Probability with which a weight is dropped; 0 outside training.
     """

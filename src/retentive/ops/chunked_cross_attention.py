@@ -20,12 +20,12 @@ def chunked_cross_attention(
 
     The softmax runs over all neighbours of a chunk and all their tokens at once. Column 0 is the last token of the
     first chunk, the first token that may know the chunk's neighbours (arXiv:2112.04426, section 2.4): the paper's
-    shift by ``chunk_size - 1`` is made by whoever chooses the columns.
+    shift by ``chunk_size - 1`` is left to the caller, who chooses the columns.
 
     Args:
         query: Rotated by their place in the attending chunk plus ``chunk_size - 1``, or not at all; not scaled.
         key: Of each chunk's neighbours, side by side; rotated by their place in the neighbour, or not at all.
-        value: What each of those tokens says.
+        value: The value of each of those tokens.
         allowed: False at padding. A chunk that may read nothing gets zeros. None where all may be read.
         chunk_size: Tokens of a chunk.
         dropout: Probability with which a weight is dropped; 0 outside training.

@@ -43,7 +43,7 @@ def linear_cross_entropy(
         chunk_size = max(16, at_once // weight.shape[0])
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1 row of logits, but is {chunk_size}.")
-    if not torch.is_grad_enabled():  # which the function below cannot see: it would make gradients for nobody
+    if not torch.is_grad_enabled():  # the function below cannot see that, and would compute gradients
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, bias, chunk_size)
     return loss
@@ -100,7 +100,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (scale,) = grad_outputs
         gradients: tuple[Tensor | None, ...] = ctx.saved_tensors
-        if _is_the_end(scale):  # what was saved is given away, not copied
+        if _is_the_end(scale):  # the saved gradients are returned without a copy
             hidden_grad, weight_grad, bias_grad = gradients
         else:
             hidden_grad, weight_grad, bias_grad = (
@@ -110,20 +110,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _is_the_end(scale: Tensor) -> bool:
-    """Whether a loss is the end of all computing, with slope 1, and what it saved is not needed once more."""
+    """Whether ``backward`` began at this loss, with gradient 1, and will not be called on it again."""
     if scale.device.type != "cpu" or type(scale) is not Tensor or torch.compiler.is_compiling():
         return False
     try:
         functions = torch._C._functorch  # pyright: ignore
         is_batched = functions.is_batchedtensor(scale) or functions.is_legacy_batchedtensor(scale)
         is_kept = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore
-    except AttributeError:  # a torch that cannot say: a copy is right everywhere
+    except AttributeError:  # this torch cannot tell; a copy is always right
         return False
     return not is_batched and not is_kept and scale.item() == 1
 
 
 class _Logits:
-    """``hidden @ weight.T + bias`` into the same memory every time: new pages cost as much as the product."""
+    """``hidden @ weight.T + bias`` in one buffer for all chunks: allocating takes as long as the product."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight, self._bias = weight, bias

@@ -1,4 +1,4 @@
-"""Which dtype to compute in, and which to remember in."""
+"""The dtypes of products and of states."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype in which products of such a tensor are right and not slow.
+    """The dtype in which products of such a tensor are accurate and fast.
 
     Half types keep their dtype on accelerators, which accumulate in float32. On CPUs float16 becomes float32, and so
     does bfloat16 unless the CPU multiplies it natively: elsewhere such products run about 50 times slower than float32.
@@ -38,6 +38,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 @cache
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has matrix or vector instructions for bfloat16 (AMX, AVX512-BF16, ARM BF16)."""
-    # A torch that cannot say computes in float32, which is right everywhere.
+    # If torch cannot tell, compute in float32, which is right everywhere.
     capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") or capabilities.get("bf16"))

@@ -14,8 +14,8 @@ def rms_norm(
 ) -> Float[Tensor, "*batch channels"]:
     """``x / sqrt(mean(x ** 2) + epsilon) * weight`` over the last dimension (arXiv:1910.07467, eq. 4).
 
-    On a GPU, and under ``torch.compile``, this is torch's own fused kernel. On a CPU torch composes it of many passes
-    over memory, six times slower than its layer norm; here it borrows layer norm's backward kernel.
+    On a GPU, and under ``torch.compile``, this is torch's own fused kernel. On a CPU torch composes it of many
+    operations, six times slower than its layer norm; there this one uses layer norm's backward kernel.
 
     Args:
         x: What is normalised; sums are taken in float32 or wider.
@@ -76,5 +76,5 @@ def _go_back(grad: Tensor, x: Tensor, weight: Tensor | None, inverse: Tensor) ->
     )  # fmt: skip
     ones = torch.ones_like(grad[(0,) * (grad.dim() - 1)]) if scale is None else scale
     d_mean = (grad @ ones).div_(x.shape[-1]).unsqueeze(-1)
-    d_x.add_(d_mean.mul_(inverse))  # one number a row: addcmul_ of two such columns takes six times as long
+    d_x.add_(d_mean.mul_(inverse))  # one number per row: addcmul_ of two such columns takes six times as long
     return d_x.to(x.dtype), None if weight is None else d_weight.to(weight.dtype)

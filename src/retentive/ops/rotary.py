@@ -34,8 +34,8 @@ def rotary_frequencies(
     ``"standard"`` is ``base ** -(2 i / dim)``, which ends before (RoFormer, Llama, flash-linear-attention).
 
     ``scaling`` slows them for texts longer than those of training. ``(factor,)`` divides all by the factor (position
-    interpolation, arXiv:2306.15595). ``(factor, low, high, length)`` divides those of pairs that turn less than ``low``
-    times in ``length`` tokens, leaves those that turn more than ``high`` times, and goes from one to the other between
+    interpolation, arXiv:2306.15595). ``(factor, low, high, length)`` divides those of pairs that make fewer than
+    ``low`` full rotations in ``length`` tokens, leaves those that make more than ``high``, and interpolates between
     (Llama 3.1).
 
     Raises:
@@ -186,7 +186,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, halves: bool, time_first: bool
 
 
 def _rotated_by_formula(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
-    """The same in real numbers, seven passes that a compiler makes one; it would not fuse complex ones."""
+    """The same in real numbers, for compilers: they fuse its seven operations, and do not fuse complex numbers."""
     wide = x.to(cos.dtype)
     first, second = wide.chunk(2, -1) if halves else wide.unflatten(-1, (-1, 2)).unbind(-1)
     turned = (first * cos - second * sin, first * sin + second * cos)

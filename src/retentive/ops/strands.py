@@ -1,4 +1,4 @@
-"""The two strands of DNA: what is read from one end is the complement of what is read from the other."""
+"""The two strands of DNA: read from one end, a sequence is the complement of what is read from the other."""
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ Complement = tuple[int, ...]
 
 
 def check_complement(complement: Complement, vocab_size: int) -> None:
-    """Refuse what is no complement of a vocabulary.
+    """Validate that ``complement`` maps every id, and that applying it twice changes none.
 
     Raises:
         ValueError: If ids are missing, or applying it twice changes an id.

@@ -20,8 +20,8 @@ def gated_retention_recurrent(
 ) -> tuple[Float[Tensor, "batch heads value_dim"], RetentionMatrix]:
     """Run gated retention for one token (Sun et al. 2024, arXiv:2405.05254, section 3.1).
 
-    The inner loop of a decoder calls `recurrent_step` with the decay that `token_decay` returns: the same without
-    checks, and able to overwrite the state.
+    The inner loop of a decoder calls `recurrent_step` with the decay that `token_decay` returns: it does the same
+    without checks, and can overwrite the state.
 
     Args:
         query: Of the one token, rotated and scaled by ``key_dim ** -0.5``.

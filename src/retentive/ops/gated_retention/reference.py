@@ -1,4 +1,4 @@
-"""The definition of gated retention, as one reads it in the paper. The forms beside it compute the same, faster.
+"""The definition of gated retention, as the paper writes it. The forms beside it compute the same faster.
 
 Retention whose decay depends on the token. Each head keeps one matrix. Every token fades what was there by a factor of
 its own and adds its key times its value::
@@ -29,7 +29,7 @@ def gated_retention_reference(
     mask: TokenMask | None = None,
     starts: TokenMask | None = None,
 ) -> tuple[Values, RetentionMatrix]:
-    """The recurrence, token by token, in float64 whatever the inputs: slow, and the judge of every other form.
+    """The recurrence, token by token, in float64 whatever the inputs: slow; the other forms are tested against it.
 
     Args:
         query: Rotated and scaled.

@@ -1,1 +1,1 @@
-"""Every memory trick of the library, behind one question: `plain.is_plain`, and `plain.may_write_over` made of it."""
+"""The library's memory optimisations; `plain.is_plain` and `plain.may_write_over` decide where they may be used."""

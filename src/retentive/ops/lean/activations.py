@@ -1,4 +1,4 @@
-"""Activations and their slopes, written over memory that nobody else needs."""
+"""Activations and their derivatives, computed in place."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def activate_over(x: Tensor, activation: Activation) -> Tensor:
 
 
 def activation_backward(grad: Tensor, x: Tensor, activation: Activation) -> None:
-    """Turn the gradient of an activation's output into that of its input ``x``, in place."""
+    """Turn the gradient of an activation's output into the gradient of its input ``x``, in place."""
     aten = torch.ops.aten
     if activation == "swish":
         aten.silu_backward.grad_input(grad, x, grad_input=grad)

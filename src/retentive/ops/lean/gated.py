@@ -13,8 +13,8 @@ from retentive.ops.lean.activations import activation_backward
 def gated(inner: Float[Tensor, "*batch both_branches"], activation: Activation) -> Float[Tensor, "*batch half_of_them"]:
     """``activation(a) * b`` of the two halves of the last dimension, ``a`` first (arXiv:2002.05202).
 
-    The gradients of the halves are written where the projection's backward pass reads them; put together of two
-    tensors, they would be copied once more.
+    The backward pass writes the gradients of both halves into one tensor; concatenating two tensors would copy them
+    once more.
     """
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and inner.requires_grad):
         activated, linear = inner.chunk(2, -1)

@@ -1,4 +1,4 @@
-"""A projection of something that is quickly made again: for the gradient it keeps what that is made of."""
+"""A linear layer that saves the source of its input, and computes the input again in the backward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,15 +26,15 @@ def lean_linear(
     bias: Float[Tensor, "outputs"] | None,
     back: Back | None = None,
 ) -> Float[Tensor, "..."]:
-    """``linear(make(source), weight, bias)``; the backward pass makes what ``make`` gave again instead of keeping it.
+    """``linear(make(source), weight, bias)``, which saves ``source`` and calls ``make`` again in the backward pass.
 
-    So an activation is kept on one side only, and heads are not kept a second time side by side. Under autocast and in
-    compiled code, which have rules of their own, it is the plain product.
+    So the output of ``make``, such as an activation, is not kept for the gradient. Under autocast and in compiled code,
+    it is the plain product.
 
     Args:
         make: A function without parameters and without randomness, much cheaper than the product. It keeps the dtype,
             and can be called with the first rows of ``source`` alone, or with none.
-        source: What it is called with.
+        source: The argument of ``make``.
         weight: Of the product.
         bias: Added to it.
         back: For a ``make`` that treats every number by itself: its derivative. It is then called for some rows at a
@@ -57,8 +57,7 @@ class _LeanLinear(torch.autograd.Function):
     def forward(ctx: Any, source: Tensor, weight: Tensor, bias: Tensor | None, make: Make, back: Back | None) -> Tensor:
         ctx.save_for_backward(source, weight)
         ctx.make, ctx.back = make, back
-        # The result comes first and what is made after it, in pieces: one freed whole, between what stays, is a hole in
-        # the heap that nothing fills again.
+        # Allocate the output first: large temporaries that are freed between long-lived tensors fragment the heap.
         output = source.new_empty((source.shape[0], *make(source[:0]).shape[1:-1], weight.shape[0]))
         flat = output.view(-1, weight.shape[0])
         if back is None:
@@ -72,7 +71,7 @@ class _LeanLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         needs_source, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        (grad,), is_again = grad_outputs, torch.is_grad_enabled()  # again: gradients are to be differentiated once more
+        (grad,), is_again = grad_outputs, torch.is_grad_enabled()  # True: the gradients will be differentiated too
         rows = grad.flatten(0, -2)
         d_bias = rows.sum(0) if needs_bias else None
         if ctx.back is not None and not is_again:
@@ -91,7 +90,7 @@ class _LeanLinear(torch.autograd.Function):
 
 
 def _in_pieces(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of the source and the weight, without what was made as a whole."""
+    """Gradients of the source and the weight, computed for some rows at a time to save memory."""
     needs_source, needs_weight, *_ = ctx.needs_input_grad
     source, weight = ctx.saved_tensors
     rows, d_weight = source.flatten(0, -2), None
@@ -114,7 +113,7 @@ def _product(made: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> 
 
 
 def _pieces(rows: Tensor) -> list[slice]:
-    """All rows in one piece where sums over pieces would be rounded to half precision, or memory is not a CPU's."""
+    """Ranges of rows: one range if sums over several would be rounded to half precision, or if this is not a CPU."""
     size, count = max(1, _AT_ONCE // max(1, rows.shape[1])), max(1, rows.shape[0])
     if rows.device.type != "cpu" or rows.dtype not in (torch.float32, torch.float64):
         size = count

@@ -35,7 +35,7 @@ def may_write_over(output: Tensor, producer: nn.Module, *seen_by: nn.Module) -> 
         seen_by: Other modules that ``output`` came through; their hooks may have kept it.
     """
     if torch.is_grad_enabled():
-        # Something that computes again what gradients need may keep a part of any other memory.
+        # Activation checkpointing may have kept a view of any other memory.
         if not is_lean(output):
             return False
     elif getattr(type(producer), "is_view", False):
@@ -48,7 +48,7 @@ def is_hooked(module: nn.Module) -> bool:
     if getattr(type(module), "is_view", False):
         return False
     has_global_hook = getattr(nn.modules.module, "_has_any_global_hook", None)
-    if has_global_hook is None or has_global_hook():  # a torch that cannot say may have one
+    if has_global_hook is None or has_global_hook():  # this torch cannot tell, so there may be one
         return True
     forward = module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
     backward = module._backward_hooks or module._backward_pre_hooks  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""A projection to heads that are rotated where they are, without a copy of them before rotation."""
+"""A projection to heads that are rotated in place, without a copy of the unrotated ones."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ def rotated_linear(
     *,
     pairs: RotaryPairs = "interleaved",
 ) -> Float[Tensor, "batch heads time dim"]:
-    """``rotate`` of the heads of ``linear(x, weight)``.
+    """``rotate`` applied to the heads of ``linear(x, weight)``.
 
-    On one memory for interleaved pairs in the tables' dtype, neither compiled nor under autocast, which have rules of
-    their own.
+    It rotates in place if pairs are interleaved, the dtype is that of the tables, and the call is neither compiled nor
+    under autocast; otherwise it makes a copy.
 
     Args:
         x: What is projected.

@@ -1,4 +1,4 @@
-"""Short passes over memory on one thread of a CPU: to wake a second one takes longer than such a pass."""
+"""Short CPU operations run on one thread, since waking a second thread takes longer than they do."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -13,7 +13,7 @@ _SHARED: AbstractContextManager[None] = nullcontext()
 
 
 class _OneThread(AbstractContextManager[None]):
-    """Passes inside are not shared."""
+    """Operations in this context run on one thread."""
 
     def __enter__(self) -> None:
         self._threads = torch.get_num_threads()
@@ -24,7 +24,7 @@ class _OneThread(AbstractContextManager[None]):
 
 
 def threads_for(x: Tensor) -> AbstractContextManager[None]:
-    """As many threads as passes over ``x`` are worth: one, if it is small and on a CPU. Compiled code has its own."""
+    """A context with one thread if ``x`` is small and on a CPU; otherwise, and in compiled code, it changes nothing."""
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() >= _WORTH_SHARING:
         return _SHARED
     if torch.get_num_threads() == 1:

@@ -41,7 +41,7 @@ def log_decay_linspace(num_heads: int) -> LogDecay:
 
 @dataclass(frozen=True, slots=True)
 class DecayTables:
-    """How much of what is left when, inside chunks of ``size`` tokens; 0 where nothing is.
+    """The factors by which keys and states have decayed, inside chunks of ``size`` tokens; 0 where nothing is left.
 
     Rows and chunks that agree share one entry: without mask and starts ``rows`` and ``chunks`` are 1.
     """
@@ -70,7 +70,7 @@ def decay_tables(
 
     Every weight is a power of the decay whose exponent is the number of real tokens in between, counted in integers,
     so the only rounding is that of the power itself. Real tokens are counted by a clock that stands still at padding;
-    tokens on two sides of a start have nothing in common.
+    between tokens on two sides of a document start the weight is 0.
 
     Args:
         log_decay: ``log(gamma)`` of each head.
@@ -90,7 +90,7 @@ def decay_tables(
     elapsed = clock.unsqueeze(3) - clock.unsqueeze(2)
     remaining = clock[:, :, -1:] - clock
     visible = torch.ones(size, size, dtype=torch.bool, device=device).tril()
-    # The entry after the powers 0 to size is 0, the weight of what cannot be seen.
+    # The entry after the powers 0 to size is 0, the weight of tokens that cannot be seen.
     nothing = size + 1
     if starts is None:
         elapsed = elapsed.where(visible, nothing)

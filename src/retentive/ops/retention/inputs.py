@@ -1,4 +1,4 @@
-"""What every form of retention asks of its arguments."""
+"""Checks of arguments that every form of retention shares."""
 
 import torch
 from jaxtyping import Float
@@ -16,13 +16,13 @@ def check_inputs(
     state: Float[Tensor, "..."] | None,
     names: str = "(batch, heads, time, dim)",
 ) -> None:
-    """Refuse what no form can compute.
+    """Validate shapes and dtypes.
 
     Args:
-        query: As of the caller.
-        key: As of the caller.
-        value: As of the caller.
-        state: As of the caller.
+        query: The caller's.
+        key: The caller's.
+        value: The caller's.
+        state: The caller's.
         names: The dimensions that the caller expects.
 
     Raises:
@@ -68,7 +68,7 @@ def check_inputs(
 
 
 def check_tokens(query: Queries, mask: TokenMask | None, starts: TokenMask | None) -> None:
-    """Refuse flags that are not one bool per token.
+    """Validate that flags are one bool per token.
 
     Raises:
         TypeError: If ``mask`` or ``starts`` is not of dtype bool.
@@ -113,7 +113,7 @@ def retention_dtype(query: Float[Tensor, "..."]) -> torch.dtype:
 def without_padding(
     query: Queries, key: Queries, value: Values, mask: TokenMask | None
 ) -> tuple[Queries, Queries, Values]:
-    """Put zeros where padding is, whatever stood there, so that it adds and reads nothing and gets no gradient."""
+    """Put zeros at padding, so that it adds nothing to the state, reads nothing and gets no gradient."""
     if mask is None:
         return query, key, value
     padding = ~mask[:, None, :, None]

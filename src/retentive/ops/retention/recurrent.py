@@ -57,13 +57,13 @@ def recurrent_step(
 ) -> tuple[Float[Tensor, "batch heads value_dim"], RetentionMatrix]:
     """`retention_recurrent` without its checks, for the inner loop of a decoder: ``decay`` from `recurrent_decay`.
 
-    With ``overwrite``, the new state takes the memory of the old one: for a loop that owns it, without gradients.
+    With ``overwrite``, the new state is written over the old one, without gradients: pass a copy if you keep it.
     """
     dtype = query.dtype
     if dtype != state.dtype:
         query, key, value = query.to(state.dtype), key.to(state.dtype), value.to(state.dtype)
     batch, heads, key_dim, value_dim = state.shape
-    # In place on what faded: for large states the step is as slow as its passes over memory, and new memory slower.
+    # In place on the decayed state: large states are limited by memory bandwidth, and new memory costs more.
     faded = state.mul_(decay) if overwrite else state * decay
     after = faded.addcmul_(key.unsqueeze(3), value.unsqueeze(2))
     with without_autocast(state.device):

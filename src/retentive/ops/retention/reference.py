@@ -1,4 +1,4 @@
-"""The definition of retention, as one reads it in the paper. The forms beside it compute the same, faster.
+"""The definition of retention, as the paper writes it. The forms beside it compute the same faster.
 
 Each head keeps one matrix. Every token adds its key times its value, and what was there fades by ``gamma``::
 
@@ -27,7 +27,7 @@ def retention_reference(
     mask: TokenMask | None = None,
     starts: TokenMask | None = None,
 ) -> tuple[Values, RetentionMatrix]:
-    """The plain sum over the past, in float64 whatever the inputs: slow, and the judge of every other form.
+    """The plain sum over the past, in float64 whatever the inputs: slow, and what every other form is tested against.
 
     Args:
         query: Rotated and scaled.
