@@ -1,4 +1,4 @@
-"""Where a saved model is put."""
+"""The device that a saved model is loaded onto."""
 
 from typing import Literal
 
@@ -6,10 +6,10 @@ import torch
 
 
 def chosen_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device that an option names.
+    """Return the device that an option names.
 
     Raises:
-        ValueError: If it is a GPU and there is none.
+        ValueError: If the option names a GPU and torch finds none.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device must be 'cpu' or 'auto' on this machine, where torch finds no GPU, but is 'cuda'.")

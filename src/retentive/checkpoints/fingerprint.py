@@ -1,4 +1,4 @@
-"""Telling one model's weights from another's without reading all of them."""
+"""A fingerprint that tells two models' weights apart without reading all of them."""
 
 import hashlib
 
@@ -13,7 +13,7 @@ def weights_fingerprint(model: nn.Module) -> str:
     """SHA-256 over the names, dtypes and shapes of all weights and a few values of each.
 
     It is the same on every device. Two models that were trained apart differ everywhere, so a few values tell them
-    apart; a change by hand of single values in a large tensor can go unseen.
+    apart; a manual change of single values in a large tensor can stay unnoticed.
     """
     whole = hashlib.sha256()
     samples: list[Tensor] = []

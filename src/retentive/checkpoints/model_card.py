@@ -49,7 +49,7 @@ def save_model_card(folder: Path | str, data: TrainingData | None = None) -> boo
         data: What the model was trained on, kept in the folder for the next time; None takes what was kept.
 
     Returns:
-        Whether it was written: a card that a person has taken over is left alone.
+        Whether it was written: a card that was edited by hand is left alone.
 
     Raises:
         FileNotFoundError: If the folder holds no model.
@@ -66,7 +66,7 @@ def save_model_card(folder: Path | str, data: TrainingData | None = None) -> boo
 
 
 def model_card(folder: Path | str) -> str:
-    """The text of a card, from what the folder of a model tells.
+    """The text of a card, from the files in a model's folder.
 
     Raises:
         FileNotFoundError: If the folder holds no model.
@@ -165,7 +165,7 @@ def _bits(way: Mapping[str, Any]) -> str:
 
 
 def _known(path: Path, manifest: ModelManifest) -> dict[str, Any] | None:
-    """What a file says of these weights; None if it says nothing, or was written for others."""
+    """The content of a file about these weights; None if there is none, or it is about other weights."""
     if not path.is_file():
         return None
     content = read_json(path, cure="delete it: the card is then written without it")

@@ -1,6 +1,6 @@
-"""A state in a file: what a model remembers, to go on later, in another process or on another machine.
+"""States in files, to go on later, in another process or on another machine.
 
-The file says which model the state belongs to, so that no other one can be made to continue it.
+The file names the model that the state belongs to, and no other model loads it.
 """
 
 import json
@@ -32,8 +32,8 @@ class GenerationState(RecurrentState):
     """Where a generation stopped: a model's state, and the token of each row that was drawn but not read yet.
 
     Attributes:
-        model: Has read the whole text but its last token.
-        unread: The last token.
+        model: The model's state after the whole text but its last token.
+        unread: The last token of each row.
     """
 
     model: ModelState
@@ -52,7 +52,7 @@ def save_state(
         state: Of ``model``'s output, or of a generation.
         path: The file.
         model: The model that made the state; no other one can load it.
-        metadata: Kept as it is; `read_state_metadata` gives it back.
+        metadata: Strings of yours, stored in the file; `read_state_metadata` reads them.
 
     Raises:
         MismatchError: If the state is not one of this model's.
@@ -110,7 +110,7 @@ def load_state(
 
 
 def read_state_metadata(path: Path | str) -> dict[str, str]:
-    """What was given to `save_state` as ``metadata``.
+    """Read the ``metadata`` that was given to `save_state`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -141,8 +141,8 @@ def _open_state(path: Path) -> Generator[TensorReader]:
 
 
 def _check_model(path: Path, about: Mapping[str, str], model: LanguageModel) -> None:
-    """Refuse a state of another config or other weights."""
-    # Through JSON and back, as the file's config went: lists and tuples are one there.
+    """Check that a state belongs to a model of this config and these weights."""
+    # Through JSON and back, as the config in the file: JSON does not tell tuples from lists.
     ours = _flattened(json.loads(json.dumps(config_to_dict(model.config))))
     theirs = _flattened(json.loads(about["config"]))
     differing = [
@@ -180,7 +180,7 @@ def _template(model: LanguageModel, kind: str, rows: int) -> ModelState | Genera
 
 
 def _fault(tensors: Mapping[str, Tensor], template: RecurrentState) -> str | None:
-    """What keeps tensors from being a state of the template's structure; None if nothing does."""
+    """Why tensors are no state of the template's structure; None if they are."""
     expected = named_tensors(template)
     missing = expected.keys() - tensors.keys()
     if missing:
@@ -189,7 +189,7 @@ def _fault(tensors: Mapping[str, Tensor], template: RecurrentState) -> str | Non
     if extra:
         return f"it has {listed(extra)}, which the model does not carry"
     for name, tensor in expected.items():
-        # A dimension that is empty at the start grows with what is read.
+        # A dimension that is empty in a new state grows with the text.
         pattern, shape = tuple(tensor.shape), tuple(tensors[name].shape)
         fits = len(pattern) == len(shape) and all(b in (0, a) for a, b in zip(shape, pattern, strict=True))
         if not fits:

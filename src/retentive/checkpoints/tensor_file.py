@@ -21,7 +21,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors, and strings about them, whole or not at all.
+    """Write tensors and metadata atomically.
 
     Raises:
         OSError: If the disk is full or the file cannot be written; an earlier file is left as it was.
@@ -53,7 +53,7 @@ class TensorReader:
 
     def read(self, name: str) -> Tensor:
         """One tensor, in memory of its own: later changes to the file cannot reach it."""
-        # The mapped tensor begins at any byte; products of aligned memory repeat to the last bit.
+        # A mapped tensor may begin at any byte; only with aligned memory do products repeat to the last bit.
         return self._file.get_tensor(name).clone()
 
 
@@ -79,14 +79,14 @@ class TensorDigest:
     """SHA-256 over names, dtypes, shapes and values; add tensors in the order of their names."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start with no tensor."""
         self._hash = hashlib.sha256()
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take in one tensor."""
+        """Add one tensor to the digest."""
         self._hash.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
-        if flat.stride(0) != 1:  # one number, which is contiguous whatever its stride
+        if flat.stride(0) != 1:  # a single number is contiguous whatever its stride
             flat = flat.clone(memory_format=torch.contiguous_format)
         self._hash.update(flat.view(torch.uint8).numpy().data)
 
@@ -111,7 +111,7 @@ def listed(names: Iterable[str], most: int = 5) -> str:
 
 
 def _damage(path: Path) -> str | None:
-    """Which tensors a file that was cut off has lost; None where that cannot be told."""
+    """The tensors that a truncated file has lost; None where its header does not tell."""
     size = path.stat().st_size
     with path.open("rb") as file:
         begin = file.read(8)
@@ -132,7 +132,7 @@ def _damage(path: Path) -> str | None:
 
 
 def unwritten(path: Path, reason: object) -> OSError:
-    """The error of a write that failed, with the cure; ``ENOSPC`` where the reason tells of a full disk."""
+    """The error to raise after a failed write, with the cure; its number is ``ENOSPC`` where the disk was full."""
     full = any(f"os error {code}" in str(reason) for code in (errno.ENOSPC, errno.EDQUOT))
     full = full or (isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT))
     cure = "nothing half-written was kept, and an earlier file is as it was; free some space or choose another disk"

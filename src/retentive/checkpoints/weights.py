@@ -1,7 +1,7 @@
 """A model in a folder: ``config.json``, its weights as safetensors, and its tokenizer's files.
 
-``config.json`` is the manifest. It names the weights file, whose name carries the hash of its content, and is renamed
-into place last: a folder holds the earlier model or the new one, whenever the process is killed.
+``config.json`` is the manifest. It names the weights file, whose name contains the hash of its content, and is renamed
+into place last: if the process is killed, the folder holds either the earlier model or the new one.
 
 The same folder is one of transformers: ``config.json`` also has the keys that it reads, and so it finds the weights in
 the same step; see `retentive.huggingface`.
@@ -29,7 +29,7 @@ from retentive.text.tokenizer import pad_of
 
 @runtime_checkable
 class SavableTokenizer(Protocol):
-    """What `save_model` asks of a tokenizer."""
+    """What `save_model` needs of a tokenizer."""
 
     @property
     def end_of_text(self) -> int:
@@ -147,7 +147,7 @@ def _skeleton(config: FamilyConfig) -> LanguageModel:
 
 
 def _check_tensors(shapes: Mapping[str, torch.Size], model: LanguageModel, source: str, cure: str) -> None:
-    """Refuse tensors that are not what a model's config describes, with their names."""
+    """Check that tensors are those that a model's config describes."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     missing, extra = expected.keys() - shapes.keys(), shapes.keys() - expected.keys()
     wrong = sorted(name for name in expected.keys() & shapes.keys() if expected[name] != shapes[name])
@@ -168,7 +168,7 @@ def _check_tensors(shapes: Mapping[str, torch.Size], model: LanguageModel, sourc
 
 
 def _save_tokenizer(tokenizer: SavableTokenizer, folder: Path) -> None:
-    """Let a tokenizer write its files apart, and rename them into the folder once they are whole."""
+    """Let a tokenizer write its files into a temporary folder, then rename them into the model's folder."""
     apart = folder / ".tokenizer.tmp"
     rmtree(apart, ignore_errors=True)
     try:

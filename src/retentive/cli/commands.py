@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 class Command(Protocol):
-    """A module of this package that is one command.
+    """One command: a module of this package.
 
     ``POSITIONAL``, where it has one, names the option that may stand first without its name.
     """
@@ -41,12 +41,12 @@ class Command(Protocol):
         ...
 
     def run(self, parser: "ArgumentParser", options: "Namespace") -> None:
-        """Do what was asked."""
+        """Run the command."""
         ...
 
 
 def run_or_explain(arguments: list[str]) -> None:
-    """Run the command that was typed, or say which there are.
+    """Run the command that was typed, or list the commands.
 
     Raises:
         UsageError: If there is no such command; the message names the nearest.

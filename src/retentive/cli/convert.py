@@ -47,7 +47,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Convert and say what came of it."""
+    """Convert, and print what was converted, assumed and left out."""
     config = read_config(parser, options, ConvertConfig)
     tokenizer = _tokenizer(config)
     found = convert(config.source, config.dest, format=config.format, settings=config.settings, tokenizer=tokenizer)

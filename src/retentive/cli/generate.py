@@ -33,9 +33,9 @@ class GenerateConfig:
         prompt: Text to go on from; "-" reads it from standard input. Without it a new document begins, or the state
             goes on.
         max_new_tokens: Tokens to write at most.
-        temperature: Logits are divided by it: below 1 the likely gain; 0 always takes the likeliest.
-        top_k: Draw among so many of the likeliest tokens only.
-        top_p: Draw among the fewest tokens whose probability reaches this.
+        temperature: Divides the logits: below 1, likely tokens become likelier; 0 always takes the likeliest.
+        top_k: Draw among this many of the likeliest tokens.
+        top_p: Draw among the fewest tokens whose probabilities add up to this.
         seed: The same seed writes the same text; without it, another text each time.
         stop_at_end: Stop where the model ends the document.
         state: File of a saved state to go on from; the prompt, if any, is read after it.
@@ -47,7 +47,7 @@ class GenerateConfig:
         neighbours: For a RETRO: a text file of your own neighbours, one a line, instead of a store. Every chunk reads
             all of them.
         k: Neighbours of each chunk in the store.
-        every: Look for neighbours after so many new tokens already; without it, once a chunk.
+        every: Look for neighbours after every so many new tokens; without it, once a chunk.
         end_with_prompt: Let the prompt end a chunk, so that what was found for it is read from the first new token on.
         show_neighbours: Say on standard error which neighbours were read, from which token on.
     """
@@ -72,7 +72,7 @@ class GenerateConfig:
     show_neighbours: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
         if self.store is not None and self.neighbours is not None:

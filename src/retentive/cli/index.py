@@ -82,7 +82,7 @@ def _parser(action: Action, parent: ArgumentParser) -> ArgumentParser:
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Do what was asked; exit with 1 where the answer is that something is wrong."""
+    """Run the action; exit with 1 where `verify` finds damage."""
     action = ACTIONS[options.action]
     asked = options[options.action]
     words = {word: asked.pop(word) for word in action.words}

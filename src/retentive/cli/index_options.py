@@ -20,12 +20,12 @@ from retentive.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Where the work is done.
+    """Where the work runs.
 
     Args:
         engine: "local" for processes of this machine, "ray" for a Ray cluster.
-        workers: How many work side by side; without it, one on this machine, and one a core of a Ray cluster.
-        address: Of a Ray cluster, as host:port; without it the one that runs here, or a new one on this machine.
+        workers: Number of workers; without it, one on this machine, or one for each core of a Ray cluster.
+        address: Address of a Ray cluster, as host:port; without it the one that runs on this machine, or a new one.
     """
 
     engine: Literal["local", "ray"] = "local"
@@ -33,12 +33,12 @@ class EngineConfig:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if self.address is not None and self.engine != "ray":
             raise ValueError(f"address is of a Ray cluster, but engine is {self.engine!r}: add --engine ray.")
 
     def make(self) -> Engine:
-        """The engine itself."""
+        """Make the engine."""
         if self.engine == "local":
             return LocalEngine(1 if self.workers is None else self.workers)
         from retentive.retrieval.engines.ray_engine import RayEngine
@@ -51,9 +51,9 @@ class BuildConfig:
     """How a store is made.
 
     Args:
-        store: Folder of the store, of its own.
-        tokenizer: "bytes", "encoder" (that of a dense encoder), or the path of a tokenizer.json or of a folder with
-            one, as "retentive prepare" and "retentive train" write it.
+        store: Folder of the store; it holds nothing else.
+        tokenizer: "bytes", "encoder" (the dense encoder's), or the path of a tokenizer.json or of a folder with one, as
+            "retentive prepare" and "retentive train" write it.
         end_of_text: For a tokenizer.json, the token that ends a document, where that is not plain from the file.
         chunk_size: Tokens of a chunk.
         encoder: What chunks are compared by: "lexical" (words, BM25), "dense" (vectors), "hybrid" (both), or another
@@ -61,10 +61,10 @@ class BuildConfig:
         model: For dense and hybrid, folder or hub id of the encoder, as bert-base-cased.
         pooling: Vector of a chunk: "mean" of its tokens, or "cls", the first.
         batch_size: Chunks that are encoded together; null takes 16 on a CPU and 128 on a GPU.
-        index: How vectors are indexed; without meaning for words alone.
+        index: How vectors are indexed; unused by the lexical encoder.
         table: Also find the neighbours of every chunk, for training.
         neighbours: How that table is made.
-        block_bytes: Bytes of text of a block: what an interruption can cost, and what a worker takes at a time.
+        block_bytes: Bytes of text in a block: the unit of work, and the most that an interruption loses.
     """
 
     store: Path
@@ -81,14 +81,14 @@ class BuildConfig:
     block_bytes: int = 1 << 20
 
     def make_encoder(self) -> Encoder:
-        """The encoder itself."""
+        """Make the encoder."""
         options: dict[str, Any] = {}
         if self.encoder in ("dense", "hybrid"):
             options = {"pooling": self.pooling, "batch_size": self.batch_size}
         return make_encoder(self.encoder, self.model, **options)
 
     def make_tokenizer(self, encoder: Encoder) -> Tokenizer:
-        """The tokenizer itself.
+        """Make the tokenizer.
 
         Args:
             encoder: That of the store, whose tokenizer can be asked for.
@@ -121,7 +121,7 @@ class AddConfig:
     Args:
         store: Folder of the store.
         replace: Let a document of a known name with another text take the place of the old one.
-        reindex: Make one index over everything afterwards; additions leave one part each.
+        reindex: Make one index over everything afterwards; otherwise each addition is a part of its own.
         table: Find the neighbours of every chunk again, for training.
         neighbours: How that table is made.
     """

@@ -32,7 +32,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Print what is known, and draw it."""
+    """Print the findings, and write them as a page with pictures."""
     config = read_config(parser, options, InspectConfig)
     folder = config.checkpoint / "inspect" if config.output is None else config.output
     check_folder_target("output", folder)

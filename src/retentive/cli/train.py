@@ -46,7 +46,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Train, or go on training, and say what came of it; exit with 130 where it was asked to stop before the end."""
+    """Train, or go on training, and print the report; exit with 130 if training was stopped before its end."""
     config = read_config(parser, options, TrainConfig, objective=_read_objective(options))
     vocab_size = TokenStore.open(config.store).manifest.tokenizer.vocab_size
     inner = inner_option(options.family, options.size)

@@ -1,4 +1,4 @@
-"""What a saved model is, without its weights in memory: parameters by part, what it carries, how long it remembers."""
+"""Inspect a saved model without its weights in memory: parameters by part, contents of the state, half-lives."""
 
 import math
 import re
@@ -41,7 +41,7 @@ class Carried:
         name: Its place in the state, as in ``layers.0``; several that are alike stand together, as in ``layers.0-3``.
         holds: Names and shapes of its tensors after the longest context, for one row.
         sizes: Bytes for one row after each context.
-        grows: Whether it becomes larger with every text that is longer.
+        grows: Whether a longer text always makes it larger.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Carried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What is known of a saved model.
+    """What `inspect_model` finds.
 
     Attributes:
         family: Its family.
@@ -75,11 +75,11 @@ class Inspection:
 
     @property
     def parameters(self) -> int:
-        """All parameters."""
+        """Number of all parameters."""
         return sum(part.parameters for part in self.parts)
 
     def sections(self) -> tuple[Section, ...]:
-        """Tables and pictures."""
+        """The findings as sections of a report."""
         parts = Table(
             title="Parameters by part",
             columns=("part", "copies", "parameters", "share"),
@@ -129,7 +129,7 @@ class Inspection:
         )
 
     def report(self) -> Report:
-        """All of it as one page."""
+        """The findings as one page."""
         return Report(
             title=f"A {self.family} from the inside",
             summary=(
@@ -141,7 +141,7 @@ class Inspection:
         )
 
     def lines(self) -> list[str]:
-        """The same for a terminal."""
+        """The findings as lines for a terminal."""
         lines = [f"{self.family}, {self.parameters:,} parameters in {str(self.dtype).removeprefix('torch.')}"]
         width = max(len(part.name) for part in (*self.parts, *self.carried)) + 2
         lines += ["", f"  {'part':<{width}}{'copies':>8}{'parameters':>16}"]
@@ -160,12 +160,12 @@ class Inspection:
 
 
 def inspect_model(folder: Path | str, contexts: Sequence[int] = CONTEXTS) -> Inspection:
-    """Look into a saved model; no weight is read.
+    """Inspect a saved model; no weight is read.
 
     Args:
         folder: The model's folder.
-        contexts: Tokens after which the state is measured, growing. A model with learned positions is measured as far
-            as they reach, one that reads segments as far as 16 of them, for it carries no more after any number.
+        contexts: Tokens after which the state is measured, in increasing order. A model with learned positions is
+            measured up to the last of them, one that reads segments up to 16 of them: its state grows no further.
 
     Raises:
         FileNotFoundError: If the folder holds no model.
@@ -191,7 +191,7 @@ def inspect_model(folder: Path | str, contexts: Sequence[int] = CONTEXTS) -> Ins
 
 
 def _reach(model: LanguageModel) -> float | int:
-    """Tokens beyond which there is nothing to learn."""
+    """The longest text worth measuring, in tokens."""
     longest, segment = model.longest_text, getattr(model.config, "segment_length", None)
     reach = math.inf if longest is None else longest
     return reach if segment is None else min(reach, SEGMENTS * segment)
@@ -203,14 +203,14 @@ def _state_after(model: LanguageModel, context: int) -> ModelState:
     tokens = torch.zeros(1, context, dtype=torch.long, device="meta")
     try:
         return model(tokens, logits_to_keep=0).state
-    except NotImplementedError:  # it looks at values to decide how it reads: so some are made, of any weights
+    except NotImplementedError:  # the model's control flow depends on values: run it on the CPU with arbitrary weights
         return model.to_empty(device="cpu")(tokens.new_zeros(tokens.shape, device="cpu"), logits_to_keep=0).state
     finally:
         model.to("meta")
 
 
 def _parts(model: LanguageModel) -> tuple[Part, ...]:
-    """Parameters by the module that they belong to, blocks of one kind together."""
+    """Count parameters by module, equal modules of different blocks together."""
     names: dict[str, list[int]] = {}
     owners: dict[str, set[str]] = {}
     for name, parameter in model.named_parameters():
@@ -222,9 +222,9 @@ def _parts(model: LanguageModel) -> tuple[Part, ...]:
 
 
 def _carried(states: Sequence[ModelState], *, begins_again: bool) -> tuple[Carried, ...]:
-    """The parts of the state, those that are alike and follow one another together.
+    """Group the parts of the state; equal parts that follow one another become one entry.
 
-    What begins again with each segment may be largest after the longest text, and does not grow.
+    A part that begins anew with each segment does not count as growing, even if it is largest after the longest text.
     """
     places = [(place, _holds(states[-1], place)) for place in _places(states[-1])]
     found: list[Carried] = []
@@ -239,7 +239,7 @@ def _carried(states: Sequence[ModelState], *, begins_again: bool) -> tuple[Carri
 
 
 def _places(state: ModelState) -> list[str]:
-    """Fields of the state; of a field that holds several, each of them."""
+    """Names of the state's fields; each member of a field that holds several has its own name."""
     return list(dict.fromkeys(re.match(r"\w+(\.\d+)?", name)[0] for name in named_tensors(state)))  # type: ignore[index]
 
 

@@ -40,7 +40,7 @@ class EvaluateConfig:
         checkpoint: Folder of the model, as "retentive train" wrote it.
         store: Folder that "retentive prepare" wrote, with the tokenizer that the model was trained with.
         output: JSON file for the results; null writes "evaluation.json" into the model's folder.
-        split: "heldout", or "train" to see what was learned by heart.
+        split: "heldout", or "train" to see how well the model fits its training text.
         window: Tokens that are read together, each window beginning with an empty memory.
         stride: Tokens from the begin of one window to the next; each token is scored once.
         one_pass: Also read every document from begin to end with the state carried along, which gives bits per byte
@@ -51,9 +51,9 @@ class EvaluateConfig:
         max_bytes: Bytes of text at most, in whole documents of such a sample; null takes all.
         max_document_bytes: Documents above this size in bytes are left out; null leaves out none.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
-        neighbours: For a RETRO: whether it reads neighbours: those that "retentive train" has found for the store. What
-            it has not found is looked for now, among the store's training documents.
-        k: Neighbours of a chunk; not necessarily as many as in training.
+        neighbours: For a RETRO: read neighbours, those that "retentive train" found for the store. Missing ones are
+            looked for now, among the store's training documents.
+        k: Neighbours of each chunk; may differ from training.
         near_duplicates: As in training, "neighbours.near_duplicates".
         neighbours_folder: Folder of the datastores; null is "neighbours" in the store's folder.
     """
@@ -77,7 +77,7 @@ class EvaluateConfig:
     neighbours_folder: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         for name in ("window", "stride", "chunk_size", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
@@ -93,7 +93,7 @@ class EvaluateConfig:
         for name, nothing in (("k", 2), ("near_duplicates", None), ("neighbours_folder", None)):
             if getattr(self, name) != nothing and not self.neighbours:
                 raise ValueError(f"{name} means nothing without neighbours; add --neighbours.")
-        _ = self.wanted_neighbours  # it refuses what it cannot be
+        _ = self.wanted_neighbours  # makes the config, which validates these options
         if self.split not in ("heldout", "train"):
             raise ValueError(f"split must be 'heldout' or 'train', but is {self.split!r}.")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -101,7 +101,7 @@ class EvaluateConfig:
 
     @property
     def wanted_neighbours(self) -> NeighbourConfig:
-        """Which neighbours, where they are read."""
+        """The options of the neighbours, for a model that reads them."""
         return NeighbourConfig(k=self.k, near_duplicates=self.near_duplicates)
 
 
@@ -121,7 +121,7 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> tuple[BitsPerByte, ...]:
-        """Every way that was measured."""
+        """The results of all ways of measuring."""
         return (self.windows,) if self.one_pass is None else (self.windows, self.one_pass)
 
 
@@ -133,11 +133,11 @@ class EvaluationReport:
         family: Of the model.
         parameters: Number of its weights.
         tokenizer: Kind of tokenizer, and its number of ids.
-        neighbours: What it read of them, in words; empty for a model that reads none.
+        neighbours: Describes which neighbours it read; empty for a model that reads none.
         evaluation: The numbers.
-        machine: What it ran on.
+        machine: The machine and the software, as `describe_machine` gives them.
         output: The JSON file.
-        seconds: Everything took, loading included.
+        seconds: Duration of everything, loading included.
     """
 
     family: str
@@ -150,7 +150,7 @@ class EvaluationReport:
     seconds: float
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """The report as lines for a terminal."""
         measured = self.evaluation.windows
         lines = [
             f"{self.family}, {self.parameters:,} parameters, on {measured.coverage}",
@@ -189,7 +189,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
         FileNotFoundError: If there is no such model or store.
         MismatchError: If the model was trained with another tokenizer.
         DamagedFileError: If the model or the store is damaged.
-        ValueError: If an option cannot be, or there is nothing to score.
+        ValueError: If an option is out of range, or there is nothing to score.
     """
     begin = time.perf_counter()
     device = chosen_device(config.device)
@@ -245,15 +245,15 @@ def evaluate_model(
     """Measure a model, with progress on standard error; for the arguments see `EvaluateConfig`.
 
     Args:
-        model: What predicts; its mode is left as it was.
+        model: The model to measure; it stays in the mode it is in (training or evaluation).
         documents: As `select_documents` gives them.
         window: Tokens read together.
         stride: Tokens from window to window.
         one_pass: Also in one pass with the carried state, and the loss by position.
         chunk_size: Tokens read in one call of that pass.
         batch_size: Windows or documents side by side.
-        neighbours: For models that read them: those of every chunk.
-        label: Stands before the progress.
+        neighbours: Finds the neighbours of every chunk, for models that read them.
+        label: Text before the progress bar.
 
     Raises:
         MismatchError: If the model lacks some token ids.

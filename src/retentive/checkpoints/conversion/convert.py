@@ -1,4 +1,4 @@
-"""Conversion of other people's checkpoints into ours."""
+"""Converting checkpoints of other packages into ours."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from retentive.models.registry import build
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """What was read of another package's checkpoint.
+    """A checkpoint of another package, as ours.
 
     Attributes:
         format: Name of its format.
         config: Of the model.
         tensors: The model's, by our names, in the dtype that they had.
-        assumed: Settings that nothing said, as the package takes them then.
-        left_behind: Settings by the package's names that have no place here and show in further training alone, as
-            dropout where there is none.
+        assumed: Settings that the checkpoint does not give, with the package's defaults.
+        left_behind: Settings, by the package's names, that this library lacks and that matter only in further
+            training, such as a dropout.
     """
 
     format: str
@@ -57,8 +57,8 @@ def read_foreign(source: Path | str, *, format: str = "auto", settings: Path | s
     Raises:
         FileNotFoundError: If there are no weights.
         DamagedFileError: If a file is cut off or a shard is missing.
-        MismatchError: If the format is not known, or another than was said; if a setting has no meaning here; if a
-            tensor is missing, one too many, or of another shape.
+        MismatchError: If the format is unknown, or another than the given one; if a setting is not supported; if a
+            tensor is missing, unexpected, or of another shape.
         ValueError: If there is no such format.
     """
     if format != "auto" and format not in FORMATS:
@@ -104,9 +104,9 @@ def convert(
         tokenizer: Saved beside the model.
 
     Raises:
-        FileExistsError: If there is something in ``dest`` already.
+        FileExistsError: If ``dest`` is not empty.
         ValueError: If ``dest`` cannot be written.
-        MismatchError: See `read_foreign`, as for all others.
+        MismatchError: As `read_foreign`, which raises the others too.
     """
     dest = Path(dest)
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
@@ -120,10 +120,10 @@ def convert(
 
 
 def to_foreign(model: LanguageModel, format: str) -> dict[str, Tensor]:
-    """A model's tensors under another package's names: what `read_foreign` turns back.
+    """A model's tensors under another package's names: the inverse of `read_foreign`.
 
     Args:
-        model: Which the package can compute.
+        model: A model that the package can compute.
         format: One of `format_names`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Every format by name, and which one a checkpoint is in."""
+"""The formats by name, and how the format of a checkpoint is recognised."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -24,13 +24,13 @@ class Format:
     """How another package keeps a model.
 
     Attributes:
-        package: What it is called.
-        anchors: Names of tensors that it alone has together, without a prefix.
+        package: Name of the package.
+        anchors: Names of tensors, without prefix, that together occur in this format only.
         key_map: Its tensors and ours.
-        config: Its settings as ours.
-        sizes: What `Entry.rows` names.
-        fixed: Options of ours with the one value that all its models have.
-        decays: Whether heads of a model of ours fade as its do.
+        config: Turns its settings into our config.
+        sizes: The sizes that `Entry.rows` names.
+        fixed: Options of our config that have the same value in all its models.
+        decays: Whether our model's heads decay as the package's do.
         derived: Values of `KeyMap.derived`.
         prefixes: What may stand before all names, the usual one first.
     """
@@ -139,16 +139,16 @@ def format_of(names: Shapes) -> tuple[str, str]:
 
 
 def has_anchors(candidate: Format, prefix: str, names: Shapes) -> bool:
-    """Whether tensors have the names that tell a format."""
+    """Whether tensors have the names by which a format is recognised."""
     return all(prefix + anchor in names for anchor in candidate.anchors)
 
 
 def _likeness(candidate: Format, prefix: str, names: Shapes) -> int:
-    """How many tensors have names of a format."""
+    """The number of tensors whose names belong to a format."""
     known = {prefix + name for entry in candidate.key_map.entries for name in entry.theirs}
     return sum(re.sub(r"(?<=\.)\d+(?=\.)", "{layer}", name) in known for name in names)
 
 
 def unprefixed(names: Shapes, prefix: str) -> dict[str, str]:
-    """Names without a prefix -> names as they are; those that lack it stay."""
+    """Map names without a prefix to the names as they are; names that lack the prefix stay."""
     return {name.removeprefix(prefix): name for name in names}

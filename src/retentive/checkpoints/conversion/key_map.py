@@ -1,4 +1,4 @@
-"""Names of other packages' tensors beside ours, as data that is read in both directions."""
+"""The tensor names of other packages beside ours, as tables that are read in both directions."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class Entry:
 
     Attributes:
         ours: Its name, with ``{layer}`` for the number of a block from 0.
-        theirs: Names of the tensors that, below one another, are ours.
-        rows: For several of theirs, the size that tells the rows of each: ``keys``, ``values``, ``inner`` and so on.
-        transposed: Whether theirs holds inputs in rows, as GPT-2's linear layers do.
+        theirs: Names of the tensors that, concatenated along their rows, are ours.
+        rows: For several of theirs, the size that gives the rows of each: ``keys``, ``values``, ``inner`` and so on.
+        transposed: Whether theirs has inputs along its rows, as GPT-2's linear layers do.
     """
 
     ours: str
@@ -34,9 +34,9 @@ class KeyMap:
     Attributes:
         entries: Every tensor that a model of the format may have; those count whose name the model of ours has. Where
             several give the same tensor of ours, the first is the one that is written, the others are older layouts.
-        derived: Theirs that hold no weight: they follow from the config, are not read, and are made again in writing.
-        copies: Theirs that repeat another of theirs where embeddings are tied: ``(copy, original)``.
-        ignored: Ends of names that hold nothing a model needs, such as the masks in old checkpoints of GPT-2.
+        derived: Tensors of theirs that follow from the config: not read, and computed again in writing.
+        copies: Tensors of theirs that repeat another one where embeddings are tied: ``(copy, original)``.
+        ignored: Suffixes of names of tensors without weights, such as the masks in old checkpoints of GPT-2.
     """
 
     entries: tuple[Entry, ...]
@@ -57,19 +57,19 @@ def to_ours(
     derived: Mapping[str, Tensor],
     source: str,
 ) -> dict[str, Tensor]:
-    """Read the tensors of a model of ours out of theirs.
+    """Make our model's tensors from theirs.
 
     Args:
         key_map: Of their format.
         shapes: Of theirs by name.
         read: Gives one of theirs.
         expected: Ours by name.
-        sizes: What `Entry.rows` names.
+        sizes: The sizes that `Entry.rows` names.
         derived: Values of `KeyMap.derived`, for their shapes.
-        source: For messages.
+        source: The checkpoint, named in messages.
 
     Raises:
-        MismatchError: If theirs lack a tensor, have one too many or one of another shape; the message names it.
+        MismatchError: If a tensor is missing, unexpected or of another shape; the message names it.
     """
     entries = _chosen(key_map, expected, shapes)
     should = {name: tensor.shape for name, tensor in derived.items()}
@@ -85,12 +85,12 @@ def to_ours(
 def to_theirs(
     key_map: KeyMap, tensors: Mapping[str, Tensor], sizes: Mapping[str, int], derived: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Write the tensors of a model of ours as theirs: what `to_ours` reads back.
+    """Make their tensors from our model's: the inverse of `to_ours`.
 
     Args:
         key_map: Of their format.
         tensors: Ours.
-        sizes: What `Entry.rows` names.
+        sizes: The sizes that `Entry.rows` names.
         derived: Values of `KeyMap.derived`.
 
     Raises:
@@ -120,7 +120,7 @@ def their_names(key_map: KeyMap, expected: Shapes) -> set[str]:
 
 
 def side(shapes: Shapes, name: str, place: int) -> int:
-    """Length of a matrix of theirs along one of its sides, which a size of the model is.
+    """The size of the model that one side of a matrix gives.
 
     Raises:
         MismatchError: If it is missing, or no matrix; the message names it.
@@ -147,7 +147,7 @@ def _chosen(key_map: KeyMap, expected: Shapes, present: Shapes | None) -> list[E
 
 
 def _presence(entry: Entry, layers: Iterable[int], present: Shapes) -> tuple[int, int]:
-    """How many of an entry's tensors there are in all blocks; of two with as many, that of fewer names is whole."""
+    """The number of an entry's tensors in all blocks, then minus its names: between equals, fewer names win."""
     names = {name for filled in _filled(entry, layers) for name in filled.theirs}
     return len(names & present.keys()), -len(names)
 

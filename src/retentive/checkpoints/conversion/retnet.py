@@ -1,8 +1,8 @@
-"""RetNets of other packages: their tensors by name, and their settings as ours.
+"""RetNets of other packages: names of their tensors, and their settings as ours.
 
-What is easily got wrong, and stands in the tests one by one: the activated branch of a gated feed-forward is ``fc1`` to
-torchscale and ``gate_proj`` to flash-linear-attention; their rotations pair other channels at other speeds; torchscale
-normalises scores, which shows in the epsilon of the head norm; decays in float32 end at ``1 - 2**-24``.
+The pitfalls, each with a test: the activated branch of a gated feed-forward is ``fc1`` in torchscale and ``gate_proj``
+in flash-linear-attention; their rotations pair different channels and use different frequencies; torchscale normalises
+scores, which changes the epsilon of the head norm; decays in float32 end at ``1 - 2**-24``.
 """
 
 from collections.abc import Mapping
@@ -214,7 +214,7 @@ def syncdoth_config(settings: Settings, shapes: Shapes) -> RetNetConfig:
 
 
 def _torchscale_config(settings: Settings, shapes: Shapes, *, geometric: bool, tied: bool) -> RetNetConfig:
-    # By biases an older one is told, not by gates that are not there: those are tensors that are missing.
+    # Biases, not missing gates, show an older version: a missing gate may be a damaged checkpoint.
     if "layers.0.retention_layer_norm.bias" in shapes or "layers.0.ffn.fc1.bias" in shapes:
         raise MismatchError(
             "source must be of a torchscale since 2023-09-28, whose feed-forward is gated and whose norms have no "
@@ -270,7 +270,7 @@ def yet_another_retnet_config(settings: Settings, shapes: Shapes) -> RetNetConfi
         norm="layer_norm",
         norm_epsilon=settings.get("layer_norm_eps", 1e-6),
         head_norm="layer_norm",
-        head_norm_epsilon=1e-6,  # theirs has no setting that reaches it
+        head_norm_epsilon=1e-6,  # no setting of the package reaches it
         final_norm=False,
         bias=True,
         head_bias=True,
@@ -279,7 +279,7 @@ def yet_another_retnet_config(settings: Settings, shapes: Shapes) -> RetNetConfi
 
 
 def sizes(config: FamilyConfig) -> Mapping[str, int]:
-    """What `Entry.rows` names."""
+    """The sizes that `Entry.rows` names."""
     assert isinstance(config, RetNetConfig)
     retention, inner = config.retention, config.decoder.feed_forward.intermediate_size
     heads = config.num_heads
@@ -301,20 +301,20 @@ def yet_another_retnet_derived(config: FamilyConfig) -> Mapping[str, Tensor]:
 
 
 def geometric_decays(config: FamilyConfig) -> bool:
-    """Whether heads fade as in flash-linear-attention and torchscale."""
+    """Whether heads decay as in flash-linear-attention and torchscale."""
     assert isinstance(config, RetNetConfig)
     expected = replace(config, **{"decay": "linspace", "log_decay": None, **_geometric(config.num_heads)})
     return torch.equal(config.retention.log_decays, expected.retention.log_decays)
 
 
 def linspace_decays(config: FamilyConfig) -> bool:
-    """Whether heads fade as in the paper, and in yet-another-retnet."""
+    """Whether heads decay as in the paper and in yet-another-retnet."""
     assert isinstance(config, RetNetConfig)
     return torch.equal(config.retention.log_decays, log_decay_linspace(config.num_heads))
 
 
 def _geometric(heads: int) -> dict[str, Any]:
-    """The schedule ``1 - 2**(-5 - head)`` as these packages have it: in float32, where it is 1 from head 20 on."""
+    """The schedule ``1 - 2**(-5 - head)`` in float32, as these packages compute it: it rounds to 1 from head 20 on."""
     if heads <= 20:
         return {"decay": "geometric"}
     exact = log_decay_geometric(heads).tolist()

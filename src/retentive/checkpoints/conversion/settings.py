@@ -1,4 +1,4 @@
-"""Settings of other people's checkpoints: what is said, what their package takes otherwise, and what is refused."""
+"""Settings of other packages' checkpoints: given, defaulted, or refused."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,36 +10,36 @@ class Settings:
     """Settings by their package's names.
 
     Attributes:
-        assumed: What was not said, with the value that the package takes then.
-        left_behind: What has no place here and shows in further training alone, by its name there.
+        assumed: Settings that are not given, with the package's defaults.
+        left_behind: Settings that this library lacks and that matter only in further training, by the package's names.
     """
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        """Read from what the settings file says; ``source`` names it in messages."""
+        """Wrap the content of a settings file; ``source`` names it in messages."""
         self._values = values
         self._source = source
         self.assumed: dict[str, Any] = {}
         self.left_behind: dict[str, Any] = {}
 
     def __contains__(self, name: str) -> bool:
-        """Whether it is said."""
+        """Whether a setting is given."""
         return name in self._values
 
     def get(self, name: str, default: Any) -> Any:
-        """A setting, or the package's own default, which is noted."""
+        """A setting, or the package's default, which is noted in ``assumed``."""
         if name in self._values:
             return self._values[name]
         self.assumed[name] = default
         return default
 
     def leave_behind(self, name: str, default: Any, covered: Any) -> None:
-        """Note a setting of training that has no place here, unless what is carried over covers its value."""
+        """Note a setting of training that this library lacks, unless its value makes no difference."""
         value = self._values.get(name, default)
         if value != covered:
             self.left_behind[name] = value
 
     def number(self, name: str, measured: int, tensor: str) -> int:
-        """A size that a tensor tells as well.
+        """A size that a tensor's shape gives too.
 
         Raises:
             MismatchError: If the two differ; the message names both.
@@ -52,17 +52,17 @@ class Settings:
         return measured
 
     def only(self, name: str, allowed: Any, why: str) -> None:
-        """Refuse a setting whose other values mean a model that cannot be made here.
+        """Check a setting of which this library supports only one value.
 
         Raises:
-            MismatchError: If it is said and is not what is allowed.
+            MismatchError: If it is given and has another value.
         """
         said = self._values.get(name, allowed)
         if said != allowed:
             raise MismatchError(f"{name} must be {allowed!r} in what is converted, but is {said!r}: {why}.")
 
     def one_of(self, name: str, meanings: Mapping[str, str], default: str) -> str:
-        """A setting with a word of ours for each of its values.
+        """Translate a setting whose values have other names here.
 
         Raises:
             MismatchError: If it has another value.

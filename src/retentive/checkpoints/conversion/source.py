@@ -1,4 +1,4 @@
-"""Tensors of other people's checkpoints: safetensors or ``.bin``, whole or in shards, read without running code."""
+"""Reading other packages' checkpoints: safetensors or ``.bin``, whole or in shards, without running code."""
 
 import pickle
 from collections.abc import Callable, Mapping
@@ -26,10 +26,10 @@ class Source:
     """A checkpoint that can be read.
 
     Attributes:
-        path: As it was given.
+        path: The path that was given.
         shapes: Of every tensor.
         read: Gives a tensor by its name.
-        settings: What the settings file beside it says; empty without one.
+        settings: Content of the settings file beside it; empty without one.
     """
 
     path: Path
@@ -106,7 +106,7 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
-    """Tensors of a file of torch's own format; nothing in it is run."""
+    """Read the tensors of a file in torch's own format, without running code."""
     try:
         try:
             content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -119,7 +119,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
             f"{file} holds more than tensors, and could only be read by running code in it, which is refused; save its "
             f"weights alone, as safetensors, where it comes from ({str(error).splitlines()[0]})."
         ) from error
-    except Exception as error:  # of a text, such as a pointer of git-lfs, each letter is taken for an instruction
+    except Exception as error:  # pickle reads each letter of a text file as an instruction
         raise DamagedFileError(f"{file} cannot be read ({error!r}); copy it again.") from error
     for name in INSIDE:
         inner: Any = content.get(name) if isinstance(content, dict) else None

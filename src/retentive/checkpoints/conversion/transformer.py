@@ -207,7 +207,7 @@ def _window(settings: Settings, kind: str) -> int | None:
 
 
 def sizes(config: FamilyConfig) -> Mapping[str, int]:
-    """What `Entry.rows` names."""
+    """The sizes that `Entry.rows` names."""
     transformer = cast("TransformerConfig", config)  # the family of every format that has this function
     head_dim = transformer.head_dim or transformer.hidden_size // transformer.num_heads
     return {

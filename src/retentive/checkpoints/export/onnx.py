@@ -12,16 +12,16 @@ from retentive.models.rmt.segment_step import SegmentStep
 def export_segment_step(model: RecurrentMemoryTransformer, path: Path | str) -> None:
     """Write a model's `SegmentStep` as an ONNX file of dynamic batch and length; needs ``retentive[onnx]``.
 
-    Inputs are ``tokens``, ``memory`` and, for a model that recalls, ``history``; outputs are ``logits``,
-    ``next_memory`` and ``next_history``, which go into the next step. What a document begins with is
-    ``SegmentStep(model).first_inputs(batch)``.
+    Inputs are ``tokens``, ``memory`` and, for a model with ``xl_length``, ``history``; outputs are ``logits``,
+    ``next_memory`` and ``next_history``, which go into the next step. ``SegmentStep(model).first_inputs(batch)`` gives
+    the memory and history at the begin of a document.
 
     Args:
-        model: In eval mode afterwards.
-        path: The file.
+        model: Put into eval mode, and left in it.
+        path: The file to write.
 
     Raises:
-        ValueError: If the model's memory is not one of tokens, or its backbone is not one of attention.
+        ValueError: If the model has no memory tokens, its backbone is no Transformer, or the file cannot be written.
         ImportError: If ``onnx`` or ``onnxscript`` is not installed.
     """
     check_file_target("path", Path(path), suggestion="segment_step.onnx")

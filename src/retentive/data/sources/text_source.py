@@ -1,4 +1,4 @@
-"""A source of text as options name it: its documents one at a time, and notes of what cannot be used."""
+"""A source of text: its documents one at a time, and notes of those that cannot be used."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ from retentive.evaluation.harness.tasks import require_harness
 
 
 def main() -> None:
-    """The harness's own command, with our models registered; or ``--install`` and ``--uninstall`` of them there."""
+    """Run the harness's own command with our models registered, or ``--install`` and ``--uninstall`` them there."""
     require_harness()
     if sys.argv[1:] in (["--install"], ["--uninstall"]):
         try:

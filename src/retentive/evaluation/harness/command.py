@@ -1,9 +1,8 @@
-"""Make ``lm_eval``, the command of EleutherAI's lm-evaluation-harness, know our models: opt-in, and undone as easily.
+"""Register our models with ``lm_eval``, the command of EleutherAI's lm-evaluation-harness; `uninstall` undoes it.
 
-The harness takes models from a table of its own and asks neither entry points nor its options for more. What is left
-is a ``.pth`` file in site-packages, whose lines that begin with ``import`` Python runs at its start. Ours puts
-`HarnessFinder` among the import finders: a few microseconds, nothing imported, and one comparison of names for each
-later import that is not yet known.
+The harness has a table of models, and neither entry points nor options that add to it. The only way in is a ``.pth``
+file in site-packages: Python runs its lines that begin with ``import`` when it starts. Ours adds `HarnessFinder` to the
+import finders. It takes a few microseconds, imports nothing, and compares one name for each module imported later.
 """
 
 import inspect
@@ -20,17 +19,18 @@ UNDO = "python -m retentive.evaluation.harness --uninstall"
 class HarnessFinder:
     """An import finder that adds our model to the harness's table as soon as the table has been made.
 
-    Its source stands in the file, so that it works before, and without, `retentive`: it may use nothing from outside.
+    Its source is copied into the ``.pth`` file, so that it works before, and without, `retentive`: it may use no name
+    from outside the class.
     """
 
     @classmethod
     def find_spec(cls, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
-        """Leave every module to the finders behind this one; follow the one with the table."""
+        """Let the finders behind this one find every module; wrap the loader of the one with the table."""
         if name != "lm_eval.models":
             return None
         import sys
 
-        # Those behind this one, not all others: another finder of this kind must not be asked in a circle.
+        # Only the finders behind this one: two finders that ask each other would never end.
         for finder in sys.meta_path[sys.meta_path.index(cls) + 1 :]:
             spec = finder.find_spec(name, path, target)
             if spec is not None:
@@ -39,7 +39,7 @@ class HarnessFinder:
 
     @staticmethod
     def add_after(spec: "Any") -> "Any":
-        """A module spec that, once its module has run, adds our model, unless it is known or no longer installed."""
+        """Make a module spec add our model after its module has run, if the model is installed and not known yet."""
         run = spec.loader.exec_module
 
         def run_and_add(module: "Any") -> None:
@@ -48,7 +48,7 @@ class HarnessFinder:
 
             try:
                 from lm_eval.api.registry import model_registry
-            except ImportError:  # another release: it goes on as it would without us
+            except ImportError:  # another release of the harness: leave it as it is
                 return
             if find_spec("retentive") is not None and "retentive" not in model_registry:
                 model_registry.register("retentive", target="retentive.evaluation.harness.model:RetentiveLM")
@@ -58,7 +58,7 @@ class HarnessFinder:
 
 
 def file_content() -> str:
-    """A line for who finds the file, and the line that Python runs at its start."""
+    """A comment for people who find the file, and the line that Python runs at its start."""
     source, name = inspect.getsource(HarnessFinder), HarnessFinder.__name__
     return (
         f"# Makes lm-evaluation-harness know the models of retentive, and does nothing else. To undo it: {UNDO}\n"

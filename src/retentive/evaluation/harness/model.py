@@ -30,7 +30,9 @@ from retentive.text.tokenizer import Tokenizer
 DEFAULT_DEVICE = "cuda:0"
 """What the harness's command passes on where nobody names a device."""
 
-assert models_of_the_harness  # they come before ours: the harness adds them to an empty table alone
+assert (
+    models_of_the_harness
+)  # imported before our class: the harness registers its own models only while its table is empty
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 """A request as the harness encodes it: its texts, the context's ids, and those of the continuation."""
@@ -46,7 +48,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """How the harness asks for a text."""
+    """The options with which the harness asks for a text."""
 
     until: tuple[str, ...]
     max_new_tokens: int
@@ -54,10 +56,10 @@ class GenerationOptions:
 
     @classmethod
     def read(cls, options: dict[str, Any], default_length: int) -> "GenerationOptions":
-        """Take up the ``generation_kwargs`` of a task.
+        """Read the ``generation_kwargs`` of a task.
 
         Raises:
-            ValueError: If there is one that means nothing here.
+            ValueError: If one of them is not supported.
         """
         options = dict(options)
         until = options.pop("until", ())
@@ -99,7 +101,7 @@ class RetentiveLM(TemplateLM):
             device: "cpu", "cuda", "cuda:1" or None for a GPU where there is one; so is "cuda:0", which the harness's
                 command says where nobody does.
             batch_size: Texts side by side; None is 8. Changes speed, never results.
-            max_batch_size: Of no use here, as nothing is tried out.
+            max_batch_size: Ignored: batch sizes are not searched for.
             chunk_size: Tokens of each text read in one call. Changes speed and memory, never results.
             max_gen_toks: Tokens to write at most, where a task does not say.
 
@@ -129,7 +131,7 @@ class RetentiveLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """What tells this tokenizer from others."""
+        """The name by which the harness tells this tokenizer from others."""
         return f"retentive-{cast('Tokenizer', self.tokenizer).fingerprint()[:16]}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
@@ -259,7 +261,7 @@ def _device_of(name: str | None) -> torch.device:
 
 
 def _alike(options: Iterable[GenerationOptions], size: int) -> Iterator[list[int]]:
-    """Numbers of requests with the same options, at most so many together."""
+    """Batches of requests with equal options, as their numbers."""
     groups: dict[GenerationOptions, list[int]] = {}
     for number, wanted in enumerate(options):
         groups.setdefault(wanted, []).append(number)

@@ -41,7 +41,7 @@ class HarnessConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if not self.tasks:
             raise ValueError(f"harness must name at least one task, but is {self.harness!r}.")
         if self.limit is not None and self.limit < 1:
@@ -51,7 +51,7 @@ class HarnessConfig:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The names."""
+        """The names of the tasks, one by one."""
         return tuple(name.strip() for name in self.harness.split(",") if name.strip())
 
 
@@ -61,7 +61,7 @@ class HarnessReport:
 
     Attributes:
         results: Each task's metrics, as the harness names them.
-        table: The same for people.
+        table: The same as a table for a terminal.
         output: Where it was written.
         seconds: How long it took.
     """
@@ -72,7 +72,7 @@ class HarnessReport:
     seconds: float
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """The report as lines for a terminal."""
         return [self.table, f"{self.seconds:,.1f} s. Written to {self.output}"]
 
 

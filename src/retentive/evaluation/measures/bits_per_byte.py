@@ -1,8 +1,8 @@
-"""Bits per byte of held-out documents: what a model needs to write their text down.
+"""Bits per byte of held-out documents: how far a model compresses their text.
 
-The nats of all tokens of the documents over the bytes of their text in UTF-8, in units of ``ln 2``. A character of
-several bytes, or one that is split between tokens, counts by its bytes, so models with different tokenizers can be
-compared. End-of-text counts on neither side; see `retentive.evaluation.measures.scoring`.
+This is the loss of all tokens of the documents, in bits, divided by the bytes of their text in UTF-8. Every character
+counts by its bytes, however tokens split it, so models with different tokenizers can be compared. End-of-text tokens
+count neither as loss nor as bytes; see `retentive.evaluation.measures.scoring`.
 """
 
 import math
@@ -35,7 +35,7 @@ class BitsPerByte:
         coverage: How much of the split was measured.
         window: Tokens of a window; None in one pass.
         stride: Tokens from window to window; None in one pass.
-        seconds: The measurement took.
+        seconds: Duration of the measurement.
     """
 
     method: Literal["windows", "one_pass"]
@@ -52,7 +52,7 @@ class BitsPerByte:
 
 
 class DocumentTally:
-    """Adds up the loss of each document."""
+    """A running sum of the loss of each document."""
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
@@ -60,7 +60,7 @@ class DocumentTally:
         self._nats, self._tokens = np.zeros(count), np.zeros(count, np.int64)
 
     def add(self, scored: ScoredTokens) -> None:
-        """Count some tokens."""
+        """Add the losses of some tokens."""
         place = np.searchsorted(self._documents.numbers, scored.document)
         np.add.at(self._nats, place, scored.nats)
         np.add.at(self._tokens, place, 1)
@@ -73,7 +73,7 @@ class DocumentTally:
         window: int | None = None,
         stride: int | None = None,
     ) -> BitsPerByte:
-        """The mean over all documents."""
+        """Return the mean over all documents."""
         assert (self._tokens == self._documents.lengths).all(), "every token must be scored, and once"
         sizes = self._documents.sizes
         tokens, text_bytes = int(self._tokens.sum()), int(sizes.sum())
@@ -106,12 +106,12 @@ def bits_per_byte_in_windows(
     """Measure with sliding windows, the way that models without a carried state are compared.
 
     Args:
-        model: What predicts; its mode is left as it was.
+        model: The model to measure; it stays in the mode it is in (training or evaluation).
         documents: As `select_documents` gives them.
         window: Tokens read together.
         stride: Tokens from window to window; each scores what the one before it did not reach.
         batch_size: Windows side by side. Changes speed and memory, never results.
-        neighbours: For models that read them: those of every chunk.
+        neighbours: Finds the neighbours of every chunk, for models that read them.
         on_tokens: Called with the number of tokens scored since its last call.
 
     Raises:
@@ -138,7 +138,7 @@ def bits_per_byte_in_one_pass(
     """Measure in one pass: every token is read once, and predicted from its whole document so far.
 
     Args:
-        model: What predicts; its mode is left as it was.
+        model: The model to measure; it stays in the mode it is in (training or evaluation).
         documents: As `select_documents` gives them.
         chunk_size: Tokens of each document read in one call. Changes speed and memory, never results.
         batch_size: Documents side by side. Changes speed and memory, never results.

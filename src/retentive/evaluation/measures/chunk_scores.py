@@ -72,7 +72,7 @@ class ChunkScores:
 
     @property
     def bits_per_byte(self) -> float:
-        """Over all chunks."""
+        """Bits per byte over all chunks."""
         return float(self.nats.sum() / np.log(2) / self.num_bytes.sum())
 
 
@@ -81,7 +81,7 @@ class OthersNeighbours:
     """Each chunk is given the neighbours of another one, by a permutation of all chunks.
 
     Attributes:
-        neighbours: The right ones.
+        neighbours: Finds the neighbours that belong to each chunk.
         chunks: All chunks that there are.
         seed: Decides the permutation.
     """
@@ -118,7 +118,7 @@ class FoundNeighbours:
     """Each chunk is looked for in a datastore, which need not be the one of training.
 
     Attributes:
-        database: Where.
+        database: The datastore that is searched.
         chunks: All chunks that there are; none of their documents is in the datastore.
         k: Neighbours of each.
     """
@@ -160,7 +160,7 @@ def score_chunks(
     """Score every token once, in overlapping windows that begin where a chunk does.
 
     Args:
-        model: What predicts; its mode is left as it was.
+        model: The model to measure; it stays in the mode it is in (training or evaluation).
         chunks: What is scored.
         neighbours: Of the chunks; None reads none.
         window: Tokens read together.

@@ -32,11 +32,11 @@ class Coverage:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing was left out."""
+        """Whether the whole split was measured."""
         return self.documents == self.documents_in_split
 
     def __str__(self) -> str:
-        """As a reader needs it, so that no limit is silent."""
+        """Describe the coverage, so that a reader sees every limit."""
         if self.is_whole:
             return f"all {self.documents:,} documents of {self.split!r} ({self.text_bytes:,} bytes)"
         return (
@@ -50,9 +50,9 @@ class Documents:
     """Some documents of a token store.
 
     Attributes:
-        store: Where they are.
-        split: Their split.
-        numbers: Their numbers in the split, growing.
+        store: The token store that holds them.
+        split: The split that holds them.
+        numbers: Their numbers in the split, in increasing order.
         coverage: How much of the split they are.
     """
 
@@ -83,7 +83,7 @@ class Documents:
         return int(self.lengths.sum())
 
     def check_model(self, model: LanguageModel) -> None:
-        """Refuse a model that cannot predict these documents' tokens.
+        """Check that a model can predict these documents' tokens.
 
         Raises:
             MismatchError: If its vocabulary is smaller than the tokenizer's.
@@ -112,8 +112,8 @@ def select_documents(
     one that would go beyond ``max_bytes`` is passed over, so a small limit prefers short documents.
 
     Args:
-        store: Where they are.
-        split: ``heldout``, or ``train`` to see what was learned by heart.
+        store: The token store that holds them.
+        split: ``heldout``, or ``train`` to see how well the model fits its training text.
         max_documents: Documents at most; None takes all.
         max_bytes: Bytes of text at most; None takes all.
         max_document_bytes: Documents above this size in bytes are left out; None leaves out none. A Transformer's work
@@ -156,7 +156,7 @@ def select_documents(
 
 
 def _fitting(numbers: list[int], sizes: Int64[np.ndarray, "documents"], room: int) -> list[int]:
-    """The documents, in the given order, that fit into what room the earlier ones left."""
+    """Take documents in the given order, as long as they fit into what is left of the limit."""
     chosen: list[int] = []
     for number in numbers:
         if (size := int(sizes[number])) <= room:

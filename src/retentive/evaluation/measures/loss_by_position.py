@@ -1,4 +1,4 @@
-"""Loss by position: whether a model makes use of what it read long ago, and holds out beyond its training windows."""
+"""Loss by position: whether a model uses what it read long ago, and works beyond the length of its training windows."""
 
 import time
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class LossByPosition:
 
 
 class PositionTally:
-    """Adds up the loss of each document in each bucket."""
+    """A running sum of the loss of each document in each bucket."""
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
@@ -55,13 +55,13 @@ class PositionTally:
         self._nats, self._tokens = np.zeros(shape), np.zeros(shape, np.int64)
 
     def add(self, scored: ScoredTokens) -> None:
-        """Count some tokens."""
+        """Add the losses of some tokens."""
         places = (np.searchsorted(self._documents.numbers, scored.document), _buckets(scored.position))
         np.add.at(self._nats, places, scored.nats)
         np.add.at(self._tokens, places, 1)
 
     def result(self, *, seconds: float) -> LossByPosition:
-        """The mean of every bucket."""
+        """Return the mean of every bucket."""
         buckets: list[PositionBucket] = []
         for index, (nats, tokens) in enumerate(zip(self._nats.T, self._tokens.T, strict=True)):
             if not tokens.any():
@@ -89,7 +89,7 @@ def loss_by_position(
     """Measure in one pass with the carried state, so that every token sees its whole document so far.
 
     Args:
-        model: What predicts; its mode is left as it was.
+        model: The model to measure; it stays in the mode it is in (training or evaluation).
         documents: As `select_documents` gives them.
         chunk_size: Tokens of each document read in one call. Changes speed and memory, never results.
         batch_size: Documents side by side. Changes speed and memory, never results.

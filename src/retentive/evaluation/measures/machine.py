@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""The machine and the software that a measurement was made with."""
 
 import platform
 from pathlib import Path
@@ -9,7 +9,7 @@ from retentive import __version__
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """Names and versions that a measured time means nothing without, in words."""
+    """Describe the processor, the system and the versions, without which a measured time means nothing."""
     threads = torch.get_num_threads()
     facts = {"processor": f"{_cpu_name()}, {threads} thread{'s' if threads != 1 else ''}"}
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Running a model for its answers alone."""
+"""Running a model without training it."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from retentive.models.base import LanguageModel
 
 @contextmanager
 def evaluating(model: LanguageModel) -> Generator[None]:
-    """Without dropout and without gradients; afterwards the model is in the mode that it was in."""
+    """Put a model into evaluation mode without gradients; restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:

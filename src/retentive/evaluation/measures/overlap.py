@@ -29,13 +29,13 @@ def longest_common_runs(
 def overlaps(
     chunks: Int64[np.ndarray, "chunks length"], database: Datastore, *, k: int = 10, at_once: int = 512
 ) -> Float64[np.ndarray, "chunks"]:
-    """The longest run that each chunk shares with one of the ``k`` nearest chunks of a datastore, by a chunk's length.
+    """The longest run that each chunk shares with its ``k`` nearest chunks in a datastore, as a share of its length.
 
     Neighbours are read with what follows them, as a model reads them.
 
     Args:
         chunks: Token ids, -1 after the end of a shorter one.
-        database: Where the text is that a model has been trained on, and reads.
+        database: The datastore that the model was trained with, and reads.
         k: Neighbours that are compared.
         at_once: Chunks that are looked for together. Changes memory, never results.
 

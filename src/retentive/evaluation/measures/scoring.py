@@ -55,12 +55,12 @@ def score_in_windows(
     """Score tokens in windows that each begin with an empty memory; see `EvaluationWindows`.
 
     Args:
-        model: What predicts.
+        model: The model to measure.
         documents: What is scored.
         window: Tokens read together.
         stride: Tokens from the begin of one window to the next; each scores what the one before it did not reach.
         batch_size: Windows side by side. Changes speed and memory, never results.
-        neighbours: For models that read them: those of every chunk.
+        neighbours: Finds the neighbours of every chunk, for models that read them.
 
     Raises:
         ValueError: If a number is out of range, there is nothing to score, or windows would begin inside of chunks.
@@ -103,11 +103,11 @@ def score_in_one_pass(
     Transformer's cache grows with it.
 
     Args:
-        model: What predicts.
+        model: The model to measure.
         documents: What is scored.
         chunk_size: Tokens of each document read in one call. Changes speed and memory, never results.
         batch_size: Documents side by side. Changes speed and memory, never results.
-        neighbours: For models that read them: those of every chunk.
+        neighbours: Finds the neighbours of every chunk, for models that read them.
 
     Raises:
         ValueError: If a number is below 1.
@@ -145,7 +145,7 @@ def token_nats(
     """The loss of each label, and the state after all tokens.
 
     Args:
-        model: What predicts.
+        model: The model to measure.
         tokens: What it reads.
         labels: The token that follows each; -100 where none is scored, whose loss is 0.
         state: Where an earlier call stopped.

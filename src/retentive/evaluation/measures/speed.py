@@ -29,7 +29,7 @@ class SpeedPoint:
 
     Attributes:
         model: Its name.
-        context: Tokens that it had read before the decoding that was timed.
+        context: Tokens that it had read before the timed decoding.
         state_bytes: Size of the state that it carried then, per row.
         decode_tokens_per_second: Tokens of one row, one at a time; median over turns.
         decode_slowest: Of the turns, in tokens per second.
@@ -53,7 +53,7 @@ class SpeedPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """A point that the budget had no room for: the seconds that it was expected to take, and those that were left."""
+    """A point that did not fit into the budget: the seconds that it was expected to take, and those that were left."""
 
     model: str
     context: int
@@ -67,12 +67,12 @@ class SpeedReport:
 
     Attributes:
         points: In the order of contexts, then of models.
-        left_out: What the budget had no room for.
+        left_out: Points that did not fit into the budget.
         batch_size: Rows that were read side by side.
         tokens_per_turn: Tokens that a timed turn of decoding wrote in each row.
-        device: Where the models were.
+        device: Device of the models.
         threads: Threads of one operation on the CPU.
-        seconds: The whole measurement took.
+        seconds: Duration of the whole measurement.
     """
 
     points: tuple[SpeedPoint, ...]
@@ -139,7 +139,7 @@ def measure_speed(
     shuffle = random.Random(seed).shuffle
     for work in (_Runner.time_decoding, _Runner.time_prefill):
         for _ in range(repetitions):
-            shuffle(order)  # so that none always comes after the same one
+            shuffle(order)  # in an order drawn anew, so that no measurement always follows the same one
             for runner, point in order:
                 work(runner, point)
                 clock.tell()
@@ -206,7 +206,7 @@ class _Point:
 
 @dataclass(slots=True)
 class _Runner:
-    """One model, its share of the budget, and its points."""
+    """One model, its share of the budget, and what was measured of it."""
 
     name: str
     model: LanguageModel
@@ -221,7 +221,7 @@ class _Runner:
         return next(self.model.parameters()).device
 
     def read(self, context: int) -> LeftOut | None:
-        """Read a context and warm up there, or say why not."""
+        """Read a context and warm up there, or note that it does not fit into the budget."""
         missed = self._cannot_afford(context)
         if missed is not None:
             return missed
@@ -238,12 +238,12 @@ class _Runner:
         return None
 
     def time_decoding(self, point: _Point) -> None:
-        """Take a turn, if it is the first or still to be paid."""
+        """Time one turn, if it is the first or fits into the budget."""
         if not point.decodes or point.decodes[-1] <= self.seconds_left:
             point.decodes.append(self._decode(point))
 
     def time_prefill(self, point: _Point) -> None:
-        """Read the context once more, up to the number of decoding turns, if that is still to be paid."""
+        """Time one more prefill, at most one for each decoding turn, if it fits into the budget."""
         if len(point.prefills) < len(point.decodes) and point.prefills[-1] <= self.seconds_left:
             point.prefills.append(self._prefill(point.tokens, point.context)[0])
 
@@ -270,7 +270,7 @@ class _Runner:
         if len(known) > 1:
             before = known[-2]
             measured = math.log(last.cost / before.cost) / math.log(last.context / before.context)
-            # What grows faster than the context at all will end as its square.
+            # A cost that grows faster than the context is attention's, which ends as the square of the context.
             growth = 2.0 if measured > _NEARLY_LINEAR else max(1.0, measured)
         expected = last.cost * (context / last.context) ** growth
         if expected <= self.seconds_left:
@@ -292,7 +292,7 @@ class _Runner:
 
     @contextmanager
     def _timed(self) -> Generator[list[float]]:
-        """Put the seconds of the block into the list, and take them from the budget."""
+        """Time the block: append its seconds to the list and take them from the budget."""
         seconds: list[float] = []
         with evaluating(self.model):
             _wait(self.device)
@@ -304,6 +304,6 @@ class _Runner:
 
 
 def _wait(device: torch.device) -> None:
-    """Until all that was asked of a GPU is done."""
+    """Wait until a GPU has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

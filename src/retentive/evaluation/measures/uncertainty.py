@@ -1,4 +1,4 @@
-"""How far a mean over documents, or a share of trials, may be off."""
+"""Standard errors of means over documents, and intervals for shares of trials."""
 
 import math
 
@@ -16,10 +16,10 @@ def standard_error_of_ratio(
 
     Args:
         totals: Sum over each document, as of nats.
-        sizes: What it is divided by, as tokens or bytes; documents of size 0 do not count.
+        sizes: The divisor of each document, such as its tokens or bytes; documents of size 0 do not count.
 
     Returns:
-        None for fewer than two documents, which tell nothing of others.
+        The standard error; None for fewer than two documents.
     """
     totals, sizes = totals[sizes > 0], sizes[sizes > 0]
     count = len(sizes)
@@ -30,7 +30,7 @@ def standard_error_of_ratio(
 
 
 def wilson_interval(hits: int, trials: int, *, deviations: float = 1.96) -> tuple[float, float]:
-    """Where the chance of a hit lies, from the hits in independent trials (Wilson 1927, JASA 22:209).
+    """The interval for the chance of a hit, from the hits in independent trials (Wilson 1927, JASA 22:209).
 
     Unlike the normal approximation it is never empty and never leaves 0 to 1, also where every trial was a hit.
 

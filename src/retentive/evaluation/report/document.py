@@ -17,10 +17,10 @@ class Curve:
 
     Attributes:
         name: The model; a name has one colour in all pictures of a report.
-        x: Where the points are, growing.
+        x: Positions of the points, in increasing order.
         y: Their values.
-        low: Lower end of each point's error bar; None has none.
-        high: Upper end; goes with ``low``.
+        low: Lower end of each point's error bar; None draws none.
+        high: Upper end; given together with ``low``.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Curve:
     high: Numbers | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate the fields."""
         if not self.x:
             raise ValueError(f"curve {self.name!r} must have at least one point, but has none.")
         if (self.low is None) != (self.high is None):
@@ -45,7 +45,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineChart:
-    """Values against something that grows.
+    """A line chart: values against a quantity.
 
     Attributes:
         title: Above the picture.
@@ -70,7 +70,7 @@ class LineChart:
     y_from_zero: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate the fields."""
         if not self.curves:
             raise ValueError(f"chart {self.title!r} must have at least one curve, but has none.")
         for scale, values in ((self.x_scale, "x"), (self.y_scale, "y")):
@@ -99,7 +99,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarChart:
-    """Values side by side.
+    """A bar chart: values of several models side by side.
 
     Attributes:
         title: Above the picture.
@@ -116,7 +116,7 @@ class BarChart:
     caption: str
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate the fields."""
         if not self.bars or not self.groups:
             raise ValueError(f"chart {self.title!r} must have at least one bar, but has none.")
         for bars in self.bars:
@@ -135,7 +135,7 @@ class Table:
     Attributes:
         title: Above the table.
         columns: Headings, with units.
-        rows: Cells as they are to be read.
+        rows: Cells as text.
         caption: What the numbers are.
     """
 
@@ -145,7 +145,7 @@ class Table:
     caption: str
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be shown."""
+        """Validate the fields."""
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(

@@ -6,13 +6,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Take a folder of text: prepare, train models with decoders of equal size, evaluate, stream, go on, and report.
+    """Show everything on a folder of text: prepare, train models of equal size, evaluate, stream, resume and report.
 
     Args:
         corpus: Folder of text, or one file; without it, the sources of Python's standard library on this machine.
-        output: Folder of everything that is made. Started again with the same corpus, the demo goes on from there;
-            with another one, or for another time, it makes anew what it made before.
-        minutes: Time for training and measuring; the number of training steps is chosen to fit, by timing a few.
+        output: Folder for everything that the demo makes. Started again with the same corpus and minutes, it goes on
+            from there; with others, it replaces what it made before.
+        minutes: Time for training and measuring. A few steps are timed, and as many are trained as fit.
         vocab_size: Token ids that the tokenizer learns from the corpus.
     """
 
@@ -22,6 +22,6 @@ class DemoConfig:
     vocab_size: int = 2048
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if not self.minutes > 0:
             raise ValueError(f"minutes must be above 0, but is {self.minutes}.")

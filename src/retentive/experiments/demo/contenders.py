@@ -13,7 +13,7 @@ SIZES = {"hidden_size": 128, "num_layers": 4, "num_heads": 2}
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A model of the demo: its family in the registry, the name that readers see, and its config by vocabulary size."""
+    """A model of the demo: its family in the registry, the name in the report, and its config by vocabulary size."""
 
     family: str
     name: str

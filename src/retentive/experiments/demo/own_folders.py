@@ -1,4 +1,4 @@
-"""Notes of the demo: which folders beside them it made, so that it never removes what it did not make."""
+"""Notes of which folders the demo made, so that it never removes any other."""
 
 import shutil
 from pathlib import Path
@@ -23,14 +23,14 @@ def write_notes(output: Path, notes: dict[str, Any]) -> None:
 
 
 def claim(output: Path, folder: Path) -> None:
-    """Note that a folder is the demo's own, unless it is there already."""
+    """Note that the demo makes a folder, unless the folder is there already."""
     notes = read_notes(output)
     if not folder.exists() and folder.name not in notes["made"]:
         write_notes(output, {**notes, "made": [*notes["made"], folder.name]})
 
 
 def remove_own(output: Path, folder: Path, why: str) -> bool:
-    """Remove what an earlier demo made there; False where it is not a demo's."""
+    """Remove a folder that an earlier demo made; return False where no demo made it."""
     if folder.name not in read_notes(output)["made"]:
         return False
     print(f"  {folder} {why}: it is made anew")

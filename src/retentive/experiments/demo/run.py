@@ -33,8 +33,8 @@ class DemoResult:
     Attributes:
         page: The report.
         model: Folder of the first contender, which wrote the sample.
-        session: File of the state of its text.
-        seconds: Everything took.
+        session: File with the state after that text.
+        seconds: Duration of everything.
     """
 
     page: Path
@@ -86,7 +86,7 @@ def _measure(
 
 
 def _neighbours(model: LanguageModel, store: TokenStore) -> ChunkNeighbours | None:
-    """Those that training has found, for a model that reads them."""
+    """The neighbours that training found, for a model that reads them."""
     chunks = model.config.chunked_reading
     if chunks is None:
         return None

@@ -20,8 +20,8 @@ def stream_and_go_on(model: LanguageModel, folder: Path, store: TokenStore, sess
     """Write text, save the state half-way, and let a new process go on from it.
 
     Args:
-        model: What writes.
-        folder: Where it is saved, for the new process.
+        model: The model that writes.
+        folder: Folder where the model is saved, which the new process loads.
         store: Whose held-out text gives the prompt.
         session: File of the state.
 

@@ -1,1 +1,1 @@
-"""How long a small memory holds a fact."""
+"""Recall: how long a small memory holds a fact."""

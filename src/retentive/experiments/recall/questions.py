@@ -1,8 +1,8 @@
-"""Is a fact that was read once still there after a million bytes? Trials with known answers, and their controls.
+"""Does a model still know, after a million bytes, a fact that it read once? Trials with known answers, and controls.
 
-A text is filler with one fact in it and a question at its end, in the bytes of `retentive.data.recurrent_tasks`. It is
-read as a user would read it: one row, piece by piece, the state carried. Before the last segment, which holds the
-question and never the fact, the state is all that is left of what came before; so the controls replace it there.
+A text is filler with one fact in it and a question at its end, in the bytes of `retentive.data.recurrent_tasks`. One
+row is read piece by piece with the state carried along. The last segment holds the question and never the fact, so
+only the state can answer it; the controls replace the state there.
 """
 
 import os
@@ -33,15 +33,15 @@ _PIECE = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One text: filler, a fact, a question.
+    """One text: filler, a fact and a question.
 
     Attributes:
-        seed: Decides the filler and the exact places.
-        number: Of the trial; decides them too.
+        seed: Seeds the filler and the exact positions, together with ``number``.
+        number: Number of the trial.
         length: Bytes, whole segments.
         segment_length: Bytes of a segment.
         depth: Where the fact stands, as in `DEPTHS`.
-        value: What it says, a number below the number of `VALUES`.
+        value: The fact, as an index into `VALUES`.
     """
 
     seed: int
@@ -71,7 +71,7 @@ class Trial:
         return segment
 
     def _fact_place(self) -> int:
-        """Anywhere in the segment that the depth names, but not across its border."""
+        """A random position of the fact inside the segment that the depth names."""
         segments = self.length // self.segment_length - 1
         segment = min(int(self.depth * segments), segments - 1)
         room = self.segment_length - FACT_LENGTH + 1
@@ -92,7 +92,7 @@ class Answers:
         values: Of each trial's fact.
         answers: By what the last segment was read after: the answer to each trial, a number of a value, or -1 for
             any other byte.
-        seconds: All trials took.
+        seconds: Duration of all trials.
         resident_bytes: The most memory of the process that was resident while texts were read; None where the system
             does not tell, or where nothing was read.
     """

@@ -27,7 +27,7 @@ class Row:
     """Right answers of one model under one condition.
 
     Attributes:
-        what: A key of `NAMES`.
+        what: The condition, a key of `NAMES`.
         length: Bytes of each text.
         depth: Where the facts stood; None for all depths.
         hits: Right answers.
@@ -42,28 +42,28 @@ class Row:
 
     @property
     def share(self) -> float:
-        """Of the questions, how many were answered right."""
+        """Share of questions that were answered right."""
         return self.hits / self.trials
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's, at 95 percent."""
+        """Wilson's interval of the share, at 95 percent."""
         return wilson_interval(self.hits, self.trials)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedResult:
-    """One seed: how it was trained, and what it recalls.
+    """Results of one seed: how its model was trained, and what it recalls.
 
     Attributes:
-        seed: Of weights, training and trials.
+        seed: Seeds the weights, the training and the trials.
         parameters: Weights of the model with memory.
         is_learned: Whether every stage of training was learned.
-        training_seconds: Of the model with memory, on the clock.
-        training_processor_seconds: Of the model with memory, summed over threads.
+        training_seconds: Wall-clock time of training the model with memory.
+        training_processor_seconds: Processor time of the same, summed over threads.
         steps: Of each phase of training; the model without memory was trained for as many.
         rows: What it recalls.
-        seconds: Reading took, by length.
+        seconds: Duration of reading, by length.
         resident_bytes: The most memory of the process while reading, by length; None where the system does not tell.
     """
 
@@ -78,13 +78,13 @@ class SeedResult:
     resident_bytes: tuple[tuple[int, int | None], ...]
 
     def row(self, what: str, length: int, depth: float | None = None) -> Row:
-        """The one that is asked for."""
+        """The row of one condition, length and depth."""
         found = (row for row in self.rows if (row.what, row.length, row.depth) == (what, length, depth))
         return next(found)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Bytes of the texts, growing."""
+        """Bytes of the texts, in increasing order."""
         return tuple(sorted({row.length for row in self.rows}))
 
 
@@ -116,7 +116,7 @@ def rows_of(answers: Answers, names: dict[str, str] | None = None) -> Iterator[R
 
 
 def markdown(results: Sequence[SeedResult]) -> str:
-    """Every number, as tables."""
+    """All numbers as tables in Markdown."""
     lengths, longest = results[0].lengths, results[0].lengths[-1]
     return "\n".join(
         (

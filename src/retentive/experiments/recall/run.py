@@ -35,11 +35,12 @@ class RecallConfig:
     """Train small models from scratch, then ask each for a fact that it read once, after more and more bytes.
 
     Args:
-        output: Folder of what is made. Started again with the same options, the command goes on with the next seed.
-        seeds: Each is a model, trained anew.
+        output: Folder for the results. Started again with the same options, the command goes on with the next seed.
+        seeds: One model is trained for each.
         lengths: Bytes of the texts, whole segments of 512.
         trials: Texts of each length.
-        memory: Kind of memory: signs; continuous numbers; those with noise in training; or an associative memory.
+        memory: Kind of memory: "sign" (memory tokens of +1 and -1), "continuous", "noisy" (continuous with noise in
+            training), or "associative".
         minutes: Time that training one model may take.
     """
 
@@ -51,7 +52,7 @@ class RecallConfig:
     minutes: float = 15.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be at least one, each another, but are {list(self.seeds)}.")
         if not self.lengths or any(a >= b for a, b in zip(self.lengths, self.lengths[1:], strict=False)):
@@ -65,7 +66,7 @@ class RecallConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result of a seed."""
+        """The options that decide the result of a seed."""
         return {"lengths": list(self.lengths), "trials": self.trials, "memory": self.memory}
 
 

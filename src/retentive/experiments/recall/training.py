@@ -1,9 +1,9 @@
-"""A small recurrent memory that learns, in minutes, to hold a fact for as long as it takes.
+"""Training of a small recurrent memory that learns, in minutes, to keep a fact over any length.
 
-What makes it learn: gradients through all segments, texts that grow by a segment once the last length is learned, short
-segments before long ones, and half of each embedding that of the byte before (a fact is three bytes that belong
-together). What makes it last: memory tokens that are signs alone. A sign that drifts comes back with every segment, and
-in training some are turned at random, so that no single one is relied on.
+It learns because gradients flow through all segments, texts grow by a segment once the last length is learned, segments
+are short before they are long, and half of each embedding is that of the byte before (a fact is three bytes that belong
+together). It lasts because memory tokens hold only signs: each segment rounds a drifting value back to +1 or -1, and
+some signs are flipped at random in training, so that the model relies on no single one.
 """
 
 import time
@@ -33,7 +33,7 @@ class Phase:
         segment_length: Bytes of a segment.
         stages: Segments of the longest texts of each stage.
         extra_steps: Steps after the last stage is learned.
-        learning_rate: The highest.
+        learning_rate: The highest learning rate.
         falling_steps: Steps over which the learning rate falls, after which the phase ends whatever was learned; None
             leaves it where it is, and ends ``extra_steps`` after the last stage is learned.
     """
@@ -74,8 +74,8 @@ class Training:
     Attributes:
         model: The result.
         phases: What came of each phase.
-        seconds: On the clock.
-        processor_seconds: Summed over threads.
+        seconds: Wall-clock time of training.
+        processor_seconds: Processor time of training, summed over threads.
     """
 
     model: RecurrentMemoryTransformer
@@ -85,7 +85,7 @@ class Training:
 
     @property
     def is_learned(self) -> bool:
-        """Whether every stage of every phase was."""
+        """Whether every stage of every phase was learned."""
         return len(self.phases) == len(PHASES) and all(phase.is_finished for phase in self.phases)
 
     @property
@@ -121,9 +121,9 @@ def train_to_recall(
     """Train a model from scratch, phase after phase, until each is learned.
 
     Args:
-        kind: Of memory.
+        kind: Kind of memory.
         seed: Decides weights, texts and their lengths.
-        max_seconds: Time, at most; what has not been learned then stays so.
+        max_seconds: Time limit in seconds; stages not learned by then stay unlearned.
         steps: Steps of each phase, at most; None gives each all the steps that it may need.
         on_stage: Called whenever a stage is learned.
     """
@@ -157,7 +157,7 @@ def train_to_recall(
 def _resized(
     model: RecurrentMemoryTransformer | None, config: RecurrentMemoryConfig, segment_length: int
 ) -> RecurrentMemoryTransformer:
-    """The same weights, read with segments of another length."""
+    """A model with the same weights that reads segments of another length."""
     resized = RecurrentMemoryTransformer(replace(config, segment_length=segment_length))
     if model is not None:
         resized.load_state_dict(model.state_dict())

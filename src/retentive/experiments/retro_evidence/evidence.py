@@ -65,15 +65,15 @@ class EvidenceConfig:
     Args:
         corpus: Folder of text, or a tar archive of one.
         pattern: Which of its files, as in "retentive prepare".
-        output: Folder of everything that is made. Started again with the same options, it goes on from there; of them,
-            only ``seeds``, ``heldout_bytes`` and ``side_by_side`` may be others.
-        seeds: Each is a model of either kind, trained anew.
+        output: Folder for everything that the command makes. Started again with the same options, it goes on from
+            there; only "seeds", "heldout_bytes" and "side_by_side" may differ.
+        seeds: One model of each kind is trained for each.
         steps: Training steps of each model, of 2,048 tokens.
-        own_text_steps: Of these, the first ones, in which a falling share of samples has its own text among the
-            neighbours; see `NeighbourDataConfig`.
+        own_text_steps: During this many first steps, a falling share of samples has its own text among the neighbours;
+            see `NeighbourDataConfig`.
         heldout_bytes: Bytes of held-out text at most, in whole documents.
-        dense_model: Folder or hub id of a dense encoder, to compare with words; without it, words alone.
-        dense_share: Share of the training documents that this comparison looks in.
+        dense_model: Folder or hub id of a dense encoder, to compare with the lexical one; null compares none.
+        dense_share: Share of the training documents that this comparison searches.
         side_by_side: Models that are trained at the same time, each on one thread.
     """
 
@@ -89,7 +89,7 @@ class EvidenceConfig:
     side_by_side: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be at least one, each another, but are {list(self.seeds)}.")
         for name in ("steps", "heldout_bytes", "side_by_side"):
@@ -123,7 +123,7 @@ class Evidence:
 
 
 def model_configs(vocab_size: int) -> dict[str, FamilyConfig]:
-    """A RETRO, and a Transformer whose wider feed-forwards give it as many weights."""
+    """Configs of a RETRO, and of a Transformer with as many weights, in wider feed-forwards."""
     base = TransformerConfig(vocab_size=vocab_size, hidden_size=128, num_layers=3, num_heads=2, tie_embeddings=True)
     retro = RetroConfig(
         base=base,
@@ -177,7 +177,7 @@ def gather_evidence(config: EvidenceConfig) -> Evidence:
 
 
 def _check_folder(config: EvidenceConfig) -> None:
-    """Refuse a folder of other options, whose models and scores would be taken for those that are asked for."""
+    """Check that the folder was made with these options, as its models and scores are used again."""
     path = config.output / "options.json"
     asked: dict[str, Any] = {
         "corpus": str(config.corpus.resolve()),
@@ -209,7 +209,7 @@ def _prepared(config: EvidenceConfig) -> TokenStore:
         source = config.output / "corpus"
         with tarfile.open(config.corpus) as archive:
             archive.extractall(source, filter="data")
-    # Bytes: of few tokens a small model sees each often enough to learn to copy it.
+    # Bytes: with so few token ids, a small model sees each often enough to learn to copy it.
     prepare(PrepareConfig(source=source, output=folder, pattern=config.pattern, heldout_fraction=0.1))
     return TokenStore.open(folder)
 
@@ -235,7 +235,7 @@ def _trained(
     """Train every model that is not trained yet; its folder by kind and seed."""
     wanted = [(kind, seed) for seed in config.seeds for kind in MODELS]
     jobs = [(configs[kind], _train_config(config, kind, seed, store)) for kind, seed in wanted]
-    # A process of its own for each, on one thread: small models gain nothing from two.
+    # One process with one thread for each model: small models gain nothing from a second thread.
     with ProcessPoolExecutor(config.side_by_side, get_context("spawn"), _watch_parent) as pool:
         folders = list(pool.map(_train, *zip(*jobs, strict=True)))
     return dict(zip(wanted, folders, strict=True))
@@ -261,7 +261,7 @@ _STOPPED = threading.Event()
 
 
 def _train(model: FamilyConfig, config: TrainConfig) -> Path:
-    if _STOPPED.is_set():  # a job that waited here already when another was stopped
+    if _STOPPED.is_set():  # this job was still waiting when another was stopped
         raise KeyboardInterrupt
     torch.set_num_threads(1)
     report = train(model, config)
@@ -276,7 +276,7 @@ def _watch_parent() -> None:
 
 
 def _end_with_parent() -> None:
-    """End when the process that gives jobs has ended, be it by SIGKILL; otherwise models would be trained on for hours.
+    """Stop when the parent process has ended, even by SIGKILL; otherwise training would go on for hours.
 
     As on Ctrl-C, training finishes its step and keeps a checkpoint.
     """
@@ -285,12 +285,12 @@ def _end_with_parent() -> None:
         return
     parent.join()
     while True:
-        os.kill(os.getpid(), signal.SIGTERM)  # again: what is no longer training ends by it
+        os.kill(os.getpid(), signal.SIGTERM)  # a second signal ends a process that is not in training
         time.sleep(1)
 
 
 def _part_of_the_text(config: EvidenceConfig, store: TokenStore, chunks: Chunks) -> dict[str, FindsNeighbours | None]:
-    """Neighbours among a part of the training documents, by words and by dense vectors."""
+    """Neighbours in a part of the training documents, found by the lexical and by the dense encoder."""
     if config.dense_model is None:
         return {}
     every = round(1 / config.dense_share)

