@@ -1,4 +1,4 @@
-"""Arguments of other packages that cannot mean anything here: refused by name, never swallowed."""
+"""Checks of other packages' arguments: those that this library cannot honour are refused by name, never ignored."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 
 def refuse(name: str, given: object, allowed: object, why: str) -> None:
-    """Refuse an argument unless it has the one value that means something here.
+    """Check an argument of which only one value is supported here.
 
     Raises:
-        ValueError: If it has another; the message says why.
+        ValueError: If it has another value; the message says why.
     """
     if given != allowed:
         raise ValueError(f"{name} must be {allowed!r}, but is {given!r}: {why}.")
 
 
 def activation_name(given: str | Callable[[Tensor], Tensor]) -> str:
-    """Our word for an activation that is given by name or as torch's function.
+    """Our name of an activation that is given by name or as torch's function.
 
     Raises:
         ValueError: If it is another.

@@ -26,7 +26,7 @@ class RecurrentMemoryTransformer(nn.Module):
     """One segment a call: ``logits, memories, xl_memories = model(x, memories, xl_memories=xl_memories)``.
 
     Attributes:
-        model: The model of this library that computes it; it can be saved, served and trained like any other.
+        model: The model of this library that does the work; it can be saved, served and trained like any other.
         seq_len: Tokens of a segment.
     """
 
@@ -58,12 +58,12 @@ class RecurrentMemoryTransformer(nn.Module):
         always_have_read_memories: bool = True,
         num_residual_streams: int = 1,
     ) -> None:
-        """Make the model; arguments are theirs, and mean what `RecurrentMemoryConfig` says of them.
+        """Make the model; the arguments are the package's, and `RecurrentMemoryConfig` explains them.
 
         ``use_flash_attn`` changes nothing: attention is always computed by torch's fused kernels.
 
         Raises:
-            ValueError: If an argument cannot be, or means nothing here.
+            ValueError: If an argument is out of range or is not supported here.
         """
         super().__init__()
         refuse("num_residual_streams", num_residual_streams, 1, "there is one residual stream here")
@@ -87,7 +87,7 @@ class RecurrentMemoryTransformer(nn.Module):
             num_memory_tokens=num_memory_tokens,
             bidirectional=not causal,
             xl_length=recalled,
-            xl_gradient="none" if recalled else "weights",  # that package keeps keys and values, without gradients
+            xl_gradient="none" if recalled else "weights",  # that package recalls keys and values, without gradients
             xl_layer_above=enhanced_xl_recurrence,
             embedding_gradient=emb_gradient_frac,
         )
@@ -121,10 +121,10 @@ class RecurrentMemoryTransformer(nn.Module):
 
         Args:
             x: At most ``seq_len`` tokens; a shorter segment writes its memory too.
-            read_memories: Of the segment before; None begins a text.
+            read_memories: Memory that the segment before wrote; None begins a text.
             mask: False at padding.
             labels: What each token should predict, `ignore_index` where none counts.
-            xl_memories: Of the segment before.
+            xl_memories: Hidden states of the segment before.
             mask_out_read_memories: Must be False.
 
         Returns:
@@ -132,7 +132,7 @@ class RecurrentMemoryTransformer(nn.Module):
             ``(batch, recalled, dim)`` that it reads again; None without ``use_xl_memories``.
 
         Raises:
-            ValueError: If the segment is too long, or an argument means nothing here.
+            ValueError: If the segment is too long, or an argument is not supported here.
         """
         refuse("mask_out_read_memories", mask_out_read_memories, False, "give read_memories=None to read none")
         if x.shape[1] > self.seq_len:
@@ -151,7 +151,7 @@ class RecurrentMemoryTransformer(nn.Module):
     def state(
         self, batch: int, memories: Tensor | None = None, xl_memories: Recalled | None = None
     ) -> rmt.RecurrentMemoryState:
-        """The state of this library that stands for their memories: the begin of a text, or of its next segment."""
+        """This library's state for the package's memories, at the begin of a text or of its next segment."""
         state = self.model.initial_state(batch)
         if memories is not None:
             if memories.ndim == 2:
@@ -164,12 +164,12 @@ class RecurrentMemoryTransformer(nn.Module):
         return state
 
     def targets(self, labels: Tokens) -> Tokens:
-        """Labels with this library's mark where none counts."""
+        """Labels with -100, this library's mark, in place of `ignore_index`."""
         return labels.masked_fill(labels == self.ignore_index, IGNORED)
 
 
 class RecurrentMemoryTransformerWrapper(nn.Module):
-    """Texts of any length: cut into segments, with the memory (and what is recalled) carried in training as in use."""
+    """Reads texts of any length: cuts them into segments and carries the memory (and recalled states) along."""
 
     def __init__(self, transformer: RecurrentMemoryTransformer, truncate_at_step: int | None = None) -> None:
         """Wrap a model; ``truncate_at_step`` is the number of segments after which gradients are cut."""
@@ -195,17 +195,17 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
 
         Args:
             x: The text, with one token more than it has labels where these are taken from it.
-            memories: Of an earlier text that this one goes on from.
+            memories: Memory of an earlier text that this one continues.
             mask: False at padding.
-            xl_memories: Of that text.
+            xl_memories: Hidden states of that text.
             return_loss: Return the loss: its mean over all labels of the text.
             labels: What each token of ``x`` should predict; None takes the text itself, shifted.
-            truncate_at_step: Takes the place of the one given when this was made.
-            memory_replay_backprop: Go backward too, in the memory of one segment, and return the loss alone.
-            mrbp_loss_weight: What the loss is multiplied by then, as for accumulated gradients.
+            truncate_at_step: Replaces the value given to the constructor.
+            memory_replay_backprop: Also run backward, holding one segment in memory, and return the loss alone.
+            mrbp_loss_weight: Factor of the loss in that case, for accumulated gradients.
 
         Returns:
-            Logits and memories; or loss and memories; or the loss, whose gradients are there already.
+            Logits and memories; or loss and memories; or the loss alone, whose gradients are already computed.
         """
         if return_loss or memory_replay_backprop:
             return self._loss(
@@ -262,11 +262,11 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
 
         Args:
             prime: Token ids, at least one a row.
-            length: Of each text in the end.
-            memories: Of an earlier text that this one goes on from.
-            xl_memories: Of that text.
-            temperature: Logits are divided by it; 0 always takes the likeliest.
-            filter_thres: Share of the vocabulary, the unlikeliest, that is never drawn.
+            length: Tokens of each text in the end.
+            memories: Memory of an earlier text that this one continues.
+            xl_memories: Hidden states of that text.
+            temperature: Divides the logits; 0 always takes the likeliest.
+            filter_thres: Share of the vocabulary that is never drawn: its least likely tokens.
         """
         if not self.transformer.causal:
             raise ValueError("generate needs a model with causal=True, which reads from left to right.")
@@ -296,7 +296,7 @@ def _positions(absolute: bool, rotary: bool, seq_len: int) -> dict[str, Any]:
 
 
 def _recalled_length(used: bool, length: int | None, layer_above: bool, seq_len: int) -> int:
-    """Tokens of the segment before that are read again."""
+    """The number of tokens of the segment before that are recalled."""
     if used:
         return seq_len if length is None else length
     why = "nothing is recalled with use_xl_memories=False"

@@ -1,4 +1,4 @@
-"""``retro_pytorch.data``: sequences and their neighbours out of the same ``.dat`` files, which are only read."""
+"""``retro_pytorch.data``: sequences and their neighbours from the package's ``.dat`` files, which are only read."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ Rows = Int32[np.ndarray, "rows columns"]
 
 
 def open_rows(path: Path | str, rows: int, columns: int) -> Rows:
-    """The first rows of a file of int32 numbers, mapped for reading; more may follow, as space that was set aside.
+    """Map the first rows of a file of int32 numbers for reading; the file may be longer, with reserved space.
 
     Raises:
         FileNotFoundError: If it is missing.
@@ -45,15 +45,15 @@ def knn_to_retrieved_chunks(
     pad_id: int = PAD_ID,
     eos_id: int = EOS_ID,
 ) -> Any:
-    """Token ids of neighbours, each with the chunk that follows it in its document; ``pad_id`` where there is none.
+    """Token ids of neighbours, each with the chunk that follows it in its document; ``pad_id`` fills empty places.
 
     Args:
         knns: Numbers of chunks, -1 where there is no neighbour.
         chunks_memmap: Chunks, each with the first token of the next.
         add_continuations: Whether to add the chunk that follows.
-        num_chunks: Chunks that there are.
-        pad_id: Stands where there is no token.
-        eos_id: Ends a document.
+        num_chunks: Number of chunks in the file.
+        pad_id: Id of padding.
+        eos_id: Id that ends a document.
     """
     numbers = np.asarray(knns)
     missing = (numbers < 0)[..., None]
@@ -105,12 +105,12 @@ class RETRODataset(Dataset[tuple[Tensor, Tensor]]):
         return self.num_sequences
 
     def __getitem__(self, ind: int) -> tuple[Int[Tensor, "tokens"], Int[Tensor, "chunks neighbours length"]]:
-        """One sequence, one document at most, and what was retrieved for its chunks; `pad_id` after the end."""
+        """One sequence, cut at the end of its document, and the neighbours of its chunks; `pad_id` after the end."""
         begin = int(self._sequences[ind, 0])
         there = slice(begin, min(begin + self.seq_num_chunks, self.num_chunks))
         chunks = self._filled(self._chunks[there], self.pad_id)
         tokens = np.concatenate((chunks[:, :-1].reshape(-1), chunks[-1:, -1]))
-        # Numbers of ends before each token: what follows an end is another document, or nothing.
+        # Count the ends before each token: tokens after an end belong to another document, or to none.
         ends = np.cumsum(tokens == self.eos_id)
         tokens = np.where(np.concatenate(([0], ends[:-1])) > 0, self.pad_id, tokens)
         retrieved = knn_to_retrieved_chunks(

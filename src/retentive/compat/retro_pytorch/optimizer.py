@@ -9,7 +9,7 @@ from torch import nn
 def get_optimizer(
     params: Iterable[nn.Parameter], lr: float = 3e-4, wd: float = 1e-1, filter_by_requires_grad: bool = False
 ) -> torch.optim.AdamW:
-    """AdamW in which matrices decay and vectors do not, in the order of the model, so that a saved state fits later."""
+    """AdamW with weight decay for matrices only; parameters keep the model's order, which saved states need."""
     chosen = [parameter for parameter in params if parameter.requires_grad or not filter_by_requires_grad]
     groups = [
         {"params": [parameter for parameter in chosen if parameter.ndim >= 2]},

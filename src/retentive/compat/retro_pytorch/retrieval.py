@@ -32,7 +32,7 @@ _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 
 
 def use_bert(name: Path | str) -> None:
-    """Take another BERT: a folder with its model and tokenizer, or a name on the hub."""
+    """Use another BERT: a folder with its model and tokenizer, or a name on the hub."""
     _bert_name[0] = str(name)
 
 
@@ -62,7 +62,7 @@ def _load_bert(name: str) -> Any:
 def tokenize(texts: str | Sequence[str], add_special_tokens: bool = True) -> Int[Tensor, "texts time"]:
     """BERT's token ids, shorter texts padded at their end."""
     batch = [texts] if isinstance(texts, str) else list(texts)
-    # The name of a special token in a text is text, or "[SEP]" would end a document in its middle.
+    # Special tokens in a text are read as text: "[SEP]" would otherwise end a document in its middle.
     encoded = get_tokenizer()(
         batch, add_special_tokens=add_special_tokens, padding=True, return_tensors="pt", split_special_tokens=True
     )
@@ -80,7 +80,7 @@ def doc_text_to_chunks_and_seq_indices(
     if seq_len % chunk_size:
         raise ValueError(f"seq_len must be a multiple of chunk_size, but {seq_len} / {chunk_size} is not whole.")
     ids = tokenize(doc_text)[0]
-    count = max(1, -(-(len(ids) - 1) // chunk_size))  # the last token may be the extra one of the last chunk
+    count = max(1, -(-(len(ids) - 1) // chunk_size))  # the last chunk may consist of the extra token alone
     padded = torch.nn.functional.pad(ids, (0, count * chunk_size + 1 - len(ids)), value=pad_id)
     chunks = padded.unfold(0, chunk_size + 1, chunk_size)
     return chunks, torch.arange(0, count, seq_len // chunk_size)
@@ -98,9 +98,9 @@ def text_folder_to_chunks_(
     max_chunks: int = 1_000_000,
     max_seqs: int = 100_000,
 ) -> dict[str, int]:
-    """Write the chunks of all texts of a folder, and say how many chunks, documents and sequences there are.
+    """Write the chunks of all texts of a folder; return the numbers of chunks, documents and sequences.
 
-    Files are written whole or not at all, as long as ``max_chunks`` and ``max_seqs`` say.
+    Files are written whole or not at all; their sizes follow ``max_chunks`` and ``max_seqs``.
 
     Raises:
         FileNotFoundError: If the folder holds no text.
@@ -146,7 +146,7 @@ def _read_text(path: Path) -> str:
 
 
 def _write_rows(path: Path, rows: Any, length: int) -> None:
-    """Write an array, and set space for ``length`` rows aside: the end of the file takes no room until it is used."""
+    """Write an array into a file of ``length`` rows; the unused end is sparse and takes no space on disk."""
     width = 1 if rows.ndim == 1 else rows.shape[1]
 
     def fill(temporary: Path) -> None:
@@ -165,13 +165,13 @@ def bert_embed(
     eps: float = 1e-8,
     pad_id: int = 0,
 ) -> Float[Tensor, "texts channels"]:
-    """BERT's vector of each text: the mean over its tokens but the first, or that of the first.
+    """BERT's vector of each text: the mean over all tokens but ``[CLS]``, or the vector of ``[CLS]``.
 
     Args:
         token_ids: With ``[CLS]`` first.
-        mask: True at real tokens; None is all but ``pad_id``. (Release 0.3.9 has ``return_cls_repr`` in this place,
-            and so it is taken if it is True or False.)
-        return_cls_repr: Take the first token's.
+        mask: True at real tokens; None is all but ``pad_id``. (True or False is taken as ``return_cls_repr``,
+            which has this position in release 0.3.9.)
+        return_cls_repr: Return the vector of ``[CLS]``.
         eps: Added to the number of tokens.
         pad_id: Id of padding.
     """
@@ -188,7 +188,7 @@ def bert_embed(
 
 
 def embed_chunks(chunks: Int[Tensor, "chunks chunk"], use_cls_repr: bool = False) -> Float[Tensor, "chunks channels"]:
-    """Vectors of chunks, in the one way that both the index and its queries are made: after ``[CLS]``."""
+    """Vectors of chunks, with ``[CLS]`` put before each; the index and its queries are both made this way."""
     begin = torch.full((len(chunks), 1), SOS_ID, dtype=torch.long, device=chunks.device)
     return bert_embed(torch.cat((begin, chunks.long()), 1), return_cls_repr=use_cls_repr)
 
@@ -234,13 +234,13 @@ def chunks_to_index_and_embed(
     max_index_memory_usage: str = "100m",
     current_memory_available: str = "1G",
 ) -> tuple[Any, Float[np.ndarray, "chunks channels"]]:
-    """Embed and index all chunks; the index (of faiss) and the vectors, mapped for reading.
+    """Embed and index all chunks; return the index (of faiss) and the vectors, mapped for reading.
 
-    The index is written beside the chunks, as ``<chunks>.<index_file>``, and is chosen by the number of vectors and the
-    memory that it may take.
+    The index is written beside the chunks, as ``<chunks>.<index_file>``. Its kind follows from the number of vectors
+    and the memory that it may take.
 
     Raises:
-        ValueError: If the smallest index that is reasonable takes more than ``current_memory_available``.
+        ValueError: If even the smallest suitable index takes more than ``current_memory_available``.
     """
     faiss = _needed("faiss")
     vectors_path = Path(f"{chunk_memmap_path}.embedded")
@@ -291,11 +291,10 @@ def chunks_to_precalculated_knn_(
     max_index_memory_usage: str = "100m",
     current_memory_available: str = "1G",
 ) -> tuple[Path, Any]:
-    """Write the nearest chunks of other documents of every chunk; their file, and the index (of faiss).
+    """Write the nearest chunks from other documents for every chunk; return the file and the index (of faiss).
 
-    What was made before is taken again if it was made of the same chunks with the same arguments, as a file beside it
-    says.
-    ``max_rows_per_file`` is the number of chunks that are searched for together.
+    Results of an earlier call are used again if a file beside them says that chunks and arguments are the same.
+    ``max_rows_per_file`` is the number of chunks searched together.
     """
     faiss = _needed("faiss")
     chunks = Path(chunk_memmap_path)
@@ -341,7 +340,7 @@ def chunks_to_precalculated_knn_(
 
 
 def _neighbours_of(rows: Any, index: Any, vectors: Any, documents: Any, k: int, extra: int) -> Any:
-    """The nearest chunks of other documents, -1 where there are no more; looks further until there are enough."""
+    """The nearest chunks from other documents, -1 where there are no more; widens the search until there are enough."""
     wanted = min(k + extra + 1, len(documents))
     queries = np.array(vectors[rows])
     while True:
@@ -351,7 +350,7 @@ def _neighbours_of(rows: Any, index: Any, vectors: Any, documents: Any, k: int, 
         if wanted == len(documents) or (foreign.sum(1) >= k).all():
             break
         wanted = min(4 * wanted, len(documents))
-    # Foreign ones first, in their order.
+    # Move chunks of other documents to the front, in their order.
     order = np.argsort(~foreign, axis=1, kind="stable")[:, :k]
     nearest = np.where(np.take_along_axis(foreign, order, 1), np.take_along_axis(found, order, 1), -1)
     lacking = ((0, 0), (0, k - nearest.shape[1]))
@@ -359,7 +358,7 @@ def _neighbours_of(rows: Any, index: Any, vectors: Any, documents: Any, k: int, 
 
 
 def _needed(module: str) -> Any:
-    """A package that only this part of the library needs."""
+    """Import a package that only this part of the library needs."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -20,7 +20,7 @@ class RETRO(nn.Module):
     """The model, with the calls of ``retro_pytorch.RETRO``.
 
     Attributes:
-        model: The model of this library that computes it; it can be saved, served and trained like any other.
+        model: The model of this library that does the work; it can be saved, served and trained like any other.
         seq_len: Tokens of a sequence, at most.
         pad_id: Id of padding, in sequences and in what is retrieved.
         chunk_size: Tokens of a chunk.
@@ -51,10 +51,10 @@ class RETRO(nn.Module):
         gated_rmsnorm: bool = False,
         use_deepnet: bool = False,
     ) -> None:
-        """Make the model; arguments are theirs.
+        """Make the model; the arguments are the package's.
 
         Raises:
-            ValueError: If an argument cannot be, or means nothing here.
+            ValueError: If an argument is out of range or is not supported here.
         """
         super().__init__()
         for name, given in (("enc_scale_residual", enc_scale_residual), ("dec_scale_residual", dec_scale_residual)):
@@ -137,7 +137,7 @@ class RETRO(nn.Module):
         return cast("Tensor", output.loss)
 
     def neighbours(self, retrieved: Tensor | None) -> Tensor | None:
-        """What this library's model takes: -1 where there is no token; None where no chunk is there."""
+        """Neighbours as this library's model takes them: -1 for padding, None without any chunk."""
         if retrieved is None or not retrieved.shape[1]:
             return None
         return retrieved.masked_fill(retrieved == self.pad_id, -1)

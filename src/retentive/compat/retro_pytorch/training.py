@@ -34,7 +34,7 @@ def top_k(logits: Tensor, thres: float = 0.9) -> Tensor:
 
 
 def top_p(logits: Tensor, thres: float = 0.9) -> Tensor:
-    """Keep the fewest tokens whose probability reaches ``thres``; the others become minus infinity."""
+    """Keep the fewest tokens whose probabilities add up to ``thres``; the others become minus infinity."""
     ordered, places = logits.sort(-1, descending=True)
     before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
     return torch.full_like(logits, float("-inf")).scatter(-1, places, ordered.masked_fill(before >= thres, -torch.inf))
@@ -67,7 +67,7 @@ class TrainingWrapper(nn.Module):
         faiss_index_filename: str = "knn.index",
         **index_kwargs: Any,
     ) -> None:
-        """Prepare what is not there yet; ``index_kwargs`` go to `chunks_to_precalculated_knn_`.
+        """Prepare the files that do not exist yet; ``index_kwargs`` go to `chunks_to_precalculated_knn_`.
 
         Texts are prepared again if they, or these arguments, have changed.
 
@@ -154,7 +154,7 @@ class TrainingWrapper(nn.Module):
             retrieved: Must be None.
             filter_fn: `top_k` or `top_p`.
             filter_thres: Its threshold.
-            temperature: Logits are divided by it; 0 always takes the likeliest.
+            temperature: Divides the logits; 0 always takes the likeliest.
 
         Returns:
             The texts with what they begin with; ``pad_id`` after the end of each.
@@ -195,12 +195,12 @@ class TrainingWrapper(nn.Module):
         return get_optimizer(self.retro.parameters(), **kwargs)
 
     def forward(self, seq: Tokens, retrieved: Tensor | None = None, return_loss: bool = True) -> Logits | Tensor:
-        """The model's."""
+        """Call the model; see `RETRO.forward`."""
         return self.retro(seq, retrieved, return_loss=return_loss)
 
 
 def _check_fit(retro: RETRO, chunk_size: int) -> None:
-    """Refuse a model that cannot read the chunks."""
+    """Check that the model can read the chunks."""
     refuse("chunk_size", chunk_size, retro.chunk_size, "it is that of the model")
     ids, known = get_bert().config.vocab_size, retro.model.config.vocab_size
     if known != ids:

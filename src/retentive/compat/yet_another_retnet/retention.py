@@ -26,9 +26,9 @@ def retention_parallel(
     """The parallel form, and on request the decayed scores of all pairs.
 
     Args:
-        query: Of all tokens.
-        key: Of all tokens; divided by ``scale``.
-        value: Of all tokens.
+        query: Queries of all tokens.
+        key: Keys of all tokens; divided by ``scale``.
+        value: Values of all tokens.
         scale: None is the root of the head's channels.
         need_weights: Whether to return the scores.
     """
@@ -48,7 +48,7 @@ def retention_recurrent(
 def retention_chunkwise(
     query: Heads, key: Heads, value: Heads, prev_state: State | None, scale: float | None = None
 ) -> tuple[Heads, State]:
-    """A piece of any length after ``prev_state``, and the state after it."""
+    """The chunkwise form on a piece of any length after ``prev_state``, and the state after it."""
     return ops.retention_chunkwise(query, _scaled(key, scale), value, prev_state, log_decay=_decay(query))
 
 
@@ -56,7 +56,7 @@ class MultiScaleRetention(nn.Module):
     """The layer, with the calls of ``yet_another_retnet.retention.MultiScaleRetention``.
 
     Attributes:
-        layer: The layer of this library that computes it.
+        layer: The layer of this library that does the work.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class MultiScaleRetention(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Make the layer; arguments are theirs.
+        """Make the layer; the arguments are the package's.
 
         Raises:
-            ValueError: If an argument cannot be, or means nothing here.
+            ValueError: If an argument is out of range or is not supported here.
         """
         super().__init__()
         refuse("batch_first", batch_first, True, "the batch is the first dimension everywhere")
@@ -131,7 +131,7 @@ class MultiScaleRetention(nn.Module):
         return self.forward_parallel(query, key, value, need_weights=need_weights)
 
     def _from_theirs(self, state: Tensor | None) -> Tensor | None:
-        # Their state holds keys that are divided by the root of their channels, ours plain ones.
+        # In their state, keys are divided by the root of their channels; in ours they are not.
         return None if state is None else state / self._state_scale
 
     def _similarity(self, query: Tensor, key: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class MultiScaleRetention(nn.Module):
 
 
 def similarity(query: Heads, key: Heads) -> Float[Tensor, "batch heads time time"]:
-    """Scores of all pairs, each faded by its distance; 0 for later keys."""
+    """Scores of all pairs, decayed by their distance; 0 for later keys."""
     tables = decay_tables(_decay(query), query.shape[2], torch.promote_types(query.dtype, torch.float32))
     return ((query @ key.mT) * tables.intra[:, :, 0]).to(query.dtype)
 

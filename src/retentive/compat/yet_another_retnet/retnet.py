@@ -19,10 +19,10 @@ from retentive.state import ModelState
 class RetNet(nn.Module):
     """The language model, with the calls of ``yet_another_retnet.retnet.RetNet``.
 
-    Weights of theirs can be loaded: `load_state_dict` takes their names as well as ours.
+    `load_state_dict` takes the package's names of weights as well as ours.
 
     Attributes:
-        model: The model of this library that computes it; it can be saved, served and trained like any other.
+        model: The model of this library that does the work; it can be saved, served and trained like any other.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class RetNet(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Make the model; arguments are theirs.
+        """Make the model; the arguments are the package's.
 
         Raises:
-            ValueError: If an argument cannot be, or means nothing here.
+            ValueError: If an argument is out of range or is not supported here.
         """
         super().__init__()
         refuse("norm_first", norm_first, True, "theirs adds the norm of what a layer writes, which no paper has")
@@ -92,14 +92,14 @@ class RetNet(nn.Module):
         return cast("Tensor", output.logits), [layer.kv * self._state_scale for layer in layers]
 
     def forward(self, inputs: Tokens, labels: Tokens) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the labels, which are shifted already; -100 where none counts."""
+        """Mean cross-entropy of the labels, which are already shifted; -100 marks labels that do not count."""
         return cast("Tensor", self.model(inputs, labels=labels, logits_to_keep=0).loss)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights by their names in yet-another-retnet, or by ours.
+        """Load weights by their names in yet-another-retnet or by ours.
 
         Raises:
-            MismatchError: If weights by their names are missing, too many or of another shape.
+            MismatchError: If a weight is missing, unexpected or of another shape.
         """
         if "embedding.weight" in state_dict:
             theirs, config = FORMATS["yet-another-retnet"], self.model.config
