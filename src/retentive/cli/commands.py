@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "prepare": "Turn a folder of text into tokens on disk.",
-    "train": "Train a model on them.",
-    "evaluate": "Measure a trained model in bits per byte and by position.",
-    "inspect": "Look into a model: its parts, what its state holds, how long its heads remember.",
+    "train": "Train a model on prepared tokens, or go on training.",
+    "evaluate": "Measure a trained model: bits per byte, loss by position, or tasks of lm-evaluation-harness.",
+    "inspect": "Show the parts of a model, what its state holds, and how long its heads remember.",
     "generate": "Write text as a stream; save the state and go on later.",
-    "index": "Build and search a store of text; add, remove, verify, plan.",
-    "recall": "Show how long a small memory holds a fact: a million bytes, trained here.",
-    "convert": "Read a checkpoint of another package.",
-    "retro_evidence": "Whether neighbours help: RETRO on, off and misled beside a Transformer; half an hour.",
-    "demo": "All of it on real text, with a report: ten minutes on a laptop.",
+    "index": "Build and search a datastore of text; add, remove, verify, plan.",
+    "recall": "Train small models, and test how long they keep a fact: up to a million bytes.",
+    "convert": "Convert a checkpoint of another package.",
+    "retro_evidence": "Test whether neighbours help: RETRO with, without and with wrong ones; half an hour.",
+    "demo": "Run everything on real text, with a report: ten minutes on a laptop.",
 }
 """Name -> what it does; each is a module of this package with `add_options` and `run`."""
 
