@@ -73,10 +73,11 @@ class Objective(Protocol):
         """
 
     def prepare(self, batch: Batch, draws: RowDraws) -> Batch:
-        """Return what the model reads and predicts in place of a batch of text, with ``draws`` as the only chance.
+        """Return what the model reads and predicts in place of a batch of text.
 
-        The labels that are left are counted here, before any is predicted: the loss of a step is the mean over the
-        labels of all its windows.
+        ``draws`` is the only source of random numbers, so that a resumed run prepares the same batches.
+
+        Labels are counted after this call: the loss of a step is the mean over the labels of all its windows.
 
         Args:
             batch: Text with the next token of each position as labels; on the CPU.
@@ -85,11 +86,11 @@ class Objective(Protocol):
         return batch
 
     def initial_state(self, model: LanguageModel, batch_size: int) -> RecurrentState:
-        """Return what ``state=None`` means, as a value: what a checkpoint of carried states is read into."""
+        """Return the state of rows that have read nothing; a checkpoint of carried states is loaded into it."""
         return model.initial_state(batch_size)
 
     def advance(self, model: nn.Module, window: Window, state: RecurrentState | None) -> RecurrentState:
-        """Read a window for the state after it alone, with the same random numbers as ``__call__``."""
+        """Return the state after a window, without the loss but with the same random numbers as ``__call__``."""
         return self(model, window, state)[2]
 
     def __call__(self, model: nn.Module, window: Window, state: RecurrentState | None) -> Measured:

@@ -46,7 +46,7 @@ def first_model(model: FamilyConfig, config: TrainConfig) -> LanguageModel:
 
 
 def first_digests(config: TrainConfig) -> dict[str, str | None]:
-    """What tells the saved weights that a run begins with, wherever their folder is."""
+    """Return digests of the saved weights that a run begins with; their folders may move."""
     return {
         "retrofitted_weights": None if config.retrofit is None else read_manifest(config.retrofit).weights_digest,
         "initial_weights": None if config.init is None else read_manifest(config.init).weights_digest,
