@@ -1,4 +1,4 @@
-"""An associative memory beside a block (Rodkin et al. 2024, arXiv:2407.04841): what was written is found by its key."""
+"""An associative memory beside a block (Rodkin et al. 2024, arXiv:2407.04841): values are looked up by keys."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class AssociativeMemoryConfig:
         key_dim: Channels of a key before its features are taken.
         features: Degree nu of the deterministic parameter-free projection (Schlag et al. 2021, arXiv:2102.11174): a key
             of d channels has ``2 * d * nu`` features.
-        epsilon: Added to what is divided by.
+        epsilon: Added to denominators.
     """
 
     hidden_size: int
@@ -63,7 +63,7 @@ class AssociativeMemory(nn.Module):
     """Read by every token of a segment, written once by the segment's memory tokens (eqs. 2 to 6)."""
 
     def __init__(self, config: AssociativeMemoryConfig) -> None:
-        """Make the projections, none with a bias but the one that says how strongly to write."""
+        """Make the projections; only that of the write strength has a bias."""
         super().__init__()
         self.config = config
         self.query_proj = nn.Linear(config.hidden_size, config.key_dim, bias=False)
@@ -73,7 +73,7 @@ class AssociativeMemory(nn.Module):
         nn.init.normal_(self.value_proj.weight, std=0.02)
 
     def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> AssociativeState:
-        """A memory of nothing; what is read from it is 0."""
+        """An empty memory; what is read from it is 0."""
         features, wide = self.config.num_features, state_dtype(dtype)
         return AssociativeState(
             matrix=torch.zeros(batch, features, self.config.hidden_size, device=device, dtype=wide),
@@ -98,7 +98,7 @@ class AssociativeMemory(nn.Module):
         strength = self.strength_proj(x).sigmoid().to(state.matrix.dtype)
         change = strength * (self.value_proj(x).to(state.matrix.dtype) - known)
         length = key.pow(2).sum(-1, keepdim=True)
-        # No gradient: it would push keys to be counted, whatever they recall.
+        # No gradient: it would push keys to be counted, whatever values they recall.
         new = (1 - counted / (length + self.config.epsilon)).clamp(0, 1).detach()
         return AssociativeState(
             matrix=state.matrix + torch.einsum("bsf,bsh->bfh", key, change),

@@ -1,4 +1,4 @@
-"""Where each token of one call stands: made once a call, read by every layer."""
+"""Positions, padding and documents of the tokens of one call: made once per call, read by every layer."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class RotaryConfig:
 
     Attributes:
         dim: Channels of one head; they are rotated in pairs.
-        base: The slowest pair turns by about one radian in ``base`` tokens.
+        base: Tokens in which the slowest pair is rotated by about one radian.
         frequencies: ``retnet`` spaces the pairs so that the slowest is exactly ``1 / base`` (torchscale), ``standard``
             stops one step earlier (RoFormer, Llama, flash-linear-attention).
         pairs: ``interleaved`` rotates channels 0 and 1, 2 and 3, ...; ``half`` rotates channel i with i + dim / 2.
@@ -68,12 +68,12 @@ class RotaryConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionMask:
-    """Which keys the tokens of one call may read, in the order of the cache, what is recalled, and the call's own.
+    """Which keys the tokens of one call may read: first those of the cache, then recalled ones, then the call's own.
 
     Attributes:
-        allowed: True where a token may read a key; None where each reads all keys up to its own, or ``bias`` tells it.
-        bias: The same as what is added to scores, 0 or minus infinity, where every token may read some key: calls that
-            share it need not make it of ``allowed`` again.
+        allowed: True where a token may read a key; None where each reads all keys up to its own, or ``bias`` is given.
+        bias: The same as a term that is added to scores, 0 or minus infinity; only where every token may read some key.
+            Calls can share it.
         visible: Which keys the next call may read; None where all.
     """
 
@@ -118,7 +118,7 @@ class BatchLayout:
         mask: True where a token is real; None where all are.
         starts: True where a document starts; None where none does.
         rotary: Tables of the rotations that the layers need.
-        attention_mask: What attention may read; None where order, padding, documents and the window tell it.
+        attention_mask: What attention may read; None where it follows from order, padding, documents and the window.
     """
 
     positions: Positions
@@ -130,9 +130,9 @@ class BatchLayout:
 
     @property
     def is_one_token(self) -> bool:
-        """Whether the call is one token of every row and nothing else has to be told about it."""
+        """Whether the call is one token of every row, without a mask, document starts or an attention mask."""
         plain = self.mask is None and self.starts is None and self.attention_mask is None
-        # A compiler fuses real numbers and not complex ones, so it is given the general way.
+        # False in compiled code: compilers do not fuse the complex numbers of a step.
         return plain and self.positions.shape[1] == 1 and not torch.compiler.is_compiling()
 
     def tables(self, rotary: RotaryConfig | None) -> RotaryTables | None:

@@ -61,12 +61,12 @@ class Block(nn.Module):
 
         Args:
             x: The residual stream.
-            state: The mixer's, from the last call; None begins anew.
+            state: The mixer's state from the last call; None is the initial state.
             layout: Where each token stands.
-            recalled: Transformer-XL memory: what this block received for earlier tokens, or the keys and values that it
-                made of that; for mixers that can recall.
-            between: Done to the residual stream between the halves. (FSDP gathers the parameters of a block when the
-                block is called, so the halves are never called from outside.)
+            recalled: Transformer-XL memory: this block's inputs for earlier tokens, or their keys and values; only for
+                a `RecallingMixer`.
+            between: Function of the residual stream, called between mixer and feed-forward. (FSDP gathers the
+                parameters of a block when the block is called, so its halves are never called from outside.)
         """
         read = self._read(x, self.mixer_norm)
         if recalled is None:
@@ -90,7 +90,7 @@ class Block(nn.Module):
         return self._feed(x), following
 
     def _recall(self, recalled: Recalled) -> KeysAndValues:
-        """Keys and values of what was received for earlier tokens."""
+        """Keys and values of the inputs for earlier tokens."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and recalled.learns):
             if self.residual_scale is None:
                 recalled = replace(recalled, hidden=self.mixer_norm(recalled.hidden))
@@ -102,7 +102,7 @@ class Block(nn.Module):
         return self._add(x, output, self.feed_forward, self.feed_forward_norm)
 
     def _read(self, x: HiddenRows, norm: Norm) -> HiddenRows:
-        """What a half reads; DeepNorm normalises sums and not what is read."""
+        """The input of a half, normalised; with DeepNorm sums are normalised instead."""
         return norm(x) if self.residual_scale is None else x
 
     def _add(self, x: HiddenRows, output: HiddenRows, layer: Any, norm: Norm) -> HiddenRows:
@@ -122,9 +122,9 @@ def add_to_residual(
 
     Args:
         x: The residual stream.
-        output: Of the layer; the sum is written over it where nothing else can need it, for new memory takes longer.
-        norm: Of the layer.
-        residual_scale: Of DeepNorm, or None.
+        output: The layer's output; the sum is written over it where nothing else can need it, which is faster.
+        norm: The layer's norm.
+        residual_scale: DeepNorm's scale, or None.
         producer: The projection that the layer ends with.
         seen_by: The layer, and other modules that ``output`` came through.
     """

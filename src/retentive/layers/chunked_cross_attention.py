@@ -23,7 +23,7 @@ class NeighbourState(RecurrentState):
     Attributes:
         key: Keys of all neighbours side by side, rotated by their place in the neighbour.
         value: Values.
-        real: Which entries are there; None where all are.
+        real: True at tokens of neighbours, False at padding; None where all are tokens.
     """
 
     ragged: ClassVar[RaggedFields] = {"real": {"key": 2, "value": 2}}
@@ -46,7 +46,7 @@ class EndedChunks:
     Attributes:
         key: Keys, rotated by their place in the neighbour.
         value: Values.
-        real: False at padding and at neighbours that are missing; None where all tokens are there.
+        real: True at tokens of neighbours, False at padding and missing neighbours; None where all are tokens.
     """
 
     key: Float[Tensor, "batch chunks heads read key_dim"]
@@ -103,7 +103,7 @@ class Reads:
 
 
 class _Text(NamedTuple):
-    """Neighbours as a single token reads them: which entries a row may read (None for all), and which rows none."""
+    """What a single token of each row reads: which entries (None for all), and which rows have none."""
 
     key: Float[Tensor, "batch heads read key_dim"]
     value: Float[Tensor, "batch heads read value_dim"]
@@ -130,7 +130,7 @@ def _readable(carried: NeighbourState) -> _Text | None:
 class ChunkedCrossAttention(nn.Module):
     """``x + attention(norm(x), neighbours)``, or ``norm(a * x + attention(x, neighbours))`` with a residual scale a.
 
-    A token without neighbours passes as it came, to the last bit.
+    A token without neighbours is returned unchanged, to the last bit.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class ChunkedCrossAttention(nn.Module):
         encoded: Float[Tensor, "batch chunks neighbours length memory"],
         real: Bool[Tensor, "batch chunks neighbours length"] | None,
     ) -> EndedChunks:
-        """Keys and values of encoded neighbours; their order is forgotten here."""
+        """Return keys and values of encoded neighbours, side by side; their order does not matter."""
         batch, chunks, neighbours, length, _ = encoded.shape
         places = torch.arange(length, device=encoded.device).repeat(neighbours)[None]
         key, value = self.attention.key_value(encoded.flatten(2, 3).flatten(0, 1), places, length)
@@ -263,7 +263,7 @@ class ChunkedCrossAttention(nn.Module):
 
 
 def in_dtype_of(carried: NeighbourState, other: Tensor) -> NeighbourState:
-    """The same keys and values in the dtype of ``other``: autocast leaves narrower ones than a call without it has."""
+    """Return the same keys and values in the dtype of ``other``: under autocast they were narrower."""
     if carried.key.dtype == other.dtype:
         return carried
     return NeighbourState(key=carried.key.to(other.dtype), value=carried.value.to(other.dtype), real=carried.real)

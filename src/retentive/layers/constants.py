@@ -1,6 +1,6 @@
-"""Constant tensors that a config decides: made once for each device and dtype, whatever the circumstances.
+"""Constant tensors that follow from a config: computed once for each device and dtype.
 
-They are no buffers, which would follow a model into bfloat16, onto the meta device and into its checkpoints.
+They are not buffers, which would follow a model into bfloat16, onto the meta device and into its checkpoints.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def constant(make: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
     """Remember what ``make`` returns for each of its (hashable) arguments.
 
     Its tensors are real and may be saved for a backward pass even if first asked for on the meta device or in inference
-    mode. A compiler that traces gets its own, since what it makes are not tensors.
+    mode. Under a tracing compiler nothing is remembered, since its results are not tensors.
     """
 
     @cache

@@ -24,12 +24,12 @@ class CrossAttentionConfig:
     """Shape of a cross-attention layer.
 
     Attributes:
-        hidden_size: Width of what asks.
-        memory_size: Width of what is read.
+        hidden_size: Width of the sequence that makes queries.
+        memory_size: Width of the sequence that is read.
         num_heads: Heads.
         head_dim: Channels of one head.
         dropout: Share of attention weights dropped in training.
-        rotary: Rotation of queries and keys, so that scores tell distances; None has none.
+        rotary: Rotation of queries and keys, so that scores depend on distances; None is no rotation.
     """
 
     hidden_size: int
@@ -81,13 +81,13 @@ class CrossAttention(nn.Module):
         if weight is None:
             key, value = self.key_value_proj(memory).chunk(2, -1)
             return self._rotated(key, places, count), self._heads(value)
-        # Two products: of one, the keys before rotation would be kept for the gradient as long as the values.
+        # Two products: with one, the unrotated keys would be kept for the gradient as long as the values.
         of_key, of_value = weight.chunk(2)
         value = self._heads(nn.functional.linear(memory, of_value))
         return self._rotated_product(memory, of_key, places, count), value
 
     def output(self, mixed: Values) -> Hidden:
-        """What the heads have read, as the residual stream takes it."""
+        """Project what the heads have read back to the residual stream."""
         return project(self.output_proj, side_by_side, mixed)
 
     def forward(
@@ -133,13 +133,13 @@ class CrossAttention(nn.Module):
         rotary = self.config.rotary
         if rotary is None:
             return self._heads(projected)
-        return rotate(self._heads(projected), *_turns(rotary, places, count, projected), pairs=rotary.pairs)
+        return rotate(self._heads(projected), *_rotary_columns(rotary, places, count, projected), pairs=rotary.pairs)
 
     def _rotated_product(self, x: Tensor, weight: Tensor, places: Tensor, count: int) -> Tensor:
         rotary = self.config.rotary
         if rotary is None:
             return self._heads(nn.functional.linear(x, weight))
-        return rotated_linear(x, weight, *_turns(rotary, places, count, x), pairs=rotary.pairs)
+        return rotated_linear(x, weight, *_rotary_columns(rotary, places, count, x), pairs=rotary.pairs)
 
 
 def _whole(projection: nn.Module) -> Tensor | None:
@@ -149,7 +149,7 @@ def _whole(projection: nn.Module) -> Tensor | None:
     return cast("Tensor", projection.weight)
 
 
-def _turns(rotary: RotaryConfig, places: Tensor, count: int, like: Tensor) -> tuple[RotaryTable, RotaryTable]:
+def _rotary_columns(rotary: RotaryConfig, places: Tensor, count: int, like: Tensor) -> tuple[RotaryTable, RotaryTable]:
     """Cosines and sines of the places, for what has the dtype and device of ``like``."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     cos, sin = _tables(rotary, count, like.device, dtype)[:, places]

@@ -16,9 +16,9 @@ class EmbeddingConfig:
     Attributes:
         vocab_size: Number of token ids.
         hidden_size: Width of the residual stream.
-        max_positions: Rows of the table of learned positions; None has no such table.
+        max_positions: Rows of the table of learned positions; None is no such table.
         scale: Multiply embeddings by ``hidden_size ** 0.5`` (fairseq's custom).
-        norm: Norm of the tokens' embeddings, scaled and before positions are added; None has none.
+        norm: Norm of the tokens' embeddings, scaled and before positions are added; None is no norm.
     """
 
     vocab_size: int
@@ -63,7 +63,7 @@ class Embedding(nn.Module):
         return self.place(self._look_up(self.tokens, tokens, _TOKEN), positions)
 
     def place(self, hidden: Hidden, positions: Positions) -> Hidden:
-        """Make rows of the token table, or vectors that stand in for them, what the first block reads."""
+        """Turn rows of the token table, or vectors in place of them, into the first block's input."""
         if self.config.scale:
             hidden = hidden * self.config.hidden_size**0.5
         if self.norm is not None:

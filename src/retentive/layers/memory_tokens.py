@@ -21,11 +21,11 @@ class MemoryTokensConfig:
         num_tokens: Memory tokens.
         carried: Whether the written tokens are read by the next segment; else they only feed an associative memory.
         learned: Whether the memory that documents begin with is learned; else it is 0, for models that never read it.
-        write_start: What stands in the write slots before the segment has been read: the ``memory`` that was there, or
-            tokens that are ``learned``.
+        write_start: The vectors in the write slots before the segment is read: those of the current ``memory``, or
+            ``learned`` ones.
         write_gradient: Whether gradients flow from the write slots into the memory that they start from.
         code: ``continuous`` carries what was written as it is, ``sign`` only its signs.
-        flips: Share of the signs that are turned at random in training.
+        flips: Share of the signs that are flipped at random in training.
         noise: Standard deviation of the Gaussian noise that is added to a continuous memory in training, as a share of
             the memory's root mean square.
     """
@@ -72,7 +72,7 @@ class MemoryTokensConfig:
 
 
 class MemoryTokens(nn.Module):
-    """What a document's first segment finds in memory, what stands in the write slots, and what is kept of them."""
+    """The initial memory, the write slots' initial vectors, and the code in which memory is carried."""
 
     def __init__(self, config: MemoryTokensConfig) -> None:
         """Make the learned tokens, as large as embeddings."""
@@ -87,7 +87,7 @@ class MemoryTokens(nn.Module):
             self.slots = nn.Parameter(torch.randn(shape) * std)
 
     def first(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> Memory:
-        """The memory of documents that have read nothing, float32 or wider; it carries the gradient of what is learned.
+        """The memory with which documents begin, float32 or wider; gradients flow into its learned tokens.
 
         Args:
             batch: Rows.
@@ -100,13 +100,13 @@ class MemoryTokens(nn.Module):
         return self.initial.to(device, state_dtype(dtype)).expand(batch, -1, -1)
 
     def write_slots(self, memory: Memory, dtype: torch.dtype) -> Hidden:
-        """What stands in the write slots before the segment has been read."""
+        """The vectors in the write slots before the segment is read."""
         if self.slots is not None:
             return self.slots.to(dtype).expand(memory.shape[0], -1, -1)
         return (memory if self.config.write_gradient else memory.detach()).to(dtype)
 
     def keep(self, written: Memory) -> Float[Tensor, "batch kept hidden"]:
-        """What is carried of the write slots' output, float32 or wider; no slot where nothing is carried."""
+        """The memory that the write slots' output becomes, float32 or wider; empty where none is carried."""
         # A clone: a view would keep the hidden states of the whole segment in memory.
         memory = written.clone().to(state_dtype(written.dtype))
         if not self.config.carried:
@@ -123,6 +123,6 @@ class MemoryTokens(nn.Module):
         soft = memory.tanh()
         signs = torch.where(memory < 0, -1.0, 1.0).to(memory.dtype)
         if self.config.flips and self.training:
-            turned = torch.rand_like(memory) < self.config.flips
-            soft, signs = torch.where(turned, -soft, soft), torch.where(turned, -signs, signs)
+            flipped = torch.rand_like(memory) < self.config.flips
+            soft, signs = torch.where(flipped, -soft, soft), torch.where(flipped, -signs, signs)
         return soft + (signs - soft).detach()

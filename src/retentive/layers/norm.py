@@ -70,7 +70,7 @@ class Norm(nn.Module):
             weight, bias = weight.float(), None if bias is None else bias.float()
         if self.config.kind == "layer_norm":
             return nn.functional.layer_norm(x, (self.size,), weight, bias, self.config.epsilon)
-        # Only an engine's view of this norm holds the value: made for each call, it would save nothing.
+        # Only an engine's view of this norm holds the value; computing it for each call would save nothing.
         found = vars(self).get("length_scale")
         if found is not None and x.dtype is found[1].dtype:
             normed = rms_norm_of_length(x, *found)

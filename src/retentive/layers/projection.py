@@ -1,4 +1,4 @@
-"""How layers project what they can make again."""
+"""Projections whose input is computed again in the backward pass."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,7 @@ from retentive.ops.lean.plain import is_plain
 
 
 def project(module: nn.Module, make: Make, source: Tensor, back: Back | None = None) -> Tensor:
-    """``module(make(source))``, with less kept for the gradient where ``module`` is a plain projection.
+    """``module(make(source))``, which saves ``source`` instead of the input where ``module`` is a plain projection.
 
     See `retentive.ops.lean.lean_linear` for ``back``.
     """

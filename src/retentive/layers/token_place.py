@@ -1,4 +1,4 @@
-"""Where the next token of each row stands, and how a step over it is run: what a layer's ``step`` is given."""
+"""The position of each row's next token, and how a step is run: the last argument of a layer's ``step``."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ Made = TypeVar("Made")
 
 
 class StepContext:
-    """How a step is run, which changes speed and never results. This one is plain: everything is made anew.
+    """How a step is run, which changes speed and never results. This one computes everything anew.
 
-    An engine hands down another one, with buffers that grow in place and places that are made ahead.
+    An engine passes another one, with buffers that grow in place and rotations that are computed ahead.
 
     Attributes:
         overwrites_state: Whether a step may write the new state over the memory of the old one. Only an engine that
@@ -31,7 +31,7 @@ class StepContext:
     overwrites_state: bool = False
 
     def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return ``past`` with one entry more, and what the next step goes on from: its last ``longest`` entries.
+        """Return ``past`` with one more entry, and its last ``longest`` entries, from which the next step goes on.
 
         Args:
             past: Entries of earlier tokens, along ``dim``.
@@ -44,7 +44,7 @@ class StepContext:
         return whole, whole.narrow(dim, surplus, whole.shape[dim] - surplus)
 
     def prepare(self, source: Source, make: Callable[[Source], Made]) -> Made:
-        """Return ``make(source)``; what many steps make of the same object is made once by an engine."""
+        """Return ``make(source)``; an engine calls ``make`` once for all steps over the same object."""
         return make(source)
 
     def place(
@@ -87,17 +87,17 @@ class StepContext:
 
 
 PLAIN = StepContext()
-"""Runs each step by itself."""
+"""Computes everything anew in each step."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPlace:
-    """Where the next token of each row stands.
+    """The position of each row's next token, and its rotations.
 
     Attributes:
-        positions: Of the token in its document.
-        next_position: Of the one after it.
-        rotations: Of the token, for each rotation that some layer needs.
+        positions: Position of the token in its document.
+        next_position: Position of the token after it.
+        rotations: The token's rotation, by the config of each layer that needs one.
         context: How the step is run.
     """
 
@@ -107,7 +107,7 @@ class TokenPlace:
     context: StepContext = PLAIN
 
     def rotation(self, rotary: RotaryConfig | None) -> Rotation | None:
-        """Of one config; None without one."""
+        """The token's rotation by one config; None without one."""
         return None if rotary is None else self.rotations[rotary]
 
 

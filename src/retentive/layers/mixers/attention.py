@@ -103,7 +103,7 @@ class AttentionConfig:
 
     @property
     def takes_attention_mask(self) -> bool:
-        """True: all that a token may read is a matter of the mask."""
+        """True: a token reads exactly what the mask allows."""
         return True
 
     @property
@@ -118,7 +118,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recalled:
-    """Hidden states of earlier tokens that are read again: keys and values are made of them anew (arXiv:1901.02860).
+    """Transformer-XL memory: hidden states of earlier tokens, for keys and values (arXiv:1901.02860).
 
     Attributes:
         hidden: What a block received for each of these tokens.
@@ -172,7 +172,7 @@ class Attention(nn.Module):
         if config.rotary is not None and tables is not None:
             query = rotate(query, tables.cos, tables.sin, pairs=config.rotary.pairs)
             key = rotate(key, tables.cos, tables.sin, pairs=config.rotary.pairs)
-            value = value.contiguous()  # a view would keep queries and keys before rotation too
+            value = value.contiguous()  # a view would keep the unrotated queries and keys too
         if recalled is not None:
             key, value = torch.cat((recalled[0], key), dim=2), torch.cat((recalled[1], value), dim=2)
         if state is not None and state.key.shape[2]:
@@ -202,7 +202,7 @@ class Attention(nn.Module):
         both = projected[:, :values_begin].view(batch, config.num_heads + config.num_kv_heads, config.key_dim)
         rotation = place.rotation(config.rotary)
         if config.rotary is not None and rotation is not None:
-            # The keys' rotation, for attention scales the queries.
+            # The keys' rotation for both: attention scales the queries.
             both = apply_rotary(both[:, None, :, None], rotation[:, 1:], pairs=config.rotary.pairs)[:, 0, :, 0]
         value = projected[:, values_begin:].view(batch, config.num_kv_heads, config.value_dim)
         keys, key = append(state.key, both[:, config.num_heads :], 2, longest)
@@ -220,12 +220,12 @@ class Attention(nn.Module):
         return (InputProjection(self.input_proj, rows),)
 
     def recall(self, recalled: Recalled) -> KeysAndValues:
-        """Keys and values of (normalised) hidden states that ask nothing themselves."""
+        """Return keys and values of (normalised) hidden states, which make no queries."""
         batch, time, _ = recalled.hidden.shape
         if is_plain(self.input_proj):
             bias = self.input_proj.bias[self.query_size :] if self.config.bias else None
             both = nn.functional.linear(recalled.hidden, self.input_proj.weight[self.query_size :], bias)
-        else:  # an adapter or a hook, which its weight alone would leave out
+        else:  # an adapter or a hook: the weight alone would leave it out
             both = self.input_proj(recalled.hidden)[..., self.query_size :]
         key, value = both.split((self.key_size, self.value_size), dim=-1)
         key = key.view(batch, time, self.config.num_kv_heads, self.config.key_dim).transpose(1, 2)

@@ -85,7 +85,7 @@ class GatedRetentionConfig:
 
     @property
     def window(self) -> None:
-        """None: what a token reads fades, and ends nowhere."""
+        """None: what a token reads decays, and is cut off nowhere."""
         return
 
     @property
@@ -100,7 +100,7 @@ class GatedRetentionConfig:
 
     @property
     def takes_attention_mask(self) -> bool:
-        """False: tokens are read from left to right, into one state for all."""
+        """False: tokens are read from left to right, into one state."""
         return False
 
     @property

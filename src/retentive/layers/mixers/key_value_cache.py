@@ -1,4 +1,4 @@
-"""A cache of keys and values: the state of attention, what a call may read of it, and what it keeps."""
+"""The key-value cache: the state of attention, the mask over it, and how a window trims it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ KeysAndValues = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyValueState(RecurrentState):
-    """The keys and values of all tokens so far, or of the last ``window - 1``; they stand at the end, in order.
+    """The keys and values of all tokens so far, or of the last ``window - 1``, right-aligned and in order.
 
     Attributes:
         key: Keys, rotated by their own positions.
@@ -68,7 +68,7 @@ class KeyValueState(RecurrentState):
 def causal_mask(
     state: KeyValueState | None, layout: BatchLayout, batch: int, time: int, window: int | None = None
 ) -> AttentionMask:
-    """Return what order, padding, documents and the window let each token of a call see.
+    """Return which keys each token of a call may read, by order, padding, documents and the window.
 
     Args:
         state: The cache before the call; None is empty.
@@ -93,7 +93,7 @@ def causal_mask(
 def _ragged_mask(
     cached: Tensor | None, layout: BatchLayout, batch: int, past: int, time: int, window: int | None
 ) -> AttentionMask:
-    """The same with padding or several documents: order is told by a clock that padding does not advance."""
+    """The same with padding or several documents: order is that of a count which padding does not advance."""
     device = layout.positions.device
     ones = torch.ones(batch, time, dtype=torch.bool, device=device)
     real = ones if layout.mask is None else layout.mask
@@ -118,7 +118,7 @@ def cache_of(
     *,
     gaps: bool,
 ) -> KeyValueState:
-    """Return the entries that a later token may still see: real ones moved to the end, the window's worth kept.
+    """Return the entries that a later token may still read: real ones moved to the end, cut to the window.
 
     Args:
         key: Of the cached tokens, then of this call's.

@@ -49,7 +49,7 @@ class RetentionConfig:
         relative_position: Whether query and key are rotated by their positions.
         rotary_base: See `RotaryConfig`, like the next two.
         rotary_frequencies: ``retnet`` is torchscale's table, ``standard`` flash-linear-attention's.
-        rotary_pairs: Channels that turn together.
+        rotary_pairs: Which channels are rotated together.
         gate: Activation of the output gate.
         head_norm: How each head's output is normalised; ``layer_norm`` is the paper's GroupNorm.
         normalise_scores: Divide what a head reads at position n by the root of ``gamma ** 0 + ... + gamma ** n``.
@@ -126,7 +126,7 @@ class RetentionConfig:
 
     @property
     def window(self) -> None:
-        """None: what a token reads fades, and ends nowhere."""
+        """None: what a token reads decays, and is cut off nowhere."""
         return
 
     @property
@@ -141,7 +141,7 @@ class RetentionConfig:
 
     @property
     def takes_attention_mask(self) -> bool:
-        """False: tokens are read from left to right, into one state for all."""
+        """False: tokens are read from left to right, into one state."""
         return False
 
     @property
@@ -302,7 +302,7 @@ class MultiScaleRetention(RetentionHeads):
     def _separately_projected(self, query: Hidden, key: Hidden, value: Hidden) -> tuple[Tensor, ...]:
         """Query, key, value and gate, each of its own input; the gate of the query's."""
         inputs = (query, key, value, query)
-        if not is_plain(self.input_proj):  # an adapter or a hook, which its weight alone would leave out
+        if not is_plain(self.input_proj):  # an adapter or a hook: the weight alone would leave it out
             return tuple(self.input_proj(x).split(self.sizes, -1)[part] for part, x in enumerate(inputs))
         weights = self.input_proj.weight.split(self.sizes)
         bias = cast("Tensor | None", self.input_proj.bias)

@@ -67,7 +67,7 @@ class RetentionState(RecurrentState):
 
 
 def _with_range(x: Tensor) -> Tensor:
-    """float32 for float16: what a head reads is a sum over all tokens, which the head norm alone brings into range."""
+    """float32 for float16: a head's output is a sum over all tokens, too large for float16 before the head norm."""
     return x.float() if x.dtype is torch.float16 else x
 
 
@@ -89,7 +89,7 @@ class RetentionHeads(nn.Module):
         self.head_norm = Norm(config.value_dim, config.head_norm)
 
     def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> RetentionState:
-        """A memory of nothing; float32 or wider whatever ``dtype`` the model has."""
+        """The state of rows that have read nothing; float32 or wider whatever ``dtype`` the model has."""
         config = self.heads
         shape = (batch, config.num_heads, config.key_dim, config.value_dim)
         kv = torch.zeros(shape, device=device, dtype=state_dtype(dtype))
@@ -139,7 +139,7 @@ class RetentionHeads(nn.Module):
     def split_token(
         self, projected: Float[Tensor, "batch channels"], rotation: Rotation | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for one token: query and key are rotated together, as small calls cost by their number."""
+        """The same for one token: query and key are rotated in one call, to save overhead."""
         config, batch = self.heads, projected.shape[0]
         keys, _, values, _ = self.sizes
         projected = _with_range(projected)

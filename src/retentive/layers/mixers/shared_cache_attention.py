@@ -68,7 +68,7 @@ class SharedCacheAttentionConfig:
 
     @property
     def takes_attention_mask(self) -> bool:
-        """True: all that a token may read is a matter of the mask."""
+        """True: a token reads exactly what the mask allows."""
         return True
 
     @property
@@ -207,5 +207,5 @@ def _rotated(
     """Rotate queries or keys of one token a row."""
     rotation = place.rotation(rotary)
     assert rotation is not None
-    # The keys' rotation, for attention scales the queries.
+    # The keys' rotation for both: attention scales the queries.
     return apply_rotary(x[:, None, :, None], rotation[:, 1:], pairs=rotary.pairs)[:, 0, :, 0]

@@ -45,7 +45,7 @@ class HybridConfig:
         norm: Norm before each half of a block: ``rms_norm``, ``layer_norm`` or ``gated_rms_norm``.
         norm_epsilon: Added under the root of every norm.
         final_norm: Norm between the last block and the head.
-        rotary_base: The slowest pair of channels turns about one radian in this many tokens.
+        rotary_base: Tokens in which the slowest pair of channels is rotated by about one radian.
         mixer_bias: Biases in the mixers' projections.
         feed_forward_bias: Biases in the feed-forward.
         head_bias: A bias in the head.

@@ -38,7 +38,7 @@ class RetNetConfig:
         decay: Schedule of the decays: the paper's ``linspace``, or ``geometric``.
         log_decay: The user's own ``log(gamma)``, one a head, in place of a schedule.
         relative_position: Rotate queries and keys by their positions.
-        rotary_base: The slowest pair of channels turns one radian in this many tokens.
+        rotary_base: Tokens in which the slowest pair of channels is rotated by one radian.
         rotary_frequencies: ``retnet`` (torchscale) or ``standard`` (flash-linear-attention).
         rotary_pairs: Channels that turn together: ``interleaved`` (0 and 1, 2 and 3, ...; RetNet) or ``half`` (i and
             i + dim / 2); the one is the other with the rows of the projections in another order.

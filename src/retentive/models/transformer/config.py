@@ -31,7 +31,7 @@ class TransformerConfig:
         final_norm: Norm between the last block and the head.
         positions: ``rotary``, ``learned`` or ``none``.
         max_positions: Tokens that learned positions reach; only with ``learned``.
-        rotary_base: The slowest pair of channels turns about one radian in this many tokens.
+        rotary_base: Tokens in which the slowest pair of channels is rotated by about one radian.
         rotary_frequencies: ``standard`` (RoFormer, Llama) or ``retnet`` (torchscale's RetNet).
         rotary_pairs: Channels that turn together: ``interleaved`` (RoFormer) or ``half`` (Llama).
         rotary_scaling: Slow the rotation for longer texts: ``(factor,)``, or Llama 3.1's ``(factor, low, high,

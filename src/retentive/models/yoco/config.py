@@ -38,7 +38,7 @@ class YocoConfig:
         norm: Norm before each half of a block and before the cache: ``rms_norm``, ``layer_norm`` or
             ``gated_rms_norm``.
         norm_epsilon: Added under the root of every norm.
-        rotary_base: The slowest pair of channels turns about one radian in this many tokens.
+        rotary_base: Tokens in which the slowest pair of channels is rotated by about one radian.
         tie_embeddings: Use the token table as the head.
         dropout: Share of the embedding and of each half's output dropped in training.
         initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
