@@ -6,7 +6,7 @@ import termios
 import pytest
 
 from retentive.files import progress
-from retentive.files.progress import Progress, progress_line, with_progress
+from retentive.files.progress import ProgressBar, progress_line, with_progress
 
 
 @pytest.fixture
@@ -16,14 +16,14 @@ def at_once(monkeypatch):
 
 
 def test_short_work_says_nothing(capfd):
-    with Progress("tokenize", total=3, unit="B") as shown:
+    with ProgressBar("tokenize", total=3, unit="B") as shown:
         for _ in range(3):
             shown.advance(1)
     assert capfd.readouterr() == ("", "")
 
 
 def test_long_work_prints_plain_lines_where_there_is_no_terminal(capfd, at_once):
-    with Progress("tokenize", total=1000, unit="B") as shown:
+    with ProgressBar("tokenize", total=1000, unit="B") as shown:
         shown.advance(0)
         shown.advance(250)
         shown.advance(750)
@@ -38,7 +38,7 @@ def test_a_terminal_shows_a_bar(monkeypatch, at_once):
     termios.tcsetwinsize(follower, (25, 80))
     with os.fdopen(follower, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        with Progress("tokenize", total=1000, unit="B") as shown:
+        with ProgressBar("tokenize", total=1000, unit="B") as shown:
             shown.advance(500)
     assert b"tokenize:" in os.read(leader, 10_000)
     os.close(leader)
@@ -55,8 +55,27 @@ def test_items_are_passed_on_and_counted_in_units(capfd, at_once):
     [
         (3000, 9000, "encode: 3,000 of 9,000 chunks (33%), 100 chunks/s, about 60 s left"),
         (3000, None, "encode: 3,000 chunks, 100 chunks/s"),
+        (3, 60, "encode: 3 of 60 chunks (5%), 0.1 chunks/s, about 570 s left"),
         (9001, 9000, "encode: 9,001 of 9,000 chunks (100%), 300 chunks/s, about 0 s left"),
     ],
 )
 def test_a_line_tells_rate_and_time_left(done, total, line):
     assert progress_line("encode", done, total, "chunks", 30.0) == line
+
+
+def test_work_that_goes_on_counts_its_rate_from_where_it_began(capfd, at_once):
+    line = progress_line("train", 60, 100, "steps", 10.0, first=40, note="loss 2.000")
+    assert line == "train: 60 of 100 steps (60%), 2 steps/s, about 20 s left, loss 2.000"
+    with ProgressBar("train", total=100, unit="steps", done=99) as shown:
+        shown.advance(1, "loss 1.000")
+        shown.say("a line")
+    first, second = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"train: 100 of 100 steps \(100%\), .* steps/s, about 0 s left, loss 1\.000", first)
+    assert second == "a line"
+
+
+def test_of_several_processes_only_one_shows_anything(capfd, at_once):
+    with ProgressBar("train", total=2, unit="steps", shown=False) as shown:
+        shown.advance(1)
+        shown.say("a line")
+    assert capfd.readouterr() == ("", "")

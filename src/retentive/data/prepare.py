@@ -19,7 +19,7 @@ from retentive.data.splitting import draw, heldout_purpose, split_of
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter, check_output
 from retentive.errors import RetentiveError
-from retentive.files.progress import Progress
+from retentive.files.progress import ProgressBar
 from retentive.text.byte_tokenizer import ByteTokenizer, utf8
 from retentive.text.loading import load_tokenizer
 from retentive.text.subword_tokenizer import SubwordTokenizer, train_bpe
@@ -153,7 +153,7 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     with TokenStoreWriter(config.output, tokenizer, request=request, overwrite=config.overwrite) as writer:
         for problem in problems:
             writer.report(problem)
-        with Progress("tokenize", total=sum(file.size for file in files), unit="B") as progress:
+        with ProgressBar("tokenize", total=sum(file.size for file in files), unit="B") as progress:
             _write_documents(_read(config, files, progress), tokenizer, writer, config)
         if writer.counts()["train"].documents == 0:
             raise ValueError(_no_training_text(config, writer))
@@ -196,7 +196,7 @@ def with_both_splits(config: PrepareConfig) -> PrepareConfig:
 def _draws(config: PrepareConfig, files: list[SourceFile]) -> set[float]:
     """The draws that decide the split of each document, read until both splits have one."""
     draws = set[float]()
-    with Progress("look for documents", total=sum(file.size for file in files), unit="B") as progress:
+    with ProgressBar("look for documents", total=sum(file.size for file in files), unit="B") as progress:
         for found in _read(config, files, progress):
             if isinstance(found, Document):
                 draws.add(draw(utf8(found.text), heldout_purpose(config.split_seed)))
@@ -226,12 +226,12 @@ def _given_tokenizer(config: PrepareConfig) -> Tokenizer:
 
 def _learn_tokenizer(config: PrepareConfig, files: list[SourceFile]) -> Tokenizer:
     assert config.vocab_size is not None
-    with Progress("learn the tokenizer", total=sum(file.size for file in files), unit="B") as progress:
+    with ProgressBar("learn the tokenizer", total=sum(file.size for file in files), unit="B") as progress:
         texts = _training_texts(config, files, progress)
         return train_bpe(texts, vocab_size=config.vocab_size)
 
 
-def _training_texts(config: PrepareConfig, files: list[SourceFile], progress: Progress) -> Iterator[str]:
+def _training_texts(config: PrepareConfig, files: list[SourceFile], progress: ProgressBar) -> Iterator[str]:
     """Texts of the training split; above the limit, a sample from the whole corpus and not its beginning."""
     share = config.tokenizer_training_bytes / max(1, sum(file.size for file in files))
     left = config.tokenizer_training_bytes
@@ -244,7 +244,7 @@ def _training_texts(config: PrepareConfig, files: list[SourceFile], progress: Pr
                 yield found.text
 
 
-def _read(config: PrepareConfig, files: list[SourceFile], progress: Progress) -> Iterator[Document | Problem]:
+def _read(config: PrepareConfig, files: list[SourceFile], progress: ProgressBar) -> Iterator[Document | Problem]:
     return read_documents(
         files,
         field=config.field,

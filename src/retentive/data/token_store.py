@@ -14,7 +14,7 @@ from retentive.data.manifest import PREPARE_AGAIN, SPLITS, Manifest, Split
 from retentive.data.sources.documents import Problem
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import FileRecord, checksum
-from retentive.files.progress import Progress
+from retentive.files.progress import ProgressBar
 from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import Tokenizer
 
@@ -135,13 +135,13 @@ class TokenStore:
         """
         others = [f"{split}-" for split in SPLITS if splits and split not in splits]
         records = [record for role, record in self.manifest.files.items() if not role.startswith(tuple(others))]
-        with Progress("check the token store", total=sum(record.size for record in records), unit="B") as progress:
+        with ProgressBar("check the token store", total=sum(record.size for record in records), unit="B") as progress:
             damaged = [self.folder / one.path for one in records if not self._is_whole(one, progress)]
         if damaged:
             names = ", ".join(map(str, damaged))
             raise DamagedFileError(f"{names}: the content differs from its checksum; {PREPARE_AGAIN}.")
 
-    def _is_whole(self, record: FileRecord, progress: Progress) -> bool:
+    def _is_whole(self, record: FileRecord, progress: ProgressBar) -> bool:
         path = self.folder / record.path
         return path.is_file() and checksum(path, progress.advance) == record.sha256
 

@@ -21,7 +21,7 @@ from retentive.evaluation.measures.loss_by_position import LossByPosition, Posit
 from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.measures.scoring import score_in_one_pass
 from retentive.files import write_atomically
-from retentive.files.progress import Progress
+from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_file_target
 from retentive.models.base import LanguageModel
 from retentive.retrieval import NeighbourConfig
@@ -259,7 +259,7 @@ def evaluate_model(
         MismatchError: If the model lacks some token ids.
         ValueError: If a number is out of range, or there is nothing to score.
     """
-    with Progress(f"{label}: windows", total=documents.num_scored, unit="tokens") as progress:
+    with ProgressBar(f"{label}: windows", total=documents.num_scored, unit="tokens") as progress:
         windows = bits_per_byte_in_windows(
             model,
             documents,
@@ -273,7 +273,7 @@ def evaluate_model(
         return Evaluation(windows=windows, one_pass=None, by_position=None)
     begin = time.perf_counter()
     tally, positions = DocumentTally(documents), PositionTally(documents)
-    with Progress(f"{label}: one pass", total=documents.num_scored, unit="tokens") as progress:
+    with ProgressBar(f"{label}: one pass", total=documents.num_scored, unit="tokens") as progress:
         passes = score_in_one_pass(
             model, documents, chunk_size=chunk_size, batch_size=batch_size, neighbours=neighbours
         )

@@ -17,7 +17,7 @@ from retentive.experiments.demo.contenders import CONTENDERS
 from retentive.experiments.demo.report import Evaluations, Measurements, make_report
 from retentive.experiments.demo.sample import stream_and_go_on
 from retentive.experiments.demo.training import headline, prepare_store, train_contender
-from retentive.files.progress import Progress
+from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
 from retentive.models.base import LanguageModel
 
@@ -81,7 +81,7 @@ def _measure(
         ways = ", ".join(f"{way.bits_per_byte:.3f} ({way.method})" for way in evaluation.bits_per_byte)
         print(f"  {name:<12} bits per byte {ways.replace('_', ' ')}")
     budget = config.minutes * 60 / 8
-    with Progress("time decoding", total=int(budget), unit="seconds") as progress:
+    with ProgressBar("time decoding", total=int(budget), unit="seconds") as progress:
         return evaluations, measure_speed(models, budget_seconds=budget, on_seconds=progress.advance)
 
 

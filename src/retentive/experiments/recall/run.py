@@ -23,7 +23,7 @@ from retentive.experiments.recall.report import (
 )
 from retentive.experiments.recall.training import PHASES, SEGMENT_LENGTH, MemoryKind, Training, train_to_recall
 from retentive.files import read_json, write_atomically
-from retentive.files.progress import Progress
+from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
 from retentive.models.rmt import RecurrentMemoryTransformer
 
@@ -122,7 +122,7 @@ def _train(kind: MemoryKind, config: RecallConfig, seed: int, steps: tuple[int, 
     label = f"train, seed {seed}" if kind != "none" else f"train without memory, seed {seed}"
     # Without memory the second stage is never learned: one stage is all that can be shown.
     total = sum(len(phase.stages) if kind != "none" else 1 for phase in PHASES)
-    with Progress(label, total=total, unit="stages") as progress:
+    with ProgressBar(label, total=total, unit="stages") as progress:
         return train_to_recall(
             kind,
             seed=seed,
@@ -138,7 +138,7 @@ def _ask(
     trials = make_trials(config.trials, length=length, segment_length=SEGMENT_LENGTH, seed=seed)
     if not carries_state:
         return ask(model, trials, carries_state=False)
-    with Progress(f"read {length:,} bytes, seed {seed}", total=length * len(trials), unit="B") as progress:
+    with ProgressBar(f"read {length:,} bytes, seed {seed}", total=length * len(trials), unit="B") as progress:
         answers = ask(model, trials, on_bytes=progress.advance)
     hits, asked = answers.hits(MEMORY)
     print(f"  {length:>9,} bytes: {hits} of {asked} right, in {answers.seconds:.0f} s", flush=True)

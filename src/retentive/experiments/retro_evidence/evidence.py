@@ -34,7 +34,7 @@ from retentive.evaluation.measures.chunk_scores import (
 from retentive.evaluation.measures.documents import select_documents
 from retentive.evaluation.measures.overlap import overlaps
 from retentive.files import read_json, write_atomically
-from retentive.files.progress import Progress
+from retentive.files.progress import ProgressBar
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import build
 from retentive.models.retro import RetroConfig
@@ -329,7 +329,7 @@ def _scores(
         path = config.output / f"scores-{seed}" / f"{_file_name(label)}.json"
         kept = _kept(path, facts)
         if kept is None:
-            with Progress(f"seed {seed}, {label}", total=chunks.documents.num_scored, unit="tokens") as progress:
+            with ProgressBar(f"seed {seed}, {label}", total=chunks.documents.num_scored, unit="tokens") as progress:
                 kept = score_chunks(
                     load_model(models[kind, seed]),
                     chunks,

@@ -1,18 +1,11 @@
-"""Means over the steps between two lines of metrics, and the progress bar."""
+"""Means over the steps between two lines of metrics."""
 
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
-
-from tqdm import tqdm
 
 from retentive.training.run.held_out import bits_per_byte
 from retentive.training.step.learner import StepResult
 
-_SECONDS_BETWEEN_LINES = 10.0
 _SUMS = ("nats", "labels", "bytes", "tokens", "seconds")
 
 
@@ -72,52 +65,3 @@ class TrainingMeter:
         """Continue the sums of an earlier process; missing ones are 0."""
         for name in _SUMS:
             setattr(self, f"_{name}", sums.get(name, 0))
-
-
-class StepBar:
-    """A bar with time left, loss and speed on a terminal, a plain line every ten seconds elsewhere.
-
-    Args:
-        done: Steps done before.
-        total: Steps of the whole run.
-        shown: Whether to print; only one process does.
-    """
-
-    def __init__(self, *, done: int, total: int, shown: bool) -> None:
-        self._first, self._done, self._total, self._shown = done, done, total, shown
-        self._begin = self._last_line = time.monotonic()
-        self._bar: tqdm[Any] | None = None
-        if shown and sys.stderr.isatty():
-            self._bar = tqdm(desc="train", initial=done, total=total, unit="step", delay=2.0)
-
-    def __enter__(self) -> "StepBar":
-        """Return the bar itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the bar, leaving it on the screen."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def advance(self, result: StepResult, tokens_per_second: float) -> None:
-        """Show that a step is done, with its loss."""
-        self._done += 1
-        state = f"loss {result.loss:.3f}, {tokens_per_second:,.0f} tokens/s"
-        if self._bar is not None:
-            self._bar.set_postfix_str(state, refresh=False)
-            self._bar.update()
-            return
-        now = time.monotonic()
-        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            left = (now - self._begin) / (self._done - self._first) * (self._total - self._done)
-            self.say(f"train: step {self._done:,} of {self._total:,}, {state}, about {left:,.0f} s left")
-
-    def say(self, line: str) -> None:
-        """Print a line without disturbing the bar."""
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
-        elif self._shown:
-            print(line, file=sys.stderr, flush=True)

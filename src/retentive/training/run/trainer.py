@@ -12,6 +12,7 @@ from retentive.checkpoints.weights import save_model
 from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
 from retentive.files import only_writer
+from retentive.files.progress import ProgressBar
 from retentive.models.base import FamilyConfig
 from retentive.models.registry import build
 from retentive.training.objectives.protocol import Objective, Vocabulary
@@ -29,7 +30,7 @@ from retentive.training.run.checkpoint_folder import (
 from retentive.training.run.config import TrainConfig
 from retentive.training.run.first_model import check_first_model, first_model
 from retentive.training.run.held_out import HeldOutLoss, HeldOutWindows, byte_lengths, num_bytes
-from retentive.training.run.meter import StepBar, TrainingMeter
+from retentive.training.run.meter import TrainingMeter
 from retentive.training.run.metrics import MetricsLog
 from retentive.training.run.report import TrainReport
 from retentive.training.run.run_folder import (
@@ -166,10 +167,12 @@ class _Run:
     def train(self, stop: StopRequest) -> bool:
         """Take the remaining steps. Return whether a signal asked to stop before the last."""
         config, progress = self.config, self.progress
-        with StepBar(done=progress.step, total=config.steps, shown=self.processes.is_first) as bar:
+        with ProgressBar(
+            "train", done=progress.step, total=config.steps, unit="steps", shown=self.processes.is_first
+        ) as bar:
             while self.progress.step < config.steps:
                 result, asked = self._step(stop)
-                bar.advance(result, self.meter.tokens_per_second)
+                bar.advance(1, f"loss {result.loss:.3f}, {self.meter.tokens_per_second:,.0f} tokens/s")
                 done = self.progress.step
                 if done % config.metrics.every == 0 or done == config.steps:
                     self._write_metrics()
@@ -309,7 +312,7 @@ class _Run:
         if self.log is not None:
             self.log.write(self.progress.step, "train", **numbers)
 
-    def _evaluate(self, bar: StepBar) -> bool:
+    def _evaluate(self, bar: ProgressBar) -> bool:
         """Measure the held-out loss. Return whether it is the lowest so far."""
         assert self.held_out is not None
         found = self.last_evaluation = self.held_out.evaluate(self.learner)
