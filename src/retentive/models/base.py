@@ -31,7 +31,7 @@ class ModelOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkedReading:
-    """How a model that reads neighbours cuts a text into chunks, whose neighbours are looked for.
+    """How a model that reads neighbours cuts a text into the chunks that they are found for.
 
     Attributes:
         chunk_size: Tokens of a chunk.
@@ -88,12 +88,12 @@ class LanguageModel(nn.Module):
 
     @property
     def products(self) -> nn.Module:
-        """The layers whose products a step computes, for whoever decides on threads; the embedding and head apart."""
+        """The linear layers of a step, without embedding and head, from which the number of threads is chosen."""
         return self.decoder.blocks
 
     @property
     def longest_text(self) -> int | None:
-        """Tokens that one text can have, because each has a learned position; None where nothing ends it."""
+        """Longest text in tokens, where positions are learned; None without a limit."""
         return self.config.decoder.embedding.max_positions
 
     @property
@@ -103,7 +103,7 @@ class LanguageModel(nn.Module):
 
     @property
     def predicts_next_token(self) -> bool:
-        """Whether a token's logits depend on nothing after it, so that they can be those of the next token."""
+        """Whether a token's logits depend on no later token, so that they can predict the next one."""
         return True
 
     def forward(
@@ -122,8 +122,8 @@ class LanguageModel(nn.Module):
             tokens: Token ids.
             state: Where an earlier call stopped; None starts new sequences.
             labels: The token that each column should predict (already shifted), -100 where none counts.
-            mask: False at padding, wherever it stands: it is not read, takes no position and leaves the state alone.
-            starts: True at the first token of a document: nothing before it is remembered.
+            mask: False at padding, anywhere: it is not read, takes no position and does not change the state.
+            starts: True at the first token of a document, which reads nothing before it.
             logits_to_keep: Columns from the end whose logits are wanted; None is all, 0 is none. With labels and 0,
                 the loss is computed without all logits of a large vocabulary in memory.
 
@@ -150,11 +150,11 @@ class LanguageModel(nn.Module):
     ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
         """Read one token of each row after ``state``: what a call with one column gives, without its checks.
 
-        Hooks of the layers are not called. An engine that runs many steps calls this, and the model where it has hooks.
+        Hooks of the layers are not called: an engine calls this, or the model itself if it has hooks.
 
         Args:
             tokens: Token ids.
-            state: Where the last call or step stopped; checked by whoever runs steps, once.
+            state: Where the last call or step stopped; the caller checks it, once.
             context: How the step is run.
         """
         return self.decoder.step(tokens, state, context)
@@ -162,7 +162,7 @@ class LanguageModel(nn.Module):
     def read_out(
         self, hidden: Hidden, state: ModelState, labels: Tokens | None, logits_to_keep: int | None
     ) -> ModelOutput:
-        """Turn the last hidden states into what was asked for."""
+        """Turn the last hidden states into logits and loss, as asked for."""
         loss = None if labels is None else self._loss(hidden, labels)
         if logits_to_keep == 0:
             return ModelOutput(None, state, loss)
@@ -184,7 +184,7 @@ class LanguageModel(nn.Module):
 
 
 def check_predicts_next(model: LanguageModel) -> None:
-    """Refuse a model that cannot be asked for the next token.
+    """Validate that a model can predict the next token.
 
     Raises:
         ValueError: If it is an encoder.
@@ -204,7 +204,7 @@ def check_call(
     starts: Tensor | None,
     logits_to_keep: int | None,
 ) -> None:
-    """Refuse what a model cannot read. Looks at shapes and dtypes alone, so it never waits for a GPU."""
+    """Validate the arguments of a call. Only shapes and dtypes are read, so that no GPU is waited for."""
     expected = (
         ("state", state, RecurrentState | None, "state of this model, or None"),
         ("tokens", tokens, Tensor, "tensor of ids"),

@@ -85,7 +85,7 @@ class DecoderConfig:
 
     @property
     def state_is_bounded(self) -> bool:
-        """Whether no layer's state grows for ever."""
+        """Whether every layer's state stops growing."""
         return all(mixer.state_is_bounded for mixer in self.mixers)
 
     @property
@@ -95,17 +95,17 @@ class DecoderConfig:
 
     @property
     def caches_tokens(self) -> bool:
-        """Whether some layer's state holds entries of earlier tokens, and so which of them can be seen."""
+        """Whether some layer's state holds entries of earlier tokens, with a mask over them."""
         return any(mixer.takes_attention_mask for mixer in self.mixers)
 
     @property
     def residual_scale(self) -> float | None:
-        """What the residual stream is multiplied by before each sum; None where sums are not normalised."""
+        """Factor of the residual stream in each sum; None where sums are not normalised."""
         return None if self.residual == "pre_norm" else (2 * self.num_layers) ** 0.25
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, norm and head; `forward` is the middle, between the embedding and the head."""
+    """Embedding, blocks, norm and head; `forward` runs the blocks and the norm."""
 
     def __init__(self, config: DecoderConfig) -> None:
         """Make and initialise the parts."""
@@ -185,7 +185,7 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the embeddings, and so of the residual stream."""
+        """The dtype of the embeddings, and so of the residual stream."""
         return self.embedding.tokens.weight.dtype
 
     def logits(self, hidden: HiddenRows) -> Float[Tensor, "*tokens vocab"]:
@@ -205,13 +205,13 @@ class Decoder(nn.Module):
         return total / (targets != IGNORED).sum().clamp_min(1)
 
     def _plain_head(self) -> tuple[Float[Tensor, "vocab hidden"], Float[Tensor, "vocab"] | None] | None:
-        """Weight and bias of the head; None for a head that does more, which has to be called."""
+        """Weight and bias of the head; None if the head does more than a linear layer and has to be called."""
         if self.head is not None:
             return (self.head.weight, self.head.bias) if is_plain(self.head) else None
         table = self.embedding.tokens
         if is_plain(table):
             return table.weight, None
-        # What an adapter or an offloaded table looks up is the table that the head shares.
+        # The head shares what the table looks up, which an adapter or offloading may change.
         return table(torch.arange(self.config.embedding.vocab_size, device=table.weight.device)), None
 
     def initial_state(self, batch: int, device: torch.device | None = None) -> ModelState:
@@ -264,7 +264,7 @@ def _initialise_normal(block: Block, num_layers: int) -> None:
 
 @torch.no_grad()
 def _shrink(block: Block, factor: float) -> None:
-    """DeepNorm's start: what values, outputs and feed-forwards add is small beside the residual stream."""
+    """DeepNorm's initialisation: values, outputs and feed-forwards begin small beside the residual stream."""
     feed_forward = block.feed_forward
     values = [
         rows for part in block.mixer.input_projections() for name, rows in part.parts().items() if name == "value"

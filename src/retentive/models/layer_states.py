@@ -1,4 +1,4 @@
-"""Whether what a decoder's layers carry fits a decoder: a state of another model is refused, not half read."""
+"""Checks that a state fits a decoder."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -18,7 +18,7 @@ Fact = tuple[str, object, object]
 
 
 def check_layers(config: DecoderConfig, dtype: torch.dtype, state: object) -> None:
-    """Refuse a state that is not of a decoder of this config. Looks at types, shapes and configs.
+    """Validate that a state is of a decoder of this config, by types, shapes and configs.
 
     Raises:
         MismatchError: If it is not; the message says what differs.
@@ -34,14 +34,14 @@ def check_layers(config: DecoderConfig, dtype: torch.dtype, state: object) -> No
 
 
 def layer_facts(mixers: Sequence[MixerConfig], state: ModelState) -> Iterator[Fact]:
-    """What the layers' states must be and are."""
+    """Yield the required and the actual shape of each layer's state."""
     yield "layers", len(mixers), len(state.layers)
     for number, (mixer, layer) in enumerate(zip(mixers, state.layers, strict=False)):
         yield f"layers[{number}]", mixer.state_shape, layer.shape
 
 
 def check_facts(facts: Iterable[Fact]) -> None:
-    """Refuse a state of which a fact differs.
+    """Validate that every fact is as required.
 
     Raises:
         MismatchError: If one does; the message names it.
@@ -55,7 +55,7 @@ def check_facts(facts: Iterable[Fact]) -> None:
 
 
 def check_config(config: object, state: ModelState) -> None:
-    """Refuse a state whose shapes fit, but that a model of another config made: it would mean something else here.
+    """Validate that a model of the same config made the state: equal shapes alone do not mean the same.
 
     Raises:
         MismatchError: If one did; the message says which options differ.
@@ -73,13 +73,13 @@ def check_dtypes(
     state: ModelState,
     hidden: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Refuse what is wider than what a model computes. Narrower keys, such as autocast leaves, are widened.
+    """Validate that no tensor is wider than the model's dtype. Narrower ones, from autocast, are widened.
 
-    Memories and retention states are not asked: they are float32 or wider in every model.
+    Memories and retention states are not checked: they are float32 or wider in every model.
 
     Args:
         dtype: Of the residual stream.
-        state: The keys and values of its layers are looked at.
+        state: Its keys and values are checked.
         hidden: Hidden states, by name.
 
     Raises:
@@ -103,7 +103,7 @@ def check_dtypes(
 
 
 def _differences(ours: object, theirs: object, name: str) -> Iterator[str]:
-    """What differs, by its path in the config."""
+    """Describe what differs, by its path in the config."""
     if is_dataclass(ours) and type(ours) is type(theirs):
         for field in fields(ours):
             yield from _differences(getattr(ours, field.name), getattr(theirs, field.name), f"{name}.{field.name}")

@@ -39,7 +39,7 @@ def model_class(family: str) -> type[LanguageModel]:
 
 
 def is_plain_decoder(family: str) -> bool:
-    """Whether a family is a decoder and nothing around one, so that others can be built around it."""
+    """Whether a family is a decoder and nothing around it, so that other families can be built around it."""
     return model_class(family).is_plain_decoder
 
 
@@ -70,7 +70,7 @@ def _presets(family: str) -> Mapping[str, Callable[[int], Any]]:
 
 
 def config_to_dict(config: FamilyConfig) -> dict[str, Any]:
-    """A config as JSON can hold it, with its family's name; so is a config of a family inside it."""
+    """Return a config as JSON values, with its family's name; nested configs of families alike."""
     names = [field.name for field in dataclasses.fields(cast("Any", config))]
     return {"family": config.family, **{name: _plain(getattr(config, name)) for name in names}}
 

@@ -22,10 +22,16 @@ IMPOSSIBLE = [
         {"backbone": small_backbone(positions="learned", max_positions=4)},
         r"segment_length must be at most the learned positions of the backbone, max_positions = 4, but is 5; positions",
     ),
-    ({"backbone": small_backbone(window=3)}, "window must be None in a backbone whose segments bound.*; use a shorter"),
+    (
+        {"backbone": small_backbone(window=3)},
+        "window must be None in the backbone, whose segments.*but is 3; use a shorter",
+    ),
     ({"backbone": small_config()}, "backbone must be a plain decoder's config, such as a transformer's, not a rmt's"),
     ({"backbone": RetroConfig(base=small_backbone(), **READING)}, "not a retro's"),
-    ({"backbone": RETNET}, "a backbone of retention reads from left to right.*: give bidirectional=False"),
+    (
+        {"backbone": RETNET},
+        "a backbone with retention, or any mixer that takes no attention mask, needs bidirectional=False",
+    ),
     ({"backbone": RETNET, "causal_memory": True, "xl_length": 2}, "xl_length=0 and causal_memory=True, not False, 2"),
     ({"memory": "associative"}, "associative_dim goes with memory='associative' and with nothing else.* is None"),
     ({"associative_dim": 4}, "associative_dim goes with memory='associative' and with nothing else"),

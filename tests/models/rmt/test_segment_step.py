@@ -27,5 +27,5 @@ def test_what_cannot_be_a_step_is_refused():
         SegmentStep(small_rmt(num_memory_tokens=0))
     with pytest.raises(ValueError, match="but the model has memory='associative'"):
         SegmentStep(small_rmt(memory="associative", associative_dim=4))
-    with pytest.raises(ValueError, match="must be one of attention for a segment step, but is a retnet"):
+    with pytest.raises(ValueError, match="must have attention alone for a segment step, but is a retnet: ONNX"):
         SegmentStep(small_rmt(backbone=RETNET, causal_memory=True))

@@ -31,7 +31,7 @@ class ClassifierOutput:
 class RecurrentMemoryClassifier(nn.Module):
     """A recurrent memory with a head for classes; texts may be of any length, and go on from call to call.
 
-    The class of a text is told from the memory that its last segment leaves, finished or not. Its ``backbone_model`` is
+    The class of a text is predicted from the memory after its last segment, finished or not. Its ``backbone_model`` is
     an ordinary recurrent memory, so it can be trained on masked or next tokens first.
     """
 

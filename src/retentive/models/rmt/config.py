@@ -24,7 +24,7 @@ TOKENS_ONLY = (
 
 @lru_cache(maxsize=64)
 def _decoder(backbone: FamilyConfig) -> DecoderConfig:
-    """A backbone's parts, put together once: every token of a generated text asks for them."""
+    """The backbone's decoder, cached because every generated token needs it."""
     return backbone.decoder
 
 
@@ -33,7 +33,7 @@ class RecurrentMemoryConfig:
     """Shape of a Recurrent Memory Transformer; what is left out follows the paper (arXiv:2207.06881).
 
     Attributes:
-        backbone: Config of the decoder that reads the segments: of any family that is a plain decoder.
+        backbone: Config of the decoder that the memory is built around: of any family that is a plain decoder.
         segment_length: Tokens of a segment.
         num_memory_tokens: Memory tokens; 0 has no memory, the baseline that a memory is compared with.
         memory: ``tokens`` carries the write slots' output to the next segment; ``associative`` stores it in a memory of
@@ -41,16 +41,16 @@ class RecurrentMemoryConfig:
         associative_dim: Channels of an associative key; only with ``associative``.
         associative_features: Degree of the associative features; only with ``associative``.
         bidirectional: Tokens of a segment see one another, as in an encoder. There is then one block of memory tokens,
-            before the segment, as the papers have it; an unfinished segment is read again by the next call. It tells
-            masked tokens and classes; for the next token, which is among those that are seen, it cannot be asked.
-        causal_memory: Memory tokens see those before them only; else all memory tokens of a block see one another.
+            before the segment, as in the papers; the next call reads an unfinished segment again. It predicts masked
+            tokens and classes; it cannot predict the next token, which it has already seen.
+        causal_memory: Memory tokens see only those before them; else all memory tokens of a block see one another.
         read_first: The first segment of a document reads the learned memory; else it reads none.
-        write_start: What stands in the write slots before the segment has been read: the ``memory`` that it read, or
-            tokens that are ``learned``.
+        write_start: The vectors in the write slots before the segment is read: those of the ``memory`` that it reads,
+            or ``learned`` ones.
         write_gradient: Whether gradients flow from the write slots into the memory that they start from.
         memory_code: ``continuous`` carries what was written as it is; ``sign`` only its signs, with a straight-through
             gradient, which holds over any number of segments.
-        memory_flips: Share of the signs turned at random in training.
+        memory_flips: Share of the signs flipped at random in training.
         memory_noise: Noise added to a continuous memory in training, as a share of its root mean square.
         xl_length: Tokens at the end of the segment before whose hidden states are read as well (arXiv:1901.02860); at
             most ``segment_length``.
@@ -59,7 +59,7 @@ class RecurrentMemoryConfig:
             ``none`` takes keys and values as constants, which makes a training step shorter.
         xl_layer_above: A block reads what it returned for those tokens, not what it received (ERNIE-Doc,
             arXiv:2012.15688): they reach back a layer further with each segment.
-        token_shift: Half of a token's embedding is that of the token before it in the segment; a sense of order for
+        token_shift: Half of a token's embedding is that of the token before it in the segment, which gives order to
             backbones without positions.
         embedding_gradient: Share of the gradient that reaches the embeddings of tokens and positions, 0 to 1
             (CogView, arXiv:2105.13290).
@@ -117,14 +117,14 @@ class RecurrentMemoryConfig:
         for mixer in self.decoder.mixers:
             if mixer.window is not None:
                 raise ValueError(
-                    f"window must be None in a backbone whose segments bound what is seen, but is {mixer.window}; use "
-                    "a shorter segment_length, with xl_length for what came before."
+                    "window must be None in the backbone, whose segments already limit what is read, but is "
+                    f"{mixer.window}; use a shorter segment_length, with xl_length for what came before."
                 )
         if self.decoder.takes_attention_mask:
             return
         if self.bidirectional or self.xl_length or (self.num_memory_tokens > 1 and not self.causal_memory):
             raise ValueError(
-                "a backbone of retention reads from left to right, one state for all: give bidirectional=False, "
+                "a backbone with retention, or any mixer that takes no attention mask, needs bidirectional=False, "
                 f"xl_length=0 and causal_memory=True, not {self.bidirectional}, {self.xl_length} and "
                 f"{self.causal_memory}."
             )
@@ -154,7 +154,7 @@ class RecurrentMemoryConfig:
             )
             if self.memory == "associative":
                 raise ValueError("memory must be 'tokens' with bidirectional=True, but is 'associative'.")
-        _ = self.memory_tokens, self.associative_memory  # each part refuses what it cannot be
+        _ = self.memory_tokens, self.associative_memory  # each part validates its own fields
 
     def _check_xl(self) -> None:
         if not 0 <= self.xl_length <= self.segment_length:
@@ -168,7 +168,7 @@ class RecurrentMemoryConfig:
             self._refuse(("xl_gradient", "xl_layer_above"), "xl_length=0")
 
     def _refuse(self, names: tuple[str, ...], where: str) -> None:
-        """Options that mean nothing here must be left out."""
+        """Validate that options without a meaning here are at their defaults."""
         defaults = {field.name: field.default for field in fields(self)}
         for name in names:
             given, default = getattr(self, name), defaults[name]

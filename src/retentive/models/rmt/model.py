@@ -39,13 +39,13 @@ from retentive.state import ModelState, RecurrentState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one step gives.
+    """The result of one step.
 
     Attributes:
         columns: Normalised, of all columns or of the write slots alone.
-        slots: Which of them is the first write slot: 0 where there are no others.
-        layers: What attention cached.
-        seen: What each block received or returned for the text.
+        slots: Index of the first write slot in them: 0 where there are no other columns.
+        layers: The mixers' states.
+        seen: Each block's inputs or outputs for the text.
         associations: The associative memories afterwards.
         kept: Keys and values of the end of the segment, where the next one can take them as they are.
     """
@@ -86,7 +86,7 @@ class RecurrentMemoryTransformer(LanguageModel):
 
     @property
     def state_is_bounded(self) -> bool:
-        """True: what attention cached is forgotten when a segment ends."""
+        """True: the mixers' states are forgotten when a segment ends."""
         return True
 
     @property
@@ -165,7 +165,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         return output.logits[:, -1], output.state
 
     def summarise(self, state: RecurrentMemoryState) -> Memory:
-        """The memory that the next segment would read if the unfinished one ended here."""
+        """Return the memory that the next segment would read if the unfinished one ended here."""
         check_state(self.config, self.decoder.dtype, state)
         if not state.segment.shape[1] or not self.config.num_memory_tokens:
             return state.memory
@@ -190,7 +190,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         return self._step(piece, state, self._layout_builder(), keep=False)[1].memory
 
     def _carried(self, tokens: Tokens, state: ModelState | None) -> RecurrentMemoryState:
-        """What a call goes on from."""
+        """The state that a call goes on from."""
         if state is None:
             return self.initial_state(tokens.shape[0])
         return check_state(self.config, self.decoder.dtype, state)
@@ -301,7 +301,7 @@ class RecurrentMemoryTransformer(LanguageModel):
     def _embed(self, piece: Piece, state: RecurrentMemoryState) -> Hidden:
         tokens, places = piece.tokens, piece.places
         if piece.mask is not None and self.decoder.embedding.positions is not None:
-            places = places.where(piece.mask, 0)  # no position is learned beyond the segment, where no token is
+            places = places.where(piece.mask, 0)  # there are no learned positions beyond the segment, where no token is
         shifted = self.config.token_shift
         if shifted:
             goes_on = piece.continues is not False and state.segment.shape[1] > 0
@@ -334,7 +334,7 @@ class RecurrentMemoryTransformer(LanguageModel):
         Args:
             piece: What is read.
             state: Before it.
-            frame: Where its columns stand.
+            frame: The positions and masks of its columns.
             columns: The residual stream before the first block.
             text: Whether the text's last hidden states are wanted. Without them the last block lets the write slots
                 read the text, and computes nothing else of it.
@@ -373,18 +373,18 @@ class RecurrentMemoryTransformer(LanguageModel):
         )
 
     def _kept(self, piece: Piece, frame: SegmentLayout, layers: list[RecurrentState]) -> tuple[KeysAndValues, ...]:
-        """What the next segment would make of the same states anew, where neither places nor gradients change it."""
+        """Keys and values that the next segment can take as they are, where positions and gradients allow it."""
         config, length = self.config, self.config.xl_length
         is_same = config.xl_gradient == "none" and not config.xl_layer_above and not config.decoder.rotary
         if not length or not is_same or piece.ends is not True or piece.mask is not None:
             return ()
-        caches = cast("list[KeyValueState]", layers)  # what can recall caches keys and values
+        caches = cast("list[KeyValueState]", layers)  # mixers that can recall cache keys and values
         end = caches[0].key.shape[2] - frame.writes
         both = (cache.between(end - length, end) for cache in caches)
         return tuple((key.detach(), value.detach()) for key, value in both)
 
     def _recalled(self, piece: Piece, state: RecurrentMemoryState, frame: SegmentLayout, layer: int) -> Recalled | None:
-        """What a block reads of the segment before, where a segment begins."""
+        """The hidden states of the segment before that a block reads at the begin of a segment."""
         if piece.begins is False or not state.history.shape[2]:
             return None
         rotary = self.config.decoder.mixers[layer].rotary

@@ -1,4 +1,4 @@
-"""A call cut into pieces: of every row, the tokens of one segment that the call brings."""
+"""A call cut into pieces: a piece has, of every row, the tokens of one segment."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,7 +107,7 @@ def even_plan(tokens: Tokens, position: Int[Tensor, "batch"], place: int, segmen
 
 
 def _decided(claim: bool) -> bool:
-    """A claim about sizes as one of `True` and `False`: a compiler makes a symbol of it, which ``is`` neither."""
+    """Return a claim about sizes as True or False: in compiled code it may be a symbol, which ``is`` neither."""
     return True if claim else False  # noqa: SIM210 - bool(claim) would stay a symbol
 
 
@@ -128,7 +128,7 @@ def ragged_plan(
 ) -> Plan:
     """Cut a call with padding, documents, or rows at different places: each row is cut at its own borders.
 
-    How many pieces there are depends on the values, so a GPU is waited for, twice a call.
+    The number of pieces depends on values, so a GPU is waited for twice per call.
 
     Args:
         tokens: Of the call.

@@ -1,4 +1,4 @@
-"""Where the columns of one step stand, ``[read memory][text][write memory]``, and what each of them may read."""
+"""Positions and masks of the columns of one step, ``[read memory][text][write memory]``."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from retentive.shapes import Hidden, Positions, TokenMask
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """What the columns of a step may read beside one another: how many keys, and which of them are real.
+    """Keys from before a step that its columns may read: how many, and which of them are real.
 
     Attributes:
         cached: Keys of the unfinished segment of an earlier call.
@@ -74,7 +74,7 @@ class SegmentLayout:
         )
 
     def all_recalled(self, columns: Hidden, recalled: Recalled | None, rotary: RotaryConfig | None) -> Recalled:
-        """What the write slots read in such a block: what is recalled anyway, read memory and text."""
+        """What the write slots read in such a block: recalled tokens, read memory and text."""
         first, tables = self.text.stop, self.layout.tables(rotary)
         hidden, tables = columns[:, :first], None if tables is None else tables.columns(slice(first))
         if recalled is None:
@@ -85,10 +85,10 @@ class SegmentLayout:
 
 
 class SegmentLayoutBuilder:
-    """Makes the layout of each piece of a call; even pieces of one shape share theirs."""
+    """Makes the layout of each piece of a call; pieces of one shape share a layout where all rows agree."""
 
     def __init__(self, config: RecurrentMemoryConfig, dtype: torch.dtype) -> None:
-        """Take what decides layouts.
+        """Take the config and the dtype, which determine layouts.
 
         Args:
             config: Of the model.
@@ -140,7 +140,7 @@ class SegmentLayoutBuilder:
         )
 
     def _positions(self, piece: Piece, reads: int, writes: int) -> Positions:
-        """Read memory first, then what is recalled, then the segment, then write memory: all distances are true."""
+        """Positions in the order read memory, recalled tokens, segment, write memory: all distances are true."""
         device = piece.tokens.device
         text = piece.places + (self.read_slots + self.config.xl_length)
         if not reads and not writes:

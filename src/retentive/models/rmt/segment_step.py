@@ -1,4 +1,4 @@
-"""One segment as a function of tensors alone, for runtimes that know no Python (ONNX)."""
+"""One segment as a function of tensors alone, for export to runtimes without Python (ONNX)."""
 
 from dataclasses import replace
 
@@ -17,8 +17,8 @@ History = Float[Tensor, "batch layers xl_length hidden"]
 class SegmentStep(nn.Module):
     """``(tokens, memory[, history])`` in, ``(logits, memory[, history])`` out: a whole segment of any length.
 
-    No argument is optional: the first step takes the tensors of `first_inputs`. What is recalled always has
-    ``xl_length`` columns; those of zeros are not there.
+    No argument is optional: the first step takes the tensors of `first_inputs`. The history always has ``xl_length``
+    columns; columns of zeros are not read.
     """
 
     def __init__(self, model: RecurrentMemoryTransformer) -> None:
@@ -30,8 +30,8 @@ class SegmentStep(nn.Module):
         super().__init__()
         if not model.config.decoder.takes_attention_mask:
             raise ValueError(
-                f"backbone must be one of attention for a segment step, but is a {model.config.backbone.family}, whose "
-                "chunks of time cannot be of a length that a file leaves open."
+                f"backbone must have attention alone for a segment step, but is a {model.config.backbone.family}: ONNX "
+                "export needs a dynamic length, which chunkwise retention does not have."
             )
         if not model.config.carried_tokens:
             raise ValueError(

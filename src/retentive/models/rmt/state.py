@@ -26,7 +26,7 @@ class RecurrentMemoryState(ModelState):
         memory: The memory tokens that the unfinished segment read, and its write slots will start from.
         segment: The unfinished segment's tokens, at the end of the row.
         real: Which of them are real; None where all rows have read equally many.
-        history: What each block received (or returned) for the last tokens of the segment before, or of the unfinished
+        history: Each block's inputs (or outputs) for the last tokens of the segment before, or of the unfinished
             one once it has begun.
         history_real: Which of those tokens are real; None where all are.
         associations: The associative memory of each block; empty without one.
@@ -48,7 +48,7 @@ class RecurrentMemoryState(ModelState):
 
 
 def check_state(config: RecurrentMemoryConfig, dtype: torch.dtype, state: object) -> RecurrentMemoryState:
-    """Refuse a state that is not of a model of this config. Looks at types, shapes and configs.
+    """Validate that a state is of a model of this config, by types, shapes and configs.
 
     Raises:
         MismatchError: If it is not; the message says what differs.
@@ -86,9 +86,9 @@ def check_state(config: RecurrentMemoryConfig, dtype: torch.dtype, state: object
 
 
 def _check_place(config: RecurrentMemoryConfig, state: RecurrentMemoryState) -> None:
-    """Refuse an unfinished segment of another length than the position tells: segments were longer or shorter there.
+    """Validate that the unfinished segment has the length that follows from the position.
 
-    It looks at values, so only where that takes no waiting: at an ordinary tensor of the CPU.
+    This reads values, so it is done only for ordinary tensors on the CPU, where nothing is waited for.
     """
     if torch.compiler.is_compiling() or type(state.position) is not Tensor or state.position.device.type != "cpu":
         return

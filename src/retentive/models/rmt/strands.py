@@ -131,7 +131,7 @@ class ReverseComplementTransformer(nn.Module):
         return entering
 
     def _read(self, segments: tuple[Tensor, ...], entering: list[Memory]) -> list[Hidden]:
-        """Each segment again, with what comes to it from both sides; those of one size side by side."""
+        """Read each segment again with the memories from both sides; segments of one size in one batch."""
         hidden: list[Hidden] = [entering[0]] * len(segments)
         for size in sorted({segment.shape[1] for segment in segments}):
             chosen = [number for number, segment in enumerate(segments) if segment.shape[1] == size]
@@ -169,7 +169,7 @@ class ReverseComplementTransformer(nn.Module):
 def average_over_strands(predict: Callable[[Tokens], Logits], tokens: Tokens, complement: Complement) -> Logits:
     """The prediction of any model for each base, averaged with that for the other strand (post-hoc conjoining).
 
-    Equivariant too, at twice the work, but the model itself saw either side alone and was not trained for it.
+    It is equivariant too, at twice the work, but the model reads one strand at a time and was not trained for it.
 
     Args:
         predict: Gives the logits of each base, such as an encoder's.

@@ -1,4 +1,4 @@
-"""A token inside a segment, where no memory is read or written: nearly all tokens of a generated text."""
+"""One token inside a segment, where no memory is read or written, as nearly all tokens of a generated text."""
 
 from collections.abc import Sequence
 
@@ -83,7 +83,7 @@ def _embed(
     state: RecurrentMemoryState,
     place: TokenPlace,
 ) -> Float[Tensor, "batch hidden"]:
-    """What the first block reads: of a shifted token, half of the embedding is that of the token before it."""
+    """The first block's input; with ``token_shift``, half of the embedding is that of the token before."""
     if not config.token_shift:
         return decoder.embed_token(tokens, place.positions)
     hidden = decoder.embedding(tokens[:, None], place.positions)[:, 0]

@@ -1,4 +1,4 @@
-"""How a state goes on: where a document starts, where a segment begins and ends, and after a call."""
+"""How a state changes where a document starts, where a segment begins or ends, and after a call."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from retentive.state import RecurrentState
 
 
 def restarted(state: RecurrentMemoryState, first: RecurrentMemoryState, rows: Rows) -> RecurrentMemoryState:
-    """Forget everything in rows where a document starts; ``first`` is what documents begin with."""
+    """Set rows in which a document starts to ``first``, the state that documents begin with."""
     associations = tuple(
         AssociativeState(
             matrix=choose(rows, new.matrix, old.matrix),
@@ -52,7 +52,7 @@ def rewound(
 
 
 def past_of(piece: Piece, state: RecurrentMemoryState) -> Past:
-    """What the tokens of a piece can read beside one another."""
+    """Keys from before a piece that its tokens can read."""
     recalls = piece.begins is not False
     recalled, recalled_real = (state.history.shape[2], state.history_real) if recalls else (0, None)
     if piece.continues is False or not state.layers:
