@@ -1,4 +1,4 @@
-"""How a model is run: steps over rows that come and go, growing buffers, places made ahead, threads."""
+"""How a model is run: steps over rows that come and go, growing buffers, rotations computed ahead, threads."""
 
 from retentive.engine.engine import Engine
 from retentive.engine.protocol import BesideTokens, EngineStep, RowLimits, RowState, Sampler

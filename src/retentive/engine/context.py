@@ -1,4 +1,4 @@
-"""How an engine runs a step: states grow in place, places are made ahead, and the state is the engine's own."""
+"""How an engine runs a step: caches grow in place, rotations are computed ahead, and states are overwritten."""
 
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar, cast
@@ -21,7 +21,7 @@ _PREPARED = 64
 class EngineContext(StepContext):
     """For many steps over rows that the engine owns.
 
-    Retention writes the new state over the old one, so whoever holds a state of such a step holds a copy.
+    Retention writes the new state over the old one: hand out copies of a state, never the state itself.
     """
 
     overwrites_state = True
@@ -33,11 +33,11 @@ class EngineContext(StepContext):
         self._prepared: dict[int, tuple[Any, Any]] = {}
 
     def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
-        """Write the entry where there is room for it; nothing that is there is copied."""
+        """Write the entry behind the others, which are not copied."""
         return self._buffers.append(past, entry, dim, longest)
 
     def prepare(self, source: Source, make: Callable[[Source], Made]) -> Made:
-        """Make it once for each source that is in use."""
+        """Return what ``make`` returned for this source before, or call it."""
         held, made = self._prepared.get(id(source), (None, None))
         if held is not source:
             if len(self._prepared) >= _PREPARED:  # sources that are gone
@@ -49,7 +49,7 @@ class EngineContext(StepContext):
     def place(
         self, position: Int[Tensor, "batch"], rotary: Collection[RotaryConfig], dtype: torch.dtype, offset: int = 0
     ) -> TokenPlace:
-        """Return the next place made ahead."""
+        """Return the next place that was computed ahead."""
         return self._positions.place(position, rotary, dtype, offset)
 
     def place_at(
@@ -62,11 +62,11 @@ class EngineContext(StepContext):
         offset: int = 0,
         counted: int = 0,
     ) -> TokenPlace:
-        """Return a place made ahead."""
+        """Return a place that was computed ahead."""
         return self._positions.place_at(number, like.shape[0], (rotary, dtype, offset), counted, like.device)
 
     def clear(self) -> None:
-        """Forget everything about rows that have changed."""
+        """Forget all buffers and places; call it when rows have changed."""
         self._buffers.clear()
         self._positions.clear()
         self._prepared.clear()

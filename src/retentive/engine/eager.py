@@ -1,4 +1,4 @@
-"""Steps of a model as it is, one operation after another: the engine that serves every family everywhere."""
+"""Eager steps: one operation after another, for every family on every device."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ Read = tuple[Float[Tensor, "rows vocab"] | None, ModelState]
 
 
 class EagerSteps:
-    """Reads prompts and single tokens. The state between steps is its own: a step may write over the one before."""
+    """Reads prompts and single tokens. It owns the state between steps: a step may overwrite the one before."""
 
     def __init__(self, model: LanguageModel) -> None:
         """Take a model; nothing of it is read before the first call.
@@ -42,7 +42,7 @@ class EagerSteps:
         *,
         keep: int,
     ) -> Read:
-        """Read some columns: the logits of the last one (None if ``keep`` is 0), and the state."""
+        """Read some columns; return the logits of the last one (None if ``keep`` is 0) and the state."""
         with one_thread(tokens.numel() < self._rows_worth_sharing):
             output = self.model(tokens, state, mask=mask, logits_to_keep=keep, **beside)
         return None if output.logits is None else output.logits[:, -1], output.state
@@ -65,14 +65,14 @@ class EagerSteps:
             return self._view.model.step(tokens, state, self._context)
 
     def begin(self) -> None:
-        """Look whether the model has hooks; call it before some steps, for they are not looked for at each of them."""
+        """Look whether the model has hooks. Call it before a run of steps, which do not look themselves."""
         if is_observed(cast("torch.nn.Module", self.model)):
             self._view = None
         elif self._view is None or not self._view.is_current():
             self._view = ModelView(cast("torch.nn.Module", self.model))
 
     def _can_step(self) -> bool:
-        """Whether the model is one whose ``step`` does all that a call does: hooks see calls alone."""
+        """Whether the model's ``step`` does all that a call does: not with hooks, which only calls run."""
         view = self._view
         if view is not None and not view.is_current():  # weights were replaced or changed between two tokens
             self.begin()

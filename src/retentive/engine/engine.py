@@ -60,7 +60,7 @@ class Engine:
 
         Args:
             model: Of any family that predicts next tokens; in eval mode during each call, and as it was afterwards.
-            beside: Finds what the family's calls take beside tokens; None gives nothing.
+            beside: Finds the family's inputs beside tokens, such as neighbours; None for families without any.
         """
         self._model, self._beside = model, beside
         self._steps = EagerSteps(model)
@@ -110,7 +110,7 @@ class Engine:
         return tuple(row.slot for row in rows)
 
     def step(self) -> EngineStep:
-        """Choose the next token of each row; rows that end leave the work, their states wait in `state`.
+        """Choose the next token of each row. Rows that end take no more steps; `state` still has their states.
 
         Raises:
             ValueError: If there is no row.
@@ -127,7 +127,7 @@ class Engine:
         return EngineStep(slots, tokens, ended, stopped)
 
     def state(self, slot: int) -> RowState:
-        """Where a row is, ended or not: going on from it gives what the row would have given next.
+        """Return the state of a row, ended or not: going on from it gives what the row would have given next.
 
         Raises:
             KeyError: If no row has this slot, or it was removed.
@@ -138,7 +138,7 @@ class Engine:
         return self._current(torch.tensor([self._place(slot)]))
 
     def states(self) -> RowState:
-        """Where all rows are that have not ended, in the order of `slots`."""
+        """Return the states of all rows that have not ended, in the order of `slots`."""
         return self._current(None)
 
     def remove(self, slot: int) -> None:
@@ -159,7 +159,7 @@ class Engine:
         del self._ended[slot]
 
     def _place(self, slot: int) -> int:
-        """Where a row stands in the batch."""
+        """The number of a row in the batch."""
         slots = self.slots
         if slot not in slots:
             raise KeyError(f"slot {slot} is not of a row of this engine; its rows are {', '.join(map(str, slots))}.")
@@ -242,7 +242,7 @@ class Engine:
         return tuple(row.slot for row in rows if row.slot in both), tuple(stopped)
 
     def _retire(self, slots: set[int]) -> None:
-        """Take rows out of the batch, and keep where they are."""
+        """Take rows out of the batch, and keep their states."""
         ended = [row.slot in slots for group in self._groups for row in group.rows]
         gone = torch.tensor(ended)
         for slot, place in zip(self.slots, range(len(ended)), strict=True):
@@ -261,7 +261,7 @@ class Engine:
             self._unread = self._unread[~gone]
 
     def _current(self, rows: Int[Tensor, "chosen"] | None) -> RowState:
-        """A copy of where rows are."""
+        """A copy of the rows' states."""
         if self._unread is None or self._state is None:
             raise ValueError("there is no state before the first token; call step first.")
         current = RowState(model=self._state, unread=self._unread)
@@ -269,6 +269,6 @@ class Engine:
 
 
 def as_value(tensor: Tensor) -> Tensor:
-    """Return a tensor that no step writes over, and that may take part in what is differentiated later."""
+    """Return a copy that no step writes over, outside inference mode, so that it can be used with gradients."""
     with torch.inference_mode(False):
         return tensor.clone() if tensor.is_inference() else tensor.detach().clone()

@@ -1,4 +1,4 @@
-"""Tensors that grow by an entry a step, in memory that has room for more."""
+"""Tensors that grow by one entry per step, with memory allocated ahead."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,8 @@ _SPARE = 64
 class GrowingBuffer:
     """``torch.cat((past, entry), dim)``, again and again, without copying what is there.
 
-    What a call returns stays as it is: an entry is written once, behind what was returned before. So a loop may keep,
-    select and go on from any of its tensors; from one that is not the last, it goes on in new memory.
+    Tensors that were returned never change: an entry is written once, behind them. So a loop may keep, select and go on
+    from any of them; from one that is not the last, it goes on in new memory.
     """
 
     def __init__(self, dim: int, longest: int | None = None) -> None:
@@ -45,7 +45,7 @@ class GrowingBuffer:
         return whole, kept
 
     def _move(self, past: Tensor, entry: Tensor) -> None:
-        """Copy into new memory; half as much again as is there, so that a token's share of all copies is constant."""
+        """Copy into new memory, half as large again, so that copying costs a constant time per token."""
         length = past.shape[self._dim]
         shape = list(past.shape)
         shape[self._dim] = length + max(_SPARE, length // 2)

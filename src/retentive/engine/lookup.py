@@ -1,7 +1,7 @@
 """A model whose parameters were looked up once.
 
 A step of a small model takes a millisecond, and a tenth of that is Python: ``torch.nn.Module`` looks each parameter up
-in a dictionary of its own, and each call asks for hooks. A view of a module is an instance of the same class that holds
+in a dictionary of its own, and each call checks hooks. A view of a module is an instance of the same class that holds
 parameters and layers as plain attributes and is called directly. It computes what the module computes, with the weights
 that the module had when the view was made; `ModelView.is_current` says whether it still has them.
 """
@@ -71,7 +71,7 @@ def is_observed(module: nn.Module) -> bool:
 
 
 def _can_be_viewed(module: nn.Module) -> bool:
-    """Whether the class is known to keep nothing between calls, and the instance does what its class does."""
+    """Whether the class keeps nothing between calls, and the instance overrides nothing of its class."""
     kind = type(module)
     is_known = kind in _TORCH_CLASSES or kind.__module__.startswith("retentive.")
     return is_known and "forward" not in module.__dict__ and "step" not in module.__dict__
@@ -93,5 +93,5 @@ def _derived_values(kind: type[nn.Module]) -> dict[str, "derived[Any]"]:
 
 
 def _version(weight: Tensor) -> int | None:
-    """How often a weight was written to; tensors of inference mode do not count."""
+    """How often a weight was written to; None for tensors of inference mode, which keep no count."""
     return None if weight.is_inference() else weight._version  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""Places of the next tokens, made many at a time: one by one they would take a tenth of a small model's step."""
+"""Places of the next tokens, computed many at a time: one by one they take a tenth of a small model's step."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ Key = tuple[Collection[RotaryConfig], torch.dtype, int]
 
 @dataclass(slots=True)
 class _Row:
-    """Places that are ahead of one tensor of positions, the next one last."""
+    """Places that follow one tensor of positions, the next one last."""
 
     expected: Tensor
     ahead: list[TokenPlace]
 
 
 class PositionCache:
-    """The place of one token after another, for a loop that goes on from the position that it was given last."""
+    """Places of one token after another, for a loop that goes on from the last position that it was given."""
 
     def __init__(self, context: StepContext) -> None:
-        """Nothing is made before the first token.
+        """Compute nothing before the first token.
 
         Args:
             context: What the places say of how a step is run.
@@ -60,7 +60,7 @@ class PositionCache:
         return places[number - first]
 
     def clear(self) -> None:
-        """Forget what is ahead of rows that have changed."""
+        """Forget all places; call it when rows have changed."""
         self._after.clear()
 
     def _make(

@@ -1,4 +1,4 @@
-"""What an engine is given from outside: how to choose tokens, when rows end, and what a call takes beside tokens."""
+"""What the caller of an engine provides: how to choose tokens, when rows end, and inputs beside tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class BesideTokens(Protocol):
-    """Finds what a family's calls take beside tokens, such as the neighbours of a chunk that ends."""
+    """Finds a family's inputs beside tokens, such as the neighbours of a chunk that ends."""
 
     def begin(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> ModelState | None:
         """Return the state that a prompt begins with."""
@@ -41,7 +41,7 @@ class BesideTokens(Protocol):
         ...
 
     def arguments(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> Mapping[str, Any]:
-        """Return what this call takes, by the name of the argument."""
+        """Return the inputs of this call, by the name of the argument."""
         ...
 
 
@@ -50,8 +50,8 @@ class RowLimits:
     """When a row ends.
 
     Attributes:
-        max_new_tokens: After so many tokens.
-        stop_tokens: With the first of these, which is its last token.
+        max_new_tokens: It ends after this many tokens.
+        stop_tokens: It ends with the first of these, which is its last token.
     """
 
     max_new_tokens: int
@@ -60,10 +60,10 @@ class RowLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowState(RecurrentState):
-    """Where rows are: a value like any other state, which no later step changes.
+    """State of some rows: a value like any other state, which no later step changes.
 
     Attributes:
-        model: Has read all tokens but the newest.
+        model: The model's state, which has read all tokens but the newest.
         unread: The newest token.
     """
 
@@ -73,7 +73,7 @@ class RowState(RecurrentState):
 
 @dataclass(frozen=True, slots=True)
 class EngineStep:
-    """What one step gave.
+    """The result of one step.
 
     Attributes:
         slots: The rows that got a token.

@@ -14,14 +14,14 @@ channels, one thread took 8 to 74 microseconds where two, of which one had to wa
 
 
 def rows_worth_sharing(model: LanguageModel) -> int:
-    """From how many rows on the products inside the model's blocks, for one token of each, are worth sharing."""
+    """The number of rows from which a step's matrix products are faster on several threads than on one."""
     layers = (module for module in model.products.modules() if isinstance(module, nn.Linear))
     return -(-_WORTH_SHARING // max(layer.weight.numel() for layer in layers))
 
 
 @contextmanager
 def one_thread(wanted: bool) -> Generator[None]:
-    """Compute on one thread of the CPU, if wanted, and on as many as before afterwards."""
+    """A context that computes on one CPU thread, if wanted, and restores their number afterwards."""
     threads = torch.get_num_threads()
     if not wanted or threads == 1:
         yield

@@ -56,7 +56,7 @@ class Decoding:
         return step.tokens
 
     def state(self) -> GenerationState:
-        """Where all rows are now, those that have ended included.
+        """The states of all rows, those that have ended included.
 
         Raises:
             ValueError: If no token was drawn yet.
@@ -81,7 +81,7 @@ class RowSampler:
         self._draws: _Draws | None = None
 
     def begin(self, position: Int[Tensor, "rows"]) -> None:
-        """Draw from where the rows are."""
+        """Draw from the rows' positions on."""
         if not self._sampling.is_greedy:
             seed = self._sampling.seed
             self._draws = _Draws(draw_seed() if seed is None else seed, position)

@@ -64,7 +64,7 @@ class TokenStream(Iterator[tuple[int | None, ...]]):
 
     @property
     def state(self) -> GenerationState:
-        """Where the rows are now: at any point, going on from it gives what the stream would have given next.
+        """The state of the rows: at any point, going on from it gives what the stream would have given next.
 
         Raises:
             ValueError: If no token was taken yet.
@@ -89,7 +89,7 @@ def generate(
 ) -> GenerationResult:
     """Continue a text, or several side by side.
 
-    Each row gets what it would get alone: prompts of different lengths are masked, and a row that ends leaves the work.
+    Each row gets what it would get alone: prompts of different lengths are masked, and rows that end are dropped.
     A row's random numbers depend on the seed, the number of the row and the position in the text, and on nothing else.
 
     ``result.state`` has read everything but the newest token of each row, which it carries as ``unread``. So
@@ -115,7 +115,7 @@ def generate(
     """
     decoding = _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever)
     log = _TokenLog(decoding.num_rows, decoding.device)
-    with evaluating(model):  # once: a step would ask all modules, a fifth of its time in a small model
+    with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
         while decoding.active:
             rows = decoding.active
             log.add(rows, decoding.step())
@@ -175,7 +175,7 @@ def _begin(
 
 
 def _first_tokens(rows: list[Tensor], state: ModelState | GenerationState | None, device: torch.device) -> PromptBatch:
-    """What is read before the first token is chosen: the unread tokens of the state, then the prompt."""
+    """The tokens that are read before the first is chosen: the state's unread ones, then the prompt."""
     if isinstance(state, GenerationState):
         if not rows:
             return PromptBatch(tokens=state.unread[:, None], mask=None)

@@ -1,4 +1,4 @@
-"""Neighbours while text is made: looked for by itself as soon as a chunk has ended, once for each chunk and row."""
+"""Neighbours during generation: each row's chunk is looked up as soon as it has ended, once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class Retrieval:
 
     Attributes:
         retriever: Finds the neighbours.
-        every: While text is made, look after so many tokens already, for the last ``chunk_size`` tokens (the retrieval
-            step of arXiv:2304.06762); None looks once a chunk.
+        every: During generation, look up the last ``chunk_size`` tokens after every so many new tokens (the retrieval
+            step of arXiv:2304.06762); None looks up once per chunk.
         end_with_prompt: Let each prompt end a chunk, its first chunk being shorter, as if the prompt were padded at its
             left (the left-padding rule of the same paper): so its neighbours are read from the first new token on. A
             text that goes on from a state keeps the chunks that it has.
@@ -55,7 +55,7 @@ class Lookup:
     """Asks a retriever for the chunks that end in a model's calls."""
 
     def __init__(self, model: Retro, retrieval: Retrieval) -> None:
-        """Check that they fit.
+        """Check that the retrieval fits the model.
 
         Raises:
             ValueError: If the retrieval step is longer than a chunk.
@@ -87,11 +87,11 @@ class Lookup:
             return state
         checked = check_state(self._model.config, self._model.decoder.dtype, state)
         if int(checked.place.max()) < every - 1:
-            return checked  # the same object: an engine goes on from it
+            return checked  # the same object, so that an engine keeps its buffers
         return end_chunks_every(checked, every, self._model.config.chunk_size)
 
     def arguments(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> dict[str, Tensor]:
-        """What a call takes beside tokens: the neighbours of the chunks that end in it, if there are any."""
+        """The neighbours of the chunks that end in a call, by the name of the argument; empty without any."""
         found = self.neighbours(tokens, mask, state)
         return {} if found is None else {"neighbours": found}
 
@@ -128,7 +128,7 @@ class Lookup:
 
 
 def make_lookup(model: LanguageModel, retriever: object) -> Lookup | None:
-    """What asks a retriever (or a `Retrieval`) for a model's neighbours; None without one.
+    """Make the `Lookup` of a retriever (or a `Retrieval`) for a model; None without one.
 
     Raises:
         ValueError: If the model reads no neighbours.
@@ -142,7 +142,7 @@ def make_lookup(model: LanguageModel, retriever: object) -> Lookup | None:
         )
     if isinstance(retriever, Retrieval):
         return Lookup(model, retriever)
-    # Retrieval refuses what is no retriever.
+    # Retrieval validates the retriever.
     return Lookup(model, Retrieval(retriever=retriever))  # pyright: ignore[reportArgumentType]
 
 
@@ -150,7 +150,7 @@ class OwnNeighbours:
     """The caller's own neighbours, the same for every chunk."""
 
     def __init__(self, neighbours: Sequence[Sequence[int]], chunk_size: int) -> None:
-        """Fill the shorter ones up.
+        """Pad shorter neighbours to one length.
 
         Args:
             neighbours: Token ids of each; any number of them, of any lengths.
@@ -170,13 +170,13 @@ class OwnNeighbours:
             self._tokens[0, row, : len(tokens)] = torch.tensor(tokens)
 
     def __call__(self, chunks: Int[Tensor, "ended chunk"]) -> Int[Tensor, "ended neighbours length"]:
-        """The same for each chunk."""
+        """Return the same neighbours for each chunk."""
         return self._tokens.expand(len(chunks), -1, -1)
 
 
 @runtime_checkable
 class SearchableStore(Protocol):
-    """What a `StoreRetriever` asks of a datastore."""
+    """What a `StoreRetriever` needs of a datastore."""
 
     tokenizer: Any
 
@@ -239,7 +239,7 @@ class StoreRetriever:
         self.found: list[Found] = []
 
     def check(self, model: Retro) -> None:
-        """Refuse a model whose chunks or token ids are others.
+        """Validate that the model has the store's chunk size and token ids.
 
         Raises:
             MismatchError: If they are.
@@ -258,7 +258,7 @@ class StoreRetriever:
 
     def __call__(self, chunks: Int[Tensor, "ended chunk"]) -> Int[Tensor, "ended neighbours length"]:
         """The neighbours of each chunk."""
-        # Ids that only the model has, such as its end-of-text, are no text.
+        # Ids that only the model has, such as its end-of-text, are not text.
         asked = chunks.where(chunks < self._store.tokenizer.vocab_size, -1).cpu().numpy()
         answer = self._store.search(np.ascontiguousarray(asked), self._k)
         for row, chunk in enumerate(chunks.tolist()):

@@ -23,7 +23,7 @@ class Stopping:
             raise ValueError(f"max_new_tokens must be at least 1, but is {self.max_new_tokens}.")
 
     def check_vocab(self, vocab_size: int) -> None:
-        """Refuse stop tokens that can never come.
+        """Validate that the model has the stop tokens.
 
         Raises:
             ValueError: If one is not in the vocabulary.

@@ -1,4 +1,4 @@
-"""Text as it comes: tokens in, whole characters out."""
+"""Text from a stream of tokens: tokens in, whole characters out."""
 
 import codecs
 

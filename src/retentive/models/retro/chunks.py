@@ -1,4 +1,4 @@
-"""Where the tokens of a call stand in their chunks, which chunks end, and what those are made of."""
+"""The places of a call's tokens in their chunks, the chunks that end in it, and their tokens."""
 
 from dataclasses import dataclass
 
@@ -115,7 +115,7 @@ def ragged_plan(
 ) -> ChunkPlan:
     """The plan with padding, documents, or rows at different places.
 
-    How many chunks end depends on the values, so a GPU is waited for.
+    The number of chunks that end depends on values, so a GPU is waited for.
 
     Args:
         before: What the call goes on from.

@@ -20,7 +20,8 @@ class RetroConfig:
     Layers are numbered from 1, as in the paper.
 
     Attributes:
-        base: Config of the decoder: of any family that is a plain decoder, with attention or retention.
+        base: Config of the decoder that the RETRO is built around (a recurrent memory calls its own ``backbone``): of
+            any family that is a plain decoder.
         chunk_size: Tokens of a chunk, m. Neighbours are found for a chunk once it has ended.
         cross_layers: Layers of the decoder in which tokens read neighbours, ascending.
         encoder_hidden_size: Width of the neighbours' encoder.
@@ -30,16 +31,16 @@ class RetroConfig:
         encoder_intermediate_size: Channels inside the encoder's feed-forward; None is four times
             ``encoder_hidden_size``.
         encoder_cross_layers: Layers of the encoder in which neighbours read the chunk that they were found for.
-        cross_num_heads: Heads with which tokens read neighbours; None is as many as the base has.
-        cross_head_dim: Channels of such a head; None is ``hidden_size / cross_num_heads`` of the base.
-        relative_position: Scores in the encoder and between tokens and neighbours tell distances, by rotation.
-        share_embeddings: The encoder looks tokens up in the base's table (and projects them, if its width differs).
+        cross_num_heads: Heads with which tokens read neighbours; None is as many as the decoder has.
+        cross_head_dim: Channels of such a head; None is the decoder's ``hidden_size / cross_num_heads``.
+        relative_position: Scores in the encoder and between tokens and neighbours depend on distances, by rotation.
+        share_embeddings: The encoder looks tokens up in the decoder's table (and projects them, if its width differs).
         norm: Norm in the encoder and of what reads neighbours: ``rms_norm``, ``layer_norm`` or ``gated_rms_norm``.
         norm_epsilon: Added under the root of these norms.
         activation: Activation of the encoder's feed-forward.
         gated: Gate it by a second branch (GLU).
         residual: ``pre_norm``, or ``deepnorm`` in the decoder and the encoder: norms come after sums, and the residual
-            stream is scaled (arXiv:2203.00555). A base with ``deepnorm`` needs it.
+            stream is scaled (arXiv:2203.00555). A decoder with ``deepnorm`` needs it.
         encoder_dropout: Share of the encoder's embedding and of each layer's output dropped in training.
         encoder_attention_dropout: Share of attention weights dropped in the encoder.
         cross_dropout: Share of what was read from neighbours dropped in training.
@@ -102,7 +103,7 @@ class RetroConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, but is {getattr(self, name)}.")
         self._check_heads()
-        # Each part refuses what it cannot be.
+        # Each part validates its own fields.
         _ = self.decoder, self.cross_norm, self.cross_attention, self.encoder_attention, self.encoder_feed_forward
 
     def _check_heads(self) -> None:
@@ -146,7 +147,7 @@ class RetroConfig:
 
     @property
     def decoder(self) -> DecoderConfig:
-        """The decoder's parts, all but what reads neighbours."""
+        """The decoder's parts, without the layers that read neighbours."""
         return replace(self.base.decoder, residual=self.residual)
 
     @property

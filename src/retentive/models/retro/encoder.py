@@ -56,7 +56,7 @@ class EncoderBlock(nn.Module):
         return self._add(flat, mixed, self.feed_forward_norm, self.feed_forward).view_as(x)
 
     def _read_chunk(self, x: Tensor, condition: Tensor, condition_real: Tensor | None, neighbours: int) -> Tensor:
-        """What all neighbours of a chunk, side by side, read of it; distances are place less place."""
+        """Let all neighbours of a chunk, side by side, read the chunk; distances are differences of places."""
         assert self.cross is not None
         length, chunk = x.shape[1] // neighbours, condition.shape[2]
         count = max(length, chunk)
@@ -74,7 +74,7 @@ class EncoderBlock(nn.Module):
 
 
 class NeighbourEncoder(nn.Module):
-    """Token ids of neighbours to what the decoder's tokens read."""
+    """Encodes token ids of neighbours into the vectors that the decoder's tokens read."""
 
     def __init__(self, config: RetroConfig) -> None:
         """Make the parts; the table is the decoder's where embeddings are shared."""
@@ -104,7 +104,7 @@ class NeighbourEncoder(nn.Module):
         condition_real: Bool[Tensor, "batch chunks chunk"] | None,
         shared: nn.Embedding,
     ) -> Encoded:
-        """Encode every neighbour by itself, in the light of its chunk.
+        """Encode every neighbour by itself, conditioned on its chunk.
 
         Args:
             neighbours: Token ids; anything where there is no token.
@@ -135,9 +135,9 @@ class NeighbourEncoder(nn.Module):
 
 
 def initialise_encoder(encoder: NeighbourEncoder) -> None:
-    """Variances that keep the width out: ``1 / fan_in``, for outputs divided by how many layers write.
+    """Variance ``1 / fan_in``, for outputs divided by the number of layers that write to the stream.
 
-    A fixed 0.02 makes what a small model reads of neighbours so faint that it is long in learning to read at all.
+    With a fixed 0.02 a small model's reads of neighbours are so small that it takes long to learn from them.
     """
     if encoder.embedding is not None:
         nn.init.normal_(encoder.embedding.weight, std=encoder.config.encoder_hidden_size**-0.5)

@@ -33,7 +33,7 @@ class _Neighbours:
 
 @dataclass(slots=True, kw_only=True)
 class _Reading:
-    """How far a call has come in reading neighbours.
+    """What a call has of neighbours so far.
 
     Attributes:
         plan: Of the call.
@@ -53,7 +53,7 @@ class _Reading:
 class Retro(LanguageModel):
     """A decoder that reads neighbours: text that was found for each chunk of tokens, once the chunk has ended.
 
-    Without neighbours it is the base model, to the last bit, with a state that remembers some more. With them, the
+    Without neighbours it is its decoder alone, to the last bit, with a state that remembers some more. With them, the
     neighbours of a chunk are read from the chunk's last token on, until the last token of the next chunk: position
     ``(u + 1) * chunk_size - 1 + chunk_offset`` is the first that those of chunk u, from 0, can change.
     """
@@ -153,8 +153,8 @@ class Retro(LanguageModel):
     ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
         """Read one token of each row; see `LanguageModel.step`. A chunk that ends with it ends without neighbours.
 
-        Where a chunk ends, the model is called, unless there were no neighbours to forget: text without any is the
-        base's, bit for bit.
+        Where a chunk ends, the model is called, unless there were no neighbours to forget: without any, the result is
+        the decoder's, bit for bit.
         """
         carried = cast("RetroState", state)
         ends = int(carried.place.max()) >= self.config.chunk_size - 1
@@ -213,7 +213,7 @@ class Retro(LanguageModel):
         mask: TokenMask | None = None,
         starts: TokenMask | None = None,
     ) -> Int[Tensor, "batch chunks chunk"]:
-        """The chunks that end in such a call, in order: what neighbours are to be looked for.
+        """Return the chunks that end in such a call, in order: those to find neighbours for.
 
         Args:
             tokens: As for the call itself, like all that follow.
@@ -244,7 +244,7 @@ class Retro(LanguageModel):
         else:
             before = Before(places=state.place, recent=state.recent_tokens.shape[1], real=state.recent_real)
         if mask is None and starts is None and before.real is None:
-            # How many chunks end is a matter of values: a GPU is waited for, by calls that go on from a state.
+            # The number of chunks that end depends on values: calls that go on from a state wait for a GPU.
             places = {-offset} if state is None else set(state.place.tolist())
             if len(places) == 1:
                 return even_plan(places.pop(), before, time, size)
@@ -268,7 +268,7 @@ class Retro(LanguageModel):
             real &= neighbour_mask
         if plan.reads.ragged is not None and plan.ended.real is not None:
             real &= plan.ended.real[:, :, -1, None, None]  # chunks that a row does not have
-        # Without padding attention takes less time. A GPU is not waited for to know it.
+        # Attention without padding is faster. On a GPU this is not looked at, which would wait for it.
         is_whole = real.device.type == "cpu" and bool(real.all())
         return _Neighbours(ids=neighbours.long(), real=None if is_whole else real)
 
@@ -332,7 +332,7 @@ class Retro(LanguageModel):
 def check_neighbours(
     neighbours: Tensor, neighbour_mask: Tensor | None, batch: int, num_ended: int, chunk_size: int
 ) -> None:
-    """Refuse neighbours that are not of the chunks that end in a call. Looks at shapes and dtypes alone."""
+    """Validate that neighbours are of the chunks that end in a call, by shapes and dtypes alone."""
     for name, given in (("neighbours", neighbours), ("neighbour_mask", neighbour_mask)):
         if not isinstance(given, Tensor | None):
             raise TypeError(f"{name} must be a tensor, but is a {type(given).__name__}; give torch.tensor({name}).")

@@ -67,7 +67,7 @@ def retro_tiny(vocab_size: int = 257) -> RetroConfig:
 
 
 def retro_small(vocab_size: int = 8192) -> RetroConfig:
-    """About fifteen million parameters, most of them in the blocks, over retention: a state of constant size."""
+    """About fifteen million parameters, most of them in the blocks, around a RetNet: a state of constant size."""
     base = config_class("retnet")(
         vocab_size=vocab_size, hidden_size=320, num_layers=6, num_heads=5, tie_embeddings=True
     )
@@ -84,7 +84,7 @@ def retro_small(vocab_size: int = 8192) -> RetroConfig:
 
 
 def retro_over(base: FamilyConfig) -> RetroConfig:
-    """A RETRO over any decoder, trained or not: an encoder of two layers, at most as wide as the paper's.
+    """A RETRO around any decoder, trained or not: an encoder of two layers, at most as wide as the paper's.
 
     Neighbours are read in every third layer from the 6th, or in every second one of a decoder with fewer than 9.
     """

@@ -1,4 +1,4 @@
-"""RETROfit: a trained decoder learns to read neighbours, and stays what it was (arXiv:2112.04426, section 3.2)."""
+"""RETROfit: a trained decoder learns to read neighbours, and keeps its weights (arXiv:2112.04426, section 3.2)."""
 
 from torch import nn
 
@@ -9,18 +9,18 @@ from retentive.models.retro.model import Retro
 
 
 def retrofit(base: LanguageModel, config: RetroConfig) -> Retro:
-    """Give a trained model an encoder of neighbours and layers that read them; nothing else will learn.
+    """Give a trained decoder an encoder of neighbours and layers that read them; nothing else is trained.
 
-    The base's weights are copied and frozen, so that without neighbours the result is the base, to the last bit,
-    however long it is trained. Optimizers of this library leave frozen parameters alone.
+    The decoder's weights are copied and frozen, so that without neighbours the result is the decoder's, to the last
+    bit, however long it is trained. Optimizers of this library leave frozen parameters alone.
 
     Args:
         base: A plain decoder, such as a `Transformer` or a `RetNet`.
-        config: Whose ``base`` is the base's config.
+        config: Of the RETRO; its ``base`` is the decoder's config.
 
     Raises:
-        MismatchError: If the base has another config.
-        ValueError: If the config would change what the base computes.
+        MismatchError: If the decoder has another config.
+        ValueError: If the config would change what the decoder computes.
     """
     if config.base != base.config:
         raise MismatchError(

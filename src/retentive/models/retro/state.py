@@ -127,7 +127,7 @@ def _nothing_like(state: NeighbourState) -> NeighbourState:
 
 
 def check_state(config: RetroConfig, dtype: torch.dtype, state: object) -> RetroState:
-    """Refuse a state that is not of a model of this config. Looks at types, shapes and configs.
+    """Validate that a state is of a model of this config, by types, shapes and configs.
 
     Raises:
         MismatchError: If it is not; the message says what differs.
@@ -157,14 +157,14 @@ def check_state(config: RetroConfig, dtype: torch.dtype, state: object) -> Retro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """What a state of a model is like: its mixers, the shape of what reads neighbours, and its width."""
+    """What a model's state must have: its mixers, the shape of the neighbours' keys and values, and the width."""
 
     mixers: tuple[MixerConfig, ...]
     heads: tuple[int, int]
     hidden_size: int
 
 
-# Asked before every call, and a config makes its parts anew each time that it is asked for them.
+# Cached: it is needed before every call, and a config makes its parts anew at each access.
 @cache
 def _facts(config: RetroConfig) -> _Facts:
     cross, decoder = config.cross_attention, config.decoder
