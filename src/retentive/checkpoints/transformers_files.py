@@ -9,13 +9,14 @@ CODE_FILE = "modeling_retentive.py"
 CODE = '''\
 """What transformers imports with ``trust_remote_code=True``: the classes of the installed package alone."""
 
-from retentive.huggingface import RetentiveConfig, RetentiveForCausalLM
+from retentive.huggingface import RetentiveConfig, RetentiveForCausalLM, RetentiveForSequenceClassification
 
-__all__ = ["RetentiveConfig", "RetentiveForCausalLM"]
+__all__ = ["RetentiveConfig", "RetentiveForCausalLM", "RetentiveForSequenceClassification"]
 '''
 AUTO_MAP = {
     "AutoConfig": "modeling_retentive.RetentiveConfig",
     "AutoModelForCausalLM": "modeling_retentive.RetentiveForCausalLM",
+    "AutoModelForSequenceClassification": "modeling_retentive.RetentiveForSequenceClassification",
 }
 """The class of `CODE_FILE` that each Auto class makes, where nobody called `retentive.huggingface.register`."""
 

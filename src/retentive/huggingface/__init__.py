@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retentive.huggingface.cache import StateCache
+    from retentive.huggingface.classification import RetentiveForSequenceClassification
     from retentive.huggingface.config import RetentiveConfig
     from retentive.huggingface.model import RetentiveForCausalLM
     from retentive.huggingface.recurrent_memory import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory
@@ -19,6 +20,7 @@ _HOMES = {
     "HuggingFaceRecurrentMemory": "retentive.huggingface.recurrent_memory",
     "RetentiveConfig": "retentive.huggingface.config",
     "RetentiveForCausalLM": "retentive.huggingface.model",
+    "RetentiveForSequenceClassification": "retentive.huggingface.classification",
     "StateCache": "retentive.huggingface.cache",
     "load_memory": "retentive.huggingface.recurrent_memory_files",
     "register": "retentive.huggingface.registration",
@@ -30,6 +32,7 @@ __all__ = [
     "HuggingFaceRecurrentMemory",
     "RetentiveConfig",
     "RetentiveForCausalLM",
+    "RetentiveForSequenceClassification",
     "StateCache",
     "load_memory",
     "register",

@@ -1,13 +1,14 @@
 """Which columns of a call are real, where they stand, and what a cache says of those before them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from retentive.huggingface.cache import StateCache
-from retentive.shapes import TokenMask
+from retentive.shapes import TokenMask, Tokens
 
 
 def one_cache(cache: object, past_key_values: object) -> StateCache | None:
@@ -51,6 +52,18 @@ def real_columns(
         # A compiler that traces cannot look at values, and takes the mask as it is.
         return None if bool(mask.all()) else mask
     return mask[:, -time:]
+
+
+def without_pads(
+    config: Any, input_ids: Tokens | None, mask: TokenMask | None
+) -> tuple[TokenMask | None, Tokens | None]:
+    """Mask a pad token that the model has no row for, and put an id that it has in its place."""
+    pad = getattr(config, "pad_token_id", None)
+    if input_ids is None or pad is None or pad < config.vocab_size:
+        return mask, input_ids
+    real = input_ids != pad
+    mask = real if mask is None else mask & real
+    return mask, input_ids.masked_fill(~real, 0)
 
 
 def _check_columns_before(mask: TokenMask, cache: StateCache) -> None:

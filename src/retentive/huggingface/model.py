@@ -1,25 +1,21 @@
 """Every family as one transformers model."""
 
-import os
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
-from transformers import initialization as init
+from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from retentive.checkpoints.transformers_files import write_code_file
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.huggingface.cache import CACHE_NAME, CACHE_NAMES, StateCache
-from retentive.huggingface.columns import check_after_cache, one_cache, real_columns
+from retentive.huggingface.columns import check_after_cache, one_cache, real_columns, without_pads
 from retentive.huggingface.config import RetentiveConfig
+from retentive.huggingface.hidden_states import kept_hidden_states
 from retentive.huggingface.positions import document_starts
-from retentive.huggingface.resizing import resize_vocabulary, with_vocab_size
-from retentive.models.base import FamilyConfig, LanguageModel, ModelOutput, check_predicts_next
-from retentive.models.registry import build
+from retentive.huggingface.pretrained import RetentivePreTrainedModel, refuse_attentions
+from retentive.models.base import FamilyConfig, LanguageModel, ModelOutput
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
 from retentive.state import ModelState
@@ -27,7 +23,7 @@ from retentive.state import ModelState
 # The name must hold none of transformers' own (mamba, rwkv, xlstm, minimax, reformer, xlnet): they change the cache.
 
 
-class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
+class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
     """A language model of any family, with the call, the training and the generation of transformers.
 
     Attributes:
@@ -36,13 +32,8 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
             None reads none. It is not saved.
     """
 
-    config_class = RetentiveConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
     # A state cannot be rolled back: assisted generation is refused by name.
     _is_stateful = True
-    # What `device_map` keeps on one device.
-    _no_split_modules = ["Block", "EncoderBlock", "CrossAttention"]  # noqa: RUF012 - as transformers declares it
     # The loss of a batch can be summed over a whole optimizer step; see `num_items_in_batch`.
     accepts_loss_kwargs = True
 
@@ -52,14 +43,8 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: If it is an encoder.
         """
-        if not isinstance(config, RetentiveConfig):
-            config = RetentiveConfig(config)
         super().__init__(config)
-        self.model: LanguageModel = build(config.family_config)
-        check_predicts_next(self.model)
         self.retriever: Retriever | Retrieval | None = None
-        # Where `from_pretrained` makes a model, nothing is filled in yet.
-        self._was_filled = not any(parameter.is_meta for parameter in self.model.parameters())
         self.post_init()
 
     @classmethod
@@ -102,7 +87,8 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
                 column before is padding does not count either.
             use_cache: Return a cache; None does what the config says, or else returns one outside of training.
             output_attentions: Refused: retention has no attention weights, and no family keeps them.
-            output_hidden_states: Refused.
+            output_hidden_states: Return what each block reads, and last what the head reads; for families that read one
+                token after another.
             return_dict: False gives a tuple.
             logits_to_keep: Columns from the end, or their indices, whose logits are wanted; 0 is all.
             num_items_in_batch: The sum of losses is divided by it, which accumulates gradients exactly; None takes the
@@ -115,26 +101,26 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: If something is asked for that cannot be, or shapes do not fit.
         """
-        refused = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        for name, given in refused.items():
-            if given:
-                raise ValueError(f"{name} must be False or left out, for no model here keeps them, but is True.")
+        refuse_attentions(output_attentions)
         cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("either input_ids or inputs_embeds must be given, and not both.")
         read = cast("Tensor", input_ids if inputs_embeds is None else inputs_embeds)
         given_mask = real_columns(attention_mask, cache, read.shape[0], read.shape[1])
-        mask, input_ids = self._without_pads(input_ids, given_mask)
+        mask, input_ids = without_pads(self.config, input_ids, given_mask)
         starts = document_starts(position_ids, mask, cache, read.shape[0], read.shape[1])
         state = None if cache is None else cache.state
         wanted = None
         if labels is None and isinstance(logits_to_keep, int) and logits_to_keep:
             wanted = logits_to_keep
         beside = _given(neighbours=neighbours, neighbour_mask=neighbour_mask)
-        if inputs_embeds is None:
-            output = self._read(cast("Tensor", input_ids), state, mask, starts, wanted, beside)
-        else:
-            output = _read_embedded(self.model, inputs_embeds, state, mask, starts, wanted, beside)
+        if output_hidden_states is None:
+            output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
+        with kept_hidden_states(self.model, output_hidden_states) as hidden_states:
+            if inputs_embeds is None:
+                output = self._read(cast("Tensor", input_ids), state, mask, starts, wanted, beside)
+            else:
+                output = _read_embedded(self.model, inputs_embeds, state, mask, starts, wanted, beside)
         assert output.logits is not None
         loss = None if labels is None else _loss(output.logits, labels, mask, num_items_in_batch)
         if use_cache is None:
@@ -145,17 +131,10 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
             cache.advance(output.state, read.shape[1], given_mask)
         kept = _kept(output.logits, logits_to_keep if wanted is None else 0)
         fields: dict[str, Any] = {"loss": loss, "logits": kept, CACHE_NAME: cache}
+        if hidden_states:
+            fields["hidden_states"] = tuple(hidden_states)
         result = CausalLMOutputWithPast(**fields)
         return result.to_tuple() if return_dict is False else result
-
-    def _without_pads(self, input_ids: Tokens | None, mask: TokenMask | None) -> tuple[TokenMask | None, Tokens | None]:
-        """Mask a pad token that the model has no row for, and put an id that it has in its place."""
-        pad, vocab_size = getattr(self.config, "pad_token_id", None), self.config.vocab_size
-        if input_ids is None or pad is None or pad < vocab_size:
-            return mask, input_ids
-        real = input_ids != pad
-        mask = real if mask is None else mask & real
-        return mask, input_ids.masked_fill(~real, 0)
 
     def _read(
         self,
@@ -221,31 +200,6 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
         elif generation_config.use_cache is not False:
             model_kwargs[CACHE_NAME] = StateCache()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Fill what a folder lacked by the rules of the family; `from_pretrained` calls it for each module."""
-        lacking = {
-            name: tensor
-            for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-            if not getattr(tensor, "_is_hf_initialized", False)
-        }
-        if self._was_filled or not lacking:
-            return
-        fresh = build(self.config.family_config)
-        for path, inner in self.model.named_modules():
-            if inner is module:
-                made = fresh.get_submodule(path)
-                for name, tensor in lacking.items():
-                    init.copy_(tensor, getattr(made, name).to(tensor))
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The table of tokens."""
-        return self.model.decoder.embedding.tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put another table of tokens in place."""
-        self.model.decoder.embedding.tokens = cast("nn.Embedding", value)
-
     def get_output_embeddings(self) -> nn.Module | None:
         """The head; None where it is the table of tokens."""
         return self.model.decoder.head
@@ -253,37 +207,6 @@ class RetentiveForCausalLM(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Put another head in place."""
         self.model.decoder.head = cast("nn.Linear", new_embeddings)
-
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, *_: Any, **__: Any
-    ) -> nn.Embedding:
-        """Give the model another number of tokens, keep the rows that both have, and return the table of tokens.
-
-        Args:
-            new_num_tokens: Token ids of the model after the call; None keeps them.
-            pad_to_multiple_of: Their number is rounded up to a multiple of it.
-
-        Raises:
-            ValueError: If there would be none.
-        """
-        wanted = self.config.vocab_size if new_num_tokens is None else int(new_num_tokens)
-        if wanted < 1:
-            raise ValueError(f"new_num_tokens must be at least 1, but is {wanted}.")
-        if pad_to_multiple_of is not None:
-            wanted += -wanted % pad_to_multiple_of
-        if wanted != self.config.vocab_size:
-            self.config.config = with_vocab_size(self.config.config, wanted)
-            resize_vocabulary(self.model, self.config.config)
-        return self.model.decoder.embedding.tokens
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save as every transformers model does, and the file that leads a reader to this package."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        write_code_file(Path(save_directory))
-
-    @classmethod
-    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
-        """Do nothing: a folder leads to the installed package, and no copy of its code is saved."""
 
 
 def _given(**arguments: Any) -> dict[str, Any]:

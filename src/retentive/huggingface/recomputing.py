@@ -1,0 +1,38 @@
+"""Blocks that forget what they computed, and compute it again in the backward pass."""
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from retentive.models.base import LanguageModel
+
+
+def set_recomputing(model: LanguageModel, recompute: Callable[..., Any] | None, every: int = 1) -> None:
+    """Let each block of a model be recomputed in training, or no longer.
+
+    Args:
+        model: Of any family. One that reads segments recomputes whole segments, by a way of its own.
+        recompute: Calls a function with arguments and forgets what it computed, as `torch.utils.checkpoint.checkpoint`
+            does; None recomputes nothing.
+        every: Of so many blocks, the first is recomputed.
+    """
+    if model.recomputes_segments is not None:
+        model.recomputes_segments = recompute is not None
+        return
+    for index, block in enumerate(model.decoder.blocks):
+        vars(block).pop("forward", None)
+        if recompute is not None and index % every == 0:
+            vars(block)["recompute"] = recompute
+            # A method, so that a copy of the block recomputes itself and not the block that it was copied from.
+            vars(block)["forward"] = MethodType(_recomputed, block)
+
+
+def _recomputed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Run a block as its class does, and keep its arguments alone where a gradient will be asked for."""
+    forward = MethodType(cast("Any", type(block)).forward, block)
+    if not block.training or not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return cast("Any", block).recompute(forward, *args, **kwargs)
