@@ -142,7 +142,7 @@ def test_a_gradient_that_is_not_finite_is_named():
 
 
 def test_attention_to_everything_is_not_streamed():
-    with pytest.raises(ValueError, match=r"model\.window must be a number of tokens for data\.mode='streamed'"):
+    with pytest.raises(ValueError, match=r"data\.mode='streamed' needs a model whose state stops growing, but the"):
         learner_of(small_model("transformer"), carries_state=True)
     for family, changes in (("transformer", {"window": 4}), ("rmt", {})):
         learner_of(small_model(family, **changes), carries_state=True)

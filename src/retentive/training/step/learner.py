@@ -95,8 +95,9 @@ class Learner:
         objective.check(model, carries_state=carries_state)
         if carries_state and not model.state_is_bounded:
             raise ValueError(
-                "model.window must be a number of tokens for data.mode='streamed', but is null: the state of "
-                "attention without a window grows with every step."
+                "data.mode='streamed' needs a model whose state stops growing, but the state of this "
+                f"{model.config.family} grows with every token: give attention a model.window, where the family has "
+                "one, or train with data.mode='packed'."
             )
         self.model = model
         self.processes = processes
