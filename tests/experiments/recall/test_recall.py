@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from retentive.data.recurrent_tasks import FACT_BEGIN, QUESTION, VALUES
+from retentive.data.tasks.recurrent_tasks import FACT_BEGIN, QUESTION, VALUES
 from retentive.experiments.recall import training as recall_training
 from retentive.experiments.recall.questions import DEPTHS, MEMORY, SHUFFLED, ZEROED, Answers, ask, make_trials
 from retentive.experiments.recall.report import (

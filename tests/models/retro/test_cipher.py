@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from retentive.data.batch import Batch
-from retentive.data.synthetic import cipher
+from retentive.data.tasks.synthetic import cipher
 from retentive.models.retnet import RetNetConfig
 from retentive.models.retro import Retro, RetroConfig
 from retentive.models.transformer import TransformerConfig

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retentive.data.recurrent_tasks import copy_segments
+from retentive.data.tasks.recurrent_tasks import copy_segments
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
 from retentive.training.run.curriculum import CurriculumConfig, fit_curriculum

@@ -10,7 +10,7 @@ import torch
 from laws.families import VOCAB, small_config, small_model
 from retentive.checkpoints.weights import save_model
 from retentive.data.batch import Batch
-from retentive.data.synthetic import repeat_copy
+from retentive.data.tasks.synthetic import repeat_copy
 from retentive.errors import MismatchError
 from retentive.models.base import LanguageModel
 from retentive.state import named_tensors

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from laws.families import small_model
-from retentive.data.synthetic import repeat_copy
+from retentive.data.tasks.synthetic import repeat_copy
 from retentive.training.objectives.next_token import NextToken, NextTokenConfig
 from retentive.training.run.fit import fit
 from retentive.training.window import place

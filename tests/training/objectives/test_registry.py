@@ -10,7 +10,7 @@ import torch
 
 from laws.families import small_model
 from retentive.cli.main import main
-from retentive.data.synthetic import repeat_copy
+from retentive.data.tasks.synthetic import repeat_copy
 from retentive.training.objectives import OBJECTIVES, Objective, ObjectiveConfig
 from retentive.training.objectives.registry import objective_name
 from retentive.training.run.config import TrainConfig

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from laws.families import small_config, small_model
-from retentive.data.recurrent_tasks import copy_segments
-from retentive.data.synthetic import cipher
+from retentive.data.tasks.recurrent_tasks import copy_segments
+from retentive.data.tasks.synthetic import cipher
 from retentive.models.registry import build
 from retentive.training.run.curriculum import CurriculumConfig, SegmentCurriculum, cut_segments, fit_curriculum
 from retentive.training.step.config import OptimizerConfig

@@ -1,7 +1,7 @@
 """Does a model still know, after a million bytes, a fact that it read once? Trials with known answers, and controls.
 
-A text is filler with one fact in it and a question at its end, in the bytes of `retentive.data.recurrent_tasks`. One
-row is read piece by piece with the state carried along. The last segment holds the question and never the fact, so
+A text is filler with one fact in it and a question at its end, in the bytes of `retentive.data.tasks.recurrent_tasks`.
+One row is read piece by piece with the state carried along. The last segment holds the question and never the fact, so
 only the state can answer it; the controls replace the state there.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from retentive.data.recurrent_tasks import FACT_LENGTH, QUESTION, VALUES, fact_bytes, filler_bytes
+from retentive.data.tasks.recurrent_tasks import FACT_LENGTH, QUESTION, VALUES, fact_bytes, filler_bytes
 from retentive.engine.threads import one_thread
 from retentive.evaluation.measures.mode import evaluating
 from retentive.models.base import LanguageModel

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from retentive.data.recurrent_tasks import VALUES
+from retentive.data.tasks.recurrent_tasks import VALUES
 from retentive.evaluation.measures.uncertainty import wilson_interval
 from retentive.evaluation.report.document import Curve, LineChart
 from retentive.experiments.recall.questions import DEPTHS, MEMORY, SHUFFLED, ZEROED, Answers

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from retentive.data.recurrent_tasks import fact_in_filler
+from retentive.data.tasks.recurrent_tasks import fact_in_filler
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
 from retentive.training.run.curriculum import CurriculumConfig, CurriculumReport, StageLearned, fit_curriculum

@@ -30,7 +30,7 @@ def fit(
     Args:
         model: Changed in place; it stays on its device.
         batches: Returns the batch with a given number, as ``PackedWindows(...).batch`` does, or a task of
-            `retentive.data.synthetic`.
+            `retentive.data.tasks.synthetic`.
         steps: Steps of the optimizer.
         optimizer: How a step changes the weights; None is `OptimizerConfig`'s defaults.
         schedule: The learning rate; None has no warm-up and a cosine down to a tenth.

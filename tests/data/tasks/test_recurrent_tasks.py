@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retentive.data.batch import Batch
-from retentive.data.recurrent_tasks import (
+from retentive.data.tasks.recurrent_tasks import (
     FACT_BEGIN,
     FACT_END,
     QUESTION,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from retentive.data.synthetic import associative_recall, cipher, repeat_copy
+from retentive.data.tasks.synthetic import associative_recall, cipher, repeat_copy
 
 
 def test_copies_are_what_was_said():
