@@ -149,7 +149,7 @@ def test_states_of_other_models_are_refused():
     tokens = random_tokens(2, 9)
     for other, message in (
         (small_retro(cross_layers=(2,)), "layers that read neighbours: 1, the model's: 2"),
-        (small_retro(base=RETNET), "a layer's memory: .'retention', 2, 8, 16., the model's: .'keys'"),
+        (small_retro(base=RETNET), r"layers\[0\]: .'retention', 2, 8, 16., the model's: .'keys'"),
         (small_retro(chunk_size=8), "must remember fewer tokens than a chunk, 4, but has 7"),
         (small_retro(cross_num_heads=2), "heads and channels of neighbours"),
         (build(small_base()).double(), "must be the RetroState of a RETRO, but is a ModelState; take it"),
