@@ -1,6 +1,7 @@
 """Causal self-attention with a key-value cache: the mixer of the Transformer baseline."""
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -223,7 +224,8 @@ class Attention(nn.Module):
         """Return keys and values of (normalised) hidden states, which make no queries."""
         batch, time, _ = recalled.hidden.shape
         if is_plain(self.input_proj):
-            bias = self.input_proj.bias[self.query_size :] if self.config.bias else None
+            bias = cast("Tensor | None", self.input_proj.bias)
+            bias = None if bias is None else bias[self.query_size :]
             both = nn.functional.linear(recalled.hidden, self.input_proj.weight[self.query_size :], bias)
         else:  # an adapter or a hook: the weight alone would leave it out
             both = self.input_proj(recalled.hidden)[..., self.query_size :]

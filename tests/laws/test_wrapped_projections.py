@@ -1,0 +1,102 @@
+"""Every projection is called, never read past: whatever stands in its place acts wherever the model computes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from laws.families import beside, case_name, cases, options, random_tokens, small_model
+from retentive import generate
+from retentive.models.base import LanguageModel
+
+TIME = 11
+
+
+class Shifted(nn.Module):
+    """What an adapter looks like from outside: it has the weight of what it wraps, and computes something else."""
+
+    def __init__(self, base: nn.Linear):
+        super().__init__()
+        self.base = base
+        self.weight, self.bias = base.weight, base.bias
+        self.in_features, self.out_features = base.in_features, base.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + 0.1
+
+
+def with_bias(model: LanguageModel, name: str) -> None:
+    """What all the others must be equal to: a plain projection that adds the same."""
+    linear = model.get_submodule(name)
+    shift = torch.full((linear.out_features,), 0.1, dtype=torch.float64)
+    linear.bias = nn.Parameter(shift if linear.bias is None else linear.bias.detach() + shift)
+
+
+def wrapped(model: LanguageModel, name: str) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, Shifted(model.get_submodule(name)))
+
+
+def patched(model: LanguageModel, name: str) -> None:
+    linear = model.get_submodule(name)
+    original = linear.forward
+    linear.forward = lambda x: original(x) + 0.1
+
+
+def hooked(model: LanguageModel, name: str) -> None:
+    model.get_submodule(name).register_forward_hook(lambda _, __, output: output + 0.1)
+
+
+def projections(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+
+def results(model: LanguageModel) -> dict[str, Tensor]:
+    """What a call gives with gradients and without, its gradient, and what generating gives."""
+    tokens, labels = random_tokens(1, TIME), random_tokens(1, TIME, seed=1)
+    output = model(tokens, labels=labels, **beside(model, tokens))
+    output.loss.backward()
+    with torch.no_grad():
+        again = model(tokens, **beside(model, tokens))
+        made = generate(model, tokens[:, :7], max_new_tokens=4)
+        # The state of the last step goes on in a call: it is that of calls alone.
+        last = model(made.state.unread[:, None], made.state.model)
+    return {
+        "logits": output.logits.detach(),
+        "without gradients": again.logits,
+        "loss": output.loss.detach(),
+        "gradient": model.decoder.embedding.tokens.weight.grad,
+        "after steps": last.logits,
+        "tokens": torch.stack(made.tokens),
+    }
+
+
+@pytest.mark.parametrize("change", [wrapped, patched, hooked])
+@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+def test_what_stands_in_place_of_a_projection_acts(
+    family: str, changes: dict[str, Any], change: Callable[[LanguageModel, str], None]
+):
+    for name in projections(small_model(family, **changes)):
+        ours, theirs = small_model(family, **changes), small_model(family, **changes)
+        change(ours, name)
+        with_bias(theirs, name)
+        found, expected = results(ours), results(theirs)
+        for what, tensor in expected.items():
+            assert torch.allclose(found[what], tensor, rtol=1e-9, atol=1e-10), f"{name}: {what}"
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"), [case for case in cases() if "tie_embeddings" in options(case[0])], ids=case_name
+)
+def test_a_tied_head_shares_what_stands_in_place_of_the_table(family: str, changes: dict[str, Any]):
+    ours = small_model(family, **{**changes, "tie_embeddings": True})
+    theirs = small_model(family, **{**changes, "tie_embeddings": True})
+    table = ours.decoder.embedding.tokens
+    original = table.forward
+    table.forward = lambda ids: 1.5 * original(ids)
+    with torch.no_grad():
+        theirs.decoder.embedding.tokens.weight.mul_(1.5)
+    tokens = random_tokens(2, TIME)
+    torch.testing.assert_close(ours(tokens).logits, theirs(tokens).logits, rtol=1e-9, atol=1e-10)
