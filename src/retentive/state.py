@@ -56,6 +56,12 @@ class RecurrentState:
         """Put the rows of other states under the rows of this one: the way back from ``select``."""
         return join_rows((self, *others))
 
+    def with_rows(self: Carried, rows: Bool[Tensor, "batch"], other: Carried) -> Carried:
+        """Put the rows of another state in the place of some of these; ``other`` has as many rows as are True."""
+        numbers = torch.arange(len(rows), device=rows.device)
+        order = torch.cat((numbers[~rows], numbers[rows])).argsort()
+        return join_rows((self.select(~rows), other)).select(order)
+
     def restart(self: Carried, rows: Bool[Tensor, "batch"]) -> Carried:
         """Set some rows back to the initial state, whose numbers are 0."""
         return map_tensors(self, lambda tensor: tensor.masked_fill(rows.view(-1, *(1,) * (tensor.dim() - 1)), 0))

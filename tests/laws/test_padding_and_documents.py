@@ -83,3 +83,23 @@ def test_packed_documents_give_the_gradients_of_each_alone(family: str, changes:
     alone = gradients(model, (first * 7 + second * 9) / 16)
     for name, gradient in packed.items():
         torch.testing.assert_close(gradient, alone[name], rtol=0, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+def test_a_document_that_starts_at_padding_starts(family: str, changes: dict):
+    """The start belongs to the next real token of the row, in this call or the next one."""
+    model = small_model(family, **changes)
+    tokens, mask = random_tokens(3, 12), torch.ones(3, 12, dtype=torch.bool)
+    mask[0, 4:6] = mask[1, 7] = mask[2, 10:] = False
+    at_padding = torch.zeros(3, 12, dtype=torch.bool)
+    at_padding[0, 4] = at_padding[1, 7] = at_padding[2, 10] = True
+    at_tokens = torch.zeros(3, 12, dtype=torch.bool)
+    at_tokens[0, 6] = at_tokens[1, 8] = True
+    ours, theirs = model(tokens, mask=mask, starts=at_padding), model(tokens, mask=mask, starts=at_tokens)
+    torch.testing.assert_close(ours.logits[mask], theirs.logits[mask], rtol=0, atol=1e-11)
+    more, first = random_tokens(3, 7, seed=1), torch.zeros(3, 7, dtype=torch.bool)
+    first[2, 0] = True
+    after, expected = model(more, ours.state), model(more, theirs.state, starts=first)
+    torch.testing.assert_close(after.logits, expected.logits, rtol=0, atol=1e-11)
+    torch.testing.assert_close(after.logits[2:], model(more[2:]).logits, rtol=0, atol=1e-11)
+    assert after.state.position.tolist() == expected.state.position.tolist()

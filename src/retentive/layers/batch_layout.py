@@ -158,13 +158,11 @@ def make_layout(
         batch: Rows.
         time: Columns.
         mask: True where a token is real.
-        starts: True at the first token of a document.
+        starts: True at the first token of a document. At padding too, what came before is forgotten.
         rotary: The rotations that tables are made for.
         device: Where the tensors are made.
         dtype: Of the model; rotary tables are float32 or wider, their angles float64.
     """
-    if starts is not None and mask is not None:
-        starts = starts & mask  # padding starts nothing
     if mask is None and starts is None and time == 1 and position is not None:
         positions, following = position[:, None], position + 1
     elif mask is None and starts is None:
@@ -175,6 +173,18 @@ def make_layout(
         positions, following = _count(position, batch, time, mask, starts, device)
     tables = rotary_by_config(positions, rotary, dtype)
     return BatchLayout(positions=positions, next_position=following, mask=mask, starts=starts, rotary=tables)
+
+
+def starts_at_tokens(starts: TokenMask, mask: TokenMask) -> "tuple[TokenMask, Bool[Tensor, 'batch']]":
+    """Move each document start that stands at padding to the next real token of its row.
+
+    Returns:
+        The starts, all at real tokens, and the rows after whose last real token another document starts.
+    """
+    document = starts.long().cumsum(1)
+    latest = document.where(mask, 0).cummax(1).values
+    before = torch.cat((torch.zeros_like(latest[:, :1]), latest[:, :-1]), 1)
+    return mask & (document > before), document[:, -1] > latest[:, -1]
 
 
 def rotary_by_config(positions: Positions, rotary: Collection[RotaryConfig], dtype: torch.dtype) -> RotaryByConfig:
@@ -206,6 +216,6 @@ def _count(
     base = begin.expand(batch, time)
     if starts is not None:
         # The clock before a start is the base of its document; it only grows, so the latest start is the largest.
-        before = (clock - 1).where(starts, begin)
+        before = (clock - 1 if mask is None else clock - mask.long()).where(starts, begin)
         base = torch.maximum(before.cummax(1).values, begin)
     return (clock - 1 - base).clamp_min(0), clock[:, -1] - base[:, -1]

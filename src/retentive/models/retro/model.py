@@ -12,6 +12,7 @@ from retentive.layers.chunked_cross_attention import ChunkedCrossAttention, Neig
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import LanguageModel, ModelOutput, check_call
 from retentive.models.decoder import blocks_of
+from retentive.models.document_starts import begun_anew, moved_starts
 from retentive.models.retro.chunks import Before, ChunkPlan, even_plan, place_in_chunk, ragged_plan
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.encoder import Encoded, NeighbourEncoder, initialise_cross_attention
@@ -139,9 +140,11 @@ class Retro(LanguageModel):
             )
         check_call(tokens, state, labels, mask, starts, logits_to_keep)
         carried = None if state is None else check_state(self.config, self.decoder.dtype, state)
+        starts, pending = moved_starts(starts, mask)
         plan = self._plan(tokens, carried, mask, starts)
         given = self._given(neighbours, neighbour_mask, plan, tokens.shape[0])
         hidden, following = self._read(tokens, carried, plan, given, mask, starts)
+        following = begun_anew(following, pending, partial(self.initial_state, device=tokens.device))
         return self.read_out(hidden, following, labels, logits_to_keep)
 
     def check_state(self, state: object) -> None:
@@ -230,6 +233,7 @@ class Retro(LanguageModel):
             if state is None
             else check_state(self.config, self.decoder.dtype, state)
         )
+        starts, _ = moved_starts(starts, mask)
         plan = self._plan(tokens, None if state is None else carried, mask, starts)
         chunks = plan.ended.cut(torch.cat((carried.recent_tokens, tokens.long()), 1))
         return chunks if plan.ended.real is None else chunks.where(plan.ended.real, -1)

@@ -5,6 +5,7 @@ makes of the write memory is the next segment's read memory, so a text of any le
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -19,6 +20,7 @@ from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import LanguageModel, ModelOutput, check_call
 from retentive.models.decoder import blocks_of
+from retentive.models.document_starts import begun_anew, moved_starts
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.pieces import Piece, choose, even_plan, ragged_plan
 from retentive.models.rmt.segment_layout import SegmentLayout, SegmentLayoutBuilder
@@ -131,7 +133,9 @@ class RecurrentMemoryTransformer(LanguageModel):
         check_call(tokens, state, labels, mask, starts, logits_to_keep)
         carried = self._carried(tokens, state)
         wanted = tokens.shape[1] if labels is not None or logits_to_keep is None else logits_to_keep
+        starts, pending = moved_starts(starts, mask)
         hidden, following = self._read(tokens, carried, mask, starts, wanted)
+        following = begun_anew(following, pending, partial(self.initial_state, device=tokens.device))
         return self.read_out(hidden, following, labels, logits_to_keep)
 
     def read(
@@ -145,7 +149,9 @@ class RecurrentMemoryTransformer(LanguageModel):
         """`forward` without a head: the last hidden state of every token, for heads of other kinds, and the state."""
         check_call(tokens, state, None, mask, starts, None)
         carried = self._carried(tokens, state)
-        return self._read(tokens, carried, mask, starts, tokens.shape[1])
+        starts, pending = moved_starts(starts, mask)
+        hidden, following = self._read(tokens, carried, mask, starts, tokens.shape[1])
+        return hidden, begun_anew(following, pending, partial(self.initial_state, device=tokens.device))
 
     def check_state(self, state: object) -> None:
         """Refuse a state of another model; see `LanguageModel`."""
