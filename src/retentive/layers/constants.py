@@ -4,7 +4,7 @@ They are not buffers, which would follow a model into bfloat16, onto the meta de
 """
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import ParamSpec
 
 import torch
@@ -19,16 +19,24 @@ def constant(make: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
     Its tensors are real and may be saved for a backward pass even if first asked for on the meta device or in inference
     mode. Under a tracing compiler nothing is remembered, since its results are not tensors.
     """
-
-    @cache
-    def kept(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
-        with torch.inference_mode(False), torch.device("cpu"):
-            return make(*args, **kwargs)
+    kept: dict[object, Tensor] = {}
 
     @wraps(make)
     def constant_of(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
         if torch.compiler.is_compiling():
             return make(*args, **kwargs)
-        return kept(*args, **kwargs)
+        key = (args, tuple(sorted(kwargs.items())))
+        found = kept.get(key)
+        if found is None or _is_faking():
+            with torch.inference_mode(False), torch.device("cpu"):
+                found = make(*args, **kwargs)
+            if type(found) is Tensor:  # what a mode such as FakeTensorMode makes is no tensor of the next call
+                kept[key] = found
+        return found
 
     return constant_of
+
+
+def _is_faking() -> bool:
+    """Whether tensors are made without values just now, which cannot be computed with real ones."""
+    return type(torch.empty(0)) is not Tensor

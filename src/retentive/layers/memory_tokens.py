@@ -97,7 +97,8 @@ class MemoryTokens(nn.Module):
         if self.initial is None:
             shape = (batch, self.config.carried_tokens, self.config.hidden_size)
             return torch.zeros(shape, device=device, dtype=state_dtype(dtype))
-        return self.initial.to(device, state_dtype(dtype)).expand(batch, -1, -1)
+        # A copy: a state shares no memory with the weights, which the next step of an optimizer changes.
+        return self.initial.to(device, state_dtype(dtype)).repeat(batch, 1, 1)
 
     def write_slots(self, memory: Memory, dtype: torch.dtype) -> Hidden:
         """The vectors in the write slots before the segment is read."""

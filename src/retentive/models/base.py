@@ -1,7 +1,7 @@
 """What every language model of the library takes and returns."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, get_type_hints, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +11,7 @@ from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.decoder import Decoder, DecoderConfig
 from retentive.models.layer_states import check_layers
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
-from retentive.state import ModelState, RecurrentState
+from retentive.state import ModelState, RecurrentState, named_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,12 @@ class LanguageModel(nn.Module):
     def __init__(self, config: FamilyConfig) -> None:
         """Make the decoder that the config describes."""
         super().__init__()
+        expected = get_type_hints(type(self)).get("config")
+        if isinstance(expected, type) and not getattr(expected, "_is_protocol", False) and type(config) is not expected:
+            raise TypeError(
+                f"config of a {type(self).__name__} must be a {expected.__name__}, but is a {type(config).__name__}; "
+                "retentive.models.registry.build(config) makes the model of any config."
+            )
         self.config = config
         self.decoder = Decoder(config.decoder)
 
@@ -236,5 +242,17 @@ def check_call(
             f"state must have one row for each row of tokens, {tokens.shape[0]}, but has {state.batch_size}; "
             "state.select(rows) keeps or repeats rows."
         )
+    uneven = None if state is None else _uneven(state, tokens.shape[0])
+    if uneven is not None:
+        raise ValueError(
+            f"state must have one row for each row of tokens in each of its tensors, {tokens.shape[0]}, but "
+            f"{uneven}; take it from a model's output."
+        )
     if logits_to_keep is not None and logits_to_keep < 0:
         raise ValueError(f"logits_to_keep must be at least 0, or None for all, but is {logits_to_keep}.")
+
+
+def _uneven(state: ModelState, rows: int) -> str | None:
+    """What has another number of rows; None if nothing has."""
+    found = ((name, tensor.shape[0]) for name, tensor in named_tensors(state).items() if tensor.shape[0] != rows)
+    return next((f"its {name} has {count}" for name, count in found), None)
