@@ -57,6 +57,13 @@ def test_half_lives_are_those_of_the_decays(tmp_path: Path):
     assert inspect_model(tmp_path).half_lives is None
 
 
+def test_half_lives_are_found_behind_other_mixers(tmp_path: Path):
+    save_model(small_model("hybrid", pattern=("attention", "retention")), tmp_path)
+    found = inspect_model(tmp_path).half_lives
+    assert found is not None
+    assert all(life > 0 for life in found)
+
+
 def test_learned_positions_end_the_measurement(tmp_path: Path):
     save_model(small_model("transformer", positions="learned", max_positions=64), tmp_path)
     assert inspect_model(tmp_path).contexts[-1] == 64

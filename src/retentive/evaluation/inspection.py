@@ -61,8 +61,8 @@ class Inspection:
         contexts: Tokens read before the state was measured.
         state_bytes: Size of the whole state for one row after each context.
         carried: The parts of the state.
-        half_lives: Tokens after which each head of retention has forgotten half; infinite where it never does. None
-            without retention.
+        half_lives: Tokens after which each head of the first retention layer has forgotten half; infinite where it
+            never does. None without retention.
     """
 
     family: str
@@ -186,7 +186,7 @@ def inspect_model(folder: Path | str, contexts: Sequence[int] = CONTEXTS) -> Ins
         contexts=within,
         state_bytes=tuple(state.size_in_bytes for state in states),
         carried=_carried(states, begins_again=hasattr(model.config, "segment_length")),
-        half_lives=model.config.decoder.mixers[0].half_lives,
+        half_lives=next(filter(None, (mixer.half_lives for mixer in model.config.decoder.mixers)), None),
     )
 
 
