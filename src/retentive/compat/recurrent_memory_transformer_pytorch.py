@@ -100,10 +100,7 @@ class RecurrentMemoryTransformer(nn.Module):
                 write_gradient=not (add_write_to_next_write_mem and next_write_mem_stop_grad),
             )
         else:
-            one_block = "with causal=False there is one block of memory, which all tokens see"
-            refuse("memory_not_causal", memory_not_causal, True, one_block)
-            refuse("always_have_read_memories", always_have_read_memories, True, one_block)
-            refuse("add_write_to_next_write_mem", add_write_to_next_write_mem, False, one_block)
+            _check_one_block(memory_not_causal, always_have_read_memories, add_write_to_next_write_mem)
         self.model = rmt.RecurrentMemoryTransformer(config)
         self.causal, self.seq_len, self.ignore_index = causal, seq_len, ignore_index
 
@@ -283,6 +280,16 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         return torch.stack(
             generate(self.transformer.model, prime, max_new_tokens=new, sampling=sampling, state=state).tokens
         )
+
+
+def _check_one_block(
+    memory_not_causal: bool, always_have_read_memories: bool, add_write_to_next_write_mem: bool
+) -> None:
+    """Check the arguments that need a memory for reading and one for writing, which an encoder does not have."""
+    reason = "with causal=False there is one block of memory, which all tokens see"
+    refuse("memory_not_causal", memory_not_causal, True, reason)
+    refuse("always_have_read_memories", always_have_read_memories, True, reason)
+    refuse("add_write_to_next_write_mem", add_write_to_next_write_mem, False, reason)
 
 
 def _positions(absolute: bool, rotary: bool, seq_len: int) -> dict[str, Any]:

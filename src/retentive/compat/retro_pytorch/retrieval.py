@@ -6,7 +6,7 @@ folder on a machine without network.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -322,21 +322,26 @@ def chunks_to_precalculated_knn_(
         max_index_memory_usage=max_index_memory_usage,
         current_memory_available=current_memory_available,
     )
-    documents = open_rows(doc_ids_memmap_path, num_chunks, 1)[:, 0]
-
-    def fill(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            for begin in range(0, num_chunks, max_rows_per_file):
-                rows = np.arange(begin, min(begin + max_rows_per_file, num_chunks))
-                found = _neighbours_of(
-                    rows, index, vectors, np.asarray(documents), num_nearest_neighbors, num_extra_neighbors
-                )
-                found.tofile(file)
-
-    fill_atomically(target, fill)
+    documents = np.asarray(open_rows(doc_ids_memmap_path, num_chunks, 1)[:, 0])
+    pieces = (
+        _neighbours_of(rows, index, vectors, documents, num_nearest_neighbors, num_extra_neighbors)
+        for rows in _rows(num_chunks, max_rows_per_file)
+    )
+    fill_atomically(target, lambda temporary: _write_pieces(temporary, pieces))
     content = {"made_of": done, "neighbours": checksum(target), "index": checksum(index_path)}
     write_json(record, content)
     return target, index
+
+
+def _rows(count: int, at_once: int) -> Iterator[Any]:
+    for begin in range(0, count, at_once):
+        yield np.arange(begin, min(begin + at_once, count))
+
+
+def _write_pieces(path: Path, pieces: Iterable[Any]) -> None:
+    with path.open("wb") as file:
+        for piece in pieces:
+            piece.tofile(file)
 
 
 def _neighbours_of(rows: Any, index: Any, vectors: Any, documents: Any, k: int, extra: int) -> Any:

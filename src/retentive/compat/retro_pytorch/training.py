@@ -103,16 +103,19 @@ class TrainingWrapper(nn.Module):
         )
         self._use_cls_repr = bool(index_kwargs.get("use_cls_repr", False))
         self._chunks = open_rows(chunks_memmap_path, self.stats["chunks"], chunk_size + 1)
-        self.ds = RETRODataset(
+        self.ds = self._dataset(chunks_memmap_path, neighbours, seqs_memmap_path)
+
+    def _dataset(self, chunks: Path | str, neighbours: Path | str, sequences: Path | str) -> RETRODataset:
+        return RETRODataset(
             num_chunks=self.stats["chunks"],
-            chunk_size=chunk_size,
-            seq_len=retro.seq_len,
+            chunk_size=self.chunk_size,
+            seq_len=self.max_seq_len,
             num_sequences=self.stats["seqs"],
-            num_neighbors=knn,
-            chunk_memmap_path=chunks_memmap_path,
+            num_neighbors=self.knn,
+            chunk_memmap_path=chunks,
             chunk_nn_memmap_path=neighbours,
-            seq_memmap_path=seqs_memmap_path,
-            pad_id=retro.pad_id,
+            seq_memmap_path=sequences,
+            pad_id=self.retro.pad_id,
         )
 
     @staticmethod

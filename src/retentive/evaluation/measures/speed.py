@@ -129,20 +129,8 @@ def measure_speed(
     clock = _Clock(budget_seconds, on_seconds)
     share = budget_seconds / len(models)
     runners = [_Runner(name, model, batch_size, tokens_per_turn, seed, share) for name, model in models.items()]
-    left_out: list[LeftOut] = []
-    for context in contexts:
-        for runner in runners:
-            missed = runner.read(context)
-            left_out += [] if missed is None else [missed]
-            clock.tell()
-    order = [(runner, point) for runner in runners for point in runner.points.values()]
-    shuffle = random.Random(seed).shuffle
-    for work in (_Runner.time_decoding, _Runner.time_prefill):
-        for _ in range(repetitions):
-            shuffle(order)  # in an order drawn anew, so that no measurement always follows the same one
-            for runner, point in order:
-                work(runner, point)
-                clock.tell()
+    left_out = _read_contexts(runners, contexts, clock)
+    _take_turns(runners, repetitions, seed, clock)
     points = [runner.result(context) for context in contexts for runner in runners if context in runner.points]
     return SpeedReport(
         points=tuple(points),
@@ -153,6 +141,29 @@ def measure_speed(
         threads=torch.get_num_threads(),
         seconds=clock.seconds,
     )
+
+
+def _read_contexts(runners: "Sequence[_Runner]", contexts: Sequence[int], clock: "_Clock") -> list[LeftOut]:
+    """Let every model read every context that fits into its budget; return those that do not."""
+    left_out: list[LeftOut] = []
+    for context in contexts:
+        for runner in runners:
+            missed = runner.read(context)
+            left_out += [] if missed is None else [missed]
+            clock.tell()
+    return left_out
+
+
+def _take_turns(runners: "Sequence[_Runner]", repetitions: int, seed: int, clock: "_Clock") -> None:
+    """Time decoding, then prefill, of all models at all contexts, in an order drawn anew for each repetition."""
+    order = [(runner, point) for runner in runners for point in runner.points.values()]
+    shuffle = random.Random(seed).shuffle
+    for work in (_Runner.time_decoding, _Runner.time_prefill):
+        for _ in range(repetitions):
+            shuffle(order)  # so that no measurement always follows the same one
+            for runner, point in order:
+                work(runner, point)
+                clock.tell()
 
 
 def _check(models: Mapping[str, LanguageModel], contexts: Sequence[int], budget_seconds: float, **counts: int) -> None:
