@@ -16,7 +16,7 @@ channels, one thread took 8 to 74 microseconds where two, of which one had to wa
 def rows_worth_sharing(model: LanguageModel) -> int:
     """The number of rows from which a step's matrix products are faster on several threads than on one."""
     layers = (module for module in model.products.modules() if isinstance(module, nn.Linear))
-    return -(-_WORTH_SHARING // max(layer.weight.numel() for layer in layers))
+    return -(-_WORTH_SHARING // max((layer.weight.numel() for layer in layers), default=1))
 
 
 @contextmanager

@@ -181,7 +181,8 @@ class Decoder(nn.Module):
         self, tokens: Int[Tensor, "batch"], positions: Int[Tensor, "#batch 1"]
     ) -> Float[Tensor, "batch hidden"]:
         """`embed` for one token of each row."""
-        return self.embedding_dropout(self.embedding(tokens[:, None], positions)[:, 0])
+        embedded = self.embedding(tokens[:, None], positions)[:, 0]
+        return self.embedding_dropout(embedded) if self.training else embedded
 
     @property
     def dtype(self) -> torch.dtype:

@@ -185,7 +185,8 @@ class MultiScaleRetention(RetentionHeads):
     @derived
     def decay(self) -> Float[Tensor, "heads 1 1"]:
         """``gamma`` of every head: from float64, rounded once to the dtype of the state."""
-        some = next(self.parameters())
+        # A quantised layer has no parameters; it computes in float32 on a CPU.
+        some = next(self.parameters(), torch.empty(0))
         return _recurrent_decay(self.config, some.device, state_dtype(some.dtype))
 
     def forward(
