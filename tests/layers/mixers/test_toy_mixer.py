@@ -15,6 +15,7 @@ from retentive.layers.mixers.protocol import InputProjection, Mixer, MixerConfig
 from retentive.layers.mixers.registry import MIXERS, register_mixer
 from retentive.layers.token_place import TokenPlace, place_of
 from retentive.models.registry import build
+from retentive.ops.precision import state_dtype
 from retentive.shapes import Hidden
 from retentive.state import RecurrentState, StateShape
 
@@ -60,7 +61,8 @@ class Average(nn.Module):
         self.output_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> AverageState:
-        return AverageState(mean=torch.zeros(batch, self.config.hidden_size, device=device, dtype=dtype))
+        mean = torch.zeros(batch, self.config.hidden_size, device=device, dtype=state_dtype(dtype))
+        return AverageState(mean=mean)
 
     def forward(self, x: Hidden, state: AverageState | None, layout: BatchLayout) -> tuple[Hidden, AverageState]:
         state = self.initial_state(x.shape[0], x.device, x.dtype) if state is None else state
@@ -70,20 +72,19 @@ class Average(nn.Module):
         outputs = []
         for column in range(x.shape[1]):
             if layout.starts is not None:
-                real = layout.starts if layout.mask is None else layout.starts & layout.mask
-                state = state.restart(real[:, column])
+                state = state.restart(layout.starts[:, column])
             after = (state.mean + self.input_proj(x[:, column])) / 2
             if layout.mask is not None:
                 after = torch.where(layout.mask[:, column, None], after, state.mean)
             state = replace(state, mean=after)
             outputs.append(after)
-        return self.output_proj(torch.stack(outputs, 1)), state
+        return self.output_proj(torch.stack(outputs, 1).to(x.dtype)), state
 
     def step(
         self, x: Float[Tensor, "batch hidden"], state: AverageState, place: TokenPlace
     ) -> tuple[Float[Tensor, "batch hidden"], AverageState]:
         mean = (state.mean + self.input_proj(x)) / 2
-        return self.output_proj(mean), AverageState(mean=mean)
+        return self.output_proj(mean.to(x.dtype)), AverageState(mean=mean)
 
     def input_projections(self) -> tuple[InputProjection, ...]:
         return (InputProjection(self.input_proj, {"value": self.config.hidden_size}),)
@@ -117,6 +118,10 @@ def test_it_is_a_mixer_like_any_other(average: str, tmp_path: Path):
     mask[0, :4] = False
     padded = model(tokens, mask=mask).logits[0, 4:]
     torch.testing.assert_close(padded, model(tokens[:1, 4:]).logits[0], rtol=0, atol=1e-12)
+    starts = torch.zeros(2, 12, dtype=torch.bool)
+    starts[0, 2] = starts[1, 4] = True  # the first of them at padding
+    begun = model(tokens, mask=mask, starts=starts).logits
+    torch.testing.assert_close(begun[:, 4:], model(tokens[:, 4:]).logits, rtol=0, atol=1e-12)
     result = generate(model, tokens, max_new_tokens=5)
     again = model(torch.cat((tokens, torch.stack(result.tokens)), 1)).logits[:, 11:-1].argmax(-1)
     assert torch.equal(torch.stack(result.tokens), again)
