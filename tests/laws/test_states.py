@@ -84,6 +84,7 @@ def test_a_state_of_any_other_config_is_refused(family: str, changes: dict):
         ("transformer", {"window": 3}, r"its mixers\[0\].window: None, the model's: 3"),
         ("transformer", {"rotary_base": 100.0}, r"its mixers\[0\].rotary.base: 10000.0, the model's: 100.0"),
         ("retnet", {"decay": "geometric"}, r"its mixers\[0\].decay: 'linspace', the model's: 'geometric'"),
+        ("yoco", {"rotary_base": 100.0}, "its rotary_base: 10000.0, the model's: 100.0"),
         ("retro", {"chunk_offset": 2}, "its chunk_offset: 0, the model's: 2"),
     ],
     ids=case_name,
