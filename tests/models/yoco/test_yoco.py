@@ -28,12 +28,14 @@ def columns_seen(model: nn.Module, kind: type[nn.Module]) -> list[int]:
 
 @pytest.mark.parametrize("keep", [0, 1, 3, 11, 50, None])
 @pytest.mark.parametrize("padded", [False, True])
-def test_the_cross_decoder_reads_the_wanted_columns_alone(keep: int | None, padded: bool):
+@pytest.mark.parametrize("past", [0, 5])
+def test_the_cross_decoder_reads_the_wanted_columns_alone(keep: int | None, padded: bool, past: int):
     model, tokens = small_model("yoco"), random_tokens(2, 11)
     mask = torch.arange(11) >= torch.tensor([[0], [4]]) if padded else None
-    every = model(tokens, mask=mask)
+    state = model(random_tokens(2, past, seed=1)).state if past else None
+    every = model(tokens, state, mask=mask)
     seen = columns_seen(model, SharedCacheAttention)
-    output = model(tokens, mask=mask, logits_to_keep=keep)
+    output = model(tokens, state, mask=mask, logits_to_keep=keep)
     wanted = 11 if keep is None else min(keep, 11)
     assert seen == [wanted] * 2 * (wanted > 0)
     if keep == 0:

@@ -119,8 +119,10 @@ class SharedKeyValues(nn.Module):
         value = value.contiguous()  # a view would keep the keys before rotation too
         if state is not None and state.key.shape[2]:
             key, value = torch.cat((state.key, key), dim=2), torch.cat((state.value, value), dim=2)
-        mask = causal_mask(state, layout, batch, time)
         gaps = layout.mask is not None or layout.starts is not None
+        is_plain = not gaps and (state is None or state.visible is None)
+        # Order alone needs no mask of every column: attention makes one for the columns that ask.
+        mask = AttentionMask() if is_plain else causal_mask(state, layout, batch, time)
         return KeyValueState(key=key, value=value), mask, cache_of(key, value, mask.visible, gaps=gaps)
 
     def step(self, x: Float[Tensor, "batch hidden"], state: KeyValueState, place: TokenPlace) -> KeyValueState:
