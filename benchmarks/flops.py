@@ -8,15 +8,15 @@ needs, so a share of the machine's speed cannot be raised by doing more.
 from torch import nn
 
 from retentive.layers.mixers.retention import RetentionConfig
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 
 
-def training_flops(model: LanguageModel, time: int) -> int:
+def training_flops(model: DecoderModel, time: int) -> int:
     """Of a training step on one row: forward, and twice as much backward (each product has two gradients)."""
     return 3 * forward_flops(model, time)
 
 
-def forward_flops(model: LanguageModel, time: int) -> int:
+def forward_flops(model: DecoderModel, time: int) -> int:
     """Of reading ``time`` tokens of one row after an empty state, with all logits."""
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     if model.decoder.head is None:

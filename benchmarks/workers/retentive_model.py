@@ -12,7 +12,7 @@ from benchmarks.worker import Work
 from benchmarks.workers.training_step import random_tokens, training_step
 from retentive.generation import generate
 from retentive.layers.mixers.retention import RetentionConfig
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.models.registry import build, config_from_dict
 
 
@@ -35,7 +35,7 @@ def works(*, config: dict[str, Any], threads: int) -> Mapping[str, Callable[...,
     }
 
 
-def _training_step(model: LanguageModel, vocab_size: int, *, time: int) -> Work:
+def _training_step(model: DecoderModel, vocab_size: int, *, time: int) -> Work:
     def loss_of(tokens: Tensor, labels: Tensor) -> Tensor:
         loss = model(tokens, labels=labels, logits_to_keep=0).loss
         assert loss is not None
@@ -48,20 +48,20 @@ def _training_step(model: LanguageModel, vocab_size: int, *, time: int) -> Work:
     return Work(run=step.run, units=step.units, facts=facts)
 
 
-def _prefill(model: LanguageModel, vocab_size: int, *, time: int) -> Work:
+def _prefill(model: DecoderModel, vocab_size: int, *, time: int) -> Work:
     """Read a prompt as `generate` does: in pieces, with the logits of the last position and the state."""
     tokens = random_tokens(1, time, vocab_size)
     return Work(run=lambda: generate(model, tokens, max_new_tokens=1), units=time)
 
 
-def _decode(model: LanguageModel, vocab_size: int, *, batch: int, context: int, steps: int) -> Work:
+def _decode(model: DecoderModel, vocab_size: int, *, batch: int, context: int, steps: int) -> Work:
     """Greedy tokens after ``context`` tokens, as `generate` writes them; each repetition starts from the same state."""
     state = generate(model, random_tokens(batch, context, vocab_size), max_new_tokens=1).state
     run = partial(generate, model, state=state, max_new_tokens=steps)
     return Work(run=lambda: run(), units=steps, facts={"state_bytes": state.model.size_in_bytes})
 
 
-def _take_over(model: LanguageModel, *, path: str) -> Work:
+def _take_over(model: DecoderModel, *, path: str) -> Work:
     """Load what yet-another-retnet's worker saved; its logits and ours then differ by rounding alone."""
     saved = torch.load(path, weights_only=True)
     model.load_state_dict(weights_of_yet_another_retnet(saved["weights"]))

@@ -8,7 +8,7 @@ from laws.families import case_name, cases, random_tokens, small_model
 from retentive.engine import Engine, RowLimits
 from retentive.generation import Sampling, generate
 from retentive.generation.decoding import RowSampler
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.state import named_tensors
 
 GREEDY = Sampling()
@@ -47,7 +47,7 @@ def test_rows_that_come_and_go_get_what_they_get_alone(family: str, changes: dic
         assert said[third] == full_forward(model, prompts[2], 4, GREEDY)
 
 
-def small() -> LanguageModel:
+def small() -> DecoderModel:
     return small_model("hybrid")
 
 

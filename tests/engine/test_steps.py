@@ -13,7 +13,7 @@ from retentive.engine.context import EngineContext
 from retentive.engine.eager import EagerSteps
 from retentive.engine.lookup import ModelView, is_observed
 from retentive.errors import MismatchError
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.state import ModelState, map_tensors, named_tensors
 
 PLAIN = [
@@ -24,7 +24,7 @@ PLAIN = [
 ]
 
 
-def stepping(model: LanguageModel):
+def stepping(model: DecoderModel):
     """A step over a view, in an engine's context."""
     view, context = ModelView(model), EngineContext()
     return lambda tokens, state: view.model.step(tokens, state, context)
@@ -34,11 +34,11 @@ def own(state: ModelState) -> ModelState:
     return map_tensors(state, torch.Tensor.clone)
 
 
-def small(**changes: object) -> LanguageModel:
+def small(**changes: object) -> DecoderModel:
     return small_model("retnet", **changes).eval()
 
 
-def check_steps(model: LanguageModel, state: ModelState, steps: int, tolerance: float = 1e-12) -> None:
+def check_steps(model: DecoderModel, state: ModelState, steps: int, tolerance: float = 1e-12) -> None:
     """Steps after ``state`` give the logits and the states that calls give."""
     step = stepping(model)
     rows, mine = state.batch_size, own(state)

@@ -16,24 +16,24 @@ from retentive.evaluation.measures.bits_per_byte import bits_per_byte_in_one_pas
 from retentive.evaluation.measures.documents import select_documents
 from retentive.evaluation.measures.loss_by_position import loss_by_position
 from retentive.evaluation.model_evaluation import EvaluateConfig, evaluate, evaluate_model
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from without_hook import errors_of
 
 
 @pytest.fixture(scope="module")
-def model() -> LanguageModel:
+def model() -> DecoderModel:
     return small_model("retnet", vocab_size=257)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(model: LanguageModel, byte_store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(model: DecoderModel, byte_store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     save_model(model, folder, byte_store.tokenizer)
     return folder
 
 
 def test_a_saved_model_is_measured_and_the_numbers_written_down(
-    model: LanguageModel, checkpoint: Path, byte_store: TokenStore
+    model: DecoderModel, checkpoint: Path, byte_store: TokenStore
 ):
     config = EvaluateConfig(checkpoint=checkpoint, store=byte_store.folder, window=8, stride=4, batch_size=2)
     report = evaluate(config)
@@ -78,7 +78,7 @@ def test_the_table_names_units_coverage_and_errors(checkpoint: Path, byte_store:
     assert output.exists()
 
 
-def test_one_pass_can_be_left_out(model: LanguageModel, byte_store: TokenStore):
+def test_one_pass_can_be_left_out(model: DecoderModel, byte_store: TokenStore):
     found = evaluate_model(model, select_documents(byte_store), one_pass=False)
     assert (found.one_pass, found.by_position) == (None, None)
     assert found.bits_per_byte == (found.windows,)

@@ -8,7 +8,7 @@ import torch
 from laws.decoding_by_hand import full_forward, lists
 from laws.families import VOCAB, case_name, cases, random_tokens, small_model
 from retentive.generation import GenerationState, Sampling, generate, stream
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.models.registry import family_names
 from retentive.state import named_tensors
 
@@ -78,7 +78,7 @@ def test_rows_of_the_state_can_be_dropped_reordered_and_repeated(family: str, ch
     assert lists(some.tokens) == [whole[2], whole[0], whole[0]]
 
 
-def batch_sizes(model: LanguageModel, action) -> list[int]:
+def batch_sizes(model: DecoderModel, action) -> list[int]:
     """Rows in each call of the model during an action."""
     seen: list[int] = []
     hook = model.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[0]))

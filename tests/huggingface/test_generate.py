@@ -12,7 +12,7 @@ from retentive.checkpoints import load_state, save_state
 from retentive.generation import generate
 from retentive.huggingface import RetentiveForCausalLM, StateCache, register
 from retentive.huggingface.cache import CACHE_NAME
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.text.byte_tokenizer import ByteTokenizer
 
 register()
@@ -22,7 +22,7 @@ EVERY_FAMILY = pytest.mark.parametrize("family", ["transformer", "retnet", "retr
 GREEDY = {"do_sample": False, "pad_token_id": 0}
 
 
-def wrapped(family: str, **changes) -> tuple[RetentiveForCausalLM, LanguageModel]:
+def wrapped(family: str, **changes) -> tuple[RetentiveForCausalLM, DecoderModel]:
     model = small_model(family, dtype=torch.float32, **changes)
     return RetentiveForCausalLM.of(model), model
 

@@ -238,8 +238,8 @@ def test_what_cannot_be_is_refused(tmp_path: Path):
     model = around(backbone())
     with pytest.raises(MismatchError, match=r"with 2 memory tokens of 16 channels, but is a .* of \(3, 16\)"):
         model(tokens(1, 3), around(backbone(), num_memory_tokens=3).initial_state(1))
-    length = model.config.memory.segment_length
-    with pytest.raises(MismatchError, match=f"its memory.segment_length: 9, the model's: {length}"):
+    length = model.config.segment_length
+    with pytest.raises(MismatchError, match=f"its segment_length: 9, the model's: {length}"):
         model(tokens(1, 3), around(backbone(), segment_length=9).initial_state(1))
     with pytest.raises(ValueError, match=r"must be frozen for its memory to be saved alone, but lm_head.weight"):
         save_memory(model, tmp_path)

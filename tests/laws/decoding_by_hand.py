@@ -5,14 +5,14 @@ import torch
 from retentive.generation import Sampling
 from retentive.generation.sampling import choose
 from retentive.generation.uniforms import uniforms
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 
 
 def lists(rows: list[torch.Tensor]) -> list[list[int]]:
     return [row.tolist() for row in rows]
 
 
-def full_forward(model: LanguageModel, prompt: list[int], count: int, sampling: Sampling, row: int = 0) -> list[int]:
+def full_forward(model: DecoderModel, prompt: list[int], count: int, sampling: Sampling, row: int = 0) -> list[int]:
     """What generation must give."""
     text = list(prompt)
     for _ in range(count):

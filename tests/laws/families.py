@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.models.registry import build, config_class, family_names
 
 VOCAB = 23
@@ -250,7 +250,7 @@ def small_config(family: str, **changes: Any) -> Any:
     return config_class(family)(**{**SMALL[family], **changes})
 
 
-def small_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> LanguageModel:
+def small_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> DecoderModel:
     """A small model with weights large enough that every part of it shows in the logits."""
     torch.manual_seed(seed)
     model = build(small_config(family, **changes)).to(dtype)
@@ -260,7 +260,7 @@ def small_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, 
     return model.eval()
 
 
-def beside(model: LanguageModel, tokens: torch.Tensor, state: Any = None) -> dict[str, Any]:
+def beside(model: DecoderModel, tokens: torch.Tensor, state: Any = None) -> dict[str, Any]:
     """What a call of a family takes beside tokens, without which some of its parameters are not used."""
     if model.config.family != "retro":
         return {}

@@ -10,19 +10,19 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from laws.families import beside, case_name, cases, random_tokens, small_model
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 
 PRODUCTS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
 
 
-def loss_of(model: LanguageModel) -> Tensor:
+def loss_of(model: DecoderModel) -> Tensor:
     tokens = random_tokens(2, 13)
     loss = model(tokens, labels=random_tokens(2, 13, seed=1), **beside(model, tokens)).loss
     assert loss is not None
     return loss
 
 
-def gradients(model: LanguageModel) -> dict[str, Tensor]:
+def gradients(model: DecoderModel) -> dict[str, Tensor]:
     """Of the loss of a text, in training."""
     model.train().zero_grad()
     loss_of(model).backward()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laws.families import case_name, cases, random_tokens, small_model
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 
 
 @pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
@@ -65,7 +65,7 @@ def test_packed_documents_equal_each_alone(family: str, changes: dict, seed: int
     torch.testing.assert_close(model(more, packed.state).logits, model(more, last).logits, rtol=0, atol=1e-11)
 
 
-def gradients(model: LanguageModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(model: DecoderModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
     loss.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from laws.families import beside, case_name, cases, options, random_tokens, small_model
 from retentive import generate
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 
 TIME = 11
 

@@ -71,7 +71,7 @@ def test_states_of_another_batch(model):
     ],
 )
 def test_wrong_shapes_and_dtypes(changes: dict, message: str):
-    from retentive.models.base import check_call
+    from retentive.models.calls import check_call
 
     arguments = {"tokens": TOKENS, "state": None, "labels": None, "mask": None, "starts": None, "logits_to_keep": None}
     with pytest.raises(ValueError, match=message):
@@ -105,7 +105,7 @@ def test_fewer_layers_are_not_enough():
 
 def test_what_is_no_tensor_and_no_state():
     rest = {"labels": None, "mask": None, "starts": None, "logits_to_keep": None}
-    name = "retentive.models.base:check_call"
+    name = "retentive.models.calls:check_call"
     calls = [(name, {"tokens": [1, 2], "state": None, **rest}), (name, {"tokens": [1, 2], "state": {}, **rest})]
     assert errors_of(calls) == [
         ("TypeError", "tokens must be a tensor of ids, but is a tuple."),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_json
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import config_from_dict
 
 LIBRARY_VERSION = version("retentive")

@@ -18,7 +18,7 @@ from torch import Tensor
 from retentive.checkpoints.fingerprint import weights_fingerprint
 from retentive.checkpoints.tensor_file import TensorReader, digest, listed, open_tensors, write_tensors
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel, as_module
 from retentive.models.registry import config_to_dict
 from retentive.state import ModelState, RecurrentState, named_tensors, with_tensors
 
@@ -72,7 +72,7 @@ def save_state(
         "kind": kind,
         "rows": str(state.batch_size),
         "config": json.dumps(config_to_dict(model.config)),
-        "weights": weights_fingerprint(model),
+        "weights": weights_fingerprint(as_module(model)),
         "sha256": digest(tensors),
         "metadata": json.dumps(dict(metadata or {})),
     }
@@ -144,7 +144,7 @@ def _check_model(path: Path, about: Mapping[str, str], model: LanguageModel) -> 
     """Check that a state belongs to a model of this config and these weights."""
     # Through JSON and back, as the config in the file: JSON does not tell tuples from lists.
     ours = _flattened(json.loads(json.dumps(config_to_dict(model.config))))
-    theirs = _flattened(json.loads(about["config"]))
+    theirs = _flattened(_with_flat_memory(json.loads(about["config"])))
     differing = [
         f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
         for name in (*ours, *(name for name in theirs if name not in ours))
@@ -153,10 +153,17 @@ def _check_model(path: Path, about: Mapping[str, str], model: LanguageModel) -> 
     reason = None
     if differing:
         reason = "its config differs: " + ", ".join(differing)
-    elif about["weights"] != weights_fingerprint(model):
+    elif about["weights"] != weights_fingerprint(as_module(model)):
         reason = "its config is the same, but its weights (or their dtype) differ"
     if reason:
         raise MismatchError(f"{path} is the state of another model: {reason}. Load it with the model that made it.")
+
+
+def _with_flat_memory(config: dict[str, Any]) -> dict[str, Any]:
+    """The config in a file as it is written now: of a memory around a Hugging Face model it was nested before."""
+    if config.get("family") == "huggingface_memory" and "memory" in config:
+        return {"family": config["family"], **config["memory"]}
+    return config
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,7 +22,8 @@ from retentive.checkpoints.tensor_file import TensorDigest, digest, listed, open
 from retentive.checkpoints.transformers_files import transformers_settings, write_code_file
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import fill_atomically, sync
-from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.base import DecoderModel
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build, config_to_dict
 from retentive.text.tokenizer import pad_of
 
@@ -46,7 +47,7 @@ class SavableTokenizer(Protocol):
 
 
 def save_model(
-    model: LanguageModel,
+    model: DecoderModel,
     folder: Path | str,
     tokenizer: SavableTokenizer | None = None,
     *,
@@ -101,7 +102,7 @@ def save_model(
 
 def load_model(
     folder: Path | str, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-) -> LanguageModel:
+) -> DecoderModel:
     """Read the model that `save_model` wrote, in eval mode.
 
     The model is made without memory first and takes the tensors as they are read, so that no weight is held twice.
@@ -140,13 +141,13 @@ def load_model(
     return model.eval()
 
 
-def _skeleton(config: FamilyConfig) -> LanguageModel:
+def _skeleton(config: FamilyConfig) -> DecoderModel:
     """The model without memory for its weights."""
     with torch.device("meta"):
         return build(config)
 
 
-def _check_tensors(shapes: Mapping[str, torch.Size], model: LanguageModel, source: str, cure: str) -> None:
+def _check_tensors(shapes: Mapping[str, torch.Size], model: DecoderModel, source: str, cure: str) -> None:
     """Check that tensors are those that a model's config describes."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     missing, extra = expected.keys() - shapes.keys(), shapes.keys() - expected.keys()

@@ -16,7 +16,7 @@ from retentive.generation import Retrieval, Sampling, StoreRetriever, TokenStrea
 from retentive.generation.neighbour_display import NeighbourDisplay
 from retentive.generation.neighbour_file import read_neighbours
 from retentive.generation.text_stream import TextStream
-from retentive.models.base import ChunkedReading
+from retentive.models.protocol import ChunkedReading
 from retentive.retrieval import Datastore
 from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import Tokenizer
@@ -104,7 +104,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     model, tokenizer = load_model(config.checkpoint, device), load_tokenizer(config.checkpoint)
     prompt = _prompt(config.prompt)
     state = None if config.state is None else load_state(config.state, model)
-    retrieval, display = _retrieval(config, model.config.chunked_reading, tokenizer)
+    retrieval, display = _retrieval(config, model.chunked_reading, tokenizer)
     ids = tokenizer.encode(prompt) if prompt else []
     if state is None:
         ids = [tokenizer.end_of_text, *ids]  # as every document began in training

@@ -11,7 +11,7 @@ from retentive.cli.model_options import add_model_options, inner_option, read_mo
 from retentive.cli.options import add_config, read_config
 from retentive.cli.options_file import typed_or_in_file
 from retentive.data.token_store import TokenStore
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import family_names, is_plain_decoder, preset_names
 from retentive.training.objectives import OBJECTIVES, ObjectiveConfig
 from retentive.training.run.config import NeighbourDataConfig, TrainConfig

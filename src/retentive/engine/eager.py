@@ -4,14 +4,13 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from retentive.engine.context import EngineContext
 from retentive.engine.lookup import ModelView, is_observed
 from retentive.engine.threads import one_thread, rows_worth_sharing
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel, as_module
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import ModelState, map_tensors
 
@@ -66,10 +65,10 @@ class EagerSteps:
 
     def begin(self) -> None:
         """Look whether the model has hooks. Call it before a run of steps, which do not look themselves."""
-        if is_observed(cast("torch.nn.Module", self.model)):
+        if is_observed(as_module(self.model)):
             self._view = None
         elif self._view is None or not self._view.is_current():
-            self._view = ModelView(cast("torch.nn.Module", self.model))
+            self._view = ModelView(as_module(self.model))
 
     def _can_step(self) -> bool:
         """Whether the model's ``step`` does all that a call does: not with hooks, which only calls run."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retentive.engine.eager import EagerSteps, evaluating
 from retentive.engine.protocol import BesideTokens, EngineStep, RowLimits, RowState, Sampler
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import ModelState, join_rows, map_tensors
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 
 _WORTH_SHARING = 1 << 22
 """Multiplications of one product from which waking a second thread costs less than it saves: measured at 256 to 1024

@@ -13,7 +13,7 @@ from retentive.checkpoints.manifest import read_manifest
 from retentive.checkpoints.tensor_file import open_tensors
 from retentive.evaluation.report.document import BarChart, Bars, Curve, LineChart, Report, Section, Table
 from retentive.evaluation.report.pictures import short_bytes
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.models.registry import build
 from retentive.state import ModelState, named_tensors
 
@@ -190,7 +190,7 @@ def inspect_model(folder: Path | str, contexts: Sequence[int] = CONTEXTS) -> Ins
     )
 
 
-def _reach(model: LanguageModel) -> float | int:
+def _reach(model: DecoderModel) -> float | int:
     """The longest text worth measuring, in tokens."""
     longest, segment = model.longest_text, getattr(model.config, "segment_length", None)
     reach = math.inf if longest is None else longest
@@ -198,7 +198,7 @@ def _reach(model: LanguageModel) -> float | int:
 
 
 @torch.no_grad()
-def _state_after(model: LanguageModel, context: int) -> ModelState:
+def _state_after(model: DecoderModel, context: int) -> ModelState:
     """The state's shapes after so many tokens: on the meta device nothing is computed."""
     tokens = torch.zeros(1, context, dtype=torch.long, device="meta")
     try:
@@ -209,7 +209,7 @@ def _state_after(model: LanguageModel, context: int) -> ModelState:
         model.to("meta")
 
 
-def _parts(model: LanguageModel) -> tuple[Part, ...]:
+def _parts(model: DecoderModel) -> tuple[Part, ...]:
     """Count parameters by module, equal modules of different blocks together."""
     names: dict[str, list[int]] = {}
     owners: dict[str, set[str]] = {}

@@ -23,7 +23,7 @@ from retentive.evaluation.measures.scoring import score_in_one_pass
 from retentive.files import write_atomically
 from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_file_target
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.retrieval import NeighbourConfig
 
 FORMAT = "retentive evaluation"
@@ -292,7 +292,7 @@ def evaluate_model(
 def _found(config: EvaluateConfig, model: LanguageModel, store: TokenStore) -> ChunkNeighbours | None:
     if not config.neighbours:
         return None
-    chunks = model.config.chunked_reading
+    chunks = model.chunked_reading
     if chunks is None:
         raise ValueError(f"neighbours must be left out for a {model.config.family}, which reads none.")
     folder = config.store / FOLDER if config.neighbours_folder is None else config.neighbours_folder
@@ -311,7 +311,7 @@ def _found(config: EvaluateConfig, model: LanguageModel, store: TokenStore) -> C
 
 def _read(model: LanguageModel, config: EvaluateConfig) -> str:
     """Whether neighbours were read, in words."""
-    if model.config.chunked_reading is None:
+    if model.chunked_reading is None:
         return ""
     return (
         f"{config.k} neighbours of each chunk" if config.neighbours else "without neighbours (--neighbours reads them)"

@@ -11,7 +11,7 @@ from retentive.generation.retrieval import Lookup
 from retentive.generation.sampling import Sampling, choose
 from retentive.generation.stopping import Stopping
 from retentive.generation.uniforms import uniforms
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState, join_rows
 
 _DRAWN_AHEAD = 64

@@ -14,7 +14,8 @@ from retentive.generation.prompt import Prompt, PromptBatch, align, read_prompt
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
 from retentive.generation.stopping import Stopping
-from retentive.models.base import LanguageModel, check_predicts_next
+from retentive.models.calls import check_predicts_next
+from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState
 
 _KEPT_TOGETHER = 256
@@ -161,12 +162,11 @@ def _begin(
     """Check all arguments and make the loop."""
     check_predicts_next(model)
     lookup = make_lookup(model, retriever)
-    embedding = model.config.decoder.embedding
     stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
-    stopping.check_vocab(embedding.vocab_size)
+    stopping.check_vocab(model.vocab_size)
     device = model.device
     start = None if state is None else state.to(device)
-    batch = _first_tokens(read_prompt(prompt, embedding.vocab_size), start, device)
+    batch = _first_tokens(read_prompt(prompt, model.vocab_size), start, device)
     carried = start.model if isinstance(start, GenerationState) else start
     if model.longest_text is not None:
         read = 0 if carried is None else int(carried.position.max())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retentive.config_types import check_types
 from retentive.errors import MismatchError
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.models.retro import Retro, RetroState, begin_chunks_late, end_chunks_every
 from retentive.models.retro.state import check_state
 from retentive.shapes import TokenMask, Tokens

@@ -13,7 +13,7 @@ from retentive.huggingface.columns import one_cache, real_columns, without_pads
 from retentive.huggingface.config import RetentiveConfig
 from retentive.huggingface.hidden_states import last_real, read_hidden
 from retentive.huggingface.pretrained import RetentivePreTrainedModel, refuse_attentions
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.shapes import Tokens
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from retentive.checkpoints.transformers_files import AUTO_MAP
 from retentive.errors import MismatchError
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import config_from_dict, config_to_dict
 
 OF_THE_FOLDER = frozenset({"format", "format_version", "library_version", "weights", "tokenizer", "training"})

@@ -7,14 +7,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.models.rmt import RecurrentMemoryTransformer
 from retentive.shapes import Hidden, TokenMask, Tokens
 from retentive.state import ModelState
 
 
 @contextmanager
-def kept_hidden_states(model: LanguageModel, wanted: bool) -> Generator[list[Tensor]]:
+def kept_hidden_states(model: DecoderModel, wanted: bool) -> Generator[list[Tensor]]:
     """Collect what each block receives, and what the head reads, during one call of a model.
 
     Raises:
@@ -44,7 +44,7 @@ def kept_hidden_states(model: LanguageModel, wanted: bool) -> Generator[list[Ten
 
 
 def read_hidden(
-    model: LanguageModel, tokens: Tokens, state: ModelState | None, mask: TokenMask | None
+    model: DecoderModel, tokens: Tokens, state: ModelState | None, mask: TokenMask | None
 ) -> tuple[Hidden, ModelState]:
     """Read tokens as a call of the model does, and return what its head reads, and the state.
 

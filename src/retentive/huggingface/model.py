@@ -15,7 +15,8 @@ from retentive.huggingface.config import RetentiveConfig
 from retentive.huggingface.hidden_states import kept_hidden_states
 from retentive.huggingface.positions import document_starts
 from retentive.huggingface.pretrained import RetentivePreTrainedModel, refuse_attentions
-from retentive.models.base import FamilyConfig, LanguageModel, ModelOutput
+from retentive.models.base import DecoderModel
+from retentive.models.protocol import FamilyConfig, ModelOutput
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
 from retentive.state import ModelState
@@ -48,7 +49,7 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
         self.post_init()
 
     @classmethod
-    def of(cls, model: LanguageModel) -> "RetentiveForCausalLM":
+    def of(cls, model: DecoderModel) -> "RetentiveForCausalLM":
         """Wrap a model that is there already: the same weights, not a copy."""
         with torch.device("meta"):
             wrapped = cls(RetentiveConfig(model.config))
@@ -214,7 +215,7 @@ def _given(**arguments: Any) -> dict[str, Any]:
 
 
 def _read_embedded(
-    model: LanguageModel,
+    model: DecoderModel,
     embedded: Hidden,
     state: ModelState | None,
     mask: TokenMask | None,

@@ -15,7 +15,9 @@ from retentive.checkpoints.transformers_files import write_code_file
 from retentive.huggingface.config import RetentiveConfig
 from retentive.huggingface.recomputing import set_recomputing
 from retentive.huggingface.resizing import resize_vocabulary, with_vocab_size
-from retentive.models.base import FamilyConfig, LanguageModel, check_predicts_next
+from retentive.models.base import DecoderModel
+from retentive.models.calls import check_predicts_next
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 
 
@@ -42,7 +44,7 @@ class RetentivePreTrainedModel(PreTrainedModel):
         if not isinstance(config, RetentiveConfig):
             config = RetentiveConfig(config)
         super().__init__(config)
-        self.model: LanguageModel = build(config.family_config)
+        self.model: DecoderModel = build(config.family_config)
         check_predicts_next(self.model)
         # Where `from_pretrained` makes a model, nothing is filled in yet.
         self._was_filled = not any(parameter.is_meta for parameter in self.model.parameters())

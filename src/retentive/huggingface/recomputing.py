@@ -7,10 +7,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 
 
-def set_recomputing(model: LanguageModel, recompute: Callable[..., Any] | None, every: int = 1) -> None:
+def set_recomputing(model: DecoderModel, recompute: Callable[..., Any] | None, every: int = 1) -> None:
     """Let each block of a model be recomputed in training, or no longer.
 
     Args:

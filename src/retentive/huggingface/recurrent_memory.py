@@ -5,7 +5,7 @@ what it makes of the write memory is the next segment's read memory. The memory 
 frozen: nothing, LoRA (of peft), or all of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, cast
@@ -15,15 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from retentive.errors import MismatchError
-from retentive.layers.embedding import EmbeddingConfig
-from retentive.layers.feed_forward import FeedForwardConfig
 from retentive.layers.memory_tokens import MemoryTokens, MemoryTokensConfig
-from retentive.layers.mixers.attention import AttentionConfig
-from retentive.layers.norm import NormConfig
 from retentive.layers.token_place import PLAIN, StepContext
-from retentive.models.base import LanguageModel, ModelOutput, check_call
-from retentive.models.decoder import DecoderConfig
+from retentive.models.calls import check_call
 from retentive.models.layer_states import check_config
+from retentive.models.protocol import ModelOutput
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Memory, TokenMask, Tokens
 from retentive.state import ModelState, RaggedFields
@@ -44,6 +40,8 @@ class HuggingFaceMemoryConfig:
         memory_noise: Noise added to a continuous memory in training, as a share of its root mean square.
     """
 
+    family: ClassVar[str] = "huggingface_memory"
+
     segment_length: int
     num_memory_tokens: int
     write_start: Literal["memory", "learned"] = "memory"
@@ -52,10 +50,10 @@ class HuggingFaceMemoryConfig:
     memory_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate the fields."""
         if self.segment_length < 1:
             raise ValueError(f"segment_length must be at least 1 token, but is {self.segment_length}.")
-        _ = self.memory_tokens(1)  # refuses what it cannot be
+        _ = self.memory_tokens(1)  # validates its fields
 
     def memory_tokens(self, hidden_size: int) -> MemoryTokensConfig:
         """The memory tokens of a model of this width."""
@@ -86,28 +84,8 @@ class HuggingFaceMemoryState(ModelState):
     real: Bool[Tensor, "batch unfinished"] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Described:
-    """What the library's loops ask of a config: sizes, and that what is carried is bounded by a segment."""
-
-    family: ClassVar[str] = "huggingface_memory"
-
-    memory: HuggingFaceMemoryConfig
-    decoder: DecoderConfig
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        return self.decoder.embedding.vocab_size
-
-    @property
-    def chunked_reading(self) -> None:
-        """None: the model reads no neighbours."""
-        return None
-
-
-class HuggingFaceRecurrentMemory(LanguageModel):
-    """A causal language model of Hugging Face with memory tokens, called and trained like the library's own.
+class HuggingFaceRecurrentMemory(nn.Module):
+    """A causal language model of Hugging Face with memory tokens: a `LanguageModel`, called and trained like any other.
 
     Without memory tokens, one segment is read as the bare model reads it. Memory tokens see those before them only, as
     all columns of a causal model do. Rows that stand at different places of their segments, because of padding or
@@ -116,7 +94,11 @@ class HuggingFaceRecurrentMemory(LanguageModel):
     Attributes:
         backbone: The model, or peft's around it.
         memory: The memory tokens.
+        config: Of the memory; the backbone has its own.
+        recomputes_segments: None: segments are not computed again in the backward pass.
     """
+
+    recomputes_segments: bool | None = None
 
     def __init__(self, backbone: nn.Module, config: HuggingFaceMemoryConfig) -> None:
         """Put a memory around a model, which is changed in place by training unless it is frozen.
@@ -129,9 +111,8 @@ class HuggingFaceRecurrentMemory(LanguageModel):
         Raises:
             ValueError: If a segment and its memory are longer than the model's positions.
         """
-        nn.Module.__init__(self)
-        table = cast("nn.Embedding", cast("Any", backbone).get_input_embeddings())
-        vocab_size, hidden_size = table.weight.shape
+        super().__init__()
+        weight = _token_table(backbone)
         longest = getattr(cast("Any", backbone).config, "max_position_embeddings", None)
         columns = config.segment_length + 2 * config.num_memory_tokens
         if isinstance(longest, int) and longest > 0 and columns > longest:
@@ -140,22 +121,22 @@ class HuggingFaceRecurrentMemory(LanguageModel):
                 f"{columns}; shorten the segment."
             )
         self.backbone = backbone
-        self.memory = MemoryTokens(config.memory_tokens(hidden_size)).to(table.weight.device)
+        self.memory = MemoryTokens(config.memory_tokens(weight.shape[1])).to(weight.device)
         # As large as this model's own embeddings, whatever they are.
-        spread = float(table.weight.detach().float().std())
+        spread = float(weight.detach().float().std())
         for learned in self.memory.parameters():
             nn.init.normal_(learned, std=spread)
-        self.config: Any = _Described(config, _sizes(vocab_size, hidden_size, config.segment_length))
+        self.config = config
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return cast("Any", self.backbone).get_input_embeddings().weight.device
+        """The device of the token table."""
+        return _token_table(self.backbone).device
 
     @property
-    def products(self) -> nn.Module:
-        """The layers whose products a step computes."""
-        return self.backbone
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return _token_table(self.backbone).shape[0]
 
     @property
     def longest_text(self) -> int | None:
@@ -164,23 +145,48 @@ class HuggingFaceRecurrentMemory(LanguageModel):
 
     @property
     def state_is_bounded(self) -> bool:
-        """True: what is carried is the memory and one segment."""
+        """True: the state is the memory and at most one segment."""
         return True
 
+    @property
+    def caches_tokens(self) -> bool:
+        """False: the unfinished segment is read again, so no keys and values are kept."""
+        return False
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """True: the backbone is causal."""
+        return True
+
+    @property
+    def chunked_reading(self) -> None:
+        """None: no neighbours are read."""
+        return None
+
+    @property
+    def products(self) -> nn.Module:
+        """The backbone, whose matrix products a step computes."""
+        return self.backbone
+
+    def optional_parameters(self) -> Iterable[nn.Parameter]:
+        """The memory's parameters: a window within one segment does not write, and may not read."""
+        return self.memory.parameters()
+
     def check_state(self, state: object) -> None:
-        """Refuse a state of another model; see `LanguageModel`."""
+        """Validate that a state was made by a model of this config; see `LanguageModel.check_state`."""
         self._check(state)
 
     def step(
         self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext = PLAIN
     ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
         """Read one token of each row: a call, for the unfinished segment is read again."""
-        output = self(tokens[:, None], state, logits_to_keep=1)
+        output = self.forward(tokens[:, None], state, logits_to_keep=1)
+        assert output.logits is not None
         return output.logits[:, -1], output.state
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> HuggingFaceMemoryState:
         """What ``state=None`` means, as a value. The memory in it carries the gradient of the learned memory."""
-        weight = cast("Any", self.backbone).get_input_embeddings().weight
+        weight = _token_table(self.backbone)
         device = weight.device if device is None else device
         return HuggingFaceMemoryState(
             layers=(),
@@ -214,7 +220,7 @@ class HuggingFaceRecurrentMemory(LanguageModel):
         self, tokens: Tokens, state: HuggingFaceMemoryState
     ) -> tuple[list[Float[Tensor, "batch piece vocab"]], HuggingFaceMemoryState]:
         """Logits of new tokens by segment, and the state after them, for rows at the same place."""
-        again, length = state.segment.shape[1], self.config.memory.segment_length
+        again, length = state.segment.shape[1], self.config.segment_length
         memory, logits, rest = state.memory, list[Tensor](), state.segment[:, :0]
         for number, piece in enumerate(torch.cat((state.segment, tokens), 1).split(length, 1)):
             ends = piece.shape[1] == length
@@ -286,13 +292,13 @@ class HuggingFaceRecurrentMemory(LanguageModel):
             for fresh, piece in _documents(tokens[row, columns], begins[row, columns]):
                 pieces, now = self._read(piece[None], self.initial_state(1) if fresh else now)
                 found += [logits[0] for logits in pieces]
-            empty = cast("Any", self.backbone).get_input_embeddings().weight.new_zeros(time, self.config.vocab_size)
+            empty = _token_table(self.backbone).new_zeros(time, self.vocab_size)
             rows.append(empty.index_copy(0, columns, torch.cat(found).to(empty)) if found else empty)
             states.append(now)
         return self._output([torch.stack(rows)], _side_by_side(states), labels, logits_to_keep, time)
 
     def _check(self, state: object) -> HuggingFaceMemoryState:
-        slots, channels = self.config.memory.num_memory_tokens, self.memory.config.hidden_size
+        slots, channels = self.config.num_memory_tokens, self.memory.config.hidden_size
         if not isinstance(state, HuggingFaceMemoryState) or state.memory.shape[1:] != (slots, channels):
             found = type(state).__name__
             shape = f" of {tuple(state.memory.shape[1:])}" if isinstance(state, HuggingFaceMemoryState) else ""
@@ -304,27 +310,8 @@ class HuggingFaceRecurrentMemory(LanguageModel):
         return state
 
 
-def _sizes(vocab_size: int, hidden_size: int, segment_length: int) -> DecoderConfig:
-    """Sizes, as far as the library's loops look: ids, channels, and that no token sees beyond its segment."""
-    mixer = AttentionConfig(
-        hidden_size=hidden_size,
-        num_heads=1,
-        num_kv_heads=1,
-        key_dim=hidden_size,
-        value_dim=hidden_size,
-        window=segment_length,
-    )
-    return DecoderConfig(
-        embedding=EmbeddingConfig(vocab_size=vocab_size, hidden_size=hidden_size),
-        mixers=(mixer,),
-        feed_forward=FeedForwardConfig(hidden_size=hidden_size, intermediate_size=4 * hidden_size),
-        norm=NormConfig(),
-        final_norm=True,
-        tie_embeddings=False,
-        head_bias=False,
-        dropout=0.0,
-        initialisation="normal",
-    )
+def _token_table(backbone: nn.Module) -> Tensor:
+    return cast("Any", backbone).get_input_embeddings().weight
 
 
 def _sum(logits: Tensor, labels: Tensor) -> Float[Tensor, ""]:

@@ -44,7 +44,7 @@ def save_memory(model: HuggingFaceRecurrentMemory, folder: Path | str) -> None:
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "memory": asdict(model.config.memory),
+        "memory": asdict(model.config),
         "has_lora": bool(lora),
         "backbone": _backbone_facts(backbone),
     }

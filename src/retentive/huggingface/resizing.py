@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.models.registry import build, config_from_dict
 
 
@@ -21,7 +21,7 @@ def with_vocab_size(config: dict[str, Any], vocab_size: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def resize_vocabulary(model: LanguageModel, config: dict[str, Any]) -> None:
+def resize_vocabulary(model: DecoderModel, config: dict[str, Any]) -> None:
     """Give a model the tables that a config describes, which differs from its own in ``vocab_size`` alone.
 
     Rows that both have are kept; each new row is the mean of the old ones, so that new tokens are neither likely nor

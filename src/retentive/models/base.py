@@ -1,66 +1,23 @@
-"""What every language model of the library takes and returns."""
+"""The base of the library's own families: a language model around one decoder."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, get_type_hints, runtime_checkable
+from collections.abc import Iterable
+from typing import ClassVar, get_type_hints
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.layers.token_place import PLAIN, StepContext
-from retentive.models.decoder import Decoder, DecoderConfig
+from retentive.models.calls import check_call
+from retentive.models.decoder import Decoder
 from retentive.models.layer_states import check_layers
-from retentive.shapes import Hidden, Logits, TokenMask, Tokens
-from retentive.state import ModelState, RecurrentState, named_tensors
+from retentive.models.protocol import ChunkedReading, FamilyConfig, ModelOutput
+from retentive.shapes import Hidden, TokenMask, Tokens
+from retentive.state import ModelState
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOutput:
-    """What one call of a model returns.
-
-    Attributes:
-        logits: Of the next token, for every column or the last ``logits_to_keep``; None if none were asked for.
-        state: Goes into the next call.
-        loss: Mean over labels that are not -100, in nats; None without labels.
-    """
-
-    logits: Logits | None
-    state: ModelState
-    loss: Float[Tensor, ""] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkedReading:
-    """How a model that reads neighbours cuts a text into the chunks that they are found for.
-
-    Attributes:
-        chunk_size: Tokens of a chunk.
-        chunk_offset: Tokens at the begin of a document that belong to no chunk.
-    """
-
-    chunk_size: int
-    chunk_offset: int
-
-
-@runtime_checkable
-class FamilyConfig(Protocol):
-    """A family's flat config, as a `LanguageModel` needs it."""
-
-    family: ClassVar[str]
-
-    @property
-    def decoder(self) -> DecoderConfig:
-        """The decoder's parts."""
-        ...
-
-    @property
-    def chunked_reading(self) -> ChunkedReading | None:
-        """The chunks whose neighbours the model reads; None for a model that reads no neighbours."""
-        ...
-
-
-class LanguageModel(nn.Module):
-    """A decoder with the library's call: tokens, state and labels in; logits, state and loss out.
+class DecoderModel(nn.Module):
+    """A decoder with the call of a `LanguageModel`: tokens, state and labels in; logits, state and loss out.
 
     Attributes:
         recomputes_segments: Whether a family that reads segments computes each again in the backward pass; None in
@@ -89,28 +46,48 @@ class LanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the token table."""
         return self.decoder.embedding.tokens.weight.device
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.decoder.config.embedding.vocab_size
+
+    @property
+    def longest_text(self) -> int | None:
+        """Longest text in tokens, where positions are learned; None without a limit."""
+        return self.decoder.config.embedding.max_positions
+
+    @property
+    def state_is_bounded(self) -> bool:
+        """Whether the state of every layer stops growing, however long a text becomes."""
+        return self.decoder.config.state_is_bounded
+
+    @property
+    def caches_tokens(self) -> bool:
+        """Whether the state of some layer has entries of single tokens, such as keys and values."""
+        return self.decoder.config.caches_tokens
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """Whether a token's logits depend on nothing after it, so that they can be those of the next token."""
+        return True
+
+    @property
+    def chunked_reading(self) -> ChunkedReading | None:
+        """The chunks whose neighbours the model reads; None in families that read no neighbours."""
+        return self.config.chunked_reading
 
     @property
     def products(self) -> nn.Module:
         """The linear layers of a step, without embedding and head, from which the number of threads is chosen."""
         return self.decoder.blocks
 
-    @property
-    def longest_text(self) -> int | None:
-        """Longest text in tokens, where positions are learned; None without a limit."""
-        return self.config.decoder.embedding.max_positions
-
-    @property
-    def state_is_bounded(self) -> bool:
-        """Whether the state stops growing, however long a text becomes."""
-        return self.config.decoder.state_is_bounded
-
-    @property
-    def predicts_next_token(self) -> bool:
-        """Whether a token's logits depend on no later token, so that they can predict the next one."""
-        return True
+    def optional_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters outside the decoder, which uses all of its own in every call."""
+        own = {id(parameter) for parameter in self.decoder.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in own]
 
     def forward(
         self,
@@ -187,72 +164,3 @@ class LanguageModel(nn.Module):
                 f"every label must be -100 or from 0 to vocab_size - 1 = {vocab - 1}, but {wrong.numel()} are "
                 f"outside, the first of them {int(wrong[0])}."
             ) from error
-
-
-def check_predicts_next(model: LanguageModel) -> None:
-    """Validate that a model can predict the next token.
-
-    Raises:
-        ValueError: If it is an encoder.
-    """
-    if not model.predicts_next_token:
-        raise ValueError(
-            f"model must predict the next token, but this {model.config.family} is an encoder, whose tokens see those "
-            "after them: make one with bidirectional=False, or ask this one for masked tokens, with labels of your own."
-        )
-
-
-def check_call(
-    tokens: Tensor,
-    state: ModelState | None,
-    labels: Tensor | None,
-    mask: Tensor | None,
-    starts: Tensor | None,
-    logits_to_keep: int | None,
-) -> None:
-    """Validate the arguments of a call. Only shapes and dtypes are read, so that no GPU is waited for."""
-    expected = (
-        ("state", state, RecurrentState | None, "state of this model, or None"),
-        ("tokens", tokens, Tensor, "tensor of ids"),
-    )
-    for name, given, kind, noun in expected:
-        if not isinstance(given, kind):
-            raise TypeError(f"{name} must be a {noun}, but is a {type(given).__name__}.")
-    if tokens.ndim != 2:
-        raise ValueError(f"tokens must be (batch, time), but have shape {tuple(tokens.shape)}.")
-    if tokens.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"tokens must be integer ids (int64 or int32), but are {tokens.dtype}.")
-    if 0 in tokens.shape:
-        raise ValueError(f"tokens must hold at least one token, but have shape {tuple(tokens.shape)}.")
-    for name, given, dtypes in (
-        ("labels", labels, (torch.int64,)),
-        ("mask", mask, (torch.bool,)),
-        ("starts", starts, (torch.bool,)),
-    ):
-        if given is None:
-            continue
-        if given.shape != tokens.shape:
-            raise ValueError(
-                f"{name} must have the shape of tokens, {tuple(tokens.shape)}, but have {tuple(given.shape)}."
-            )
-        if given.dtype not in dtypes:
-            raise ValueError(f"{name} must be {dtypes[0]}, but are {given.dtype}.")
-    if state is not None and state.batch_size != tokens.shape[0]:
-        raise ValueError(
-            f"state must have one row for each row of tokens, {tokens.shape[0]}, but has {state.batch_size}; "
-            "state.select(rows) keeps or repeats rows."
-        )
-    uneven = None if state is None else _uneven(state, tokens.shape[0])
-    if uneven is not None:
-        raise ValueError(
-            f"state must have one row for each row of tokens in each of its tensors, {tokens.shape[0]}, but "
-            f"{uneven}; take it from a model's output."
-        )
-    if logits_to_keep is not None and logits_to_keep < 0:
-        raise ValueError(f"logits_to_keep must be at least 0, or None for all, but is {logits_to_keep}.")
-
-
-def _uneven(state: ModelState, rows: int) -> str | None:
-    """What has another number of rows; None if nothing has."""
-    found = ((name, tensor.shape[0]) for name, tensor in named_tensors(state).items() if tensor.shape[0] != rows)
-    return next((f"its {name} has {count}" for name, count in found), None)

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import Any, cast
 
 from retentive.errors import MismatchError
-from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.base import DecoderModel
+from retentive.models.protocol import FamilyConfig, ModelConfig
 
 FAMILIES = {
     "transformer": ("retentive.models.transformer", "TransformerConfig", "Transformer"),
@@ -32,7 +33,7 @@ def config_class(family: str) -> type[Any]:
     return getattr(import_module(module), config)
 
 
-def model_class(family: str) -> type[LanguageModel]:
+def model_class(family: str) -> type[DecoderModel]:
     """The model of the family."""
     module, _, model = _entry(family)
     return getattr(import_module(module), model)
@@ -43,7 +44,7 @@ def is_plain_decoder(family: str) -> bool:
     return model_class(family).is_plain_decoder
 
 
-def build(config: FamilyConfig) -> LanguageModel:
+def build(config: FamilyConfig) -> DecoderModel:
     """Make the model that a config describes."""
     return model_class(config.family)(config)
 
@@ -69,7 +70,7 @@ def _presets(family: str) -> Mapping[str, Callable[[int], Any]]:
     return import_module(_entry(family)[0]).PRESETS
 
 
-def config_to_dict(config: FamilyConfig) -> dict[str, Any]:
+def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Return a config as JSON values, with its family's name; nested configs of families alike."""
     names = [field.name for field in dataclasses.fields(cast("Any", config))]
     return {"family": config.family, **{name: _plain(getattr(config, name)) for name in names}}
@@ -77,7 +78,7 @@ def config_to_dict(config: FamilyConfig) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return config_to_dict(cast("FamilyConfig", value)) if hasattr(value, "family") else dataclasses.asdict(value)
+        return config_to_dict(cast("ModelConfig", value)) if hasattr(value, "family") else dataclasses.asdict(value)
     return value
 
 

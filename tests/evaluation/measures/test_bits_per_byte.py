@@ -15,18 +15,18 @@ from retentive.evaluation.measures.bits_per_byte import BitsPerByte, bits_per_by
 from retentive.evaluation.measures.documents import select_documents
 from retentive.evaluation.measures.loss_by_position import loss_by_position
 from retentive.evaluation.measures.scoring import score_in_one_pass, score_in_windows, token_nats
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 
 WINDOW, STRIDE = 8, 3
 VOCAB = 300
 FAMILIES = ("transformer", "retnet")
 
 
-def model_of(family: str) -> LanguageModel:
+def model_of(family: str) -> DecoderModel:
     return small_model(family, vocab_size=VOCAB)
 
 
-def direct_sum(model: LanguageModel, store: TokenStore, *, in_windows: bool) -> tuple[float, int, int, int]:
+def direct_sum(model: DecoderModel, store: TokenStore, *, in_windows: bool) -> tuple[float, int, int, int]:
     """Nats, bytes and number of all scored tokens, each from a call of its own, and of documents that have some."""
     nats, text_bytes, count = 0.0, 0, 0
     with_target = 0

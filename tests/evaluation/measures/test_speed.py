@@ -4,17 +4,17 @@ import pytest
 
 from laws.families import small_model
 from retentive.evaluation.measures.speed import measure_speed
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 
 FAMILIES = ("transformer", "retnet")
 
 
 @pytest.fixture
-def models() -> dict[str, LanguageModel]:
+def models() -> dict[str, DecoderModel]:
     return {family: small_model(family).float() for family in FAMILIES}
 
 
-def test_every_model_is_measured_at_every_context(models: dict[str, LanguageModel]):
+def test_every_model_is_measured_at_every_context(models: dict[str, DecoderModel]):
     report = measure_speed(models, contexts=(4, 16, 48), repetitions=2, tokens_per_turn=3)
     assert [(point.context, point.model) for point in report.points] == [
         (context, name) for context in (4, 16, 48) for name in models
@@ -28,7 +28,7 @@ def test_every_model_is_measured_at_every_context(models: dict[str, LanguageMode
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_the_state_is_that_of_one_row_after_the_context(models: dict[str, LanguageModel], batch_size: int):
+def test_the_state_is_that_of_one_row_after_the_context(models: dict[str, DecoderModel], batch_size: int):
     report = measure_speed(models, contexts=(5, 40), batch_size=batch_size, repetitions=1, budget_seconds=1e5)
     sizes = {(point.model, point.context): point.state_bytes for point in report.points}
     assert sizes["retnet", 5] == sizes["retnet", 40]
@@ -37,7 +37,7 @@ def test_the_state_is_that_of_one_row_after_the_context(models: dict[str, Langua
     assert sizes["transformer", 5] == 5 * 2 * 2 * 16 * 4 + 8
 
 
-def test_what_the_budget_has_no_room_for_is_told(models: dict[str, LanguageModel]):
+def test_what_the_budget_has_no_room_for_is_told(models: dict[str, DecoderModel]):
     report = measure_speed(models, contexts=(4, 64), repetitions=3, budget_seconds=1e-9)
     # The first context is always measured, once.
     assert [(point.model, point.context) for point in report.points] == [(name, 4) for name in models]
@@ -46,21 +46,21 @@ def test_what_the_budget_has_no_room_for_is_told(models: dict[str, LanguageModel
     assert all(missed.expected_seconds > missed.seconds_left == 0 for missed in report.left_out)
 
 
-def test_seconds_of_the_budget_are_told_up_to_the_budget(models: dict[str, LanguageModel]):
+def test_seconds_of_the_budget_are_told_up_to_the_budget(models: dict[str, DecoderModel]):
     told: list[int] = []
     report = measure_speed(models, contexts=(4,), repetitions=2, on_seconds=told.append)
     assert len(told) == (1 + 2 + 2) * len(models)  # after reading, and after each turn
     assert sum(told) <= report.seconds
 
 
-def test_models_are_left_in_their_mode(models: dict[str, LanguageModel]):
+def test_models_are_left_in_their_mode(models: dict[str, DecoderModel]):
     models["retnet"].train()
     measure_speed(models, contexts=(4,), repetitions=1)
     assert models["retnet"].training
     assert not models["transformer"].training
 
 
-def test_numbers_out_of_range_are_refused(models: dict[str, LanguageModel]):
+def test_numbers_out_of_range_are_refused(models: dict[str, DecoderModel]):
     with pytest.raises(ValueError, match="models must hold at least one model, but hold none"):
         measure_speed({})
     for contexts in ((), (0, 4), (8, 4), (4, 4)):

@@ -12,7 +12,7 @@ from retentive.checkpoints.weights import save_model
 from retentive.data.batch import Batch
 from retentive.data.tasks.synthetic import repeat_copy
 from retentive.errors import MismatchError
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.state import named_tensors
 from retentive.training.objectives.distillation import Distillation, DistillationConfig, divergence
 from retentive.training.objectives.protocol import Vocabulary
@@ -32,7 +32,7 @@ def window_of(seed: int, rows: int = 3, time: int = 8) -> Window:
     return place(batch, CPU, carries_state=True)
 
 
-def taught_by(model: LanguageModel, **options: Any) -> Distillation:
+def taught_by(model: DecoderModel, **options: Any) -> Distillation:
     return Distillation(model, DistillationConfig(teacher=FOLDER, **options))
 
 

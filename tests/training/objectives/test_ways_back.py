@@ -8,7 +8,7 @@ import torch
 
 from laws.families import VOCAB, beside, cases, small_model
 from retentive.data.batch import Batch
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.state import named_tensors
 from retentive.training.objectives.distillation import Distillation, DistillationConfig
 from retentive.training.objectives.masked_tokens import MaskedTokensConfig
@@ -38,7 +38,7 @@ CASES = [
 ]
 
 
-def gradients_of(model: LanguageModel, objective: Objective, way: Any) -> tuple[float, dict[str, torch.Tensor], Any]:
+def gradients_of(model: DecoderModel, objective: Objective, way: Any) -> tuple[float, dict[str, torch.Tensor], Any]:
     """Loss, gradients and state of a step over two parts of three windows each."""
     learner = Learner(
         model,

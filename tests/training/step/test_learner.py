@@ -10,7 +10,7 @@ from laws.families import VOCAB, small_config, small_model
 from retentive.data.batch import Batch
 from retentive.data.tasks.synthetic import repeat_copy
 from retentive.errors import DivergedError
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.state import named_tensors
 from retentive.training.processes.processes import alone
 from retentive.training.run.fit import fit
@@ -19,7 +19,7 @@ from retentive.training.step.learner import Learner
 
 
 def learner_of(
-    model: LanguageModel, *, clip_norm: float | None = None, carries_state: bool = False, way: Any = "plain"
+    model: DecoderModel, *, clip_norm: float | None = None, carries_state: bool = False, way: Any = "plain"
 ) -> Learner:
     """A learner whose learning rate is high enough that steps show."""
     return Learner(

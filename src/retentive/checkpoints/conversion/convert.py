@@ -15,7 +15,8 @@ from retentive.checkpoints.conversion.source import open_source
 from retentive.checkpoints.weights import SavableTokenizer, save_model
 from retentive.errors import MismatchError
 from retentive.files.targets import check_folder_target
-from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.base import DecoderModel
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 
 
@@ -38,7 +39,7 @@ class Converted:
     assumed: Mapping[str, Any]
     left_behind: Mapping[str, Any]
 
-    def model(self) -> LanguageModel:
+    def model(self) -> DecoderModel:
         """The model, in eval mode."""
         with torch.device("meta"):
             model = build(self.config)
@@ -119,7 +120,7 @@ def convert(
     return converted
 
 
-def to_foreign(model: LanguageModel, format: str) -> dict[str, Tensor]:
+def to_foreign(model: DecoderModel, format: str) -> dict[str, Tensor]:
     """A model's tensors under another package's names: the inverse of `read_foreign`.
 
     Args:

@@ -12,7 +12,7 @@ from retentive.checkpoints.conversion.key_map import KeyMap, Shapes
 from retentive.checkpoints.conversion.settings import Settings
 from retentive.checkpoints.tensor_file import listed
 from retentive.errors import MismatchError
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 
 
 def _nothing(config: FamilyConfig) -> Mapping[str, Tensor]:

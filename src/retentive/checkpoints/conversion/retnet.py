@@ -15,7 +15,7 @@ from torch import Tensor
 from retentive.checkpoints.conversion.key_map import Entry, KeyMap, Shapes, side
 from retentive.checkpoints.conversion.settings import Settings
 from retentive.errors import MismatchError
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.retnet import RetNetConfig
 from retentive.ops.retention import log_decay_geometric, log_decay_linspace
 from retentive.ops.rotary import rotary_frequencies

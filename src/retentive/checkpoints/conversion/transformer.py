@@ -6,7 +6,7 @@ from typing import Any, cast
 from retentive.checkpoints.conversion.key_map import Entry, KeyMap, Shapes, side
 from retentive.checkpoints.conversion.settings import Settings
 from retentive.errors import MismatchError
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.transformer import TransformerConfig
 
 BLOCK = "decoder.blocks.{layer}."

@@ -22,7 +22,8 @@ from retentive.evaluation.measures.mode import evaluating
 from retentive.generation import Sampling, stream
 from retentive.generation.prompt import align
 from retentive.generation.text_stream import TextStream
-from retentive.models.base import LanguageModel, check_predicts_next
+from retentive.models.calls import check_predicts_next
+from retentive.models.protocol import LanguageModel
 from retentive.ops.cross_entropy import IGNORED
 from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from retentive.data.retrieval_batches import FindsNeighbours
 from retentive.evaluation.measures.documents import Coverage, Documents
 from retentive.evaluation.measures.scoring import ScoredTokens, score_in_one_pass, score_in_windows
 from retentive.evaluation.measures.uncertainty import standard_error_of_ratio
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from retentive.data.neighbour_stores import ChunkNeighbours
 from retentive.data.retrieval_batches import FindsNeighbours, neighbour_inputs
 from retentive.evaluation.measures.documents import Documents
 from retentive.evaluation.measures.mode import evaluating
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.retrieval import Datastore
 
 
@@ -207,13 +208,10 @@ def _loss(
     extra_inputs = neighbour_inputs(
         neighbours, batch.document.numpy(), batch.offset.numpy(), lengths, carries_state=False
     )
-    device = next(model.parameters()).device
+    device = model.device
+    beside: dict[str, Any] = {name: tensor.to(device) for name, tensor in extra_inputs.items()}
     with evaluating(model):
-        output = model(
-            batch.tokens.to(device),
-            mask=None if mask is None else mask.to(device),
-            **{name: tensor.to(device) for name, tensor in extra_inputs.items()},
-        )
+        output = model(batch.tokens.to(device), mask=None if mask is None else mask.to(device), **beside)
         assert output.logits is not None
         loss = torch.nn.functional.cross_entropy(
             output.logits.float().flatten(0, 1),

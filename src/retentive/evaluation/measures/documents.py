@@ -9,7 +9,8 @@ from jaxtyping import Int64
 from retentive.data.manifest import Split
 from retentive.data.token_store import StoredTokens, TokenStore
 from retentive.errors import MismatchError
-from retentive.models.base import LanguageModel, check_predicts_next
+from retentive.models.calls import check_predicts_next
+from retentive.models.protocol import LanguageModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ class Documents:
             ValueError: If it is an encoder.
         """
         check_predicts_next(model)
-        ours, theirs = model.config.decoder.embedding.vocab_size, self.store.manifest.tokenizer.vocab_size
+        ours, theirs = model.vocab_size, self.store.manifest.tokenizer.vocab_size
         if ours < theirs:
             raise MismatchError(
                 f"the model has {ours:,} token ids, but the tokenizer of {self.store.folder} has {theirs:,}: evaluate "

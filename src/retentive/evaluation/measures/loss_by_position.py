@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from retentive.evaluation.measures.documents import Coverage, Documents
 from retentive.evaluation.measures.scoring import ScoredTokens, score_in_one_pass
 from retentive.evaluation.measures.uncertainty import standard_error_of_ratio
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from retentive.data.evaluation_windows import EvaluationWindows
 from retentive.data.retrieval_batches import FindsNeighbours, neighbour_inputs
 from retentive.evaluation.measures.documents import Documents
 from retentive.evaluation.measures.mode import evaluating
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import ModelState
@@ -155,7 +155,7 @@ def token_nats(
         logits_at_once: Logits that may be in memory together, of one column at least. Changes memory, never results.
     """
     batch, time = tokens.shape
-    columns = max(1, logits_at_once // (batch * model.config.decoder.embedding.vocab_size))
+    columns = max(1, logits_at_once // (batch * model.vocab_size))
     extra_inputs = extra_inputs or {}
     if extra_inputs:
         columns = time

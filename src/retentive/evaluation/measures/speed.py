@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from retentive.evaluation.measures.mode import evaluating
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState
 
 CONTEXTS = (128, 512, 2048, 8192, 32768)
@@ -238,7 +238,7 @@ class _Runner:
             return missed
         generator = torch.Generator().manual_seed(self.seed)
         shape = (self.batch_size, context + self.tokens_per_turn)
-        vocab_size = self.model.config.decoder.embedding.vocab_size
+        vocab_size = self.model.vocab_size
         tokens = torch.randint(0, vocab_size, shape, generator=generator).to(self.device)
         if not self.points:
             self._prefill(tokens, context)

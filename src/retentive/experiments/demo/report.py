@@ -20,7 +20,7 @@ from retentive.evaluation.report.charts import (
     training_chart,
 )
 from retentive.evaluation.report.document import Passage, Report
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.training.run.config import TrainConfig
 
 Evaluations = Mapping[str, Evaluation]

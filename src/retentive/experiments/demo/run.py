@@ -1,6 +1,7 @@
 """The demo: the main job from a folder of text to a report, on a laptop in ten minutes."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from retentive.experiments.demo.sample import stream_and_go_on
 from retentive.experiments.demo.training import headline, prepare_store, train_contender
 from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 
 EVALUATED_BYTES = 150_000
 LONGEST_DOCUMENT = 40_000
@@ -69,7 +70,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
 
 
 def _measure(
-    models: dict[str, LanguageModel], store: TokenStore, config: DemoConfig
+    models: Mapping[str, LanguageModel], store: TokenStore, config: DemoConfig
 ) -> tuple[Evaluations, SpeedReport]:
     headline(2 + len(CONTENDERS), "evaluate: held-out text, loss by position, speed and size of the state")
     documents = select_documents(store, max_bytes=EVALUATED_BYTES, max_document_bytes=LONGEST_DOCUMENT)
@@ -87,7 +88,7 @@ def _measure(
 
 def _neighbours(model: LanguageModel, store: TokenStore) -> ChunkNeighbours | None:
     """The neighbours that training found, for a model that reads them."""
-    chunks = model.config.chunked_reading
+    chunks = model.chunked_reading
     if chunks is None:
         return None
     return ChunkNeighbours(store, "heldout", store.folder / FOLDER, chunk_size=chunks.chunk_size)

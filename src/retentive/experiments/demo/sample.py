@@ -10,7 +10,7 @@ from retentive.evaluation.measures.documents import select_documents
 from retentive.experiments.demo.report import Sample
 from retentive.generation import Sampling, stream
 from retentive.generation.text_stream import TextStream
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 
 SAMPLE_TOKENS, RESUMED_TOKENS = 300, 100
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=1)

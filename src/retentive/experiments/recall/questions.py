@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from retentive.data.tasks.recurrent_tasks import FACT_LENGTH, QUESTION, VALUES, fact_bytes, filler_bytes
 from retentive.engine.threads import one_thread
 from retentive.evaluation.measures.mode import evaluating
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.shapes import Tokens
 from retentive.state import ModelState, map_tensors
 

@@ -35,7 +35,7 @@ from retentive.evaluation.measures.documents import select_documents
 from retentive.evaluation.measures.overlap import overlaps
 from retentive.files import read_json, write_atomically
 from retentive.files.progress import ProgressBar
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 from retentive.models.retro import RetroConfig
 from retentive.models.transformer import TransformerConfig

@@ -1,10 +1,10 @@
 """Hybrid models: layers that remember for ever in constant space, beside some that look up every token."""
 
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.models.hybrid.config import HybridConfig
 
 
-class Hybrid(LanguageModel):
+class Hybrid(DecoderModel):
     """The decoder with the mixers of a pattern."""
 
     config: HybridConfig

@@ -4,11 +4,11 @@ Prompts run in the chunkwise form and single tokens in the recurrent form, witho
 carried between calls has one size, whatever was read.
 """
 
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.models.retnet.config import RetNetConfig
 
 
-class RetNet(LanguageModel):
+class RetNet(DecoderModel):
     """The decoder with retention in every block."""
 
     config: RetNetConfig

@@ -8,8 +8,8 @@ from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.cross_attention import CrossAttentionConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
 from retentive.layers.norm import NormConfig, NormKind
-from retentive.models.base import ChunkedReading, FamilyConfig
 from retentive.models.decoder import DecoderConfig
+from retentive.models.protocol import ChunkedReading, FamilyConfig
 from retentive.models.registry import is_plain_decoder
 
 

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from retentive.layers.chunked_cross_attention import ChunkedCrossAttention, NeighbourState
 from retentive.layers.token_place import PLAIN, StepContext
-from retentive.models.base import LanguageModel, ModelOutput, check_call
+from retentive.models.base import DecoderModel
+from retentive.models.calls import check_call
 from retentive.models.decoder import blocks_of
 from retentive.models.document_starts import begun_anew, moved_starts
+from retentive.models.protocol import ModelOutput
 from retentive.models.retro.chunks import Before, ChunkPlan, even_plan, place_in_chunk, ragged_plan
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.encoder import Encoded, NeighbourEncoder, initialise_cross_attention
@@ -51,7 +53,7 @@ class _Reading:
     encoded: Encoded | None = None
 
 
-class Retro(LanguageModel):
+class Retro(DecoderModel):
     """A decoder that reads neighbours: text that was found for each chunk of tokens, once the chunk has ended.
 
     Without neighbours it is its decoder alone, to the last bit, with a state that remembers some more. With them, the

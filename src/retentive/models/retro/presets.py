@@ -5,7 +5,7 @@ which rotation does without: one of ``hidden_size`` to all heads in each attenti
 with every third layer from the 6th reading neighbours; for the two largest, its table lists these layers from the 9th.
 """
 
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import config_class
 from retentive.models.retro.config import RetroConfig
 

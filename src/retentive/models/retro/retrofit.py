@@ -3,12 +3,12 @@
 from torch import nn
 
 from retentive.errors import MismatchError
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.model import Retro
 
 
-def retrofit(base: LanguageModel, config: RetroConfig) -> Retro:
+def retrofit(base: DecoderModel, config: RetroConfig) -> Retro:
     """Give a trained decoder an encoder of neighbours and layers that read them; nothing else is trained.
 
     The decoder's weights are copied and frozen, so that without neighbours the result is the decoder's, to the last

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from retentive.config_types import check_types
 from retentive.layers.associative_memory import AssociativeMemoryConfig
 from retentive.layers.memory_tokens import MemoryTokensConfig
-from retentive.models.base import FamilyConfig
 from retentive.models.decoder import DecoderConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import is_plain_decoder
 
 TOKENS_ONLY = (

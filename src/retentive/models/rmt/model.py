@@ -18,9 +18,11 @@ from retentive.layers.memory_tokens import MemoryTokens
 from retentive.layers.mixers.attention import Recalled
 from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState
 from retentive.layers.token_place import PLAIN, StepContext
-from retentive.models.base import LanguageModel, ModelOutput, check_call
+from retentive.models.base import DecoderModel
+from retentive.models.calls import check_call
 from retentive.models.decoder import blocks_of
 from retentive.models.document_starts import begun_anew, moved_starts
+from retentive.models.protocol import ModelOutput
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.pieces import Piece, choose, even_plan, ragged_plan
 from retentive.models.rmt.segment_layout import SegmentLayout, SegmentLayoutBuilder
@@ -60,7 +62,7 @@ class Step:
     kept: tuple[KeysAndValues, ...] = ()
 
 
-class RecurrentMemoryTransformer(LanguageModel):
+class RecurrentMemoryTransformer(DecoderModel):
     """A decoder that reads text segment by segment and carries memory tokens from each to the next.
 
     Attributes:

@@ -1,10 +1,10 @@
 """The Transformer baseline: the decoder with attention, its state a key-value cache."""
 
-from retentive.models.base import LanguageModel
+from retentive.models.base import DecoderModel
 from retentive.models.transformer.config import TransformerConfig
 
 
-class Transformer(LanguageModel):
+class Transformer(DecoderModel):
     """The decoder with attention in every block (Vaswani et al. 2017, arXiv:1706.03762)."""
 
     config: TransformerConfig

@@ -17,15 +17,17 @@ from retentive.layers.block import Block
 from retentive.layers.mixers.key_value_cache import KeyValueState
 from retentive.layers.mixers.shared_cache_attention import SharedKeyValues
 from retentive.layers.token_place import PLAIN, StepContext
-from retentive.models.base import LanguageModel, ModelOutput, check_call
+from retentive.models.base import DecoderModel
+from retentive.models.calls import check_call
 from retentive.models.decoder import blocks_of
 from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts
+from retentive.models.protocol import ModelOutput
 from retentive.models.yoco.config import YocoConfig
 from retentive.shapes import Hidden, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
 
 
-class Yoco(LanguageModel):
+class Yoco(DecoderModel):
     """The self-decoder, the cache that is made of its output, and the cross-decoder.
 
     The ``layers`` of its state are those of the self-decoder and, last, the one cache of the cross-decoder.
@@ -67,7 +69,7 @@ class Yoco(LanguageModel):
         starts: TokenMask | None = None,
         logits_to_keep: int | None = None,
     ) -> ModelOutput:
-        """Read tokens after ``state``; see `LanguageModel.forward`.
+        """Read tokens after ``state``; see `LanguageModel`.
 
         Without labels, the cross-decoder is run for the last ``logits_to_keep`` columns alone, and not at all for 0.
         """

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from retentive.checkpoints.weights import load_model, read_manifest
 from retentive.data.batch import IGNORED
 from retentive.errors import MismatchError
-from retentive.models.base import LanguageModel, ModelOutput
+from retentive.models.protocol import LanguageModel, ModelOutput, as_module
 from retentive.shapes import Logits
 from retentive.state import ModelState, RecurrentState
 from retentive.training.field_checks import check_positive
@@ -82,7 +82,8 @@ class Distillation(Objective):
 
     def __init__(self, teacher: LanguageModel, config: DistillationConfig) -> None:
         """Freeze the teacher and keep it in eval mode."""
-        self._teacher, self._config = teacher.eval().requires_grad_(False), config
+        as_module(teacher).eval().requires_grad_(False)
+        self._teacher, self._config = teacher, config
 
     def check(self, model: LanguageModel, *, carries_state: bool) -> None:
         """Refuse models that do not predict next tokens, and a teacher that cannot read what the student reads."""
@@ -93,11 +94,11 @@ class Distillation(Objective):
                     f"{name} must read from left to right for objective 'distillation', which compares next tokens, "
                     "but is an encoder (bidirectional=True); train encoders by objective 'masked_tokens'."
                 )
-        chunks = teacher.config.chunked_reading
-        if chunks is not None and chunks != model.config.chunked_reading:
+        chunks = teacher.chunked_reading
+        if chunks is not None and chunks != model.chunked_reading:
             raise ValueError(
                 f"distillation.teacher reads neighbours of chunks ({chunks}), so the model must read the same, but it "
-                f"has {model.config.chunked_reading}; take another teacher, or the same chunks."
+                f"has {model.chunked_reading}; take another teacher, or the same chunks."
             )
         if carries_state and not teacher.state_is_bounded:
             raise ValueError(
@@ -133,11 +134,11 @@ class Distillation(Objective):
         self, model: nn.Module, window: Window, state: RecurrentState | None, *, logits_to_keep: int | None
     ) -> tuple[tuple[Logits | None, Logits | None], DistillationState]:
         both = cast("DistillationState | None", state)
-        shared = {"mask": window.mask, "starts": window.starts, "logits_to_keep": logits_to_keep}
+        shared: dict[str, Any] = {"mask": window.mask, "starts": window.starts, "logits_to_keep": logits_to_keep}
         read: ModelOutput = model(
             window.tokens, None if both is None else both.student, **shared, **window.extra_inputs
         )
-        extra = window.extra_inputs if self._teacher.config.chunked_reading is not None else {}
+        extra: Mapping[str, Any] = window.extra_inputs if self._teacher.chunked_reading is not None else {}
         with torch.no_grad():
             taught: ModelOutput = self._teacher(
                 window.tokens, None if both is None else both.teacher, **shared, **extra

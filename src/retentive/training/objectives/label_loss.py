@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from retentive.models.base import ModelOutput
+from retentive.models.protocol import ModelOutput
 from retentive.state import RecurrentState
 from retentive.training.objectives.protocol import Measured
 from retentive.training.window import Window

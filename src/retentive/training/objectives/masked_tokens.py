@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from retentive.data.batch import IGNORED, Batch
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.state import RecurrentState
 from retentive.training.field_checks import check_at_least
 from retentive.training.objectives.draws import RowDraws

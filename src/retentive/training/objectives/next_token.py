@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.state import RecurrentState
 from retentive.training.objectives.label_loss import label_loss, read_window
 from retentive.training.objectives.protocol import Measured, Objective, ObjectiveConfig, Vocabulary

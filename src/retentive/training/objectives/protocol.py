@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.data.batch import Batch
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.state import RecurrentState
 from retentive.training.objectives.draws import RowDraws
 from retentive.training.window import Window

@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from retentive.layers.block import Block
-from retentive.models.base import LanguageModel, ModelOutput
+from retentive.models.protocol import LanguageModel, ModelOutput, as_module
 from retentive.training.processes.processes import Processes
 
 Precision = Literal["float32", "bfloat16"]
@@ -40,34 +40,31 @@ def parallelise(
         strategy: DDP or FSDP2.
         precision: FSDP computes in it by casting parameters; for the others see `autocast`.
     """
+    module = as_module(model)
     if processes.mesh is None:
-        return model
-    model.register_forward_hook(_use_every_parameter)  # before FSDP's, which looks at what the forward pass returns
+        return module
+    module.register_forward_hook(_use_every_parameter)  # before FSDP's, which looks at what the forward pass returns
     if strategy == "ddp":
         on_gpu = processes.device.type == "cuda"
         return DistributedDataParallel(
-            model, device_ids=[processes.device] if on_gpu else None, gradient_as_bucket_view=True
+            module, device_ids=[processes.device] if on_gpu else None, gradient_as_bucket_view=True
         )
     policy = MixedPrecisionPolicy()
     if precision == "bfloat16":
         # Inputs stay as they are: a carried state among them is float32, whatever the layers compute in.
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for module in model.modules():
-        if isinstance(module, Block):
-            fully_shard(module, mesh=processes.mesh, mp_policy=policy)
-    fully_shard(model, mesh=processes.mesh, mp_policy=policy)
-    return model
+    for part in module.modules():
+        if isinstance(part, Block):
+            fully_shard(part, mesh=processes.mesh, mp_policy=policy)
+    fully_shard(module, mesh=processes.mesh, mp_policy=policy)
+    return module
 
 
-def _use_every_parameter(model: LanguageModel, _: tuple[object, ...], output: ModelOutput) -> ModelOutput:
-    """Give every parameter a gradient, as all processes must exchange the same ones.
-
-    A decoder uses all of its own parameters; a memory around it may not, such as where no document begins.
-    """
+def _use_every_parameter(module: nn.Module, _: tuple[object, ...], output: ModelOutput) -> ModelOutput:
+    """Give every parameter a gradient, as all processes must exchange the same ones."""
     if not torch.is_grad_enabled():
         return output
-    own = {id(parameter) for parameter in model.decoder.parameters()}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in own and parameter.requires_grad]
+    others = [parameter for parameter in cast("LanguageModel", module).optional_parameters() if parameter.requires_grad]
     if not others:
         return output
     nothing = sum((parameter.flatten()[:1].sum() * 0.0 for parameter in others), start=others[0].new_zeros(()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from retentive.data.batch import Batch
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.training.processes.processes import alone
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 from retentive.training.step.learner import Backpropagation, Learner

@@ -10,7 +10,8 @@ from retentive.checkpoints.manifest import read_manifest
 from retentive.checkpoints.weights import load_model
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
-from retentive.models.base import FamilyConfig, LanguageModel
+from retentive.models.base import DecoderModel
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 from retentive.models.retro import RetroConfig, retrofit
 from retentive.training.run.config import TrainConfig
@@ -36,7 +37,7 @@ def check_first_model(model: FamilyConfig, config: TrainConfig, store: TokenStor
         _check_tokenizer(config.retrofit, store)
 
 
-def first_model(model: FamilyConfig, config: TrainConfig) -> LanguageModel:
+def first_model(model: FamilyConfig, config: TrainConfig) -> DecoderModel:
     """Make the model with the weights of step 0, in float32."""
     if config.init is not None:
         return load_model(config.init, dtype=torch.float32).train()

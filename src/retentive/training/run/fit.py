@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from retentive.data.batch import Batch
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.training.objectives.next_token import NextTokenConfig
 from retentive.training.objectives.protocol import ObjectiveConfig, Vocabulary
 from retentive.training.processes.parallelism import Precision
@@ -45,7 +45,7 @@ def fit(
         DivergedError: If the loss or a gradient is not finite.
     """
     device = next(model.parameters()).device
-    vocabulary = Vocabulary(size=model.config.decoder.embedding.vocab_size)
+    vocabulary = Vocabulary(size=model.vocab_size)
     schedule = ScheduleConfig(warmup_steps=0) if schedule is None else schedule
     learner = Learner(
         model,

@@ -10,7 +10,7 @@ from torch import Tensor
 from retentive.data.batch import IGNORED, Batch, rows_of_rank
 from retentive.data.evaluation_windows import bytes_of_labels
 from retentive.data.token_store import TokenStore
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.text.tokenizer import token_byte_lengths
 from retentive.training.processes.processes import Processes
 from retentive.training.run.config import TrainConfig

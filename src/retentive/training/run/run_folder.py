@@ -10,7 +10,7 @@ from typing import Any, cast
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import check_version, read_json, write_atomically
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import config_to_dict
 from retentive.training.objectives.registry import objective_name
 from retentive.training.processes.parallelism import Precision

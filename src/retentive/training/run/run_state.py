@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from retentive.errors import MismatchError
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel
 from retentive.state import named_tensors, with_tensors
 from retentive.training.processes.processes import Processes, alone
 from retentive.training.processes.sharded_tensors import read_tensors, stored_tensors

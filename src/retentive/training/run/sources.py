@@ -13,7 +13,7 @@ from retentive.data.packing import PackedWindows
 from retentive.data.retrieval_batches import ChunkedWindows, RetrievalBatches
 from retentive.data.streams import StreamedWindows
 from retentive.data.token_store import TokenStore
-from retentive.models.base import ChunkedReading, FamilyConfig
+from retentive.models.protocol import ChunkedReading, FamilyConfig
 from retentive.retrieval import NeighbourConfig, make_encoder
 from retentive.training.processes.processes import Processes
 from retentive.training.run.config import NeighbourDataConfig, TrainConfig

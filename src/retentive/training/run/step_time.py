@@ -6,7 +6,7 @@ import time
 import torch
 
 from retentive.data.batch import Batch
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 from retentive.training.run.config import DataConfig
 

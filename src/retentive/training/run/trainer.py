@@ -13,7 +13,7 @@ from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
 from retentive.files import only_writer
 from retentive.files.progress import ProgressBar
-from retentive.models.base import FamilyConfig
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 from retentive.training.objectives.protocol import Objective, Vocabulary
 from retentive.training.processes.parallelism import chosen_precision

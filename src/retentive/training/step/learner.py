@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from retentive.data.batch import Batch
 from retentive.errors import DivergedError
-from retentive.models.base import LanguageModel
+from retentive.models.protocol import LanguageModel, as_module
 from retentive.state import RecurrentState
 from retentive.training.objectives.draws import RowDraws
 from retentive.training.objectives.protocol import Objective
@@ -105,7 +105,7 @@ class Learner:
         self.objective = objective
         self.states: list[RecurrentState] = []
         self._wrapped = parallelise(model, processes, "fsdp" if strategy == "fsdp" else "ddp", precision)
-        self.optimizer = make_optimizer(model, optimizer)
+        self.optimizer = make_optimizer(as_module(model), optimizer)
         self._config, self._schedule, self._decay_steps = optimizer, schedule, decay_steps
         self._seed = seed
         self._precision: Precision = precision
@@ -152,7 +152,7 @@ class Learner:
     def _prepare_backward(self, way: Backpropagation) -> None:
         """Validate that gradients can go back through the model in this way, and switch it on."""
         if way == "replay":
-            check_replayable(self.model.train())
+            check_replayable(as_module(self.model).train())
         if way == "recompute":
             if self.model.recomputes_segments is None:
                 raise ValueError(
@@ -235,7 +235,7 @@ class Learner:
         batch = self.objective.prepare(batch, RowDraws(key=(self._seed, *key), first_row=first_row))
         # A cache marks its visible entries from the first document start on. Passing starts always keeps the state's
         # tensors the same in all processes, so that a checkpoint can hold them.
-        keeps_starts = carries_state and self.model.config.decoder.caches_tokens
+        keeps_starts = carries_state and self.model.caches_tokens
         return place(batch, self.processes.device, carries_state=carries_state, keeps_starts=keeps_starts)
 
     def _forked_devices(self) -> list[torch.device]:

@@ -1,0 +1,76 @@
+"""Checks of a call's arguments, which all language models share."""
+
+import torch
+from torch import Tensor
+
+from retentive.models.protocol import LanguageModel
+from retentive.state import ModelState, RecurrentState, named_tensors
+
+
+def check_predicts_next(model: LanguageModel) -> None:
+    """Validate that a model can predict the next token.
+
+    Raises:
+        ValueError: If it is an encoder.
+    """
+    if not model.predicts_next_token:
+        raise ValueError(
+            f"model must predict the next token, but this {model.config.family} is an encoder, whose tokens see those "
+            "after them: make one with bidirectional=False, or ask this one for masked tokens, with labels of your own."
+        )
+
+
+def check_call(
+    tokens: Tensor,
+    state: ModelState | None,
+    labels: Tensor | None,
+    mask: Tensor | None,
+    starts: Tensor | None,
+    logits_to_keep: int | None,
+) -> None:
+    """Validate the arguments of a call. Only shapes and dtypes are read, so that no GPU is waited for."""
+    expected = (
+        ("state", state, RecurrentState | None, "state of this model, or None"),
+        ("tokens", tokens, Tensor, "tensor of ids"),
+    )
+    for name, given, kind, noun in expected:
+        if not isinstance(given, kind):
+            raise TypeError(f"{name} must be a {noun}, but is a {type(given).__name__}.")
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens must be (batch, time), but have shape {tuple(tokens.shape)}.")
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"tokens must be integer ids (int64 or int32), but are {tokens.dtype}.")
+    if 0 in tokens.shape:
+        raise ValueError(f"tokens must hold at least one token, but have shape {tuple(tokens.shape)}.")
+    for name, given, dtypes in (
+        ("labels", labels, (torch.int64,)),
+        ("mask", mask, (torch.bool,)),
+        ("starts", starts, (torch.bool,)),
+    ):
+        if given is None:
+            continue
+        if given.shape != tokens.shape:
+            raise ValueError(
+                f"{name} must have the shape of tokens, {tuple(tokens.shape)}, but have {tuple(given.shape)}."
+            )
+        if given.dtype not in dtypes:
+            raise ValueError(f"{name} must be {dtypes[0]}, but are {given.dtype}.")
+    if state is not None and state.batch_size != tokens.shape[0]:
+        raise ValueError(
+            f"state must have one row for each row of tokens, {tokens.shape[0]}, but has {state.batch_size}; "
+            "state.select(rows) keeps or repeats rows."
+        )
+    uneven = None if state is None else _uneven(state, tokens.shape[0])
+    if uneven is not None:
+        raise ValueError(
+            f"state must have one row for each row of tokens in each of its tensors, {tokens.shape[0]}, but "
+            f"{uneven}; take it from a model's output."
+        )
+    if logits_to_keep is not None and logits_to_keep < 0:
+        raise ValueError(f"logits_to_keep must be at least 0, or None for all, but is {logits_to_keep}.")
+
+
+def _uneven(state: ModelState, rows: int) -> str | None:
+    """What has another number of rows; None if nothing has."""
+    found = ((name, tensor.shape[0]) for name, tensor in named_tensors(state).items() if tensor.shape[0] != rows)
+    return next((f"its {name} has {count}" for name, count in found), None)
