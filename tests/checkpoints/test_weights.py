@@ -100,7 +100,8 @@ def test_a_folder_holds_a_readable_manifest_and_one_weights_file(saved: Path):
     content = json.loads((saved / "config.json").read_text())
     assert content["config"] == json.loads(json.dumps(config_to_dict(small_config("retnet"))))
     assert (content["format"], content["format_version"], content["tokenizer"]) == ("retentive.model", 1, None)
-    assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.json", content["weights"]["file"]]
+    names = ["README.md", "config.json", "modeling_retentive.py", content["weights"]["file"]]
+    assert sorted(path.name for path in saved.iterdir()) == names
     assert read_manifest(saved).library_version == content["library_version"]
 
 
@@ -117,7 +118,7 @@ def test_a_saved_model_is_replaced_and_other_files_stay(saved: Path):
     other = small_model("transformer", seed=1)
     save_model(other, saved)
     assert load_model(saved).config == other.config
-    names = ["README.md", "config.json", "notes.txt", weights_file(saved).name]
+    names = ["README.md", "config.json", "modeling_retentive.py", "notes.txt", weights_file(saved).name]
     assert sorted(path.name for path in saved.iterdir()) == names
     save_model(other, saved)
     assert load_model(saved).config == other.config
@@ -225,6 +226,19 @@ def test_a_config_that_cannot_be_is_refused(saved: Path, change, error: type[Exc
     with pytest.raises(error, match=message) as raised:
         load_model(saved)
     assert "config.json" in str(raised.value)
+
+
+@pytest.mark.parametrize(("option", "value"), [("rotary_base", 77.0), ("gate", "gelu"), ("norm_epsilon", 0.1)])
+def test_an_option_that_was_changed_by_hand_is_noticed(saved: Path, option: str, value: object):
+    """Its tensors have the same shapes, and the model would compute something else without a word."""
+    rewrite_config(saved, lambda content: content["config"].update({option: value}))
+    with pytest.raises(DamagedFileError, match=r"config.json has another config than was saved .*its SHA-256 differs"):
+        load_model(saved)
+
+
+def test_a_folder_of_before_configs_had_a_checksum_opens(saved: Path):
+    rewrite_config(saved, lambda content: content.pop("config_sha256"))
+    assert load_model(saved).config.family == "retnet"
 
 
 def test_what_holds_no_model_is_refused(saved: Path, tmp_path: Path):

@@ -1,5 +1,7 @@
 """The manifest of a saved model, ``config.json``: what the model is, and where its weights are."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +27,7 @@ class ModelManifest:
         weights_digest: `TensorDigest` of all weights.
         tokenizer_fingerprint: Of the tokenizer that was saved with the model; None without one.
         library_version: Version of the library that wrote the folder.
+        is_intact: Whether the config is the one that was saved, by its checksum; folders of earlier versions have none.
     """
 
     config: FamilyConfig
@@ -32,6 +35,12 @@ class ModelManifest:
     weights_digest: str
     tokenizer_fingerprint: str | None
     library_version: str
+    is_intact: bool = True
+
+
+def config_digest(described: object) -> str:
+    """SHA-256 of a config as JSON holds it, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path | str) -> ModelManifest:
@@ -81,4 +90,5 @@ def read_manifest(folder: Path | str) -> ModelManifest:
         weights_digest=parts[1],
         tokenizer_fingerprint=parts[2],
         library_version=parts[3],
+        is_intact=content.get("config_sha256") in (None, config_digest(described)),
     )

@@ -16,7 +16,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from retentive.checkpoints.manifest import CONFIG_FILE, FORMAT, FORMAT_VERSION, LIBRARY_VERSION, read_manifest
+from retentive.checkpoints.manifest import (
+    CONFIG_FILE,
+    FORMAT,
+    FORMAT_VERSION,
+    LIBRARY_VERSION,
+    config_digest,
+    read_manifest,
+)
 from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.tensor_file import TensorDigest, digest, listed, open_tensors, unwritten, write_tensors
 from retentive.checkpoints.transformers_files import transformers_settings, write_code_file
@@ -128,6 +135,11 @@ def load_model(
     with open_tensors(path) as reader:
         cure = f"was {folder / CONFIG_FILE} changed by hand, or copied from another model? Copy the folder again"
         _check_tensors(reader.shapes(), model, str(path), cure)
+        if not manifest.is_intact:
+            raise DamagedFileError(
+                f"{folder / CONFIG_FILE} has another config than was saved (its SHA-256 differs); copy "
+                "the folder again. To use the weights with other options, build that model and load_state_dict them."
+            )
         for name in sorted(reader.names):
             tensor = reader.read(name)
             whole.add(name, tensor)
@@ -184,11 +196,13 @@ def _save_tokenizer(tokenizer: SavableTokenizer, folder: Path) -> None:
 def _write_config(
     folder: Path, config: FamilyConfig, weights_file: str, weights_digest: str, tokenizer: SavableTokenizer | None
 ) -> None:
+    described = json.loads(json.dumps(config_to_dict(config)))
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "library_version": LIBRARY_VERSION,
-        "config": config_to_dict(config),
+        "config": described,
+        "config_sha256": config_digest(described),
         "weights": {"file": weights_file, "sha256": weights_digest},
         "tokenizer": None if tokenizer is None else tokenizer.fingerprint(),
         **transformers_settings(weights_file, {} if tokenizer is None else _special_ids(tokenizer)),
