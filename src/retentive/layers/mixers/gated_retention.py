@@ -9,17 +9,16 @@ from torch import Tensor, nn
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig
 from retentive.layers.mixers.protocol import InputProjection, MixerSizes
-from retentive.layers.mixers.retention_heads import RetentionHeads, RetentionState
+from retentive.layers.mixers.retention_heads import RetentionClaims, RetentionHeads, RetentionState
 from retentive.layers.norm import NormConfig
 from retentive.layers.token_place import TokenPlace, place_of
 from retentive.ops.gated_retention import gated_retention, log_decay_gate, token_decay
 from retentive.ops.retention import recurrent_step
 from retentive.shapes import Hidden
-from retentive.state import StateShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatedRetentionConfig:
+class GatedRetentionConfig(RetentionClaims):
     """Shape of a gated retention layer.
 
     Attributes:
@@ -82,26 +81,6 @@ class GatedRetentionConfig:
         return RotaryConfig(
             dim=self.key_dim, base=self.rotary_base, frequencies=self.rotary_frequencies, pairs=self.rotary_pairs
         )
-
-    @property
-    def window(self) -> None:
-        """None: what a token reads decays, and is cut off nowhere."""
-        return
-
-    @property
-    def state_is_bounded(self) -> bool:
-        """True: the state has one size."""
-        return True
-
-    @property
-    def state_shape(self) -> StateShape:
-        """Of a `RetentionState`."""
-        return ("retention", self.num_heads, self.key_dim, self.value_dim)
-
-    @property
-    def takes_attention_mask(self) -> bool:
-        """False: tokens are read from left to right, into one state."""
-        return False
 
     @property
     def half_lives(self) -> None:

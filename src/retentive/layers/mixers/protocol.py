@@ -134,7 +134,8 @@ class Mixer(Protocol):
         Args:
             batch: Rows.
             device: Where it is made.
-            dtype: Of the model; states are float32 or wider (`retentive.ops.precision.state_dtype`), caches may have it.
+            dtype: Of the model; states are float32 or wider (`retentive.ops.precision.state_dtype`), caches may be of
+                this dtype.
         """
         ...
 
@@ -142,8 +143,8 @@ class Mixer(Protocol):
         """Read the normalised residual stream ``x`` after ``state``: return the output and the new state.
 
         ``state`` None means the initial state. Padding (``layout.mask`` is False) changes neither the state nor a real
-        token's output. Where ``layout.starts`` is True a document begins, at padding too: the row's state restarts before that
-        column. If ``layout.is_one_token``, the call is ``step(x[:, 0], state, place_of(layout))``.
+        token's output. Where ``layout.starts`` is True a document begins, at padding too: the row's state restarts
+        before that column. If ``layout.is_one_token``, the call is ``step(x[:, 0], state, place_of(layout))``.
         """
         ...
 

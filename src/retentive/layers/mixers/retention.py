@@ -13,7 +13,7 @@ from retentive.layers.batch_layout import BatchLayout, RotaryConfig
 from retentive.layers.constants import constant
 from retentive.layers.derived import derived
 from retentive.layers.mixers.protocol import MixerSizes
-from retentive.layers.mixers.retention_heads import RetentionHeads, RetentionState
+from retentive.layers.mixers.retention_heads import RetentionClaims, RetentionHeads, RetentionState
 from retentive.layers.norm import NormConfig
 from retentive.layers.token_place import TokenPlace, place_of
 from retentive.ops.lean.plain import is_plain
@@ -29,13 +29,12 @@ from retentive.ops.retention import (
     score_scale,
 )
 from retentive.shapes import Hidden, Positions, RetentionMatrix
-from retentive.state import StateShape
 
 DECAYS = {"geometric": log_decay_geometric, "linspace": log_decay_linspace}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetentionConfig:
+class RetentionConfig(RetentionClaims):
     """Shape of a retention layer.
 
     Attributes:
@@ -123,26 +122,6 @@ class RetentionConfig:
             frequencies=self.rotary_frequencies,
             pairs=self.rotary_pairs,
         )
-
-    @property
-    def window(self) -> None:
-        """None: what a token reads decays, and is cut off nowhere."""
-        return
-
-    @property
-    def state_is_bounded(self) -> bool:
-        """True: the state has one size."""
-        return True
-
-    @property
-    def state_shape(self) -> StateShape:
-        """Of a `RetentionState`."""
-        return ("retention", self.num_heads, self.key_dim, self.value_dim)
-
-    @property
-    def takes_attention_mask(self) -> bool:
-        """False: tokens are read from left to right, into one state."""
-        return False
 
     @property
     def half_lives(self) -> tuple[float, ...]:

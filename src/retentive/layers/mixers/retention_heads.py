@@ -44,6 +44,32 @@ class RetentionHeadsConfig(Protocol):
     def bias(self) -> bool: ...
 
 
+class RetentionClaims:
+    """What every config of a retention layer claims as a mixer; see `MixerConfig`."""
+
+    __slots__ = ()
+
+    @property
+    def window(self) -> None:
+        """None: what a token reads decays, and is cut off nowhere."""
+        return
+
+    @property
+    def state_is_bounded(self) -> bool:
+        """True: the state has one size."""
+        return True
+
+    @property
+    def state_shape(self: RetentionHeadsConfig) -> StateShape:
+        """Of a `RetentionState`."""
+        return ("retention", self.num_heads, self.key_dim, self.value_dim)
+
+    @property
+    def takes_attention_mask(self) -> bool:
+        """False: tokens are read from left to right, into one state."""
+        return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionState(RecurrentState):
     """What one retention layer remembers; see `RecurrentState` for ``select``, ``detach`` and ``to``.
