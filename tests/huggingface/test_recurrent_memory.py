@@ -1,5 +1,6 @@
 """A memory around models of Hugging Face: without memory tokens they are as they were, with them like any model."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from retentive import generate, load_state, save_state
 from retentive.data.batch import IGNORED, Batch
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory, load_memory, save_memory
+from retentive.models.protocol import LanguageModel
 from retentive.training.run.fit import fit
 from retentive.training.step.config import OptimizerConfig
 from retentive.training.step.pieces import cut_text
@@ -213,6 +215,32 @@ def test_generation_is_what_reading_again_says(tmp_path: Path):
     later = generate(model, state=state, max_new_tokens=4).tokens
     longer = generate(model, prompts, max_new_tokens=13).tokens
     assert all(torch.equal(torch.cat(parts), whole) for *parts, whole in zip(result.tokens, later, longer, strict=True))
+
+
+def test_it_is_a_language_model_with_its_own_config():
+    model = around(backbone("GPT2LMHeadModel"))
+    assert isinstance(model, LanguageModel)
+    assert (model.vocab_size, model.config.segment_length, model.longest_text) == (VOCAB, 5, None)
+    assert {id(parameter) for parameter in model.optional_parameters()} == {
+        id(parameter) for parameter in model.memory.parameters()
+    }
+
+
+def test_a_state_of_a_nested_config_still_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = around(backbone())
+    state = model(tokens(2, 7)).state
+
+    def nested(config: Any) -> dict[str, Any]:
+        return {"family": config.family, "memory": asdict(config), "decoder": {"num_layers": 1}}
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr("retentive.checkpoints.states.config_to_dict", nested)
+        save_state(state, tmp_path / "state.safetensors", model)
+    again = load_state(tmp_path / "state.safetensors", model)
+    assert torch.equal(again.memory, state.memory)
+    assert torch.equal(again.segment, state.segment)
+    with pytest.raises(MismatchError, match="segment_length is 5 there and 6 here"):
+        load_state(tmp_path / "state.safetensors", around(backbone(), segment_length=6))
 
 
 def test_a_memory_of_signs_is_signs():
