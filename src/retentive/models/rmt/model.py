@@ -4,7 +4,7 @@ A decoder reads text segment by segment, each between memory tokens: ``[read mem
 makes of the write memory is the next segment's read memory, so a text of any length is read in constant space.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -26,6 +26,7 @@ from retentive.models.protocol import ModelOutput
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.pieces import Piece, choose, even_plan, ragged_plan
 from retentive.models.rmt.segment_layout import SegmentLayout, SegmentLayoutBuilder
+from retentive.models.rmt.segment_result import Step
 from retentive.models.rmt.state import RecurrentMemoryState, check_state
 from retentive.models.rmt.token_step import is_inside_segment, step_inside_segment
 from retentive.models.rmt.transitions import (
@@ -39,27 +40,6 @@ from retentive.models.rmt.transitions import (
 )
 from retentive.shapes import Hidden, Memory, TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """The result of one step.
-
-    Attributes:
-        columns: Normalised, of all columns or of the write slots alone.
-        slots: Index of the first write slot in them: 0 where there are no other columns.
-        layers: The mixers' states.
-        seen: Each block's inputs or outputs for the text.
-        associations: The associative memories afterwards.
-        kept: Keys and values of the end of the segment, where the next one can take them as they are.
-    """
-
-    columns: Hidden
-    slots: int
-    layers: tuple[RecurrentState, ...]
-    seen: tuple[Tensor, ...]
-    associations: tuple[AssociativeState, ...]
-    kept: tuple[KeysAndValues, ...] = ()
 
 
 class RecurrentMemoryTransformer(DecoderModel):
