@@ -180,7 +180,12 @@ class Engine:
             columns, real = tokens[:, begin : begin + width], None if mask is None else mask[:, begin : begin + width]
             beside = {} if self._beside is None else self._beside.arguments(columns, real, state)
             keep = 1 if begin == pieces[-1] else 0
-            logits, state = self._steps.read(columns, real, state, beside, keep=keep)
+            if tokens.shape[1] == 1 and mask is None and state is not None:
+                # A text that goes on reads its newest token as any other step would, to the last bit.
+                self._steps.begin()
+                logits, state = self._steps.step(tokens[:, 0], self._steps.own(state), beside)
+            else:
+                logits, state = self._steps.read(columns, real, state, beside, keep=keep)
         assert logits is not None
         assert state is not None
         if not bool(logits.isfinite().all()):
