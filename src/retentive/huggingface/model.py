@@ -18,6 +18,7 @@ from retentive.huggingface.pretrained import RetentivePreTrainedModel, refuse_at
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig, ModelOutput
 from retentive.ops.cross_entropy import IGNORED
+from retentive.private_apis import keep_cache_in_output
 from retentive.shapes import Hidden, Logits, TokenMask, Tokens
 from retentive.state import ModelState
 
@@ -196,7 +197,7 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
             )
         given = one_cache(*(model_kwargs.pop(name, None) for name in CACHE_NAMES))
         if given is not None:
-            cast("Any", given)._is_user_defined = True
+            keep_cache_in_output(given)
             model_kwargs[CACHE_NAME] = given
         elif generation_config.use_cache is not False:
             model_kwargs[CACHE_NAME] = StateCache()

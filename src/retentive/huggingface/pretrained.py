@@ -19,6 +19,7 @@ from retentive.models.base import DecoderModel
 from retentive.models.calls import check_predicts_next
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
+from retentive.private_apis import was_loaded_by_transformers
 
 
 class RetentivePreTrainedModel(PreTrainedModel):
@@ -55,7 +56,7 @@ class RetentivePreTrainedModel(PreTrainedModel):
         lacking = {
             name: tensor
             for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-            if not getattr(tensor, "_is_hf_initialized", False)
+            if not was_loaded_by_transformers(tensor)
         }
         if self._was_filled or not lacking:
             return
