@@ -43,7 +43,7 @@ def _training_step(model: DecoderModel, vocab_size: int, *, time: int) -> Work:
 
     step = training_step(model, loss_of, vocab_size=vocab_size, time=time)
     facts = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
-    if isinstance(model.decoder.config.mixer, RetentionConfig):
+    if isinstance(model.decoder.config.mixers[0], RetentionConfig):
         facts["matrix_flop"] = training_flops(model, time)
     return Work(run=step.run, units=step.units, facts=facts)
 

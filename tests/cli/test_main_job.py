@@ -216,7 +216,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(place: Path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert "Traceback" not in err
-    assert "start the same command again to go on" in out
+    assert "run the same command again to resume from here" in out
     assert process.returncode == 130
     written = metrics.read_text().count("\n")
     again = start(*arguments, cwd=place)

@@ -14,7 +14,7 @@ from retentive.cli.mistakes import EXTRA_OF, explanation, is_out_of_memory, out_
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 MODULES = {"faiss-cpu": "faiss", "lm-eval": "lm_eval", "pyyaml": "yaml"}
 WITHOUT_A_MODULE_OF_OURS = {"retentive"}
-OF_DEVELOPERS = {"dev", "docs"}
+OF_DEVELOPERS = {"dev", "docs", "test"}
 
 
 def test_every_extra_is_known_by_its_modules():

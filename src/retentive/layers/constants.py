@@ -38,5 +38,7 @@ def constant(make: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
 
 
 def _is_faking() -> bool:
-    """Whether tensors are made without values just now, which cannot be computed with real ones."""
-    return type(torch.empty(0)) is not Tensor
+    """Whether a FakeTensorMode is on, whose tensors have no values and are not computed with real ones."""
+    keys = getattr(torch._C, "_TorchDispatchModeKey", None)  # pyright: ignore[reportPrivateUsage]
+    get = getattr(torch._C, "_get_dispatch_mode", None)  # pyright: ignore[reportPrivateUsage]
+    return keys is not None and get is not None and get(keys.FAKE) is not None

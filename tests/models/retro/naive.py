@@ -70,15 +70,21 @@ def encode(model: Retro, neighbour: list[int], chunk: Tensor) -> list[Tensor]:
     return [encoder.norm(x) for x in tokens]
 
 
+def added(block, x: Tensor, output: Tensor, norm) -> Tensor:
+    """The residual stream of the decoder after one half of a block."""
+    return x + output if block.residual_scale is None else norm(block.residual_scale * x + output)
+
+
 def naive_logits(model: Retro, tokens: Tensor, neighbours: Tensor) -> Tensor:
     """Logits of one row of tokens (time) with neighbours (chunks, k, length), -1 only at the end of each."""
     config = model.config
     m, time = config.chunk_size, len(tokens)
-    layout = model.decoder.layout(None, 1, time)
+    layout = model.decoder.layout(tokens[None], None)
     hidden = model.decoder.embed(tokens[None], layout)
     encoded: list[list[list[Tensor]]] = []
     for number, block in enumerate(model.decoder.blocks, 1):
-        hidden, _ = block.mix(hidden, None, layout)
+        mixed = block.mixer(hidden if block.residual_scale else block.mixer_norm(hidden), None, layout)[0]
+        hidden = added(block, hidden, mixed, block.mixer_norm)
         if number == config.cross_layers[0]:
             for u in range(time // m):
                 real = [[int(token) for token in neighbour if token >= 0] for neighbour in neighbours[u]]
@@ -102,5 +108,6 @@ def naive_logits(model: Retro, tokens: Tensor, neighbours: Tensor) -> Tensor:
                 else:
                     rows.append(cross.norm(cross.residual_scale * x + attend(cross.attention, x, memory)))
             hidden = torch.stack(rows)[None]
-        hidden = block.feed(hidden)
+        fed = block.feed_forward(hidden if block.residual_scale else block.feed_forward_norm(hidden))
+        hidden = added(block, hidden, fed, block.feed_forward_norm)
     return model.decoder.logits(model.decoder.norm(hidden))[0]
