@@ -125,7 +125,7 @@ class GatedRetention(RetentionHeads):
             output, following = self.step(x[:, 0], before, place_of(layout))
             return output[:, None], following
         projected = self.input_proj(x)
-        query, key, value = self.split_heads(projected, layout.tables(self.rotary))
+        query, key, value, gate = self.split_heads(projected, layout.tables(self.rotary))
         mixed, kv = gated_retention(
             query,
             key,
@@ -136,7 +136,7 @@ class GatedRetention(RetentionHeads):
             starts=layout.starts,
             chunk_size=self.config.chunk_size,
         )
-        output = self.read_out(mixed.transpose(1, 2), projected[..., -self.sizes[-1] :])
+        output = self.read_out(mixed.transpose(1, 2), gate)
         return output, RetentionState(kv=kv, position=layout.next_position)
 
     def step(

@@ -190,7 +190,7 @@ class MultiScaleRetention(RetentionHeads):
             output, following = self.step(x[:, 0], before, place_of(layout))
             return output[:, None], following
         projected = self.input_proj(x)
-        query, key, value = self.split_heads(projected, layout.tables(self.rotary))
+        query, key, value, gate = self.split_heads(projected, layout.tables(self.rotary))
         mixed, kv = retention(
             query,
             key,
@@ -201,7 +201,7 @@ class MultiScaleRetention(RetentionHeads):
             starts=layout.starts,
             chunk_size=config.chunk_size,
         )
-        output = self._output(mixed.transpose(1, 2), projected[..., -self.sizes[-1] :], layout.positions)
+        output = self._output(mixed.transpose(1, 2), gate, layout.positions)
         return output, RetentionState(kv=kv, position=layout.next_position)
 
     def step(
@@ -270,7 +270,7 @@ class MultiScaleRetention(RetentionHeads):
             mixed, kv = recurrent_step(*heads, kv, self.decay)
             mixed = mixed.unsqueeze(1)
         else:
-            heads = self.split_heads(torch.cat((q, k, v), -1), tables)
+            heads = self.split_heads(torch.cat((q, k, v, gate), -1), tables)[:3]
             if form == "parallel":
                 mixed, kv = retention_parallel(*heads, state, log_decay=_log_decay(self.config))
             else:

@@ -145,22 +145,25 @@ class RetentionHeads(nn.Module):
 
     def split_heads(
         self, projected: Float[Tensor, "batch time channels"], tables: RotaryTables | None
-    ) -> tuple[Queries, Queries, Values]:
-        """Split into heads, rotate query and key, scale the query by ``key_dim ** -0.5``."""
+    ) -> tuple[Queries, Queries, Values, Float[Tensor, "batch time values"]]:
+        """Split into heads and the gate, rotate query and key, scale the query by ``key_dim ** -0.5``."""
         config, (batch, time, _), scale = self.heads, projected.shape, self.heads.key_dim**-0.5
-        keys, _, values, _ = self.sizes
-        projected = _with_range(projected)
-        value = projected[..., 2 * keys : 2 * keys + values].view(batch, time, config.num_heads, config.value_dim)
-        both = projected[..., : 2 * keys].view(batch, time, 2, config.num_heads, config.key_dim).permute(0, 2, 3, 1, 4)
-        query, key, value = both[:, 0], both[:, 1], value.transpose(1, 2)
+        # One split: of slices, each would have a gradient of all channels.
+        query, key, value, gate = projected.split(self.sizes, -1)
+        query, key, value = _with_range(query), _with_range(key), _with_range(value)
+        query = query.view(batch, time, config.num_heads, config.key_dim).transpose(1, 2)
+        key = key.view(batch, time, config.num_heads, config.key_dim).transpose(1, 2)
+        value = value.view(batch, time, config.num_heads, config.value_dim).transpose(1, 2)
         if tables is None:
-            return query * scale, key, value
+            return query * scale, key, value, gate
         if not torch.is_grad_enabled() and config.rotary_pairs == "interleaved" and not torch.compiler.is_compiling():
+            both = _with_range(projected[..., : 2 * self.sizes[0]])
+            both = both.view(batch, time, 2, config.num_heads, config.key_dim).permute(0, 2, 3, 1, 4)
             query, key = apply_rotary(both, tables.complex).unbind(1)  # in one pass
-            return query, key, value
+            return query, key, value, gate
         # Scaled tables scale the query in the pass that rotates it.
         query = rotate(query, tables.cos * scale, tables.sin * scale, pairs=config.rotary_pairs)
-        return query, rotate(key, tables.cos, tables.sin, pairs=config.rotary_pairs), value
+        return query, rotate(key, tables.cos, tables.sin, pairs=config.rotary_pairs), value, gate
 
     def split_token(
         self, projected: Float[Tensor, "batch channels"], rotation: Rotation | None
