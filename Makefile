@@ -14,7 +14,7 @@ help:
 	@echo "make demo CORPUS=path   the same on your own folder of text"
 	@echo "make retro-evidence     train RETROs with and without neighbours, and compare (CORPUS=path; half an hour)"
 	@echo "make recall             train small memories and ask each for a fact after a million bytes (an hour)"
-	@echo "make test               all tests (15 minutes on two cores)"
+	@echo "make test               all tests (20 minutes on two cores)"
 	@echo "make test-oldest        the tests that meet other packages, each at the oldest release that is supported"
 	@echo "make lint               style, types and import floors"
 	@echo "make docs               the documentation as a site, in site/; warnings are errors"
