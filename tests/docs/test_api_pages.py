@@ -27,6 +27,7 @@ PACKAGES = [
     "retentive.models.rmt",
     "retentive.models.transformer",
     "retentive.models.yoco",
+    "retentive.nucleotides",
     "retentive.retrieval",
 ]
 

@@ -19,7 +19,7 @@ from retentive.checkpoints import save_model
 from retentive.huggingface import register
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.loading import load_tokenizer
-from retentive.text.nucleotides import NucleotideTokenizer
+from retentive.text.nucleotide_tokenizer import NucleotideTokenizer
 from retentive.text.subword_tokenizer import train_bpe
 from retentive.text.tokenizer import Tokenizer
 

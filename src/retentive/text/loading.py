@@ -5,7 +5,7 @@ from pathlib import Path
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import check_version
 from retentive.text.byte_tokenizer import ByteTokenizer
-from retentive.text.nucleotides import NucleotideTokenizer
+from retentive.text.nucleotide_tokenizer import NucleotideTokenizer
 from retentive.text.subword_tokenizer import SubwordTokenizer, open_tokenizer_file
 from retentive.text.tokenizer import DESCRIPTION_FILE, FORMAT_VERSION, TOKENIZER_FILE, Tokenizer, read_tokenizer_json
 

@@ -4,15 +4,12 @@ from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
 from retentive.models.rmt.presets import PRESETS, rmt_small, rmt_tiny
 from retentive.models.rmt.state import RecurrentMemoryState
-from retentive.models.rmt.strands import ReverseComplementTransformer, average_over_strands
 
 __all__ = [
     "PRESETS",
     "RecurrentMemoryConfig",
     "RecurrentMemoryState",
     "RecurrentMemoryTransformer",
-    "ReverseComplementTransformer",
-    "average_over_strands",
     "rmt_small",
     "rmt_tiny",
 ]

@@ -16,8 +16,8 @@ from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
 from retentive.models.rmt.pieces import Piece
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
+from retentive.nucleotides.complement import Complement, check_complement, reverse_complement, reverse_complement_logits
 from retentive.ops.cross_entropy import IGNORED
-from retentive.ops.strands import Complement, check_complement, reverse_complement, reverse_complement_logits
 from retentive.shapes import Hidden, Logits, Memory, Tokens
 
 

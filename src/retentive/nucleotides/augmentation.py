@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from retentive.data.batch import IGNORED, Batch
-from retentive.ops.strands import Complement, reverse_complement
+from retentive.nucleotides.complement import Complement, reverse_complement
 
 
 def with_random_strands(batch: Batch, step: int, *, complement: Complement, seed: int, share: float = 0.5) -> Batch:

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.rmt.small import small_config
-from retentive.models.rmt import RecurrentMemoryTransformer, ReverseComplementTransformer, average_over_strands
-from retentive.models.rmt.strands import symmetric_segments
+from retentive.models.rmt import RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
-from retentive.ops.strands import reverse_complement, reverse_complement_logits
-from retentive.text.nucleotides import NucleotideTokenizer
+from retentive.nucleotides import ReverseComplementTransformer, average_over_strands
+from retentive.nucleotides.complement import reverse_complement, reverse_complement_logits
+from retentive.nucleotides.model import symmetric_segments
+from retentive.text.nucleotide_tokenizer import NucleotideTokenizer
 
 DNA = NucleotideTokenizer
 BACKBONE = TransformerConfig(vocab_size=DNA.vocab_size, hidden_size=16, num_layers=2, num_heads=2)
