@@ -20,15 +20,20 @@ from retrieval.texts import contents
 def cluster() -> Iterator[Cluster]:
     """A head without cores and two nodes of one core each, as processes of this machine."""
     small = {"object_store_memory": 100 << 20, "include_dashboard": False}
-    # On a busy machine a node answers late, which is not to be taken for its end; that is noticed by its connection.
-    patient = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 30}
+    # On a busy machine a node answers late, which is not to be taken for its end; one that has ended refuses at once.
+    patient = {
+        "health_check_timeout_ms": 60_000,
+        "health_check_period_ms": 1000,
+        "health_check_failure_threshold": 5,
+    }
     with pytest.MonkeyPatch.context() as patch:
         # Where the tests' own modules are found: workers start with the environment of their node.
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": patient, **small})
+        # Joined while the head is alone: of several nodes with one address Ray takes any, and the test kills one of them.
+        ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
         for _ in range(2):
             cluster.add_node(num_cpus=1, **small)
-    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
     yield cluster
     ray.shutdown()
     cluster.shutdown()
