@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-Carried = TypeVar("Carried", bound="RecurrentState")
+State = TypeVar("State", bound="RecurrentState")
 
 StateShape = tuple[str | int, ...]
 """What a layer's state must look like: its kind, then the sizes that its config decides."""
@@ -48,37 +48,37 @@ class RecurrentState:
         """How many entries of earlier tokens can be read one by one, and which are real; None where all are."""
         return 0, None
 
-    def select(self: Carried, rows: Int[Tensor, "rows"] | Bool[Tensor, "batch"]) -> Carried:
+    def select(self: State, rows: Int[Tensor, "rows"] | Bool[Tensor, "batch"]) -> State:
         """Keep some rows of the batch: a mask drops rows, indices also reorder or repeat them (beam search)."""
         return map_tensors(self, lambda tensor: tensor[rows.to(tensor.device)])
 
-    def join(self: Carried, *others: Carried) -> Carried:
+    def join(self: State, *others: State) -> State:
         """Put the rows of other states under the rows of this one: the way back from ``select``."""
         return join_rows((self, *others))
 
-    def with_rows(self: Carried, rows: Bool[Tensor, "batch"], other: Carried) -> Carried:
+    def with_rows(self: State, rows: Bool[Tensor, "batch"], other: State) -> State:
         """Put the rows of another state in the place of some of these; ``other`` has as many rows as are True."""
         numbers = torch.arange(len(rows), device=rows.device)
         order = torch.cat((numbers[~rows], numbers[rows])).argsort()
         return join_rows((self.select(~rows), other)).select(order)
 
-    def restart(self: Carried, rows: Bool[Tensor, "batch"]) -> Carried:
+    def restart(self: State, rows: Bool[Tensor, "batch"]) -> State:
         """Set some rows back to the initial state, whose numbers are 0."""
         return map_tensors(self, lambda tensor: tensor.masked_fill(rows.view(-1, *(1,) * (tensor.dim() - 1)), 0))
 
-    def at(self: Carried, position: Int[Tensor, "batch"]) -> Carried:
+    def at(self: State, position: Int[Tensor, "batch"]) -> State:
         """The state with its rows' next tokens at ``position``; a state that counts no positions stays as it is."""
         return self
 
-    def trimmed(self: Carried) -> Carried:
+    def trimmed(self: State) -> State:
         """The state without entries that no row can read; a state of constant size stays as it is."""
         return self
 
-    def detach(self: Carried) -> Carried:
+    def detach(self: State) -> State:
         """Cut the gradient: what came before is a constant from here on."""
         return map_tensors(self, torch.Tensor.detach)
 
-    def to(self: Carried, device: torch.device | str) -> Carried:
+    def to(self: State, device: torch.device | str) -> State:
         """Move every tensor to a device. The dtype never changes: a state is as exact as it was made."""
         return map_tensors(self, lambda tensor: tensor.to(device))
 
@@ -109,7 +109,7 @@ class ModelState(RecurrentState):
     config: object = None
 
 
-def join_rows(states: Sequence[Carried]) -> Carried:
+def join_rows(states: Sequence[State]) -> State:
     """Return one state with the rows of all, in the order given: the inverse of ``select``.
 
     Ragged fields are padded at the left, as their entries stand at the end; see `RecurrentState.ragged`.
@@ -126,7 +126,7 @@ def join_rows(states: Sequence[Carried]) -> Carried:
     return type(first)(**parts)
 
 
-def map_tensors(state: Carried, change: Callable[[Tensor], Tensor]) -> Carried:
+def map_tensors(state: State, change: Callable[[Tensor], Tensor]) -> State:
     """Apply ``change`` to every tensor of a state and return the new state."""
     return type(state)(**{field.name: _mapped(getattr(state, field.name), change) for field in fields(state)})
 
@@ -136,7 +136,7 @@ def named_tensors(state: RecurrentState, prefix: str = "") -> dict[str, Tensor]:
     return dict(_walk(prefix, state))
 
 
-def with_tensors(template: Carried, tensors: dict[str, Tensor], prefix: str = "") -> Carried:
+def with_tensors(template: State, tensors: dict[str, Tensor], prefix: str = "") -> State:
     """Rebuild a state of the template's structure from tensors by path, the inverse of `named_tensors`.
 
     Raises:

@@ -34,7 +34,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Carried:
+class StatePart:
     """One part of the state.
 
     Attributes:
@@ -70,7 +70,7 @@ class Inspection:
     parts: tuple[Part, ...]
     contexts: tuple[int, ...]
     state_bytes: tuple[int, ...]
-    carried: tuple[Carried, ...]
+    carried: tuple[StatePart, ...]
     half_lives: tuple[float, ...] | None
 
     @property
@@ -221,20 +221,20 @@ def _parts(model: DecoderModel) -> tuple[Part, ...]:
     return tuple(Part(name=name, parameters=sum(sizes), copies=len(owners[name])) for name, sizes in names.items())
 
 
-def _carried(states: Sequence[ModelState], *, begins_again: bool) -> tuple[Carried, ...]:
+def _carried(states: Sequence[ModelState], *, begins_again: bool) -> tuple[StatePart, ...]:
     """Group the parts of the state; equal parts that follow one another become one entry.
 
     A part that begins anew with each segment does not count as growing, even if it is largest after the longest text.
     """
     places = [(place, _holds(states[-1], place)) for place in _places(states[-1])]
-    found: list[Carried] = []
+    found: list[StatePart] = []
     for (stem, holds), group in groupby(places, key=lambda entry: (re.sub(r"\.\d+$", "", entry[0]), entry[1])):
         names = [place for place, _ in group]
         numbers = [name.removeprefix(f"{stem}.") for name in names]
         name = names[0] if len(names) == 1 else f"{stem}.{numbers[0]}-{numbers[-1]}"
         sizes = tuple(sum(_size(state, place) for place in names) for state in states)
         grows = not begins_again and len(sizes) > 1 and sizes[-1] > max(sizes[:-1])
-        found.append(Carried(name=name, holds=holds, sizes=sizes, grows=grows))
+        found.append(StatePart(name=name, holds=holds, sizes=sizes, grows=grows))
     return tuple(found)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
-from retentive.models.rmt.pieces import Piece
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
+from retentive.models.rmt.segment_parts import SegmentPart
 from retentive.nucleotides.complement import Complement, check_complement, reverse_complement, reverse_complement_logits
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Hidden, Logits, Memory, Tokens
@@ -137,8 +137,8 @@ class ReverseComplementTransformer(nn.Module):
             chosen = [number for number, segment in enumerate(segments) if segment.shape[1] == size]
             memory = torch.cat([entering[number] + self._from_other_side(entering, number) for number in chosen])
             read = self._segment(torch.cat([segments[number] for number in chosen]), memory)[0]
-            for number, part in zip(chosen, read.chunk(len(chosen)), strict=True):
-                hidden[number] = part
+            for number, rows in zip(chosen, read.chunk(len(chosen)), strict=True):
+                hidden[number] = rows
         return hidden
 
     def _from_other_side(self, entering: list[Memory], number: int) -> Memory:
@@ -151,7 +151,7 @@ class ReverseComplementTransformer(nn.Module):
         """Read one segment, of any size, to its end."""
         model = self.backbone_model
         state = replace(model.initial_state(tokens.shape[0], tokens.device), memory=memory)
-        piece = Piece(
+        part = SegmentPart(
             tokens=tokens,
             start=torch.zeros(1, dtype=torch.long, device=tokens.device),
             begins=True,
@@ -161,9 +161,9 @@ class ReverseComplementTransformer(nn.Module):
             continues=False,
         )
         dtype = model.decoder.embedding.tokens.weight.dtype
-        frame = SegmentLayoutBuilder(model.config, dtype).make(piece, Past(), keep=False)
-        columns = model.run(piece, state, frame, model.columns(piece, state, frame)).columns
-        return columns[:, frame.text], model.memory.keep(columns[:, : frame.reads])
+        segment_layout = SegmentLayoutBuilder(model.config, dtype).make(part, Past(), keep=False)
+        columns = model.run(part, state, segment_layout, model.columns(part, state, segment_layout)).columns
+        return columns[:, segment_layout.text], model.memory.keep(columns[:, : segment_layout.reads])
 
 
 def average_over_strands(predict: Callable[[Tokens], Logits], tokens: Tokens, complement: Complement) -> Logits:

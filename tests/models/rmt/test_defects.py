@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 from laws.families import case_name
 from models.rmt.small import VOCAB, random_tokens, small_backbone, small_rmt
 from retentive import Sampling, generate
-from retentive.models.rmt.pieces import even_plan
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
+from retentive.models.rmt.segment_parts import even_plan
 from retentive.ops.rotary import rotary_frequencies
 from retentive.training.step.pieces import cut_text
 from retentive.training.step.replay import replay
@@ -132,8 +132,8 @@ def test_what_is_recalled_is_the_end_of_the_segments_text(length: int):
 def test_every_key_is_rotated_by_its_own_position():
     """Positions were off by one, and cached memory slots were taken for text."""
     model = small_rmt(xl_length=4)
-    piece = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).pieces[0]
-    segment_layout = SegmentLayoutBuilder(model.config, torch.float64).build(piece, Past(recalled=4), keep=False)
+    part = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).parts[0]
+    segment_layout = SegmentLayoutBuilder(model.config, torch.float64).build(part, Past(recalled=4), keep=False)
     frequencies = rotary_frequencies(4, frequencies="standard")
     (recalled,), (tables,) = segment_layout.recalled.values(), segment_layout.layout.rotary.values()
     for cos, first in ((recalled.cos, 2), (tables.cos[:, segment_layout.text], 6)):
@@ -197,8 +197,8 @@ def test_the_first_segment_can_be_read_without_memory():
 def test_positions_stay_apart_in_bfloat16():
     """Tables in bfloat16 at positions of 10,000 made all tokens of a segment stand at one place."""
     model = small_rmt(segment_length=16, xl_length=16).bfloat16()
-    piece = even_plan(random_tokens(1, 16), torch.zeros(1, dtype=torch.long), 0, 16).pieces[0]
-    layout = SegmentLayoutBuilder(model.config, torch.bfloat16).build(piece, Past(recalled=16), keep=False).layout
+    part = even_plan(random_tokens(1, 16), torch.zeros(1, dtype=torch.long), 0, 16).parts[0]
+    layout = SegmentLayoutBuilder(model.config, torch.bfloat16).build(part, Past(recalled=16), keep=False).layout
     (tables,) = layout.rotary.values()
     assert tables.cos.dtype == torch.float32
     assert len(torch.cat((tables.cos, tables.sin), -1)[0].unique(dim=0)) == 20

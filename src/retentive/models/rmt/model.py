@@ -24,8 +24,8 @@ from retentive.models.decoder import blocks_of
 from retentive.models.document_starts import begun_anew, moved_starts
 from retentive.models.protocol import ModelOutput
 from retentive.models.rmt.config import RecurrentMemoryConfig
-from retentive.models.rmt.pieces import Piece, choose, even_plan, ragged_plan
 from retentive.models.rmt.segment_layout import SegmentLayout, SegmentLayoutBuilder
+from retentive.models.rmt.segment_parts import SegmentPart, choose, even_plan, ragged_plan
 from retentive.models.rmt.segment_result import Step
 from retentive.models.rmt.state import RecurrentMemoryState, check_state
 from retentive.models.rmt.token_step import is_inside_segment, step_inside_segment
@@ -163,9 +163,9 @@ class RecurrentMemoryTransformer(DecoderModel):
         tokens, mask = (state.segment if again else state.segment[:, :0]), None
         if state.real is not None:
             mask = state.real.flip(1)[:, : tokens.shape[1]]
-            # Pieces stand at the begin of the row, unfinished segments at its end.
+            # Parts stand at the begin of the row, unfinished segments at its end.
             tokens = tokens.gather(1, (~state.real).to(torch.uint8).argsort(dim=1, stable=True)[:, : tokens.shape[1]])
-        piece = Piece(
+        part = SegmentPart(
             tokens=tokens,
             start=torch.zeros_like(unfinished) if again else unfinished,
             mask=mask,
@@ -175,7 +175,7 @@ class RecurrentMemoryTransformer(DecoderModel):
             is_first=False,
             continues=False if again else rows,
         )
-        return self._step(piece, state, self._layout_builder(), keep=False)[1].memory
+        return self._step(part, state, self._layout_builder(), keep=False)[1].memory
 
     def _carried(self, tokens: Tokens, state: ModelState | None) -> RecurrentMemoryState:
         """The state that a call goes on from."""
@@ -204,16 +204,14 @@ class RecurrentMemoryTransformer(DecoderModel):
         builder, now, read = self._layout_builder(), state, 0
         outputs: list[Tensor] = []
         kept: tuple[KeysAndValues, ...] = ()
-        for index, piece in enumerate(plan.pieces):
-            keep = index == len(plan.pieces) - 1
-            read += piece.tokens.shape[1]
+        for index, part in enumerate(plan.parts):
+            keep = index == len(plan.parts) - 1
+            read += part.tokens.shape[1]
             needed = plan.columns is not None or read > time - wanted
             if self.recomputes_segments and torch.is_grad_enabled():
-                hidden, now, _ = checkpoint(
-                    self._step, piece, now, builder, keep=keep, text=needed, use_reentrant=False
-                )
+                hidden, now, _ = checkpoint(self._step, part, now, builder, keep=keep, text=needed, use_reentrant=False)
             else:
-                hidden, now, kept = self._step(piece, now, builder, keep=keep, text=needed, kept=kept)
+                hidden, now, kept = self._step(part, now, builder, keep=keep, text=needed, kept=kept)
             if needed or keep:
                 outputs.append(hidden)
         side_by_side = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
@@ -231,7 +229,7 @@ class RecurrentMemoryTransformer(DecoderModel):
 
     def _step(
         self,
-        piece: Piece,
+        part: SegmentPart,
         state: RecurrentMemoryState,
         builder: SegmentLayoutBuilder,
         *,
@@ -239,18 +237,20 @@ class RecurrentMemoryTransformer(DecoderModel):
         text: bool = True,
         kept: tuple[KeysAndValues, ...] = (),
     ) -> tuple[Float[Tensor, "batch texts hidden"], RecurrentMemoryState, tuple[KeysAndValues, ...]]:
-        """Read one piece: what the head reads of its tokens (if ``text`` is wanted), the state, and `Step.kept`."""
-        if piece.starts is not False:
-            state = restarted(state, self.initial_state(state.batch_size, state.memory.device), piece.starts)
-        past = past_of(piece, state)
-        frame = builder.build(piece, past, keep=keep)
-        text = text or not self._can_skip(piece)
-        step = self.run(piece, state, frame, self.columns(piece, state, frame), text=text, kept=kept)
-        written = step.columns[:, : frame.reads] if self.config.bidirectional else step.columns[:, step.slots :]
+        """Read one part: what the head reads of its tokens (if ``text`` is wanted), the state, and `Step.kept`."""
+        if part.starts is not False:
+            state = restarted(state, self.initial_state(state.batch_size, state.memory.device), part.starts)
+        past = past_of(part, state)
+        segment_layout = builder.build(part, past, keep=keep)
+        text = text or not self._can_skip(part)
+        step = self.run(part, state, segment_layout, self.columns(part, state, segment_layout), text=text, kept=kept)
+        written = (
+            step.columns[:, : segment_layout.reads] if self.config.bidirectional else step.columns[:, step.slots :]
+        )
         memory = state.memory
-        if piece.ends is not False and self.config.num_memory_tokens:
-            memory = choose(piece.ends, self.memory.keep(written), memory)
-        history, history_real = history_after(self.config, piece, state, step.seen)
+        if part.ends is not False and self.config.num_memory_tokens:
+            memory = choose(part.ends, self.memory.keep(written), memory)
+        history, history_real = history_after(self.config, part, state, step.seen)
         following = replace(
             state,
             layers=step.layers if keep else state.layers,
@@ -259,16 +259,16 @@ class RecurrentMemoryTransformer(DecoderModel):
             history_real=history_real,
             associations=step.associations,
         )
-        return step.columns[:, frame.text if step.slots else slice(0)], following, step.kept
+        return step.columns[:, segment_layout.text if step.slots else slice(0)], following, step.kept
 
-    def _can_skip(self, piece: Piece) -> bool:
+    def _can_skip(self, part: SegmentPart) -> bool:
         """Whether the last block can leave out the text. Not in training, where replay must find the same numbers.
 
         Nor with gradients: of what the write slots then recall, a part may be meant to have none (``xl_gradient``).
         """
         return (
-            piece.ends is True
-            and piece.mask is None
+            part.ends is True
+            and part.mask is None
             and not self.training
             and not torch.is_grad_enabled()
             and self.config.decoder.takes_attention_mask
@@ -276,42 +276,42 @@ class RecurrentMemoryTransformer(DecoderModel):
             and not (self.config.bidirectional or self.config.xl_layer_above)
         )
 
-    def columns(self, piece: Piece, state: RecurrentMemoryState, frame: SegmentLayout) -> Hidden:
+    def columns(self, part: SegmentPart, state: RecurrentMemoryState, segment_layout: SegmentLayout) -> Hidden:
         """The residual stream of ``[read memory][text][write memory]`` before the first block."""
-        text = self._embed(piece, state)
-        parts = [text]
-        if frame.reads:
-            parts.insert(0, state.memory.to(text.dtype))
-        if frame.writes:
-            parts.append(self.memory.write_slots(state.memory, text.dtype).expand(text.shape[0], -1, -1))
-        return torch.cat(parts, 1) if len(parts) > 1 else text
+        text = self._embed(part, state)
+        streams = [text]
+        if segment_layout.reads:
+            streams.insert(0, state.memory.to(text.dtype))
+        if segment_layout.writes:
+            streams.append(self.memory.write_slots(state.memory, text.dtype).expand(text.shape[0], -1, -1))
+        return torch.cat(streams, 1) if len(streams) > 1 else text
 
-    def _embed(self, piece: Piece, state: RecurrentMemoryState) -> Hidden:
-        tokens, places = piece.tokens, piece.places
-        if piece.mask is not None and self.decoder.embedding.positions is not None:
-            places = places.where(piece.mask, 0)  # there are no learned positions beyond the segment, where no token is
+    def _embed(self, part: SegmentPart, state: RecurrentMemoryState) -> Hidden:
+        tokens, places = part.tokens, part.places
+        if part.mask is not None and self.decoder.embedding.positions is not None:
+            places = places.where(part.mask, 0)  # there are no learned positions beyond the segment, where no token is
         shifted = self.config.token_shift
         if shifted:
-            goes_on = piece.continues is not False and state.segment.shape[1] > 0
+            goes_on = part.continues is not False and state.segment.shape[1] > 0
             before = state.segment[:, -1:] if goes_on else torch.zeros_like(state.position)[:, None]
             tokens = torch.cat((before, tokens), 1)
-            places = torch.cat(((piece.start - 1).clamp_min(0)[:, None], places), 1)
+            places = torch.cat(((part.start - 1).clamp_min(0)[:, None], places), 1)
         hidden = self.decoder.embedding(tokens, places)
         share = self.config.embedding_gradient
         if share < 1:
             hidden = hidden * share + hidden.detach() * (1 - share)
         if shifted:
             earlier, hidden = hidden[:, :-1], hidden[:, 1:]
-            first = choose(piece.continues, earlier[:, :1], torch.zeros_like(earlier[:, :1]))
+            first = choose(part.continues, earlier[:, :1], torch.zeros_like(earlier[:, :1]))
             half = hidden.shape[-1] // 2
             hidden = torch.cat((hidden[..., :half], torch.cat((first, earlier[:, 1:]), 1)[..., half:]), -1)
         return self.decoder.embedding_dropout(hidden)
 
     def run(
         self,
-        piece: Piece,
+        part: SegmentPart,
         state: RecurrentMemoryState,
-        frame: SegmentLayout,
+        segment_layout: SegmentLayout,
         columns: Hidden,
         *,
         text: bool = True,
@@ -320,9 +320,9 @@ class RecurrentMemoryTransformer(DecoderModel):
         """Carry the columns of one step through the blocks.
 
         Args:
-            piece: What is read.
+            part: What is read.
             state: Before it.
-            frame: The positions and masks of its columns.
+            segment_layout: The positions and masks of its columns.
             columns: The residual stream before the first block.
             text: Whether the text's last hidden states are wanted. Without them the last block lets the write slots
                 read the text, and computes nothing else of it.
@@ -332,53 +332,61 @@ class RecurrentMemoryTransformer(DecoderModel):
         seen: list[Tensor] = []
         associations: list[AssociativeState] = []
         memories = self._associative_memories()
-        slots = frame.text.stop
+        slots = segment_layout.text.stop
         for index, block in enumerate(blocks_of(self.decoder)):
             if memories:
                 columns = columns + memories[index](columns, state.associations[index])
             received = columns
-            past = going_on(state.layers[index], piece) if state.layers and piece.continues is not False else None
-            recalled, layout = self._recalled(piece, state, frame, index), frame.layout
+            past = going_on(state.layers[index], part) if state.layers and part.continues is not False else None
+            recalled, layout = self._recalled(part, state, segment_layout, index), segment_layout.layout
             if not text and index == len(self.decoder.blocks) - 1:
                 rotary = self.config.decoder.mixers[index].rotary
-                slots, layout, recalled = 0, frame.write_layout(), frame.all_recalled(columns, recalled, rotary)
-                columns = columns[:, frame.text.stop :]
+                slots, layout, recalled = (
+                    0,
+                    segment_layout.write_layout(),
+                    segment_layout.all_recalled(columns, recalled, rotary),
+                )
+                columns = columns[:, segment_layout.text.stop :]
             elif kept:
                 recalled = kept[index]
             columns, following = block(columns, past, layout, recalled)
             layers.append(following)
             if self.config.xl_length:
-                seen.append((columns if self.config.xl_layer_above else received)[:, frame.text])
+                seen.append((columns if self.config.xl_layer_above else received)[:, segment_layout.text])
             if memories:
-                associations.append(association_after(memories[index], columns[:, slots:], state, index, piece))
+                associations.append(association_after(memories[index], columns[:, slots:], state, index, part))
         return Step(
             columns=self.decoder.norm(columns),
             slots=slots,
             layers=tuple(layers),
             seen=tuple(seen),
             associations=tuple(associations),
-            kept=self._kept(piece, frame, layers),
+            kept=self._kept(part, segment_layout, layers),
         )
 
-    def _kept(self, piece: Piece, frame: SegmentLayout, layers: list[RecurrentState]) -> tuple[KeysAndValues, ...]:
+    def _kept(
+        self, part: SegmentPart, segment_layout: SegmentLayout, layers: list[RecurrentState]
+    ) -> tuple[KeysAndValues, ...]:
         """Keys and values that the next segment can take as they are, where positions and gradients allow it."""
         config, length = self.config, self.config.xl_length
         is_same = config.xl_gradient == "none" and not config.xl_layer_above and not config.decoder.rotary
-        if not length or not is_same or piece.ends is not True or piece.mask is not None:
+        if not length or not is_same or part.ends is not True or part.mask is not None:
             return ()
         caches = cast("list[KeyValueState]", layers)  # mixers that can recall cache keys and values
-        end = caches[0].key.shape[2] - frame.writes
+        end = caches[0].key.shape[2] - segment_layout.writes
         both = (cache.between(end - length, end) for cache in caches)
         return tuple((key.detach(), value.detach()) for key, value in both)
 
-    def _recalled(self, piece: Piece, state: RecurrentMemoryState, frame: SegmentLayout, layer: int) -> Recalled | None:
+    def _recalled(
+        self, part: SegmentPart, state: RecurrentMemoryState, segment_layout: SegmentLayout, layer: int
+    ) -> Recalled | None:
         """The hidden states of the segment before that a block reads at the begin of a segment."""
-        if piece.begins is False or not state.history.shape[2]:
+        if part.begins is False or not state.history.shape[2]:
             return None
         rotary = self.config.decoder.mixers[layer].rotary
         return Recalled(
             hidden=state.history[:, layer],
-            rotary=None if rotary is None else frame.recalled[rotary],
+            rotary=None if rotary is None else segment_layout.recalled[rotary],
             learns=self.config.xl_gradient != "none",
         )
 

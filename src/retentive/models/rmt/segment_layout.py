@@ -15,7 +15,7 @@ from retentive.layers.batch_layout import (
 )
 from retentive.layers.mixers.attention import Recalled
 from retentive.models.rmt.config import RecurrentMemoryConfig
-from retentive.models.rmt.pieces import Piece, Rows
+from retentive.models.rmt.segment_parts import Rows, SegmentPart
 from retentive.shapes import Hidden, Positions, TokenMask
 
 
@@ -85,7 +85,7 @@ class SegmentLayout:
 
 
 class SegmentLayoutBuilder:
-    """Makes the layout of each piece of a call; pieces of one shape share a layout where all rows agree."""
+    """Makes the layout of each part of a call; parts of one shape share a layout where all rows agree."""
 
     def __init__(self, config: RecurrentMemoryConfig, dtype: torch.dtype) -> None:
         """Take the config and the dtype, which determine layouts.
@@ -100,29 +100,29 @@ class SegmentLayoutBuilder:
         self.write_slots = 0 if config.bidirectional else config.num_memory_tokens
         self._even: dict[tuple[int, ...], SegmentLayout] = {}
 
-    def build(self, piece: Piece, past: Past, *, keep: bool) -> SegmentLayout:
-        """Place the columns of a piece.
+    def build(self, part: SegmentPart, past: Past, *, keep: bool) -> SegmentLayout:
+        """Place the columns of a part.
 
         Args:
-            piece: What is read.
+            part: What is read.
             past: What else can be read.
             keep: Whether what attention caches is needed after this step.
         """
-        if piece.mask is not None:
-            return self.make(piece, past, keep)
-        # Only the first piece of a call goes on with a segment, so the shapes tell where a piece starts.
-        key = (piece.tokens.shape[1], bool(piece.begins), bool(piece.ends), past.cached, past.recalled)
+        if part.mask is not None:
+            return self.make(part, past, keep)
+        # Only the first part of a call goes on with a segment, so the shapes tell where a part starts.
+        key = (part.tokens.shape[1], bool(part.begins), bool(part.ends), past.cached, past.recalled)
         if key not in self._even:
-            self._even[key] = self.make(piece, past, keep)
+            self._even[key] = self.make(part, past, keep)
         return self._even[key]
 
-    def make(self, piece: Piece, past: Past, keep: bool) -> SegmentLayout:
+    def make(self, part: SegmentPart, past: Past, keep: bool) -> SegmentLayout:
         """`build`, made anew."""
-        reads = self.read_slots if piece.begins is not False else 0
-        writes = self.write_slots if piece.ends is not False else 0
-        batch, texts = piece.tokens.shape
-        positions = self._positions(piece, reads, writes)
-        mask = self._mask(piece, reads, writes)
+        reads = self.read_slots if part.begins is not False else 0
+        writes = self.write_slots if part.ends is not False else 0
+        batch, texts = part.tokens.shape
+        positions = self._positions(part, reads, writes)
+        mask = self._mask(part, reads, writes)
         return SegmentLayout(
             reads=reads,
             texts=texts,
@@ -131,7 +131,7 @@ class SegmentLayoutBuilder:
                 positions=positions,
                 next_position=torch.zeros(batch, dtype=torch.long, device=positions.device),  # the model counts itself
                 mask=mask,
-                attention_mask=self._attention_mask(piece, past, (reads, texts, writes), mask, keep),
+                attention_mask=self._attention_mask(part, past, (reads, texts, writes), mask, keep),
                 rotary=rotary_by_config(positions, self.config.decoder.rotary, self.dtype),
             ),
             recalled=rotary_by_config(
@@ -139,14 +139,14 @@ class SegmentLayoutBuilder:
             ),
         )
 
-    def _positions(self, piece: Piece, reads: int, writes: int) -> Positions:
+    def _positions(self, part: SegmentPart, reads: int, writes: int) -> Positions:
         """Positions in the order read memory, recalled tokens, segment, write memory: all distances are true."""
-        device = piece.tokens.device
-        text = piece.places + (self.read_slots + self.config.xl_length)
+        device = part.tokens.device
+        text = part.places + (self.read_slots + self.config.xl_length)
         if not reads and not writes:
             return text
-        real = piece.tokens.shape[1] if piece.mask is None else piece.mask.sum(1, keepdim=True)
-        after = self.read_slots + self.config.xl_length + piece.start[:, None] + real
+        real = part.tokens.shape[1] if part.mask is None else part.mask.sum(1, keepdim=True)
+        after = self.read_slots + self.config.xl_length + part.start[:, None] + real
         rows = max(text.shape[0], after.shape[0])
         read = torch.arange(reads, device=device).expand(rows, reads)
         return torch.cat((read, text.expand(rows, -1), after + torch.arange(writes, device=device)), 1)
@@ -156,23 +156,23 @@ class SegmentLayoutBuilder:
         begin = self.read_slots + self.config.xl_length
         return torch.arange(begin - past.recalled, begin, device=device)[None]
 
-    def _mask(self, piece: Piece, reads: int, writes: int) -> TokenMask | None:
+    def _mask(self, part: SegmentPart, reads: int, writes: int) -> TokenMask | None:
         """Which columns are real: rows that begin read memory, rows that end write it."""
-        if piece.mask is None:
+        if part.mask is None:
             return None
-        batch = piece.mask.shape[0]
-        reading = as_flags(piece.begins, piece.mask)
+        batch = part.mask.shape[0]
+        reading = as_flags(part.begins, part.mask)
         if not self.config.read_first:
-            reading = reading & ~as_flags(piece.is_first, piece.mask)
-        writing = as_flags(piece.ends, piece.mask)
-        columns = (reading[:, None].expand(batch, reads), piece.mask, writing[:, None].expand(batch, writes))
+            reading = reading & ~as_flags(part.is_first, part.mask)
+        writing = as_flags(part.ends, part.mask)
+        columns = (reading[:, None].expand(batch, reads), part.mask, writing[:, None].expand(batch, writes))
         return torch.cat(columns, 1)
 
     def _attention_mask(
-        self, piece: Piece, past: Past, sizes: tuple[int, int, int], mask: TokenMask | None, keep: bool
+        self, part: SegmentPart, past: Past, sizes: tuple[int, int, int], mask: TokenMask | None, keep: bool
     ) -> AttentionMask:
         before, columns = past.cached + past.recalled, sum(sizes)
-        device = piece.tokens.device
+        device = part.tokens.device
         groups = self._groups(sizes, device)
         if mask is None:
             if columns == 1 or (not before and groups is None):
@@ -181,22 +181,22 @@ class SegmentLayoutBuilder:
             later = torch.zeros(columns, columns, dtype=self.dtype, device=device).masked_fill(~order, -torch.inf)
             bias = torch.cat((later.new_zeros(columns, before), later), 1)
             return AttentionMask(bias=bias[None, None])
-        present = torch.cat((*self._past_present(piece, past, mask), mask), 1)
+        present = torch.cat((*self._past_present(part, past, mask), mask), 1)
         earlier = torch.ones(columns, before, dtype=torch.bool, device=device)
         order = torch.cat((earlier, _order(groups, columns, device)), 1)
         allowed = present[:, None] & order & mask[..., None]
         if not keep:
             return AttentionMask(allowed=allowed[:, None])
-        kept = present & ~as_flags(piece.ends, mask)[:, None]
+        kept = present & ~as_flags(part.ends, mask)[:, None]
         return AttentionMask(allowed=allowed[:, None], visible=kept)
 
     def _past_present(
-        self, piece: Piece, past: Past, mask: TokenMask
+        self, part: SegmentPart, past: Past, mask: TokenMask
     ) -> tuple[Bool[Tensor, "batch cached"], Bool[Tensor, "batch recalled"]]:
         """Cached keys are there for rows that go on, recalled ones for rows that begin within a document."""
         batch = mask.shape[0]
-        cached = as_flags(piece.continues, mask)[:, None].expand(batch, past.cached)
-        recalled = (as_flags(piece.begins, mask) & ~as_flags(piece.starts, mask))[:, None].expand(batch, past.recalled)
+        cached = as_flags(part.continues, mask)[:, None].expand(batch, past.cached)
+        recalled = (as_flags(part.begins, mask) & ~as_flags(part.starts, mask))[:, None].expand(batch, past.recalled)
         if past.cached_real is not None:
             cached = cached & past.cached_real
         if past.recalled_real is not None:

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.models.rmt.model import RecurrentMemoryTransformer
-from retentive.models.rmt.pieces import Piece
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
+from retentive.models.rmt.segment_parts import SegmentPart
 from retentive.shapes import Logits, Memory, Tokens
 
 History = Float[Tensor, "batch layers xl_length hidden"]
@@ -66,7 +66,7 @@ class SegmentStep(nn.Module):
             real = (history[:, 0] != 0).any(-1)
             state = replace(state, history=history)
             past = Past(recalled=history.shape[2], recalled_real=real)
-        piece = Piece(
+        part = SegmentPart(
             tokens=tokens,
             start=torch.zeros(1, dtype=torch.long, device=tokens.device),
             mask=None if history is None else torch.ones_like(tokens, dtype=torch.bool),
@@ -76,10 +76,14 @@ class SegmentStep(nn.Module):
             is_first=False,
             continues=False,
         )
-        frame = SegmentLayoutBuilder(model.config, memory.dtype).make(piece, past, keep=False)
-        step = model.run(piece, state, frame, model.columns(piece, state, frame))
-        written = step.columns[:, : frame.reads] if model.config.bidirectional else step.columns[:, frame.text.stop :]
-        logits, kept = model.decoder.logits(step.columns[:, frame.text]), model.memory.keep(written)
+        segment_layout = SegmentLayoutBuilder(model.config, memory.dtype).make(part, past, keep=False)
+        step = model.run(part, state, segment_layout, model.columns(part, state, segment_layout))
+        written = (
+            step.columns[:, : segment_layout.reads]
+            if model.config.bidirectional
+            else step.columns[:, segment_layout.text.stop :]
+        )
+        logits, kept = model.decoder.logits(step.columns[:, segment_layout.text]), model.memory.keep(written)
         if history is None:
             return logits, kept
         seen = torch.cat((torch.zeros_like(history), torch.stack(step.seen, 1)), 2)

@@ -9,8 +9,8 @@ from torch import Tensor
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
 from retentive.models.decoder import Decoder
 from retentive.models.rmt.config import RecurrentMemoryConfig
-from retentive.models.rmt.pieces import Piece, Plan, Rows, choose, to_the_end
 from retentive.models.rmt.segment_layout import Past, as_flags
+from retentive.models.rmt.segment_parts import Plan, Rows, SegmentPart, choose, to_the_end
 from retentive.models.rmt.state import RecurrentMemoryState
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import RecurrentState
@@ -51,37 +51,37 @@ def rewound(
     return tokens, replace(state, position=position, segment=state.segment[:, :0], real=None), mask, starts
 
 
-def past_of(piece: Piece, state: RecurrentMemoryState) -> Past:
-    """Keys from before a piece that its tokens can read."""
-    recalls = piece.begins is not False
+def past_of(part: SegmentPart, state: RecurrentMemoryState) -> Past:
+    """Keys from before a part that its tokens can read."""
+    recalls = part.begins is not False
     recalled, recalled_real = (state.history.shape[2], state.history_real) if recalls else (0, None)
-    if piece.continues is False or not state.layers:
+    if part.continues is False or not state.layers:
         return Past(recalled=recalled, recalled_real=recalled_real)
     cached, cached_real = max((layer.entries for layer in state.layers), key=lambda entries: entries[0])
     return Past(cached=cached, cached_real=cached_real, recalled=recalled, recalled_real=recalled_real)
 
 
-def going_on(layer: RecurrentState, piece: Piece) -> RecurrentState:
-    """A layer's state for a piece that goes on in some rows; the others begin anew."""
-    return layer if isinstance(piece.continues, bool) else layer.restart(~piece.continues)
+def going_on(layer: RecurrentState, part: SegmentPart) -> RecurrentState:
+    """A layer's state for a part that goes on in some rows; the others begin anew."""
+    return layer if isinstance(part.continues, bool) else layer.restart(~part.continues)
 
 
 def association_after(
-    memory: AssociativeMemory, slots: Tensor, state: RecurrentMemoryState, index: int, piece: Piece
+    memory: AssociativeMemory, slots: Tensor, state: RecurrentMemoryState, index: int, part: SegmentPart
 ) -> AssociativeState:
     """An associative memory after a segment, in the rows where it ends."""
     before = state.associations[index]
-    if piece.ends is False:
+    if part.ends is False:
         return before
     after = memory.write(slots, before)
     return AssociativeState(
-        matrix=choose(piece.ends, after.matrix, before.matrix),
-        normaliser=choose(piece.ends, after.normaliser, before.normaliser),
+        matrix=choose(part.ends, after.matrix, before.matrix),
+        normaliser=choose(part.ends, after.normaliser, before.normaliser),
     )
 
 
 def history_after(
-    config: RecurrentMemoryConfig, piece: Piece, state: RecurrentMemoryState, seen: tuple[Tensor, ...]
+    config: RecurrentMemoryConfig, part: SegmentPart, state: RecurrentMemoryState, seen: tuple[Tensor, ...]
 ) -> tuple[Tensor, Bool[Tensor, "batch recalled"] | None]:
     """The hidden states that the next segment reads: the last ones of this segment.
 
@@ -90,20 +90,20 @@ def history_after(
     length = config.xl_length
     if not length:
         return state.history, state.history_real
-    if config.bidirectional and piece.ends is False and piece.starts is False:
+    if config.bidirectional and part.ends is False and part.starts is False:
         return state.history, state.history_real
     if config.xl_gradient != "states":
         seen = tuple(hidden.detach() for hidden in seen)
-    if piece.mask is None:
+    if part.mask is None:
         # Cut before they are stacked: a view would keep the whole segment in memory.
         new = torch.stack([hidden[:, -length:] for hidden in seen], 1)
-        both = new if piece.begins is True else torch.cat((state.history, new), 2)
+        both = new if part.begins is True else torch.cat((state.history, new), 2)
         return both[:, :, -length:], None
     new = torch.stack(seen, 1)
-    dropped, taken = as_flags(piece.begins, piece.mask), piece.mask
+    dropped, taken = as_flags(part.begins, part.mask), part.mask
     if config.bidirectional:
-        ends = as_flags(piece.ends, piece.mask)
-        dropped, taken = ends | as_flags(piece.starts, piece.mask), piece.mask & ends[:, None]
+        ends = as_flags(part.ends, part.mask)
+        dropped, taken = ends | as_flags(part.starts, part.mask), part.mask & ends[:, None]
     old = torch.ones_like(state.history[:, 0, :, 0], dtype=torch.bool)
     old = (old if state.history_real is None else state.history_real) & ~dropped[:, None]
     both, real = to_the_end(torch.cat((old, taken), 1), torch.cat((state.history, new), 2), 2)

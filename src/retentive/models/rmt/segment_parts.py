@@ -1,4 +1,4 @@
-"""A call cut into pieces: a piece has, of every row, the tokens of one segment."""
+"""A call cut into parts of segments: a part has, of every row, tokens of one segment."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ Rows = bool | Bool[Tensor, "batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """What one step reads.
+class SegmentPart:
+    """The tokens that one step reads: of every row, a segment or a part of one.
 
     Attributes:
-        tokens: Token ids; the piece of a row stands at the begin.
+        tokens: Token ids; the part of a row stands at the begin.
         start: Place in its segment of a row's first token.
-        mask: Which tokens belong to the piece; None where all do.
-        begins: Rows whose segment begins with the piece.
+        mask: Which tokens belong to the part; None where all do.
+        begins: Rows whose segment begins with the part.
         ends: Rows whose segment ends with it.
         starts: Rows in which a document starts with it.
         is_first: Rows whose segment is the first of its document.
@@ -49,13 +49,13 @@ class Plan:
     """How a call is read.
 
     Attributes:
-        pieces: In order. Rows that need fewer begin later, so that the last piece is the last of every row.
-        columns: Where each token of the call stands in the pieces side by side; None where they are the call itself.
+        parts: In order. Rows that need fewer begin later, so that the last part is the last of every row.
+        columns: Where each token of the call stands in the parts side by side; None where they are the call itself.
         position: Tokens of its document that each row has read after the call.
         unfinished: Tokens of the longest unfinished segment after the call.
     """
 
-    pieces: tuple[Piece, ...]
+    parts: tuple[SegmentPart, ...]
     columns: Int[Tensor, "batch time"] | None
     position: Int[Tensor, "batch"]
     unfinished: int
@@ -87,12 +87,12 @@ def even_plan(tokens: Tokens, position: Int[Tensor, "batch"], place: int, segmen
         segment_length: Tokens of a segment.
     """
     time = tokens.shape[1]
-    pieces: list[Piece] = []
+    parts: list[SegmentPart] = []
     for begin, end in _bounds(place, time, segment_length):
         first = (begin + place) % segment_length
         is_begin, is_end = _decided(first == 0), _decided(first + end - begin == segment_length)
-        pieces.append(
-            Piece(
+        parts.append(
+            SegmentPart(
                 tokens=tokens[:, begin:end],
                 start=torch.tensor([first], device=tokens.device),
                 begins=is_begin,
@@ -103,7 +103,7 @@ def even_plan(tokens: Tokens, position: Int[Tensor, "batch"], place: int, segmen
             )
         )
     unfinished = (place + time) % segment_length
-    return Plan(pieces=tuple(pieces), columns=None, position=position + time, unfinished=unfinished)
+    return Plan(parts=tuple(parts), columns=None, position=position + time, unfinished=unfinished)
 
 
 def _decided(claim: bool) -> bool:
@@ -128,7 +128,7 @@ def ragged_plan(
 ) -> Plan:
     """Cut a call with padding, documents, or rows at different places: each row is cut at its own borders.
 
-    The number of pieces depends on values, so a GPU is waited for twice per call.
+    The number of parts depends on values, so a GPU is waited for twice per call.
 
     Args:
         tokens: Of the call.
@@ -149,10 +149,10 @@ def ragged_plan(
     steps, unfinished = torch.stack((count.amax(), (layout.next_position % segment_length).amax())).tolist()
     steps = max(steps, 1)
     step = number - 1 + (steps - count + goes_on)[:, None]
-    # A row's first piece goes on at the place of the unfinished segment, the others begin at 0.
+    # A row's first part goes on at the place of the unfinished segment, the others begin at 0.
     offset = place[:, None] * (goes_on[:, None] & (number == 0))
     slot = layout.positions % segment_length - offset
-    pieces = _ragged_pieces(
+    parts = _ragged_parts(
         _Cut(
             tokens=tokens,
             grid=_grid(real, step * segment_length + slot, steps, segment_length),
@@ -164,9 +164,9 @@ def ragged_plan(
             place=place,
         )
     )
-    widths = torch.tensor([0, *(piece.tokens.shape[1] for piece in pieces[:-1])], device=tokens.device)
+    widths = torch.tensor([0, *(part.tokens.shape[1] for part in parts[:-1])], device=tokens.device)
     columns = (widths.cumsum(0)[step.clamp(0, steps - 1)] + slot).where(real, 0)
-    return Plan(pieces=pieces, columns=columns, position=layout.next_position, unfinished=unfinished)
+    return Plan(parts=parts, columns=columns, position=layout.next_position, unfinished=unfinished)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +193,7 @@ def _grid(
     return grid.scatter(1, cell.where(real, cells), columns)[:, :cells].view(batch, steps, segment_length)
 
 
-def _ragged_pieces(cut: _Cut) -> tuple[Piece, ...]:
+def _ragged_parts(cut: _Cut) -> tuple[SegmentPart, ...]:
     occupied = cut.grid >= 0
     head, some = cut.grid[:, :, 0].clamp_min(0), occupied[:, :, 0]
     begins, starts, first = (claim.gather(1, head) & some for claim in (cut.begins, cut.starting, cut.first))
@@ -201,12 +201,12 @@ def _ragged_pieces(cut: _Cut) -> tuple[Piece, ...]:
     ends = some & (reached == cut.grid.shape[2])
     claims = (begins, ends, starts, begins & first, cut.continues)
     table = torch.stack((occupied.any(0).sum(-1), *(claim.any(0) for claim in claims)), 1).tolist()
-    pieces: list[Piece] = []
+    parts: list[SegmentPart] = []
     for index, (width, *present) in enumerate(table):
         columns = cut.grid[:, index, : max(width, 1)]
         rows = [claim[:, index] if there else False for claim, there in zip(claims, present, strict=True)]
-        pieces.append(
-            Piece(
+        parts.append(
+            SegmentPart(
                 tokens=cut.tokens.gather(1, columns.clamp_min(0)),
                 start=cut.place * cut.continues[:, index],
                 mask=columns >= 0,
@@ -217,4 +217,4 @@ def _ragged_pieces(cut: _Cut) -> tuple[Piece, ...]:
                 continues=rows[4],
             )
         )
-    return tuple(pieces)
+    return tuple(parts)
