@@ -5,7 +5,7 @@ from typing import cast
 import numpy as np
 
 from retentive.generation.generator import TokenStream
-from retentive.generation.retrieval import Found, StoreRetriever
+from retentive.generation.retrieval import RetrievedNeighbours, StoreRetriever
 from retentive.models.retro import RetroState
 from retentive.retrieval import Datastore
 
@@ -41,7 +41,7 @@ class NeighbourDisplay:
             lines.append("]")
         return lines
 
-    def _lines(self, chunk: Found) -> list[str]:
+    def _lines(self, chunk: RetrievedNeighbours) -> list[str]:
         corpus, lines = self._store.corpus, list[str]()
         for identity, score in zip(chunk.ids, chunk.scores, strict=True):
             if identity < 0:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -85,10 +85,13 @@ class Lookup:
         every = self._retrieval.every
         if every is None:
             return state
-        checked = check_state(self._model.config, self._model.decoder.dtype, state)
+        checked = self._checked(state)
         if int(checked.place.max()) < every - 1:
             return checked  # the same object, so that an engine keeps its buffers
         return end_chunks_every(checked, every, self._model.config.chunk_size)
+
+    def _checked(self, state: ModelState) -> RetroState:
+        return check_state(self._model.config, self._model.decoder.dtype, state)
 
     def arguments(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> dict[str, Tensor]:
         """The neighbours of the chunks that end in a call, by the name of the argument; empty without any."""
@@ -105,7 +108,7 @@ class Lookup:
         """
         # Most new tokens end no chunk, and are not asked about further.
         last = self._model.config.chunk_size - 1
-        if tokens.shape[1] == 1 and isinstance(state, RetroState) and int(state.place.max()) < last:
+        if tokens.shape[1] == 1 and state is not None and int(self._checked(state).place.max()) < last:
             return None
         chunks = self._model.ended_chunks(tokens, state, mask=mask)
         there = (chunks != -1).any(2)
@@ -135,15 +138,14 @@ def make_lookup(model: LanguageModel, retriever: object) -> Lookup | None:
     """
     if retriever is None:
         return None
-    if not isinstance(model, Retro):
+    if model.chunked_reading is None:
         raise ValueError(
             f"retriever must be None for a {model.config.family}, which reads no neighbours, but is a "
             f"{type(retriever).__name__}."
         )
-    if isinstance(retriever, Retrieval):
-        return Lookup(model, retriever)
     # Retrieval validates the retriever.
-    return Lookup(model, Retrieval(retriever=retriever))  # pyright: ignore[reportArgumentType]
+    retrieval = retriever if isinstance(retriever, Retrieval) else Retrieval(retriever=cast("Retriever", retriever))
+    return Lookup(cast("Retro", model), retrieval)
 
 
 class OwnNeighbours:
@@ -191,7 +193,7 @@ class SearchableStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RetrievedNeighbours:
     """One answer of a datastore.
 
     Attributes:
@@ -236,13 +238,13 @@ class StoreRetriever:
                 "the model's tokenizer."
             )
         self._store, self._k = store, k
-        self.found: list[Found] = []
+        self.found: list[RetrievedNeighbours] = []
 
     def check(self, model: Retro) -> None:
         """Validate that the model has the store's chunk size and token ids.
 
         Raises:
-            MismatchError: If they are.
+            MismatchError: If it has others.
         """
         ours, theirs = model.config.chunk_size, self._store.chunk_size
         if ours != theirs:
@@ -262,7 +264,9 @@ class StoreRetriever:
         asked = chunks.where(chunks < self._store.tokenizer.vocab_size, -1).cpu().numpy()
         answer = self._store.search(np.ascontiguousarray(asked), self._k)
         for row, chunk in enumerate(chunks.tolist()):
-            self.found.append(Found(tuple(chunk), tuple(answer.ids[row].tolist()), tuple(answer.scores[row].tolist())))
+            self.found.append(
+                RetrievedNeighbours(tuple(chunk), tuple(answer.ids[row].tolist()), tuple(answer.scores[row].tolist()))
+            )
         # A store of fewer chunks than k has nothing in the last places of any row: they need not be read.
         most = max(1, int((answer.ids >= 0).sum(1).max()))
         return torch.from_numpy(np.asarray(answer.tokens[:, :most], dtype=np.int64))

@@ -20,6 +20,7 @@ from retentive.models.registry import build
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
 from retentive.state import named_tensors
+from retentive.training.objectives.next_token import NextToken
 from retentive.training.run.config import HardwareConfig, TrainConfig
 from retentive.training.step.pieces import cut_text
 from retentive.training.step.replay import check_replayable, replay
@@ -105,6 +106,21 @@ def test_recomputed_segments_give_the_same(changes: dict):
     expected = plain(model, pieces)
     model.recomputes_segments = True
     assert_same(expected, plain(model, pieces))
+
+
+class Doubled(NextToken):
+    """Twice the loss of the next token."""
+
+    def __call__(self, model, window, state):
+        total, count, following = super().__call__(model, window, state)
+        return 2 * total, count, following
+
+
+def test_pieces_have_the_loss_of_their_objective():
+    model = small_rmt().train()
+    loss, _ = unrolled(cut_text(model, TOKENS, LABELS, length=7), None)
+    doubled, _ = unrolled(cut_text(model, TOKENS, LABELS, length=7, objective=Doubled()), None)
+    torch.testing.assert_close(doubled, 2 * loss)
 
 
 @pytest.mark.parametrize("family", ["retnet", "transformer"])

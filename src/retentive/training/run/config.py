@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from retentive.retrieval.encoders import ENCODERS
 from retentive.training.field_checks import check_at_least, check_choice
 from retentive.training.objectives.next_token import NextTokenConfig
 from retentive.training.objectives.protocol import ObjectiveConfig
@@ -60,7 +61,8 @@ class NeighbourDataConfig:
         folder: Folder of the datastores; null is "neighbours" in the store's folder. Missing ones are
             built: for every chunk of both splits, its neighbours among the training documents.
         k: Neighbours of a chunk.
-        encoder: What chunks are compared by: "lexical" (their words, BM25), "dense" or "hybrid".
+        encoder: What chunks are compared by: "lexical" (their words, BM25), "dense" (vectors), "hybrid" (both), or
+            another name in retentive.retrieval.ENCODERS.
         model: For "dense" and "hybrid": folder or hub id of a Hugging Face encoder.
         near_duplicates: Jaccard similarity of 13-token runs from which chunks and documents count as copies, which
             are not given as neighbours (0.8 in the RETRO paper); null excludes exact copies only.
@@ -72,7 +74,7 @@ class NeighbourDataConfig:
 
     folder: Path | None = None
     k: int = 2
-    encoder: Literal["lexical", "dense", "hybrid"] = "lexical"
+    encoder: str = "lexical"
     model: str | None = None
     near_duplicates: float | None = None
     share_without: float = 0.0
@@ -81,8 +83,9 @@ class NeighbourDataConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_at_least("neighbours.k", self.k, 1, "neighbour")
-        check_choice("neighbours.encoder", self.encoder, ("lexical", "dense", "hybrid"))
-        if (self.encoder == "lexical") != (self.model is None):
+        check_choice("neighbours.encoder", self.encoder, tuple(ENCODERS))
+        needs_model = self.encoder in ("dense", "hybrid")
+        if self.encoder in ("lexical", "dense", "hybrid") and needs_model == (self.model is None):
             raise ValueError(
                 f"neighbours.model must be a folder or hub id for 'dense' and 'hybrid' and null for 'lexical', but is "
                 f"{self.model!r} for {self.encoder!r}."

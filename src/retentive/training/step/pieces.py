@@ -70,6 +70,7 @@ def cut_text(
     mask: TokenMask | None = None,
     starts: TokenMask | None = None,
     total_labels: int | Tensor | None = None,
+    objective: Objective = NEXT_TOKEN,
     context: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> list[TextPiece]:
     """Cut a batch of text into pieces of some columns each.
@@ -82,6 +83,7 @@ def cut_text(
         mask: False at padding.
         starts: True at the first token of a document.
         total_labels: Labels of the step that this text is a part of; None counts those of the text.
+        objective: What the loss is. One that chooses labels must have prepared ``tokens`` and ``labels`` before.
         context: Makes a context to read in, such as autocast.
 
     Raises:
@@ -102,7 +104,10 @@ def cut_text(
         )
 
     columns = (slice(begin, begin + length) for begin in range(0, tokens.shape[1], length))
-    return [TextPiece(model=model, window=window(each), total_labels=total, context=context) for each in columns]
+    return [
+        TextPiece(model=model, window=window(each), total_labels=total, objective=objective, context=context)
+        for each in columns
+    ]
 
 
 def is_cut(number: int, truncate_after: int | None) -> bool:
