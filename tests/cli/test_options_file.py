@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retentive.cli.main import main
-from retentive.cli.options_file import read_options
+from retentive.cli.options.file import read_options
 
 NEEDED = "store: x\nrun: y\nsteps: 5\n"
 

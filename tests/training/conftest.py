@@ -16,13 +16,13 @@ from laws.families import small_config, small_model
 from retentive.checkpoints.weights import save_model
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.token_store import TokenStore
+from retentive.training.metrics.log import read_metrics
 from retentive.training.objectives import OBJECTIVES
 from retentive.training.processes.processes import alone
 from retentive.training.processes.sharded_tensors import read_tensors, stored_tensors
 from retentive.training.run import config as configs
 from retentive.training.run.checkpoint_folder import checkpoint_folders
 from retentive.training.run.config import TrainConfig
-from retentive.training.run.metrics import read_metrics
 
 # Torch logs a hundred lines for each checkpoint, which would bury the reason of a failed test.
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)

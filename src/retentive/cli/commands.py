@@ -27,7 +27,7 @@ COMMANDS = {
     "retro_evidence": "Test whether neighbours help: RETRO with, without and with wrong ones; half an hour.",
     "demo": "Run everything on real text, with a report: ten minutes on a laptop.",
 }
-"""Name -> what it does; each is a module of this package with `add_options` and `run`."""
+"""Name -> what it does; each is a module or a folder of this package with `add_options` and `run`."""
 
 
 class Command(Protocol):
@@ -73,7 +73,7 @@ def run(name: str, arguments: list[str]) -> None:
         OutOfMemoryError: If memory runs out; the message names the options that save some.
     """
     with stopping_at_once():
-        from retentive.cli.options import CommandParser
+        from retentive.cli.options.from_config import CommandParser
 
         command = cast("Command", import_module(f"retentive.cli.{name}"))
     parser = CommandParser(prog=f"retentive {name}", description=COMMANDS[name])

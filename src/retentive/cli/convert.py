@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints.conversion import convert, format_names
 from retentive.checkpoints.weights import SavableTokenizer
-from retentive.cli.options import read_config
+from retentive.cli.options.from_config import read_config
 from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import TOKENIZER_FILE
 

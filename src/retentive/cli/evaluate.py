@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.cli.options import add_config, read_config
+from retentive.cli.options.from_config import add_config, read_config
 from retentive.evaluation.harness import HarnessConfig, evaluate_tasks
 from retentive.evaluation.model_evaluation import EvaluateConfig, evaluate
 

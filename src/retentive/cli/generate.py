@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints import load_model, load_state, save_state
 from retentive.checkpoints.devices import chosen_device
-from retentive.cli.options import add_config, read_config
+from retentive.cli.options.from_config import add_config, read_config
 from retentive.data.neighbour_stores import FOLDER
 from retentive.files.targets import check_file_target
 from retentive.generation import Retrieval, Sampling, StoreRetriever, TokenStream, stream

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.cli.options import add_config, read_config
+from retentive.cli.options.from_config import add_config, read_config
 from retentive.evaluation.inspection import inspect_model
 from retentive.evaluation.report.files import write_report
 from retentive.files.targets import check_folder_target

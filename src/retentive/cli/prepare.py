@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.cli.options import add_config, read_config
+from retentive.cli.options.from_config import add_config, read_config
 from retentive.data.prepare import PrepareConfig, prepare
 
 

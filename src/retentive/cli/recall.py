@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.cli.options import add_config, read_config
+from retentive.cli.options.from_config import add_config, read_config
 from retentive.experiments.recall.report import markdown
 from retentive.experiments.recall.run import RecallConfig, run_recall
 

@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.cli.options import add_config, read_config
+from retentive.cli.options.from_config import add_config, read_config
 from retentive.experiments.retro_evidence.evidence import EvidenceConfig
 from retentive.experiments.retro_evidence.run import installed_encoder, run_evidence
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints.manifest import read_manifest
-from retentive.cli.model_options import add_model_options, inner_option, read_model_options, starting_config
-from retentive.cli.options import add_config, read_config
-from retentive.cli.options_file import typed_or_in_file
+from retentive.cli.options.file import typed_or_in_file
+from retentive.cli.options.from_config import add_config, read_config
+from retentive.cli.options.model import add_model_options, inner_option, read_model_options, starting_config
 from retentive.data.token_store import TokenStore
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import family_names, is_plain_decoder, preset_names

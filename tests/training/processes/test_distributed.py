@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from retentive.training.run.metrics import read_metrics
+from retentive.training.metrics.log import read_metrics
 from retentive.training.run.trainer import train
 from training.conftest import STREAMED, Launch, asked_configs, final_tensors
 

@@ -12,7 +12,7 @@ from retentive.training.run.config import (
     HardwareConfig,
     HeldOutConfig,
     MetricsConfig,
-    NeighboursConfig,
+    NeighbourDataConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
@@ -39,13 +39,17 @@ CASES: list[tuple[type[Any], dict[str, Any], str]] = [
     (CheckpointConfig, {"keep_last": 0}, r"checkpoints\.keep_last must be at least 1 checkpoint, but is 0"),
     (CheckpointConfig, {"weights": "best", "keep_best": False}, r"checkpoints\.keep_best must be true"),
     (HardwareConfig, {"accumulation": 0}, r"hardware\.accumulation must be at least 1 part, but is 0"),
-    (NeighboursConfig, {"encoder": "bm25"}, r"neighbours\.encoder must be 'lexical' or 'dense' or .*, but is 'bm25'"),
     (
-        NeighboursConfig,
+        NeighbourDataConfig,
+        {"encoder": "bm25"},
+        r"neighbours\.encoder must be 'lexical' or 'dense' or .*, but is 'bm25'",
+    ),
+    (
+        NeighbourDataConfig,
         {"encoder": "dense"},
         r"neighbours\.model must be a folder or hub id .*, but is None for 'dense'",
     ),
-    (NeighboursConfig, {"model": "bert"}, r"neighbours\.model must be .* null for 'lexical', but is 'bert'"),
+    (NeighbourDataConfig, {"model": "bert"}, r"neighbours\.model must be .* null for 'lexical', but is 'bert'"),
     (MetricsConfig, {"every": 0}, r"metrics\.every must be at least 1 step, but is 0"),
 ]
 
@@ -53,7 +57,7 @@ CASES: list[tuple[type[Any], dict[str, Any], str]] = [
 @pytest.mark.parametrize("model", [None, "a-model"])
 def test_an_encoder_from_outside_is_taken_with_and_without_a_model(monkeypatch: pytest.MonkeyPatch, model: str | None):
     monkeypatch.setitem(ENCODERS, "mine", LexicalEncoder)
-    assert NeighboursConfig(encoder="mine", model=model).encoder == "mine"
+    assert NeighbourDataConfig(encoder="mine", model=model).encoder == "mine"
 
 
 @pytest.mark.parametrize(("kind", "values", "message"), CASES)

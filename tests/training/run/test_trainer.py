@@ -17,11 +17,11 @@ from retentive.errors import DamagedFileError, DivergedError, MismatchError
 from retentive.files import only_writer
 from retentive.models.registry import build
 from retentive.text.loading import load_tokenizer
+from retentive.training.metrics.log import read_metrics
+from retentive.training.metrics.report import TrainReport
 from retentive.training.processes.processes import alone
 from retentive.training.run.checkpoint_folder import check_whole, checkpoint_folders, checkpoint_name
 from retentive.training.run.held_out import HeldOutWindows
-from retentive.training.run.metrics import read_metrics
-from retentive.training.run.report import TrainReport
 from retentive.training.run.run_state import read_weights
 from retentive.training.run.trainer import train
 from retentive.training.step.learner import Learner

@@ -8,7 +8,7 @@ from retentive.evaluation.measures.bits_per_byte import BitsPerByte
 from retentive.evaluation.measures.loss_by_position import LossByPosition
 from retentive.evaluation.measures.speed import SpeedPoint, SpeedReport
 from retentive.evaluation.report.document import BarChart, Bars, Curve, LineChart, Table
-from retentive.training.run.metrics import read_metrics
+from retentive.training.metrics.log import read_metrics
 
 _POINTS = 80
 

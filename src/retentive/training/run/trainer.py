@@ -15,6 +15,9 @@ from retentive.files import only_writer
 from retentive.files.progress import ProgressBar
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
+from retentive.training.metrics.log import MetricsLog
+from retentive.training.metrics.meter import TrainingMeter
+from retentive.training.metrics.report import TrainReport
 from retentive.training.objectives.protocol import Objective, Vocabulary
 from retentive.training.processes.parallelism import chosen_precision
 from retentive.training.processes.processes import Processes, alone, joined_processes
@@ -30,9 +33,6 @@ from retentive.training.run.checkpoint_folder import (
 from retentive.training.run.config import TrainConfig
 from retentive.training.run.first_model import check_first_model, first_model
 from retentive.training.run.held_out import HeldOutLoss, HeldOutWindows, byte_lengths, num_bytes
-from retentive.training.run.meter import TrainingMeter
-from retentive.training.run.metrics import MetricsLog
-from retentive.training.run.report import TrainReport
 from retentive.training.run.run_folder import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,

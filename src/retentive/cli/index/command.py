@@ -1,4 +1,4 @@
-"""``retentive index``: a folder of text as a store that can be searched, added to, checked and planned."""
+"""The command ``retentive index``: its actions, and the options of each."""
 
 import sys
 from collections.abc import Callable
@@ -7,16 +7,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.cli import index_actions as actions
-from retentive.cli.index_options import (
-    AddConfig,
-    BuildConfig,
-    EngineConfig,
-    RemoveConfig,
-    SearchConfig,
-    StoreConfig,
-)
-from retentive.cli.options import CommandParser, add_config, read_config
+from retentive.cli.index import actions
+from retentive.cli.index import options as configs
+from retentive.cli.options.from_config import CommandParser, add_config, read_config
 from retentive.data.sources.text_source import SourceConfig
 from retentive.retrieval.plan import PlanConfig
 
@@ -42,22 +35,22 @@ ACTIONS = {
     "build": Action(
         "Make a store of a folder of text, go on with one that was interrupted, or mend one.",
         actions.build,
-        (SourceConfig, BuildConfig, EngineConfig),
+        (SourceConfig, configs.BuildConfig, configs.EngineConfig),
     ),
-    "search": Action("Find the nearest chunks of a text.", actions.search, (SearchConfig,), ("text",)),
+    "search": Action("Find the nearest chunks of a text.", actions.search, (configs.SearchConfig,), ("text",)),
     "add": Action(
         "Add documents; what is there is not computed again.",
         actions.add,
-        (SourceConfig, AddConfig, EngineConfig),
+        (SourceConfig, configs.AddConfig, configs.EngineConfig),
     ),
     "remove": Action(
         "Remove documents by name; no later answer shows their text.",
         actions.remove,
-        (RemoveConfig,),
+        (configs.RemoveConfig,),
         ("names",),
     ),
-    "verify": Action("Read everything and name what is damaged.", actions.verify, (StoreConfig,)),
-    "info": Action("Show counts, sizes, indexes and their recall.", actions.info, (StoreConfig,)),
+    "verify": Action("Read everything and name what is damaged.", actions.verify, (configs.StoreConfig,)),
+    "info": Action("Show counts, sizes, indexes and their recall.", actions.info, (configs.StoreConfig,)),
     "plan": Action("Work out sizes and hours for a corpus that does not fit here.", actions.plan, (PlanConfig,)),
 }
 

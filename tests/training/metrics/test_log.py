@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from retentive.errors import DamagedFileError
-from retentive.training.run.metrics import MetricsLog, read_metrics
+from retentive.training.metrics.log import MetricsLog, read_metrics
 
 
 def test_lines_are_read_back_by_kind(tmp_path: Path):
@@ -59,7 +59,7 @@ def test_a_disk_that_fills_up_under_tensorboard_is_named_without_a_traceback(tmp
     program = """
 import sys
 from pathlib import Path
-from retentive.training.run.metrics import MetricsLog
+from retentive.training.metrics.log import MetricsLog
 folder = Path(sys.argv[1])
 log = MetricsLog(folder / "metrics.jsonl", after_step=0, tensorboard=folder / "events")
 try:

@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from retentive.cli.index_options import (
+from retentive.cli.index.options import (
     AddConfig,
     BuildConfig,
     EngineConfig,

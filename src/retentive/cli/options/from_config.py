@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.cli.options_file import OptionsFile
+from retentive.cli.options.file import OptionsFile
 
 Config = TypeVar("Config")
 

@@ -1,0 +1,1 @@
+"""What a run tells: means over steps, a log of JSON lines, and a summary at the end."""
