@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from retentive.data.tasks.recurrent_tasks import FACT_BEGIN, QUESTION, VALUES
 from retentive.experiments.recall import training as recall_training
+from retentive.experiments.recall.corpus import read_corpus
 from retentive.experiments.recall.questions import DEPTHS, MEMORY, SHUFFLED, ZEROED, Answers, ask, make_trials
 from retentive.experiments.recall.report import (
     NO_MEMORY,
@@ -59,6 +62,19 @@ def test_trials_have_every_depth_and_value_equally_often_and_are_drawn_by_seed()
     other = make_trials(64, length=160, segment_length=SEGMENT, seed=1)
     assert [trial.value for trial in other] != [trial.value for trial in trials]
     assert len({bytes(whole_text(trial)[0].tolist()) for trial in trials}) == 64
+
+
+@pytest.mark.parametrize("count", [4, 16, 40, 128])
+def test_few_trials_ask_for_as_many_values_and_depths_as_they_can(count: int):
+    found: set[int] = set()
+    for seed in range(8):
+        trials = make_trials(count, length=160, segment_length=SEGMENT, seed=seed)
+        for asked, kinds in ([trial.value for trial in trials], 16), ([trial.depth for trial in trials], 4):
+            often = Counter(asked)
+            assert len(often) == min(kinds, count)
+            assert max(often.values()) - min(often.values()) <= 1
+        found |= {trial.value for trial in trials}
+    assert len(found) > 12
 
 
 @pytest.mark.parametrize("kind", ["sign", "continuous", "associative"])
@@ -198,3 +214,31 @@ def test_a_phase_whose_learning_rate_falls_ends_after_its_steps(monkeypatch: pyt
     learned = train_to_recall("sign", seed=0, max_seconds=60.0)
     assert learned.is_learned
     assert learned.steps == (3,)
+
+
+def test_fewer_phases_are_trained_where_fewer_are_asked_for():
+    """The model without memory is trained as long as a model whose training ended before its last phase."""
+    assert train_to_recall("none", seed=0, max_seconds=60.0, steps=(2, 1)).steps == (2, 1)
+
+
+def test_facts_stand_in_real_text_and_no_byte_of_it_is_new_to_training(tmp_path: Path):
+    (tmp_path / "text.txt").write_text("grüße, \N{SNOWMAN}! " * 40 + "@A;? " * 8, "utf-8")
+    corpus = read_corpus(tmp_path)
+    whole = (tmp_path / "text.txt").read_bytes()
+    assert bytes(corpus.training.text) + bytes(corpus.asked.text) == whole
+    assert len(corpus.asked.text) == len(whole) // 10
+    random = np.random.default_rng(0)
+    drawn = corpus.training((64, 512), random)
+    circle = bytes(corpus.training.text) * 3
+    real = [bytes(row.tolist()) in circle for row in drawn]
+    assert 16 < sum(real) < 48
+    assert set(drawn.flatten().tolist()) == set(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
+    for trial in make_trials(4, length=4 * SEGMENT, segment_length=SEGMENT, seed=0, filler=corpus.asked):
+        text = bytes(whole_text(trial)[0].tolist())
+        assert (text.count(FACT_BEGIN), text.count(QUESTION)) == (1, 1)
+        segments = [text[begin : begin + SEGMENT] for begin in range(0, len(text), SEGMENT)]
+        untouched = [part for part in segments[:-1] if FACT_BEGIN not in part]
+        assert all(part in bytes(corpus.asked.text) * 2 for part in untouched)
+    (tmp_path / "text.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"corpus must have at least two bytes of text, but .* has 1"):
+        read_corpus(tmp_path)

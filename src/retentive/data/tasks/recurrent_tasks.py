@@ -5,33 +5,78 @@ solve a task is the logarithm of the number of possible answers. Rows are whole 
 the border of two.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from retentive.data.batch import IGNORED, Batch, check_sizes
 
 VALUES = b"ABCDEFGHIJKLMNOP"
 """The sixteen values of a fact in bytes."""
 
-FACT_BEGIN, FACT_END, QUESTION = b"@;?"
-"""A fact is ``@``, a value and ``;``; the question is ``?``. None of the three occurs in the filler."""
+FACT_BEGIN, FACT_END, QUESTION = b"\xfd\xfe\xff"
+"""What stands before and after the value of a fact, and the question. No UTF-8 text has these bytes, so none occurs in
+any filler."""
 
-FILLER = np.frombuffer(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,\n", dtype=np.uint8)
-"""Bytes that filler is drawn from. Values are among them, so that a value alone does not give the answer."""
+NOT_IN_TEXT = bytes((0xC0, 0xC1, *range(0xF5, 0x100)))
+"""The bytes that no UTF-8 text has."""
+
+FILLER = np.array(sorted(set(range(256)) - set(NOT_IN_TEXT)), dtype=np.uint8)
+"""Every byte of text. Values are among them, so that a value alone does not give the answer."""
 
 FACT_LENGTH = 3
 
+Filler = Callable[[tuple[int, int], np.random.Generator], Int64[np.ndarray, "rows time"]]
+"""Called with a number of rows, their length and random numbers, returns what stands around facts, as ids of bytes."""
 
-def filler_bytes(shape: tuple[int, ...], random: np.random.Generator) -> Int64[np.ndarray, "..."]:
-    """Random filler, as token ids of bytes."""
+
+def filler_bytes(shape: tuple[int, int], random: np.random.Generator) -> Int64[np.ndarray, "rows time"]:
+    """Random bytes, all of `FILLER` equally often."""
     return FILLER[random.integers(len(FILLER), size=shape)].astype(np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class TextFiller:
+    """Stretches of a text, each from a place drawn at random; a text that is too short is read in a circle.
+
+    Attributes:
+        text: Bytes of UTF-8 text.
+        random_share: Share of the rows that are random bytes instead, so that training leaves out no byte that other
+            text may have.
+    """
+
+    text: UInt8[np.ndarray, "size"]
+    random_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        if not len(self.text):
+            raise ValueError("text of a filler must have at least one byte, but is empty.")
+        strange = np.flatnonzero(np.isin(self.text, np.frombuffer(NOT_IN_TEXT, dtype=np.uint8)))
+        if len(strange):
+            raise ValueError(
+                f"text of a filler must be UTF-8, for other bytes mark facts and questions, but its byte "
+                f"{strange[0]:,} is 0x{self.text[strange[0]]:02x}."
+            )
+        if not 0 <= self.random_share <= 1:
+            raise ValueError(f"random_share must be from 0 to 1, but is {self.random_share}.")
+
+    def __call__(self, shape: tuple[int, int], random: np.random.Generator) -> Int64[np.ndarray, "rows time"]:
+        """Draw a stretch for each row."""
+        rows, time = shape
+        places = random.integers(len(self.text), size=(rows, 1)) + np.arange(time)
+        stretches = self.text.take(places, mode="wrap").astype(np.int64)
+        if not self.random_share:
+            return stretches
+        return np.where(random.random((rows, 1)) < self.random_share, filler_bytes(shape, random), stretches)
+
+
 def fact_bytes(value: int) -> Int64[np.ndarray, "3"]:
-    """The bytes of the fact about a value, by its number."""
+    """The bytes of the fact about a value, by its number: its begin, the value and its end."""
     return np.array([FACT_BEGIN, VALUES[value], FACT_END])
 
 
@@ -43,6 +88,7 @@ def fact_in_filler(
     segments: int,
     seed: int,
     place: Literal["first", "anywhere"] = "anywhere",
+    filler: Filler = filler_bytes,
 ) -> Batch:
     """Memorize, or detect and memorize (Bulatov et al. 2023), in bytes: a fact, filler, a question at the end.
 
@@ -53,6 +99,7 @@ def fact_in_filler(
         segments: Segments of a row.
         seed: Another seed gives other rows.
         place: The fact stands at the begin of the ``first`` segment (memorize), or ``anywhere`` before the question.
+        filler: What stands around them.
 
     Raises:
         ValueError: If a size is too small.
@@ -62,7 +109,7 @@ def fact_in_filler(
         raise ValueError(f"segment_length must be at least {2 * FACT_LENGTH + 2} bytes, but is {segment_length}.")
     random = np.random.default_rng((seed, step))
     time, last = segments * segment_length, (segments - 1) * segment_length
-    tokens = filler_bytes((batch_size, time), random)
+    tokens = filler((batch_size, time), random)
     labels = np.full_like(tokens, IGNORED)
     values = random.integers(len(VALUES), size=batch_size)
     asked = last + random.integers(segment_length // 2, segment_length, size=batch_size)

@@ -8,14 +8,14 @@ only the state can answer it; the controls replace the state there.
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
-from retentive.data.tasks.recurrent_tasks import FACT_LENGTH, QUESTION, VALUES, fact_bytes, filler_bytes
+from retentive.data.tasks.recurrent_tasks import FACT_LENGTH, QUESTION, VALUES, Filler, fact_bytes, filler_bytes
 from retentive.engine.threads import one_thread
 from retentive.evaluation.measures.mode import evaluating
 from retentive.models.protocol import LanguageModel
@@ -42,6 +42,7 @@ class Trial:
         segment_length: Bytes of a segment.
         depth: Where the fact stands, as in `DEPTHS`.
         value: The fact, as an index into `VALUES`.
+        filler: What stands around it.
     """
 
     seed: int
@@ -50,6 +51,7 @@ class Trial:
     segment_length: int
     depth: float
     value: int
+    filler: Filler = field(default=filler_bytes, repr=False)
 
     def pieces(self) -> Iterator[Int64[np.ndarray, "1 time"]]:
         """All but the last segment, some whole segments at a time, so that no text is ever in memory as a whole."""
@@ -58,7 +60,7 @@ class Trial:
         step = max(1, _PIECE // self.segment_length) * self.segment_length
         place = self._fact_place()
         for begin in range(0, before, step):
-            piece = filler_bytes((1, min(step, before - begin)), random)
+            piece = self.filler((1, min(step, before - begin)), random)
             inside = place - begin
             if 0 <= inside < piece.shape[1]:
                 piece[0, inside : inside + FACT_LENGTH] = fact_bytes(self.value)
@@ -66,7 +68,7 @@ class Trial:
 
     def last_segment(self) -> Int64[np.ndarray, "1 time"]:
         """The segment that ends with the question."""
-        segment = filler_bytes((1, self.segment_length), self._random("question"))
+        segment = self.filler((1, self.segment_length), self._random("question"))
         segment[0, -1] = QUESTION
         return segment
 
@@ -110,8 +112,13 @@ class Answers:
         return sum(self.answers[after][number] == self.values[number] for number in chosen), len(chosen)
 
 
-def make_trials(count: int, *, length: int, segment_length: int, seed: int) -> list[Trial]:
+def make_trials(
+    count: int, *, length: int, segment_length: int, seed: int, filler: Filler = filler_bytes
+) -> list[Trial]:
     """Trials with every depth and every value equally often, as far as they divide, in an order drawn at random.
+
+    64 trials, or a multiple, have every value at every depth. Fewer have values drawn at random among all, each at most
+    once more than any other.
 
     Raises:
         ValueError: If there are no trials, or a text is not of two or more whole segments.
@@ -123,15 +130,18 @@ def make_trials(count: int, *, length: int, segment_length: int, seed: int) -> l
             f"lengths must be two or more whole segments of {segment_length} bytes, but one is {length}; the last "
             "segment asks and holds no fact."
         )
-    order = np.random.default_rng((seed, length)).permutation(count)
+    random = np.random.default_rng((seed, length))
+    order, values, depths = random.permutation(count), random.permutation(len(VALUES)), random.permutation(len(DEPTHS))
     return [
         Trial(
             seed=seed,
             number=number,
             length=length,
             segment_length=segment_length,
-            depth=DEPTHS[int(place) % len(DEPTHS)],
-            value=int(place) // len(DEPTHS) % len(VALUES),
+            # With each round of all values, every value stands at the next depth.
+            depth=DEPTHS[int(depths[(place + place // len(VALUES)) % len(DEPTHS)])],
+            value=int(values[place % len(VALUES)]),
+            filler=filler,
         )
         for number, place in enumerate(order)
     ]

@@ -1,7 +1,7 @@
 """What trials of recall found: rows of a table, and a picture."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from retentive.data.tasks.recurrent_tasks import VALUES
@@ -73,9 +73,9 @@ class SeedResult:
     training_seconds: float
     training_processor_seconds: float
     steps: tuple[int, ...]
-    rows: tuple[Row, ...]
-    seconds: tuple[tuple[int, float], ...]
-    resident_bytes: tuple[tuple[int, int | None], ...]
+    rows: tuple[Row, ...] = ()
+    seconds: tuple[tuple[int, float], ...] = ()
+    resident_bytes: tuple[tuple[int, int | None], ...] = ()
 
     def row(self, what: str, length: int, depth: float | None = None) -> Row:
         """The row of one condition, length and depth."""
@@ -86,6 +86,16 @@ class SeedResult:
     def lengths(self) -> tuple[int, ...]:
         """Bytes of the texts, in increasing order."""
         return tuple(sorted({row.length for row in self.rows}))
+
+    def at_lengths(self, lengths: Sequence[int]) -> "SeedResult":
+        """The result at some of its lengths, in their order."""
+        seconds, resident_bytes = dict(self.seconds), dict(self.resident_bytes)
+        return replace(
+            self,
+            rows=tuple(row for length in lengths for row in self.rows if row.length == length),
+            seconds=tuple((length, seconds[length]) for length in lengths),
+            resident_bytes=tuple((length, resident_bytes[length]) for length in lengths),
+        )
 
 
 def seed_result_from_dict(found: Mapping[str, Any]) -> SeedResult:

@@ -2,19 +2,19 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from retentive.checkpoints import save_model
+from retentive.checkpoints import load_model, save_model
 from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.report.pictures import draw, require_matplotlib, styles
+from retentive.experiments.recall.corpus import Corpus, read_corpus
 from retentive.experiments.recall.questions import MEMORY, Answers, ask, make_trials
 from retentive.experiments.recall.report import (
     NO_MEMORY,
-    Row,
     SeedResult,
     markdown,
     recall_chart,
@@ -25,7 +25,6 @@ from retentive.experiments.recall.training import PHASES, SEGMENT_LENGTH, Memory
 from retentive.files import read_json, write_atomically
 from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
-from retentive.models.rmt import RecurrentMemoryTransformer
 
 LENGTHS = (1024, 10_240, 102_400, 1_048_576)
 
@@ -35,7 +34,10 @@ class RecallConfig:
     """Train small models from scratch, then ask each for a fact that it read once, after more and more bytes.
 
     Args:
-        output: Folder for the results. Started again with the same options, the command goes on with the next seed.
+        output: Folder for the results. Started again with the same options, the command goes on where it stopped; more
+            seeds and lengths may then be asked for.
+        corpus: Folder of text, or one file, in which facts are hidden; without it, the sources of Python's standard
+            library on this machine. A tenth of it is not trained on, and asked about.
         seeds: One model is trained for each.
         lengths: Bytes of the texts, whole segments of 512.
         trials: Texts of each length.
@@ -45,6 +47,7 @@ class RecallConfig:
     """
 
     output: Path = Path("runs/recall")
+    corpus: Path | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     lengths: tuple[int, ...] = LENGTHS
     trials: int = 64
@@ -64,44 +67,37 @@ class RecallConfig:
         for length in self.lengths:
             make_trials(self.trials, length=length, segment_length=SEGMENT_LENGTH, seed=0)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The options that decide the result of a seed."""
-        return {"lengths": list(self.lengths), "trials": self.trials, "memory": self.memory}
-
 
 def run_recall(config: RecallConfig) -> list[SeedResult]:
     """Train and ask a model of each seed; write ``recall.json``, ``recall.md`` and ``recall.png`` after each.
 
     Raises:
-        ValueError: If the folder holds a run of other options.
+        ValueError: If the folder holds a run of other options or another text.
     """
     require_matplotlib()
     check_folder_target("output", config.output)
     config.output.mkdir(parents=True, exist_ok=True)
+    corpus = read_corpus(config.corpus)
     results: list[SeedResult] = []
     for seed in config.seeds:
-        found = _read_seed(config, seed)
-        results.append(_run_seed(config, seed) if found is None else found)
-        _write(config, results)
+        result = _read_seed(config, corpus, seed)
+        if result is None:
+            result = _train_seed(config, corpus, seed)
+        results.append(_ask_seed(config, corpus, result).at_lengths(config.lengths))
+        _write(config, corpus, results)
     return results
 
 
-def _run_seed(config: RecallConfig, seed: int) -> SeedResult:
-    """Train both models of a seed and ask them."""
+def _train_seed(config: RecallConfig, corpus: Corpus, seed: int) -> SeedResult:
+    """Train both models of a seed and save them; nothing is asked yet."""
     print(f"\nseed {seed}: training from random weights", flush=True)
-    trained = _train(config.memory, config, seed, None)
-    last = sum(len(phase.stages) for phase in PHASES)
+    trained = _train(config.memory, config, corpus, seed, None)
+    stages = sum(len(phase.stages) for phase in PHASES)
     learned = sum(len(phase.stages) for phase in trained.phases)
-    print(f"  {learned} of {last} stages learned in {trained.seconds:.0f} s, {sum(trained.steps)} steps", flush=True)
-    save_model(trained.model, config.output / f"seed_{seed}")
-    without = _train("none", config, seed, trained.steps)
-    rows, answers = list[Row](), list[Answers]()
-    for length in config.lengths:
-        answers.append(_ask(trained.model, config, length, seed, carries_state=True))
-        rows += rows_of(answers[-1])
-        baseline = _ask(without.model, config, length, seed, carries_state=False)
-        rows += rows_of(baseline, {MEMORY: NO_MEMORY})
+    print(f"  {learned} of {stages} stages learned in {trained.seconds:.0f} s, {sum(trained.steps)} steps", flush=True)
+    without = _train("none", config, corpus, seed, trained.steps)
+    for model, carries_state in ((trained.model, True), (without.model, False)):
+        save_model(model, _model_folder(config, seed, carries_state=carries_state))
     result = SeedResult(
         seed=seed,
         parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
@@ -109,16 +105,33 @@ def _run_seed(config: RecallConfig, seed: int) -> SeedResult:
         training_seconds=trained.seconds,
         training_processor_seconds=trained.processor_seconds,
         steps=trained.steps,
-        rows=tuple(rows),
-        seconds=tuple((found.length, found.seconds) for found in answers),
-        resident_bytes=tuple((found.length, found.resident_bytes) for found in answers),
     )
-    content = {"settings": config.settings, "result": asdict(result)}
-    write_atomically(_seed_file(config, seed), json.dumps(content, indent=1).encode())
+    _write_seed(config, corpus, result)
     return result
 
 
-def _train(kind: MemoryKind, config: RecallConfig, seed: int, steps: tuple[int, ...] | None) -> Training:
+def _ask_seed(config: RecallConfig, corpus: Corpus, result: SeedResult) -> SeedResult:
+    """Ask the models of a seed at each length at which they were not asked yet."""
+    for length in config.lengths:
+        if length in result.lengths:
+            continue
+        answers, baseline = (
+            _ask(config, corpus, length, result.seed, carries_state=carries_state) for carries_state in (True, False)
+        )
+        rows = (*rows_of(answers), *rows_of(baseline, {MEMORY: NO_MEMORY}))
+        result = replace(
+            result,
+            rows=(*result.rows, *rows),
+            seconds=(*result.seconds, (length, answers.seconds)),
+            resident_bytes=(*result.resident_bytes, (length, answers.resident_bytes)),
+        )
+        _write_seed(config, corpus, result)
+    return result
+
+
+def _train(
+    kind: MemoryKind, config: RecallConfig, corpus: Corpus, seed: int, steps: tuple[int, ...] | None
+) -> Training:
     label = f"train, seed {seed}" if kind != "none" else f"train without memory, seed {seed}"
     # Without memory the second stage is never learned: one stage is all that can be shown.
     total = sum(len(phase.stages) if kind != "none" else 1 for phase in PHASES)
@@ -128,14 +141,14 @@ def _train(kind: MemoryKind, config: RecallConfig, seed: int, steps: tuple[int, 
             seed=seed,
             max_seconds=config.minutes * 60,
             steps=steps,
+            filler=corpus.training,
             on_stage=lambda stage: progress.advance(1),
         )
 
 
-def _ask(
-    model: RecurrentMemoryTransformer, config: RecallConfig, length: int, seed: int, *, carries_state: bool
-) -> Answers:
-    trials = make_trials(config.trials, length=length, segment_length=SEGMENT_LENGTH, seed=seed)
+def _ask(config: RecallConfig, corpus: Corpus, length: int, seed: int, *, carries_state: bool) -> Answers:
+    model = load_model(_model_folder(config, seed, carries_state=carries_state))
+    trials = make_trials(config.trials, length=length, segment_length=SEGMENT_LENGTH, seed=seed, filler=corpus.asked)
     if not carries_state:
         return ask(model, trials, carries_state=False)
     with ProgressBar(f"read {length:,} bytes, seed {seed}", total=length * len(trials), unit="B") as progress:
@@ -145,11 +158,25 @@ def _ask(
     return answers
 
 
+def _model_folder(config: RecallConfig, seed: int, *, carries_state: bool) -> Path:
+    return config.output / (f"seed_{seed}" if carries_state else f"seed_{seed}_without")
+
+
 def _seed_file(config: RecallConfig, seed: int) -> Path:
     return config.output / f"seed_{seed}.json"
 
 
-def _read_seed(config: RecallConfig, seed: int) -> SeedResult | None:
+def _settings(config: RecallConfig, corpus: Corpus) -> dict[str, Any]:
+    """The options that decide the result of a seed at a length."""
+    return {"trials": config.trials, "memory": config.memory, "corpus": corpus.digest}
+
+
+def _write_seed(config: RecallConfig, corpus: Corpus, result: SeedResult) -> None:
+    content = {"settings": _settings(config, corpus), "result": asdict(result)}
+    write_atomically(_seed_file(config, result.seed), json.dumps(content, indent=1).encode())
+
+
+def _read_seed(config: RecallConfig, corpus: Corpus, seed: int) -> SeedResult | None:
     """What an earlier run of the same options found, or None.
 
     Raises:
@@ -159,21 +186,21 @@ def _read_seed(config: RecallConfig, seed: int) -> SeedResult | None:
     if not path.is_file():
         return None
     content = read_json(path, cure="delete it: the seed is then trained again")
-    if content["settings"] != config.settings:
+    if content["settings"] != _settings(config, corpus):
         raise ValueError(
-            f"output must hold no run of other options, but {path} was made with {content['settings']}, not "
-            f"{config.settings}; choose another output."
+            f"output must hold no run of other options or another text, but {path} was made with "
+            f"{content['settings']}, not {_settings(config, corpus)}; choose another output."
         )
     print(f"seed {seed}: read from {path}")
     return seed_result_from_dict(content["result"])
 
 
-def _write(config: RecallConfig, results: Sequence[SeedResult]) -> None:
+def _write(config: RecallConfig, corpus: Corpus, results: Sequence[SeedResult]) -> None:
     """All files, after every seed."""
     chart = recall_chart(results)
     content = {
         "machine": describe_machine(torch.device("cpu")),
-        "settings": config.settings,
+        "settings": {**_settings(config, corpus), "lengths": list(config.lengths)},
         "seeds": [asdict(result) for result in results],
     }
     write_atomically(config.output / "recall.json", (json.dumps(content, indent=1) + "\n").encode())

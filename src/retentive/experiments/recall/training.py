@@ -3,7 +3,8 @@
 It learns because gradients flow through all segments, texts grow by a segment once the last length is learned, segments
 are short before they are long, and half of each embedding is that of the byte before (a fact is three bytes that belong
 together). It lasts because memory tokens hold only signs: each segment rounds a drifting value back to +1 or -1, and
-some signs are flipped at random in training, so that the model relies on no single one.
+some signs are flipped at random in training, so that the model relies on no single one. What it reads between facts is
+real text in one half of the rows, and every byte that a text may have in the other.
 """
 
 import time
@@ -14,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from retentive.data.tasks.recurrent_tasks import fact_in_filler
+from retentive.data.tasks.recurrent_tasks import Filler, fact_in_filler, filler_bytes
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
 from retentive.training.run.curriculum import CurriculumConfig, CurriculumReport, StageLearned, fit_curriculum
@@ -116,6 +117,7 @@ def train_to_recall(
     seed: int,
     max_seconds: float,
     steps: tuple[int, ...] | None = None,
+    filler: Filler = filler_bytes,
     on_stage: Callable[[StageLearned], object] = lambda stage: None,
 ) -> Training:
     """Train a model from scratch, phase after phase, until each is learned.
@@ -124,7 +126,9 @@ def train_to_recall(
         kind: Kind of memory.
         seed: Decides weights, texts and their lengths.
         max_seconds: Time limit in seconds; stages not learned by then stay unlearned.
-        steps: Steps of each phase, at most; None gives each all the steps that it may need.
+        steps: Steps of each phase, at most; phases beyond them are left out. None gives each all the steps that it may
+            need.
+        filler: What stands around facts and questions.
         on_stage: Called whenever a stage is learned.
     """
     begin, processor_begin = time.perf_counter(), time.process_time()
@@ -132,12 +136,13 @@ def train_to_recall(
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = _resized(None, config, PHASES[0].segment_length)
-        for number, phase in enumerate(PHASES):
+        for number, phase in enumerate(PHASES if steps is None else PHASES[: len(steps)]):
             model = _resized(model, config, phase.segment_length)
             report = _train_phase(
                 model,
                 phase,
                 seed=seed,
+                filler=filler,
                 max_steps=(phase.falling_steps or MOST_STEPS) if steps is None else steps[number],
                 max_seconds=max_seconds - (time.perf_counter() - begin),
                 on_stage=on_stage,
@@ -169,12 +174,13 @@ def _train_phase(
     phase: Phase,
     *,
     seed: int,
+    filler: Filler,
     max_steps: int,
     max_seconds: float,
     on_stage: Callable[[StageLearned], object],
 ) -> CurriculumReport:
     length, falls = phase.segment_length, phase.falling_steps is not None
-    task = partial(fact_in_filler, batch_size=_BATCH_SIZE, segment_length=length, seed=seed)
+    task = partial(fact_in_filler, batch_size=_BATCH_SIZE, segment_length=length, seed=seed, filler=filler)
     return fit_curriculum(
         model,
         lambda step, segments: task(step, segments=segments),
