@@ -9,7 +9,9 @@ import pytest
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("names", [["recalling"], pytest.param(["causal", "encoder"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "names", [["recalling"], pytest.param(["causal", "encoder", "unread_first", "one_token"], marks=pytest.mark.slow)]
+)
 def test_chained_steps_in_onnxruntime_equal_torch(names: list[str]):
     """Three steps of other lengths, for one row and for three, of one file."""
     pytest.importorskip("onnxscript", reason="needs retentive[onnx]")

@@ -12,9 +12,9 @@ from retentive.models.rmt.segment_step import SegmentStep
 def export_segment_step(model: RecurrentMemoryTransformer, path: Path | str) -> None:
     """Write a model's `SegmentStep` as an ONNX file of dynamic batch and length; needs ``retentive[onnx]``.
 
-    Inputs are ``tokens``, ``memory`` and, for a model with ``xl_length``, ``history``; outputs are ``logits``,
-    ``next_memory`` and ``next_history``, which go into the next step. ``SegmentStep(model).first_inputs(batch)`` gives
-    the memory and history at the begin of a document.
+    Inputs are ``tokens``, ``memory`` and whatever else `SegmentStep.carried_names` names for the model; outputs are
+    ``logits``, ``next_memory`` and so on, which go into the next step. ``SegmentStep(model).first_inputs(batch)`` gives
+    what a document begins with. Segments of one token have no dynamic length.
 
     Args:
         model: Put into eval mode, and left in it.
@@ -28,8 +28,8 @@ def export_segment_step(model: RecurrentMemoryTransformer, path: Path | str) -> 
     step = SegmentStep(model)
     inputs = (torch.zeros(2, min(3, model.config.segment_length), dtype=torch.long), *step.first_inputs(2))
     batch = torch.export.Dim("batch", min=1)
-    time = torch.export.Dim("time", min=1, max=model.config.segment_length)
-    names = ("memory", "history")[: len(inputs) - 1]
+    longest, names = model.config.segment_length, step.carried_names
+    columns = {0: batch} if longest == 1 else {0: batch, 1: torch.export.Dim("time", min=1, max=longest)}
     with torch.no_grad():
         torch.onnx.export(
             step,
@@ -38,5 +38,5 @@ def export_segment_step(model: RecurrentMemoryTransformer, path: Path | str) -> 
             dynamo=True,
             input_names=["tokens", *names],
             output_names=["logits", *(f"next_{name}" for name in names)],
-            dynamic_shapes=({0: batch, 1: time}, *({0: batch} for _ in names)),
+            dynamic_shapes=(columns, {0: batch}, *([tuple({0: batch} for _ in names[1:])] if names[1:] else ())),
         )
