@@ -82,8 +82,7 @@ def test_a_saved_session_goes_on_as_if_it_had_never_stopped(place: Path, family:
     first = run("generate", f"{family}/model", "--prompt=Document", *saved, cwd=place)
     rest = run("generate", f"{family}/model", "--state=s.safetensors", "--max-new-tokens=35", *common, cwd=place)
     # A session may end inside a character; the model is untrained enough to do so.
-    pieces, text = first.removesuffix("\n") + rest.removesuffix("\n"), whole.removesuffix("\n")
-    assert pieces.replace("\ufffd", "") == text.replace("\ufffd", "")
+    assert first.removesuffix("\n") + rest == whole
 
 
 def test_the_prompt_can_come_from_standard_input_and_be_echoed(place: Path):

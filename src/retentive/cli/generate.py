@@ -7,7 +7,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.checkpoints import load_model, load_state, save_state
+from retentive.checkpoints import load_model, load_state, read_state_metadata, save_state
 from retentive.checkpoints.devices import chosen_device
 from retentive.cli.options.from_config import add_config, read_config
 from retentive.data.neighbour_stores import FOLDER
@@ -117,11 +117,16 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         state=state,
         retriever=retrieval,
     )
+    text = TextStream(tokenizer, None if config.state is None else read_state_metadata(config.state))
+    if prompt:
+        print(text.finish(), end="")  # a character that the session left unfinished, and that the prompt cuts off
     if config.echo and prompt:
         print(prompt, end="", flush=True)
-    finished = _print(tokens, TextStream(tokenizer), display if config.show_neighbours else None)
+    finished = _print(tokens, text, display if config.show_neighbours else None)
+    # What is left of a character is saved with the state, and its rest comes when the session goes on.
+    print(text.finish() if config.save_state is None else "", flush=True)
     if config.save_state is not None:
-        save_state(tokens.state, config.save_state, model)
+        save_state(tokens.state, config.save_state, model, metadata=text.metadata)
         print(f"state saved: go on with --state {config.save_state}", file=sys.stderr)
     if not finished:
         raise KeyboardInterrupt
@@ -184,5 +189,4 @@ def _print(tokens: TokenStream, text: TextStream, display: NeighbourDisplay | No
                 print(text.push(token), end="", flush=True)
     except KeyboardInterrupt:
         finished = False
-    print(text.finish(), flush=True)
     return finished
