@@ -14,4 +14,4 @@ class MismatchError(RetentiveError):
 
 
 class DivergedError(RetentiveError):
-    """Training met a loss or gradient that is not finite; the last good checkpoint is kept."""
+    """Training met a loss or gradient that is not finite, and keeps the last good checkpoint; or a state has NaN."""

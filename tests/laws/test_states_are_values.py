@@ -1,11 +1,14 @@
 """A state is a value: it shares no memory with the weights, and what is broken in it is refused."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
 from laws.families import beside, case_name, cases, random_tokens, small_model
+from retentive import generate, load_state, save_state
+from retentive.errors import DivergedError, MismatchError
 from retentive.models.registry import FAMILIES, build, config_class, model_class
 from retentive.state import map_tensors, named_tensors
 
@@ -26,14 +29,55 @@ def test_a_state_of_which_a_part_has_other_rows_is_refused(family: str, changes:
     model = small_model(family, **changes)
     state = model(random_tokens(2, 7)).state
     for name, tensor in named_tensors(state).items():
-        wrong = map_tensors(state, torch.clone)
-        *path, last = name.split(".")
-        owner = wrong
-        for step in path:
-            owner = owner[int(step)] if step.isdigit() else getattr(owner, step)
-        object.__setattr__(owner, last, tensor[:1])  # past the shape checks of the test run, which users do not have
         with pytest.raises(ValueError, match="state must have"):
-            model(random_tokens(2, 3), wrong)
+            model(random_tokens(2, 3), with_part(state, name, tensor[:1]))
+
+
+@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+def test_a_state_of_which_a_part_is_nan_or_of_another_kind_is_refused_by_name(
+    family: str, changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = small_model(family, **changes)
+    with torch.no_grad():
+        state = model(random_tokens(2, 7)).state
+    more = random_tokens(2, 3)
+    for number, (name, tensor) in enumerate(named_tensors(state).items()):
+        if not tensor.numel():
+            continue
+        wrong = with_part(state, name, tensor.double() if not tensor.is_floating_point() else tensor.long())
+        for way in (lambda: model(more, wrong), lambda: save_state(wrong, tmp_path / "wrong", model)):  # noqa: B023
+            with pytest.raises(MismatchError, match=rf"state must have \S+ .*in its {name}, but has "):
+                way()
+        if not tensor.is_floating_point():
+            continue
+        broken = tensor.clone(memory_format=torch.contiguous_format)
+        broken.view(-1)[-1] = torch.nan
+        wrong = with_part(state, name, broken)
+        for way in (
+            lambda: model(more, wrong),  # noqa: B023
+            lambda: generate(model, more, max_new_tokens=1, state=wrong),  # noqa: B023
+            lambda: save_state(wrong, tmp_path / "wrong", model),  # noqa: B023
+        ):
+            with pytest.raises(DivergedError, match=rf"state must have no NaN, but its {name} has"):
+                way()
+        if number < 3:
+            with monkeypatch.context() as earlier:
+                earlier.setattr("retentive.checkpoints.states.check_state_values", lambda state, **options: None)
+                save_state(wrong, tmp_path / "nan", model)
+            with pytest.raises(DivergedError, match=f"nan cannot be gone on from: .* its {name} has"):
+                load_state(tmp_path / "nan", model)
+    assert not (tmp_path / "wrong").exists()
+
+
+def with_part(state, name: str, tensor: torch.Tensor):
+    """The state with another tensor, past the shape checks of the test run, which users do not have."""
+    changed = map_tensors(state, torch.clone)
+    *path, last = name.split(".")
+    owner = changed
+    for step in path:
+        owner = owner[int(step)] if step.isdigit() else getattr(owner, step)
+    object.__setattr__(owner, last, tensor)
+    return changed
 
 
 @pytest.mark.parametrize("family", FAMILIES)

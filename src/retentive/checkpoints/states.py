@@ -17,9 +17,10 @@ from torch import Tensor
 
 from retentive.checkpoints.fingerprint import weights_fingerprint
 from retentive.checkpoints.tensor_file import TensorReader, digest, listed, open_tensors, write_tensors
-from retentive.errors import DamagedFileError, MismatchError
+from retentive.errors import DamagedFileError, DivergedError, MismatchError
 from retentive.models.protocol import LanguageModel, as_module
 from retentive.models.registry import config_to_dict
+from retentive.models.state_values import check_state_values
 from retentive.state import ModelState, RecurrentState, named_tensors, with_tensors
 
 LIBRARY_VERSION = version("retentive")
@@ -56,10 +57,12 @@ def save_state(
 
     Raises:
         MismatchError: If the state is not one of this model's.
+        DivergedError: If it has NaN.
         OSError: If the disk is full or the file cannot be written; an earlier file is left as it was.
     """
     # Layers share one tensor of positions, and a selected state may be a view; a file holds each tensor apart.
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in named_tensors(state).items()}
+    check_state_values(state, thorough=True)
     kind = "generation" if isinstance(state, GenerationState) else "model"
     fault = _fault(tensors, _template(model, kind, state.batch_size))
     if fault:
@@ -93,6 +96,7 @@ def load_state(
         FileNotFoundError: If there is no such file.
         DamagedFileError: If it is cut off, altered, or no state.
         MismatchError: If another model or format made it; the message says what differs.
+        DivergedError: If it has NaN.
     """
     path = Path(path)
     with _open_state(path) as reader:
@@ -105,8 +109,14 @@ def load_state(
     fault = _fault(tensors, template)
     if fault:
         raise DamagedFileError(f"{path} holds no state of its model: {fault}; save it again.")
-    place = next(model.parameters()).device if device is None else device
-    return with_tensors(template, {name: tensor.to(place) for name, tensor in tensors.items()})
+    state = with_tensors(template, tensors)
+    try:
+        check_state_values(state)
+    except MismatchError as error:
+        raise DamagedFileError(f"{path} holds no state of its model: {error}") from error
+    except DivergedError as error:
+        raise DivergedError(f"{path} cannot be gone on from: {error}") from error
+    return state.to(next(model.parameters()).device if device is None else device)
 
 
 def read_state_metadata(path: Path | str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from retentive.generation.sampling import Sampling
 from retentive.generation.stopping import Stopping
 from retentive.models.calls import check_predicts_next
 from retentive.models.protocol import LanguageModel
+from retentive.models.state_values import check_state_values
 from retentive.state import ModelState
 
 _KEPT_TOGETHER = 256
@@ -113,6 +114,8 @@ def generate(
         TypeError: If the prompt is not token ids.
         ValueError: If the model is an encoder, the prompt is empty, an id is out of the vocabulary, a number cannot be,
             rows of ``state`` and ``prompt`` differ, or the text would outgrow the model's ``max_positions``.
+        MismatchError: If ``state`` is of another model.
+        DivergedError: If it has NaN.
     """
     decoding = _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever)
     log = _TokenLog(decoding.num_rows, decoding.device)
@@ -166,6 +169,8 @@ def _begin(
     stopping.check_vocab(model.vocab_size)
     device = model.device
     start = None if state is None else state.to(device)
+    if start is not None:
+        check_state_values(start, thorough=True)
     batch = _first_tokens(read_prompt(prompt, model.vocab_size), start, device)
     carried = start.model if isinstance(start, GenerationState) else start
     if model.longest_text is not None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from retentive.models.protocol import LanguageModel
+from retentive.models.state_values import check_state_values
 from retentive.state import ModelState, RecurrentState, named_tensors
 
 
@@ -28,7 +29,7 @@ def check_call(
     starts: Tensor | None,
     logits_to_keep: int | None,
 ) -> None:
-    """Validate the arguments of a call. Only shapes and dtypes are read, so that no GPU is waited for."""
+    """Validate the arguments of a call. Values are read on the CPU alone, so that no GPU is waited for."""
     expected = (
         ("state", state, RecurrentState | None, "state of this model, or None"),
         ("tokens", tokens, Tensor, "tensor of ids"),
@@ -66,6 +67,8 @@ def check_call(
             f"state must have one row for each row of tokens in each of its tensors, {tokens.shape[0]}, but "
             f"{uneven}; take it from a model's output."
         )
+    if state is not None:
+        check_state_values(state)
     if logits_to_keep is not None and logits_to_keep < 0:
         raise ValueError(f"logits_to_keep must be at least 0, or None for all, but is {logits_to_keep}.")
 
