@@ -32,6 +32,19 @@ class Settings:
         self.assumed[name] = default
         return default
 
+    def either(self, name: str, other: str, default: Any) -> Any:
+        """A setting that has two names, or the package's default.
+
+        Raises:
+            MismatchError: If it is given by both, with different values.
+        """
+        if other in self._values and self._values.get(name, self._values[other]) != self._values[other]:
+            raise MismatchError(
+                f"{self._source} says {name}={self._values[name]!r} and {other}={self._values[other]!r}, two names of "
+                "one setting; leave one of them out."
+            )
+        return self._values[other] if other in self._values else self.get(name, default)
+
     def leave_behind(self, name: str, default: Any, covered: Any) -> None:
         """Note a setting of training that this library lacks, unless its value makes no difference."""
         value = self._values.get(name, default)

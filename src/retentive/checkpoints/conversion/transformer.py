@@ -106,8 +106,8 @@ def gpt2_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
     return TransformerConfig(
         vocab_size=settings.number("vocab_size", vocab, table),
         hidden_size=settings.number("n_embd", hidden, table),
-        num_layers=settings.get("n_layer", 12),
-        num_heads=settings.get("n_head", 12),
+        num_layers=settings.either("n_layer", "num_hidden_layers", 12),
+        num_heads=settings.either("n_head", "num_attention_heads", 12),
         intermediate_size=4 * hidden if inner is None else inner,
         activation=settings.one_of("activation_function", ACTIVATIONS, "gelu_new"),  # pyright: ignore[reportArgumentType]
         norm="layer_norm",
@@ -160,18 +160,43 @@ def llama_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
     )
 
 
+def _rope(settings: Settings) -> tuple[str, Mapping[str, Any]]:
+    """The settings of the rotation, and the name under which they stand: either release of the library has one.
+
+    Raises:
+        MismatchError: If they stand under both, with different values, or are given for each kind of layer.
+    """
+    names = ("rope_scaling", "rope_parameters")
+    given = {name: said for name in names if (said := settings.get(name, None) if name in settings else None)}
+    if len(given) == 2 and given[names[0]] != given[names[1]]:
+        raise MismatchError(
+            "rope_scaling and rope_parameters must not both be given, but differ; leave one of them out."
+        )
+    name, said = next(iter(given.items()), ("rope_parameters", {}))
+    if any(isinstance(value, Mapping) for value in cast("Mapping[str, Any]", said).values()):
+        raise MismatchError(f"{name} must be one for all layers in what is converted, but is {said!r}.")
+    return name, cast("Mapping[str, Any]", said)
+
+
 def _rotary_base(settings: Settings) -> float:
-    """The base of the rotation, from where either release of the library keeps it."""
+    """The base of the rotation, from inside or outside of its other settings; inside counts, as in the library.
+
+    Raises:
+        MismatchError: If it is none, or only some channels turn.
+    """
+    name, said = _rope(settings)
     settings.only("partial_rotary_factor", 1.0, "all channels turn here")
-    if "rope_parameters" in settings:
-        return float(_rope(settings, "rope_parameters").get("rope_theta", 10000.0))
-    return float(settings.get("rope_theta", 10000.0))
+    if said.get("partial_rotary_factor", 1.0) != 1.0:
+        raise MismatchError(f"{name}.partial_rotary_factor must be 1.0 in what is converted: all channels turn here.")
+    base = said["rope_theta"] if "rope_theta" in said else settings.get("rope_theta", 10000.0)
+    if not isinstance(base, int | float):
+        raise MismatchError(f"rope_theta must be a number, but is {base!r}.")
+    return float(base)
 
 
 def _rotary_scaling(settings: Settings) -> tuple[float, ...] | None:
     """How the rotation is slowed for longer texts."""
-    name = "rope_parameters" if "rope_parameters" in settings else "rope_scaling"
-    said = _rope(settings, name)
+    name, said = _rope(settings)
     kind = said.get("rope_type", said.get("type", "default"))
     needed = {
         "default": (),
@@ -189,11 +214,9 @@ def _rotary_scaling(settings: Settings) -> tuple[float, ...] | None:
     return tuple(float(said[key]) for key in needed[kind]) or None
 
 
-def _rope(settings: Settings, name: str) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", settings.get(name, None) or {}) if name in settings else {}
-
-
 def _window(settings: Settings, kind: str) -> int | None:
+    if kind == "llama":  # which ignores the setting
+        return None
     if kind == "qwen2" and not settings.get("use_sliding_window", False):
         return None
     window = settings.get("sliding_window", 4096 if kind == "mistral" else None)
@@ -203,7 +226,7 @@ def _window(settings: Settings, kind: str) -> int | None:
         kinds = {"full_attention" if layer < first else "sliding_attention" for layer in range(layers)}
     if window is not None and len(kinds) > 1:
         raise MismatchError("layer_types must be all alike in what is converted, but some layers have a window.")
-    return None if kinds == {"full_attention"} else window
+    return None if kind == "qwen2" and kinds == {"full_attention"} else window
 
 
 def sizes(config: FamilyConfig) -> Mapping[str, int]:
