@@ -53,6 +53,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     kind = getattr(options, inner, None) if inner else None
     trained, init = (None if folder is None else str(folder) for folder in (config.retrofit, config.init))
     start = starting_config(options.family, options.size, kind, trained, init)
+    if init is not None:  # a published model may have more rows than its tokenizer has tokens
+        vocab_size = max(vocab_size, start.decoder.embedding.vocab_size)
     model = read_model_options(start, options.model.as_dict(), vocab_size)
     report = train(model, config)
     lines = report.lines()

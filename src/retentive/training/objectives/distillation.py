@@ -51,7 +51,7 @@ class DistillationConfig(ObjectiveConfig):
         manifest = read_manifest(self.teacher)
         size = manifest.config.decoder.embedding.vocab_size
         known = manifest.tokenizer_fingerprint, vocabulary.fingerprint
-        if size != vocabulary.size or (None not in known and known[0] != known[1]):
+        if size < vocabulary.size or (None not in known and known[0] != known[1]):
             raise MismatchError(
                 f"distillation.teacher must have been trained with the tokenizer of the text, {vocabulary.size} ids, "
                 f"but the model in {self.teacher} has another, of {size} ids: prepare the text with the teacher's "
@@ -148,7 +148,12 @@ class Distillation(Objective):
 
 
 def divergence(student: Logits, teacher: Logits, temperature: float) -> Float[Tensor, "batch time"]:
-    """Return ``T^2 KL(softmax(teacher / T) || softmax(student / T))`` of each position, in nats."""
+    """Return ``T^2 KL(softmax(teacher / T) || softmax(student / T))`` of each position, in nats.
+
+    Rows that only one of them has, as published tables do beyond their tokenizer's ids, are left out.
+    """
+    both = min(student.shape[-1], teacher.shape[-1])
+    student, teacher = student[..., :both], teacher[..., :both]
     wanted = (wide(teacher) / temperature).log_softmax(-1)
     found = (wide(student) / temperature).log_softmax(-1)
     return nn.functional.kl_div(found, wanted, reduction="none", log_target=True).sum(-1) * temperature**2

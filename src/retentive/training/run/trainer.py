@@ -55,7 +55,7 @@ def train(model: FamilyConfig, config: TrainConfig) -> TrainReport:
     Started by ``torchrun``, all its processes train together.
 
     Args:
-        model: Config of the model; its ``vocab_size`` is that of the store's tokenizer.
+        model: Config of the model; its ``vocab_size`` is at least that of the store's tokenizer.
         config: How it is trained.
 
     Raises:
@@ -96,9 +96,9 @@ def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> Tr
 def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> None:
     """Validate that model, options, text and processes fit one another."""
     vocab_size, tokenizer = model.decoder.embedding.vocab_size, store.manifest.tokenizer
-    if vocab_size != tokenizer.vocab_size:
+    if vocab_size < tokenizer.vocab_size:
         raise MismatchError(
-            f"model.vocab_size must be that of the tokenizer {tokenizer.name!r} in {store.folder}, "
+            f"model.vocab_size must be at least that of the tokenizer {tokenizer.name!r} in {store.folder}, "
             f"{tokenizer.vocab_size}, but is {vocab_size}."
         )
     check_first_model(model, config, store)
