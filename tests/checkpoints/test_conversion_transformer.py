@@ -10,6 +10,7 @@ from safetensors.torch import load, load_file, save_file
 
 from retentive import RecurrentMemoryConfig, RecurrentMemoryTransformer, load_model
 from retentive.checkpoints.conversion import convert, read_foreign, to_foreign
+from retentive.checkpoints.weights import save_model
 from retentive.cli.main import main
 from retentive.errors import MismatchError
 from retentive.models.retro import RetroConfig
@@ -193,6 +194,74 @@ def test_dropout_is_carried_over_or_told(tmp_path: Path, capsys: pytest.CaptureF
     assert load_model(tmp_path / "ours").config.dropout == 0.2
 
 
+ROPE: list[dict[str, Any]] = [
+    {"rope_theta": 50.0},
+    {"rope_theta": 50.0, "rope_parameters": None},
+    {"rope_theta": 50.0, "rope_parameters": {"rope_type": "default"}},
+    {"rope_theta": 50.0, "rope_parameters": {"rope_type": "default", "rope_theta": 70.0}},
+    {"rope_theta": 50.0, "rope_scaling": None},
+    {"rope_theta": 50.0, "rope_scaling": {"type": "linear", "factor": 3.0}},
+    {"rope_theta": 50.0, "rope_scaling": {"type": "linear", "factor": 3.0}, "rope_parameters": None},
+    {"rope_scaling": {"rope_type": "linear", "factor": 3.0, "rope_theta": 70.0}, "rope_parameters": {}},
+    {"rope_theta": 50.0, "rope_scaling": {**SCALED}},
+    {"rope_theta": 50.0, "rope_parameters": {"type": "linear", "factor": 3.0}},
+    {},
+]
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2"])
+def test_settings_of_the_rotation_count_where_the_library_reads_them(family: str, tmp_path: Path):
+    path = saved(tmp_path, family, head_dim=8) / "config.json"
+    bare = json.loads(path.read_text())
+    del bare["rope_parameters"]
+    for rope in ROPE:
+        path.write_text(json.dumps({**bare, **rope}))
+        theirs = getattr(transformers, f"{family}ForCausalLM").from_pretrained(tmp_path)
+        found = read_foreign(tmp_path)
+        with torch.no_grad():
+            expected = theirs(TOKENS).logits
+            torch.testing.assert_close(found.model()(TOKENS).logits, expected, rtol=0, atol=1e-4, msg=str(rope))
+
+
+def test_a_setting_with_two_names_is_read_by_either(tmp_path: Path):
+    path = saved(tmp_path, "GPT2") / "config.json"
+    settings = json.loads(path.read_text())
+    named = {"num_attention_heads": settings.pop("n_head"), "num_hidden_layers": settings.pop("n_layer")}
+    path.write_text(json.dumps({**settings, **named}))
+    assert read_foreign(tmp_path).config.num_heads == 2
+    path.write_text(json.dumps({**settings, **named, "n_head": 4}))
+    with pytest.raises(MismatchError, match="says n_head=4 and num_attention_heads=2, two names of one setting"):
+        read_foreign(tmp_path)
+
+
+def test_a_window_that_llama_ignores_is_ignored(tmp_path: Path):
+    path = saved(tmp_path, "Llama") / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sliding_window": 3}))
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(read_foreign(tmp_path).model()(TOKENS).logits, theirs(TOKENS).logits, rtol=0, atol=1e-5)
+
+
+def test_the_card_of_a_converted_model_names_its_licence(tmp_path: Path):
+    folder = saved(tmp_path / "theirs")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_name_or_path": "someone/small"}))
+    (folder / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: kind\nlicense_link: LICENSE\n---\n# A model\n"
+    )
+    (folder / "LICENSE").write_text("be kind")
+    convert(folder, tmp_path / "ours")
+    card = (tmp_path / "ours" / "README.md").read_text()
+    for words in (
+        "license: other\nlicense_name: kind\nlicense_link: LICENSE\nbase_model: someone/small\n",
+        "Converted from someone/small (Llama, Mistral or Qwen2 of Hugging Face) by [retentive]",
+        "That of its origin: kind, LICENSE in `LICENSE`.",
+    ):
+        assert words in card
+    assert (tmp_path / "ours" / "LICENSE").read_text() == "be kind"
+    save_model(load_model(tmp_path / "ours"), tmp_path / "again")
+    assert "Converted from" not in (tmp_path / "again" / "README.md").read_text()
+
+
 REFUSED = [
     ("Llama", {"model_type": "gemma"}, "model_type must be 'llama', 'mistral' or 'qwen2' .*, but is 'gemma'"),
     ("Llama", {"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
@@ -200,6 +269,10 @@ REFUSED = [
     ("Llama", {"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "of type 'llama3' must have low_freq_factor,"),
     ("Llama", {"rope_scaling": {"type": "linear"}}, "rope_scaling of type 'linear' must have factor"),
     ("Llama", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4}, "must be all alike"),
+    ("Llama", {"rope_parameters": {"rope_theta": None}}, "rope_theta must be a number, but is None"),
+    ("Llama", {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 5.0}}, "not both"),
+    ("Llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor must be 1.0"),
+    ("Llama", {"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, "must be one for all layers"),
     ("GPT2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx must be False"),
     ("GPT2", {"activation_function": "tanh"}, "activation_function must be one of gelu_new"),
 ]
@@ -209,7 +282,7 @@ REFUSED = [
 def test_settings_without_a_meaning_here_are_refused(family: str, changes: dict, message: str, tmp_path: Path):
     path = saved(tmp_path, family) / "config.json"
     settings = json.loads(path.read_text())
-    if "rope_scaling" in changes:
+    if "rope_scaling" in changes and "rope_parameters" not in changes:
         del settings["rope_parameters"]
     if "layer_types" in changes:
         settings["model_type"] = "mistral"

@@ -16,6 +16,7 @@ from retentive.models.registry import build
 CARD_FILE = "README.md"
 EVALUATION_FILE = "evaluation.json"
 DATA_FILE = "training.json"
+ORIGIN_FILE = "origin.json"
 MARK = "# written by retentive; without this line the file is left alone"
 """Stands in a card that may be written anew."""
 
@@ -41,12 +42,34 @@ class TrainingData:
     tokens_read: int
 
 
-def save_model_card(folder: Path | str, data: TrainingData | None = None) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a converted model comes from, for its card.
+
+    Attributes:
+        name: Of the model: its repository, or its folder.
+        package: In whose format it was.
+        licence: Its identifier, as on the source's own card; None if nothing beside the weights tells.
+        licence_files: Files with its text, which came along.
+        licence_name: Name of a licence whose identifier is "other".
+        licence_link: Where its text is.
+    """
+
+    name: str
+    package: str
+    licence: str | None
+    licence_files: tuple[str, ...] = ()
+    licence_name: str | None = None
+    licence_link: str | None = None
+
+
+def save_model_card(folder: Path | str, data: TrainingData | None = None, *, origin: Origin | None = None) -> bool:
     """Write the card of a saved model, with what its folder tells.
 
     Args:
         folder: That `save_model` wrote.
         data: What the model was trained on, kept in the folder for the next time; None takes what was kept.
+        origin: Where the model was converted from, kept likewise.
 
     Returns:
         Whether it was written: a card that was edited by hand is left alone.
@@ -56,9 +79,10 @@ def save_model_card(folder: Path | str, data: TrainingData | None = None) -> boo
     """
     folder = Path(folder)
     path = folder / CARD_FILE
-    if data is not None:
-        known = {"weights": read_manifest(folder).weights_digest, **asdict(data)}
-        write_atomically(folder / DATA_FILE, (json.dumps(known, indent=1) + "\n").encode())
+    for name, told in ((DATA_FILE, data), (ORIGIN_FILE, origin)):
+        if told is not None:
+            known = {"weights": read_manifest(folder).weights_digest, **asdict(told)}
+            write_atomically(folder / name, (json.dumps(known, indent=1) + "\n").encode())
     if path.exists() and MARK not in path.read_text("utf-8"):
         return False
     write_atomically(path, model_card(folder).encode("utf-8"))
@@ -88,12 +112,16 @@ def model_card(folder: Path | str) -> str:
         ("heads", f"{decoder.num_heads}"),
         ("token ids", f"{decoder.embedding.vocab_size:,}"),
     ]
+    origin = _known(folder / ORIGIN_FILE, manifest)
+    done = "Trained with" if origin is None else f"Converted from {origin['name']} ({origin['package']}) by"
     lines = [
         *("---", MARK, "library_name: retentive", f"pipeline_tag: {'text-generation' if generates else 'fill-mask'}"),
+        *(_licence_keys(origin)),
         *("tags:", "- retentive", f"- {manifest.config.family}", "---", ""),
         f"# A {manifest.config.family} of {parameters:,} parameters",
         "",
-        f"Trained with [retentive](https://pypi.org/project/retentive) {manifest.library_version}.",
+        f"{done} [retentive](https://pypi.org/project/retentive) {manifest.library_version}.",
+        *([] if origin is None else ["", "## Licence", "", _licence(origin)]),
         *("", "## Sizes", "", *_table(sizes), "", "## Data", "", *_data(_known(folder / DATA_FILE, manifest))),
         *("", "## Scores", "", *(_scores(_known(folder / EVALUATION_FILE, manifest)) if generates else NO_SCORES)),
         *("", "## Use", "", *(USE if generates else ENCODER_USE), ""),
@@ -124,6 +152,29 @@ ENCODER_USE = (
 )
 
 NO_SCORES = ("Bits per byte of text are not defined for an encoder, which has seen the tokens around each one.",)
+
+
+def _licence_keys(origin: dict[str, Any] | None) -> list[str]:
+    """What the Hub reads at the head of a card: the licence, and the model that this one is made of."""
+    if origin is None:
+        return []
+    keys = {
+        "license": origin["licence"],
+        "license_name": origin["licence_name"],
+        "license_link": origin["licence_link"],
+    }
+    if "/" in origin["name"]:  # the name of a repository
+        keys["base_model"] = origin["name"]
+    return [f"{key}: {value}" for key, value in keys.items() if value is not None]
+
+
+def _licence(origin: dict[str, Any]) -> str:
+    named = [origin["licence_name"] or origin["licence"], origin["licence_link"]]
+    said = ", ".join(part for part in named if part)
+    files = ", ".join(f"`{name}`" for name in origin["licence_files"])
+    if not said and not files:
+        return "That of its origin: no file beside the weights named one."
+    return f"That of its origin: {said or 'see'}{' in ' if said and files else ' '}{files}".rstrip() + "."
 
 
 def _table(rows: list[tuple[str, str]]) -> list[str]:

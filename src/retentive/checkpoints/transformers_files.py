@@ -1,10 +1,12 @@
 """What a saved model's folder holds for transformers alone."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from retentive.files import write_atomically
+from retentive.errors import DamagedFileError
+from retentive.files import read_json, write_atomically
 
+GENERATION_FILE = "generation_config.json"
 CODE_FILE = "modeling_retentive.py"
 CODE = '''\
 """What transformers imports with ``trust_remote_code=True``: the classes of the installed package alone."""
@@ -24,6 +26,22 @@ AUTO_MAP = {
 def write_code_file(folder: Path) -> None:
     """Write the file that leads transformers to the installed package; this library never runs it."""
     write_atomically(folder / CODE_FILE, CODE.encode())
+
+
+def ends_of_generation(folder: Path) -> tuple[int, ...]:
+    """Return the ids that end a text by a folder's ``generation_config.json``; none without one.
+
+    Raises:
+        DamagedFileError: If the file is no JSON object, or names ends that are no ids.
+    """
+    path = folder / GENERATION_FILE
+    if not path.is_file():
+        return ()
+    said: Any = read_json(path, cure="copy it again").get("eos_token_id")
+    ends: list[Any] = cast("list[Any]", said) if isinstance(said, list) else [] if said is None else [said]
+    if not all(isinstance(end, int) for end in ends):
+        raise DamagedFileError(f"{path} must name ends of a text by their ids, but has {said!r}: copy it again.")
+    return tuple(ends)
 
 
 def transformers_settings(weights_file: str, special_ids: dict[str, int]) -> dict[str, Any]:

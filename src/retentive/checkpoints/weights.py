@@ -32,7 +32,7 @@ from retentive.files import fill_atomically, sync
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build, config_to_dict
-from retentive.text.tokenizer import pad_of
+from retentive.text.tokenizer import begin_of, pad_of
 
 
 @runtime_checkable
@@ -187,8 +187,10 @@ def _save_tokenizer(tokenizer: SavableTokenizer, folder: Path) -> None:
     try:
         apart.mkdir()
         tokenizer.save(apart)
-        for path in sorted(apart.iterdir()):
-            path.replace(folder / path.name)
+        for path in sorted(each for each in apart.rglob("*") if each.is_file()):
+            place = folder / path.relative_to(apart)
+            place.parent.mkdir(exist_ok=True)
+            path.replace(place)
     finally:
         rmtree(apart, ignore_errors=True)
 
@@ -216,6 +218,10 @@ def _write_config(
 
 
 def _special_ids(tokenizer: SavableTokenizer) -> dict[str, int]:
-    """Documents begin and end with the same token."""
+    """Ids by transformers' names; tokenizers of our own begin and end a document with one token."""
     end = tokenizer.end_of_text
-    return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": pad_of(tokenizer, end)}
+    return {
+        "bos_token_id": begin_of(tokenizer),
+        "eos_token_id": end,
+        "pad_token_id": pad_of(tokenizer, end),
+    }

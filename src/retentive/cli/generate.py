@@ -1,7 +1,7 @@
 """``retentive generate``: text as a stream, and a state that goes on later."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints import load_model, load_state, read_state_metadata, save_state
 from retentive.checkpoints.devices import chosen_device
+from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.cli.options.from_config import add_config, read_config
 from retentive.data.neighbour_stores import FOLDER
 from retentive.files.targets import check_file_target
@@ -19,7 +20,7 @@ from retentive.generation.text_stream import TextStream
 from retentive.models.protocol import ChunkedReading
 from retentive.retrieval import Datastore
 from retentive.text.loading import load_tokenizer
-from retentive.text.tokenizer import Tokenizer
+from retentive.text.tokenizer import Tokenizer, begin_of, encode_prompt, ids_without_text
 
 POSITIONAL = "checkpoint"
 
@@ -105,15 +106,18 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     prompt = _prompt(config.prompt)
     state = None if config.state is None else load_state(config.state, model)
     retrieval, display = _retrieval(config, model.chunked_reading, tokenizer)
-    ids = tokenizer.encode(prompt) if prompt else []
     if state is None:
-        ids = [tokenizer.end_of_text, *ids]  # as every document began in training
+        ids = encode_prompt(tokenizer, prompt or "") or [begin_of(tokenizer)]
+    else:
+        ids = tokenizer.encode(prompt) if prompt else []
+    vocab_size = model.config.decoder.embedding.vocab_size
+    ends = (tokenizer.end_of_text, *(end for end in ends_of_generation(config.checkpoint) if end < vocab_size))
     tokens = stream(
         model,
         ids or None,
         max_new_tokens=config.max_new_tokens,
-        sampling=config.sampling,
-        stop_tokens=[tokenizer.end_of_text] if config.stop_at_end else [],
+        sampling=replace(config.sampling, never=ids_without_text(tokenizer, vocab_size)),
+        stop_tokens=ends if config.stop_at_end else [],
         state=state,
         retriever=retrieval,
     )

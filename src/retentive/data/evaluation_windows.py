@@ -43,8 +43,8 @@ class EvaluationWindows:
 
     Windows of a document begin every ``stride`` tokens. The first scores all its tokens, each further one the last
     ``stride``, so every token is scored exactly once, with at least ``window - stride`` tokens before it where the
-    document has them. As in training, a document is read after end-of-text, from which alone its first token is
-    predicted. End-of-text has no bytes; predicting it is scored on request only.
+    document has them. As in training, a document is read after the tokenizer's begin-of-text, from which alone its
+    first token is predicted. End-of-text has no bytes; predicting it is scored on request only.
 
     Args:
         store: Where the tokens are.
@@ -77,7 +77,7 @@ class EvaluationWindows:
             )
         self.window, self.stride, self.batch_size = window, stride, batch_size
         self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
-        self._end_of_text = store.manifest.tokenizer.end_of_text
+        self._begin_of_text = store.manifest.tokenizer.document_begin
         self._document_bytes = store.document_bytes(split)
         self._byte_lengths = torch.from_numpy(token_byte_lengths(store.tokenizer))
         lengths = np.diff(self._offsets)
@@ -106,7 +106,7 @@ class EvaluationWindows:
             raise IndexError(f"batch must be from 0 to {len(self) - 1}, but is {index}.")
         rows = range(index * self.batch_size, min((index + 1) * self.batch_size, len(self._document)))
         width = int(self._length[rows.start])  # the longest, as windows are sorted
-        tokens = np.full((len(rows), width), self._end_of_text, dtype=np.int64)
+        tokens = np.full((len(rows), width), self._begin_of_text, dtype=np.int64)
         labels = np.full_like(tokens, IGNORED)
         mask = np.zeros(tokens.shape, dtype=np.bool_)
         for number, row in enumerate(rows):

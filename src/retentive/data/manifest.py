@@ -19,13 +19,29 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerRecord:
-    """The tokenizer that made the tokens, and its folder in the store."""
+    """The tokenizer that made the tokens, and its folder in the store.
+
+    Attributes:
+        name: Kind of tokenizer.
+        vocab_size: Number of its ids.
+        end_of_text: The id that closes every document.
+        fingerprint: SHA-256 over everything that decides ids.
+        folder: Its folder in the store.
+        begin_of_text: The id after which a document is read; None, as in stores of earlier versions, is the one that
+            closes it.
+    """
 
     name: str
     vocab_size: int
     end_of_text: int
     fingerprint: str
     folder: str
+    begin_of_text: int | None = None
+
+    @property
+    def document_begin(self) -> int:
+        """The id after which a document is read."""
+        return self.end_of_text if self.begin_of_text is None else self.begin_of_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,11 @@ from retentive.data.token_store import TokenStore
 class PackedWindows:
     """Batches of windows of equal length, shuffled anew each epoch.
 
-    All documents of the split make one stream, which is cut into consecutive windows. A document is read as
-    end-of-text, then its tokens; it is predicted as its tokens, then end-of-text. So every token is predicted exactly
-    once an epoch, the first of a document from end-of-text alone, which is how a text is begun in generation too.
-    ``starts`` marks the end-of-text that begins a document. The last window is filled up with such tokens that have
-    no label. A batch goes on into the next epoch where one ends, so nothing is left out.
+    All documents of the split make one stream, which is cut into consecutive windows. A document is read as the
+    tokenizer's begin-of-text, which is end-of-text in tokenizers of our own, then its tokens; it is predicted as its
+    tokens, then end-of-text. So every token is predicted exactly once an epoch, the first of a document from
+    begin-of-text alone. ``starts`` marks the begin-of-text of a document. The last window is filled up with such tokens
+    that have no label. A batch goes on into the next epoch where one ends, so nothing is left out.
 
     The batch of a step depends on the step and the arguments alone. Reads go straight to the memory map; a batch of
     16,384 tokens took 0.15 ms on one core, so there are no worker processes.
@@ -37,7 +37,7 @@ class PackedWindows:
         check_sizes(window=window, batch_size=batch_size)
         self.window, self.batch_size, self.seed = window, batch_size, seed
         self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
-        self._end_of_text = store.manifest.tokenizer.end_of_text
+        self._begin_of_text = store.manifest.tokenizer.document_begin
         if len(self._tokens) == 0:
             raise ValueError(empty_split(store, split))
         self.windows_per_epoch = -(-len(self._tokens) // window)
@@ -66,7 +66,7 @@ class PackedWindows:
             world: Number of processes; it divides ``batch_size``.
         """
         numbers = self.window_numbers(step, rank, world)
-        tokens = np.full((len(numbers), self.window), self._end_of_text, dtype=np.int64)
+        tokens = np.full((len(numbers), self.window), self._begin_of_text, dtype=np.int64)
         labels = np.full_like(tokens, IGNORED)
         starts = np.ones(tokens.shape, dtype=np.bool_)
         for row, number in enumerate(numbers.tolist()):
@@ -79,6 +79,7 @@ class PackedWindows:
             first, last = np.searchsorted(self._offsets, (begin, begin + len(found)), side="left")
             starts[row, : len(found)] = False
             starts[row, self._offsets[first:last] - begin] = True
+        tokens[starts] = self._begin_of_text
         return Batch(tokens=torch.from_numpy(tokens), labels=torch.from_numpy(labels), starts=torch.from_numpy(starts))
 
     def _ordered(self, epoch: int, place: int) -> int:

@@ -64,7 +64,7 @@ class ChunkedWindows:
             raise ValueError(f"window must be at least chunk_size = {chunk_size} tokens, but is {window}.")
         self.window, self.batch_size, self.seed = window, batch_size, seed
         self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
-        self._end_of_text = store.manifest.tokenizer.end_of_text
+        self._begin_of_text = store.manifest.tokenizer.document_begin
         if len(self._tokens) == 0:
             raise ValueError(empty_split(store, split))
         self._pieces, self._first_pieces = _laid(np.diff(self._offsets), window, chunk_size)
@@ -75,7 +75,7 @@ class ChunkedWindows:
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The batch of one step, or one rank's share of it; see `PackedWindows.batch`."""
         rows = self.stretches(step, rank, world)
-        tokens = np.full((len(rows), self.window), self._end_of_text, dtype=np.int64)
+        tokens = np.full((len(rows), self.window), self._begin_of_text, dtype=np.int64)
         labels = np.full_like(tokens, IGNORED)
         starts = np.ones(tokens.shape, dtype=np.bool_)
         for row, stretches in enumerate(rows):

@@ -52,7 +52,7 @@ class StreamedWindows:
         batch_size: Rows of the global batch, over all ranks; a row stays with its rank.
         seed: Decides the order of documents in each epoch.
         epochs: How often to read everything; ``None`` never ends. At the end of the last epoch, rows are filled up
-            with end-of-text tokens that have no label and are starts.
+            with begin-of-text tokens that have no label and are starts.
 
     Raises:
         ValueError: If a size is below 1, or the split has no document.
@@ -64,7 +64,7 @@ class StreamedWindows:
         check_sizes(window=window, batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
         self.window, self.batch_size, self.seed, self.epochs = window, batch_size, seed, epochs
         self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
-        self._end_of_text = store.manifest.tokenizer.end_of_text
+        self._begin_of_text = store.manifest.tokenizer.document_begin
         self._lengths = np.diff(self._offsets)
         if len(self._lengths) == 0:
             raise ValueError(empty_split(store, split))
@@ -106,7 +106,7 @@ class StreamedWindows:
             last = "" if self.epochs is None else f" and below num_steps={self.num_steps}"
             raise ValueError(f"step must be at least 0{last}, but is {step}.")
         rows = rows_of_rank(self.batch_size, rank, world)
-        tokens = np.full((len(rows), self.window), self._end_of_text, dtype=np.int64)
+        tokens = np.full((len(rows), self.window), self._begin_of_text, dtype=np.int64)
         labels = np.full_like(tokens, IGNORED)
         starts = np.ones(tokens.shape, dtype=np.bool_)
         for index, stretches in enumerate(self.stretches(step, rank, world)):
@@ -155,7 +155,7 @@ class StreamedWindows:
             here = int(self._offsets[stretch.document]) + stretch.begin
             found = self._tokens[here : here + read]
             labels[column : column + read] = found
-            tokens[column] = self._tokens[here - 1] if stretch.begin else self._end_of_text
+            tokens[column] = self._tokens[here - 1] if stretch.begin else self._begin_of_text
             tokens[column + 1 : column + read] = found[:-1]
             starts[column : column + read] = False
             starts[column] = not stretch.begin

@@ -34,7 +34,7 @@ from retentive.files import (
     only_writer,
     sync,
 )
-from retentive.text.tokenizer import TokenIds, Tokenizer
+from retentive.text.tokenizer import TokenIds, Tokenizer, begin_of
 
 _HASH = "-[0-9a-f]{16}"
 _DATA = r"(train|heldout)-(tokens|offsets|bytes|names)%s\.(bin|txt)|problems%s\.jsonl"
@@ -143,9 +143,11 @@ class TokenStoreWriter:
         fingerprint = self._tokenizer.fingerprint()
         tokenizer_folder = f"tokenizer-{fingerprint[:16]}"
         self._tokenizer.save(self._folder / tokenizer_folder)
-        for path in sorted((self._folder / tokenizer_folder).iterdir()):
-            relative = f"{tokenizer_folder}/{path.name}"
-            files[f"tokenizer-{path.name}"] = FileRecord(path=relative, size=path.stat().st_size, sha256=checksum(path))
+        for path in sorted(each for each in (self._folder / tokenizer_folder).rglob("*") if each.is_file()):
+            relative = path.relative_to(self._folder).as_posix()
+            files[f"tokenizer-{relative.removeprefix(tokenizer_folder + '/')}"] = FileRecord(
+                path=relative, size=path.stat().st_size, sha256=checksum(path)
+            )
         sync(self._folder)
         record = TokenizerRecord(
             name=self._tokenizer.name,
@@ -153,6 +155,7 @@ class TokenStoreWriter:
             end_of_text=self._tokenizer.end_of_text,
             fingerprint=fingerprint,
             folder=tokenizer_folder,
+            begin_of_text=begin_of(self._tokenizer),
         )
         Manifest(
             tokenizer=record,

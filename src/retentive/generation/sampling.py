@@ -21,12 +21,14 @@ class Sampling:
         top_p: Draw among the fewest tokens whose probability reaches p, the one that crosses it included (Holtzman et
             al. 2020, arXiv:1904.09751). With ``top_k``, p is a share of what the k tokens have together.
         seed: The same seed draws the same tokens, see `uniforms`; None takes one from torch's global generator.
+        never: Ids that are not drawn, whatever the model says, such as rows of a table that no token has.
     """
 
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
     seed: int | None = None
+    never: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -62,6 +64,9 @@ def choose(
         sampling: How to choose.
         uniform: One number from 0 up to but not 1 for each row; greedy needs none.
     """
+    if sampling.never:
+        never = torch.tensor(sampling.never, device=logits.device)
+        logits = logits.index_fill(-1, never, -torch.inf)
     if sampling.is_greedy:
         if logits.device.type != "cpu" or logits.dtype not in (torch.float32, torch.float64):
             return logits.argmax(-1)

@@ -5,6 +5,7 @@ from pathlib import Path
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import check_version
 from retentive.text.byte_tokenizer import ByteTokenizer
+from retentive.text.companions import Companions
 from retentive.text.nucleotide_tokenizer import NucleotideTokenizer
 from retentive.text.subword_tokenizer import SubwordTokenizer, open_tokenizer_file
 from retentive.text.tokenizer import DESCRIPTION_FILE, FORMAT_VERSION, TOKENIZER_FILE, Tokenizer, read_tokenizer_json
@@ -44,4 +45,10 @@ def load_tokenizer(path: Path | str, *, end_of_text: str | None = None) -> Token
         )
     if not isinstance(kind, str) or not isinstance(ending, str):
         raise DamagedFileError(f"{description} describes no tokenizer: copy it again, or prepare the text again.")
-    return SubwordTokenizer.open(path / TOKENIZER_FILE, name=kind, end_of_text=ending)
+    begin = content.get("begin_of_text")  # folders of earlier versions have none: documents begin as they end there
+    if begin is not None and not isinstance(begin, str):
+        raise DamagedFileError(f"{description} names a begin_of_text that is no string ({begin!r}): copy it again.")
+    companions = Companions.read(path) if kind == "file" else None
+    return SubwordTokenizer.open(
+        path / TOKENIZER_FILE, name=kind, end_of_text=ending, begin_of_text=begin, companions=companions
+    )

@@ -14,9 +14,9 @@ import numpy as np
 from retentive.errors import DamagedFileError
 from retentive.files import write_atomically
 from retentive.text.byte_tokenizer import check_ids, utf8
+from retentive.text.companions import Companions
 from retentive.text.token_bytes import adds_prefix_space, bytes_of_tokens
 from retentive.text.tokenizer import (
-    COPY_AGAIN,
     PAD,
     TOKENIZER_FILE,
     TokenIds,
@@ -41,6 +41,8 @@ class SubwordTokenizer:
         description: Content of the ``tokenizer.json``.
         name: ``bpe`` for one that `train_bpe` learned, ``file`` for one of another library.
         end_of_text: The token that ends a document.
+        begin_of_text: The token after which a document is read; None is the one that ends it.
+        companions: What another library keeps beside its file.
 
     Raises:
         ImportError: If the ``tokenizers`` library is not installed.
@@ -48,33 +50,56 @@ class SubwordTokenizer:
         ValueError: If the vocabulary has no such token.
     """
 
-    def __init__(self, description: str, *, name: str, end_of_text: str) -> None:
+    def __init__(
+        self,
+        description: str,
+        *,
+        name: str,
+        end_of_text: str,
+        begin_of_text: str | None = None,
+        companions: Companions | None = None,
+    ) -> None:
         self.name = name
         self._description = description
         self._tokenizer = _parse(description)
-        found = self._tokenizer.token_to_id(end_of_text)
-        if found is None:
-            known = ", ".join(map(repr, _special_tokens(self._tokenizer))) or "none"
-            raise ValueError(
-                f"end_of_text must be in the vocabulary, but is {end_of_text!r} (special tokens: {known})."
-            )
-        self.end_of_text = found
+        self._companions = Companions() if companions is None else companions
         self._end_of_text_string = end_of_text
+        self._begin_of_text_string = end_of_text if begin_of_text is None else begin_of_text
+        self.end_of_text = self._id_of("end_of_text", end_of_text)
+        self.begin_of_text = self._id_of("begin_of_text", self._begin_of_text_string)
         # Ids may have gaps; a model needs a row for every id up to the largest.
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @classmethod
-    def open(cls, path: Path, *, name: str, end_of_text: str) -> "SubwordTokenizer":
+    def open(
+        cls,
+        path: Path,
+        *,
+        name: str,
+        end_of_text: str,
+        begin_of_text: str | None = None,
+        companions: Companions | None = None,
+    ) -> "SubwordTokenizer":
         """Read a ``tokenizer.json``; errors name the file."""
         description = read_text(path)
         try:
-            return cls(description, name=name, end_of_text=end_of_text)
+            return cls(
+                description, name=name, end_of_text=end_of_text, begin_of_text=begin_of_text, companions=companions
+            )
         except DamagedFileError as error:
             raise DamagedFileError(f"{path}: {error}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the description: the library's own pickle loses the setting that special tokens in text stay text."""
-        return _restore, (self._description, self.name, self._end_of_text_string)
+        strings = self._end_of_text_string, self._begin_of_text_string
+        return _restore, (self._description, self.name, *strings, self._companions)
+
+    def _id_of(self, role: str, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        if found is None:
+            known = ", ".join(map(repr, _special_tokens(self._tokenizer))) or "none"
+            raise ValueError(f"{role} must be in the vocabulary, but is {token!r} (special tokens: {known}).")
+        return found
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text.
@@ -96,6 +121,37 @@ class SubwordTokenizer:
                 message = f"text holds {self._end_of_text_string!r}, which this tokenizer turns into its end-of-text "
                 raise ValueError(message + f"id {self.end_of_text}: remove it from the text, or use another tokenizer.")
         return found
+
+    def encode_prompt(self, text: str, *, tags: bool = False, around: bool = True) -> list[int]:
+        """Token ids of a text with what stands around it; see `retentive.text.tokenizer.encode_prompt`.
+
+        Raises:
+            ValueError: As `encode`.
+        """
+        if self.name == "bpe":
+            return [*((self.end_of_text,) if around else ()), *self.encode(text)]
+        if tags and not self._companions.splits_special_tokens:
+            utf8(text)
+            return self._with_tags.encode(text, add_special_tokens=around).ids
+        bare = self.encode(text)
+        return self._tokenizer.encode(text, add_special_tokens=True).ids if around else bare
+
+    @property
+    def begin_string(self) -> str:
+        """How the token after which a document is read is written."""
+        return self._begin_of_text_string
+
+    @cached_property
+    def _with_tags(self) -> "tokenizers.Tokenizer":
+        """The same vocabulary, where the strings of special tokens in a text are these tokens."""
+        tokenizer = _parse(self._description)
+        tokenizer.encode_special_tokens = False
+        return tokenizer
+
+    @cached_property
+    def known_ids(self) -> frozenset[int]:
+        """Ids that stand for a token; a vocabulary may have gaps."""
+        return frozenset(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, by the tokenizer's own decoder; special tokens become nothing.
@@ -123,23 +179,41 @@ class SubwordTokenizer:
         return adds_prefix_space(json.loads(self._description))
 
     def fingerprint(self) -> str:
-        """SHA-256 of the description, whatever its white space, and of the end-of-text id."""
+        """SHA-256 of the description, whatever its white space, and of the ids that end and begin a document."""
         canonical = json.dumps(json.loads(self._description), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(f"{self.end_of_text} {canonical}".encode()).hexdigest()
+        begin = "" if self.begin_of_text == self.end_of_text else f"{self.begin_of_text} "
+        return hashlib.sha256(f"{self.end_of_text} {begin}{canonical}".encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write the ``tokenizer.json`` and the description of how it is used."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, self._description.encode("utf-8"))
-        pad = self._end_of_text_string if self.pad == self.end_of_text else PAD
-        save_for_transformers(folder, self._end_of_text_string, pad)
-        save_description(folder, kind=self.name, end_of_text=self._end_of_text_string)
+        if self.name == "bpe":
+            pad = self._end_of_text_string if self.pad == self.end_of_text else PAD
+            save_for_transformers(folder, self._end_of_text_string, pad)
+            save_description(folder, kind=self.name, end_of_text=self._end_of_text_string)
+            return
+        begin, end = self._begin_of_text_string, self._end_of_text_string
+        self._companions.write(folder, begin=begin, end=end, pad=self._pad_string)
+        save_description(folder, kind=self.name, end_of_text=end, begin_of_text=begin)
 
     @cached_property
     def pad(self) -> int:
-        """The id that fills up rows of a batch for other libraries; end-of-text where the vocabulary has no other."""
-        found = self._tokenizer.token_to_id(PAD)
-        return self.end_of_text if found is None else found
+        """The id that fills up rows of a batch for other libraries.
+
+        Of a BPE of earlier versions it is end-of-text. A vocabulary from elsewhere without a pad, or with one that ends
+        documents too, gets one after its last id, which transformers adds to it.
+        """
+        if self.name == "bpe":
+            found = self._tokenizer.token_to_id(PAD)
+            return self.end_of_text if found is None else found
+        grown = _parse(self._description)
+        grown.add_special_tokens([self._pad_string])
+        return cast("int", grown.token_to_id(self._pad_string))
+
+    @property
+    def _pad_string(self) -> str:
+        return self._companions.pad or PAD
 
     @cached_property
     def _bytes_of_tokens(self) -> dict[int, bytes]:
@@ -192,31 +266,32 @@ def _with_pad(description: dict[str, Any]) -> str:
 
 def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> SubwordTokenizer:
     """Open a ``tokenizer.json`` of another library; see `load_tokenizer`."""
+    companions = Companions.read(path.parent)
     if end_of_text is None:
-        end_of_text = _configured_end(path.parent / "tokenizer_config.json")
+        end_of_text = companions.token("eos_token")
+    tokenizer = _parse(json.dumps(read_tokenizer_json(path)))
     if end_of_text is None:
-        tokenizer = _parse(json.dumps(read_tokenizer_json(path)))
         known = [name for name in _USUAL_ENDS if tokenizer.token_to_id(name) is not None]
         if len(known) != 1:
             candidates = ", ".join(map(repr, known or _special_tokens(tokenizer))) or "it has no special tokens"
             message = f"end_of_text must name the token of {path} that ends a document ({candidates})."
             raise ValueError(message)
         end_of_text = known[0]
-    return SubwordTokenizer.open(path, name="file", end_of_text=end_of_text)
+    begin = companions.token("bos_token")
+    if begin is None and not companions.names("bos_token"):
+        around = tokenizer.encode("", add_special_tokens=True).tokens
+        begin = around[0] if around else None
+    if begin is not None and tokenizer.token_to_id(begin) is None:
+        begin = None
+    return SubwordTokenizer.open(path, name="file", end_of_text=end_of_text, begin_of_text=begin, companions=companions)
 
 
-def _configured_end(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    ending: Any = read_tokenizer_json(path).get("eos_token")
-    content = cast("dict[str, Any]", ending).get("content") if isinstance(ending, dict) else ending
-    if content is not None and not isinstance(content, str):
-        raise DamagedFileError(f"{path} names an eos_token that is no string ({content!r}): {COPY_AGAIN}.")
-    return content
-
-
-def _restore(description: str, name: str, end_of_text: str) -> SubwordTokenizer:
-    return SubwordTokenizer(description, name=name, end_of_text=end_of_text)
+def _restore(
+    description: str, name: str, end_of_text: str, begin_of_text: str, companions: Companions
+) -> SubwordTokenizer:
+    return SubwordTokenizer(
+        description, name=name, end_of_text=end_of_text, begin_of_text=begin_of_text, companions=companions
+    )
 
 
 def _parse(description: str) -> "tokenizers.Tokenizer":

@@ -1,6 +1,6 @@
 """The tokenizer protocol, and the description files in a tokenizer's folder."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -116,6 +116,44 @@ def pad_of(tokenizer: object, end_of_text: int) -> int:
     return int(getattr(tokenizer, "pad", end_of_text))
 
 
+def begin_of(tokenizer: Any) -> int:
+    """Return the id after which a document is read; end-of-text where a tokenizer has no other."""
+    return int(getattr(tokenizer, "begin_of_text", tokenizer.end_of_text))
+
+
+@runtime_checkable
+class PromptTokenizer(Protocol):
+    """A tokenizer from elsewhere, which puts tokens of its own around a text, or none."""
+
+    def encode_prompt(self, text: str, *, tags: bool, around: bool) -> list[int]:
+        """See `encode_prompt`."""
+        ...
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str, *, tags: bool = False, around: bool = True) -> list[int]:
+    """Token ids of a text that a model goes on from.
+
+    Tokenizers of our own begin with end-of-text, as every document does. One from elsewhere puts around a text what its
+    ``tokenizer.json`` says, as transformers does, which may be nothing.
+
+    Args:
+        tokenizer: Of any kind.
+        text: The text.
+        tags: Read the strings of special tokens as these tokens where transformers does, for a text that a template
+            wrote. Without it they stay text.
+        around: Whether anything is put around the text.
+    """
+    if isinstance(tokenizer, PromptTokenizer):
+        return tokenizer.encode_prompt(text, tags=tags, around=around)
+    return [*((tokenizer.end_of_text,) if around else ()), *tokenizer.encode(text)]
+
+
+def ids_without_text(tokenizer: Tokenizer, vocab_size: int) -> tuple[int, ...]:
+    """Return the ids of a model that its tokenizer does not know, in order: a published table may have more rows."""
+    known: Collection[int] = getattr(tokenizer, "known_ids", range(tokenizer.vocab_size))
+    return tuple(token for token in range(vocab_size) if token not in known)
+
+
 def save_for_transformers(folder: Path, end_of_text: str, pad: str) -> None:
     """Write the file with which ``AutoTokenizer`` gives the ids of ours.
 
@@ -125,17 +163,22 @@ def save_for_transformers(folder: Path, end_of_text: str, pad: str) -> None:
         pad: Fills up rows. If it were end-of-text, the standard collators would mask every end, and a model would
             never learn to stop.
     """
-    content = {
+    # The strings of special tokens in raw text stay text.
+    content = {**transformers_settings(end_of_text, end_of_text, pad), "split_special_tokens": True}
+    write_json(folder / TRANSFORMERS_FILE, content)
+
+
+def transformers_settings(begin: str, end: str, pad: str) -> dict[str, Any]:
+    """Return a ``tokenizer_config.json`` that names the tokens which begin, end and fill up."""
+    return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **dict.fromkeys(("bos_token", "eos_token"), end_of_text),
+        "bos_token": begin,
+        "eos_token": end,
         "pad_token": pad,
-        # The strings of special tokens in raw text stay text.
-        "split_special_tokens": True,
         "clean_up_tokenization_spaces": False,
         # Where a batch is padded, its rows end together: the next token of each comes right after its own last one.
         "padding_side": "left",
     }
-    write_json(folder / TRANSFORMERS_FILE, content)
 
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:

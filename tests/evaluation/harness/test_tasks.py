@@ -71,7 +71,7 @@ def test_what_the_model_writes_is_greedy(checkpoint: Path):
     model = RetentiveLM(checkpoint, device="cpu")
     (tokens,) = generate(model.model, [256, 97, 98], max_new_tokens=3).tokens
     text = bytes(tokens.tolist()).decode("latin-1")
-    pairs = [([97, 98], tokens.tolist()), ([97, 98], [*tokens.tolist()[:2], (int(tokens[2]) + 1) % 256])]
+    pairs = [([256, 97, 98], tokens.tolist()), ([256, 97, 98], [*tokens.tolist()[:2], (int(tokens[2]) + 1) % 256])]
     assert [score.is_greedy for score in model.score(pairs)] == [True, False]
     assert len(text) == 3
 

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retentive.checkpoints.conversion.companions import copy_companions, keep_special_ids, origin_of
 from retentive.checkpoints.conversion.formats import FORMATS, format_of, unprefixed
 from retentive.checkpoints.conversion.key_map import to_ours, to_theirs
 from retentive.checkpoints.conversion.settings import Settings
 from retentive.checkpoints.conversion.source import open_source
+from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.weights import SavableTokenizer, save_model
 from retentive.errors import MismatchError
 from retentive.files.targets import check_folder_target
@@ -31,6 +33,7 @@ class Converted:
         assumed: Settings that the checkpoint does not give, with the package's defaults.
         left_behind: Settings, by the package's names, that this library lacks and that matter only in further
             training, such as a dropout.
+        settings: All of the package's settings, as they were read.
     """
 
     format: str
@@ -38,6 +41,7 @@ class Converted:
     tensors: Mapping[str, Tensor]
     assumed: Mapping[str, Any]
     left_behind: Mapping[str, Any]
+    settings: Mapping[str, Any]
 
     def model(self) -> DecoderModel:
         """The model, in eval mode."""
@@ -84,7 +88,14 @@ def read_foreign(source: Path | str, *, format: str = "auto", settings: Path | s
         found.derived(config),
         str(opened.path),
     )
-    return Converted(format=name, config=config, tensors=tensors, assumed=said.assumed, left_behind=said.left_behind)
+    return Converted(
+        format=name,
+        config=config,
+        tensors=tensors,
+        assumed=said.assumed,
+        left_behind=said.left_behind,
+        settings=opened.settings,
+    )
 
 
 def convert(
@@ -96,6 +107,9 @@ def convert(
     tokenizer: SavableTokenizer | None = None,
 ) -> Converted:
     """Read a model of another package and save it as ours, where `load_model` finds it.
+
+    The ids that begin and end a text, ``generation_config.json`` and files of the licence come along; the card names
+    the origin.
 
     Args:
         source: A folder or a file of its weights.
@@ -117,6 +131,9 @@ def convert(
     with torch.device("meta"):
         skeleton = build(converted.config)
     save_model(skeleton, dest, tokenizer, weights=converted.tensors)
+    copy_companions(Path(source), dest)
+    keep_special_ids(dest, converted.settings, tokenizer)
+    save_model_card(dest, origin=origin_of(Path(source), converted.settings, FORMATS[converted.format].package))
     return converted
 
 

@@ -1,12 +1,13 @@
 """Our models for EleutherAI's lm-evaluation-harness.
 
-Texts are read after end-of-text, as documents are in training, and whole: what is longer than one call is read in
-pieces with the state carried along, so nothing is cut and a long text costs no more memory than a short one.
+Texts are read after what their tokenizer puts before them, which is end-of-text in those of our own, and whole: what is
+longer than one call is read in pieces with the state carried along, so nothing is cut and a long text costs no more
+memory than a short one.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ from lm_eval.api.registry import register_model
 
 from retentive.checkpoints import load_model
 from retentive.checkpoints.devices import chosen_device
+from retentive.checkpoints.transformers_files import ends_of_generation
+from retentive.evaluation.harness.prompts import Prompts
 from retentive.evaluation.measures.mode import evaluating
 from retentive.generation import Sampling, stream
 from retentive.generation.prompt import align
@@ -25,8 +28,7 @@ from retentive.generation.text_stream import TextStream
 from retentive.models.calls import check_predicts_next
 from retentive.models.protocol import LanguageModel
 from retentive.ops.cross_entropy import IGNORED
-from retentive.text.loading import load_tokenizer
-from retentive.text.tokenizer import Tokenizer
+from retentive.text.tokenizer import decode_batch, ids_without_text
 
 DEFAULT_DEVICE = "cuda:0"
 """What the harness's command passes on where nobody names a device."""
@@ -123,21 +125,42 @@ class RetentiveLM(TemplateLM):
         self._device = _device_of(device)
         self.model: LanguageModel = load_model(pretrained, self._device)
         check_predicts_next(self.model)
-        self.tokenizer: Any = load_tokenizer(pretrained)
+        self._prompts = Prompts(Path(pretrained))
+        self.tokenizer: Any = self._prompts.tokenizer
+        vocab_size = self.model.config.decoder.embedding.vocab_size
+        ends = (self.eot_token_id, *ends_of_generation(Path(pretrained)))
+        self._ends = frozenset(end for end in ends if end < vocab_size)
+        self._never = ids_without_text(self.tokenizer, vocab_size)
 
     @property
     def eot_token_id(self) -> int:
-        """The id that begins and ends documents."""
-        return cast("Tokenizer", self.tokenizer).end_of_text
+        """The id that ends documents."""
+        return self._prompts.tokenizer.end_of_text
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The id after which a text without context is read."""
+        return self._prompts.begin
 
     @property
     def tokenizer_name(self) -> str:
         """The name by which the harness tells this tokenizer from others."""
-        return f"retentive-{cast('Tokenizer', self.tokenizer).fingerprint()[:16]}"
+        return f"retentive-{self._prompts.tokenizer.fingerprint()[:16]}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids of a text; end-of-text is put before it when it is read."""
-        return cast("Tokenizer", self.tokenizer).encode(string)
+        """Token ids of a text, with what the tokenizer puts around it."""
+        return self._prompts.encode(string, add_special_tokens)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Write a conversation by the chat template in the model's folder."""
+        return self._prompts.chat(chat_history, add_generation_prompt=add_generation_prompt)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Return the chat template in the model's folder, by its name if there are several; None if none is wanted."""
+        if chat_template is False:
+            return None
+        found = self._prompts.chat_template()
+        return found["default" if chat_template is True else chat_template] if isinstance(found, dict) else found
 
     def _loglikelihood_tokens(self, requests: Sequence[Encoded], **_: Any) -> list[tuple[float, bool]]:
         scores = self.score([(context, continuation) for _, context, continuation in requests])
@@ -149,13 +172,13 @@ class RetentiveLM(TemplateLM):
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of whole texts, each read once from begin to end with its state carried along."""
         texts = [cast("tuple[str]", request.args) for request in requests]
-        scores = self.score([([], self.tok_encode(text)) for (text,) in texts])
+        scores = self.score([([self._prompts.begin], self._prompts.whole(text)) for (text,) in texts])
         for arguments, score in zip(texts, scores, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", arguments, score.log_likelihood)
         return [score.log_likelihood for score in scores]
 
     def score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Score]:
-        """The log-likelihood of continuations, each after its context.
+        """The log-likelihood of continuations, each after its context of at least one token.
 
         Raises:
             ValueError: If a text is longer than a model with learned positions can read.
@@ -171,7 +194,7 @@ class RetentiveLM(TemplateLM):
 
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Score]:
         """Read rows whose ends are aligned, so that continuations stand in the last columns of all."""
-        read = [[*self._begin(context), *continuation[:-1]] for context, continuation in pairs]
+        read = [[*context, *continuation[:-1]] for context, continuation in pairs]
         batch = align([torch.tensor(row) for row in read], self._device)
         time = batch.longest
         self._check_room(time)
@@ -211,32 +234,30 @@ class RetentiveLM(TemplateLM):
         return answers
 
     def _continue(self, contexts: Sequence[str], options: GenerationOptions) -> list[str]:
-        prompts = [self._begin(self.tok_encode(context)) for context in contexts]
+        prompts = [self.tok_encode(context) or [self._prompts.begin] for context in contexts]
         steps = stream(
             self.model,
             prompts,
             max_new_tokens=options.max_new_tokens,
-            sampling=options.sampling,
-            stop_tokens=[self.eot_token_id],
+            sampling=replace(options.sampling, never=self._never),
+            stop_tokens=self._ends,
         )
         readers = [TextStream(self.tokenizer) for _ in contexts]
         texts, going = [""] * len(contexts), set(range(len(contexts)))
+        written: list[list[int]] = [[] for _ in contexts]
         for step in steps:
             for row in sorted(going):
                 token = step[row]
-                if token is None or token == self.eot_token_id:
+                if token is None or token in self._ends:
                     going.discard(row)
                     continue
+                written[row].append(token)
                 texts[row] += readers[row].push(token)
                 if any(end in texts[row] for end in options.until):
                     going.discard(row)
             if not going:
                 break
-        whole = [text + reader.finish() for text, reader in zip(texts, readers, strict=True)]
-        return [_cut(text, options.until) for text in whole]
-
-    def _begin(self, context: list[int]) -> list[int]:
-        return context if context[:1] == [self.eot_token_id] else [self.eot_token_id, *context]
+        return [_cut(text, options.until) for text in decode_batch(self.tokenizer, written)]
 
     def _check_room(self, tokens: int) -> None:
         longest = self.model.longest_text

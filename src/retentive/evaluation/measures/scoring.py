@@ -190,14 +190,14 @@ def _chunk(
     documents: Documents, numbers: Int64[np.ndarray, "batch"], begin: int, chunk_size: int
 ) -> tuple[Tokens, Tokens, TokenMask]:
     """What each document's next tokens are predicted from, these tokens, and which of them are no padding."""
-    end_of_text = documents.store.manifest.tokenizer.end_of_text
+    begin_of_text = documents.store.manifest.tokenizer.document_begin
     texts = [documents.text(int(number)) for number in numbers]
     pieces = [text[begin : begin + chunk_size].astype(np.int64) for text in texts]
     shape = (len(texts), max(map(len, pieces)))
     tokens = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
     for row, (text, piece) in enumerate(zip(texts, map(torch.from_numpy, pieces), strict=True)):
-        tokens[row, 0] = int(text[begin - 1]) if begin else end_of_text
+        tokens[row, 0] = int(text[begin - 1]) if begin else begin_of_text
         tokens[row, 1 : len(piece)] = piece[:-1]
         labels[row, : len(piece)] = piece
     return tokens, labels, labels != IGNORED
