@@ -13,7 +13,7 @@ from transformers import initialization as init
 
 from retentive.checkpoints.transformers_files import write_code_file
 from retentive.huggingface.config import RetentiveConfig
-from retentive.huggingface.recomputing import set_recomputing
+from retentive.models.recomputing import set_recomputing
 from retentive.huggingface.resizing import resize_vocabulary, with_vocab_size
 from retentive.models.base import DecoderModel
 from retentive.models.calls import check_predicts_next

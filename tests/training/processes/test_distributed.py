@@ -1,5 +1,7 @@
 """Two processes learn what one does, whether they copy the model or shard it, and share their checkpoints with one."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,11 @@ import pytest
 import torch
 
 from retentive.training.metrics.log import read_metrics
+from retentive.training.processes.parallelism import chosen_precision
 from retentive.training.run.trainer import train
-from training.conftest import STREAMED, Launch, asked_configs, final_tensors
+from training.conftest import STREAMED, Launch, asked_configs, environment, final_tensors
+
+WAITING = Path(__file__).parent / "waiting_process.py"
 
 # Without dropout: each process draws its own, so only without it two are one.
 PLAIN = {"dropout": 0.0}
@@ -97,6 +102,23 @@ def test_in_bfloat16_weights_optimizer_and_states_stay_float32(runs: Path, strat
     exact = [line["loss"] for line in read_metrics(runs / "alone-streamed" / "metrics.jsonl", "train")][:6]
     assert found == pytest.approx(exact, rel=1e-2)
     assert found != exact
+
+
+def test_processes_wait_for_the_first_longer_than_their_group_would():
+    arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WAITING)]
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[0, 1]") == 2
+
+
+def test_emulated_bfloat16_is_not_chosen(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert chosen_precision("auto", torch.device("cuda")) == "float32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert chosen_precision("auto", torch.device("cuda")) == "bfloat16"
+    assert chosen_precision("auto", torch.device("cpu")) == "float32"
 
 
 def test_two_processes_go_on_from_one(store: Path, tmp_path: Path, launch: Launch):

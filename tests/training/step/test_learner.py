@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from laws.families import VOCAB, small_config, small_model
+from models.test_protocol import moving_average
 from retentive.data.batch import Batch
 from retentive.data.tasks.synthetic import repeat_copy
 from retentive.errors import DivergedError
-from retentive.models.base import DecoderModel
+from retentive.models.protocol import LanguageModel
 from retentive.state import named_tensors
 from retentive.training.processes.processes import alone
 from retentive.training.run.fit import fit
@@ -19,7 +20,7 @@ from retentive.training.step.learner import Learner
 
 
 def learner_of(
-    model: DecoderModel, *, clip_norm: float | None = None, carries_state: bool = False, way: Any = "plain"
+    model: LanguageModel, *, clip_norm: float | None = None, carries_state: bool = False, way: Any = "plain"
 ) -> Learner:
     """A learner whose learning rate is high enough that steps show."""
     return Learner(
@@ -192,6 +193,25 @@ def test_every_way_back_gives_the_same_steps(way: str):
             assert not tensor.requires_grad
 
 
-def test_only_segments_are_recomputed():
-    with pytest.raises(ValueError, match="must be 'plain' or 'replay' for a retnet, which has no segments to recomp"):
-        learner_of(small_model("retnet"), way="recompute")
+def test_recomputed_blocks_take_the_memory_of_their_inputs_and_of_one_block():
+    """A stack of 8 blocks: what 8 keep is at most a third of what they kept, and dropout draws the same."""
+    kept, losses = {}, {}
+    for way in ("plain", "recompute"):
+        saved: list[int] = []
+
+        def pack(tensor: torch.Tensor, saved: list[int] = saved) -> torch.Tensor:
+            saved.append(tensor.untyped_storage().nbytes())
+            return tensor
+
+        learner = learner_of(small_model("retnet", num_layers=8, dropout=0.1), way=way)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = learner.model.train()(batch_of(0, time=40).tokens, labels=batch_of(0, time=40).labels).loss
+        kept[way], losses[way] = sum(saved), learner.step(0, [[batch_of(0)]])
+        assert loss.requires_grad
+    assert kept["recompute"] < kept["plain"] / 3
+    assert losses["recompute"] == losses["plain"]
+
+
+def test_only_families_of_the_library_are_recomputed():
+    with pytest.raises(ValueError, match="'plain' or 'replay' for a MovingAverage, which is no family of this library"):
+        learner_of(moving_average(), way="recompute")

@@ -24,7 +24,9 @@ def chosen_precision(asked: Literal["auto", "float32", "bfloat16"], device: torc
     """
     if asked != "auto":
         return asked
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    # Emulated bfloat16 (before Ampere) is slower than float32.
+    is_native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if is_native else "float32"
 
 
 def parallelise(

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal, TypeVar, cast
 
 import torch
@@ -13,6 +14,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 Value = TypeVar("Value")
+
+_PATIENCE = timedelta(days=30)
+"""How long processes wait while one of them prepares data or writes files: as long as it lives. The group that
+exchanges gradients has torch's limit (10 minutes with NCCL), after which a process that hangs ends the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +29,15 @@ class Processes:
         count: Number of processes.
         device: Device of this process.
         mesh: One-dimensional device mesh of all processes, for sharding; None for one alone.
+        patient: Process group, on CPUs, in which processes wait for work that may take hours; None is the default
+            group.
     """
 
     rank: int
     count: int
     device: torch.device
     mesh: DeviceMesh | None = None
+    patient: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -45,11 +53,11 @@ class Processes:
         return total.tolist()
 
     def gather(self, value: Value) -> list[Value]:
-        """Return every process's value, in the order of their ranks."""
+        """Return every process's value, in the order of their ranks; wait for the slowest as long as it lives."""
         if self.count == 1:
             return [value]
         found: list[Value | None] = [None] * self.count
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self.patient)
         return cast("list[Value]", found)
 
     def together(self, act: Callable[[], Value]) -> list[Value]:
@@ -101,7 +109,9 @@ def joined_processes(device: Literal["auto", "cpu", "cuda"]) -> Generator[Proces
     if begun_here:
         dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), place, init_device_mesh(place.type, (count,)))
+        mesh = init_device_mesh(place.type, (count,))
+        patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        yield Processes(dist.get_rank(), dist.get_world_size(), place, mesh, cast("dist.ProcessGroup", patient))
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
         raise

@@ -42,7 +42,9 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], processes: Proces
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp.save(dict(tensors), storage_writer=writer, no_dist=processes.count == 1)
+            dcp.save(
+                dict(tensors), storage_writer=writer, process_group=processes.patient, no_dist=processes.count == 1
+            )
     except CheckpointException as error:  # a BaseException, which nobody else would catch
         raise _cause(error) from error
 
@@ -56,7 +58,9 @@ def read_tensors(folder: Path, tensors: Mapping[str, Tensor], processes: Process
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             reader = HuggingFaceStorageReader(str(folder))
-            dcp.load(dict(tensors), storage_reader=reader, no_dist=processes.count == 1)
+            dcp.load(
+                dict(tensors), storage_reader=reader, process_group=processes.patient, no_dist=processes.count == 1
+            )
     except CheckpointException as error:
         raise _cause(error) from error
 

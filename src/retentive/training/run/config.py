@@ -154,10 +154,10 @@ class HardwareConfig:
         precision: "float32", "bfloat16" (parameters and optimizer stay float32), or "auto": bfloat16 on GPUs that
             have it, float32 elsewhere. A resumed run keeps the precision that it was begun with.
         accumulation: Parts that each process cuts its share of a batch into, one after another, to save memory.
-        backpropagation: How gradients go back through a step: "plain" keeps the activations of all windows; "replay"
-            keeps only the states between windows and recomputes each window in the backward pass (needs
-            data.windows_per_graph above 1); "recompute" does the same for the segments of a window (recurrent memory
-            only).
+        backpropagation: How gradients go back through a step: "plain" keeps the activations of all windows; "recompute"
+            keeps only what goes into each block (or, with recurrent memory, into each segment) and computes the rest
+            again in the backward pass; "replay" keeps only the states between windows and computes each window again
+            (needs data.windows_per_graph above 1).
         workers: Processes that make batches ahead, while a step runs; 0 makes each batch when it is needed.
     """
 

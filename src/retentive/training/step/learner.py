@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -11,10 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 from retentive.data.batch import Batch
 from retentive.errors import DivergedError
+from retentive.models.base import DecoderModel
 from retentive.models.protocol import LanguageModel, as_module
+from retentive.models.recomputing import set_recomputing
 from retentive.state import RecurrentState
 from retentive.training.objectives.draws import RowDraws
 from retentive.training.objectives.protocol import Objective
@@ -154,12 +158,15 @@ class Learner:
         if way == "replay":
             check_replayable(as_module(self.model).train())
         if way == "recompute":
-            if self.model.recomputes_segments is None:
+            if self.model.recomputes_segments is not None:
+                self.model.recomputes_segments = True
+            elif isinstance(self.model, DecoderModel):
+                set_recomputing(self.model, partial(checkpoint, use_reentrant=False))
+            else:
                 raise ValueError(
-                    f"hardware.backpropagation must be 'plain' or 'replay' for a {self.model.config.family}, which has "
-                    "no segments to recompute."
+                    f"hardware.backpropagation must be 'plain' or 'replay' for a {type(self.model).__name__}, which is "
+                    "no family of this library; switch recomputing on in the model itself, where it can do that."
                 )
-            self.model.recomputes_segments = True
 
     def _back_propagate(
         self, windows: Sequence[Window], state: RecurrentState | None, total_labels: int, *, exchange: bool
