@@ -99,7 +99,7 @@ def test_chunk_size(size: int):
 @pytest.mark.usefixtures("without_shape_checks")
 def test_unknown_form():
     with pytest.raises(
-        ValueError, match='form must be "auto", "parallel", "recurrent" or "chunkwise", but is \'fast\''
+        ValueError, match='form must be "auto", "parallel", "recurrent", "chunkwise" or "reference", but is \'fast\''
     ):
         gated_retention(**inputs(), form="fast")
 

@@ -1,13 +1,13 @@
-"""One name for all forms."""
+"""Gated retention is retention whose decay is of each token: its names, over the forms of retention."""
 
-from retentive.ops.gated_retention.chunkwise import gated_retention_chunkwise
-from retentive.ops.gated_retention.decay import check_log_decay, effective_log_decay, token_decay
-from retentive.ops.gated_retention.parallel import gated_retention_parallel
-from retentive.ops.precision import state_dtype
+from functools import partial
+
+from retentive.ops.gated_retention.decay import check_log_decay, effective_log_decay
+from retentive.ops.gated_retention.decay_per_token import TokenDecay
+from retentive.ops.gated_retention.reference import gated_reference
 from retentive.ops.retention.chunks import DEFAULT_CHUNK_SIZE
-from retentive.ops.retention.dispatch import Form
-from retentive.ops.retention.inputs import check_inputs, check_tokens
-from retentive.ops.retention.recurrent import recurrent_steps
+from retentive.ops.retention.dispatch import Form, run_form
+from retentive.ops.retention.inputs import checked_inputs
 from retentive.shapes import Queries, RetentionMatrix, TokenLogDecay, TokenMask, Values
 
 
@@ -25,38 +25,28 @@ def gated_retention(
 ) -> tuple[Values, RetentionMatrix]:
     """Run gated retention over a sequence in any of its forms, which all compute the same (arXiv:2405.05254).
 
-    ``"auto"`` takes the recurrent form for one token and the chunkwise form for more. ``"recurrent"`` goes token by
-    token.
-
-    Args:
-        query: Rotated and scaled by ``key_dim ** -0.5``; no scaling happens here.
-        key: Rotated.
-        value: What each token adds to the state.
-        state: Where an earlier call stopped; ``None`` starts from nothing.
-        log_decay: ``log(gamma)`` of each head and token, at most 0; ``-inf`` forgets everything before. See
-            `log_decay_gate`.
-        mask: False at padding, anywhere: it neither decays nor adds, its output is 0 and it gets no gradient.
-        starts: True where a document begins: what came before, the incoming state too, is forgotten.
-        form: Changes speed, never results.
-        chunk_size: Tokens per chunk of the chunkwise form.
-
-    Returns:
-        The outputs in the dtype of the inputs, and the state after the last token in float32 or wider.
-
-    Raises:
-        TypeError: If dtypes differ or are not floating-point.
-        ValueError: If shapes do not fit, or ``form`` is unknown.
+    ``log_decay`` is ``log(gamma)`` of each head and token, at most 0; ``-inf`` forgets everything before. See
+    `log_decay_gate`. Its values are not checked. All else, result and errors too, is as in `retention`.
     """
-    if form == "parallel":
-        return gated_retention_parallel(query, key, value, state, log_decay=log_decay, mask=mask, starts=starts)
-    if form == "recurrent" or (form == "auto" and query.dim() == 4 and query.shape[2] == 1):
-        check_inputs(query, key, value, state)
-        check_tokens(query, mask, starts)
-        check_log_decay(log_decay, query.shape[:3], "(batch, heads, time)")
-        decays = token_decay(effective_log_decay(log_decay, mask, starts), state_dtype(query.dtype))
-        return recurrent_steps(query, key, value, state, decays.unbind(2), mask=mask, starts=starts)
-    if form in ("auto", "chunkwise"):
-        return gated_retention_chunkwise(
-            query, key, value, state, log_decay=log_decay, mask=mask, starts=starts, chunk_size=chunk_size
-        )
-    raise ValueError(f'form must be "auto", "parallel", "recurrent" or "chunkwise", but is {form!r}.')
+    inputs = checked_inputs(query, key, value, state, (mask, starts))
+    check_log_decay(log_decay, query.shape[:3], "(batch, heads, time)")
+    decay = TokenDecay(effective_log_decay(log_decay, mask, starts))
+    return run_form(form, inputs, decay, chunk_size, lambda inputs: gated_reference(inputs, log_decay))
+
+
+gated_retention_parallel = partial(gated_retention, form="parallel")
+"""Run `gated_retention` as one masked matrix product (Sun et al. 2024, arXiv:2405.05254, section 3.1).
+
+The form to read, and to compare with; `gated_retention_chunkwise` gives the same in linear time and memory. Its
+derivatives can be taken any number of times.
+"""
+
+gated_retention_chunkwise = partial(gated_retention, form="chunkwise")
+"""Run `gated_retention` chunk by chunk (Sun et al. 2024, arXiv:2405.05254, section 3.1), for any length.
+
+The backward pass keeps the inputs and one state per chunk, and computes decays and scores again. It can be taken once:
+a second derivative needs `gated_retention_parallel`.
+"""
+
+gated_retention_reference = partial(gated_retention, form="reference")
+"""Run `gated_retention` token by token, in float64 whatever the inputs: slow; all forms are tested against it."""

@@ -1,16 +1,23 @@
-"""One name for all forms."""
+"""The names of all forms: checks, padding and dtypes stand here once."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
-from retentive.ops.precision import state_dtype
 from retentive.ops.retention.chunks import DEFAULT_CHUNK_SIZE
-from retentive.ops.retention.chunkwise import retention_chunkwise
-from retentive.ops.retention.inputs import check_inputs, check_tokens, resolve_log_decay
-from retentive.ops.retention.parallel import retention_parallel
-from retentive.ops.retention.recurrent import recurrent_decay, recurrent_steps
+from retentive.ops.retention.chunkwise import chunkwise
+from retentive.ops.retention.decay_per_head import HeadDecay
+from retentive.ops.retention.inputs import RetentionInputs, checked_inputs, resolve_log_decay
+from retentive.ops.retention.parallel import parallel
+from retentive.ops.retention.protocol import Decay
+from retentive.ops.retention.recurrent import recurrent
+from retentive.ops.retention.reference import reference
 from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
 
-Form = Literal["auto", "parallel", "recurrent", "chunkwise"]
+Form = Literal["auto", "parallel", "recurrent", "chunkwise", "reference"]
+
+Definition = Callable[[RetentionInputs], tuple[Values, RetentionMatrix]]
+"""A form that is slow and plain, which the others are compared with."""
 
 
 def retention(
@@ -29,7 +36,7 @@ def retention(
 
     ``"auto"`` takes the recurrent form for one token and the chunkwise form for more: up to one chunk that is the
     parallel form with a leaner backward pass, beyond it the only one that is linear in time. ``"recurrent"`` goes
-    token by token.
+    token by token, ``"reference"`` is the definition, in float64.
 
     Args:
         query: Rotated and scaled by ``key_dim ** -0.5``; no scaling happens here.
@@ -43,21 +50,54 @@ def retention(
         chunk_size: Tokens per chunk of the chunkwise form.
 
     Returns:
-        The outputs in the dtype of the inputs, and the state after the last token in float32 or wider.
+        The outputs in the dtype of the inputs, and the state after the last token in float32 or wider. A float16
+        output is infinite only where the true value is beyond float16: all sums are float32.
 
     Raises:
         TypeError: If dtypes differ or are not floating-point.
-        ValueError: If shapes do not fit, ``log_decay`` is above 0, or ``form`` is unknown.
+        ValueError: If shapes do not fit, ``log_decay`` is above 0, ``chunk_size`` is below 1, or ``form`` is unknown.
     """
+    inputs = checked_inputs(query, key, value, state, (mask, starts))
+    rate = resolve_log_decay(log_decay, query)
+    return run_form(form, inputs, HeadDecay(rate), chunk_size, lambda inputs: reference(inputs, rate))
+
+
+retention_parallel = partial(retention, form="parallel")
+"""Run `retention` as one masked matrix product (Sun et al. 2023, arXiv:2307.08621, eq. 5).
+
+The form to read, and to compare with; `retention_chunkwise` gives the same in linear time and memory. Its derivatives
+can be taken any number of times.
+"""
+
+retention_chunkwise = partial(retention, form="chunkwise")
+"""Run `retention` chunk by chunk (Sun et al. 2023, arXiv:2307.08621, eq. 7), for any length.
+
+The backward pass keeps the inputs and one state per chunk, and computes the scores again. It can be taken once: a
+second derivative needs `retention_parallel`.
+"""
+
+retention_reference = partial(retention, form="reference")
+"""Run `retention` as the paper defines it, in float64 whatever the inputs: slow; all forms are tested against it."""
+
+
+def run_form(
+    form: Form, inputs: RetentionInputs, decay: Decay, chunk_size: int, definition: Definition
+) -> tuple[Values, RetentionMatrix]:
+    """Run retention with any decay in one form.
+
+    Raises:
+        ValueError: If ``form`` is unknown, or ``chunk_size`` is below 1.
+    """
+    if form == "auto":
+        form = "recurrent" if inputs.query.shape[2] == 1 else "chunkwise"
     if form == "parallel":
-        return retention_parallel(query, key, value, state, log_decay=log_decay, mask=mask, starts=starts)
-    if form == "recurrent" or (form == "auto" and query.dim() == 4 and query.shape[2] == 1):
-        check_inputs(query, key, value, state)
-        check_tokens(query, mask, starts)
-        decay = recurrent_decay(resolve_log_decay(log_decay, query), state_dtype(query.dtype))
-        return recurrent_steps(query, key, value, state, [decay] * query.shape[2], mask=mask, starts=starts)
-    if form in ("auto", "chunkwise"):
-        return retention_chunkwise(
-            query, key, value, state, log_decay=log_decay, mask=mask, starts=starts, chunk_size=chunk_size
-        )
-    raise ValueError(f'form must be "auto", "parallel", "recurrent" or "chunkwise", but is {form!r}.')
+        output, after = parallel(inputs, decay)
+    elif form == "recurrent":
+        output, after = recurrent(inputs, decay)
+    elif form == "chunkwise":
+        output, after = chunkwise(inputs, decay, chunk_size)
+    elif form == "reference":
+        output, after = definition(inputs)
+    else:
+        raise ValueError(f'form must be "auto", "parallel", "recurrent", "chunkwise" or "reference", but is {form!r}.')
+    return inputs.of_tokens(output), after

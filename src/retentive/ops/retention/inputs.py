@@ -1,4 +1,6 @@
-"""Checks of arguments that every form of retention shares."""
+"""The inputs that every form of retention shares, and their checks."""
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -7,6 +9,53 @@ from torch import Tensor
 from retentive.ops.precision import compute_dtype
 from retentive.ops.retention.decay import log_decay_geometric
 from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
+
+Flags = tuple[TokenMask | None, TokenMask | None]
+"""``mask`` and ``starts`` of a call; None where there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionInputs:
+    """The inputs of one call, checked; padding is 0, so that it adds nothing to the state and gets no gradient.
+
+    Attributes:
+        query: Rotated and scaled.
+        key: Rotated.
+        value: What each token adds to the state.
+        state: Where an earlier call stopped; None starts from nothing.
+        mask: False at padding; None has none.
+        starts: True where a document begins; None has none.
+    """
+
+    query: Queries
+    key: Queries
+    value: Values
+    state: RetentionMatrix | None
+    mask: TokenMask | None
+    starts: TokenMask | None
+
+    def to(self, dtype: torch.dtype) -> tuple[Queries, Queries, Values]:
+        """Return query, key and value in one dtype."""
+        return self.query.to(dtype), self.key.to(dtype), self.value.to(dtype)
+
+    def initial_state(self, dtype: torch.dtype) -> RetentionMatrix:
+        """The incoming state in ``dtype``; zeros where there is none."""
+        return initial_state(self.state, self.key, self.value, dtype)
+
+    def of_tokens(self, output: Values) -> Values:
+        """An output in the dtype of the inputs, 0 at padding."""
+        if self.mask is not None:
+            output = output.masked_fill(~self.mask[:, None, :, None], 0)
+        return output.to(self.query.dtype)
+
+
+def checked_inputs(
+    query: Queries, key: Queries, value: Values, state: RetentionMatrix | None, flags: Flags
+) -> RetentionInputs:
+    """Validate the arguments of a call, see `check_inputs` and `check_tokens`."""
+    check_inputs(query, key, value, state)
+    check_tokens(query, *flags)
+    return RetentionInputs(*_without_padding(query, key, value, flags[0]), state, *flags)
 
 
 def check_inputs(
@@ -110,7 +159,7 @@ def retention_dtype(query: Float[Tensor, "..."]) -> torch.dtype:
     return torch.float32 if query.dtype is torch.float16 else compute_dtype(query)
 
 
-def without_padding(
+def _without_padding(
     query: Queries, key: Queries, value: Values, mask: TokenMask | None
 ) -> tuple[Queries, Queries, Values]:
     """Put zeros at padding, so that it adds nothing to the state, reads nothing and gets no gradient."""

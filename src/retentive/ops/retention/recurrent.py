@@ -1,14 +1,13 @@
 """The recurrent form: one token, constant time and memory."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from retentive.ops.precision import state_dtype, without_autocast
-from retentive.ops.retention.inputs import check_inputs, initial_state, resolve_log_decay, without_padding
-from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
+from retentive.ops.retention.inputs import RetentionInputs, check_inputs, initial_state, resolve_log_decay
+from retentive.ops.retention.protocol import Decay
+from retentive.shapes import LogDecay, RetentionMatrix, Values
 
 
 def retention_recurrent(
@@ -72,26 +71,17 @@ def recurrent_step(
     return output if dtype is state.dtype else output.to(dtype), after
 
 
-def recurrent_steps(
-    query: Queries,
-    key: Queries,
-    value: Values,
-    state: RetentionMatrix | None,
-    decays: Sequence[Float[Tensor, "..."]],
-    *,
-    mask: TokenMask | None,
-    starts: TokenMask | None,
-) -> tuple[Values, RetentionMatrix]:
-    """Run `recurrent_step` token by token over checked inputs; ``decays`` holds one for each token."""
-    now = initial_state(state, key, value, state_dtype(query.dtype))
-    query, key, value = without_padding(query, key, value, mask)
+def recurrent(inputs: RetentionInputs, decay: Decay) -> tuple[Values, RetentionMatrix]:
+    """Run `recurrent_step` token by token."""
+    mask, starts, wide = inputs.mask, inputs.starts, state_dtype(inputs.query.dtype)
+    now = inputs.initial_state(wide)
+    tokens = (tensor.unbind(2) for tensor in (inputs.query, inputs.key, inputs.value))
     outputs: list[Tensor] = []
-    for time, decay in enumerate(decays):
+    steps = zip(*tokens, decay.steps(inputs.query.shape[2], wide), strict=True)
+    for time, (query, key, value, gamma) in enumerate(steps):
         if starts is not None:
             now = now.masked_fill(starts[:, time, None, None, None], 0)
-        output, after = recurrent_step(query[:, :, time], key[:, :, time], value[:, :, time], now, decay)
+        output, after = recurrent_step(query, key, value, now, gamma)
         now = after if mask is None else torch.where(mask[:, time, None, None, None], after, now)
         outputs.append(output)
-    if mask is not None:
-        return torch.stack(outputs, 2).masked_fill(~mask[:, None, :, None], 0), now
     return torch.stack(outputs, 2), now

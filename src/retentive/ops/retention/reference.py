@@ -13,41 +13,24 @@ import torch
 from torch import Tensor
 
 from retentive.ops.precision import state_dtype
-from retentive.ops.retention.inputs import check_inputs, check_tokens, initial_state, resolve_log_decay, without_padding
+from retentive.ops.retention.inputs import RetentionInputs
 from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
 
 
-def retention_reference(
-    query: Queries,
-    key: Queries,
-    value: Values,
-    state: RetentionMatrix | None = None,
-    *,
-    log_decay: LogDecay | None = None,
-    mask: TokenMask | None = None,
-    starts: TokenMask | None = None,
-) -> tuple[Values, RetentionMatrix]:
+def reference(inputs: RetentionInputs, log_decay: LogDecay) -> tuple[Values, RetentionMatrix]:
     """The plain sum over the past, in float64 whatever the inputs: slow, and what every other form is tested against.
 
     Args:
-        query: Rotated and scaled.
-        key: Rotated.
-        value: What each token adds to the state.
-        state: Where an earlier call stopped; ``None`` starts from nothing.
-        log_decay: ``log(gamma)`` of each head, at most 0; ``None`` takes `log_decay_geometric`.
-        mask: False at padding, which neither decays nor adds, and whose output is 0.
-        starts: True where a document begins: what came before, the incoming state too, is forgotten.
+        inputs: Of all tokens.
+        log_decay: ``log(gamma)`` of each head.
 
     Returns:
         The outputs, and the state after the last token.
     """
-    check_inputs(query, key, value, state)
-    check_tokens(query, mask, starts)
-    rate = resolve_log_decay(log_decay, query).to(torch.float64)[:, None]
-    inputs = without_padding(query, key, value, mask)
-    q, k, v = (tensor.to(torch.float64) for tensor in inputs)
-    before = initial_state(state, key, value, torch.float64)
-    clock, segment = _clock(query, mask), _segment(query, starts)
+    rate = log_decay.to(torch.float64)[:, None]
+    q, k, v = inputs.to(torch.float64)
+    before = inputs.initial_state(torch.float64)
+    clock, segment = _clock(q, inputs.mask), _segment(q, inputs.starts)
     outputs: list[Tensor] = []
     for now in range(q.shape[2]):
         past = slice(0, now + 1)
@@ -62,10 +45,7 @@ def retention_reference(
     weight = torch.exp(rate * (clock[:, None, -1:] - clock[:, None])) * (segment[:, None, -1:] == segment[:, None])
     fading = torch.exp(rate * clock[:, None, -1:]) * (segment[:, None, -1:] == 0)
     after = fading[..., None] * before + torch.einsum("bhj,bhjd,bhje->bhde", weight, k, v)
-    output = torch.stack(outputs, 2)
-    if mask is not None:
-        output = output.masked_fill(~mask[:, None, :, None], 0)
-    return output.to(query.dtype), after.to(state_dtype(query.dtype))
+    return torch.stack(outputs, 2), after.to(state_dtype(inputs.query.dtype))
 
 
 def _clock(query: Queries, mask: TokenMask | None) -> Tensor:

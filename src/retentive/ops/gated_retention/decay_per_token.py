@@ -1,0 +1,92 @@
+"""A decay of each head and token, which learns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from retentive.ops.gated_retention.decay import Chunked, token_decay, token_decay_tables
+from retentive.ops.precision import state_dtype
+from retentive.ops.retention.chunks import (
+    Chunks,
+    ChunkStates,
+    ValueChunks,
+    chunk_gradients,
+    in_chunks,
+    read_chunks,
+    split_time,
+)
+from retentive.ops.retention.chunkwise import ChunkwiseFunction
+from retentive.ops.retention.decay import DecayTables
+from retentive.ops.retention.inputs import Flags
+from retentive.shapes import RetentionMatrix, TokenLogDecay, TokenMask
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDecay:
+    """See `Decay`.
+
+    Attributes:
+        log_decay: ``log(gamma)`` of each head and token, from `effective_log_decay`: 0 at padding and starts.
+    """
+
+    log_decay: TokenLogDecay
+
+    def tables(
+        self, size: int, dtype: torch.dtype, mask: TokenMask | None = None, starts: TokenMask | None = None
+    ) -> DecayTables:
+        """Tables of each chunk's own; what ``mask`` says is in the decays."""
+        return token_decay_tables(in_chunks(self.log_decay, size), dtype, _flags_in_chunks(starts, size))
+
+    def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "batch heads 1 1"]]:
+        """``gamma`` of each token."""
+        return token_decay(self.log_decay, dtype).unbind(2)
+
+    def split(self, lengths: list[int]) -> "Sequence[TokenDecay]":
+        """The decays of each piece's tokens."""
+        return [TokenDecay(piece) for piece in split_time(self.log_decay, lengths)]
+
+    def over_chunks(
+        self, query: Chunks, key: Chunks, value: ValueChunks, state: RetentionMatrix | None, flags: Flags
+    ) -> tuple[ValueChunks, RetentionMatrix]:
+        """Make the tables in both passes: together they are larger than all that is kept."""
+        size = query.shape[3]
+        rate, begun = in_chunks(self.log_decay, size), _flags_in_chunks(flags[1], size)
+        output, after, _ = _ChunkwiseGatedRetention.apply(query, key, value, state, rate, begun)
+        return output, after
+
+
+class _ChunkwiseGatedRetention(ChunkwiseFunction):
+    """`read_chunks` with a gradient of the decays."""
+
+    @staticmethod
+    def forward(
+        query: Chunks,
+        key: Chunks,
+        value: ValueChunks,
+        state: RetentionMatrix | None,
+        log_decay: Chunked,
+        starts: Bool[Tensor, "batch chunks size"] | None,
+    ) -> tuple[ValueChunks, RetentionMatrix, ChunkStates]:
+        tables = token_decay_tables(log_decay, state_dtype(query.dtype), starts)
+        return read_chunks(query, key, value, state, tables)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, d_output: ValueChunks | None, d_after: RetentionMatrix | None, _: None
+    ) -> tuple[Tensor | None, ...]:
+        query, key, value, states, log_decay, starts = ctx.saved_tensors
+        tables = token_decay_tables(log_decay, states.dtype, starts)
+        gradients = chunk_gradients(query, key, value, states, tables, d_output, d_after, of_decay=True)
+        assert gradients.log_decay is not None
+        d_state = gradients.state if ctx.has_state else None
+        return gradients.query, gradients.key, gradients.value, d_state, gradients.log_decay.to(log_decay.dtype), None
+
+
+def _flags_in_chunks(starts: TokenMask | None, size: int) -> Bool[Tensor, "batch chunks size"] | None:
+    return None if starts is None else starts.unflatten(1, (-1, size))

@@ -1,0 +1,73 @@
+"""A decay of each head, the same for all its tokens: a constant of the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from retentive.ops.precision import state_dtype
+from retentive.ops.retention.chunks import Chunks, ChunkStates, ValueChunks, chunk_gradients, read_chunks
+from retentive.ops.retention.chunkwise import ChunkwiseFunction
+from retentive.ops.retention.decay import DecayTables, decay_tables
+from retentive.ops.retention.inputs import Flags
+from retentive.ops.retention.recurrent import recurrent_decay
+from retentive.shapes import LogDecay, RetentionMatrix, TokenMask
+
+
+@dataclass(frozen=True, slots=True)
+class HeadDecay:
+    """See `Decay`.
+
+    Attributes:
+        log_decay: ``log(gamma)`` of each head, checked.
+    """
+
+    log_decay: LogDecay
+
+    def tables(
+        self, size: int, dtype: torch.dtype, mask: TokenMask | None = None, starts: TokenMask | None = None
+    ) -> DecayTables:
+        """Tables of integer powers of ``gamma``."""
+        return decay_tables(self.log_decay, size, dtype, mask, starts)
+
+    def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "heads 1 1"]]:
+        """The same ``gamma`` for each token."""
+        return [recurrent_decay(self.log_decay, dtype)] * time
+
+    def split(self, lengths: list[int]) -> "Sequence[HeadDecay]":
+        """The same decay for each piece."""
+        return [self] * len(lengths)
+
+    def over_chunks(
+        self, query: Chunks, key: Chunks, value: ValueChunks, state: RetentionMatrix | None, flags: Flags
+    ) -> tuple[ValueChunks, RetentionMatrix]:
+        """Make the tables once, for both passes."""
+        tables = self.tables(query.shape[3], state_dtype(query.dtype), *flags)
+        output, after, _ = _ChunkwiseRetention.apply(
+            query, key, value, state, tables.intra, tables.query, tables.key, tables.chunk
+        )
+        return output, after
+
+
+class _ChunkwiseRetention(ChunkwiseFunction):
+    """`read_chunks` with tables that get no gradient."""
+
+    @staticmethod
+    def forward(
+        query: Chunks, key: Chunks, value: ValueChunks, state: RetentionMatrix | None, *tables: Tensor
+    ) -> tuple[ValueChunks, RetentionMatrix, ChunkStates]:
+        return read_chunks(query, key, value, state, DecayTables(*tables))
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, d_output: ValueChunks | None, d_after: RetentionMatrix | None, _: None
+    ) -> tuple[Tensor | None, ...]:
+        query, key, value, states, *tables = ctx.saved_tensors
+        gradients = chunk_gradients(query, key, value, states, DecayTables(*tables), d_output, d_after)
+        d_state = gradients.state if ctx.has_state else None
+        return gradients.query, gradients.key, gradients.value, d_state, None, None, None, None

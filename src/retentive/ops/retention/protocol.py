@@ -1,0 +1,38 @@
+"""What the forms of retention ask of a decay: one of each head, or one of each head and token."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from retentive.ops.retention.chunks import Chunks, ValueChunks
+from retentive.ops.retention.decay import DecayTables
+from retentive.ops.retention.inputs import Flags
+from retentive.shapes import RetentionMatrix, TokenMask
+
+
+@runtime_checkable
+class Decay(Protocol):
+    """``gamma`` of the tokens of one call, from float64."""
+
+    def tables(
+        self, size: int, dtype: torch.dtype, mask: TokenMask | None = None, starts: TokenMask | None = None
+    ) -> DecayTables:
+        """Return the tables of chunks of ``size`` tokens."""
+        ...
+
+    def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "..."]]:
+        """Return ``gamma`` of each of ``time`` tokens as `recurrent_step` takes it."""
+        ...
+
+    def split(self, lengths: list[int]) -> "Sequence[Decay]":
+        """Return the decays of pieces of these numbers of tokens."""
+        ...
+
+    def over_chunks(
+        self, query: Chunks, key: Chunks, value: ValueChunks, state: RetentionMatrix | None, flags: Flags
+    ) -> tuple[ValueChunks, RetentionMatrix]:
+        """Run `read_chunks`, with a backward pass that keeps the inputs and the chunks' states."""
+        ...
