@@ -4,12 +4,12 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
-from retentive.layers.embedding import EmbeddingConfig
-from retentive.layers.feed_forward import Activation, FeedForwardConfig
+from retentive.layers.feed_forward import Activation
 from retentive.layers.mixers.protocol import MixerConfig, MixerSizes
 from retentive.layers.mixers.registry import kind_of, make_mixer
-from retentive.layers.norm import NormConfig, NormKind
+from retentive.layers.norm import NormKind
 from retentive.models.decoder import DecoderConfig
+from retentive.models.plain_decoder import PlainDecoderConfig
 
 _OPTIONS = {
     "value_dim": "value_dim",
@@ -24,7 +24,7 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HybridConfig:
+class HybridConfig(PlainDecoderConfig):
     """Shape of a hybrid model, whose blocks have the mixers of a pattern.
 
     Attributes:
@@ -86,14 +86,7 @@ class HybridConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        for name in ("num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
-        if self.key_dim is None and self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size must be a multiple of num_heads, but {self.hidden_size} / {self.num_heads} is not whole; "
-                "change one, or give key_dim."
-            )
+        self.check_sizes("key_dim")
         self._check_pattern()
         _ = self.decoder  # each part validates its own fields
 
@@ -114,11 +107,6 @@ class HybridConfig:
                     f"{option} means nothing to the mixers {', '.join(self.pattern)}, but is {given!r}; "
                     f"leave it at {defaults[option]!r}."
                 )
-
-    @property
-    def chunked_reading(self) -> None:
-        """None: the model reads no neighbours."""
-        return
 
     @property
     def mixers(self) -> tuple[MixerConfig, ...]:
@@ -142,20 +130,10 @@ class HybridConfig:
     @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
-        return DecoderConfig(
-            embedding=EmbeddingConfig(vocab_size=self.vocab_size, hidden_size=self.hidden_size),
-            mixers=self.mixers,
-            feed_forward=FeedForwardConfig(
-                hidden_size=self.hidden_size,
-                intermediate_size=2 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
-                activation=self.activation,
-                gated=self.gated,
-                bias=self.feed_forward_bias,
-            ),
-            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
+        return self.decoder_of(
+            self.mixers,
+            intermediate_size=2 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
+            feed_forward_bias=self.feed_forward_bias,
             final_norm=self.final_norm,
-            tie_embeddings=self.tie_embeddings,
             head_bias=self.head_bias,
-            dropout=self.dropout,
-            initialisation=self.initialisation,
         )

@@ -5,14 +5,15 @@ from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
 from retentive.layers.embedding import EmbeddingConfig
-from retentive.layers.feed_forward import Activation, FeedForwardConfig
+from retentive.layers.feed_forward import Activation
 from retentive.layers.mixers.retention import RetentionConfig
 from retentive.layers.norm import NormConfig, NormKind
 from retentive.models.decoder import DecoderConfig
+from retentive.models.plain_decoder import PlainDecoderConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetNetConfig:
+class RetNetConfig(PlainDecoderConfig):
     """Shape of a RetNet; what is left out follows the paper (arXiv:2307.08621).
 
     Attributes:
@@ -93,15 +94,7 @@ class RetNetConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        if self.num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, but is {self.num_layers}.")
-        if self.num_heads < 1:
-            raise ValueError(f"num_heads must be at least 1, but is {self.num_heads}.")
-        if self.key_dim is None and self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size must be a multiple of num_heads, but {self.hidden_size} / {self.num_heads} is not whole; "
-                "change one, or give key_dim."
-            )
+        self.check_sizes("key_dim")
         if self.log_decay is not None and self.decay != "linspace":
             raise ValueError(f"decay means nothing beside log_decay, but is {self.decay!r}; leave it out.")
         _ = self.decoder  # each part refuses what it cannot be
@@ -137,35 +130,21 @@ class RetNetConfig:
         )
 
     @property
-    def chunked_reading(self) -> None:
-        """None: the model reads no neighbours."""
-        return None
-
-    @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
-        norm = NormConfig(kind=self.norm, epsilon=self.norm_epsilon)
-        return DecoderConfig(
-            embedding=EmbeddingConfig(
-                vocab_size=self.vocab_size,
-                hidden_size=self.hidden_size,
-                max_positions=self.max_positions,
-                scale=self.scale_embeddings,
-                norm=norm if self.embedding_norm else None,
-            ),
-            mixers=(self.retention,) * self.num_layers,
-            feed_forward=FeedForwardConfig(
-                hidden_size=self.hidden_size,
-                intermediate_size=2 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
-                activation=self.activation,
-                gated=self.gated,
-                bias=self.bias,
-            ),
-            norm=norm,
+        embedding = EmbeddingConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            max_positions=self.max_positions,
+            scale=self.scale_embeddings,
+            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon) if self.embedding_norm else None,
+        )
+        return self.decoder_of(
+            (self.retention,) * self.num_layers,
+            intermediate_size=2 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
+            feed_forward_bias=self.bias,
+            embedding=embedding,
             final_norm=self.final_norm,
-            tie_embeddings=self.tie_embeddings,
             head_bias=self.head_bias,
-            dropout=self.dropout,
-            initialisation=self.initialisation,
             residual=self.residual,
         )

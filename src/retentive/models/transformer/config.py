@@ -6,14 +6,15 @@ from typing import ClassVar, Literal
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.embedding import EmbeddingConfig
-from retentive.layers.feed_forward import Activation, FeedForwardConfig
+from retentive.layers.feed_forward import Activation
 from retentive.layers.mixers.attention import AttentionConfig
-from retentive.layers.norm import NormConfig, NormKind
+from retentive.layers.norm import NormKind
 from retentive.models.decoder import DecoderConfig
+from retentive.models.plain_decoder import PlainDecoderConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(PlainDecoderConfig):
     """Shape of a Transformer; what is left out is today's custom (pre-norm, rotary, no biases).
 
     Attributes:
@@ -82,15 +83,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        if self.num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, but is {self.num_layers}.")
-        if self.num_heads < 1:
-            raise ValueError(f"num_heads must be at least 1, but is {self.num_heads}.")
-        if self.head_dim is None and self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size must be a multiple of num_heads, but {self.hidden_size} / {self.num_heads} is not whole; "
-                "change one, or give head_dim."
-            )
+        self.check_sizes("head_dim")
         if self.positions not in ("rotary", "learned", "none"):
             raise ValueError(f"positions must be 'rotary', 'learned' or 'none', but is {self.positions!r}.")
         if (self.positions == "learned") != (self.max_positions is not None):
@@ -133,32 +126,19 @@ class TransformerConfig:
         )
 
     @property
-    def chunked_reading(self) -> None:
-        """None: the model reads no neighbours."""
-        return None
-
-    @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
-        return DecoderConfig(
-            embedding=EmbeddingConfig(
-                vocab_size=self.vocab_size,
-                hidden_size=self.hidden_size,
-                max_positions=self.max_positions,
-                scale=self.scale_embeddings,
-            ),
-            mixers=(self.attention,) * self.num_layers,
-            feed_forward=FeedForwardConfig(
-                hidden_size=self.hidden_size,
-                intermediate_size=4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
-                activation=self.activation,
-                gated=self.gated,
-                bias=self.feed_forward_bias,
-            ),
-            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
+        embedding = EmbeddingConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            max_positions=self.max_positions,
+            scale=self.scale_embeddings,
+        )
+        return self.decoder_of(
+            (self.attention,) * self.num_layers,
+            intermediate_size=4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
+            feed_forward_bias=self.feed_forward_bias,
+            embedding=embedding,
             final_norm=self.final_norm,
-            tie_embeddings=self.tie_embeddings,
             head_bias=self.head_bias,
-            dropout=self.dropout,
-            initialisation=self.initialisation,
         )

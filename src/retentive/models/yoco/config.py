@@ -5,19 +5,19 @@ from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import RotaryConfig
-from retentive.layers.embedding import EmbeddingConfig
-from retentive.layers.feed_forward import Activation, FeedForwardConfig
+from retentive.layers.feed_forward import Activation
 from retentive.layers.mixers.protocol import MixerConfig, MixerSizes
 from retentive.layers.mixers.registry import kind_of, make_mixer
 from retentive.layers.mixers.shared_cache_attention import SharedCacheAttentionConfig
-from retentive.layers.norm import NormConfig, NormKind
+from retentive.layers.norm import NormKind
 from retentive.models.decoder import DecoderConfig
+from retentive.models.plain_decoder import PlainDecoderConfig
 
 _CHUNK_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class YocoConfig:
+class YocoConfig(PlainDecoderConfig):
     """Shape of a YOCO; what is left out follows the paper (arXiv:2405.05254).
 
     Attributes:
@@ -107,11 +107,6 @@ class YocoConfig:
         return self.num_layers // 2
 
     @property
-    def chunked_reading(self) -> None:
-        """None: the model reads no neighbours."""
-        return
-
-    @property
     def self_attention(self) -> MixerConfig:
         """The mixer of the self-decoder: efficient self-attention, in the paper's words."""
         heads = self.num_heads if self.self_num_heads is None else self.self_num_heads
@@ -142,24 +137,10 @@ class YocoConfig:
     @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
-        return DecoderConfig(
-            embedding=EmbeddingConfig(vocab_size=self.vocab_size, hidden_size=self.hidden_size),
-            mixers=(self.self_attention,) * self.num_self_layers + (self.cross_attention,) * self.num_self_layers,
-            feed_forward=FeedForwardConfig(
-                hidden_size=self.hidden_size,
-                intermediate_size=self._default_intermediate_size
-                if self.intermediate_size is None
-                else self.intermediate_size,
-                activation=self.activation,
-                gated=self.gated,
-            ),
-            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
-            final_norm=True,
-            tie_embeddings=self.tie_embeddings,
-            head_bias=False,
-            dropout=self.dropout,
-            initialisation=self.initialisation,
-        )
+        inner = self._default_intermediate_size if self.intermediate_size is None else self.intermediate_size
+        half = self.num_self_layers
+        mixers = (self.self_attention,) * half + (self.cross_attention,) * half
+        return self.decoder_of(mixers, intermediate_size=inner)
 
     @property
     def _default_intermediate_size(self) -> int:

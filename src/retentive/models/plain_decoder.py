@@ -1,0 +1,90 @@
+"""What the flat configs of plain decoders have in common."""
+
+from typing import Literal
+
+from retentive.layers.embedding import EmbeddingConfig
+from retentive.layers.feed_forward import Activation, FeedForwardConfig
+from retentive.layers.mixers.protocol import MixerConfig
+from retentive.layers.norm import NormConfig, NormKind
+from retentive.models.decoder import DecoderConfig
+
+
+class PlainDecoderConfig:
+    """The parts that are made of fields which all flat configs have, and the checks of these fields."""
+
+    __slots__ = ()
+
+    vocab_size: int
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    gated: bool
+    activation: Activation
+    norm_epsilon: float
+    norm: NormKind
+    dropout: float
+    tie_embeddings: bool
+    initialisation: Literal["xavier", "normal"]
+
+    @property
+    def chunked_reading(self) -> None:
+        """None: the model reads no neighbours."""
+        return
+
+    def check_sizes(self, head_dim: str) -> None:
+        """Validate the numbers of layers and heads; ``head_dim`` is the field that can give the width of a head.
+
+        Raises:
+            ValueError: If one is below 1, or heads have no whole number of channels.
+        """
+        for name in ("num_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if getattr(self, head_dim) is None and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_heads, but {self.hidden_size} / {self.num_heads} is not whole; "
+                f"change one, or give {head_dim}."
+            )
+
+    def decoder_of(
+        self,
+        mixers: tuple[MixerConfig, ...],
+        *,
+        intermediate_size: int,
+        feed_forward_bias: bool = False,
+        embedding: EmbeddingConfig | None = None,
+        final_norm: bool = True,
+        head_bias: bool = False,
+        residual: Literal["pre_norm", "deepnorm"] = "pre_norm",
+    ) -> DecoderConfig:
+        """Make the decoder's parts.
+
+        Args:
+            mixers: Of each block.
+            intermediate_size: Channels inside the feed-forward.
+            feed_forward_bias: See `FeedForwardConfig`.
+            embedding: None is a token table and nothing else.
+            final_norm: See `DecoderConfig`, like the next two.
+            head_bias: See there.
+            residual: See there.
+        """
+        if embedding is None:
+            embedding = EmbeddingConfig(vocab_size=self.vocab_size, hidden_size=self.hidden_size)
+        return DecoderConfig(
+            embedding=embedding,
+            mixers=mixers,
+            feed_forward=FeedForwardConfig(
+                hidden_size=self.hidden_size,
+                intermediate_size=intermediate_size,
+                activation=self.activation,
+                gated=self.gated,
+                bias=feed_forward_bias,
+            ),
+            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
+            final_norm=final_norm,
+            tie_embeddings=self.tie_embeddings,
+            head_bias=head_bias,
+            dropout=self.dropout,
+            initialisation=self.initialisation,
+            residual=residual,
+        )
