@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from retentive.errors import MismatchError
 from retentive.layers.memory_tokens import MemoryTokens, MemoryTokensConfig
 from retentive.layers.token_place import PLAIN, StepContext
-from retentive.models.calls import check_call
+from retentive.models.base import CalledModel
+from retentive.models.calls import ModelCall
 from retentive.models.layer_states import check_config
-from retentive.models.protocol import ModelOutput
+from retentive.models.protocol import ChunkedReading, ModelOutput
 from retentive.ops.cross_entropy import IGNORED
-from retentive.shapes import Memory, TokenMask, Tokens
+from retentive.shapes import Memory, Tokens
 from retentive.state import ModelState, RaggedFields
 
 
@@ -84,7 +85,7 @@ class HuggingFaceMemoryState(ModelState):
     real: Bool[Tensor, "batch unfinished"] | None = None
 
 
-class HuggingFaceRecurrentMemory(nn.Module):
+class HuggingFaceRecurrentMemory(CalledModel):
     """A causal language model of Hugging Face with memory tokens: a `LanguageModel`, called and trained like any other.
 
     Without memory tokens, one segment is read as the bare model reads it. Memory tokens see those before them only, as
@@ -99,6 +100,16 @@ class HuggingFaceRecurrentMemory(nn.Module):
     """
 
     recomputes_segments: bool | None = None
+    longest_text: int | None = None
+    """None: positions begin again with every segment."""
+    state_is_bounded = True
+    """The state is the memory and at most one segment."""
+    caches_tokens = False
+    """The unfinished segment is read again, so no keys and values are kept."""
+    predicts_next_token = True
+    """The backbone is causal."""
+    chunked_reading: ChunkedReading | None = None
+    """No neighbours are read."""
 
     def __init__(self, backbone: nn.Module, config: HuggingFaceMemoryConfig) -> None:
         """Put a memory around a model, which is changed in place by training unless it is frozen.
@@ -139,31 +150,6 @@ class HuggingFaceRecurrentMemory(nn.Module):
         return _token_table(self.backbone).shape[0]
 
     @property
-    def longest_text(self) -> int | None:
-        """None: positions begin again with every segment."""
-        return None
-
-    @property
-    def state_is_bounded(self) -> bool:
-        """True: the state is the memory and at most one segment."""
-        return True
-
-    @property
-    def caches_tokens(self) -> bool:
-        """False: the unfinished segment is read again, so no keys and values are kept."""
-        return False
-
-    @property
-    def predicts_next_token(self) -> bool:
-        """True: the backbone is causal."""
-        return True
-
-    @property
-    def chunked_reading(self) -> None:
-        """None: no neighbours are read."""
-        return None
-
-    @property
     def products(self) -> nn.Module:
         """The backbone, whose matrix products a step computes."""
         return self.backbone
@@ -196,25 +182,13 @@ class HuggingFaceRecurrentMemory(nn.Module):
             config=self.config,
         )
 
-    def forward(
-        self,
-        tokens: Tokens,
-        state: ModelState | None = None,
-        labels: Tokens | None = None,
-        *,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
-        logits_to_keep: int | None = None,
-    ) -> ModelOutput:
-        """Read tokens after ``state``, segment by segment; arguments and result are those of every `LanguageModel`."""
-        check_call(tokens, state, labels, mask, starts, logits_to_keep)
-        before = self.initial_state(tokens.shape[0]) if state is None else self._check(state)
-        if starts is not None and not bool(starts.any()):
-            starts = None
-        if mask is None and starts is None and before.real is None:
-            pieces, after = self._read(tokens, before)
-            return self._output(pieces, after, labels, logits_to_keep, tokens.shape[1])
-        return self._read_rows(tokens, before, labels, mask, starts, logits_to_keep)
+    def answer(self, call: ModelCall) -> ModelOutput:
+        """Read the tokens of a call segment by segment."""
+        before = self.initial_state(call.tokens.shape[0]) if call.state is None else self._check(call.state)
+        begins = call.starts is not None and bool(call.starts.any())
+        if call.mask is None and not begins and before.real is None:
+            return self._output(*self._read(call.tokens, before), call)
+        return self._read_rows(call, before)
 
     def _read(
         self, tokens: Tokens, state: HuggingFaceMemoryState
@@ -248,15 +222,8 @@ class HuggingFaceRecurrentMemory(nn.Module):
             memory = self.memory.keep(output.hidden_states[-1][:, slots + time :])
         return output.logits[:, slots : slots + time], memory
 
-    def _output(
-        self,
-        pieces: list[Tensor],
-        state: HuggingFaceMemoryState,
-        labels: Tokens | None,
-        logits_to_keep: int | None,
-        time: int,
-    ) -> ModelOutput:
-        loss = None
+    def _output(self, pieces: list[Tensor], state: HuggingFaceMemoryState, call: ModelCall) -> ModelOutput:
+        loss, labels = None, call.labels
         if labels is not None:
             targets = labels.split([piece.shape[1] for piece in pieces], 1)
             sums = [_sum(piece, target) for piece, target in zip(pieces, targets, strict=True)]
@@ -264,23 +231,16 @@ class HuggingFaceRecurrentMemory(nn.Module):
             if torch.is_grad_enabled() and not loss.requires_grad:
                 # Around a frozen model, a window that goes on may hold nothing that learns: then its gradient is 0.
                 loss = sum((0 * learned.sum() for learned in self.memory.parameters()), loss)
-        if logits_to_keep == 0:
+        if call.logits_to_keep == 0:
             return ModelOutput(None, state, loss)
         logits = torch.cat(pieces, 1)
-        return ModelOutput(
-            logits if logits_to_keep is None else logits[:, max(0, time - logits_to_keep) :], state, loss
-        )
+        if call.logits_to_keep is not None:
+            logits = logits[:, max(0, logits.shape[1] - call.logits_to_keep) :]
+        return ModelOutput(logits, state, loss)
 
-    def _read_rows(
-        self,
-        tokens: Tokens,
-        state: HuggingFaceMemoryState,
-        labels: Tokens | None,
-        mask: TokenMask | None,
-        starts: TokenMask | None,
-        logits_to_keep: int | None,
-    ) -> ModelOutput:
-        """`forward` row by row and document by document."""
+    def _read_rows(self, call: ModelCall, state: HuggingFaceMemoryState) -> ModelOutput:
+        """`answer` row by row and document by document."""
+        tokens, mask, starts = call.tokens, call.mask, call.starts
         batch, time = tokens.shape
         real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
         begins = torch.zeros_like(real) if starts is None else starts & real
@@ -295,7 +255,7 @@ class HuggingFaceRecurrentMemory(nn.Module):
             empty = _token_table(self.backbone).new_zeros(time, self.vocab_size)
             rows.append(empty.index_copy(0, columns, torch.cat(found).to(empty)) if found else empty)
             states.append(now)
-        return self._output([torch.stack(rows)], _side_by_side(states), labels, logits_to_keep, time)
+        return self._output([torch.stack(rows)], _side_by_side(states), call)
 
     def _check(self, state: object) -> HuggingFaceMemoryState:
         slots, channels = self.config.num_memory_tokens, self.memory.config.hidden_size

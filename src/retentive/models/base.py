@@ -1,5 +1,6 @@
 """The base of the library's own families: a language model around one decoder."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar, get_type_hints
 
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.layers.token_place import PLAIN, StepContext
-from retentive.models.calls import check_call
+from retentive.models.calls import ModelCall, check_call
 from retentive.models.decoder import Decoder
 from retentive.models.layer_states import check_layers
 from retentive.models.protocol import ChunkedReading, FamilyConfig, ModelOutput
@@ -16,7 +17,42 @@ from retentive.shapes import Hidden, TokenMask, Tokens
 from retentive.state import ModelState
 
 
-class DecoderModel(nn.Module):
+class CalledModel(nn.Module):
+    """A module with the call of a `LanguageModel`, whose arguments it checks."""
+
+    def forward(
+        self,
+        tokens: Tokens,
+        state: ModelState | None = None,
+        labels: Tokens | None = None,
+        *,
+        mask: TokenMask | None = None,
+        starts: TokenMask | None = None,
+        logits_to_keep: int | None = None,
+    ) -> ModelOutput:
+        """Read tokens after ``state``. Any split of a sequence into calls gives what one call gives.
+
+        Args:
+            tokens: Token ids.
+            state: Where an earlier call stopped; None starts new sequences.
+            labels: The token that each column should predict (already shifted), -100 where none counts.
+            mask: False at padding, anywhere: it is not read, takes no position and does not change the state.
+            starts: True at the first token of a document, which reads nothing before it.
+            logits_to_keep: Columns from the end whose logits are wanted; None is all, 0 is none. With labels and 0,
+                the loss is computed without all logits of a large vocabulary in memory.
+
+        Raises:
+            ValueError: If shapes, dtypes or ids do not fit; the message names the argument, the rule and the cure.
+        """
+        check_call(tokens, state, labels, mask, starts, logits_to_keep)
+        return self.answer(ModelCall(tokens, state, labels, mask, starts, logits_to_keep))
+
+    @abstractmethod
+    def answer(self, call: ModelCall) -> ModelOutput:
+        """What the model makes of a call whose arguments are checked."""
+
+
+class DecoderModel(CalledModel):
     """A decoder with the call of a `LanguageModel`: tokens, state and labels in; logits, state and loss out.
 
     Attributes:
@@ -89,36 +125,19 @@ class DecoderModel(nn.Module):
         own = {id(parameter) for parameter in self.decoder.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in own]
 
-    def forward(
-        self,
-        tokens: Tokens,
-        state: ModelState | None = None,
-        labels: Tokens | None = None,
-        *,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
-        logits_to_keep: int | None = None,
-    ) -> ModelOutput:
-        """Read tokens after ``state``. Any split of a sequence into calls gives what one call gives.
+    def answer(self, call: ModelCall) -> ModelOutput:
+        """Read the tokens of a call, and turn what the head reads into logits and loss."""
+        hidden, following = self.hidden_states(call)
+        return self.read_out(hidden, following, call.labels, call.logits_to_keep)
 
-        Args:
-            tokens: Token ids.
-            state: Where an earlier call stopped; None starts new sequences.
-            labels: The token that each column should predict (already shifted), -100 where none counts.
-            mask: False at padding, anywhere: it is not read, takes no position and does not change the state.
-            starts: True at the first token of a document, which reads nothing before it.
-            logits_to_keep: Columns from the end whose logits are wanted; None is all, 0 is none. With labels and 0,
-                the loss is computed without all logits of a large vocabulary in memory.
-
-        Raises:
-            ValueError: If shapes, dtypes or ids do not fit; the message names the argument, the rule and the cure.
-        """
-        check_call(tokens, state, labels, mask, starts, logits_to_keep)
+    def hidden_states(self, call: ModelCall) -> tuple[Hidden, ModelState]:
+        """Return what the head reads, of at least the columns that the call asks for, and the state after it."""
+        state = call.state
         if state is not None:
             self.check_state(state)
-        layout = self.decoder.layout(tokens, None if state is None else state.position, mask=mask, starts=starts)
-        hidden, following = self.decoder(self.decoder.embed(tokens, layout), state, layout)
-        return self.read_out(hidden, following, labels, logits_to_keep)
+        position = None if state is None else state.position
+        layout = self.decoder.layout(call.tokens, position, mask=call.mask, starts=call.starts)
+        return self.decoder(self.decoder.embed(call.tokens, layout), state, layout)
 
     def check_state(self, state: object) -> None:
         """Refuse a state that is not of a model of this config. Looks at types, shapes and configs.

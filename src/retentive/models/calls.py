@@ -1,11 +1,32 @@
-"""Checks of a call's arguments, which all language models share."""
+"""A call's arguments and their checks, which all language models share."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from retentive.models.protocol import LanguageModel
 from retentive.models.state_values import check_state_values
+from retentive.shapes import TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState, named_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """The checked arguments of a call; see `LanguageModel` for their meaning."""
+
+    tokens: Tokens
+    state: ModelState | None = None
+    labels: Tokens | None = None
+    mask: TokenMask | None = None
+    starts: TokenMask | None = None
+    logits_to_keep: int | None = None
+
+    @property
+    def columns_to_read_out(self) -> int:
+        """Columns from the end that the head reads: all where there are labels."""
+        time = self.tokens.shape[1]
+        return time if self.labels is not None or self.logits_to_keep is None else min(self.logits_to_keep, time)
 
 
 def check_predicts_next(model: LanguageModel) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from retentive.layers.chunked_cross_attention import ChunkedCrossAttention, NeighbourState
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
-from retentive.models.calls import check_call
+from retentive.models.calls import ModelCall, check_call
 from retentive.models.decoder import blocks_of
 from retentive.models.document_starts import begun_anew, moved_starts
 from retentive.models.protocol import ModelOutput
@@ -141,13 +141,21 @@ class Retro(DecoderModel):
                 "neighbours=...)."
             )
         check_call(tokens, state, labels, mask, starts, logits_to_keep)
-        carried = None if state is None else check_state(self.config, self.decoder.dtype, state)
-        starts, pending = moved_starts(starts, mask)
+        call = ModelCall(tokens, state, labels, mask, starts, logits_to_keep)
+        hidden, following = self.hidden_states(call, neighbours, neighbour_mask)
+        return self.read_out(hidden, following, labels, logits_to_keep)
+
+    def hidden_states(
+        self, call: ModelCall, neighbours: GivenNeighbours | None = None, neighbour_mask: GivenMask | None = None
+    ) -> tuple[Hidden, RetroState]:
+        """Read tokens, and the neighbours of the chunks that end in the call."""
+        tokens, mask = call.tokens, call.mask
+        carried = None if call.state is None else check_state(self.config, self.decoder.dtype, call.state)
+        starts, pending = moved_starts(call.starts, mask)
         plan = self._plan(tokens, carried, mask, starts)
         given = self._given(neighbours, neighbour_mask, plan, tokens.shape[0])
         hidden, following = self._read(tokens, carried, plan, given, mask, starts)
-        following = begun_anew(following, pending, partial(self.initial_state, device=tokens.device))
-        return self.read_out(hidden, following, labels, logits_to_keep)
+        return hidden, begun_anew(following, pending, partial(self.initial_state, device=tokens.device))
 
     def check_state(self, state: object) -> None:
         """Refuse a state that is not of a model of this config; see `LanguageModel.check_state`."""

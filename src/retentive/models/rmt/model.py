@@ -19,10 +19,9 @@ from retentive.layers.mixers.attention import Recalled
 from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
-from retentive.models.calls import check_call
+from retentive.models.calls import ModelCall, check_call
 from retentive.models.decoder import blocks_of
 from retentive.models.document_starts import begun_anew, moved_starts
-from retentive.models.protocol import ModelOutput
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.segment_layout import SegmentLayout, SegmentLayoutBuilder
 from retentive.models.rmt.segment_parts import SegmentPart, choose, even_plan, ragged_plan
@@ -96,29 +95,17 @@ class RecurrentMemoryTransformer(DecoderModel):
             ),
         )
 
-    def forward(
-        self,
-        tokens: Tokens,
-        state: ModelState | None = None,
-        labels: Tokens | None = None,
-        *,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
-        logits_to_keep: int | None = None,
-    ) -> ModelOutput:
-        """Read tokens after ``state``, segment by segment; arguments and result are those of every `LanguageModel`.
+    def hidden_states(self, call: ModelCall) -> tuple[Hidden, RecurrentMemoryState]:
+        """Read tokens segment by segment.
 
         A document's segments begin with the document, wherever it stands in the row, so it is read the same alone or
         packed, padded or not, in one call or in many. With ``bidirectional``, a token sees what its segment holds when
         the call ends; the memory is the same however calls are cut.
         """
-        check_call(tokens, state, labels, mask, starts, logits_to_keep)
-        carried = self._carried(tokens, state)
-        wanted = tokens.shape[1] if labels is not None or logits_to_keep is None else logits_to_keep
-        starts, pending = moved_starts(starts, mask)
-        hidden, following = self._read(tokens, carried, mask, starts, wanted)
-        following = begun_anew(following, pending, partial(self.initial_state, device=tokens.device))
-        return self.read_out(hidden, following, labels, logits_to_keep)
+        carried = self._carried(call.tokens, call.state)
+        starts, pending = moved_starts(call.starts, call.mask)
+        hidden, following = self._read(call.tokens, carried, call.mask, starts, call.columns_to_read_out)
+        return hidden, begun_anew(following, pending, partial(self.initial_state, device=call.tokens.device))
 
     def read(
         self,
@@ -128,12 +115,9 @@ class RecurrentMemoryTransformer(DecoderModel):
         mask: TokenMask | None = None,
         starts: TokenMask | None = None,
     ) -> tuple[Hidden, RecurrentMemoryState]:
-        """`forward` without a head: the last hidden state of every token, for heads of other kinds, and the state."""
+        """A call without a head: the last hidden state of every token, for heads of other kinds, and the state."""
         check_call(tokens, state, None, mask, starts, None)
-        carried = self._carried(tokens, state)
-        starts, pending = moved_starts(starts, mask)
-        hidden, following = self._read(tokens, carried, mask, starts, tokens.shape[1])
-        return hidden, begun_anew(following, pending, partial(self.initial_state, device=tokens.device))
+        return self.hidden_states(ModelCall(tokens, state, mask=mask, starts=starts))
 
     def check_state(self, state: object) -> None:
         """Refuse a state of another model; see `LanguageModel`."""

@@ -18,12 +18,11 @@ from retentive.layers.mixers.key_value_cache import KeyValueState
 from retentive.layers.mixers.shared_cache_attention import SharedKeyValues
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
-from retentive.models.calls import check_call
+from retentive.models.calls import ModelCall
 from retentive.models.decoder import blocks_of
 from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts
-from retentive.models.protocol import ModelOutput
 from retentive.models.yoco.config import YocoConfig
-from retentive.shapes import Hidden, TokenMask, Tokens
+from retentive.shapes import Hidden
 from retentive.state import ModelState, RecurrentState
 
 
@@ -59,33 +58,21 @@ class Yoco(DecoderModel):
         # That of the first layer of the cross-decoder is the empty cache.
         return self._state(whole.layers[: self.config.num_self_layers + 1], whole.position)
 
-    def forward(
-        self,
-        tokens: Tokens,
-        state: ModelState | None = None,
-        labels: Tokens | None = None,
-        *,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
-        logits_to_keep: int | None = None,
-    ) -> ModelOutput:
-        """Read tokens after ``state``; see `LanguageModel`.
-
-        Without labels, the cross-decoder is run for the last ``logits_to_keep`` columns alone, and not at all for 0.
-        """
-        check_call(tokens, state, labels, mask, starts, logits_to_keep)
+    def hidden_states(self, call: ModelCall) -> tuple[Hidden, ModelState]:
+        """Run the cross-decoder for the columns that are read out alone: with labels all, and else not at all for 0."""
+        tokens, state = call.tokens, call.state
         if state is not None:
             self.check_state(state)
-        layout = self.decoder.layout(tokens, None if state is None else state.position, mask=mask, starts=starts)
+        position = None if state is None else state.position
+        layout = self.decoder.layout(tokens, position, mask=call.mask, starts=call.starts)
         hidden, layers = self._run_self_decoder(self.decoder.embed(tokens, layout), state, layout)
         cache = None if state is None else cast("KeyValueState", state.layers[-1])
         read, attention_mask, following = self.key_values(hidden, cache, layout)
-        time = tokens.shape[1]
-        wanted = time if labels is not None or logits_to_keep is None else min(logits_to_keep, time)
-        hidden = hidden[:, time - wanted :]
+        wanted = call.columns_to_read_out
+        hidden = hidden[:, tokens.shape[1] - wanted :]
         if wanted:
             hidden = self._run_cross_decoder(hidden, read, _last_columns(layout, attention_mask, wanted))
-        return self.read_out(hidden, self._state((*layers, following), layout.next_position), labels, logits_to_keep)
+        return hidden, self._state((*layers, following), layout.next_position)
 
     def check_state(self, state: object) -> None:
         """Refuse a state that is not of a model of this config; see `LanguageModel.check_state`."""
