@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables
-from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState, cache_of, causal_mask
+from retentive.layers.mixers.key_value_cache import CacheClaims, KeysAndValues, KeyValueState, cache_of, causal_mask
 from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.projection import project, side_by_side
 from retentive.layers.token_place import TokenPlace, place_of
@@ -21,7 +21,7 @@ from retentive.state import StateShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionConfig:
+class AttentionConfig(CacheClaims):
     """Shape of an attention layer.
 
     Attributes:
@@ -58,11 +58,7 @@ class AttentionConfig:
             raise ValueError(f"rotary.dim must be key_dim, {self.key_dim}, but is {self.rotary.dim}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"attention_dropout must be at least 0 and below 1, but is {self.dropout}.")
-        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_kv_heads must divide num_heads, so that every group has as many heads, but num_heads is "
-                f"{self.num_heads} and num_kv_heads is {self.num_kv_heads}."
-            )
+        self.check_groups()
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1 token, but is {self.window}; None sees all tokens.")
 
@@ -101,16 +97,6 @@ class AttentionConfig:
     def state_shape(self) -> StateShape:
         """Of a `KeyValueState`."""
         return ("keys", self.num_kv_heads, self.key_dim, self.value_dim)
-
-    @property
-    def takes_attention_mask(self) -> bool:
-        """True: a token reads exactly what the mask allows."""
-        return True
-
-    @property
-    def half_lives(self) -> None:
-        """None: nothing fades."""
-        return
 
     def build(self) -> "Attention":
         """Make the layer."""

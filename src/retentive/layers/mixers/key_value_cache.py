@@ -15,6 +15,32 @@ KeysAndValues = tuple[Tensor, Tensor]
 """Both of shape ``(batch, kv_heads, time, dim)``."""
 
 
+class CacheClaims:
+    """What every config of a layer that reads a cache of keys and values claims as a mixer; see `MixerConfig`."""
+
+    __slots__ = ()
+
+    takes_attention_mask: ClassVar[bool] = True
+    """A token reads exactly what the mask allows."""
+    half_lives: ClassVar[None] = None
+    """Nothing fades."""
+
+    num_kv_heads: int
+    num_heads: int
+
+    def check_groups(self) -> None:
+        """Validate the numbers of heads.
+
+        Raises:
+            ValueError: If queries cannot share the heads of keys and values evenly.
+        """
+        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads must divide num_heads, so that every group has as many heads, but num_heads is "
+                f"{self.num_heads} and num_kv_heads is {self.num_kv_heads}."
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyValueState(RecurrentState):
     """The keys and values of all tokens so far, or of the last ``window - 1``, right-aligned and in order.

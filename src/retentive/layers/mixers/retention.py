@@ -1,21 +1,18 @@
 """Multi-scale retention: the mixer of RetNet (Sun et al. 2023, arXiv:2307.08621, section 2.2)."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.config_types import check_types
-from retentive.layers.batch_layout import BatchLayout, RotaryConfig
+from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.constants import constant
 from retentive.layers.derived import derived
-from retentive.layers.mixers.protocol import MixerSizes
-from retentive.layers.mixers.retention_heads import RetentionClaims, RetentionHeads, RetentionState
-from retentive.layers.norm import NormConfig
-from retentive.layers.token_place import TokenPlace, place_of
+from retentive.layers.mixers.retention_heads import Heads, RetentionHeads, RetentionHeadsConfig, RetentionState
+from retentive.layers.token_place import TokenPlace
 from retentive.ops.lean.plain import is_plain
 from retentive.ops.precision import state_dtype
 from retentive.ops.retention import (
@@ -28,67 +25,38 @@ from retentive.ops.retention import (
     retention_parallel,
     score_scale,
 )
-from retentive.shapes import Hidden, Positions, RetentionMatrix
+from retentive.shapes import Hidden, Positions, RetentionMatrix, Values
 
 DECAYS = {"geometric": log_decay_geometric, "linspace": log_decay_linspace}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetentionConfig(RetentionClaims):
-    """Shape of a retention layer.
+class RetentionConfig(RetentionHeadsConfig):
+    """Shape of a retention layer; the fields of its heads, and their decays.
 
     Attributes:
-        hidden_size: Width of the residual stream.
-        num_heads: Heads, each with a decay of its own.
-        key_dim: Channels of one head's query and key.
-        value_dim: Channels of one head's value; the paper takes twice ``key_dim``.
         decay: Schedule of the decays over the heads: ``linspace`` is the paper's (remembers 32 to 512 tokens),
             ``geometric`` torchscale's and flash-linear-attention's (32 tokens, doubled from head to head).
         log_decay: The user's own ``log(gamma)``, one a head, in place of a schedule.
         relative_position: Whether query and key are rotated by their positions.
-        rotary_base: See `RotaryConfig`, like the next two.
-        rotary_frequencies: ``retnet`` is torchscale's table, ``standard`` flash-linear-attention's.
-        rotary_pairs: Which channels are rotated together.
-        gate: Activation of the output gate.
-        head_norm: How each head's output is normalised; ``layer_norm`` is the paper's GroupNorm.
         normalise_scores: Divide what a head reads at position n by the root of ``gamma ** 0 + ... + gamma ** n``.
-        bias: Whether the projections have biases.
-        chunk_size: Tokens that the chunkwise form takes at a time. Changes speed, never results.
     """
 
-    hidden_size: int
-    num_heads: int
-    key_dim: int
-    value_dim: int
     decay: Literal["geometric", "linspace"] = "geometric"
     log_decay: tuple[float, ...] | None = None
     relative_position: bool = True
-    rotary_base: float = 10000.0
-    rotary_frequencies: Literal["retnet", "standard"] = "retnet"
-    rotary_pairs: Literal["interleaved", "half"] = "interleaved"
-    gate: Literal["swish", "gelu", "relu"] = "swish"
-    head_norm: NormConfig = field(default_factory=lambda: NormConfig(affine=False))
     normalise_scores: bool = False
-    bias: bool = False
-    chunk_size: int = 64
 
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        check_types(self)
-        for name in ("hidden_size", "num_heads", "key_dim", "value_dim", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+    def check_decay(self) -> None:
+        """Validate the decays, and that nothing is said of a rotation that is not there."""
         if self.decay not in DECAYS:
             raise ValueError(f"decay must be 'geometric' or 'linspace', but is {self.decay!r}.")
-        if self.gate not in ("swish", "gelu", "relu"):
-            raise ValueError(f"gate must be 'swish', 'gelu' or 'relu', but is {self.gate!r}.")
         rotary = (self.rotary_base, self.rotary_frequencies, self.rotary_pairs)
         if not self.relative_position and rotary != (10000.0, "retnet", "interleaved"):
             raise ValueError(
                 f"rotary_base, rotary_frequencies and rotary_pairs mean nothing with relative_position=False, but are "
                 f"{rotary}; leave them at their defaults."
             )
-        _ = self.rotary  # refuses an odd key_dim
         if self.log_decay is not None and (
             len(self.log_decay) != self.num_heads or any(value > 0 for value in self.log_decay)
         ):
@@ -96,32 +64,10 @@ class RetentionConfig(RetentionClaims):
                 f"log_decay must be one log(gamma) a head, {self.num_heads} numbers at most 0, but is {self.log_decay}."
             )
 
-    @classmethod
-    def of_sizes(cls, sizes: MixerSizes) -> "RetentionConfig":
-        """Make the config of a family's sizes, with the paper's decays."""
-        return cls(
-            hidden_size=sizes.hidden_size,
-            num_heads=sizes.num_heads,
-            key_dim=sizes.key_dim,
-            value_dim=2 * sizes.key_dim if sizes.value_dim is None else sizes.value_dim,
-            decay="linspace",
-            rotary_base=sizes.rotary_base,
-            head_norm=NormConfig(epsilon=sizes.norm_epsilon, affine=False),
-            bias=sizes.bias,
-            chunk_size=sizes.chunk_size,
-        )
-
     @property
-    def rotary(self) -> RotaryConfig | None:
-        """The rotation of queries and keys."""
-        if not self.relative_position:
-            return None
-        return RotaryConfig(
-            dim=self.key_dim,
-            base=self.rotary_base,
-            frequencies=self.rotary_frequencies,
-            pairs=self.rotary_pairs,
-        )
+    def rotates(self) -> bool:
+        """See ``relative_position``."""
+        return self.relative_position
 
     @property
     def half_lives(self) -> tuple[float, ...]:
@@ -168,41 +114,12 @@ class MultiScaleRetention(RetentionHeads):
         some = next(self.parameters(), torch.empty(0))
         return _recurrent_decay(self.config, some.device, state_dtype(some.dtype))
 
-    def forward(
-        self, x: Hidden, state: RetentionState | None = None, layout: BatchLayout | None = None
-    ) -> tuple[Hidden, RetentionState]:
-        """Read ``x`` after ``state`` and return the output and the new state: chunkwise, or one recurrent step.
-
-        Args:
-            x: The residual stream, normalised.
-            state: Where an earlier call stopped; None starts a new sequence.
-            layout: Positions, padding and documents; None counts on from the state.
-
-        Raises:
-            ValueError: If ``x`` is not of this shape.
-        """
-        config = self.config
-        self.check_input(x)
-        if layout is None:
-            layout = self.place_after(x, None if state is None else state.position)
-        if layout.is_one_token:
-            before = self.initial_state(x.shape[0], x.device, x.dtype) if state is None else state
-            output, following = self.step(x[:, 0], before, place_of(layout))
-            return output[:, None], following
-        projected = self.input_proj(x)
-        query, key, value, gate = self.split_heads(projected, layout.tables(self.rotary))
-        mixed, kv = retention(
-            query,
-            key,
-            value,
-            None if state is None else state.kv,
-            log_decay=_log_decay(config),
-            mask=layout.mask,
-            starts=layout.starts,
-            chunk_size=config.chunk_size,
-        )
-        output = self._output(mixed.transpose(1, 2), gate, layout.positions)
-        return output, RetentionState(kv=kv, position=layout.next_position)
+    def retain(
+        self, heads: Heads, x: Hidden, state: RetentionMatrix | None, layout: BatchLayout
+    ) -> tuple[Values, RetentionMatrix]:
+        """The chunkwise form (eq. 7), with the decays of the config."""
+        log_decay, size = _log_decay(self.config), self.config.chunk_size
+        return retention(*heads, state, log_decay=log_decay, mask=layout.mask, starts=layout.starts, chunk_size=size)
 
     def step(
         self, x: Float[Tensor, "batch hidden"], state: RetentionState, place: TokenPlace
@@ -211,7 +128,7 @@ class MultiScaleRetention(RetentionHeads):
         projected = self.input_proj(x)
         query, key, value = self.split_token(projected, place.rotation(self.rotary))
         mixed, kv = recurrent_step(query, key, value, state.kv, self.decay, overwrite=place.context.overwrites_state)
-        output = self._output(mixed, projected[:, -self.sizes[-1] :], place.positions)
+        output = self.read_out(self.scaled(mixed, place.positions), projected[:, -self.sizes[-1] :])
         return output, RetentionState(kv=kv, position=place.next_position)
 
     def forward_parallel(self, query: Hidden, key: Hidden, value: Hidden) -> tuple[Hidden, RetentionMatrix]:
@@ -277,7 +194,7 @@ class MultiScaleRetention(RetentionHeads):
                 size = self.config.chunk_size
                 mixed, kv = retention_chunkwise(*heads, state, log_decay=_log_decay(self.config), chunk_size=size)
             mixed = mixed.transpose(1, 2)
-        return self._output(mixed, gate, layout.positions), kv
+        return self.read_out(self.scaled(mixed, layout.positions), gate), kv
 
     def _separately_projected(self, query: Hidden, key: Hidden, value: Hidden) -> tuple[Tensor, ...]:
         """Query, key, value and gate, each of its own input; the gate of the query's."""
@@ -291,14 +208,11 @@ class MultiScaleRetention(RetentionHeads):
             nn.functional.linear(x, weight, bias) for x, weight, bias in zip(inputs, weights, biases, strict=True)
         )
 
-    def _output(
-        self,
-        mixed: Float[Tensor, "*tokens heads value_dim"],
-        gate: Float[Tensor, "*tokens values"],
-        positions: Positions,
-    ) -> Float[Tensor, "*tokens hidden"]:
-        """``output_proj(gate * norm(mixed))``, where asked for with the paper's second normalisation (section 2.4)."""
-        if self.config.normalise_scores:
-            scale = score_scale(_log_decay(self.config), positions).to(mixed.dtype)
-            mixed = mixed * (scale if mixed.dim() == 4 else scale.squeeze(1))
-        return self.read_out(mixed, gate)
+    def scaled(
+        self, mixed: Float[Tensor, "*tokens heads value_dim"], positions: Positions
+    ) -> Float[Tensor, "*tokens heads value_dim"]:
+        """Where asked for, the paper's second normalisation (section 2.4)."""
+        if not self.config.normalise_scores:
+            return mixed
+        scale = score_scale(_log_decay(self.config), positions).to(mixed.dtype)
+        return mixed * (scale if mixed.dim() == 4 else scale.squeeze(1))

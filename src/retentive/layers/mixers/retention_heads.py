@@ -1,73 +1,112 @@
 """What retention and gated retention share: heads, the gated output, and the state (arXiv:2307.08621, eq. 8)."""
 
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retentive.config_types import check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables, make_layout
-from retentive.layers.mixers.protocol import InputProjection
+from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.norm import Norm, NormConfig
-from retentive.layers.token_place import Rotation
+from retentive.layers.token_place import Rotation, TokenPlace, place_of
 from retentive.ops.activation import ACTIVATIONS
 from retentive.ops.lean.activations import activate_over
 from retentive.ops.lean.plain import may_write_over
 from retentive.ops.precision import state_dtype
 from retentive.ops.rotary import apply_rotary, rotate
-from retentive.shapes import Hidden, Queries, RetentionMatrix, Values
+from retentive.shapes import Hidden, Positions, Queries, RetentionMatrix, Values
 from retentive.state import RecurrentState, StateShape
 
-
-@runtime_checkable
-class RetentionHeadsConfig(Protocol):
-    """What the heads of a layer need of its config; see `RetentionConfig` for the meaning."""
-
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def num_heads(self) -> int: ...
-    @property
-    def key_dim(self) -> int: ...
-    @property
-    def value_dim(self) -> int: ...
-    @property
-    def rotary(self) -> RotaryConfig | None: ...
-    @property
-    def rotary_pairs(self) -> Literal["interleaved", "half"]: ...
-    @property
-    def gate(self) -> Literal["swish", "gelu", "relu"]: ...
-    @property
-    def head_norm(self) -> NormConfig: ...
-    @property
-    def bias(self) -> bool: ...
+ConfigOfHeads = TypeVar("ConfigOfHeads", bound="RetentionHeadsConfig")
 
 
-class RetentionClaims:
-    """What every config of a retention layer claims as a mixer; see `MixerConfig`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionHeadsConfig:
+    """Shape of the heads of a retention layer, whatever its decay.
 
-    __slots__ = ()
+    Attributes:
+        hidden_size: Width of the residual stream.
+        num_heads: Heads.
+        key_dim: Channels of one head's query and key.
+        value_dim: Channels of one head's value; the paper takes twice ``key_dim``.
+        rotary_base: See `RotaryConfig`, like the next two.
+        rotary_frequencies: ``retnet`` is torchscale's table, ``standard`` flash-linear-attention's.
+        rotary_pairs: Which channels are rotated together.
+        gate: Activation of the output gate.
+        head_norm: How each head's output is normalised; ``layer_norm`` is the paper's GroupNorm.
+        bias: Whether the projections have biases.
+        chunk_size: Tokens that the chunkwise form takes at a time. Changes speed, never results.
+    """
+
+    window: ClassVar[None] = None
+    """What a token reads decays, and is cut off nowhere."""
+    state_is_bounded: ClassVar[bool] = True
+    """The state has one size."""
+    takes_attention_mask: ClassVar[bool] = False
+    """Tokens are read from left to right, into one state."""
+
+    hidden_size: int
+    num_heads: int
+    key_dim: int
+    value_dim: int
+    rotary_base: float = 10000.0
+    rotary_frequencies: Literal["retnet", "standard"] = "retnet"
+    rotary_pairs: Literal["interleaved", "half"] = "interleaved"
+    gate: Literal["swish", "gelu", "relu"] = "swish"
+    head_norm: NormConfig = field(default_factory=lambda: NormConfig(affine=False))
+    bias: bool = False
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_types(self)
+        for name in ("hidden_size", "num_heads", "key_dim", "value_dim", "chunk_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if self.gate not in ("swish", "gelu", "relu"):
+            raise ValueError(f"gate must be 'swish', 'gelu' or 'relu', but is {self.gate!r}.")
+        _ = self.rotary  # refuses an odd key_dim
+        self.check_decay()
+
+    def check_decay(self) -> None:
+        """Validate the fields that a kind of retention adds."""
+
+    @classmethod
+    def of_sizes(cls: type[ConfigOfHeads], sizes: MixerSizes) -> ConfigOfHeads:
+        """Make the config of a family's sizes."""
+        return cls(
+            hidden_size=sizes.hidden_size,
+            num_heads=sizes.num_heads,
+            key_dim=sizes.key_dim,
+            value_dim=2 * sizes.key_dim if sizes.value_dim is None else sizes.value_dim,
+            rotary_base=sizes.rotary_base,
+            head_norm=NormConfig(epsilon=sizes.norm_epsilon, affine=False),
+            bias=sizes.bias,
+            chunk_size=sizes.chunk_size,
+        )
 
     @property
-    def window(self) -> None:
-        """None: what a token reads decays, and is cut off nowhere."""
-        return
+    def rotary(self) -> RotaryConfig | None:
+        """The rotation of queries and keys."""
+        if not self.rotates:
+            return None
+        return RotaryConfig(
+            dim=self.key_dim, base=self.rotary_base, frequencies=self.rotary_frequencies, pairs=self.rotary_pairs
+        )
 
     @property
-    def state_is_bounded(self) -> bool:
-        """True: the state has one size."""
+    def rotates(self) -> bool:
+        """Whether queries and keys are rotated by their positions."""
         return True
 
     @property
-    def state_shape(self: RetentionHeadsConfig) -> StateShape:
+    def state_shape(self) -> StateShape:
         """Of a `RetentionState`."""
         return ("retention", self.num_heads, self.key_dim, self.value_dim)
-
-    @property
-    def takes_attention_mask(self) -> bool:
-        """False: tokens are read from left to right, into one state."""
-        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +129,10 @@ class RetentionState(RecurrentState):
     def at(self, position: Int[Tensor, "batch"]) -> "RetentionState":
         """Count on from another position."""
         return replace(self, position=position)
+
+
+Heads = tuple[Queries, Queries, Values]
+"""Query, key and value of all tokens, rotated and scaled."""
 
 
 def _with_range(x: Tensor) -> Tensor:
@@ -125,6 +168,56 @@ class RetentionHeads(nn.Module):
         """One projection to queries, keys, values and the gate."""
         query, key, value, gate = self.sizes
         return (InputProjection(self.input_proj, {"query": query, "key": key, "value": value, "gate": gate}),)
+
+    def forward(
+        self, x: Hidden, state: RetentionState | None = None, layout: BatchLayout | None = None
+    ) -> tuple[Hidden, RetentionState]:
+        """Read ``x`` after ``state`` and return the output and the new state: chunkwise, or one recurrent step.
+
+        Args:
+            x: The residual stream, normalised.
+            state: Where an earlier call stopped; None starts a new sequence.
+            layout: Positions, padding and documents; None counts on from the state.
+
+        Raises:
+            ValueError: If ``x`` is not of this shape.
+        """
+        self.check_input(x)
+        if layout is None:
+            layout = self.place_after(x, None if state is None else state.position)
+        if layout.is_one_token:
+            before = self.initial_state(x.shape[0], x.device, x.dtype) if state is None else state
+            output, following = self.step(x[:, 0], before, place_of(layout))
+            return output[:, None], following
+        *heads, gate = self.split_heads(self.input_proj(x), layout.tables(self.rotary))
+        mixed, kv = self.retain((heads[0], heads[1], heads[2]), x, None if state is None else state.kv, layout)
+        output = self.read_out(self.scaled(mixed.transpose(1, 2), layout.positions), gate)
+        return output, RetentionState(kv=kv, position=layout.next_position)
+
+    @abstractmethod
+    def retain(
+        self, heads: Heads, x: Hidden, state: RetentionMatrix | None, layout: BatchLayout
+    ) -> tuple[Values, RetentionMatrix]:
+        """Let the tokens of a call read one another: the layer's operator.
+
+        Args:
+            heads: Query, key and value.
+            x: What the heads were made of.
+            state: Of the operator; None is empty.
+            layout: Padding and documents.
+        """
+
+    @abstractmethod
+    def step(
+        self, x: Float[Tensor, "batch hidden"], state: RetentionState, place: TokenPlace
+    ) -> tuple[Float[Tensor, "batch hidden"], RetentionState]:
+        """Read one token of each row: the recurrent form."""
+
+    def scaled(
+        self, mixed: Float[Tensor, "*tokens heads value_dim"], positions: Positions
+    ) -> Float[Tensor, "*tokens heads value_dim"]:
+        """What the heads have read, before each is normalised."""
+        return mixed
 
     def check_input(self, x: Tensor) -> None:
         """Refuse a residual stream of another shape.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import AttentionMask, BatchLayout, RotaryConfig
-from retentive.layers.mixers.key_value_cache import KeyValueState, cache_of, causal_mask
+from retentive.layers.mixers.key_value_cache import CacheClaims, KeyValueState, cache_of, causal_mask
 from retentive.layers.mixers.protocol import InputProjection
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.projection import project, side_by_side
@@ -20,7 +20,7 @@ from retentive.state import StateShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SharedCacheAttentionConfig:
+class SharedCacheAttentionConfig(CacheClaims):
     """Shape of the layers that read a shared cache, and of the cache.
 
     Attributes:
@@ -45,11 +45,7 @@ class SharedCacheAttentionConfig:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
         if self.rotary.dim != self.head_dim:
             raise ValueError(f"rotary.dim must be head_dim, {self.head_dim}, but is {self.rotary.dim}.")
-        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_kv_heads must divide num_heads, so that every group has as many heads, but num_heads is "
-                f"{self.num_heads} and num_kv_heads is {self.num_kv_heads}."
-            )
+        self.check_groups()
 
     @property
     def window(self) -> None:
@@ -65,16 +61,6 @@ class SharedCacheAttentionConfig:
     def state_shape(self) -> StateShape:
         """Of the shared `KeyValueState`."""
         return ("keys", self.num_kv_heads, self.head_dim, self.head_dim)
-
-    @property
-    def takes_attention_mask(self) -> bool:
-        """True: a token reads exactly what the mask allows."""
-        return True
-
-    @property
-    def half_lives(self) -> None:
-        """None: nothing fades."""
-        return
 
     def build(self) -> "SharedCacheAttention":
         """Make one of the layers; `SharedKeyValues` is made once, beside them."""
