@@ -20,6 +20,9 @@ Tokens = Int[Tensor, "batch time"]
 TokenMask = Bool[Tensor, "batch time"]
 """One flag per token: as ``mask``, True is a real token and False is padding; as ``starts``, True begins a document."""
 
+TokenFlags = TokenMask | None
+"""``mask`` or ``starts`` of a call; None where there is nothing to tell."""
+
 Hidden = Float[Tensor, "batch time hidden"]
 """The residual stream."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from retentive.ops.precision import state_dtype
 from retentive.ops.retention.decay import DecayTables
-from retentive.shapes import TokenLogDecay, TokenMask
+from retentive.shapes import TokenFlags, TokenLogDecay
 
 Chunked = Float[Tensor, "batch heads chunks size"]
 
@@ -51,7 +51,7 @@ def check_log_decay(log_decay: Float[Tensor, "..."], expected: tuple[int, ...], 
         )
 
 
-def effective_log_decay(log_decay: TokenLogDecay, mask: TokenMask | None, starts: TokenMask | None) -> TokenLogDecay:
+def effective_log_decay(log_decay: TokenLogDecay, mask: TokenFlags, starts: TokenFlags) -> TokenLogDecay:
     """Put 0 at padding, which does not decay, and at starts, where nothing is left to decay; in float64."""
     log_decay = log_decay.to(torch.float64)
     if mask is not None:

@@ -23,7 +23,7 @@ from retentive.ops.retention.chunks import (
 from retentive.ops.retention.chunkwise import ChunkwiseFunction
 from retentive.ops.retention.decay import DecayTables
 from retentive.ops.retention.inputs import Flags
-from retentive.shapes import RetentionMatrix, TokenLogDecay, TokenMask
+from retentive.shapes import RetentionMatrix, TokenFlags, TokenLogDecay
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,7 @@ class TokenDecay:
 
     log_decay: TokenLogDecay
 
-    def tables(
-        self, size: int, dtype: torch.dtype, mask: TokenMask | None = None, starts: TokenMask | None = None
-    ) -> DecayTables:
+    def tables(self, size: int, dtype: torch.dtype, mask: TokenFlags = None, starts: TokenFlags = None) -> DecayTables:
         """Tables of each chunk's own; what ``mask`` says is in the decays."""
         return token_decay_tables(in_chunks(self.log_decay, size), dtype, _flags_in_chunks(starts, size))
 
@@ -88,5 +86,5 @@ class _ChunkwiseGatedRetention(ChunkwiseFunction):
         return gradients.query, gradients.key, gradients.value, d_state, gradients.log_decay.to(log_decay.dtype), None
 
 
-def _flags_in_chunks(starts: TokenMask | None, size: int) -> Bool[Tensor, "batch chunks size"] | None:
+def _flags_in_chunks(starts: TokenFlags, size: int) -> Bool[Tensor, "batch chunks size"] | None:
     return None if starts is None else starts.unflatten(1, (-1, size))

@@ -8,7 +8,7 @@ from retentive.ops.gated_retention.reference import gated_reference
 from retentive.ops.retention.chunks import DEFAULT_CHUNK_SIZE
 from retentive.ops.retention.dispatch import Form, run_form
 from retentive.ops.retention.inputs import checked_inputs
-from retentive.shapes import Queries, RetentionMatrix, TokenLogDecay, TokenMask, Values
+from retentive.shapes import Queries, RetentionMatrix, TokenFlags, TokenLogDecay, Values
 
 
 def gated_retention(
@@ -18,8 +18,8 @@ def gated_retention(
     state: RetentionMatrix | None = None,
     *,
     log_decay: TokenLogDecay,
-    mask: TokenMask | None = None,
-    starts: TokenMask | None = None,
+    mask: TokenFlags = None,
+    starts: TokenFlags = None,
     form: Form = "auto",
     chunk_size: int = DEFAULT_CHUNK_SIZE,
 ) -> tuple[Values, RetentionMatrix]:

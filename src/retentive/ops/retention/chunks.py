@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retentive.ops.precision import without_autocast
 from retentive.ops.retention.decay import DecayTables
-from retentive.shapes import RetentionMatrix, TokenMask
+from retentive.shapes import RetentionMatrix, TokenFlags
 
 DEFAULT_CHUNK_SIZE = 64
 
@@ -43,7 +43,7 @@ def split_time(tensor: Tensor, lengths: list[int], dim: int = 2) -> Sequence[Ten
     return [tensor] if len(lengths) == 1 else tensor.split(lengths, dim)
 
 
-def split_flags(flags: TokenMask | None, lengths: list[int]) -> Sequence[Tensor | None]:
+def split_flags(flags: TokenFlags, lengths: list[int]) -> Sequence[Tensor | None]:
     """Split the time of ``mask`` or ``starts``, where there is one."""
     return [None] * len(lengths) if flags is None else split_time(flags, lengths, 1)
 

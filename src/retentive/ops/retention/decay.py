@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from retentive.shapes import LogDecay, Positions, TokenMask
+from retentive.shapes import LogDecay, Positions, TokenFlags
 
 
 def log_decay_geometric(num_heads: int) -> LogDecay:
@@ -63,8 +63,8 @@ def decay_tables(
     log_decay: LogDecay,
     size: int,
     dtype: torch.dtype,
-    mask: TokenMask | None = None,
-    starts: TokenMask | None = None,
+    mask: TokenFlags = None,
+    starts: TokenFlags = None,
 ) -> DecayTables:
     """Tables for chunks of ``size`` tokens.
 

@@ -15,7 +15,7 @@ from retentive.ops.retention.chunkwise import ChunkwiseFunction
 from retentive.ops.retention.decay import DecayTables, decay_tables
 from retentive.ops.retention.inputs import Flags
 from retentive.ops.retention.recurrent import recurrent_decay
-from retentive.shapes import LogDecay, RetentionMatrix, TokenMask
+from retentive.shapes import LogDecay, RetentionMatrix, TokenFlags
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,7 @@ class HeadDecay:
 
     log_decay: LogDecay
 
-    def tables(
-        self, size: int, dtype: torch.dtype, mask: TokenMask | None = None, starts: TokenMask | None = None
-    ) -> DecayTables:
+    def tables(self, size: int, dtype: torch.dtype, mask: TokenFlags = None, starts: TokenFlags = None) -> DecayTables:
         """Tables of integer powers of ``gamma``."""
         return decay_tables(self.log_decay, size, dtype, mask, starts)
 

@@ -12,7 +12,7 @@ from retentive.ops.retention.parallel import parallel
 from retentive.ops.retention.protocol import Decay
 from retentive.ops.retention.recurrent import recurrent
 from retentive.ops.retention.reference import reference
-from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
+from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenFlags, Values
 
 Form = Literal["auto", "parallel", "recurrent", "chunkwise", "reference"]
 
@@ -27,8 +27,8 @@ def retention(
     state: RetentionMatrix | None = None,
     *,
     log_decay: LogDecay | None = None,
-    mask: TokenMask | None = None,
-    starts: TokenMask | None = None,
+    mask: TokenFlags = None,
+    starts: TokenFlags = None,
     form: Form = "auto",
     chunk_size: int = DEFAULT_CHUNK_SIZE,
 ) -> tuple[Values, RetentionMatrix]:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from retentive.ops.precision import compute_dtype
 from retentive.ops.retention.decay import log_decay_geometric
-from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
+from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenFlags, Values
 
-Flags = tuple[TokenMask | None, TokenMask | None]
+Flags = tuple[TokenFlags, TokenFlags]
 """``mask`` and ``starts`` of a call; None where there are none."""
 
 
@@ -31,8 +31,8 @@ class RetentionInputs:
     key: Queries
     value: Values
     state: RetentionMatrix | None
-    mask: TokenMask | None
-    starts: TokenMask | None
+    mask: TokenFlags
+    starts: TokenFlags
 
     def to(self, dtype: torch.dtype) -> tuple[Queries, Queries, Values]:
         """Return query, key and value in one dtype."""
@@ -116,7 +116,7 @@ def check_inputs(
         )
 
 
-def check_tokens(query: Queries, mask: TokenMask | None, starts: TokenMask | None) -> None:
+def check_tokens(query: Queries, mask: TokenFlags, starts: TokenFlags) -> None:
     """Validate that flags are one bool per token.
 
     Raises:
@@ -159,9 +159,7 @@ def retention_dtype(query: Float[Tensor, "..."]) -> torch.dtype:
     return torch.float32 if query.dtype is torch.float16 else compute_dtype(query)
 
 
-def _without_padding(
-    query: Queries, key: Queries, value: Values, mask: TokenMask | None
-) -> tuple[Queries, Queries, Values]:
+def _without_padding(query: Queries, key: Queries, value: Values, mask: TokenFlags) -> tuple[Queries, Queries, Values]:
     """Put zeros at padding, so that it adds nothing to the state, reads nothing and gets no gradient."""
     if mask is None:
         return query, key, value

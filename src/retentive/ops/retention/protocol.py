@@ -10,16 +10,14 @@ from torch import Tensor
 from retentive.ops.retention.chunks import Chunks, ValueChunks
 from retentive.ops.retention.decay import DecayTables
 from retentive.ops.retention.inputs import Flags
-from retentive.shapes import RetentionMatrix, TokenMask
+from retentive.shapes import RetentionMatrix, TokenFlags
 
 
 @runtime_checkable
 class Decay(Protocol):
     """``gamma`` of the tokens of one call, from float64."""
 
-    def tables(
-        self, size: int, dtype: torch.dtype, mask: TokenMask | None = None, starts: TokenMask | None = None
-    ) -> DecayTables:
+    def tables(self, size: int, dtype: torch.dtype, mask: TokenFlags = None, starts: TokenFlags = None) -> DecayTables:
         """Return the tables of chunks of ``size`` tokens."""
         ...
 

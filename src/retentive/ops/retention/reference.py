@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retentive.ops.precision import state_dtype
 from retentive.ops.retention.inputs import RetentionInputs
-from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenMask, Values
+from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenFlags, Values
 
 
 def reference(inputs: RetentionInputs, log_decay: LogDecay) -> tuple[Values, RetentionMatrix]:
@@ -48,14 +48,14 @@ def reference(inputs: RetentionInputs, log_decay: LogDecay) -> tuple[Values, Ret
     return torch.stack(outputs, 2), after.to(state_dtype(inputs.query.dtype))
 
 
-def _clock(query: Queries, mask: TokenMask | None) -> Tensor:
+def _clock(query: Queries, mask: TokenFlags) -> Tensor:
     """Real tokens so far, this one included."""
     batch, _, time, _ = query.shape
     real = query.new_ones((batch, time), dtype=torch.bool) if mask is None else mask
     return real.cumsum(1)
 
 
-def _segment(query: Queries, starts: TokenMask | None) -> Tensor:
+def _segment(query: Queries, starts: TokenFlags) -> Tensor:
     """Documents begun in this call so far; those of segment 0 see the incoming state."""
     batch, _, time, _ = query.shape
     begun = query.new_zeros((batch, time), dtype=torch.bool) if starts is None else starts
