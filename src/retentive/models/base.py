@@ -13,7 +13,7 @@ from retentive.models.calls import ModelCall, check_call
 from retentive.models.decoder import Decoder
 from retentive.models.layer_states import check_layers
 from retentive.models.protocol import ChunkedReading, FamilyConfig, ModelOutput
-from retentive.shapes import Hidden, TokenMask, Tokens
+from retentive.shapes import Hidden, TokenFlags, Tokens
 from retentive.state import ModelState
 
 
@@ -26,8 +26,8 @@ class CalledModel(nn.Module):
         state: ModelState | None = None,
         labels: Tokens | None = None,
         *,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
+        mask: TokenFlags = None,
+        starts: TokenFlags = None,
         logits_to_keep: int | None = None,
     ) -> ModelOutput:
         """Read tokens after ``state``. Any split of a sequence into calls gives what one call gives.

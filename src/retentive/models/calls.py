@@ -7,7 +7,7 @@ from torch import Tensor
 
 from retentive.models.protocol import LanguageModel
 from retentive.models.state_values import check_state_values
-from retentive.shapes import TokenMask, Tokens
+from retentive.shapes import TokenFlags, Tokens
 from retentive.state import ModelState, RecurrentState, named_tensors
 
 
@@ -18,8 +18,8 @@ class ModelCall:
     tokens: Tokens
     state: ModelState | None = None
     labels: Tokens | None = None
-    mask: TokenMask | None = None
-    starts: TokenMask | None = None
+    mask: TokenFlags = None
+    starts: TokenFlags = None
     logits_to_keep: int | None = None
 
     @property

@@ -18,7 +18,7 @@ from retentive.layers.token_place import PLAIN, StepContext
 from retentive.ops.cross_entropy import IGNORED, linear_cross_entropy
 from retentive.ops.lean.plain import is_plain
 from retentive.ops.lean.tall_linear import tall_linear
-from retentive.shapes import Hidden, HiddenRows, TokenMask, Tokens
+from retentive.shapes import Hidden, HiddenRows, TokenFlags, Tokens
 from retentive.state import ModelState, RecurrentState
 
 
@@ -132,8 +132,8 @@ class Decoder(nn.Module):
         read: Shaped[Tensor, "batch time *rest"],
         position: Int[Tensor, "batch"] | None,
         *,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
+        mask: TokenFlags = None,
+        starts: TokenFlags = None,
     ) -> BatchLayout:
         """Place the tokens that are read in one call, given as ids or embeddings; see `make_layout`."""
         return make_layout(

@@ -7,15 +7,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from retentive.layers.batch_layout import starts_at_tokens
-from retentive.shapes import TokenMask
+from retentive.shapes import TokenFlags
 from retentive.state import ModelState
 
 State = TypeVar("State", bound=ModelState)
 
 
-def moved_starts(
-    starts: TokenMask | None, mask: TokenMask | None
-) -> "tuple[TokenMask | None, Bool[Tensor, 'batch'] | None]":
+def moved_starts(starts: TokenFlags, mask: TokenFlags) -> "tuple[TokenFlags, Bool[Tensor, 'batch'] | None]":
     """Move starts to real tokens; see `starts_at_tokens`. None stands for rows where nothing is given."""
     if starts is None or mask is None:
         return starts, None

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from retentive.layers.mixers.protocol import MixerConfig
 from retentive.models.decoder import DecoderConfig
 from retentive.ops.precision import autocasts
 from retentive.state import ModelState
+
+Kind = TypeVar("Kind", bound=ModelState)
 
 Fact = tuple[str, object, object]
 """Of a state: its name, what it must be in a model, and what it is."""
@@ -23,14 +26,24 @@ def check_layers(config: DecoderConfig, dtype: torch.dtype, state: object) -> No
     Raises:
         MismatchError: If it is not; the message says what differs.
     """
-    if type(state) is not ModelState:
+    held = state_of_kind(state, ModelState, "a plain decoder")
+    check_facts(layer_facts(config.mixers, held))
+    check_config(config, held)
+    check_dtypes(dtype, held)
+
+
+def state_of_kind(state: object, kind: type[Kind], model: str) -> Kind:
+    """Validate that a state is of the class that a kind of model returns.
+
+    Raises:
+        MismatchError: If it is not.
+    """
+    if type(state) is not kind:
         raise MismatchError(
-            f"state must be the ModelState of a plain decoder, but is a {type(state).__name__}; take it from this "
-            "model's output or its initial_state."
+            f"state must be the {kind.__name__} of {model}, but is a {type(state).__name__}; take it from this model's "
+            "output or its initial_state."
         )
-    check_facts(layer_facts(config.mixers, state))
-    check_config(config, state)
-    check_dtypes(dtype, state)
+    return state
 
 
 def layer_facts(mixers: Sequence[MixerConfig], state: ModelState) -> Iterator[Fact]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.decoder import DecoderConfig
-from retentive.shapes import Logits, TokenMask, Tokens
+from retentive.shapes import Logits, TokenFlags, Tokens
 from retentive.state import ModelState
 
 
@@ -86,8 +86,8 @@ class LanguageModel(Protocol):
         state: ModelState | None = None,
         labels: Tokens | None = None,
         *,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
+        mask: TokenFlags = None,
+        starts: TokenFlags = None,
         logits_to_keep: int | None = None,
     ) -> ModelOutput:
         """Read tokens after ``state``. Any split of a sequence into calls gives what one call gives.

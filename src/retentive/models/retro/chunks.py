@@ -8,7 +8,7 @@ from torch import Tensor
 
 from retentive.layers.batch_layout import make_layout
 from retentive.layers.chunked_cross_attention import RaggedReads, Reads
-from retentive.shapes import TokenMask
+from retentive.shapes import TokenFlags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def even_plan(place: int, before: Before, time: int, chunk_size: int) -> ChunkPl
 
 
 def ragged_plan(
-    before: Before, time: int, chunk_size: int, offset: int, mask: TokenMask | None, starts: TokenMask | None
+    before: Before, time: int, chunk_size: int, offset: int, mask: TokenFlags, starts: TokenFlags
 ) -> ChunkPlan:
     """The plan with padding, documents, or rows at different places.
 

@@ -19,7 +19,7 @@ from retentive.models.retro.chunks import Before, ChunkPlan, even_plan, place_in
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.encoder import Encoded, NeighbourEncoder, initialise_cross_attention
 from retentive.models.retro.state import RetroState, after_call, check_state
-from retentive.shapes import Hidden, TokenMask, Tokens
+from retentive.shapes import Hidden, TokenFlags, Tokens
 from retentive.state import ModelState, RecurrentState
 
 GivenNeighbours = Int[Tensor, "rows chunks neighbours length"] | Int[Tensor, "rows chunks length"]
@@ -104,8 +104,8 @@ class Retro(DecoderModel):
         *,
         neighbours: GivenNeighbours | None = None,
         neighbour_mask: GivenMask | None = None,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
+        mask: TokenFlags = None,
+        starts: TokenFlags = None,
         logits_to_keep: int | None = None,
     ) -> ModelOutput:
         """Read tokens after ``state``; arguments and result are those of every `LanguageModel`, and neighbours.
@@ -219,12 +219,7 @@ class Retro(DecoderModel):
         )
 
     def ended_chunks(
-        self,
-        tokens: Tokens,
-        state: ModelState | None = None,
-        *,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
+        self, tokens: Tokens, state: ModelState | None = None, *, mask: TokenFlags = None, starts: TokenFlags = None
     ) -> Int[Tensor, "batch chunks chunk"]:
         """Return the chunks that end in such a call, in order: those to find neighbours for.
 
@@ -248,9 +243,7 @@ class Retro(DecoderModel):
         chunks = plan.ended.cut(torch.cat((carried.recent_tokens, tokens.long()), 1))
         return chunks if plan.ended.real is None else chunks.where(plan.ended.real, -1)
 
-    def _plan(
-        self, tokens: Tokens, state: RetroState | None, mask: TokenMask | None, starts: TokenMask | None
-    ) -> ChunkPlan:
+    def _plan(self, tokens: Tokens, state: RetroState | None, mask: TokenFlags, starts: TokenFlags) -> ChunkPlan:
         batch, time = tokens.shape
         size, offset = self.config.chunk_size, self.config.chunk_offset
         if state is None:
@@ -292,8 +285,8 @@ class Retro(DecoderModel):
         state: RetroState | None,
         plan: ChunkPlan,
         given: _Neighbours | None,
-        mask: TokenMask | None,
-        starts: TokenMask | None,
+        mask: TokenFlags,
+        starts: TokenFlags,
     ) -> tuple[Hidden, RetroState]:
         """What the head reads, and the state after the call."""
         decoder = self.decoder

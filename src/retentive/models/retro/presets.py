@@ -5,9 +5,25 @@ which rotation does without: one of ``hidden_size`` to all heads in each attenti
 with every third layer from the 6th reading neighbours; for the two largest, its table lists these layers from the 9th.
 """
 
+from dataclasses import replace
+
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import config_class
 from retentive.models.retro.config import RetroConfig
+
+
+def _around(base: FamilyConfig, cross_layers: tuple[int, ...], width: int, heads: int) -> RetroConfig:
+    """A RETRO with chunks of 64 tokens, after an end-of-text token, and an encoder of two layers of this width."""
+    return RetroConfig(
+        base=base,
+        chunk_size=64,
+        cross_layers=cross_layers,
+        encoder_hidden_size=width,
+        encoder_num_layers=2,
+        encoder_num_heads=heads,
+        residual=base.decoder.residual,
+        chunk_offset=1,
+    )
 
 
 def _published(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, head_dim: int) -> RetroConfig:
@@ -19,17 +35,8 @@ def _published(vocab_size: int, hidden_size: int, num_layers: int, num_heads: in
         num_heads=num_heads,
         head_dim=head_dim,
     )
-    return RetroConfig(
-        base=base,
-        chunk_size=64,
-        cross_layers=tuple(range(6, num_layers + 1, 3)),
-        cross_head_dim=head_dim,
-        encoder_hidden_size=896,
-        encoder_num_layers=2,
-        encoder_num_heads=16,
-        encoder_head_dim=64,
-        chunk_offset=1,
-    )
+    made = _around(base, tuple(range(6, num_layers + 1, 3)), width=896, heads=16)
+    return replace(made, cross_head_dim=head_dim, encoder_head_dim=64)
 
 
 def retro_172m(vocab_size: int = 128_000) -> RetroConfig:
@@ -55,15 +62,7 @@ def retro_7_5b(vocab_size: int = 128_000) -> RetroConfig:
 def retro_tiny(vocab_size: int = 257) -> RetroConfig:
     """About 1.4 million parameters: trains on a laptop in minutes, on bytes."""
     base = config_class("transformer")(vocab_size=vocab_size, hidden_size=128, num_layers=4, num_heads=2)
-    return RetroConfig(
-        base=base,
-        chunk_size=64,
-        cross_layers=(2, 4),
-        encoder_hidden_size=128,
-        encoder_num_layers=2,
-        encoder_num_heads=2,
-        chunk_offset=1,
-    )
+    return _around(base, (2, 4), width=128, heads=2)
 
 
 def retro_small(vocab_size: int = 8192) -> RetroConfig:
@@ -71,16 +70,7 @@ def retro_small(vocab_size: int = 8192) -> RetroConfig:
     base = config_class("retnet")(
         vocab_size=vocab_size, hidden_size=320, num_layers=6, num_heads=5, tie_embeddings=True
     )
-    return RetroConfig(
-        base=base,
-        chunk_size=64,
-        cross_layers=(3, 6),
-        encoder_hidden_size=320,
-        encoder_num_layers=2,
-        encoder_num_heads=5,
-        share_embeddings=True,
-        chunk_offset=1,
-    )
+    return replace(_around(base, (3, 6), width=320, heads=5), share_embeddings=True)
 
 
 def retro_over(base: FamilyConfig) -> RetroConfig:
@@ -92,16 +82,7 @@ def retro_over(base: FamilyConfig) -> RetroConfig:
     layers = range(6, decoder.num_layers + 1, 3) if decoder.num_layers >= 9 else range(2, decoder.num_layers + 1, 2)
     hidden, heads = decoder.embedding.hidden_size, decoder.num_heads
     size = hidden if hidden <= 896 else 896
-    return RetroConfig(
-        base=base,
-        chunk_size=64,
-        cross_layers=tuple(layers) or (1,),
-        encoder_hidden_size=size,
-        encoder_num_layers=2,
-        encoder_num_heads=heads if size == hidden else 16,
-        residual=decoder.residual,
-        chunk_offset=1,
-    )
+    return _around(base, tuple(layers) or (1,), width=size, heads=heads if size == hidden else 16)
 
 
 PRESETS = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from retentive.errors import MismatchError
 from retentive.layers.chunked_cross_attention import EndedChunks, NeighbourState, RaggedReads, in_dtype_of
 from retentive.layers.mixers.protocol import MixerConfig
-from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts
+from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts, state_of_kind
 from retentive.models.retro.config import RetroConfig
 from retentive.state import ModelState, RaggedFields
 
@@ -132,11 +132,7 @@ def check_state(config: RetroConfig, dtype: torch.dtype, state: object) -> Retro
     Raises:
         MismatchError: If it is not; the message says what differs.
     """
-    if not isinstance(state, RetroState):
-        raise MismatchError(
-            f"state must be the RetroState of a RETRO, but is a {type(state).__name__}; take it from this model's "
-            "output or its initial_state."
-        )
+    state = state_of_kind(state, RetroState, "a RETRO")
     wanted = _facts(config)
     held = state.neighbours[0].key.shape if state.neighbours else None
     facts = (

@@ -9,7 +9,7 @@ from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
 from retentive.models.rmt.state import RecurrentMemoryState
 from retentive.ops.cross_entropy import IGNORED
-from retentive.shapes import TokenMask, Tokens
+from retentive.shapes import TokenFlags, Tokens
 from retentive.state import ModelState
 
 
@@ -65,17 +65,13 @@ class RecurrentMemoryClassifier(nn.Module):
         state: ModelState | None = None,
         labels: Int[Tensor, "batch *time"] | None = None,
         *,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
+        mask: TokenFlags = None,
+        starts: TokenFlags = None,
     ) -> ClassifierOutput:
         """Read tokens after ``state``; arguments are those of a `LanguageModel`, but for the labels.
 
-        Args:
-            tokens: Token ids.
-            state: Where an earlier call stopped; None starts new texts.
-            labels: The class of each text (batch), or of each token (batch, time); -100 where none counts.
-            mask: False at padding.
-            starts: True at the first token of a document; a text's class is that of the row's last document.
+        ``labels`` are the class of each text (batch), or of each token (batch, time), -100 where none counts. With
+        ``starts``, a text's class is that of the row's last document.
 
         Raises:
             ValueError: If the labels are not of the shape that the head needs.

@@ -37,7 +37,7 @@ from retentive.models.rmt.transitions import (
     restarted,
     rewound,
 )
-from retentive.shapes import Hidden, Memory, TokenMask, Tokens
+from retentive.shapes import Hidden, Memory, TokenFlags, Tokens
 from retentive.state import ModelState, RecurrentState
 
 
@@ -108,12 +108,7 @@ class RecurrentMemoryTransformer(DecoderModel):
         return hidden, begun_anew(following, pending, partial(self.initial_state, device=call.tokens.device))
 
     def read(
-        self,
-        tokens: Tokens,
-        state: ModelState | None = None,
-        *,
-        mask: TokenMask | None = None,
-        starts: TokenMask | None = None,
+        self, tokens: Tokens, state: ModelState | None = None, *, mask: TokenFlags = None, starts: TokenFlags = None
     ) -> tuple[Hidden, RecurrentMemoryState]:
         """A call without a head: the last hidden state of every token, for heads of other kinds, and the state."""
         check_call(tokens, state, None, mask, starts, None)
@@ -171,8 +166,8 @@ class RecurrentMemoryTransformer(DecoderModel):
         self,
         tokens: Tokens,
         state: RecurrentMemoryState,
-        mask: TokenMask | None,
-        starts: TokenMask | None,
+        mask: TokenFlags,
+        starts: TokenFlags,
         wanted: int,
     ) -> tuple[Float[Tensor, "batch columns hidden"], RecurrentMemoryState]:
         """What the head reads of the last ``wanted`` columns (at least), and the state after the call."""

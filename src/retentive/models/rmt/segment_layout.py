@@ -16,7 +16,7 @@ from retentive.layers.batch_layout import (
 from retentive.layers.mixers.attention import Recalled
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.segment_parts import Rows, SegmentPart
-from retentive.shapes import Hidden, Positions, TokenMask
+from retentive.shapes import Hidden, Positions, TokenFlags, TokenMask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,7 @@ class SegmentLayoutBuilder:
         begin = self.read_slots + self.config.xl_length
         return torch.arange(begin - past.recalled, begin, device=device)[None]
 
-    def _mask(self, part: SegmentPart, reads: int, writes: int) -> TokenMask | None:
+    def _mask(self, part: SegmentPart, reads: int, writes: int) -> TokenFlags:
         """Which columns are real: rows that begin read memory, rows that end write it."""
         if part.mask is None:
             return None
@@ -169,7 +169,7 @@ class SegmentLayoutBuilder:
         return torch.cat(columns, 1)
 
     def _attention_mask(
-        self, part: SegmentPart, past: Past, sizes: tuple[int, int, int], mask: TokenMask | None, keep: bool
+        self, part: SegmentPart, past: Past, sizes: tuple[int, int, int], mask: TokenFlags, keep: bool
     ) -> AttentionMask:
         before, columns = past.cached + past.recalled, sum(sizes)
         device = part.tokens.device

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from retentive.layers.batch_layout import make_layout
-from retentive.shapes import Positions, TokenMask, Tokens
+from retentive.shapes import Positions, TokenFlags, TokenMask, Tokens
 
 Rows = bool | Bool[Tensor, "batch"]
 """A claim about rows: True of all, False of none, or a flag for each."""
@@ -123,8 +123,8 @@ def ragged_plan(
     tokens: Tokens,
     position: Int[Tensor, "batch"],
     segment_length: int,
-    mask: TokenMask | None,
-    starts: TokenMask | None,
+    mask: TokenFlags,
+    starts: TokenFlags,
 ) -> Plan:
     """Cut a call with padding, documents, or rows at different places: each row is cut at its own borders.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retentive.errors import MismatchError
 from retentive.layers.associative_memory import AssociativeState
-from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts
+from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts, state_of_kind
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.shapes import Memory
 from retentive.state import ModelState, RaggedFields
@@ -53,11 +53,7 @@ def check_state(config: RecurrentMemoryConfig, dtype: torch.dtype, state: object
     Raises:
         MismatchError: If it is not; the message says what differs.
     """
-    if not isinstance(state, RecurrentMemoryState):
-        raise MismatchError(
-            f"state must be the RecurrentMemoryState of a recurrent memory, but is a {type(state).__name__}; take it "
-            "from this model's output or its initial_state."
-        )
+    state = state_of_kind(state, RecurrentMemoryState, "a recurrent memory")
     hidden, layers = config.decoder.embedding.hidden_size, config.decoder.num_layers
     associative = config.associative_memory
     features = None if associative is None else (layers, associative.num_features)

@@ -12,7 +12,7 @@ from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.segment_layout import Past, as_flags
 from retentive.models.rmt.segment_parts import Plan, Rows, SegmentPart, choose, to_the_end
 from retentive.models.rmt.state import RecurrentMemoryState
-from retentive.shapes import TokenMask, Tokens
+from retentive.shapes import TokenFlags, Tokens
 from retentive.state import RecurrentState
 
 
@@ -31,8 +31,8 @@ def restarted(state: RecurrentMemoryState, first: RecurrentMemoryState, rows: Ro
 def rewound(
     tokens: Tokens,
     state: RecurrentMemoryState,
-    mask: TokenMask | None,
-    starts: TokenMask | None,
+    mask: TokenFlags,
+    starts: TokenFlags,
     segment_length: int,
 ) -> tuple[
     Int[Tensor, "batch longer"],
@@ -116,7 +116,7 @@ def after_call(
     plan: Plan,
     state: RecurrentMemoryState,
     tokens: Tokens,
-    mask: TokenMask | None,
+    mask: TokenFlags,
 ) -> RecurrentMemoryState:
     """The state after a call, of the same shape however the call came about."""
     ragged = plan.columns is not None

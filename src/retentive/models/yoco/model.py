@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from retentive.errors import MismatchError
 from retentive.layers.batch_layout import AttentionMask, BatchLayout
 from retentive.layers.block import Block
 from retentive.layers.mixers.key_value_cache import KeyValueState
@@ -20,7 +19,7 @@ from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
 from retentive.models.calls import ModelCall
 from retentive.models.decoder import blocks_of
-from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts
+from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts, state_of_kind
 from retentive.models.yoco.config import YocoConfig
 from retentive.shapes import Hidden
 from retentive.state import ModelState, RecurrentState
@@ -76,14 +75,10 @@ class Yoco(DecoderModel):
 
     def check_state(self, state: object) -> None:
         """Refuse a state that is not of a model of this config; see `LanguageModel.check_state`."""
-        if type(state) is not ModelState:
-            raise MismatchError(
-                f"state must be the ModelState of a model of this config, but is a {type(state).__name__}; take it "
-                "from this model's output or its initial_state."
-            )
-        check_facts(layer_facts(self.config.decoder.mixers[: self.config.num_self_layers + 1], state))
-        check_config(self.config, state)
-        check_dtypes(self.decoder.dtype, state)
+        held = state_of_kind(state, ModelState, "a model of this config")
+        check_facts(layer_facts(self.config.decoder.mixers[: self.config.num_self_layers + 1], held))
+        check_config(self.config, held)
+        check_dtypes(self.decoder.dtype, held)
 
     def step(
         self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext = PLAIN
