@@ -21,6 +21,18 @@ class Case(NamedTuple):
     def flags(self) -> dict[str, Tensor | None]:
         return {"log_decay": self.log_decay, "mask": self.mask, "starts": self.starts}
 
+    def between(self, first: int, last: int) -> "Case":
+        """The same for some of the tokens; the state is the caller's affair."""
+        query, key, value = (tensor[:, :, first:last] for tensor in self[:3])
+        log_decay = self.log_decay if self.log_decay.dim() == 1 else self.log_decay[:, :, first:last]
+        mask, starts = (None if flags is None else flags[:, first:last] for flags in self[5:])
+        return Case(query, key, value, self.state, log_decay, mask, starts)
+
+    def learned(self) -> list[str]:
+        """Fields that have a gradient; a decay of each head has none."""
+        names = ["query", "key", "value", *([] if self.log_decay.dim() == 1 else ["log_decay"])]
+        return names if self.state is None else [*names, "state"]
+
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "paper": lambda x: torch.nn.functional.logsigmoid(x) / 16,
