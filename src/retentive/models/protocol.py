@@ -75,6 +75,17 @@ class LanguageModel(Protocol):
         training: Whether the model is in training mode, as of any module.
         recomputes_segments: Whether a model that reads segments computes each again in the backward pass, to save
             memory; training sets it. None in models that cannot do so, such as those that read no segments.
+        config: The frozen dataclass that describes the model; it is written into the files of states.
+        device: The device of the model, on which tokens are expected.
+        vocab_size: Number of token ids, which is the number of logits of a column.
+        longest_text: Tokens that one text can have, because each has a learned position; None where there is no limit.
+        state_is_bounded: Whether the state stops growing, however long a text becomes.
+        caches_tokens: Whether the state has entries of single tokens, such as keys and values, which may be masked by
+            row.
+        predicts_next_token: Whether a token's logits depend on nothing after it, so that they can be those of the next
+            token.
+        chunked_reading: The chunks whose neighbours the model reads; None for a model that reads no neighbours.
+        products: The linear layers of a step, without embedding and head, from which the number of threads is chosen.
     """
 
     training: bool
@@ -92,13 +103,7 @@ class LanguageModel(Protocol):
     ) -> ModelOutput:
         """Read tokens after ``state``. Any split of a sequence into calls gives what one call gives.
 
-        Args:
-            tokens: Token ids.
-            state: Where an earlier call stopped; None starts new sequences.
-            labels: The token that each column should predict (already shifted), -100 where none counts.
-            mask: False at padding, wherever it stands: it is not read, takes no position and leaves the state alone.
-            starts: True at the first token of a document: nothing before it is remembered.
-            logits_to_keep: Columns from the end whose logits are wanted; None is all, 0 is none.
+        `CalledModel.forward` says what each argument means.
         """
         ...
 
@@ -129,49 +134,23 @@ class LanguageModel(Protocol):
         ...
 
     @property
-    def config(self) -> ModelConfig:
-        """The frozen dataclass that describes the model; it is written into the files of states."""
-        ...
-
+    def config(self) -> ModelConfig: ...
     @property
-    def device(self) -> torch.device:
-        """The device of the model, on which tokens are expected."""
-        ...
-
+    def device(self) -> torch.device: ...
     @property
-    def vocab_size(self) -> int:
-        """Number of token ids, which is the number of logits of a column."""
-        ...
-
+    def vocab_size(self) -> int: ...
     @property
-    def longest_text(self) -> int | None:
-        """Tokens that one text can have, because each has a learned position; None where there is no limit."""
-        ...
-
+    def longest_text(self) -> int | None: ...
     @property
-    def state_is_bounded(self) -> bool:
-        """Whether the state stops growing, however long a text becomes."""
-        ...
-
+    def state_is_bounded(self) -> bool: ...
     @property
-    def caches_tokens(self) -> bool:
-        """Whether the state has entries of single tokens, such as keys and values, which may be masked by row."""
-        ...
-
+    def caches_tokens(self) -> bool: ...
     @property
-    def predicts_next_token(self) -> bool:
-        """Whether a token's logits depend on nothing after it, so that they can be those of the next token."""
-        ...
-
+    def predicts_next_token(self) -> bool: ...
     @property
-    def chunked_reading(self) -> ChunkedReading | None:
-        """The chunks whose neighbours the model reads; None for a model that reads no neighbours."""
-        ...
-
+    def chunked_reading(self) -> ChunkedReading | None: ...
     @property
-    def products(self) -> nn.Module:
-        """The linear layers of a step, without embedding and head, from which the number of threads is chosen."""
-        ...
+    def products(self) -> nn.Module: ...
 
     def optional_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters that some calls do not use, such as those of a memory that no document reads."""

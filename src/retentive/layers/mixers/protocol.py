@@ -20,53 +20,37 @@ from retentive.state import StateShape
 
 @runtime_checkable
 class MixerConfig(Protocol):
-    """A frozen config of a mixer; plain fields may stand for the properties."""
+    """A frozen config of a mixer; plain fields may stand for the properties.
+
+    Attributes:
+        hidden_size: Width of the residual stream.
+        num_heads: Heads that read.
+        rotary: The rotation of queries and keys that the layer needs; None without one.
+        window: Tokens that attention reads at most, the token itself included; None for every other layer. A recurrent
+            memory refuses a layer with a window: the memory tokens must be in reach of all others.
+        state_is_bounded: Whether the state stops growing, however long a text becomes.
+        state_shape: The ``shape`` of the states that the layer returns; states of any other shape are refused.
+        takes_attention_mask: Whether tokens read exactly what ``BatchLayout.attention_mask`` allows, and earlier tokens
+            can be recalled. Such a layer can read in both directions, and has `RecallingMixer`'s ``recall``.
+        half_lives: Tokens after which each head has forgotten half; None where nothing fades at a fixed rate.
+    """
 
     @property
-    def hidden_size(self) -> int:
-        """Width of the residual stream."""
-        ...
-
+    def hidden_size(self) -> int: ...
     @property
-    def num_heads(self) -> int:
-        """Heads that read."""
-        ...
-
+    def num_heads(self) -> int: ...
     @property
-    def rotary(self) -> RotaryConfig | None:
-        """The rotation of queries and keys that the layer needs; None without one."""
-        ...
-
+    def rotary(self) -> RotaryConfig | None: ...
     @property
-    def window(self) -> int | None:
-        """Tokens that attention reads at most, the token itself included; None for every other layer.
-
-        A recurrent memory refuses a layer with a window: the memory tokens must be in reach of all others.
-        """
-        ...
-
+    def window(self) -> int | None: ...
     @property
-    def state_is_bounded(self) -> bool:
-        """Whether the state stops growing, however long a text becomes."""
-        ...
-
+    def state_is_bounded(self) -> bool: ...
     @property
-    def state_shape(self) -> StateShape:
-        """The ``shape`` of the states that the layer returns; states of any other shape are refused."""
-        ...
-
+    def state_shape(self) -> StateShape: ...
     @property
-    def takes_attention_mask(self) -> bool:
-        """Whether tokens read exactly what ``BatchLayout.attention_mask`` allows, and earlier tokens can be recalled.
-
-        Such a layer can read in both directions, and has `RecallingMixer`'s ``recall``.
-        """
-        ...
-
+    def takes_attention_mask(self) -> bool: ...
     @property
-    def half_lives(self) -> tuple[float, ...] | None:
-        """Tokens after which each head has forgotten half; None where nothing fades at a fixed rate."""
-        ...
+    def half_lives(self) -> tuple[float, ...] | None: ...
 
     def build(self) -> "Mixer":
         """Make the layer."""

@@ -42,13 +42,6 @@ class RetentionHeadsConfig:
         chunk_size: Tokens that the chunkwise form takes at a time. Changes speed, never results.
     """
 
-    window: ClassVar[None] = None
-    """What a token reads decays, and is cut off nowhere."""
-    state_is_bounded: ClassVar[bool] = True
-    """The state has one size."""
-    takes_attention_mask: ClassVar[bool] = False
-    """Tokens are read from left to right, into one state."""
-
     hidden_size: int
     num_heads: int
     key_dim: int
@@ -60,6 +53,13 @@ class RetentionHeadsConfig:
     head_norm: NormConfig = field(default_factory=lambda: NormConfig(affine=False))
     bias: bool = False
     chunk_size: int = 64
+
+    window: ClassVar[None] = None
+    """What a token reads decays, and is cut off nowhere."""
+    state_is_bounded: ClassVar[bool] = True
+    """The state has one size."""
+    takes_attention_mask: ClassVar[bool] = False
+    """Tokens are read from left to right, into one state."""
 
     def __post_init__(self) -> None:
         """Validate the fields."""

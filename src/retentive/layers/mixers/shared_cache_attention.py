@@ -1,6 +1,7 @@
 """Attention of many layers to one cache of keys and values: the cross-decoder of YOCO (arXiv:2405.05254)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,11 @@ class SharedCacheAttentionConfig(CacheClaims):
         rotary: Rotation of queries and keys, each by its own position.
     """
 
+    window: ClassVar[None] = None
+    """A token reads all tokens before it."""
+    state_is_bounded: ClassVar[bool] = False
+    """The cache grows with every token."""
+
     hidden_size: int
     num_heads: int
     num_kv_heads: int
@@ -46,16 +52,6 @@ class SharedCacheAttentionConfig(CacheClaims):
         if self.rotary.dim != self.head_dim:
             raise ValueError(f"rotary.dim must be head_dim, {self.head_dim}, but is {self.rotary.dim}.")
         self.check_groups()
-
-    @property
-    def window(self) -> None:
-        """None: a token reads all tokens before it."""
-        return
-
-    @property
-    def state_is_bounded(self) -> bool:
-        """False: the cache grows with every token."""
-        return False
 
     @property
     def state_shape(self) -> StateShape:
