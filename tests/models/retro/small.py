@@ -5,18 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.small import VOCAB as VOCAB
+from models.small import random_tokens as random_tokens
+from models.small import small_transformer, with_large_weights
 from retentive.models.retnet import RetNetConfig
 from retentive.models.retro import Retro, RetroConfig
 from retentive.models.transformer import TransformerConfig
 
-VOCAB = 23
 CHUNK = 4
 RETNET = RetNetConfig(vocab_size=VOCAB, hidden_size=16, num_layers=3, num_heads=2, chunk_size=4)
 DEEPNORM = {"residual": "deepnorm", "norm": "gated_rms_norm", "share_embeddings": True}
 
 
 def small_base(**changes: Any) -> TransformerConfig:
-    return TransformerConfig(**{"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 3, "num_heads": 4, **changes})
+    return small_transformer(**{"num_layers": 3, **changes})
 
 
 def small_config(*, base: Any = None, **changes: Any) -> RetroConfig:
@@ -32,17 +34,7 @@ def small_config(*, base: Any = None, **changes: Any) -> RetroConfig:
 
 
 def small_retro(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> Retro:
-    """A model with weights large enough that every part of it shows in the logits."""
-    torch.manual_seed(seed)
-    model = Retro(small_config(**changes)).to(dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model.eval()
-
-
-def random_tokens(batch: int, time: int, seed: int = 0) -> Tensor:
-    return torch.randint(0, VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))
+    return with_large_weights(lambda: Retro(small_config(**changes)), seed, dtype)
 
 
 def random_neighbours(batch: int, chunks: int, k: int = 2, length: int = 2 * CHUNK, seed: int = 0) -> Tensor:

@@ -3,18 +3,19 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from models.small import VOCAB as VOCAB
+from models.small import random_tokens as random_tokens
+from models.small import small_transformer, with_large_weights
 from retentive.models.retnet import RetNetConfig
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
 
-VOCAB = 23
 RETNET = RetNetConfig(vocab_size=VOCAB, hidden_size=16, num_layers=2, num_heads=2, chunk_size=4)
 
 
 def small_backbone(**changes: Any) -> TransformerConfig:
-    return TransformerConfig(**{"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 2, "num_heads": 4, **changes})
+    return small_transformer(**{"num_layers": 2, **changes})
 
 
 def small_config(*, backbone: Any = None, **changes: Any) -> RecurrentMemoryConfig:
@@ -23,14 +24,4 @@ def small_config(*, backbone: Any = None, **changes: Any) -> RecurrentMemoryConf
 
 
 def small_rmt(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> RecurrentMemoryTransformer:
-    """A model with weights large enough that every part of it shows in the logits."""
-    torch.manual_seed(seed)
-    model = RecurrentMemoryTransformer(small_config(**changes)).to(dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model.eval()
-
-
-def random_tokens(batch: int, time: int, seed: int = 0) -> Tensor:
-    return torch.randint(0, VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))
+    return with_large_weights(lambda: RecurrentMemoryTransformer(small_config(**changes)), seed, dtype)
