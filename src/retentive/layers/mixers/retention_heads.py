@@ -189,8 +189,8 @@ class RetentionHeads(nn.Module):
             before = self.initial_state(x.shape[0], x.device, x.dtype) if state is None else state
             output, following = self.step(x[:, 0], before, place_of(layout))
             return output[:, None], following
-        *heads, gate = self.split_heads(self.input_proj(x), layout.tables(self.rotary))
-        mixed, kv = self.retain((heads[0], heads[1], heads[2]), x, None if state is None else state.kv, layout)
+        query, key, value, gate = self.split_heads(self.input_proj(x), layout.tables(self.rotary))
+        mixed, kv = self.retain((query, key, value), x, None if state is None else state.kv, layout)
         output = self.read_out(self.scaled(mixed.transpose(1, 2), layout.positions), gate)
         return output, RetentionState(kv=kv, position=layout.next_position)
 
