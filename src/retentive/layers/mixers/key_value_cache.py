@@ -20,9 +20,9 @@ class CacheClaims:
 
     __slots__ = ()
 
-    takes_attention_mask: ClassVar[bool] = True
+    takes_attention_mask = True
     """A token reads exactly what the mask allows."""
-    half_lives: ClassVar[None] = None
+    half_lives = None
     """Nothing fades."""
 
     num_kv_heads: int

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -54,11 +54,11 @@ class RetentionHeadsConfig:
     bias: bool = False
     chunk_size: int = 64
 
-    window: ClassVar[None] = None
+    window = None
     """What a token reads decays, and is cut off nowhere."""
-    state_is_bounded: ClassVar[bool] = True
+    state_is_bounded = True
     """The state has one size."""
-    takes_attention_mask: ClassVar[bool] = False
+    takes_attention_mask = False
     """Tokens are read from left to right, into one state."""
 
     def __post_init__(self) -> None:

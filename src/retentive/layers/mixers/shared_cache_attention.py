@@ -1,7 +1,6 @@
 """Attention of many layers to one cache of keys and values: the cross-decoder of YOCO (arXiv:2405.05254)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -32,9 +31,9 @@ class SharedCacheAttentionConfig(CacheClaims):
         rotary: Rotation of queries and keys, each by its own position.
     """
 
-    window: ClassVar[None] = None
+    window = None
     """A token reads all tokens before it."""
-    state_is_bounded: ClassVar[bool] = False
+    state_is_bounded = False
     """The cache grows with every token."""
 
     hidden_size: int
