@@ -117,6 +117,13 @@ def test_configs_are_frozen_and_have_no_default_sizes():
             kind(**SIZES).hidden_size = 3
 
 
+def test_a_pattern_of_one_mixer_is_that_mixers_family():
+    for kind, name in ((RetNetConfig, "retention"), (TransformerConfig, "attention")):
+        for changes in ({}, {"norm_epsilon": 1e-3, "rotary_base": 500.0}):
+            hybrid = config_class("hybrid")(**SIZES, pattern=(name,), **changes)
+            assert hybrid.decoder.mixers == kind(**SIZES, **changes).decoder.mixers
+
+
 def test_the_registry_names_what_it_cannot_read():
     values = config_to_dict(RetNetConfig(**SIZES))
     assert config_from_dict(values) == RetNetConfig(**SIZES)

@@ -13,11 +13,11 @@ from transformers import initialization as init
 
 from retentive.checkpoints.transformers_files import write_code_file
 from retentive.huggingface.config import RetentiveConfig
-from retentive.models.recomputing import set_recomputing
 from retentive.huggingface.resizing import resize_vocabulary, with_vocab_size
 from retentive.models.base import DecoderModel
 from retentive.models.calls import check_predicts_next
 from retentive.models.protocol import FamilyConfig
+from retentive.models.recomputing import set_recomputing
 from retentive.models.registry import build
 from retentive.private_apis import was_loaded_by_transformers
 

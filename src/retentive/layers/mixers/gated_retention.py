@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.layers.batch_layout import BatchLayout
-from retentive.layers.mixers.protocol import InputProjection
+from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.mixers.retention_heads import Heads, RetentionHeads, RetentionHeadsConfig, RetentionState
 from retentive.layers.token_place import TokenPlace
 from retentive.ops.gated_retention import gated_retention, log_decay_gate, token_decay
@@ -31,6 +31,11 @@ class GatedRetentionConfig(RetentionHeadsConfig):
         """Validate the temperature."""
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, but is {self.temperature}.")
+
+    @classmethod
+    def of_sizes(cls, sizes: MixerSizes) -> "GatedRetentionConfig":
+        """Make the config of a family's sizes."""
+        return cls.of_heads(sizes)
 
     @property
     def half_lives(self) -> None:

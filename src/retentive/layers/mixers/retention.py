@@ -1,7 +1,7 @@
 """Multi-scale retention: the mixer of RetNet (Sun et al. 2023, arXiv:2307.08621, section 2.2)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.constants import constant
 from retentive.layers.derived import derived
+from retentive.layers.mixers.protocol import MixerSizes
 from retentive.layers.mixers.retention_heads import Heads, RetentionHeads, RetentionHeadsConfig, RetentionState
 from retentive.layers.token_place import TokenPlace
 from retentive.ops.lean.plain import is_plain
@@ -63,6 +64,11 @@ class RetentionConfig(RetentionHeadsConfig):
             raise ValueError(
                 f"log_decay must be one log(gamma) a head, {self.num_heads} numbers at most 0, but is {self.log_decay}."
             )
+
+    @classmethod
+    def of_sizes(cls, sizes: MixerSizes) -> "RetentionConfig":
+        """Make the config of a family's sizes, with the paper's decays."""
+        return replace(cls.of_heads(sizes), decay="linspace")
 
     @property
     def rotates(self) -> bool:

@@ -76,8 +76,8 @@ class RetentionHeadsConfig:
         """Validate the fields that a kind of retention adds."""
 
     @classmethod
-    def of_sizes(cls: type[ConfigOfHeads], sizes: MixerSizes) -> ConfigOfHeads:
-        """Make the config of a family's sizes."""
+    def of_heads(cls: type[ConfigOfHeads], sizes: MixerSizes) -> ConfigOfHeads:
+        """Make the config of a family's sizes, with the decays that are the default."""
         return cls(
             hidden_size=sizes.hidden_size,
             num_heads=sizes.num_heads,
