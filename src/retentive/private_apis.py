@@ -15,9 +15,17 @@ private name                        where it is overridden                      
 ==================================  =================================================  ==============================
 """
 
+import ctypes
+import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+
+_TORCH_LIBRARIES = {"linux": "libtorch_cpu.so", "darwin": "libtorch_cpu.dylib"}
 
 
 def was_loaded_by_transformers(tensor: Tensor) -> bool:
@@ -28,3 +36,33 @@ def was_loaded_by_transformers(tensor: Tensor) -> bool:
 def keep_cache_in_output(cache: Any) -> None:
     """Let ``generate`` return a cache that the user gave it (transformers 5.24.0; in 5.0.0 it changes nothing)."""
     cache._is_user_defined = True
+
+
+@cache
+def _torch_library() -> ctypes.CDLL | None:
+    """Torch's library for CPUs, through which the functions of its OpenMP and MKL are found (torch 2.13.0)."""
+    name = _TORCH_LIBRARIES.get(sys.platform)
+    if name is not None:
+        with suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
+            _ = library.omp_set_num_threads
+            return library
+    return None
+
+
+def set_threads_of_this_thread(number: int) -> None:
+    """Let torch's operations take some threads if this thread calls them (torch 2.13.0).
+
+    ``torch.set_num_threads`` sets the number for the process too: a thread that starts meanwhile keeps it for ever.
+    OpenMP's and MKL's own functions do not. Where they are not found, nothing changes.
+
+    Args:
+        number: Of threads. More than one leaves MKL to OpenMP's number.
+    """
+    library = _torch_library()
+    if library is None:
+        return
+    torch.get_num_threads()  # the first use of torch in a thread would overwrite what is set here
+    library.omp_set_num_threads(ctypes.c_int(number))
+    with suppress(AttributeError):  # not every torch is built with MKL
+        library.MKL_Set_Num_Threads_Local(ctypes.c_int(1 if number == 1 else 0))

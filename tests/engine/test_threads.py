@@ -1,4 +1,6 @@
-"""Small models decode on one thread, and the number of threads is left as it was."""
+"""Small models decode on one thread, and the number of threads of all others is left as it was."""
+
+import threading
 
 import pytest
 import torch
@@ -45,6 +47,34 @@ def test_an_error_leaves_the_number_of_threads_too():
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_that_start_during_a_step_have_the_number_of_the_process():
+    model, seen = small_model("retnet"), []
+
+    def start_a_thread(*_: object) -> None:
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+
+    for module in model.modules():
+        module.register_forward_hook(start_a_thread)
+    generate(model, [1, 2, 3], max_new_tokens=3)
+    tokens = torch.tensor([[4, 5, 6]])
+    model.train()(tokens, labels=tokens).loss.backward()
+    assert set(seen) == {2}
+
+
+def test_no_step_sets_the_number_of_the_process(monkeypatch: pytest.MonkeyPatch):
+    def refuse(number: int) -> None:
+        raise AssertionError(f"the whole process would have {number} threads")
+
+    monkeypatch.setattr(torch, "set_num_threads", refuse)
+    for family in ("retnet", "transformer", "rmt", "retro"):
+        model, tokens = small_model(family), torch.tensor([[4, 5, 6]])
+        generate(model, tokens, max_new_tokens=3)
+        model.train()(tokens, labels=tokens).loss.backward()
 
 
 def test_a_generated_state_can_be_learned_from():

@@ -1,7 +1,7 @@
 """Eager steps: one operation after another, for every family on every device."""
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 from jaxtyping import Float, Int
@@ -79,12 +79,16 @@ class EagerSteps:
         return view is not None
 
 
+_UNCHANGED: AbstractContextManager[None] = nullcontext()
+
+
+def evaluating(model: LanguageModel) -> AbstractContextManager[None]:
+    """A context with the model in eval mode, and every one of its modules as it was afterwards."""
+    return _evaluating(model) if model.training else _UNCHANGED
+
+
 @contextmanager
-def evaluating(model: LanguageModel) -> Generator[None]:
-    """Put a model that is in training mode into eval mode, and every one of its modules back as it was."""
-    if not model.training:
-        yield
-        return
+def _evaluating(model: LanguageModel) -> Generator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,12 +1,12 @@
 """How many threads a step of decoding takes on a CPU."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 
 from retentive.models.protocol import LanguageModel
+from retentive.private_apis import set_threads_of_this_thread
 
 _WORTH_SHARING = 1 << 22
 """Multiplications of one product from which waking a second thread costs less than it saves: measured at 256 to 1024
@@ -19,15 +19,24 @@ def rows_worth_sharing(model: LanguageModel) -> int:
     return -(-_WORTH_SHARING // max((layer.weight.numel() for layer in layers), default=1))
 
 
-@contextmanager
-def one_thread(wanted: bool) -> Generator[None]:
-    """A context that computes on one CPU thread, if wanted, and restores their number afterwards."""
-    threads = torch.get_num_threads()
-    if not wanted or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+_UNCHANGED: AbstractContextManager[None] = nullcontext()
+
+
+class _OneThread(AbstractContextManager[None]):
+    """What this thread computes in this context runs on it alone."""
+
+    def __init__(self, before: int) -> None:
+        self._before = before
+
+    def __enter__(self) -> None:
+        set_threads_of_this_thread(1)
+
+    def __exit__(self, *_: object) -> None:
+        set_threads_of_this_thread(self._before)
+
+
+def one_thread(wanted: bool) -> AbstractContextManager[None]:
+    """A context in which this thread computes on one CPU thread, if wanted. Other threads are left alone."""
+    if not wanted or (before := torch.get_num_threads()) == 1:
+        return _UNCHANGED
+    return _OneThread(before)

@@ -14,8 +14,6 @@ from retentive.layers.mixers.key_value_cache import KeysAndValues
 from retentive.layers.mixers.protocol import Mixer, MixerConfig, RecallingMixer
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.token_place import TokenPlace
-from retentive.ops.lean.plain import may_write_over
-from retentive.ops.lean.threads import threads_for
 from retentive.shapes import Hidden, HiddenRows
 from retentive.state import RecurrentState
 
@@ -74,20 +72,23 @@ class Block(nn.Module):
         else:
             again = self._recall(recalled) if isinstance(recalled, Recalled) else recalled
             mixed, following = cast("Any", self.mixer)(read, state, layout, again)
-        x = self._add(x, mixed, self.mixer, self.mixer_norm)
+        x = self._add(x, mixed, self.mixer_norm)
         if between is not None:
             x = between(x)
-        return self._feed(x), following
+        fed = self.feed_forward(self._read(x, self.feed_forward_norm))
+        return self._add(x, fed, self.feed_forward_norm), following
 
     def step(
         self, x: HiddenRows, state: RecurrentState, place: TokenPlace, between: Between | None = None
     ) -> tuple[HiddenRows, RecurrentState]:
         """Carry one token of each row, ``(batch, hidden)``, through the block."""
-        mixed, following = self.mixer.step(self._read(x, self.mixer_norm), state, place)
-        x = self._add(x, mixed, self.mixer, self.mixer_norm)
+        norm_first = self.residual_scale is None
+        mixed, following = self.mixer.step(self.mixer_norm(x) if norm_first else x, state, place)
+        x = self._add(x, mixed, self.mixer_norm)
         if between is not None:
             x = between(x)
-        return self._feed(x), following
+        fed = self.feed_forward(self.feed_forward_norm(x) if norm_first else x)
+        return self._add(x, fed, self.feed_forward_norm), following
 
     def _recall(self, recalled: Recalled) -> KeysAndValues:
         """Keys and values of the inputs for earlier tokens."""
@@ -96,42 +97,11 @@ class Block(nn.Module):
                 recalled = replace(recalled, hidden=self.mixer_norm(recalled.hidden))
             return cast("RecallingMixer", self.mixer).recall(recalled)
 
-    def _feed(self, x: HiddenRows) -> HiddenRows:
-        """The second half: each token by itself."""
-        output = self.feed_forward(self._read(x, self.feed_forward_norm))
-        return self._add(x, output, self.feed_forward, self.feed_forward_norm)
-
     def _read(self, x: HiddenRows, norm: Norm) -> HiddenRows:
         """The input of a half, normalised; with DeepNorm sums are normalised instead."""
         return norm(x) if self.residual_scale is None else x
 
-    def _add(self, x: HiddenRows, output: HiddenRows, layer: Any, norm: Norm) -> HiddenRows:
+    def _add(self, x: HiddenRows, output: HiddenRows, norm: Norm) -> HiddenRows:
+        """The residual stream with a half's output added."""
         dropped = self.dropout(output) if self.training else output
-        return add_to_residual(x, dropped, norm, self.residual_scale, layer.output_proj, layer, self.dropout)
-
-
-def add_to_residual(
-    x: HiddenRows,
-    output: HiddenRows,
-    norm: Norm,
-    residual_scale: float | None,
-    producer: nn.Module,
-    *seen_by: nn.Module,
-) -> HiddenRows:
-    """Add what a layer returned to the residual stream, normalised afterwards where there is a scale.
-
-    Args:
-        x: The residual stream.
-        output: The layer's output; the sum is written over it where nothing else can need it, which is faster.
-        norm: The layer's norm.
-        residual_scale: DeepNorm's scale, or None.
-        producer: The projection that the layer ends with.
-        seen_by: The layer, and other modules that ``output`` came through.
-    """
-    if residual_scale is not None:
-        return norm(residual_scale * x + output)
-    is_free = output.dtype is x.dtype and may_write_over(output, producer, *seen_by)
-    if not torch.is_grad_enabled():
-        return output.add_(x) if is_free else x + output
-    with threads_for(x):
-        return output.add_(x) if is_free else x + output
+        return x + dropped if self.residual_scale is None else norm(self.residual_scale * x + dropped)

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from retentive.layers.block import add_to_residual
 from retentive.layers.cross_attention import CrossAttention, CrossAttentionConfig
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.token_place import TokenPlace
@@ -200,8 +199,9 @@ class ChunkedCrossAttention(nn.Module):
         if text is None:
             return x
         read = x if self.residual_scale is not None else self.norm(x)
-        attention = self.attention
-        mixed = attention.step(read, text.key, text.value, text.allowed, place.rotation(attention.config.rotary))
+        attention, rotary = self.attention, self.attention.config.rotary
+        rotation = None if rotary is None else place.key_rotation(rotary)
+        mixed = attention.step(read, text.key, text.value, text.allowed, rotation)
         if text.empty is not None:
             mixed = mixed.masked_fill(text.empty, 0)
         output = self.dropout(attention.output_proj(mixed)) if self.training else attention.output_proj(mixed)
@@ -211,10 +211,7 @@ class ChunkedCrossAttention(nn.Module):
         return torch.where(text.empty, x, added)
 
     def _add(self, x: Tensor, output: Tensor) -> Tensor:
-        attention = self.attention
-        return add_to_residual(
-            x, output, self.norm, self.residual_scale, attention.output_proj, attention, self.dropout
-        )
+        return x + output if self.residual_scale is None else self.norm(self.residual_scale * x + output)
 
     def _mixed(self, query: Tensor, carried: NeighbourState, ended: EndedChunks | None, reads: Reads) -> Tensor:
         """What the heads read."""

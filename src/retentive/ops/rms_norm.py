@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from retentive.ops.lean.threads import threads_for
-
 
 def rms_norm(
     x: Float[Tensor, "*batch channels"], weight: Float[Tensor, "channels"] | None, epsilon: float
@@ -45,22 +43,20 @@ def rms_norm_of_length(
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
-        with threads_for(x):
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
-            length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-            inverse = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-            normed = wide * inverse
-            if weight is not None:
-                normed.mul_(weight)
-            ctx.save_for_backward(x, weight, inverse)
-            return normed.to(x.dtype)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        normed = wide * inverse
+        if weight is not None:
+            normed.mul_(weight)
+        ctx.save_for_backward(x, weight, inverse)
+        return normed.to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, inverse = ctx.saved_tensors
-        with threads_for(x):
-            return *_go_back(grad_outputs[0], x, weight, inverse), None
+        return *_go_back(grad_outputs[0], x, weight, inverse), None
 
 
 def _go_back(grad: Tensor, x: Tensor, weight: Tensor | None, inverse: Tensor) -> tuple[Tensor, Tensor | None]:

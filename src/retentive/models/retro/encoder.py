@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from retentive.layers.block import add_to_residual
 from retentive.layers.cross_attention import CrossAttention
 from retentive.layers.feed_forward import FeedForward
 from retentive.layers.norm import Norm
@@ -47,13 +46,13 @@ class EncoderBlock(nn.Module):
         query = self.attention.query(read, places, length)
         key, value = self.attention.key_value(read, places, length)
         mixed = self.attention(query, key, value, None if real is None else real.flatten(0, 2)[:, None])
-        flat = self._add(flat, mixed, self.attention_norm, self.attention)
+        flat = self._add(flat, mixed, self.attention_norm)
         if self.cross is not None and self.cross_norm is not None:
             side_by_side = flat.view(batch * chunks, neighbours * length, -1)
             mixed = self._read_chunk(self._before(side_by_side, self.cross_norm), condition, condition_real, neighbours)
-            flat = self._add(side_by_side, mixed, self.cross_norm, self.cross).view_as(flat)
+            flat = self._add(side_by_side, mixed, self.cross_norm).view_as(flat)
         mixed = self.feed_forward(self._before(flat, self.feed_forward_norm))
-        return self._add(flat, mixed, self.feed_forward_norm, self.feed_forward).view_as(x)
+        return self._add(flat, mixed, self.feed_forward_norm).view_as(x)
 
     def _read_chunk(self, x: Tensor, condition: Tensor, condition_real: Tensor | None, neighbours: int) -> Tensor:
         """Let all neighbours of a chunk, side by side, read the chunk; distances are differences of places."""
@@ -68,9 +67,9 @@ class EncoderBlock(nn.Module):
     def _before(self, x: Tensor, norm: Norm) -> Tensor:
         return x if self.residual_scale is not None else norm(x)
 
-    def _add(self, x: Tensor, output: Tensor, norm: Norm, layer: CrossAttention | FeedForward) -> Tensor:
+    def _add(self, x: Tensor, output: Tensor, norm: Norm) -> Tensor:
         dropped = self.dropout(output)
-        return add_to_residual(x, dropped, norm, self.residual_scale, layer.output_proj, layer, self.dropout)
+        return x + dropped if self.residual_scale is None else norm(self.residual_scale * x + dropped)
 
 
 class NeighbourEncoder(nn.Module):

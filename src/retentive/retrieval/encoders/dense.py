@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from retentive.errors import DamagedFileError
 from retentive.files import checksum, read_json
+from retentive.private_apis import set_threads_of_this_thread
 from retentive.retrieval.blocks.vectors import Vectors
 from retentive.retrieval.passages import NO_TOKEN, Passages, as_rows
 from retentive.text.subword_tokenizer import SubwordTokenizer
@@ -302,13 +303,9 @@ def _side_by_side(fill: Callable[[np.ndarray], None], batches: Sequence[np.ndarr
     """
     import torch
 
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, "encode", torch.set_num_threads, (1,)) as pool:
-            for _ in pool.map(fill, batches):
-                pass
-    finally:
-        torch.set_num_threads(threads)  # the default of threads that start later
+    with ThreadPoolExecutor(torch.get_num_threads(), "encode", set_threads_of_this_thread, (1,)) as pool:
+        for _ in pool.map(fill, batches):
+            pass
 
 
 def _load_quietly(folder: Path, **options: Any) -> Any:
