@@ -19,6 +19,7 @@ Key = tuple[Collection[RotaryConfig], torch.dtype, int]
 class _Row:
     """Places that follow one tensor of positions, the next one last."""
 
+    rotary: Collection[RotaryConfig]
     expected: Tensor
     ahead: list[TokenPlace]
 
@@ -33,18 +34,20 @@ class PositionCache:
             context: What the places say of how a step is run.
         """
         self._context = context
-        self._after: dict[Key, _Row] = {}
+        self._after: dict[tuple[int, torch.dtype, int], _Row] = {}
         self._at: dict[tuple[Key, int, int], tuple[int, list[TokenPlace]]] = {}
 
     def place(
         self, position: Int[Tensor, "batch"], rotary: Collection[RotaryConfig], dtype: torch.dtype, offset: int = 0
     ) -> TokenPlace:
         """See `StepContext.place`: the next place made ahead, if ``position`` is where the last one ended."""
-        key = (rotary, dtype, offset)
+        # By identity: the row keeps the rotations' configs, so that no others can have their id.
+        key = (id(rotary), dtype, offset)
         row = self._after.get(key)
         if row is None or row.expected is not position or not row.ahead:
             positions = position[:, None] + torch.arange(_AHEAD, device=position.device)
-            row = self._after[key] = _Row(position, self._make(positions, positions + 1, key)[::-1])
+            ahead = self._make(positions, positions + 1, (rotary, dtype, offset))[::-1]
+            row = self._after[key] = _Row(rotary, position, ahead)
         place = row.ahead.pop()
         row.expected = place.next_position
         return place
@@ -68,10 +71,14 @@ class PositionCache:
     ) -> list[TokenPlace]:
         rotary, dtype, offset = key
         tables = rotary_by_config(positions + offset if offset else positions, rotary, dtype)
-        rotations = {config: found.complex.split(1, 3) for config, found in tables.items()}
+        rotations = [
+            (config, found.complex.split(1, 3), found.complex[:, 1].split(1, 2)) for config, found in tables.items()
+        ]
         # Transposed, so that each is a tensor with its own numbers side by side: states go into files.
         after = following.t().clone(memory_format=torch.contiguous_format).unbind(0)
         return [
-            TokenPlace(here, then, {config: parts[index] for config, parts in rotations.items()}, self._context)
-            for index, (here, then) in enumerate(zip(positions.split(1, 1), after, strict=True))
+            TokenPlace(
+                here, then, tuple((config, both[at], keys[at]) for config, both, keys in rotations), self._context
+            )
+            for at, (here, then) in enumerate(zip(positions.split(1, 1), after, strict=True))
         ]

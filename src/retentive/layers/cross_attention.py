@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.constants import constant
-from retentive.layers.projection import project, side_by_side
-from retentive.layers.token_place import Rotation
+from retentive.layers.projection import side_by_side
+from retentive.layers.token_place import KeyRotation
 from retentive.ops.attention import attention, attention_step
 from retentive.ops.lean.plain import is_plain
-from retentive.ops.lean.rotated_linear import rotated_linear
-from retentive.ops.rotary import apply_rotary, rotary_tables, rotate
+from retentive.ops.rotary import rotary_tables, rotate, rotate_token
 from retentive.shapes import Hidden, Queries, RotaryTable, Values
 
 
@@ -68,10 +67,7 @@ class CrossAttention(nn.Module):
 
     def query(self, x: Hidden, places: Int[Tensor, "#batch time"], count: int) -> Queries:
         """Queries of tokens that stand at ``places``, all below ``count``."""
-        weight = _whole(self.query_proj)
-        if weight is None:
-            return self._rotated(self.query_proj(x), places, count)
-        return self._rotated_product(x, weight, places, count)
+        return self._rotated(self.query_proj(x), places, count)
 
     def key_value(
         self, memory: Float[Tensor, "batch read memory"], places: Int[Tensor, "#batch read"], count: int
@@ -84,11 +80,11 @@ class CrossAttention(nn.Module):
         # Two products: with one, the unrotated keys would be kept for the gradient as long as the values.
         of_key, of_value = weight.chunk(2)
         value = self._heads(nn.functional.linear(memory, of_value))
-        return self._rotated_product(memory, of_key, places, count), value
+        return self._rotated(nn.functional.linear(memory, of_key), places, count), value
 
     def output(self, mixed: Values) -> Hidden:
         """Project what the heads have read back to the residual stream."""
-        return project(self.output_proj, side_by_side, mixed)
+        return self.output_proj(side_by_side(mixed))
 
     def forward(
         self,
@@ -108,7 +104,7 @@ class CrossAttention(nn.Module):
         key: Float[Tensor, "batch heads read key_dim"],
         value: Float[Tensor, "batch heads read value_dim"],
         allowed: Bool[Tensor, "batch read"] | None,
-        rotation: Rotation | None,
+        rotation: KeyRotation | None,
     ) -> Float[Tensor, "batch inner"]:
         """What the heads of one token of each row read; every token may read something.
 
@@ -120,9 +116,11 @@ class CrossAttention(nn.Module):
             rotation: Of the tokens' queries.
         """
         config = self.config
-        query = self.query_proj(x).view(x.shape[0], config.num_heads, config.head_dim)
-        if config.rotary is not None and rotation is not None:
-            query = apply_rotary(query[:, None, :, None], rotation[:, 1:], pairs=config.rotary.pairs)[:, 0, :, 0]
+        query = self.query_proj(x)
+        if config.rotary is None or rotation is None:
+            query = query.view(x.shape[0], config.num_heads, config.head_dim)
+        else:
+            query = rotate_token(query, (config.num_heads,), rotation, pairs=config.rotary.pairs)
         key, value = key.to(query.dtype), value.to(query.dtype)
         return attention_step(query, key, value, allowed, dropout=self.dropout).flatten(1)
 
@@ -134,12 +132,6 @@ class CrossAttention(nn.Module):
         if rotary is None:
             return self._heads(projected)
         return rotate(self._heads(projected), *_rotary_columns(rotary, places, count, projected), pairs=rotary.pairs)
-
-    def _rotated_product(self, x: Tensor, weight: Tensor, places: Tensor, count: int) -> Tensor:
-        rotary = self.config.rotary
-        if rotary is None:
-            return self._heads(nn.functional.linear(x, weight))
-        return rotated_linear(x, weight, *_rotary_columns(rotary, places, count, x), pairs=rotary.pairs)
 
 
 def _whole(projection: nn.Module) -> Tensor | None:

@@ -9,9 +9,7 @@ from torch import nn
 from retentive.config_types import check_types
 from retentive.layers.projection import project
 from retentive.ops.activation import ACTIVATIONS, Activation
-from retentive.ops.lean.activations import activate_over, activation_backward
-from retentive.ops.lean.gated import gated
-from retentive.ops.lean.plain import may_write_over
+from retentive.ops.lean.activations import activation_backward
 from retentive.shapes import HiddenRows
 
 
@@ -56,19 +54,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: HiddenRows) -> HiddenRows:
         """Apply the layer to every token by itself."""
-        inner, activation = self.input_proj(x), self.config.activation
-        if torch.is_grad_enabled():
-            if self.config.gated:
-                return self.output_proj(gated(inner, activation))
-            return project(
-                self.output_proj, self.activation, inner, partial(activation_backward, activation=activation)
-            )
-        activate = activate_over if may_write_over(inner, self.input_proj) else _activate
+        inner = self.input_proj(x)
         if self.config.gated:
             activated, linear = inner.chunk(2, dim=-1)
-            return self.output_proj(activate(activated, activation) * linear)
-        return self.output_proj(activate(inner, activation))
-
-
-def _activate(inner: HiddenRows, activation: Activation) -> HiddenRows:
-    return ACTIVATIONS[activation](inner)
+            return self.output_proj(self.activation(activated) * linear)
+        if torch.is_grad_enabled():
+            back = partial(activation_backward, activation=self.config.activation)
+            return project(self.output_proj, self.activation, inner, back)
+        return self.output_proj(self.activation(inner))

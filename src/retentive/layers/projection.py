@@ -1,4 +1,4 @@
-"""Projections whose input is computed again in the backward pass."""
+"""What stands around projections."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from retentive.ops.lean.lean_linear import Back, Make, lean_linear
 from retentive.ops.lean.plain import is_plain
 
 
-def project(module: nn.Module, make: Make, source: Tensor, back: Back | None = None) -> Tensor:
+def project(module: nn.Module, make: Make, source: Tensor, back: Back) -> Tensor:
     """``module(make(source))``, which saves ``source`` instead of the input where ``module`` is a plain projection.
 
     See `retentive.ops.lean.lean_linear` for ``back``.

@@ -1,6 +1,6 @@
 """The position of each row's next token, and how a step is run: the last argument of a layer's ``step``."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -8,10 +8,13 @@ import torch
 from jaxtyping import Complex, Int
 from torch import Tensor
 
-from retentive.layers.batch_layout import BatchLayout, RotaryConfig, rotary_by_config
+from retentive.layers.batch_layout import BatchLayout, RotaryByConfig, RotaryConfig, rotary_by_config
 
 Rotation = Complex[Tensor, "#batch 2 1 1 pairs"]
 """Of one token, as complex numbers: of its query, scaled by ``dim ** -0.5``, then of its key."""
+
+KeyRotation = Complex[Tensor, "#batch 1 1 pairs"]
+"""The second of them."""
 
 
 Source = TypeVar("Source")
@@ -97,18 +100,30 @@ class TokenPlace:
     Attributes:
         positions: Position of the token in its document.
         next_position: Position of the token after it.
-        rotations: The token's rotation, by the config of each layer that needs one.
+        rotations: The config of layers that need a rotation, the token's `Rotation`, and its `KeyRotation`.
         context: How the step is run.
     """
 
     positions: Int[Tensor, "#batch 1"]
     next_position: Int[Tensor, "batch"]
-    rotations: Mapping[RotaryConfig, Rotation]
+    rotations: tuple[tuple[RotaryConfig, Tensor, Tensor], ...]
     context: StepContext = PLAIN
 
     def rotation(self, rotary: RotaryConfig | None) -> Rotation | None:
         """The token's rotation by one config; None without one."""
-        return None if rotary is None else self.rotations[rotary]
+        if rotary is None:
+            return None
+        for config, rotation, _ in self.rotations:
+            if config is rotary or config == rotary:
+                return rotation
+        raise KeyError(f"no rotation was made by {rotary}.")
+
+    def key_rotation(self, rotary: RotaryConfig) -> KeyRotation:
+        """The rotation of the token's key, which is that of a query that attention scales."""
+        for config, _, rotation in self.rotations:
+            if config is rotary or config == rotary:
+                return rotation
+        raise KeyError(f"no rotation was made by {rotary}.")
 
 
 def make_place(
@@ -121,11 +136,13 @@ def make_place(
 ) -> TokenPlace:
     """Make a place of positions; arguments are those of `StepContext.place`."""
     tables = rotary_by_config(positions + offset if offset else positions, rotary, dtype)
-    rotations = {config: found.complex for config, found in tables.items()}
-    return TokenPlace(positions, next_position, rotations, context)
+    return TokenPlace(positions, next_position, _rotations(tables), context)
 
 
 def place_of(layout: BatchLayout) -> TokenPlace:
     """The place of a call of one token."""
-    rotations = {config: tables.complex for config, tables in layout.rotary.items()}
-    return TokenPlace(layout.positions, layout.next_position, rotations)
+    return TokenPlace(layout.positions, layout.next_position, _rotations(layout.rotary))
+
+
+def _rotations(tables: RotaryByConfig) -> tuple[tuple[RotaryConfig, Tensor, Tensor], ...]:
+    return tuple((config, found.complex, found.complex[:, 1]) for config, found in tables.items())

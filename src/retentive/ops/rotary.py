@@ -19,6 +19,9 @@ from retentive.shapes import Positions
 Frequencies = Literal["retnet", "standard"]
 RotaryPairs = Literal["interleaved", "half"]
 
+_EXACT = {(torch.float32, torch.complex64), (torch.float64, torch.complex128)}
+"""Dtypes of channels and of a rotation in which their product needs no conversion."""
+
 
 def rotary_frequencies(
     dim: int,
@@ -144,6 +147,36 @@ def apply_rotary(
     out = wide.new_empty(x.shape)
     torch.mul(_as_complex(wide), by, out=_as_complex(out))
     return out.to(x.dtype)
+
+
+def rotate_token(
+    x: Float[Tensor, "batch channels"],
+    heads: tuple[int, ...],
+    by: Complex[Tensor, "..."],
+    *,
+    pairs: RotaryPairs = "interleaved",
+) -> Float[Tensor, "batch ..."]:
+    """`apply_rotary` for one token of each row, in few small operations.
+
+    Args:
+        x: Heads side by side.
+        heads: What the channels are split into: a number of heads, or of parts and of the heads of each.
+        by: The token's rotation, ``(batch, 1, 1, pairs)``, or with parts ``(batch, parts, 1, 1, pairs)``.
+        pairs: As in `rotate`.
+
+    Returns:
+        The heads, ``(batch, *heads, dim)``.
+    """
+    if pairs == "half" or (x.dtype, by.dtype) not in _EXACT:
+        parts = heads if len(heads) > 1 else (1, *heads)
+        turned = apply_rotary(x.view(x.shape[0], *parts, 1, -1), by.view(-1, parts[0], 1, 1, by.shape[-1]), pairs=pairs)
+        return turned.view(x.shape[0], *heads, -1)
+    try:
+        numbers = torch.view_as_complex(x.view(x.shape[0], *heads, 1, -1, 2))
+    except RuntimeError:  # pairs straddle what memory can address as one number
+        x = x.clone(memory_format=torch.contiguous_format)
+        numbers = torch.view_as_complex(x.view(x.shape[0], *heads, 1, -1, 2))
+    return torch.view_as_real(numbers * by).flatten(-3)
 
 
 class _Rotate(torch.autograd.Function):

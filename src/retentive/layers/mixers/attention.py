@@ -11,11 +11,11 @@ from retentive.config_types import check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables
 from retentive.layers.mixers.key_value_cache import CacheClaims, KeysAndValues, KeyValueState, cache_of, causal_mask
 from retentive.layers.mixers.protocol import InputProjection, MixerSizes
-from retentive.layers.projection import project, side_by_side
+from retentive.layers.projection import side_by_side
 from retentive.layers.token_place import TokenPlace, place_of
 from retentive.ops.attention import attention, attention_step
 from retentive.ops.lean.plain import is_plain
-from retentive.ops.rotary import apply_rotary, rotate
+from retentive.ops.rotary import rotate, rotate_token
 from retentive.shapes import Hidden
 from retentive.state import StateShape
 
@@ -175,7 +175,7 @@ class Attention(nn.Module):
         )
         gaps = layout.mask is not None or layout.starts is not None or layout.attention_mask is not None
         following = cache_of(key, value, attention_mask.visible, config.window, gaps=gaps)
-        return project(self.output_proj, side_by_side, mixed), following
+        return self.output_proj(side_by_side(mixed)), following
 
     def step(
         self, x: Float[Tensor, "batch hidden"], state: KeyValueState, place: TokenPlace
@@ -186,11 +186,11 @@ class Attention(nn.Module):
         longest = None if config.window is None else config.window - 1
         append = place.context.append
         projected = self.input_proj(x)
-        both = projected[:, :values_begin].view(batch, config.num_heads + config.num_kv_heads, config.key_dim)
-        rotation = place.rotation(config.rotary)
-        if config.rotary is not None and rotation is not None:
-            # The keys' rotation for both: attention scales the queries.
-            both = apply_rotary(both[:, None, :, None], rotation[:, 1:], pairs=config.rotary.pairs)[:, 0, :, 0]
+        heads, both = config.num_heads + config.num_kv_heads, projected[:, :values_begin]
+        if config.rotary is None:
+            both = both.view(batch, heads, config.key_dim)
+        else:  # the keys' rotation for both: attention scales the queries
+            both = rotate_token(both, (heads,), place.key_rotation(config.rotary), pairs=config.rotary.pairs)
         value = projected[:, values_begin:].view(batch, config.num_kv_heads, config.value_dim)
         keys, key = append(state.key, both[:, config.num_heads :], 2, longest)
         values, value = append(state.value, value, 2, longest)

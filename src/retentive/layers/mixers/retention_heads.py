@@ -14,10 +14,8 @@ from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.token_place import Rotation, TokenPlace, place_of
 from retentive.ops.activation import ACTIVATIONS
-from retentive.ops.lean.activations import activate_over
-from retentive.ops.lean.plain import may_write_over
 from retentive.ops.precision import state_dtype
-from retentive.ops.rotary import apply_rotary, rotate
+from retentive.ops.rotary import apply_rotary, rotate, rotate_token
 from retentive.shapes import Hidden, Positions, Queries, RetentionMatrix, Values
 from retentive.state import RecurrentState, StateShape
 
@@ -153,6 +151,7 @@ class RetentionHeads(nn.Module):
         keys, values = config.num_heads * config.key_dim, config.num_heads * config.value_dim
         self.sizes = (keys, keys, values, values)
         self.rotary = config.rotary
+        self.activation = ACTIVATIONS[config.gate]
         self.input_proj = nn.Linear(config.hidden_size, sum(self.sizes), bias=config.bias)
         self.output_proj = nn.Linear(values, config.hidden_size, bias=config.bias)
         self.head_norm = Norm(config.value_dim, config.head_norm)
@@ -264,12 +263,14 @@ class RetentionHeads(nn.Module):
         """The same for one token: query and key are rotated in one call, to save overhead."""
         config, batch = self.heads, projected.shape[0]
         keys, _, values, _ = self.sizes
-        projected = _with_range(projected)
-        both = projected[:, : 2 * keys].view(batch, 2, config.num_heads, config.key_dim)
+        if projected.dtype is torch.float16:
+            projected = _with_range(projected)
         value = projected[:, 2 * keys : 2 * keys + values].view(batch, config.num_heads, config.value_dim)
+        both = projected[:, : 2 * keys]
         if rotation is None:
-            return both[:, 0] * config.key_dim**-0.5, both[:, 1], value
-        query, key = apply_rotary(both.unsqueeze(3), rotation, pairs=config.rotary_pairs).squeeze(3).unbind(1)
+            query, key = both.view(batch, 2, config.num_heads, config.key_dim).unbind(1)
+            return query * config.key_dim**-0.5, key, value
+        query, key = rotate_token(both, (2, config.num_heads), rotation, pairs=config.rotary_pairs).unbind(1)
         return query, key, value
 
     def read_out(
@@ -278,9 +279,9 @@ class RetentionHeads(nn.Module):
         gate: Float[Tensor, "*tokens values"],
     ) -> Float[Tensor, "*tokens hidden"]:
         """``output_proj(gate * norm(mixed))``: normalise each head, gate, project (eq. 8)."""
-        normed = self.head_norm(mixed)
-        if not torch.is_grad_enabled() and may_write_over(gate, self.input_proj, self.output_proj):
-            opened = activate_over(gate, self.heads.gate)
-            opened.unflatten(-1, normed.shape[-2:]).mul_(normed)
-            return self.output_proj(opened.flatten(0, -2)).view(*gate.shape[:-1], -1)
-        return self.output_proj(ACTIVATIONS[self.heads.gate](gate) * normed.flatten(-2).to(gate.dtype))
+        normed, opened = self.head_norm(mixed), self.activation(gate)
+        if torch.is_grad_enabled():
+            return self.output_proj(opened * normed.flatten(-2).to(gate.dtype))
+        # Over the activation's own memory: flattening the heads of a prompt would copy them.
+        opened.view(normed.shape).mul_(normed)
+        return self.output_proj(opened)

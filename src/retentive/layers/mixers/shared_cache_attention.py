@@ -11,10 +11,10 @@ from retentive.layers.batch_layout import AttentionMask, BatchLayout, RotaryConf
 from retentive.layers.mixers.key_value_cache import CacheClaims, KeyValueState, cache_of, causal_mask
 from retentive.layers.mixers.protocol import InputProjection
 from retentive.layers.norm import Norm, NormConfig
-from retentive.layers.projection import project, side_by_side
+from retentive.layers.projection import side_by_side
 from retentive.layers.token_place import TokenPlace, place_of
 from retentive.ops.attention import attention, attention_step
-from retentive.ops.rotary import apply_rotary, rotate
+from retentive.ops.rotary import rotate, rotate_token
 from retentive.shapes import Hidden
 from retentive.state import StateShape
 
@@ -159,7 +159,7 @@ class SharedCacheAttention(nn.Module):
         query = rotate(query, tables.cos, tables.sin, pairs=config.rotary.pairs)
         causal = mask.allowed is None and time > 1
         mixed = attention(query, state.key, state.value, allowed=mask.allowed, causal=causal)
-        return project(self.output_proj, side_by_side, mixed), state
+        return self.output_proj(side_by_side(mixed)), state
 
     def step(
         self, x: Float[Tensor, "batch hidden"], state: KeyValueState, place: TokenPlace
@@ -188,7 +188,5 @@ def _rotated(
     x: Float[Tensor, "batch heads head_dim"], place: TokenPlace, rotary: RotaryConfig
 ) -> Float[Tensor, "batch heads head_dim"]:
     """Rotate queries or keys of one token a row."""
-    rotation = place.rotation(rotary)
-    assert rotation is not None
     # The keys' rotation for both: attention scales the queries.
-    return apply_rotary(x[:, None, :, None], rotation[:, 1:], pairs=rotary.pairs)[:, 0, :, 0]
+    return rotate_token(x.flatten(1), (x.shape[1],), place.key_rotation(rotary), pairs=rotary.pairs)

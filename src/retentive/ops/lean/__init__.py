@@ -1,1 +1,1 @@
-"""The library's memory optimisations; `plain.is_plain` and `plain.may_write_over` decide where they may be used."""
+"""The library's memory optimisations: `plain.is_plain` decides where; docs/numbers/README.md says what each saves."""

@@ -1,18 +1,9 @@
-"""Activations and their derivatives, computed in place."""
+"""Derivatives of activations, computed in place."""
 
 import torch
 from torch import Tensor
 
-from retentive.ops.activation import ACTIVATIONS, Activation
-
-
-def activate_over(x: Tensor, activation: Activation) -> Tensor:
-    """The activation of every number, over the memory of ``x`` where torch can do so."""
-    if activation == "swish":
-        return torch.nn.functional.silu(x, inplace=True)
-    if activation == "relu":
-        return x.relu_()
-    return ACTIVATIONS[activation](x)
+from retentive.ops.activation import Activation
 
 
 def activation_backward(grad: Tensor, x: Tensor, activation: Activation) -> None:

@@ -24,7 +24,7 @@ def lean_linear(
     source: Float[Tensor, "..."],
     weight: Float[Tensor, "outputs inputs"],
     bias: Float[Tensor, "outputs"] | None,
-    back: Back | None = None,
+    back: Back,
 ) -> Float[Tensor, "..."]:
     """``linear(make(source), weight, bias)``, which saves ``source`` and calls ``make`` again in the backward pass.
 
@@ -32,13 +32,12 @@ def lean_linear(
     it is the plain product.
 
     Args:
-        make: A function without parameters and without randomness, much cheaper than the product. It keeps the dtype,
-            and can be called with the first rows of ``source`` alone, or with none.
+        make: A function of every number by itself, without parameters and without randomness, much cheaper than the
+            product. It keeps the dtype.
         source: The argument of ``make``.
         weight: Of the product.
         bias: Added to it.
-        back: For a ``make`` that treats every number by itself: its derivative. It is then called for some rows at a
-            time. None differentiates ``make`` as a whole.
+        back: The derivative of ``make``.
     """
     needs_gradient = torch.is_grad_enabled() and (source.requires_grad or weight.requires_grad)
     if not needs_gradient or source.dim() < 2 or torch.compiler.is_compiling() or autocasts(source.device):
@@ -47,25 +46,16 @@ def lean_linear(
     return product
 
 
-def is_lean(output: Tensor) -> bool:
-    """Whether a tensor is what `lean_linear` returned, in memory of its own that no gradient needs."""
-    return getattr(output.grad_fn, "_forward_cls", None) is _LeanLinear
-
-
 class _LeanLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, source: Tensor, weight: Tensor, bias: Tensor | None, make: Make, back: Back | None) -> Tensor:
+    def forward(ctx: Any, source: Tensor, weight: Tensor, bias: Tensor | None, make: Make, back: Back) -> Tensor:
         ctx.save_for_backward(source, weight)
         ctx.make, ctx.back = make, back
         # Allocate the output first: large temporaries that are freed between long-lived tensors fragment the heap.
-        output = source.new_empty((source.shape[0], *make(source[:0]).shape[1:-1], weight.shape[0]))
-        flat = output.view(-1, weight.shape[0])
-        if back is None:
-            _product(make(source).flatten(0, -2), weight, bias, flat)
-        else:
-            rows = source.flatten(0, -2)
-            for piece in _pieces(rows):
-                _product(make(rows[piece]), weight, bias, flat[piece])
+        output = source.new_empty((*source.shape[:-1], weight.shape[0]))
+        flat, rows = output.view(-1, weight.shape[0]), source.flatten(0, -2)
+        for piece in _pieces(rows):
+            _product(make(rows[piece]), weight, bias, flat[piece])
         return output
 
     @staticmethod
@@ -74,19 +64,15 @@ class _LeanLinear(torch.autograd.Function):
         (grad,), is_again = grad_outputs, torch.is_grad_enabled()  # True: the gradients will be differentiated too
         rows = grad.flatten(0, -2)
         d_bias = rows.sum(0) if needs_bias else None
-        if ctx.back is not None and not is_again:
+        if not is_again:
             return *_in_pieces(ctx, rows), d_bias, None, None
         source, weight = ctx.saved_tensors
-        if not is_again:
-            source = source.detach().requires_grad_(needs_source)
-        with torch.enable_grad():
-            made: Tensor = ctx.make(source)
+        made: Tensor = ctx.make(source)
         d_source = None
         if needs_source:
             d_made = (rows @ weight).view_as(made)
-            (d_source,) = torch.autograd.grad(made, source, d_made, create_graph=is_again)
-        flat = (made if is_again else made.detach()).flatten(0, -2)
-        return d_source, rows.t() @ flat if needs_weight else None, d_bias, None, None
+            (d_source,) = torch.autograd.grad(made, source, d_made, create_graph=True)
+        return d_source, rows.t() @ made.flatten(0, -2) if needs_weight else None, d_bias, None, None
 
 
 def _in_pieces(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -1,9 +1,6 @@
-"""When a module may be read past its call, and when the memory of what it returned may be written over."""
+"""When a module may be read past its call."""
 
-import torch
-from torch import Tensor, nn
-
-from retentive.ops.lean.lean_linear import is_lean
+from torch import nn
 
 _PLAIN_CLASSES = (nn.Linear, nn.Embedding)
 """An engine's views of plain modules have the class attribute ``is_view``; see `retentive.engine.lookup`."""
@@ -24,23 +21,6 @@ def is_plain(module: nn.Module) -> bool:
         return False
     weight = module._parameters.get("weight")  # pyright: ignore[reportPrivateUsage]
     return type(weight) is nn.Parameter and weight.device.type != "meta"
-
-
-def may_write_over(output: Tensor, producer: nn.Module, *seen_by: nn.Module) -> bool:
-    """Whether nobody else can need the memory of ``output``, so that a sum may be written over it.
-
-    Args:
-        output: What a projection returned, or a module that ends with it.
-        producer: That projection. Only of a plain one is it known that the memory is new.
-        seen_by: Other modules that ``output`` came through; their hooks may have kept it.
-    """
-    if torch.is_grad_enabled():
-        # Activation checkpointing may have kept a view of any other memory.
-        if not is_lean(output):
-            return False
-    elif getattr(type(producer), "is_view", False):
-        return True  # no part of a model that is viewed has hooks
-    return is_plain(producer) and not any(map(is_hooked, seen_by))
 
 
 def is_hooked(module: nn.Module) -> bool:
