@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from retentive.engine.growing_buffers import GrowingBuffers
+from retentive.engine.growing_buffers import GrowingBuffer
 from retentive.engine.position_cache import PositionCache
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.token_place import StepContext, TokenPlace
@@ -28,13 +28,19 @@ class EngineContext(StepContext):
 
     def __init__(self) -> None:
         """Begin without buffers."""
-        self._buffers = GrowingBuffers()
+        self._buffers: dict[int, GrowingBuffer] = {}
         self._positions = PositionCache(self)
         self._prepared: dict[int, tuple[Any, Any]] = {}
 
     def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
         """Write the entry behind the others, which are not copied."""
-        return self._buffers.append(past, entry, dim, longest)
+        # By the tensor that was last returned: its buffer holds it, so that no other one can have its id.
+        buffer = self._buffers.pop(id(past), None)
+        if buffer is None or buffer.longest != longest:
+            buffer = GrowingBuffer(dim, longest)
+        whole, kept = buffer.after(past, entry)
+        self._buffers[id(kept)] = buffer
+        return whole, kept
 
     def prepare(self, source: Source, make: Callable[[Source], Made]) -> Made:
         """Return what ``make`` returned for this source before, or call it."""

@@ -52,25 +52,3 @@ class GrowingBuffer:
         self._memory = past.new_empty(shape, dtype=torch.promote_types(past.dtype, entry.dtype))
         self._memory.narrow(self._dim, 0, length).copy_(past)
         self._begin, self._end = 0, length
-
-
-class GrowingBuffers:
-    """A buffer for each tensor that was last returned; found again by the tensor itself."""
-
-    def __init__(self) -> None:
-        """Begin without any."""
-        self._of: dict[int, GrowingBuffer] = {}
-
-    def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
-        """See `retentive.layers.token_place.StepContext.append`."""
-        # The buffer holds the tensor, so that no other one can have its id.
-        buffer = self._of.pop(id(past), None)
-        if buffer is None or buffer.longest != longest:
-            buffer = GrowingBuffer(dim, longest)
-        whole, kept = buffer.after(past, entry)
-        self._of[id(kept)] = buffer
-        return whole, kept
-
-    def clear(self) -> None:
-        """Free all memory; tensors that were returned keep theirs."""
-        self._of.clear()

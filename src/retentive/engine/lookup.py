@@ -6,11 +6,15 @@ parameters and layers as plain attributes and is called directly. It computes wh
 that the module had when the view was made; `ModelView.is_current` says whether it still has them.
 """
 
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from itertools import chain
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
+from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.derived import derived
 from retentive.ops.lean.plain import is_hooked
 
@@ -28,19 +32,21 @@ class ModelView:
         Args:
             model: In eval mode.
         """
-        self._weights: list[tuple[dict[str, Tensor | None], str, Tensor, int | None]] = []
-        self._parts: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
+        # Side by side, so that `is_current` is a few passes over lists: it is asked before each token.
+        self._holders: list[Mapping[str, object]] = []
+        self._rotations: dict[RotaryConfig, RotaryConfig] = {}
         self.model = self._view(model)
+        self._held = list(chain.from_iterable(map(_values, self._holders)))  # none of their ids can be of another
+        self._ids = self._ids_now()
+        self._versioned = [held for held in self._held if isinstance(held, Tensor) and not held.is_inference()]
+        self._versions = [_version(weight) for weight in self._versioned]
 
     def is_current(self) -> bool:
         """Whether the model has the same layers and weights as when the view was made, unchanged."""
-        for held, name, part in self._parts:
-            if held.get(name) is not part:
-                return False
-        for held, name, weight, version in self._weights:
-            if held.get(name) is not weight or (version is not None and weight._version != version):  # pyright: ignore[reportPrivateUsage]
-                return False
-        return True
+        return self._ids_now() == self._ids and list(map(_version, self._versioned)) == self._versions
+
+    def _ids_now(self) -> list[int]:
+        return list(map(id, chain.from_iterable(map(_values, self._holders))))
 
     def _view(self, module: nn.Module) -> Any:
         if type(module) is nn.ModuleList:
@@ -49,20 +55,23 @@ class ModelView:
             return module  # called as it is
         view = cast("Any", object.__new__(_view_class(type(module))))
         attributes: dict[str, Any] = view.__dict__
-        attributes.update(module.__dict__)
-        for name, weight in module._parameters.items():  # pyright: ignore[reportPrivateUsage]
-            attributes[name] = weight
-            if weight is not None:
-                self._weights.append((module._parameters, name, weight, _version(weight)))  # pyright: ignore
-        for name, buffer in module._buffers.items():  # pyright: ignore[reportPrivateUsage]
-            attributes[name] = buffer
+        attributes.update({name: self._shared(value) for name, value in module.__dict__.items()})
+        attributes.update(module._parameters)  # pyright: ignore[reportPrivateUsage]
+        attributes.update(module._buffers)  # pyright: ignore[reportPrivateUsage]
         for name, part in module._modules.items():  # pyright: ignore[reportPrivateUsage]
             attributes[name] = None if part is None else self._view(part)
-            if part is not None:
-                self._parts.append((module._modules, name, part))  # pyright: ignore[reportPrivateUsage]
+        self._holders += [module._parameters, module._modules]  # pyright: ignore[reportPrivateUsage]
         for name, value in _derived_values(type(module)).items():
             attributes[name] = value.make(module)
         return view
+
+    def _shared(self, value: object) -> object:
+        """Equal rotations as one object, which a step finds by identity."""
+        if isinstance(value, RotaryConfig):
+            return self._rotations.setdefault(value, value)
+        if isinstance(value, tuple):
+            return tuple(map(self._shared, cast("tuple[object, ...]", value)))
+        return value
 
 
 def is_observed(module: nn.Module) -> bool:
@@ -92,6 +101,6 @@ def _derived_values(kind: type[nn.Module]) -> dict[str, "derived[Any]"]:
     }
 
 
-def _version(weight: Tensor) -> int | None:
-    """How often a weight was written to; None for tensors of inference mode, which keep no count."""
-    return None if weight.is_inference() else weight._version  # pyright: ignore[reportPrivateUsage]
+_values: Callable[[Mapping[str, object]], Iterable[object]] = dict.values  # pyright: ignore[reportAssignmentType]
+_version: Callable[[Tensor], int] = attrgetter("_version")
+"""How often a weight was written to; tensors of inference mode keep no count."""

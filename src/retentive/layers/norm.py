@@ -55,7 +55,9 @@ class Norm(nn.Module):
 
     @derived
     def length_scale(self) -> tuple[Tensor, Tensor] | None:
-        """What `rms_norm_of_length` needs, made of the weight; None where torch has a better kernel."""
+        """What `rms_norm_of_length` needs, made of the weight; None where it does not give what `forward` gives."""
+        if self.config.kind != "rms_norm":
+            return None
         like = torch.empty(0) if self.weight is None else self.weight.detach()
         if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64):
             return None
@@ -65,17 +67,16 @@ class Norm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
         """Return the normalised channels, in the dtype of ``x``."""
+        # Only an engine's view of this norm holds the value; computing it for each call would save nothing.
+        found = self.__dict__.get("length_scale")
+        if found is not None and x.dtype is found[1].dtype:
+            return rms_norm_of_length(x, *found)
         weight, bias = self.weight, self.bias
         if weight is not None and weight.dtype is torch.float16 and x.dtype is torch.float32:
             weight, bias = weight.float(), None if bias is None else bias.float()
         if self.config.kind == "layer_norm":
             return nn.functional.layer_norm(x, (self.size,), weight, bias, self.config.epsilon)
-        # Only an engine's view of this norm holds the value; computing it for each call would save nothing.
-        found = vars(self).get("length_scale")
-        if found is not None and x.dtype is found[1].dtype:
-            normed = rms_norm_of_length(x, *found)
-        else:
-            normed = rms_norm(x, weight, self.config.epsilon)
+        normed = rms_norm(x, weight, self.config.epsilon)
         return normed if self.gate is None else normed * (self.gate * x).sigmoid()
 
     def extra_repr(self) -> str:

@@ -225,7 +225,7 @@ class Decoder(nn.Module):
 
 def blocks_of(decoder: Decoder) -> list[Block]:
     """The blocks, with their type."""
-    return [cast("Block", block) for block in decoder.blocks]
+    return cast("list[Block]", list(decoder.blocks))
 
 
 def initialise(decoder: Decoder) -> None:

@@ -65,8 +65,11 @@ def recurrent_step(
     # In place on the decayed state: large states are limited by memory bandwidth, and new memory costs more.
     faded = state.mul_(decay) if overwrite else state * decay
     after = faded.addcmul_(key.unsqueeze(3), value.unsqueeze(2))
-    with without_autocast(state.device):
-        output = torch.bmm(query.reshape(batch * heads, 1, key_dim), after.flatten(0, 1))
+    flat, rows = after.flatten(0, 1), query.reshape(batch * heads, 1, key_dim)
+    output = torch.bmm(rows, flat)
+    if output.dtype is not state.dtype:  # autocast has rounded it
+        with without_autocast(state.device):
+            output = torch.bmm(rows, flat)
     output = output.view(batch, heads, value_dim)
     return output if dtype is state.dtype else output.to(dtype), after
 
