@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ops.direct_sum import GATES, Case, random_case
-from retentive.ops import log_decay_geometric, log_decay_linspace
+from retentive.ops import gated_retention_recurrent, log_decay_geometric, log_decay_linspace, retention_recurrent
 from retentive.ops.gated_retention import gated_retention
 from retentive.ops.retention import retention
 
@@ -28,6 +28,7 @@ def forms_of(operator: Form) -> dict[str, Form]:
 
 
 FORMS = {"retention": forms_of(retention), "gated": forms_of(gated_retention)}
+STEPS: dict[str, Form] = {"retention": retention_recurrent, "gated": gated_retention_recurrent}
 KINDS = {"retention": {}, "gated": {"gates": "any"}}
 """What `random_case` is told for each operator."""
 

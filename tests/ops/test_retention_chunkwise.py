@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from ops.direct_sum import random_case, relative_error
-from retentive.ops import log_decay_geometric, precision, retention_chunkwise, retention_parallel, retention_recurrent
+from ops.forms import FORMS, KINDS, STEPS
+from retentive.ops import log_decay_geometric, precision, retention_chunkwise, retention_parallel
+from retentive.ops.gated_retention import log_decay_gate
 from retentive.ops.retention import retention
 
 
@@ -41,20 +43,25 @@ def test_the_state_alone_may_want_a_gradient():
     assert relative_error(found, theirs) < 1e-12
 
 
+@pytest.mark.parametrize("operator", FORMS)
 @pytest.mark.parametrize("order", ["batch heads time dim", "batch time heads dim", "time heads dim batch", "slice"])
-def test_memory_order_does_not_matter(order: str):
-    case = random_case(0, 13)
+def test_memory_order_does_not_matter(order: str, operator: str):
+    case = random_case(0, 13, **KINDS[operator])
+    log_decay = case.log_decay
     if order == "slice":
         inputs = [
             torch.cat([tensor, torch.full_like(tensor, math.nan)], 3)[..., : tensor.shape[3]] for tensor in case[:3]
         ]
+        if operator == "gated":
+            log_decay = torch.cat([log_decay, torch.full_like(log_decay, math.nan)], 1)[:, : log_decay.shape[1]]
     else:
         names = ["batch", "heads", "time", "dim"]
         there = [names.index(name) for name in order.split()]
         back = [order.split().index(name) for name in names]
         inputs = [tensor.permute(there).contiguous().permute(back) for tensor in case[:3]]
-    expected = retention_parallel(*(tensor.contiguous() for tensor in case[:3]), case.state, log_decay=case.log_decay)
-    found = retention_chunkwise(*inputs, case.state, log_decay=case.log_decay, chunk_size=4)
+    plain = [tensor.contiguous() for tensor in case[:3]]
+    expected = FORMS[operator]["parallel"](*plain, case.state, log_decay=case.log_decay.contiguous())
+    found = FORMS[operator]["chunkwise of 4"](*inputs, case.state, log_decay=log_decay)
     for ours, theirs in zip(found, expected, strict=True):
         assert relative_error(ours, theirs) < 1e-12
 
@@ -96,51 +103,66 @@ def test_131072_tokens_stay_finite_and_right(dtype: torch.dtype):
     assert relative_error(state[0], torch.einsum("htd,ht,hte->hde", k[0], weight, v[0])) < tolerance
 
 
-def test_float16_scores_beyond_its_range_are_summed_in_float32():
+@pytest.mark.parametrize("operator", FORMS)
+def test_float16_scores_beyond_its_range_are_summed_in_float32(operator: str):
     # Every score is 64 * 48 * 48 = 147,456, beyond float16; weighed by small values the output is within it.
     query = key = torch.full((1, 1, 70, 64), 48.0, dtype=torch.float16)
     value = torch.full((1, 1, 70, 2), 2.0**-10, dtype=torch.float16)
-    expected, expected_state = retention_parallel(query.double(), key.double(), value.double())
-    for form in ("parallel", "recurrent", "chunkwise"):
-        output, state = retention(query, key, value, form=form)
+    log_decay = log_decay_geometric(1) if operator == "retention" else log_decay_gate(torch.randn(1, 1, 70))
+    forms = FORMS[operator]
+    expected, expected_state = forms["parallel"](query.double(), key.double(), value.double(), log_decay=log_decay)
+    for name in ("parallel", "recurrent", "chunkwise of 4", "auto"):
+        output, state = forms[name](query, key, value, log_decay=log_decay)
         assert relative_error(output, expected) < 1e-3
         assert relative_error(state, expected_state) < 1e-5
 
 
+@pytest.mark.parametrize("operator", FORMS)
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_gradients(dtype: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch):
+def test_half_precision_gradients(dtype: torch.dtype, native: bool, operator: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: native)
-    case = random_case(0, 150, key_dim=8, value_dim=8)
-    half = [tensor.to(dtype).requires_grad_() for tensor in case[:3]]
-    exact = [tensor.detach().double().requires_grad_() for tensor in half]
+    case = random_case(0, 150, state=False, key_dim=8, value_dim=8, gates="paper" if operator == "gated" else None)
+    half = {field: getattr(case, field).to(dtype).requires_grad_() for field in case.learned()}
+    exact = {field: tensor.detach().double().requires_grad_() for field, tensor in half.items()}
     slope = torch.randn_like(case.value).to(dtype)
-    found = torch.autograd.grad(retention_chunkwise(*half, log_decay=case.log_decay)[0], half, slope)
-    expected = torch.autograd.grad(retention_chunkwise(*exact, log_decay=case.log_decay)[0], exact, slope.double())
+
+    def gradients(leaves: dict[str, Tensor], slope: Tensor) -> tuple[Tensor, ...]:
+        output, _ = FORMS[operator]["auto"](*case._replace(**leaves)[:4], **case._replace(**leaves).flags())
+        return torch.autograd.grad(output, [*leaves.values()], slope)
+
+    found, expected = gradients(half, slope), gradients(exact, slope.double())
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == dtype
         assert relative_error(ours, theirs) < 2e-2
 
 
-def test_autocast_rounds_no_float32_input():
+@pytest.mark.parametrize("operator", FORMS)
+def test_autocast_rounds_no_float32_input(operator: str):
     inputs = [torch.randn(1, 2, 70, 4) for _ in range(3)]
-    state = torch.randn(1, 2, 4, 4)
-    step = [tensor[:, :, 0] for tensor in inputs]
-    plain = [retention(*inputs, state, form=form) for form in ("parallel", "recurrent", "chunkwise")]
-    plain.append(retention_recurrent(*step, state))
+    state, step = torch.randn(1, 2, 4, 4), [tensor[:, :, 0] for tensor in inputs]
+    log_decay = log_decay_geometric(2) if operator == "retention" else log_decay_gate(torch.randn(1, 2, 70))
+    now = log_decay if operator == "retention" else log_decay[:, :, 0]
+
+    def run() -> list[tuple[Tensor, Tensor]]:
+        calls = [form(*inputs, state, log_decay=log_decay) for form in FORMS[operator].values()]
+        return [*calls, STEPS[operator](*step, state, log_decay=now)]
+
+    plain = run()
     with torch.autocast("cpu", torch.bfloat16):
-        cast = [retention(*inputs, state, form=form) for form in ("parallel", "recurrent", "chunkwise")]
-        cast.append(retention_recurrent(*step, state))
+        cast = run()
     for ours, theirs in zip(cast, plain, strict=True):
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
 
 
+@pytest.mark.parametrize("operator", FORMS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_states_are_float32_or_wider(dtype: torch.dtype):
+def test_states_are_float32_or_wider(dtype: torch.dtype, operator: str):
     inputs = [torch.randn(1, 2, 5, 4).to(dtype) for _ in range(3)]
-    for form in ("auto", "parallel", "recurrent", "chunkwise"):
-        output, state = retention(*inputs, form=form)
+    log_decay = log_decay_geometric(2) if operator == "retention" else log_decay_gate(torch.randn(1, 2, 5))
+    for form in FORMS[operator].values():
+        output, state = form(*inputs, log_decay=log_decay)
         assert output.dtype == dtype
         assert state.dtype == torch.promote_types(dtype, torch.float32)
 

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops.direct_sum import Case, direct_retention, random_case, relative_error
-from ops.forms import CASES, FORMS, KINDS, Form
-from retentive.ops import gated_retention_recurrent, log_decay_geometric, retention_recurrent
+from ops.forms import CASES, FORMS, KINDS, STEPS, Form
+from retentive.ops import log_decay_geometric
 
 TOLERANCE = {"parallel": 2e-6, "chunkwise of 4": 2e-6, "recurrent": 1e-5}
-STEPS: dict[str, Form] = {"retention": retention_recurrent, "gated": gated_retention_recurrent}
 EVERY = [(operator, name) for operator, forms in FORMS.items() for name in forms]
 
 
