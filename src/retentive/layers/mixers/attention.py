@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables
-from retentive.layers.mixers.key_value_cache import CacheClaims, KeysAndValues, KeyValueState, cache_of, causal_mask
+from retentive.layers.mixers.key_value_cache import (
+    CacheReaderConfig,
+    KeysAndValues,
+    KeyValueState,
+    cache_of,
+    causal_mask,
+)
 from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.projection import side_by_side
 from retentive.layers.token_place import TokenPlace, place_of
@@ -21,13 +27,10 @@ from retentive.state import StateShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionConfig(CacheClaims):
-    """Shape of an attention layer.
+class AttentionConfig(CacheReaderConfig):
+    """Shape of an attention layer; the heads of its cache, and what is its own.
 
     Attributes:
-        hidden_size: Width of the residual stream.
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads; fewer than ``num_heads`` is grouped-query attention (arXiv:2305.13245).
         key_dim: Channels of one head's query and key.
         value_dim: Channels of one head's value.
         window: A token sees itself and the ``window - 1`` tokens before it; None sees all.
@@ -37,9 +40,6 @@ class AttentionConfig(CacheClaims):
         rotary: Rotation of queries and keys; None has none.
     """
 
-    hidden_size: int
-    num_heads: int
-    num_kv_heads: int
     key_dim: int
     value_dim: int
     window: int | None = None

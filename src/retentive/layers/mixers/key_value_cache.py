@@ -15,18 +15,24 @@ KeysAndValues = tuple[Tensor, Tensor]
 """Both of shape ``(batch, kv_heads, time, dim)``."""
 
 
-class CacheClaims:
-    """What every config of a layer that reads a cache of keys and values claims as a mixer; see `MixerConfig`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReaderConfig:
+    """Shape of a layer that reads a cache of keys and values, whoever fills it; see `MixerConfig`.
 
-    __slots__ = ()
+    Attributes:
+        hidden_size: Width of the residual stream.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads; fewer than ``num_heads`` is grouped-query attention (arXiv:2305.13245).
+    """
 
     takes_attention_mask = True
     """A token reads exactly what the mask allows."""
     half_lives = None
     """Nothing fades."""
 
-    num_kv_heads: int
+    hidden_size: int
     num_heads: int
+    num_kv_heads: int
 
     def check_groups(self) -> None:
         """Validate the numbers of heads.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import AttentionMask, BatchLayout, RotaryConfig
-from retentive.layers.mixers.key_value_cache import CacheClaims, KeyValueState, cache_of, causal_mask
+from retentive.layers.mixers.key_value_cache import CacheReaderConfig, KeyValueState, cache_of, causal_mask
 from retentive.layers.mixers.protocol import InputProjection
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.projection import side_by_side
@@ -20,13 +20,10 @@ from retentive.state import StateShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SharedCacheAttentionConfig(CacheClaims):
-    """Shape of the layers that read a shared cache, and of the cache.
+class SharedCacheAttentionConfig(CacheReaderConfig):
+    """Shape of the layers that read a shared cache, and of the cache; its heads, and what is its own.
 
     Attributes:
-        hidden_size: Width of the residual stream.
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads; fewer than ``num_heads`` is grouped-query attention (arXiv:2305.13245).
         head_dim: Channels of one head.
         rotary: Rotation of queries and keys, each by its own position.
     """
@@ -36,9 +33,6 @@ class SharedCacheAttentionConfig(CacheClaims):
     state_is_bounded = False
     """The cache grows with every token."""
 
-    hidden_size: int
-    num_heads: int
-    num_kv_heads: int
     head_dim: int
     rotary: RotaryConfig
 
