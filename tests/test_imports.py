@@ -12,7 +12,7 @@ PACKAGE = Path(retentive.__file__).parent
 MIXER = re.compile("Mixer|Retention|Attention")
 FILE_LINES = 400
 FUNCTION_LINES = 60
-"""Of the body: a signature may have many arguments, as those of other packages do, and a docstring may be long."""
+"""Of the whole function, signature and docstring included."""
 
 
 def module_name(path: Path, package: Path) -> str:
@@ -94,13 +94,10 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
-def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function from its first statement after the docstring to its last."""
-    statements = function.body[ast.get_docstring(function, clean=False) is not None :]
-    if not statements:
-        return 0
-    assert statements[-1].end_lineno is not None
-    return statements[-1].end_lineno - statements[0].lineno + 1
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function from its ``def`` to its last."""
+    assert function.end_lineno is not None
+    return function.end_lineno - function.lineno + 1
 
 
 def long_functions(package: Path) -> list[str]:
@@ -112,9 +109,9 @@ def long_functions(package: Path) -> list[str]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]
     return [
-        f"{path.relative_to(package)}: {node.name} has {body_lines(node)} lines"
+        f"{path.relative_to(package)}: {node.name} has {lines_of(node)} lines"
         for path, node in functions
-        if body_lines(node) > FUNCTION_LINES
+        if lines_of(node) > FUNCTION_LINES
     ]
 
 
@@ -182,8 +179,9 @@ def test_circles_are_found_wherever_the_import_stands(tmp_path, files, expected)
 
 
 def test_long_functions_and_files_are_found(tmp_path):
-    body = "\n".join(["    x = 1"] * (FUNCTION_LINES + 1))
-    (tmp_path / "long.py").write_text(f'def f(\n    a,\n):\n    """Say.\n\n    More.\n    """\n{body}\n')
+    around = 'def f(\n    a,\n):\n    """Say.\n\n    More.\n    """\n'
+    body = "    x = 1\n" * (FUNCTION_LINES - around.count("\n"))
+    (tmp_path / "long.py").write_text(f"{around}{body}    x = 2\n\n\n{around}{body}")
     (tmp_path / "file.py").write_text("x = 1\n" * (FILE_LINES + 1))
     assert long_functions(tmp_path) == [f"long.py: f has {FUNCTION_LINES + 1} lines"]
     assert long_files(tmp_path) == [f"file.py has {FILE_LINES + 1} lines"]

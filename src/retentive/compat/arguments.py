@@ -1,9 +1,12 @@
 """Checks of other packages' arguments: those that this library cannot honour are refused by name, never ignored."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from retentive.models.registry import config_class
 
 
 def refuse(name: str, given: object, allowed: object, why: str) -> None:
@@ -14,6 +17,18 @@ def refuse(name: str, given: object, allowed: object, why: str) -> None:
     """
     if given != allowed:
         raise ValueError(f"{name} must be {allowed!r}, but is {given!r}: {why}.")
+
+
+def decoder_config(*, sizes: tuple[int, int, int, int, int], dropouts: tuple[float, float], **options: Any) -> Any:
+    """The config of a Transformer whose head has a bias, as the decoders of other packages have.
+
+    Args:
+        sizes: Token ids, hidden size, layers, heads, and channels of a head.
+        dropouts: In the residual stream, and of attention weights.
+        options: Other fields of `TransformerConfig`.
+    """
+    names = ("vocab_size", "hidden_size", "num_layers", "num_heads", "head_dim", "dropout", "attention_dropout")
+    return config_class("transformer")(**dict(zip(names, (*sizes, *dropouts), strict=True)), head_bias=True, **options)
 
 
 def activation_name(given: str | Callable[[Tensor], Tensor]) -> str:

@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from retentive.compat.arguments import refuse
+from retentive.compat.arguments import decoder_config, refuse
 from retentive.generation import Sampling, generate
 from retentive.models import rmt
-from retentive.models.registry import config_class
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Logits, Memory, TokenMask, Tokens
 from retentive.training.step.pieces import cut_text
@@ -24,6 +23,8 @@ Recalled = list[Tensor]
 
 class RecurrentMemoryTransformer(nn.Module):
     """One segment a call: ``logits, memories, xl_memories = model(x, memories, xl_memories=xl_memories)``.
+
+    ``use_flash_attn`` changes nothing: attention is always computed by torch's fused kernels.
 
     Attributes:
         model: The model of this library that does the work; it can be saved, served and trained like any other.
@@ -60,25 +61,17 @@ class RecurrentMemoryTransformer(nn.Module):
     ) -> None:
         """Make the model; the arguments are the package's, and `RecurrentMemoryConfig` explains them.
 
-        ``use_flash_attn`` changes nothing: attention is always computed by torch's fused kernels.
-
         Raises:
             ValueError: If an argument is out of range or is not supported here.
         """
         super().__init__()
         refuse("num_residual_streams", num_residual_streams, 1, "there is one residual stream here")
-        backbone: Any = config_class("transformer")(
-            vocab_size=num_tokens,
-            hidden_size=dim,
-            num_layers=depth,
-            num_heads=heads,
-            head_dim=dim_head,
+        backbone = decoder_config(
+            sizes=(num_tokens, dim, depth, heads, dim_head),
+            dropouts=(ff_dropout, attn_dropout),
             intermediate_size=int(dim * ff_mult * 2 / 3),
             gated=True,
             **_positions(abs_pos_emb, rotary_pos_emb, seq_len),
-            head_bias=True,
-            dropout=ff_dropout,
-            attention_dropout=attn_dropout,
         )
         recalled = _recalled_length(use_xl_memories, xl_mem_len, enhanced_xl_recurrence, seq_len)
         config = rmt.RecurrentMemoryConfig(
@@ -91,16 +84,11 @@ class RecurrentMemoryTransformer(nn.Module):
             xl_layer_above=enhanced_xl_recurrence,
             embedding_gradient=emb_gradient_frac,
         )
+        memory = (memory_not_causal, always_have_read_memories, add_write_to_next_write_mem)
         if causal:
-            config = replace(
-                config,
-                causal_memory=num_memory_tokens > 1 and not memory_not_causal,
-                read_first=always_have_read_memories,
-                write_start="memory" if add_write_to_next_write_mem else "learned",
-                write_gradient=not (add_write_to_next_write_mem and next_write_mem_stop_grad),
-            )
+            config = _with_write_memory(config, *memory, next_write_mem_stop_grad)
         else:
-            _check_one_block(memory_not_causal, always_have_read_memories, add_write_to_next_write_mem)
+            _check_one_block(*memory)
         self.model = rmt.RecurrentMemoryTransformer(config)
         self.causal, self.seq_len, self.ignore_index = causal, seq_len, ignore_index
 
@@ -290,6 +278,19 @@ def _check_one_block(
     refuse("memory_not_causal", memory_not_causal, True, reason)
     refuse("always_have_read_memories", always_have_read_memories, True, reason)
     refuse("add_write_to_next_write_mem", add_write_to_next_write_mem, False, reason)
+
+
+def _with_write_memory(
+    config: rmt.RecurrentMemoryConfig, not_causal: bool, read_first: bool, adds_to_next: bool, stops_gradient: bool
+) -> rmt.RecurrentMemoryConfig:
+    """The config of a decoder, which has memory tokens to read before the text and others to write after it."""
+    return replace(
+        config,
+        causal_memory=config.num_memory_tokens > 1 and not not_causal,
+        read_first=read_first,
+        write_start="memory" if adds_to_next else "learned",
+        write_gradient=not (adds_to_next and stops_gradient),
+    )
 
 
 def _positions(absolute: bool, rotary: bool, seq_len: int) -> dict[str, Any]:

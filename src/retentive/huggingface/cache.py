@@ -189,6 +189,17 @@ class StateCache(Cache):
 AnyStateCache = TypeVar("AnyStateCache", bound=StateCache)
 
 
+def advanced_cache(
+    cache: StateCache | None, is_wanted: bool, state: ModelState, columns: int, mask: TokenMask | None
+) -> StateCache | None:
+    """The cache after a call, see `StateCache.advance`: the one that came in, or a new one where one is wanted."""
+    if cache is None and is_wanted:
+        cache = StateCache()
+    if cache is not None:
+        cache.advance(state, columns, mask)
+    return cache
+
+
 def _layer_of(state: ModelState, seen: int) -> StateLayer:
     """Return the layer of a state whose rows all ended at the last of the columns that it has seen."""
     columns = torch.arange(seen, device=state.position.device)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
-from retentive.huggingface.cache import CACHE_NAME, StateCache
+from retentive.huggingface.cache import CACHE_NAME, StateCache, advanced_cache
 from retentive.huggingface.columns import one_cache, real_columns, without_pads
 from retentive.huggingface.config import RetentiveConfig
 from retentive.huggingface.hidden_states import last_real, read_hidden
@@ -90,10 +90,7 @@ class RetentiveForSequenceClassification(RetentivePreTrainedModel):
         if labels is not None:
             loss_function: Any = self.loss_function
             loss = loss_function(labels=labels, logits=logits, pooled_logits=logits, config=self.config)
-        if cache is None and use_cache:
-            cache = StateCache()
-        if cache is not None:
-            cache.advance(state, input_ids.shape[1], given_mask)
+        cache = advanced_cache(cache, bool(use_cache), state, input_ids.shape[1], given_mask)
         fields: dict[str, Any] = {"loss": loss, "logits": logits, CACHE_NAME: cache}
         result = SequenceClassifierOutputWithPast(**fields)
         return result.to_tuple() if return_dict is False else result

@@ -9,7 +9,7 @@ from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
-from retentive.huggingface.cache import CACHE_NAME, CACHE_NAMES, StateCache
+from retentive.huggingface.cache import CACHE_NAME, CACHE_NAMES, StateCache, advanced_cache
 from retentive.huggingface.columns import check_after_cache, one_cache, real_columns, without_pads
 from retentive.huggingface.config import RetentiveConfig
 from retentive.huggingface.hidden_states import kept_hidden_states
@@ -80,22 +80,18 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: Token ids.
-            attention_mask: 0 at padding, wherever it stands; of these columns, or of all that the cache has seen and
-                these.
+            attention_mask: 0 at padding, wherever it stands; of these columns, or of those in the cache too.
             past_key_values: `cache` by its name in transformers before 5.24.
-            inputs_embeds: In place of ``input_ids``, rows of the token table or what stands in for them; for families
-                that read one token after another (``transformer``, ``retnet``).
-            labels: As in every transformers model: the ``input_ids`` themselves, -100 where none counts. A token whose
-                column before is padding does not count either.
+            inputs_embeds: In place of ``input_ids``, rows of the token table or what stands in for them.
+            labels: The ``input_ids`` themselves, -100 where none counts, nor does a token after a column of padding.
             use_cache: Return a cache; None does what the config says, or else returns one outside of training.
             output_attentions: Refused: retention has no attention weights, and no family keeps them.
-            output_hidden_states: Return what each block reads, and last what the head reads; for families that read one
-                token after another.
+            output_hidden_states: Return what each block reads, and last what the head reads; like ``inputs_embeds`` for
+                families that read one token after another (``transformer``, ``retnet``).
             return_dict: False gives a tuple.
-            logits_to_keep: Columns from the end, or their indices, whose logits are wanted; 0 is all.
-            num_items_in_batch: The sum of losses is divided by it, which accumulates gradients exactly; None takes the
-                mean.
-            neighbours: For a RETRO: as its own call takes them.
+            logits_to_keep: Columns from the end, or indices of columns, whose logits are wanted; 0 is all.
+            num_items_in_batch: What the sum of losses is divided by, over accumulated batches; None takes the mean.
+            neighbours: For a RETRO, as its own call takes them.
             neighbour_mask: See there.
             cache: Where an earlier call stopped; its state is replaced. None starts new sequences.
             position_ids: Count the real columns of each row; a document begins where they are 0 again.
@@ -105,42 +101,32 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
         """
         refuse_attentions(output_attentions)
         cache = one_cache(cache, past_key_values)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("either input_ids or inputs_embeds must be given, and not both.")
-        read = cast("Tensor", input_ids if inputs_embeds is None else inputs_embeds)
-        given_mask = real_columns(attention_mask, cache, read.shape[0], read.shape[1])
+        rows, columns = _one_of(input_ids, inputs_embeds).shape[:2]
+        given_mask = real_columns(attention_mask, cache, rows, columns)
         mask, input_ids = without_pads(self.config, input_ids, given_mask)
-        starts = document_starts(position_ids, mask, cache, read.shape[0], read.shape[1])
-        state = None if cache is None else cache.state
-        wanted = None
-        if labels is None and isinstance(logits_to_keep, int) and logits_to_keep:
-            wanted = logits_to_keep
+        starts = document_starts(position_ids, mask, cache, rows, columns)
+        wanted = logits_to_keep if labels is None and isinstance(logits_to_keep, int) and logits_to_keep else None
         beside = _given(neighbours=neighbours, neighbour_mask=neighbour_mask)
-        if output_hidden_states is None:
-            output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
-        with kept_hidden_states(self.model, output_hidden_states) as hidden_states:
-            if inputs_embeds is None:
-                output = self._read(cast("Tensor", input_ids), state, mask, starts, wanted, beside)
-            else:
-                output = _read_embedded(self.model, inputs_embeds, state, mask, starts, wanted, beside)
-        assert output.logits is not None
+        read = self._read if inputs_embeds is None else self._read_embedded
+        text, state = _one_of(input_ids, inputs_embeds), None if cache is None else cache.state
+        with kept_hidden_states(self.model, self._asked("output_hidden_states", output_hidden_states)) as hidden_states:
+            output = read(text, state, mask, starts, wanted, beside)
         loss = None if labels is None else _loss(output.logits, labels, mask, num_items_in_batch)
-        if use_cache is None:
-            use_cache = getattr(self.config, "use_cache", None)
-        if cache is None and (not self.training if use_cache is None else use_cache):
-            cache = StateCache()
-        if cache is not None:
-            cache.advance(output.state, read.shape[1], given_mask)
+        is_kept = self._asked("use_cache", use_cache, otherwise=not self.training)
+        cache = advanced_cache(cache, is_kept, output.state, columns, given_mask)
         kept = _kept(output.logits, logits_to_keep if wanted is None else 0)
         fields: dict[str, Any] = {"loss": loss, "logits": kept, CACHE_NAME: cache}
-        if hidden_states:
-            fields["hidden_states"] = tuple(hidden_states)
-        result = CausalLMOutputWithPast(**fields)
+        result = CausalLMOutputWithPast(**fields, hidden_states=tuple(hidden_states) or None)
         return result.to_tuple() if return_dict is False else result
+
+    def _asked(self, name: str, given: bool | None, *, otherwise: bool = False) -> bool:
+        """An option of a call; where the call leaves it out, that of the config, or else ``otherwise``."""
+        chosen = getattr(self.config, name, None) if given is None else given
+        return otherwise if chosen is None else bool(chosen)
 
     def _read(
         self,
-        tokens: Tensor,
+        tokens: Tokens,
         state: ModelState | None,
         mask: TokenMask | None,
         starts: TokenMask | None,
@@ -157,6 +143,27 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
             state = lookup.begin(tokens, mask, state)
             beside = _given(neighbours=lookup.neighbours(tokens, mask, state))
         return self.model(tokens, state, mask=mask, starts=starts, logits_to_keep=wanted, **beside)
+
+    def _read_embedded(
+        self,
+        embedded: Hidden,
+        state: ModelState | None,
+        mask: TokenMask | None,
+        starts: TokenMask | None,
+        wanted: int | None,
+        beside: dict[str, Any],
+    ) -> ModelOutput:
+        model = self.model
+        if not model.is_plain_decoder or beside:
+            raise ValueError(
+                f"inputs_embeds must be None for a {model.config.family}, whose state remembers token ids; give "
+                "input_ids."
+            )
+        decoder = model.decoder
+        layout = decoder.layout(embedded, None if state is None else state.position, mask=mask, starts=starts)
+        hidden = decoder.embedding_dropout(decoder.embedding.place(embedded, layout.positions))
+        hidden, following = decoder(hidden, state, layout)
+        return model.read_out(hidden, following, None, wanted)
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Write tokens as every transformers model does; see `GenerationMixin.generate`.
@@ -215,36 +222,24 @@ def _given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _read_embedded(
-    model: DecoderModel,
-    embedded: Hidden,
-    state: ModelState | None,
-    mask: TokenMask | None,
-    starts: TokenMask | None,
-    wanted: int | None,
-    beside: dict[str, Any],
-) -> ModelOutput:
-    if not model.is_plain_decoder or beside:
-        raise ValueError(
-            f"inputs_embeds must be None for a {model.config.family}, whose state remembers token ids; give input_ids."
-        )
-    decoder = model.decoder
-    layout = decoder.layout(embedded, None if state is None else state.position, mask=mask, starts=starts)
-    hidden = decoder.embedding_dropout(decoder.embedding.place(embedded, layout.positions))
-    hidden, following = decoder(hidden, state, layout)
-    return model.read_out(hidden, following, None, wanted)
+def _one_of(input_ids: Tokens | None, inputs_embeds: Hidden | None) -> Tensor:
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("either input_ids or inputs_embeds must be given, and not both.")
+    return cast("Tensor", input_ids if inputs_embeds is None else inputs_embeds)
 
 
-def _kept(logits: Logits, logits_to_keep: int | Tensor) -> Float[Tensor, "batch kept vocab"]:
+def _kept(logits: Logits | None, logits_to_keep: int | Tensor) -> Float[Tensor, "batch kept vocab"]:
+    assert logits is not None
     if isinstance(logits_to_keep, Tensor):
         return logits[:, logits_to_keep]
     return logits[:, -logits_to_keep:] if logits_to_keep else logits
 
 
 def _loss(
-    logits: Logits, labels: Tokens, mask: TokenMask | None, num_items_in_batch: Tensor | int | None
+    logits: Logits | None, labels: Tokens, mask: TokenMask | None, num_items_in_batch: Tensor | int | None
 ) -> Float[Tensor, ""]:
     """Cross-entropy of each next token, in nats; the mean, or the sum over ``num_items_in_batch``."""
+    assert logits is not None
     asked = following = labels[:, 1:]
     if mask is not None:
         # Padding predicts nothing: the first token of a row that begins with padding has no loss.

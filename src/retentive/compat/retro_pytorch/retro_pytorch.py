@@ -5,8 +5,7 @@ from typing import Any, cast
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from retentive.compat.arguments import refuse
-from retentive.models.registry import config_class
+from retentive.compat.arguments import decoder_config, refuse
 from retentive.models.retro import Retro, RetroConfig
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Logits, Tokens
@@ -60,19 +59,13 @@ class RETRO(nn.Module):
         for name, given in (("enc_scale_residual", enc_scale_residual), ("dec_scale_residual", dec_scale_residual)):
             refuse(name, given, None, "use_deepnet=True scales by DeepNorm's rule")
         norm: Any = self._norm(norm_klass, gated_rmsnorm, use_deepnet)
-        base: Any = config_class("transformer")(
-            vocab_size=num_tokens,
-            hidden_size=dec_dim,
-            num_layers=dec_depth,
-            num_heads=heads,
-            head_dim=dim_head,
+        base = decoder_config(
+            sizes=(num_tokens, dec_dim, dec_depth, heads, dim_head),
+            dropouts=(dec_ff_dropout, dec_attn_dropout),
             norm=norm,
             final_norm=not use_deepnet,
             feed_forward_bias=True,
             output_bias=True,
-            head_bias=True,
-            dropout=dec_ff_dropout,
-            attention_dropout=dec_attn_dropout,
         )
         config = RetroConfig(
             base=base,
@@ -80,11 +73,8 @@ class RETRO(nn.Module):
             cross_layers=_layers(dec_cross_attn_layers, dec_depth),
             encoder_hidden_size=enc_dim,
             encoder_num_layers=enc_depth,
-            encoder_num_heads=heads,
-            encoder_head_dim=dim_head,
             encoder_cross_layers=_layers(enc_cross_attn_layers, enc_depth),
-            cross_num_heads=heads,
-            cross_head_dim=dim_head,
+            **_heads(heads, dim_head),
             share_embeddings=True,
             norm=norm,
             residual="deepnorm" if use_deepnet else "pre_norm",
@@ -141,6 +131,12 @@ class RETRO(nn.Module):
         if retrieved is None or not retrieved.shape[1]:
             return None
         return retrieved.masked_fill(retrieved == self.pad_id, -1)
+
+
+def _heads(number: int, channels: int) -> dict[str, Any]:
+    """The heads of the encoder and of the cross-attentions, as those of the decoder."""
+    parts = ("encoder", "cross")
+    return {f"{part}_num_heads": number for part in parts} | {f"{part}_head_dim": channels for part in parts}
 
 
 def _layers(given: tuple[int, ...] | None, depth: int) -> tuple[int, ...]:

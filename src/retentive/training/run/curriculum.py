@@ -183,12 +183,9 @@ def fit_curriculum(
         left -= curriculum.is_finished
         if left < 0 or seconds > max_seconds:
             break
+    seconds, is_finished = time.perf_counter() - begin, curriculum.is_finished
     return CurriculumReport(
-        stages=tuple(learned),
-        is_finished=curriculum.is_finished,
-        steps=len(losses),
-        seconds=time.perf_counter() - begin,
-        losses=tuple(losses),
+        stages=tuple(learned), is_finished=is_finished, steps=len(losses), seconds=seconds, losses=tuple(losses)
     )
 
 
