@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from benchmarks import machine
 from benchmarks.interleave import ROOT, Arena, Contestant
-from benchmarks.retnet_report import Results, table
+from benchmarks.results import Results, table
 
 Plan = TypeVar("Plan")
 Taken = TypeVar("Taken", contravariant=True)

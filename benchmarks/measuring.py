@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from benchmarks import machine
 from benchmarks.interleave import Arena, Race, Ratio, Task
-from benchmarks.retnet_report import Limit, Results, Row
+from benchmarks.results import Limit, Results, Row
 
 
 class Judged(Protocol):
@@ -29,14 +29,16 @@ class Measuring(Generic[Plan]):
     Attributes:
         arena: Where contestants are.
         plan: Sizes, and whether targets apply to them.
+        with_yardstick: Whether the other package takes part.
         races: What was measured, by name.
         peaks: Bytes, by contestant.
         rows: What is reported of it.
     """
 
-    def __init__(self, arena: Arena, plan: Plan) -> None:
+    def __init__(self, arena: Arena, plan: Plan, *, with_yardstick: bool) -> None:
         """Take part in an open arena that holds the plan's contestants."""
         self.arena = arena
+        self.with_yardstick = with_yardstick
         self.plan = plan
         self.races: dict[str, Race] = {}
         self.peaks: dict[str, int] = {}

@@ -5,7 +5,6 @@ All three have one shape; the two RetNets are the very same model, with the same
 should have nothing else to do; it takes about five minutes.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +12,11 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.command import run_benchmark
-from benchmarks.interleave import Arena, Contestant, Race, Task, ratio_of_rounds
+from benchmarks.interleave import Contestant, Race, Task, ratio_of_rounds
 from benchmarks.measuring import Measuring
-from benchmarks.retnet_report import Results, draw
-from benchmarks.yardsticks.install import yardstick_python
+from benchmarks.plan import TINY, ModelPlan, ours, theirs
+from benchmarks.results import Results
+from benchmarks.retnet_report import draw
 
 OURS, TRANSFORMER, YARDSTICK = "retnet", "transformer", "yet-another-retnet"
 BY_CHUNKS = f"{YARDSTICK} by chunks"
@@ -25,14 +25,10 @@ ONE_THREAD = f"{YARDSTICK} on one thread"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(ModelPlan):
     """Sizes of the model and of the works, and how often each is done.
 
     Attributes:
-        vocab_size: Token ids of every contestant.
-        hidden_size: Channels of the residual stream.
-        num_layers: Blocks.
-        num_heads: Heads of a block.
         intermediate_size: Channels inside the feed-forward.
         training: Tokens of a training step -> rounds.
         prefill: Tokens of a prompt.
@@ -43,15 +39,8 @@ class Plan:
         steps: Decoded tokens of one repetition.
         transformer_steps: The same after long contexts, where the Transformer is slow.
         rounds: Rounds of prefill and decode.
-        matrix_size: Of the large square product.
-        copy_mebibytes: Of the memory copy.
-        judged: Whether targets apply; they are set for the full sizes.
     """
 
-    vocab_size: int = 8192
-    hidden_size: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
     intermediate_size: int = 512
     training: tuple[tuple[int, int], ...] = ((512, 15), (2048, 9), (4096, 5))
     prefill: int = 16_384
@@ -62,23 +51,11 @@ class Plan:
     steps: int = 32
     transformer_steps: int = 4
     rounds: int = 15
-    matrix_size: int = 3072
-    copy_mebibytes: int = 512
-    judged: bool = True
-
-    @property
-    def shape(self) -> dict[str, int]:
-        """What every contestant is built from."""
-        names = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
-        return {name: getattr(self, name) for name in names}
 
 
 FULL = Plan()
 QUICK = Plan(
-    vocab_size=64,
-    hidden_size=32,
-    num_layers=2,
-    num_heads=2,
+    **TINY,
     intermediate_size=48,
     training=((32, 2), (96, 2)),
     prefill=160,
@@ -88,10 +65,6 @@ QUICK = Plan(
     contexts=(16, 64),
     steps=2,
     transformer_steps=2,
-    rounds=2,
-    matrix_size=64,
-    copy_mebibytes=1,
-    judged=False,
 )
 
 # What is to be reached.
@@ -101,7 +74,7 @@ PEAK_TARGET, PREFILL_TARGET, DECODE_TARGET, SHARE_TARGET, GROWTH_TARGET = 0.35, 
 
 def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
     """Who competes, the machine itself included."""
-    here, module = Path(sys.executable), "benchmarks.workers.retentive_model"
+    shape = plan.sizes("intermediate_size")
     # What yet-another-retnet is made of, option by option.
     same = {
         "value_dim": plan.hidden_size // plan.num_heads,
@@ -113,28 +86,23 @@ def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Conte
         "bias": True,
         "head_bias": True,
     }
-    retnet = {"family": "retnet", **plan.shape, **same}
-    transformer = {"family": "transformer", **plan.shape}
-    found = [machine.contestant(threads=threads)]
-    for name, config in ((OURS, retnet), (TRANSFORMER, transformer)):
-        options = {"config": config, "threads": threads}
-        found.append(Contestant(name=name, python=here, module=module, options=options))
+    found = [
+        machine.contestant(threads=threads),
+        ours(OURS, "retentive_model", config={"family": "retnet", **shape, **same}, threads=threads),
+        ours(TRANSFORMER, "retentive_model", config={"family": "transformer", **shape}, threads=threads),
+    ]
     if with_yardstick:
-        python = yardstick_python("yet_another_retnet")
-        options = {**plan.shape, "threads": threads}
-        module = "benchmarks.workers.yet_another_retnet"
-        found.append(Contestant(name=YARDSTICK, python=python, module=module, options=options))
+        found.append(theirs(YARDSTICK, "yet_another_retnet", "yet_another_retnet", **shape, threads=threads))
     return found
 
 
 class Benchmark(Measuring[Plan]):
     """Runs the races of a plan in an arena and collects what they show."""
 
-    def __init__(self, arena: Arena, plan: Plan, *, with_yardstick: bool) -> None:
-        """Take part in an open arena that holds the plan's `contestants`."""
-        super().__init__(arena, plan)
-        self.models = [OURS, TRANSFORMER, *([YARDSTICK] if with_yardstick else [])]
-        self.with_yardstick = with_yardstick
+    @property
+    def models(self) -> list[str]:
+        """Who takes part."""
+        return [OURS, TRANSFORMER, *([YARDSTICK] if self.with_yardstick else [])]
 
     def run(self) -> None:
         """Measure everything. Training comes before what runs in inference mode (see the yardstick's ``save``)."""
@@ -163,7 +131,7 @@ class Benchmark(Measuring[Plan]):
     def training(self, time: int, rounds: int) -> None:
         """Training steps on rows of ``time`` tokens; the machine's matrix speed is taken between them."""
         tasks = {name: Task(contestant=name, work="training_step", arguments={"time": time}) for name in self.models}
-        tasks |= machine.tasks(matrix_size=self.plan.matrix_size, copy_mebibytes=self.plan.copy_mebibytes)
+        tasks |= self.plan.machine_tasks()
         if self.with_yardstick:
             arguments = {"time": time, "chunk_size": self.plan.written_chunk}
             tasks[BY_CHUNKS] = Task(contestant=YARDSTICK, work="training_step_by_chunks", arguments=arguments)

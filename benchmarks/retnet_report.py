@@ -1,10 +1,7 @@
-"""The table and the picture of the RetNet benchmark."""
+"""The picture of the RetNet benchmark."""
 
-import dataclasses
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import matplotlib
 
@@ -12,123 +9,30 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmarks.interleave import Race, Ratio
+from benchmarks.interleave import Race
+from benchmarks.pictures import TARGET_COLOUR, draw_targets, finish
+from benchmarks.results import Results
 
 COLOURS = {"retnet": "#0b6e4f", "transformer": "#3066be", "yet-another-retnet": "#c2571a"}
-TARGET_COLOUR = "#b00020"
-Limit = Literal["least", "most"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        what: The work.
-        against: Whom our RetNet is measured against.
-        ratio: Our speed over theirs, our memory over theirs, or our share.
-        target: What is to be reached, None where the line is for information.
-        limit: Whether the target is the ``least`` or the ``most`` that the ratio may be.
-    """
-
-    what: str
-    against: str
-    ratio: Ratio
-    target: float | None
-    limit: Limit
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the median reaches the target; None without one."""
-        if self.target is None:
-            return None
-        return self.ratio.median >= self.target if self.limit == "least" else self.ratio.median <= self.target
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Results:
-    """Everything that was measured.
-
-    Attributes:
-        machine: What it is called and what it can do.
-        plan: Sizes and rounds.
-        rows: The table.
-        peaks: Bytes of memory of a training step by contestant.
-        races: Seconds by race, contestant and round.
-    """
-
-    machine: dict[str, Any]
-    plan: dict[str, Any]
-    rows: list[Row]
-    peaks: dict[str, int]
-    races: dict[str, Race]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {
-            "machine": self.machine,
-            "plan": self.plan,
-            "rows": [{**dataclasses.asdict(row), "met": row.met} for row in self.rows],
-            "peak_bytes": self.peaks,
-            "races": {name: dataclasses.asdict(race) for name, race in self.races.items()},
-        }
-
-
-def table(results: Results) -> str:
-    """The results as a Markdown table, lines with a target first."""
-    machine = results.machine
-    lines = [
-        f"{machine['cpu']} ({machine['vector_instructions']}), {machine['threads']} threads, torch {machine['torch']}: "
-        f"{machine['matrix_gflop_per_second']:.0f} GFLOP/s in a float32 square product, "
-        f"{machine['memory_gigabytes_per_second']:.1f} GB/s in a memory copy.",
-        "",
-        "| work | against | target | reached (quartiles) | |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    verdicts = {True: "met", False: "**not met**", None: ""}
-    for row in sorted(results.rows, key=lambda row: row.target is None):
-        ratio = row.ratio
-        sign = "" if row.target is None else f"at {row.limit} {row.target:g}x"
-        spread = f" ({ratio.lower_quartile:.2f} to {ratio.upper_quartile:.2f})" if ratio.rounds > 1 else ""
-        lines.append(f"| {row.what} | {row.against} | {sign} | {ratio.median:.2f}x{spread} | {verdicts[row.met]} |")
-    return "\n".join(lines)
 
 
 def draw(results: Results, path: Path) -> None:
     """Draw the picture."""
     figure, panels = pyplot.subplots(2, 3, figsize=(16, 9), layout="constrained")
-    _draw_targets(panels[0, 0], results)
+    draw_targets(panels[0, 0], results.rows)
     _draw_training(panels[0, 1], results)
     _draw_matrix_speed(panels[0, 2], results)
     _draw_peaks(panels[1, 0], results)
     _draw_decode(panels[1, 1], results)
     _draw_states(panels[1, 2], results)
     plan, machine = results.plan, results.machine
-    figure.suptitle(
+    finish(
+        figure,
+        path,
         f"hidden {plan['hidden_size']}, {plan['num_layers']} layers, {plan['num_heads']} heads, feed-forward "
         f"{plan['intermediate_size']}, vocabulary {plan['vocab_size']}, float32, batch 1, {machine['threads']} threads "
         f"of {machine['cpu']}, torch {machine['torch']}",
-        fontsize=11,
     )
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-
-
-def _draw_targets(axes: Axes, results: Results) -> None:
-    """Each target as a line, and how far the bar comes: 1 is the target, further right is better."""
-    rows = [row for row in results.rows if row.target is not None][::-1]
-    for height, row in enumerate(rows):
-        assert row.target is not None
-        progress = row.ratio.median / row.target if row.limit == "least" else row.target / row.ratio.median
-        axes.barh(height, progress, color=COLOURS["retnet"] if row.met else "#d9a441", height=0.65)
-        sign = ">=" if row.limit == "least" else "<="
-        text = f"{row.ratio.median:.2f}x (target {sign} {row.target:g}x)"
-        axes.text(max(progress, 1) + 0.04, height, text, va="center", fontsize=8)
-    axes.set_xlim(right=1.45 * axes.get_xlim()[1])  # room for the words
-    axes.axvline(1, color=TARGET_COLOUR, linestyle="--")
-    axes.set_yticks(range(len(rows)), [f"{row.what}\nagainst {row.against}" for row in rows], fontsize=7)
-    axes.set_xlabel("reached / target (right of the line: better)")
-    axes.set_title("Targets (green: met)")
 
 
 def _draw_training(axes: Axes, results: Results) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.interleave import ROOT, Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
-from benchmarks.retnet_report import Limit, Row
+from benchmarks.results import Limit, Row
 from benchmarks.retrieval_report import Results, draw, table
 from benchmarks.yardsticks.install import yardstick_python
 
@@ -39,9 +39,9 @@ class Plan:
 
     Attributes:
         documents: Documents of the comparison with vectors, taken evenly from the corpus.
-        whole: Documents of what is called the whole corpus; ``None`` takes all.
         encoded: Chunks that one repetition of encoding encodes.
         vectors: Clustered vectors.
+        whole: Documents of what is called the whole corpus; ``None`` takes all.
         dimension: Numbers in each.
         queries: Queries on them.
         asked: Chunks that lexical queries are of.
@@ -50,9 +50,9 @@ class Plan:
     """
 
     documents: int = 40
-    whole: int | None = None
     encoded: int = 192
     vectors: int = 200_000
+    whole: int | None = None
     dimension: int = 128
     queries: int = 1000
     asked: int = 2000

@@ -12,7 +12,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from benchmarks.interleave import Race
-from benchmarks.retnet_report import TARGET_COLOUR, Row
+from benchmarks.pictures import draw_targets, finish
+from benchmarks.results import TABLE_HEAD, Row, by_target
 
 COLOURS = {"retentive": "#0b6e4f", "retentive-all": "#0b6e4f", "retro-pytorch": "#c2571a", "arithmetic": "black"}
 YARDSTICK = "retro-pytorch"
@@ -43,7 +44,7 @@ class Results:
         return {
             "machine": self.machine,
             "plan": self.plan,
-            "rows": [{**dataclasses.asdict(row), "met": row.met} for row in self.rows],
+            "rows": [row.to_json() for row in self.rows],
             "races": {name: dataclasses.asdict(race) for name, race in self.races.items()},
             "facts": self.facts,
         }
@@ -54,18 +55,15 @@ def table(results: Results) -> str:
     machine = results.machine
     lines = [
         f"{machine['cpu']} ({machine['vector_instructions']}), {machine['threads']} threads, torch {machine['torch']}.",
-        "",
-        "| work | against | target | reached (quartiles) | |",
-        "| --- | --- | --- | --- | --- |",
+        *TABLE_HEAD,
     ]
-    verdicts = {True: "met", False: "**not met**", None: ""}
-    for row in sorted(results.rows, key=lambda row: row.target is None):
+    for row in by_target(results.rows):
         ratio = row.ratio
         unit = "" if row.against in ("a clock", "exact search") else "x"
         sign = "" if row.target is None else f"at {row.limit} {row.target:,g}{unit}"
         spread = f" ({_number(ratio.lower_quartile)} to {_number(ratio.upper_quartile)})" if ratio.rounds > 1 else ""
         reached = f"{_number(ratio.median)}{unit}{spread}"
-        lines.append(f"| {row.what} | {row.against} | {sign} | {reached} | {verdicts[row.met]} |")
+        lines.append(f"| {row.what} | {row.against} | {sign} | {reached} | {row.verdict} |")
     lines += ["", "| stage | contestant | chunks a second |", "| --- | --- | --- |"]
     for name, race in results.races.items():
         if name not in ("open", "search_one"):
@@ -99,35 +97,16 @@ def compared(results: Results) -> list[str]:
 def draw(results: Results, path: Path) -> None:
     """Draw the picture."""
     figure, panels = pyplot.subplots(1, 3, figsize=(17, 5.5), layout="constrained")
-    _draw_targets(panels[0], results)
+    draw_targets(panels[0], results.rows, _number)
     _draw_stages(panels[1], results)
     _draw_faults(panels[2], results)
     machine, chunks = results.machine, results.facts["retentive neighbours"]["chunks"]
-    figure.suptitle(
+    finish(
+        figure,
+        path,
         f"{chunks:,.0f} chunks of 64 tokens, one encoder for both, {machine['threads']} threads of {machine['cpu']}, "
         f"torch {machine['torch']}",
-        fontsize=11,
     )
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-
-
-def _draw_targets(axes: Axes, results: Results) -> None:
-    """Each target as a line, and how far the bar comes: 1 is the target, further right is better."""
-    rows = [row for row in results.rows if row.target is not None][::-1]
-    for height, row in enumerate(rows):
-        assert row.target is not None
-        progress = row.ratio.median / row.target if row.limit == "least" else row.target / row.ratio.median
-        axes.barh(height, progress, color=COLOURS["retentive"] if row.met else "#d9a441", height=0.65)
-        sign = ">=" if row.limit == "least" else "<="
-        words = f" {_number(row.ratio.median)} (target {sign} {row.target:,g})"
-        axes.text(max(progress, 1.05), height, words, va="center", fontsize=8)
-    axes.axvline(1, color=TARGET_COLOUR, linestyle="--")
-    axes.set_xscale("log")
-    axes.set_xlim(right=axes.get_xlim()[1] * 12)  # room for words beside the longest bar
-    axes.set_yticks(range(len(rows)), [f"{row.what}\nagainst {row.against}" for row in rows], fontsize=7)
-    axes.set_xlabel("reached / target (right of the line: better)")
-    axes.set_title("Targets (green: met)")
 
 
 def _draw_stages(axes: Axes, results: Results) -> None:

@@ -5,18 +5,16 @@ weights. Writes ``runs/bench/retro.json``, ``.md`` and ``.png`` and prints a tab
 to do; it takes about five minutes.
 """
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
 from benchmarks.command import run_benchmark
-from benchmarks.interleave import Arena, Contestant, Race, Task, ratio_of_rounds
+from benchmarks.interleave import Contestant, Race, Task, ratio_of_rounds
 from benchmarks.measuring import Measuring
-from benchmarks.retnet_report import Results
+from benchmarks.plan import TINY, ModelPlan, ours, theirs
+from benchmarks.results import Results
 from benchmarks.retro_report import draw
-from benchmarks.yardsticks.install import yardstick_python
 
 OURS, RETENTION, YARDSTICK = "retro", "retro over retention", "retro-pytorch"
 
@@ -24,108 +22,55 @@ TRAINING_TARGET, PEAK_TARGET, DECODE_TARGET, GROWTH_TARGET = 1.5, 0.5, 30.0, 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(ModelPlan):
     """Sizes of the model and of the works, and how often each is done.
 
     Attributes:
-        vocab_size: Token ids.
-        hidden_size: Channels of the residual stream, in the encoder too.
         encoder_layers: Blocks of the encoder.
-        num_layers: Blocks of the decoder.
         cross_layers: Those of them that read neighbours.
-        num_heads: Heads of a block.
         chunk_size: Tokens of a chunk.
         neighbours: Of each chunk, each two chunks long.
+        chunks: Chunks that came before, at first and at last.
         time: Tokens of a training step.
         context: Tokens before the decoded ones.
         steps: Decoded tokens of one repetition of ours: a chunk.
         yardstick_steps: The same of the other one, which is slow.
-        chunks: Chunks that came before, at first and at last.
-        rounds: Of each race.
-        judged: Whether targets apply; they are set for the full sizes.
     """
 
-    vocab_size: int = 8192
-    hidden_size: int = 256
-    encoder_layers: int = 2
     num_layers: int = 6
+    encoder_layers: int = 2
     cross_layers: tuple[int, ...] = (2, 4, 6)
-    num_heads: int = 4
     chunk_size: int = 64
     neighbours: int = 2
+    chunks: tuple[int, int] = (2, 30)
     time: int = 1024
     context: int = 512
     steps: int = 64
     yardstick_steps: int = 2
-    chunks: tuple[int, int] = (2, 30)
-    rounds: int = 9
-    judged: bool = True
+    matrix_size: int = 4096
 
 
 FULL = Plan()
-QUICK = Plan(
-    vocab_size=64,
-    hidden_size=32,
-    encoder_layers=1,
-    num_layers=2,
-    cross_layers=(2,),
-    num_heads=1,
-    chunk_size=8,
-    time=32,
-    context=16,
-    steps=8,
-    chunks=(1, 3),
-    rounds=2,
-    judged=False,
-)
+QUICK = Plan(**TINY, encoder_layers=1, cross_layers=(2,), chunk_size=8, time=32, context=16, steps=8, chunks=(1, 3))
 
 
 def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
     """Who competes, the machine itself included."""
     found = [machine.contestant(threads=threads)]
     for name, family in ((OURS, "transformer"), (RETENTION, "retnet")):
-        found.append(
-            Contestant(
-                name=name,
-                python=Path(sys.executable),
-                module="benchmarks.workers.retro_model",
-                options={
-                    "config": our_config(plan, family),
-                    "neighbours": plan.neighbours,
-                    "threads": threads,
-                },
-            )
-        )
+        options = {"neighbours": plan.neighbours, "threads": threads}
+        found.append(ours(name, "retro_model", config=our_config(plan, family), **options))
     if with_yardstick:
-        names = ("vocab_size", "hidden_size", "encoder_layers", "num_layers", "num_heads", "chunk_size", "neighbours")
-        options = {name: getattr(plan, name) for name in names}
-        found.append(
-            Contestant(
-                name=YARDSTICK,
-                python=yardstick_python("retro_pytorch"),
-                module="benchmarks.workers.retro_pytorch_model",
-                options={
-                    **options,
-                    "cross_layers": list(plan.cross_layers),
-                    "max_length": max(plan.time, plan.context + plan.yardstick_steps),
-                    "threads": threads,
-                },
-            )
-        )
+        options = plan.sizes("encoder_layers", "chunk_size", "neighbours")
+        options |= {"cross_layers": list(plan.cross_layers), "threads": threads}
+        longest = max(plan.time, plan.context + plan.yardstick_steps)
+        found.append(theirs(YARDSTICK, "retro_pytorch", "retro_pytorch_model", **options, max_length=longest))
     return found
 
 
 def our_config(plan: Plan, family: str) -> dict[str, Any]:
     """A RETRO of the yardstick's make: one table of tokens, feed-forwards four times as wide."""
-    base = {
-        "family": family,
-        "vocab_size": plan.vocab_size,
-        "hidden_size": plan.hidden_size,
-        "num_layers": plan.num_layers,
-        "num_heads": plan.num_heads,
-        "intermediate_size": 4 * plan.hidden_size,
-        "head_bias": True,
-    }
+    base = {"family": family, **plan.sizes(), "intermediate_size": 4 * plan.hidden_size, "head_bias": True}
     return {
         "family": "retro",
         "base": base,
@@ -141,11 +86,10 @@ def our_config(plan: Plan, family: str) -> dict[str, Any]:
 class Benchmark(Measuring[Plan]):
     """Runs the races of a plan in an arena and collects what they show."""
 
-    def __init__(self, arena: Arena, plan: Plan, *, with_yardstick: bool) -> None:
-        """Take part in an open arena that holds the plan's `contestants`."""
-        super().__init__(arena, plan)
-        self.names = [OURS, RETENTION, *([YARDSTICK] if with_yardstick else [])]
-        self.with_yardstick = with_yardstick
+    @property
+    def names(self) -> list[str]:
+        """Who takes part."""
+        return [OURS, RETENTION, *([YARDSTICK] if self.with_yardstick else [])]
 
     def run(self) -> None:
         """Measure everything. Training comes before what runs in inference mode."""
@@ -161,7 +105,7 @@ class Benchmark(Measuring[Plan]):
                 self.row(f"peak memory of a training step, {name}", YARDSTICK, ratio, target, "most")
         self._decode()
         self._growth()
-        self.race("machine", machine.tasks(), self.plan.rounds)
+        self.race("machine", self.plan.machine_tasks(), self.plan.rounds)
 
     def _decode(self) -> None:
         """New tokens after some chunks, neighbours of a new chunk included."""

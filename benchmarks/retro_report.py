@@ -8,10 +8,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmarks.retnet_report import Results
-from benchmarks.targets_panel import draw_targets
+from benchmarks.pictures import draw_targets, finish
+from benchmarks.results import Results
 
-OURS_COLOUR, OTHER_COLOUR, TARGET_COLOUR = "#0b6e4f", "#c2571a", "#b00020"
+OURS_COLOUR, OTHER_COLOUR = "#0b6e4f", "#c2571a"
 
 
 def draw(results: Results, path: Path) -> None:
@@ -23,17 +23,16 @@ def draw(results: Results, path: Path) -> None:
         _bars(axes, name, "tokens per second", speeds)
     peaks = {name: peak / 2**20 for name, peak in results.peaks.items()}
     _bars(panels[-2], "peak memory of a training step", "MiB", peaks)
-    draw_targets(panels[-1], results)
+    draw_targets(panels[-1], results.rows)
     plan, machine = results.plan, results.machine
-    figure.suptitle(
+    finish(
+        figure,
+        path,
         f"hidden {plan['hidden_size']}, {plan['num_layers']} layers, {plan['num_heads']} heads, encoder of "
         f"{plan['encoder_layers']} layers, {plan['neighbours']} neighbours of {2 * plan['chunk_size']} tokens, "
         f"{plan['time']} tokens a step, float32, {machine['threads']} threads of {machine['cpu']}, torch "
         f"{machine['torch']}",
-        fontsize=11,
     )
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def _bars(axes: Axes, title: str, unit: str, values: dict[str, float]) -> None:

@@ -5,18 +5,16 @@ that ours lack, so they cannot have the same weights. Writes ``runs/bench/rmt.js
 The machine should have nothing else to do; it takes about five minutes.
 """
 
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
 from benchmarks.command import run_benchmark
-from benchmarks.interleave import Arena, Contestant, Task, ratio_of_rounds
+from benchmarks.interleave import Contestant, Task, ratio_of_rounds
 from benchmarks.measuring import Measuring
-from benchmarks.retnet_report import Results
+from benchmarks.plan import TINY, ModelPlan, ours, theirs
+from benchmarks.results import Results
 from benchmarks.rmt_report import draw
-from benchmarks.yardsticks.install import yardstick_python
 
 OURS, YARDSTICK = "rmt", "recurrent-memory-transformer-pytorch"
 FUSED = f"{YARDSTICK}, fused attention"
@@ -29,91 +27,42 @@ GROWTH_LIMIT = 20e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(ModelPlan):
     """Sizes of the model and of the works, and how often each is done.
 
     Attributes:
-        vocab_size: Token ids.
-        hidden_size: Channels of the residual stream.
-        num_layers: Blocks.
-        num_heads: Heads of a block.
         segment_length: Tokens of a segment.
         num_memory_tokens: Memory tokens.
+        segments: The segment that others are compared with, and the last one.
         time: Tokens of a training step.
         prompt: Tokens of a prompt.
         steps: Tokens that are generated after it.
-        segments: The segment that others are compared with, and the last one.
-        rounds: Of each race.
-        matrix_size: Of the large square product.
-        copy_mebibytes: Of the memory copy.
-        judged: Whether targets apply; they are set for the full sizes.
     """
 
     vocab_size: int = 256
-    hidden_size: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
     segment_length: int = 256
     num_memory_tokens: int = 32
+    segments: tuple[int, int] = (10, 4000)
     time: int = 2048
     prompt: int = 128
     steps: int = 64
-    segments: tuple[int, int] = (10, 4000)
-    rounds: int = 9
-    matrix_size: int = 3072
-    copy_mebibytes: int = 512
-    judged: bool = True
 
 
 FULL = Plan()
-QUICK = Plan(
-    vocab_size=64,
-    hidden_size=32,
-    num_layers=2,
-    num_heads=2,
-    segment_length=16,
-    num_memory_tokens=2,
-    time=64,
-    prompt=8,
-    steps=12,
-    segments=(2, 40),
-    rounds=2,
-    matrix_size=64,
-    copy_mebibytes=1,
-    judged=False,
-)
+QUICK = Plan(**TINY, segment_length=16, num_memory_tokens=2, time=64, prompt=8, steps=12, segments=(2, 40))
 
 
 def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
     """Who competes, each with and without recall of the segment before."""
     found: list[Contestant] = [machine.contestant(threads=threads)]
     for recalls in (False, True):
-        found.append(
-            Contestant(
-                name=_name(OURS, recalls),
-                python=Path(sys.executable),
-                module="benchmarks.workers.recurrent_memory",
-                options={"config": our_config(plan, recalls=recalls), "threads": threads},
-            )
-        )
+        config = our_config(plan, recalls=recalls)
+        found.append(ours(_name(OURS, recalls), "recurrent_memory", config=config, threads=threads))
         for name in (YARDSTICK, FUSED) if with_yardstick else ():
-            names = (
-                "vocab_size",
-                "hidden_size",
-                "num_layers",
-                "num_heads",
-                "segment_length",
-                "num_memory_tokens",
-            )
-            options = {option: getattr(plan, option) for option in names}
-            found.append(
-                Contestant(
-                    name=_name(name, recalls),
-                    python=yardstick_python("recurrent_memory_transformer_pytorch"),
-                    module="benchmarks.workers.recurrent_memory_transformer_pytorch",
-                    options={**options, "recalls": recalls, "fused_attention": name == FUSED, "threads": threads},
-                )
-            )
+            sizes = plan.sizes("segment_length", "num_memory_tokens")
+            options = {**sizes, "recalls": recalls, "fused_attention": name == FUSED, "threads": threads}
+            package = "recurrent_memory_transformer_pytorch"
+            found.append(theirs(_name(name, recalls), package, package, **options))
     return found
 
 
@@ -121,10 +70,7 @@ def our_config(plan: Plan, *, recalls: bool) -> dict[str, Any]:
     """A recurrent memory of the yardstick's make: learned positions, feed-forwards gated by GELU, RMSNorm."""
     backbone = {
         "family": "transformer",
-        "vocab_size": plan.vocab_size,
-        "hidden_size": plan.hidden_size,
-        "num_layers": plan.num_layers,
-        "num_heads": plan.num_heads,
+        **plan.sizes(),
         "intermediate_size": plan.hidden_size * 4 * 2 // 3,
         "gated": True,
         "positions": "learned",
@@ -147,10 +93,10 @@ def _name(contestant: str, recalls: bool) -> str:
 class Benchmark(Measuring[Plan]):
     """Runs the races of a plan in an arena and collects what they show."""
 
-    def __init__(self, arena: Arena, plan: Plan, *, with_yardstick: bool) -> None:
-        """Take part in an open arena that holds the plan's `contestants`."""
-        super().__init__(arena, plan)
-        self.opponents = [YARDSTICK, FUSED] if with_yardstick else []
+    @property
+    def opponents(self) -> list[str]:
+        """Whom our model is measured against."""
+        return [YARDSTICK, FUSED] if self.with_yardstick else []
 
     def run(self) -> None:
         """Measure everything."""
@@ -162,8 +108,7 @@ class Benchmark(Measuring[Plan]):
             length = {"prompt": self.plan.prompt, "steps": self.plan.steps}
             self._contest(f"generation{suffix}", "generate", length, GENERATION_TARGET, recalls)
         self._long_text()
-        tasks = machine.tasks(matrix_size=self.plan.matrix_size, copy_mebibytes=self.plan.copy_mebibytes)
-        self.race("machine", tasks, self.plan.rounds)
+        self.race("machine", self.plan.machine_tasks(), self.plan.rounds)
 
     def _contest(self, what: str, work: str, arguments: dict[str, int], target: float, recalls: bool) -> None:
         """Ours against the yardstick as it comes; its other attention, and what it leaves out, are shown beside."""

@@ -7,10 +7,10 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from benchmarks.retnet_report import Results
-from benchmarks.targets_panel import draw_targets
+from benchmarks.pictures import draw_targets, finish
+from benchmarks.results import Results
 
-OURS_COLOUR, OTHER_COLOUR, TARGET_COLOUR = "#0b6e4f", "#c2571a", "#b00020"
+OURS_COLOUR, OTHER_COLOUR = "#0b6e4f", "#c2571a"
 
 PACKAGE = "recurrent-memory-transformer-pytorch"
 
@@ -29,18 +29,17 @@ def draw(results: Results, path: Path) -> None:
         axes.set_title(name)
         axes.set_ylabel("segments per second" if "segment" in name else "tokens per second")
         axes.margins(y=0.15)
-    draw_targets(panels.flat[len(races)], results)
+    draw_targets(panels.flat[len(races)], results.rows)
     for axes in list(panels.flat)[len(races) + 1 :]:
         axes.set_axis_off()
     plan, machine = results.plan, results.machine
-    figure.suptitle(
+    finish(
+        figure,
+        path,
         f"hidden {plan['hidden_size']}, {plan['num_layers']} layers, {plan['num_heads']} heads, segments of "
         f"{plan['segment_length']}, {plan['num_memory_tokens']} memory tokens, {plan['time']} tokens a step, float32, "
         f"{machine['threads']} threads of {machine['cpu']}, torch {machine['torch']}. Orange: {PACKAGE}",
-        fontsize=11,
     )
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def _short(label: str) -> str:

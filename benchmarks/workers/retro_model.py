@@ -26,10 +26,7 @@ def works(*, config: dict[str, Any], neighbours: int, threads: int) -> Mapping[s
     torch.manual_seed(0)
     model = build(config_from_dict(config))
     assert isinstance(model, Retro)
-    return {
-        "training_step": partial(_training_step, model, neighbours),
-        "decode": partial(_decode, model, neighbours),
-    }
+    return {"training_step": partial(_training_step, model, neighbours), "decode": partial(_decode, model, neighbours)}
 
 
 def _training_step(model: Retro, k: int, *, time: int) -> Work:

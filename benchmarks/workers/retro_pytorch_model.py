@@ -54,10 +54,7 @@ def works(
     )
     model.decoder = Decoder(**shape, depth=num_layers, cross_attn_layers=tuple(cross_layers), chunk_size=chunk_size)
     sizes = (vocab_size, chunk_size, neighbours)
-    return {
-        "training_step": partial(_training_step, model, *sizes),
-        "decode": partial(_decode, model, *sizes),
-    }
+    return {"training_step": partial(_training_step, model, *sizes), "decode": partial(_decode, model, *sizes)}
 
 
 def _training_step(model: RETRO, vocab_size: int, chunk_size: int, k: int, *, time: int) -> Work:

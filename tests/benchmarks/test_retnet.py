@@ -6,7 +6,8 @@ import pytest
 import torch
 from benchmarks.flops import forward_flops
 from benchmarks.interleave import Arena, Ratio
-from benchmarks.retnet_report import Results, Row, draw, table
+from benchmarks.results import Results, Row, table
+from benchmarks.retnet_report import draw
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import machine, retnet

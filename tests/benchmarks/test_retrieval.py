@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.interleave import Arena
@@ -9,17 +10,7 @@ from benchmarks.retrieval_report import draw, table
 
 from benchmarks import machine, retrieval
 
-PLAN = retrieval.Plan(
-    documents=3,
-    whole=4,
-    encoded=4,
-    vectors=300,
-    dimension=16,
-    queries=20,
-    asked=10,
-    rounds=2,
-    judged=False,
-)
+PLAN = replace(retrieval.QUICK, documents=3, whole=4, encoded=4, vectors=300, queries=20, asked=10)
 
 
 def corpus(folder: Path) -> Path:

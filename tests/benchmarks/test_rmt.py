@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks.interleave import Arena
-from benchmarks.retnet_report import table
+from benchmarks.results import table
 from benchmarks.rmt_report import draw
 
 from benchmarks import machine, rmt
