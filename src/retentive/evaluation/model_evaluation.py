@@ -14,7 +14,6 @@ from retentive.data.manifest import Split
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, find_neighbours
 from retentive.data.retrieval_batches import FindsNeighbours
 from retentive.data.token_store import TokenStore
-from retentive.errors import MismatchError
 from retentive.evaluation.measures.bits_per_byte import BitsPerByte, DocumentTally, bits_per_byte_in_windows
 from retentive.evaluation.measures.documents import Documents, select_documents
 from retentive.evaluation.measures.loss_by_position import LossByPosition, PositionTally
@@ -25,6 +24,7 @@ from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_file_target
 from retentive.models.protocol import LanguageModel
 from retentive.retrieval import NeighbourConfig
+from retentive.training.run.first_model import check_tokenizer
 
 FORMAT = "retentive evaluation"
 FORMAT_VERSION = 1
@@ -194,7 +194,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     begin = time.perf_counter()
     device = chosen_device(config.device)
     store = TokenStore.open(config.store)
-    _check_tokenizer(config.checkpoint, store)
+    check_tokenizer(config.checkpoint, store)
     output = config.checkpoint / OUTPUT_FILE if config.output is None else config.output
     check_file_target("output", output, suggestion=OUTPUT_FILE)
     store.verify(config.split)
@@ -316,15 +316,6 @@ def _read(model: LanguageModel, config: EvaluateConfig) -> str:
     return (
         f"{config.k} neighbours of each chunk" if config.neighbours else "without neighbours (--neighbours reads them)"
     )
-
-
-def _check_tokenizer(checkpoint: Path, store: TokenStore) -> None:
-    trained_with, found = read_manifest(checkpoint).tokenizer_fingerprint, store.manifest.tokenizer.fingerprint
-    if trained_with is not None and trained_with != found:
-        raise MismatchError(
-            f"the model in {checkpoint} was trained with another tokenizer than that of {store.folder}: prepare the "
-            f"text with the model's (retentive prepare --tokenizer {checkpoint} ...)."
-        )
 
 
 def _write(report: EvaluationReport, config: EvaluateConfig) -> None:

@@ -102,7 +102,8 @@ def test_each_token_is_scored_once(window: int, stride: int, batch_size: int, by
         for number in documents.numbers.tolist()
         for position, token in enumerate(documents.text(number).tolist(), start=1)
     ]
-    windows = score_in_windows(model, documents, window=window, stride=min(stride, window), batch_size=batch_size)
+    cut = documents.windows(window=window, stride=min(stride, window), batch_size=batch_size)
+    windows = score_in_windows(model, cut)
     one_pass = score_in_one_pass(model, documents, chunk_size=window, batch_size=batch_size)
     for scores in (windows, one_pass):
         found = [

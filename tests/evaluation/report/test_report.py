@@ -17,15 +17,7 @@ from matplotlib.image import imread
 
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.evaluation.report import pictures
-from retentive.evaluation.report.document import (
-    BarChart,
-    Bars,
-    Curve,
-    LineChart,
-    Passage,
-    Report,
-    Table,
-)
+from retentive.evaluation.report.document import BarChart, Bars, Curve, LineChart, Passage, Report, Table
 from retentive.evaluation.report.files import read_report, report_from_json, report_to_json, write_report
 from retentive.evaluation.report.pictures import draw, short_bytes, short_number, styles
 

@@ -7,7 +7,6 @@ count neither as loss nor as bytes; see `retentive.evaluation.measures.scoring`.
 
 import math
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +14,14 @@ import numpy as np
 
 from retentive.data.retrieval_batches import FindsNeighbours
 from retentive.evaluation.measures.documents import Coverage, Documents
-from retentive.evaluation.measures.scoring import ScoredTokens, score_in_one_pass, score_in_windows
+from retentive.evaluation.measures.scoring import (
+    Hook,
+    ScoredTokens,
+    added_up,
+    quiet,
+    score_in_one_pass,
+    score_in_windows,
+)
 from retentive.evaluation.measures.uncertainty import standard_error_of_ratio
 from retentive.models.protocol import LanguageModel
 
@@ -101,7 +107,7 @@ def bits_per_byte_in_windows(
     stride: int = 1024,
     batch_size: int = 8,
     neighbours: FindsNeighbours | None = None,
-    on_tokens: Callable[[int], object] = lambda _: None,
+    on_tokens: Hook = quiet,
 ) -> BitsPerByte:
     """Measure with sliding windows, the way that models without a carried state are compared.
 
@@ -120,20 +126,13 @@ def bits_per_byte_in_windows(
     """
     documents.check_model(model)
     begin = time.perf_counter()
-    scores = score_in_windows(
-        model, documents, window=window, stride=stride, batch_size=batch_size, neighbours=neighbours
-    )
-    tally = _count(documents, scores, on_tokens)
+    windows = documents.windows(window=window, stride=stride, batch_size=batch_size)
+    tally = added_up(score_in_windows(model, windows, neighbours), DocumentTally(documents), on_tokens)
     return tally.result("windows", seconds=time.perf_counter() - begin, window=window, stride=stride)
 
 
 def bits_per_byte_in_one_pass(
-    model: LanguageModel,
-    documents: Documents,
-    *,
-    chunk_size: int = 1024,
-    batch_size: int = 8,
-    on_tokens: Callable[[int], object] = lambda _: None,
+    model: LanguageModel, documents: Documents, *, chunk_size: int = 1024, batch_size: int = 8, on_tokens: Hook = quiet
 ) -> BitsPerByte:
     """Measure in one pass: every token is read once, and predicted from its whole document so far.
 
@@ -151,12 +150,5 @@ def bits_per_byte_in_one_pass(
     documents.check_model(model)
     begin = time.perf_counter()
     scores = score_in_one_pass(model, documents, chunk_size=chunk_size, batch_size=batch_size)
-    return _count(documents, scores, on_tokens).result("one_pass", seconds=time.perf_counter() - begin)
-
-
-def _count(documents: Documents, scores: Iterable[ScoredTokens], on_tokens: Callable[[int], object]) -> DocumentTally:
-    tally = DocumentTally(documents)
-    for scored in scores:
-        tally.add(scored)
-        on_tokens(len(scored.token))
-    return tally
+    tally = added_up(scores, DocumentTally(documents), on_tokens)
+    return tally.result("one_pass", seconds=time.perf_counter() - begin)

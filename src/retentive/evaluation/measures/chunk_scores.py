@@ -1,6 +1,5 @@
 """The loss of each chunk of held-out documents, with neighbours and without."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +8,12 @@ import torch
 from jaxtyping import Float64, Int64
 
 from retentive.data.batch import IGNORED
-from retentive.data.evaluation_windows import EvaluationBatch, EvaluationWindows
+from retentive.data.evaluation_windows import EvaluationBatch
 from retentive.data.neighbour_stores import ChunkNeighbours
 from retentive.data.retrieval_batches import FindsNeighbours, neighbour_inputs
 from retentive.evaluation.measures.documents import Documents
 from retentive.evaluation.measures.mode import evaluating
+from retentive.evaluation.measures.scoring import Hook, check_whole_chunks, quiet
 from retentive.models.protocol import LanguageModel
 from retentive.retrieval import Datastore
 
@@ -156,7 +156,7 @@ def score_chunks(
     window: int = 1024,
     stride: int = 512,
     batch_size: int = 8,
-    on_tokens: Callable[[int], object] = lambda _: None,
+    on_tokens: Hook = quiet,
 ) -> ChunkScores:
     """Score every token once, in overlapping windows that begin where a chunk does.
 
@@ -173,19 +173,11 @@ def score_chunks(
         ValueError: If a window would begin inside a chunk, or neighbours are of chunks of another size.
     """
     size, documents = chunks.chunk_size, chunks.documents
-    if stride % size:
-        raise ValueError(f"stride must be whole chunks of {size} tokens, but is {stride}.")
+    check_whole_chunks(stride, size)
     if neighbours is not None and neighbours.chunk_size != size:
         raise ValueError(f"neighbours must be of chunks of {size} tokens, but are of {neighbours.chunk_size}.")
     documents.check_model(model)
-    windows = EvaluationWindows(
-        documents.store,
-        documents.split,
-        window=window,
-        stride=stride,
-        batch_size=batch_size,
-        documents=documents.numbers.tolist(),
-    )
+    windows = documents.windows(window=window, stride=stride, batch_size=batch_size)
     place = {int(number): int(first) for number, first in zip(documents.numbers, chunks.first, strict=True)}
     count = int(chunks.counts.sum())
     nats, num_bytes = np.zeros(count), np.zeros(count, dtype=np.int64)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
+from retentive.data.evaluation_windows import EvaluationWindows
 from retentive.data.manifest import Split
 from retentive.data.token_store import StoredTokens, TokenStore
 from retentive.errors import MismatchError
@@ -77,6 +78,16 @@ class Documents:
     def sizes(self) -> Int64[np.ndarray, "documents"]:
         """Bytes of each document's text in UTF-8."""
         return np.asarray(self.store.document_bytes(self.split)[self.numbers])
+
+    def windows(self, *, window: int, stride: int, batch_size: int) -> EvaluationWindows:
+        """Windows over these documents that score each of their tokens once; see `EvaluationWindows`.
+
+        Raises:
+            ValueError: If a number is out of range, or there is nothing to score.
+        """
+        return EvaluationWindows(
+            self.store, self.split, window=window, stride=stride, batch_size=batch_size, documents=self.numbers.tolist()
+        )
 
     @property
     def num_scored(self) -> int:

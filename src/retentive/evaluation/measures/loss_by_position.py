@@ -1,14 +1,13 @@
 """Loss by position: whether a model uses what it read long ago, and works beyond the length of its training windows."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64
 
 from retentive.evaluation.measures.documents import Coverage, Documents
-from retentive.evaluation.measures.scoring import ScoredTokens, score_in_one_pass
+from retentive.evaluation.measures.scoring import Hook, ScoredTokens, added_up, quiet, score_in_one_pass
 from retentive.evaluation.measures.uncertainty import standard_error_of_ratio
 from retentive.models.protocol import LanguageModel
 
@@ -79,32 +78,16 @@ class PositionTally:
 
 
 def loss_by_position(
-    model: LanguageModel,
-    documents: Documents,
-    *,
-    chunk_size: int = 1024,
-    batch_size: int = 8,
-    on_tokens: Callable[[int], object] = lambda _: None,
+    model: LanguageModel, documents: Documents, *, chunk_size: int = 1024, batch_size: int = 8, on_tokens: Hook = quiet
 ) -> LossByPosition:
     """Measure in one pass with the carried state, so that every token sees its whole document so far.
 
-    Args:
-        model: The model to measure; it stays in the mode it is in (training or evaluation).
-        documents: As `select_documents` gives them.
-        chunk_size: Tokens of each document read in one call. Changes speed and memory, never results.
-        batch_size: Documents side by side. Changes speed and memory, never results.
-        on_tokens: Called with the number of tokens scored since its last call.
-
-    Raises:
-        MismatchError: If the model lacks some token ids.
-        ValueError: If a number is out of range.
+    Arguments and errors are those of `bits_per_byte_in_one_pass`.
     """
     documents.check_model(model)
     begin = time.perf_counter()
-    tally = PositionTally(documents)
-    for scored in score_in_one_pass(model, documents, chunk_size=chunk_size, batch_size=batch_size):
-        tally.add(scored)
-        on_tokens(len(scored.token))
+    scores = score_in_one_pass(model, documents, chunk_size=chunk_size, batch_size=batch_size)
+    tally = added_up(scores, PositionTally(documents), on_tokens)
     return tally.result(seconds=time.perf_counter() - begin)
 
 

@@ -4,9 +4,10 @@ Both score each token once. As in training, a document is read after end-of-text
 predicted. End-of-text itself is not scored: it stands for no bytes of the text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -43,50 +44,60 @@ class ScoredTokens:
     nats: Float[np.ndarray, "tokens"]
 
 
+@runtime_checkable
+class Tally(Protocol):
+    """What adds up losses."""
+
+    def add(self, scored: ScoredTokens) -> None:
+        """Add the losses of some tokens."""
+        ...
+
+
+AnyTally = TypeVar("AnyTally", bound=Tally)
+Hook = Callable[[int], object]
+"""Called with the number of tokens scored since its last call."""
+
+
+def quiet(count: int) -> None:
+    """Tell nobody how many tokens were scored."""
+
+
+def added_up(scores: Iterable[ScoredTokens], tally: AnyTally, on_tokens: Hook) -> AnyTally:
+    """Add all scores to a tally, and return it."""
+    for scored in scores:
+        tally.add(scored)
+        on_tokens(len(scored.token))
+    return tally
+
+
 def score_in_windows(
-    model: LanguageModel,
-    documents: Documents,
-    *,
-    window: int = 2048,
-    stride: int = 1024,
-    batch_size: int = 8,
-    neighbours: FindsNeighbours | None = None,
+    model: LanguageModel, windows: EvaluationWindows, neighbours: FindsNeighbours | None = None
 ) -> Iterator[ScoredTokens]:
-    """Score tokens in windows that each begin with an empty memory; see `EvaluationWindows`.
+    """Score tokens in windows that each begin with an empty memory.
 
     Args:
         model: The model to measure.
-        documents: What is scored.
-        window: Tokens read together.
-        stride: Tokens from the begin of one window to the next; each scores what the one before it did not reach.
-        batch_size: Windows side by side. Changes speed and memory, never results.
+        windows: What is read, as `Documents.windows` makes them.
         neighbours: Finds the neighbours of every chunk, for models that read them.
 
     Raises:
-        ValueError: If a number is out of range, there is nothing to score, or windows would begin inside of chunks.
+        ValueError: If windows would begin inside of chunks.
     """
-    if neighbours is not None and stride % neighbours.chunk_size:
-        raise ValueError(f"stride must be whole chunks of {neighbours.chunk_size} tokens, but is {stride}.")
-    windows = EvaluationWindows(
-        documents.store,
-        documents.split,
-        window=window,
-        stride=stride,
-        batch_size=batch_size,
-        documents=documents.numbers.tolist(),
-    )
+    if neighbours is not None:
+        check_whole_chunks(windows.stride, neighbours.chunk_size)
     for batch in windows:
-        scored, _ = _score(
-            model,
-            batch.tokens,
-            batch.labels,
-            batch.mask,
-            None,
-            batch.document.numpy(),
-            batch.offset.numpy(),
-            neighbours,
-        )
-        yield scored
+        document, offset = batch.document.numpy(), batch.offset.numpy()
+        yield _score(model, batch.tokens, batch.labels, batch.mask, None, document, offset, neighbours)[0]
+
+
+def check_whole_chunks(stride: int, chunk_size: int) -> None:
+    """Validate that windows begin where chunks do.
+
+    Raises:
+        ValueError: If the stride is not a number of whole chunks.
+    """
+    if stride % chunk_size:
+        raise ValueError(f"stride must be whole chunks of {chunk_size} tokens, but is {stride}.")
 
 
 def score_in_one_pass(
@@ -170,10 +181,7 @@ def token_nats(
         if output.logits is not None:
             logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
             loss = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1),
-                labels[:, end - wanted : end].flatten(),
-                ignore_index=IGNORED,
-                reduction="none",
+                logits.flatten(0, 1), labels[:, end - wanted : end].flatten(), ignore_index=IGNORED, reduction="none"
             )
             nats.append(loss.view(batch, wanted))
     assert state is not None

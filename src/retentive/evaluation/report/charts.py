@@ -1,6 +1,6 @@
 """Measurements as sections of a report. All take results by the models' names, in the order they are shown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,22 +153,26 @@ def position_chart(results: Mapping[str, LossByPosition], *, training_window: in
     )
 
 
+def _by_model(report: SpeedReport) -> dict[str, list[SpeedPoint]]:
+    names = list(dict.fromkeys(point.model for point in report.points))
+    return {name: [point for point in report.points if point.model == name] for name in names}
+
+
+def _curves(report: SpeedReport, value: Callable[[SpeedPoint], float]) -> tuple[Curve, ...]:
+    """A curve for each model: a value of its points over their contexts."""
+    return tuple(
+        Curve(name=name, x=tuple(float(point.context) for point in points), y=tuple(map(value, points)))
+        for name, points in _by_model(report).items()
+    )
+
+
 def prefill_chart(report: SpeedReport) -> LineChart:
     """Speed of reading against the length of what is read."""
-    names = list(dict.fromkeys(point.model for point in report.points))
-    points = {name: [point for point in report.points if point.model == name] for name in names}
     return LineChart(
         title="Reading speed against length",
         x_label="tokens read in one call",
         y_label="tokens per second",
-        curves=tuple(
-            Curve(
-                name=name,
-                x=tuple(float(point.context) for point in measured),
-                y=tuple(point.prefill_tokens_per_second for point in measured),
-            )
-            for name, measured in points.items()
-        ),
+        curves=_curves(report, lambda point: point.prefill_tokens_per_second),
         x_scale="log",
         y_from_zero=True,
         caption=(
@@ -181,8 +185,6 @@ def prefill_chart(report: SpeedReport) -> LineChart:
 
 def speed_charts(report: SpeedReport) -> tuple[LineChart, LineChart]:
     """Decode speed and state size against context length."""
-    names = list(dict.fromkeys(point.model for point in report.points))
-    points = {name: [point for point in report.points if point.model == name] for name in names}
     left_out = "".join(
         f" {missed.model} at {missed.context:,} was left out: it would take about {missed.expected_seconds:.0f} s."
         for missed in report.left_out
@@ -191,7 +193,7 @@ def speed_charts(report: SpeedReport) -> tuple[LineChart, LineChart]:
         title="Decode speed against context length",
         x_label="tokens read before",
         y_label="tokens per second",
-        curves=tuple(_speed_curve(name, measured) for name, measured in points.items()),
+        curves=tuple(_speed_curve(name, measured) for name, measured in _by_model(report).items()),
         x_scale="log",
         y_from_zero=True,
         caption=(
@@ -204,14 +206,7 @@ def speed_charts(report: SpeedReport) -> tuple[LineChart, LineChart]:
         title="State size against context length",
         x_label="tokens read before",
         y_label="state per sequence",
-        curves=tuple(
-            Curve(
-                name=name,
-                x=tuple(float(point.context) for point in measured),
-                y=tuple(float(point.state_bytes) for point in measured),
-            )
-            for name, measured in points.items()
-        ),
+        curves=_curves(report, lambda point: float(point.state_bytes)),
         x_scale="log",
         y_scale="log",
         y_unit="bytes",

@@ -7,16 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.evaluation.report.document import (
-    BarChart,
-    Bars,
-    Curve,
-    LineChart,
-    Passage,
-    Report,
-    Section,
-    Table,
-)
+from retentive.evaluation.report.document import BarChart, Bars, Curve, LineChart, Passage, Report, Section, Table
 from retentive.evaluation.report.page import render_page
 from retentive.files import write_atomically
 
@@ -25,12 +16,7 @@ FORMAT_VERSION = 1
 JSON_FILE = "report.json"
 PAGE_FILE = "report.html"
 
-_KINDS: dict[str, type[Section]] = {
-    "line_chart": LineChart,
-    "bar_chart": BarChart,
-    "table": Table,
-    "passage": Passage,
-}
+_KINDS: dict[str, type[Section]] = {"line_chart": LineChart, "bar_chart": BarChart, "table": Table, "passage": Passage}
 
 
 def write_report(report: Report, folder: Path) -> Path:

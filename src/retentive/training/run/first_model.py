@@ -26,7 +26,7 @@ def check_first_model(model: FamilyConfig, config: TrainConfig, store: TokenStor
         FileNotFoundError: If a folder holds no model.
     """
     if config.init is not None:
-        _check_tokenizer(config.init, store)
+        check_tokenizer(config.init, store)
         _check_config(model, config.init)
     if config.retrofit is not None:
         if model.chunked_reading is None:
@@ -34,7 +34,7 @@ def check_first_model(model: FamilyConfig, config: TrainConfig, store: TokenStor
                 f"retrofit must be null for a {model.family}, which reads no neighbours: a RETRO alone is fitted to a "
                 "trained model."
             )
-        _check_tokenizer(config.retrofit, store)
+        check_tokenizer(config.retrofit, store)
 
 
 def first_model(model: FamilyConfig, config: TrainConfig) -> DecoderModel:
@@ -54,7 +54,12 @@ def first_digests(config: TrainConfig) -> dict[str, str | None]:
     }
 
 
-def _check_tokenizer(folder: Path, store: TokenStore) -> None:
+def check_tokenizer(folder: Path, store: TokenStore) -> None:
+    """Validate that a saved model was trained with the tokenizer of a token store; one that names none may be any.
+
+    Raises:
+        MismatchError: If it was trained with another.
+    """
     fingerprint, found = read_manifest(folder).tokenizer_fingerprint, store.manifest.tokenizer.fingerprint
     if fingerprint is not None and fingerprint != found:
         raise MismatchError(
