@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from laws.families import case_name
-from models.retro.small import CHUNK, DEEPNORM, RETNET, VOCAB, random_tokens, small_retro
+from laws.families import VOCAB, case_name, random_tokens
+from models.retro.small import CHUNK, DEEPNORM, RETNET, small_retro
 from retentive.checkpoints import load_state, save_state
 from retentive.errors import MismatchError
 from retentive.generation import OwnNeighbours, Retrieval, Sampling, StoreRetriever, generate, stream

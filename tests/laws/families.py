@@ -4,14 +4,16 @@ A new family adds one entry to each table; the laws do the rest.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from retentive.models.base import DecoderModel
 from retentive.models.registry import build, config_class, family_names
 
 VOCAB = 23
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 SMALL: dict[str, dict[str, Any]] = {
     "transformer": {"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 2, "num_heads": 4},
@@ -76,161 +78,164 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 """Configs beside the small one that take other paths through the code."""
 
+
+def _each_alone(**values: Any) -> dict[str, dict[str, Any]]:
+    """A change for each option, which sets that one alone."""
+    return {name: {name: value} for name, value in values.items()}
+
+
+DECODERS = _each_alone(
+    vocab_size=24,
+    hidden_size=24,
+    intermediate_size=20,
+    activation="relu",
+    norm_epsilon=0.1,
+    rotary_base=100.0,
+    tie_embeddings=True,
+    dropout=0.5,
+)
+
 ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
-    "transformer": {
-        "vocab_size": {"vocab_size": 24},
-        "hidden_size": {"hidden_size": 24},
-        "num_layers": {"num_layers": 3},
-        "num_heads": {"num_heads": 2},
-        "num_kv_heads": {"num_kv_heads": 2},
-        "head_dim": {"head_dim": 6},
-        "intermediate_size": {"intermediate_size": 20},
-        "activation": {"activation": "relu"},
-        "gated": {"gated": True},
-        "norm": {"norm": "gated_rms_norm"},
-        "norm_epsilon": {"norm_epsilon": 0.1},
-        "final_norm": {"final_norm": False},
-        "positions": {"positions": "none"},
-        "max_positions": {"positions": "learned", "max_positions": 64},
-        "rotary_base": {"rotary_base": 100.0},
-        "rotary_frequencies": {"rotary_frequencies": "retnet"},
-        "rotary_pairs": {"rotary_pairs": "half"},
-        "rotary_scaling": {"rotary_scaling": (4.0,)},
-        "window": {"window": 3},
-        "attention_bias": {"attention_bias": True},
-        "output_bias": {"output_bias": True},
-        "feed_forward_bias": {"feed_forward_bias": True},
-        "head_bias": {"head_bias": True},
-        "tie_embeddings": {"tie_embeddings": True},
-        "scale_embeddings": {"scale_embeddings": True},
-        "dropout": {"dropout": 0.5},
-        "attention_dropout": {"attention_dropout": 0.5},
-        "initialisation": {"initialisation": "xavier"},
-    },
-    "retnet": {
-        "vocab_size": {"vocab_size": 24},
-        "hidden_size": {"hidden_size": 24},
-        "num_layers": {"num_layers": 3},
-        "num_heads": {"num_heads": 4},
-        "key_dim": {"key_dim": 6},
-        "value_dim": {"value_dim": 6},
-        "intermediate_size": {"intermediate_size": 20},
-        "activation": {"activation": "relu"},
-        "gated": {"gated": True},
-        "norm": {"norm": "layer_norm"},
-        "norm_epsilon": {"norm_epsilon": 0.1},
-        "head_norm": {"head_norm": "layer_norm"},
-        "head_norm_affine": {"head_norm_affine": True},
-        "head_norm_epsilon": {"head_norm_epsilon": 0.1},
-        "normalise_scores": {"normalise_scores": True},
-        "residual": {"residual": "deepnorm"},
-        "embedding_norm": {"embedding_norm": True},
-        "final_norm": {"final_norm": False},
-        "decay": {"decay": "geometric"},
-        "log_decay": {"log_decay": (-0.5, -0.1)},
-        "relative_position": {"relative_position": False},
-        "rotary_base": {"rotary_base": 100.0},
-        "rotary_frequencies": {"rotary_frequencies": "standard"},
-        "rotary_pairs": {"rotary_pairs": "half"},
-        "gate": {"gate": "gelu"},
-        "bias": {"bias": True},
-        "head_bias": {"head_bias": True},
-        "tie_embeddings": {"tie_embeddings": True},
-        "scale_embeddings": {"scale_embeddings": True},
-        "max_positions": {"max_positions": 64},
-        "dropout": {"dropout": 0.5},
-        "initialisation": {"initialisation": "normal"},
-    },
-    "hybrid": {
-        "vocab_size": {"vocab_size": 24},
-        "hidden_size": {"hidden_size": 24},
-        "num_layers": {"num_layers": 3},
-        "num_heads": {"num_heads": 4},
-        "pattern": {"pattern": ("gated_retention", "attention")},
-        "num_kv_heads": {"num_kv_heads": 1},
-        "key_dim": {"key_dim": 6},
-        "value_dim": {"value_dim": 6},
-        "window": {"pattern": ("window_attention",), "chunk_size": 64, "window": 3},
-        "intermediate_size": {"intermediate_size": 20},
-        "activation": {"activation": "relu"},
-        "gated": {"gated": True},
-        "norm": {"norm": "gated_rms_norm"},
-        "norm_epsilon": {"norm_epsilon": 0.1},
-        "final_norm": {"final_norm": False},
-        "rotary_base": {"rotary_base": 100.0},
-        "mixer_bias": {"mixer_bias": True},
-        "feed_forward_bias": {"feed_forward_bias": True},
-        "head_bias": {"head_bias": True},
-        "tie_embeddings": {"tie_embeddings": True},
-        "dropout": {"dropout": 0.5},
-        "attention_dropout": {"attention_dropout": 0.5},
-        "initialisation": {"initialisation": "normal"},
-    },
-    "yoco": {
-        "vocab_size": {"vocab_size": 24},
-        "hidden_size": {"hidden_size": 24},
-        "num_layers": {"num_layers": 2},
-        "num_heads": {"num_heads": 2},
-        "num_kv_heads": {"num_kv_heads": 2},
-        "self_mixer": {"self_mixer": "retention"},
-        "self_num_heads": {"self_num_heads": 2},
-        "window": {"self_mixer": "window_attention", "chunk_size": 64, "window": 3},
-        "intermediate_size": {"intermediate_size": 20},
-        "activation": {"activation": "relu"},
-        "gated": {"gated": False},
-        "norm": {"norm": "gated_rms_norm"},
-        "norm_epsilon": {"norm_epsilon": 0.1},
-        "rotary_base": {"rotary_base": 100.0},
-        "tie_embeddings": {"tie_embeddings": True},
-        "dropout": {"dropout": 0.5},
-        "initialisation": {"initialisation": "normal"},
-    },
-    "retro": {
-        "base": {"base": config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2})},
-        "chunk_size": {"chunk_size": 3},
-        "cross_layers": {"cross_layers": (2,)},
-        "encoder_hidden_size": {"encoder_hidden_size": 16},
-        "encoder_num_layers": {"encoder_num_layers": 3},
-        "encoder_num_heads": {"encoder_num_heads": 3},
-        "encoder_head_dim": {"encoder_head_dim": 4},
-        "encoder_intermediate_size": {"encoder_intermediate_size": 20},
-        "encoder_cross_layers": {"encoder_cross_layers": (2,)},
-        "cross_num_heads": {"cross_num_heads": 2},
-        "cross_head_dim": {"cross_head_dim": 6},
-        "relative_position": {"relative_position": False},
-        "share_embeddings": {"share_embeddings": True},
-        "norm": {"norm": "gated_rms_norm"},
-        "norm_epsilon": {"norm_epsilon": 0.1},
-        "activation": {"activation": "relu"},
-        "gated": {"gated": True},
-        "residual": {"residual": "deepnorm"},
-        "encoder_dropout": {"encoder_dropout": 0.5},
-        "encoder_attention_dropout": {"encoder_attention_dropout": 0.5},
-        "cross_dropout": {"cross_dropout": 0.5},
-        "cross_attention_dropout": {"cross_attention_dropout": 0.5},
-        "chunk_offset": {"chunk_offset": 2},
-    },
-    "rmt": {
-        "backbone": {"backbone": config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2})},
-        "segment_length": {"segment_length": 6},
-        "num_memory_tokens": {"num_memory_tokens": 3},
-        "memory": {"memory": "associative", "associative_dim": 4},
-        "associative_dim": {"memory": "associative", "associative_dim": 6},
-        "associative_features": {"memory": "associative", "associative_dim": 4, "associative_features": 2},
-        "bidirectional": {"bidirectional": True},
-        "causal_memory": {"causal_memory": True},
-        "read_first": {"read_first": False},
-        "write_start": {"write_start": "learned"},
-        "write_gradient": {"write_gradient": False},
-        "memory_code": {"memory_code": "sign"},
-        "memory_flips": {"memory_code": "sign", "memory_flips": 0.1},
-        "memory_noise": {"memory_noise": 0.1},
-        "xl_length": {"xl_length": 3},
-        "xl_gradient": {"xl_length": 3, "xl_gradient": "states"},
-        "xl_layer_above": {"xl_length": 3, "xl_layer_above": True},
-        "token_shift": {"token_shift": True},
-        "embedding_gradient": {"embedding_gradient": 0.1},
-    },
+    "transformer": (
+        DECODERS
+        | _each_alone(
+            num_layers=3,
+            num_heads=2,
+            num_kv_heads=2,
+            head_dim=6,
+            gated=True,
+            norm="gated_rms_norm",
+            final_norm=False,
+            positions="none",
+            rotary_frequencies="retnet",
+            rotary_pairs="half",
+            rotary_scaling=(4.0,),
+            window=3,
+            attention_bias=True,
+            output_bias=True,
+            feed_forward_bias=True,
+            head_bias=True,
+            scale_embeddings=True,
+            attention_dropout=0.5,
+            initialisation="xavier",
+        )
+        | {"max_positions": {"positions": "learned", "max_positions": 64}}
+    ),
+    "retnet": (
+        DECODERS
+        | _each_alone(
+            num_layers=3,
+            num_heads=4,
+            key_dim=6,
+            value_dim=6,
+            gated=True,
+            norm="layer_norm",
+            head_norm="layer_norm",
+            head_norm_affine=True,
+            head_norm_epsilon=0.1,
+            normalise_scores=True,
+            residual="deepnorm",
+            embedding_norm=True,
+            final_norm=False,
+            decay="geometric",
+            log_decay=(-0.5, -0.1),
+            relative_position=False,
+            rotary_frequencies="standard",
+            rotary_pairs="half",
+            gate="gelu",
+            bias=True,
+            head_bias=True,
+            scale_embeddings=True,
+            max_positions=64,
+            initialisation="normal",
+        )
+    ),
+    "hybrid": (
+        DECODERS
+        | _each_alone(
+            num_layers=3,
+            num_heads=4,
+            pattern=("gated_retention", "attention"),
+            num_kv_heads=1,
+            key_dim=6,
+            value_dim=6,
+            gated=True,
+            norm="gated_rms_norm",
+            final_norm=False,
+            mixer_bias=True,
+            feed_forward_bias=True,
+            head_bias=True,
+            attention_dropout=0.5,
+            initialisation="normal",
+        )
+        | {"window": {"pattern": ("window_attention",), "chunk_size": 64, "window": 3}}
+    ),
+    "yoco": (
+        DECODERS
+        | _each_alone(
+            num_layers=2,
+            num_heads=2,
+            num_kv_heads=2,
+            self_mixer="retention",
+            self_num_heads=2,
+            gated=False,
+            norm="gated_rms_norm",
+            initialisation="normal",
+        )
+        | {"window": {"self_mixer": "window_attention", "chunk_size": 64, "window": 3}}
+    ),
+    "retro": (
+        _each_alone(
+            base=config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2}),
+            chunk_size=3,
+            cross_layers=(2,),
+            encoder_hidden_size=16,
+            encoder_num_layers=3,
+            encoder_num_heads=3,
+            encoder_head_dim=4,
+            encoder_intermediate_size=20,
+            encoder_cross_layers=(2,),
+            cross_num_heads=2,
+            cross_head_dim=6,
+            relative_position=False,
+            share_embeddings=True,
+            norm="gated_rms_norm",
+            norm_epsilon=0.1,
+            activation="relu",
+            gated=True,
+            residual="deepnorm",
+            encoder_dropout=0.5,
+            encoder_attention_dropout=0.5,
+            cross_dropout=0.5,
+            cross_attention_dropout=0.5,
+            chunk_offset=2,
+        )
+    ),
+    "rmt": (
+        _each_alone(
+            backbone=config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2}),
+            segment_length=6,
+            num_memory_tokens=3,
+            bidirectional=True,
+            causal_memory=True,
+            read_first=False,
+            write_start="learned",
+            write_gradient=False,
+            memory_code="sign",
+            memory_noise=0.1,
+            xl_length=3,
+            token_shift=True,
+            embedding_gradient=0.1,
+        )
+        | {
+            "memory": {"memory": "associative", "associative_dim": 4},
+            "associative_dim": {"memory": "associative", "associative_dim": 6},
+            "associative_features": {"memory": "associative", "associative_dim": 4, "associative_features": 2},
+            "memory_flips": {"memory_code": "sign", "memory_flips": 0.1},
+            "xl_gradient": {"xl_length": 3, "xl_gradient": "states"},
+            "xl_layer_above": {"xl_length": 3, "xl_layer_above": True},
+        }
+    ),
 }
 """For every option that changes results, a change to try; `SPEED_ONLY` lists the others."""
 
@@ -250,14 +255,18 @@ def small_config(family: str, **changes: Any) -> Any:
     return config_class(family)(**{**SMALL[family], **changes})
 
 
-def small_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> DecoderModel:
-    """A small model with weights large enough that every part of it shows in the logits."""
-    torch.manual_seed(seed)
-    model = build(small_config(family, **changes)).to(dtype)
+def enlarged(model: AnyModel) -> AnyModel:
+    """A model in eval mode, its weights large enough that every part of it shows in the logits."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model.eval()
+
+
+def small_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> DecoderModel:
+    """A small model with weights large enough that every part of it shows in the logits."""
+    torch.manual_seed(seed)
+    return enlarged(build(small_config(family, **changes)).to(dtype))
 
 
 def beside(model: DecoderModel, tokens: torch.Tensor, state: Any = None) -> dict[str, Any]:

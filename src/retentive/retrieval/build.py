@@ -42,17 +42,15 @@ TOKENIZER = "tokenizer"
 
 @runtime_checkable
 class MeasuredDocuments(Protocol):
-    """Documents without a known count that tell how many bytes are read, for the progress bar."""
+    """Documents without a known count that tell how many bytes are read, for the progress bar.
 
-    @property
-    def total_bytes(self) -> int:
-        """Total bytes of the sources."""
-        ...
+    Attributes:
+        total_bytes: Of the sources.
+        read_bytes: So far.
+    """
 
-    @property
-    def read_bytes(self) -> int:
-        """Bytes read so far."""
-        ...
+    total_bytes: int
+    read_bytes: int
 
 
 @dataclass(slots=True)

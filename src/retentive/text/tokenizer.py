@@ -25,22 +25,17 @@ TokenIds = UInt32[np.ndarray, "_"]
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Turns text into token ids and back."""
+    """Turns text into token ids and back.
 
-    @property
-    def name(self) -> str:
-        """Kind of tokenizer, as in the manifest: ``bytes``, ``bpe`` or ``file``."""
-        ...
+    Attributes:
+        name: Kind of tokenizer, as in the manifest: ``bytes``, ``nucleotides``, ``bpe`` or ``file``.
+        vocab_size: Number of ids, the end-of-text id included.
+        end_of_text: The id that closes every document in a token store; no text encodes to it.
+    """
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, the end-of-text id included."""
-        ...
-
-    @property
-    def end_of_text(self) -> int:
-        """The id that closes every document in a token store; no text encodes to it."""
-        ...
+    name: str
+    vocab_size: int
+    end_of_text: int
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text. The strings of special tokens in raw text stay text."""

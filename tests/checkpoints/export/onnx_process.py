@@ -16,7 +16,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from models.rmt.small import random_tokens, small_backbone, small_rmt
+from laws.families import random_tokens
+from models.rmt.small import small_backbone, small_rmt
 from retentive.checkpoints.export.onnx import export_segment_step
 from retentive.models.rmt.segment_step import SegmentStep
 

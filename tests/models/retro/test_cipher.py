@@ -30,12 +30,7 @@ def accuracy(model: Retro, batch: Batch) -> float:
 def test_a_key_that_only_neighbours_tell_is_used(base):
     torch.manual_seed(0)
     config = RetroConfig(
-        base=base,
-        chunk_size=8,
-        cross_layers=(1, 2),
-        encoder_hidden_size=64,
-        encoder_num_layers=1,
-        encoder_num_heads=2,
+        base=base, chunk_size=8, cross_layers=(1, 2), encoder_hidden_size=64, encoder_num_layers=1, encoder_num_heads=2
     )
     model = Retro(config)
     learner = Learner(

@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from models.retro.small import RETNET, random_neighbours, random_tokens, small_base, small_config, small_retro
+from laws.families import random_tokens
+from models.retro.small import RETNET, random_neighbours, small_base, small_config, small_retro
 from retentive.errors import MismatchError
 from retentive.models.registry import build, config_class, config_to_dict
 from retentive.models.retro import retro_1_5b, retro_7_5b, retro_172m, retro_425m, retro_over, retro_small, retro_tiny

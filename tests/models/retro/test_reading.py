@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laws.families import case_name
+from laws.families import VOCAB, case_name, random_tokens
 from models.retro.naive import naive_logits
-from models.retro.small import CHUNK, DEEPNORM, RETNET, VOCAB, random_neighbours, random_tokens, small_base, small_retro
+from models.retro.small import CHUNK, DEEPNORM, RETNET, random_neighbours, small_base, small_retro
 from retentive.models.retro import end_chunks_every
 from retentive.state import named_tensors
 

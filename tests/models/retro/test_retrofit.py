@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.retro.small import CHUNK, RETNET, random_neighbours, random_tokens, small_base, small_config
+from laws.families import random_tokens
+from models.retro.small import CHUNK, RETNET, random_neighbours, small_base, small_config
 from retentive.errors import MismatchError
 from retentive.models.registry import build
 from retentive.models.retro import retrofit, trainable_share

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from laws.families import case_name
-from models.retro.small import CHUNK, RETNET, random_neighbours, random_tokens, small_base, small_retro
+from laws.families import case_name, random_tokens
+from models.retro.small import CHUNK, RETNET, random_neighbours, small_base, small_retro
 from retentive.engine.context import EngineContext
 from retentive.engine.lookup import ModelView
 from retentive.models.retro import Retro

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.rmt.small import random_tokens, small_config
+from laws.families import random_tokens
+from models.rmt.small import small_config
 from retentive.models.rmt.classifier import RecurrentMemoryClassifier
 
 

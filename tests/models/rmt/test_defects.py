@@ -13,8 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from laws.families import case_name
-from models.rmt.small import VOCAB, random_tokens, small_backbone, small_rmt
+from laws.families import VOCAB, case_name, random_tokens
+from models.rmt.small import small_backbone, small_rmt
 from retentive import Sampling, generate
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
 from retentive.models.rmt.segment_parts import even_plan

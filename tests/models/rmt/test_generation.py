@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from laws.families import case_name
-from models.rmt.small import RETNET, random_tokens, small_backbone, small_rmt
+from laws.families import case_name, random_tokens
+from models.rmt.small import RETNET, small_backbone, small_rmt
 from retentive import generate, load_state, save_state, stream
 from retentive.models.rmt import RecurrentMemoryTransformer
 

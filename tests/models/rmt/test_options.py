@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from laws.families import case_name
-from models.rmt.small import random_tokens, small_backbone, small_config
+from laws.families import case_name, random_tokens
+from models.rmt.small import small_backbone, small_config
 from retentive.models.rmt import RecurrentMemoryTransformer
 
 TOGGLES = [

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from laws.families import case_name
-from models.rmt.small import RETNET, random_tokens, small_rmt
+from laws.families import case_name, random_tokens
+from models.rmt.small import RETNET, small_rmt
 from retentive.models.rmt.segment_step import SegmentStep
 
 RECALLING = {"xl_length": 5, "xl_layer_above": True}

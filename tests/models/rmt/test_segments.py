@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from laws.families import case_name
-from models.rmt.small import RETNET, VOCAB, random_tokens, small_backbone, small_rmt
+from laws.families import VOCAB, case_name, random_tokens
+from models.rmt.small import RETNET, small_backbone, small_rmt
 from retentive.layers.batch_layout import rotary_by_config
 from retentive.models.rmt import segment_layout
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from models.rmt.small import RETNET, random_tokens, small_backbone, small_rmt
+from laws.families import random_tokens
+from models.rmt.small import RETNET, small_backbone, small_rmt
 from retentive.errors import MismatchError
 from retentive.models.registry import build
 from retentive.models.retnet import RetNet

@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from models.rmt.small import random_tokens, small_backbone, small_rmt
+from laws.families import random_tokens
+from models.rmt.small import small_backbone, small_rmt
 from retentive.training.step.pieces import cut_text
 from retentive.training.step.replay import replay
 from retentive.training.step.unroll import unrolled

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from laws.families import case_name
-from models.rmt.small import RETNET, random_tokens, small_backbone, small_rmt
+from laws.families import case_name, random_tokens
+from models.rmt.small import RETNET, small_backbone, small_rmt
 from retentive.models.registry import build
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
