@@ -24,8 +24,8 @@ class TrainingMeter:
     _labels: int = 0
     _bytes: float = 0.0
     _tokens: int = 0
-    _seconds: float = 0.0
     _last: StepResult | None = None
+    _seconds: float = 0.0
 
     def add(self, result: StepResult, *, tokens: int, text_bytes: float, seconds: float) -> None:
         """Add a step: tokens read and bytes predicted by all processes, and the seconds that it took."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from retentive.data.batch import Batch
 from retentive.models.protocol import LanguageModel
-from retentive.training.processes.processes import alone
+from retentive.training.run.fit import learner_alone
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 from retentive.training.step.learner import Backpropagation, Learner
 
@@ -200,16 +200,7 @@ def _learner(
 ) -> Learner:
     if schedule is None:
         schedule = ScheduleConfig(warmup_steps=min(100, max_steps - 1), final_share=1.0)
-    return Learner(
-        model,
-        optimizer=OptimizerConfig() if optimizer is None else optimizer,
-        schedule=schedule,
-        decay_steps=max_steps if schedule.decay_steps is None else schedule.decay_steps,
-        seed=seed,
-        carries_state=False,
-        processes=alone(next(model.parameters()).device),
-        backpropagation=backpropagation,
-    )
+    return learner_alone(model, optimizer, schedule, steps=max_steps, seed=seed, backpropagation=backpropagation)
 
 
 def cut_segments(batch: Batch, segment_length: int) -> Sequence[Batch]:

@@ -1,6 +1,7 @@
 """Training without files: for notebooks, experiments and tests."""
 
 from collections.abc import Callable
+from typing import Any
 
 from retentive.data.batch import Batch
 from retentive.models.protocol import LanguageModel
@@ -47,16 +48,32 @@ def fit(
     device = next(model.parameters()).device
     vocabulary = Vocabulary(size=model.vocab_size)
     schedule = ScheduleConfig(warmup_steps=0) if schedule is None else schedule
-    learner = Learner(
+    minimised = (NextTokenConfig() if objective is None else objective).build(vocabulary, device)
+    options: dict[str, Any] = {"carries_state": carries_state, "objective": minimised, "precision": precision}
+    learner = learner_alone(model, optimizer, schedule, steps=steps, seed=seed, **options)
+    numbers = (range(step * windows_per_graph, (step + 1) * windows_per_graph) for step in range(steps))
+    return [learner.step(step, [[batches(number) for number in some]]) for step, some in enumerate(numbers)]
+
+
+def learner_alone(
+    model: LanguageModel,
+    optimizer: OptimizerConfig | None,
+    schedule: ScheduleConfig,
+    *,
+    steps: int,
+    seed: int,
+    carries_state: bool = False,
+    **options: Any,
+) -> Learner:
+    """A `Learner` in this process, on the model's device, for so many steps; ``options`` are others of its own."""
+    decay_steps = steps if schedule.decay_steps is None else schedule.decay_steps
+    return Learner(
         model,
         optimizer=OptimizerConfig() if optimizer is None else optimizer,
         schedule=schedule,
-        decay_steps=steps if schedule.decay_steps is None else schedule.decay_steps,
+        decay_steps=decay_steps,
         seed=seed,
         carries_state=carries_state,
-        processes=alone(device),
-        objective=(NextTokenConfig() if objective is None else objective).build(vocabulary, device),
-        precision=precision,
+        processes=alone(next(model.parameters()).device),
+        **options,
     )
-    numbers = (range(step * windows_per_graph, (step + 1) * windows_per_graph) for step in range(steps))
-    return [learner.step(step, [[batches(number) for number in some]]) for step, some in enumerate(numbers)]
