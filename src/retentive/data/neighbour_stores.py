@@ -24,8 +24,8 @@ def build_neighbours(
     store: TokenStore,
     folder: Path,
     *,
-    chunk_size: int,
     config: NeighbourConfig | None = None,
+    chunk_size: int,
     encoder: Encoder | None = None,
     engine: Engine | None = None,
 ) -> None:
@@ -115,8 +115,8 @@ class ChunkNeighbours:
         folder: Path,
         *,
         config: NeighbourConfig | None = None,
-        chunk_size: int,
         database: Path | None = None,
+        chunk_size: int,
     ) -> None:
         self._arguments = (store, split, folder, config, chunk_size, database)
         queries = open_datastore(folder / split, store, chunk_size)

@@ -110,7 +110,7 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
         read = self._read if inputs_embeds is None else self._read_embedded
         text, state = _one_of(input_ids, inputs_embeds), None if cache is None else cache.state
         with kept_hidden_states(self.model, self._asked("output_hidden_states", output_hidden_states)) as hidden_states:
-            output = read(text, state, mask, starts, wanted, beside)
+            output = read(text, state, {"mask": mask, "starts": starts, "logits_to_keep": wanted}, beside)
         loss = None if labels is None else _loss(output.logits, labels, mask, num_items_in_batch)
         is_kept = self._asked("use_cache", use_cache, otherwise=not self.training)
         cache = advanced_cache(cache, is_kept, output.state, columns, given_mask)
@@ -125,33 +125,21 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
         return otherwise if chosen is None else bool(chosen)
 
     def _read(
-        self,
-        tokens: Tokens,
-        state: ModelState | None,
-        mask: TokenMask | None,
-        starts: TokenMask | None,
-        wanted: int | None,
-        beside: dict[str, Any],
+        self, tokens: Tokens, state: ModelState | None, call: dict[str, Any], beside: dict[str, Any]
     ) -> ModelOutput:
         lookup = make_lookup(self.model, self.retriever)
         if lookup is not None and not beside:
-            if starts is not None:
+            if call["starts"] is not None:
                 raise ValueError(
                     "position_ids must begin no document where a retriever looks for neighbours, which it does for one "
                     "document a row; give one document a row, or neighbours."
                 )
-            state = lookup.begin(tokens, mask, state)
-            beside = _given(neighbours=lookup.neighbours(tokens, mask, state))
-        return self.model(tokens, state, mask=mask, starts=starts, logits_to_keep=wanted, **beside)
+            state = lookup.begin(tokens, call["mask"], state)
+            beside = _given(neighbours=lookup.neighbours(tokens, call["mask"], state))
+        return self.model(tokens, state, **call, **beside)
 
     def _read_embedded(
-        self,
-        embedded: Hidden,
-        state: ModelState | None,
-        mask: TokenMask | None,
-        starts: TokenMask | None,
-        wanted: int | None,
-        beside: dict[str, Any],
+        self, embedded: Hidden, state: ModelState | None, call: dict[str, Any], beside: dict[str, Any]
     ) -> ModelOutput:
         model = self.model
         if not model.is_plain_decoder or beside:
@@ -160,10 +148,12 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
                 "input_ids."
             )
         decoder = model.decoder
-        layout = decoder.layout(embedded, None if state is None else state.position, mask=mask, starts=starts)
+        layout = decoder.layout(
+            embedded, None if state is None else state.position, mask=call["mask"], starts=call["starts"]
+        )
         hidden = decoder.embedding_dropout(decoder.embedding.place(embedded, layout.positions))
         hidden, following = decoder(hidden, state, layout)
-        return model.read_out(hidden, following, None, wanted)
+        return model.read_out(hidden, following, None, call["logits_to_keep"])
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Write tokens as every transformers model does; see `GenerationMixin.generate`.

@@ -244,15 +244,9 @@ def chunks_to_index_and_embed(
     """
     faiss = _needed("faiss")
     vectors_path = Path(f"{chunk_memmap_path}.embedded")
-    chunks_to_embeddings_(
-        num_chunks=num_chunks,
-        chunks_memmap_path=chunk_memmap_path,
-        embeddings_memmap_path=vectors_path,
-        chunk_size=chunk_size,
-        embed_dim=embed_dim,
-        batch_size=chunks_to_embeddings_batch_size,
-        use_cls_repr=use_cls_repr,
-    )
+    sizes = {"num_chunks": num_chunks, "chunk_size": chunk_size, "embed_dim": embed_dim}
+    paths: dict[str, Any] = {"chunks_memmap_path": chunk_memmap_path, "embeddings_memmap_path": vectors_path}
+    chunks_to_embeddings_(**sizes, **paths, batch_size=chunks_to_embeddings_batch_size, use_cls_repr=use_cls_repr)
     vectors = np.memmap(vectors_path, dtype=np.float32, mode="r", shape=(num_chunks, embed_dim))
     limit = min(_bytes("max_index_memory_usage", max_index_memory_usage), 1 << 62)
     choice = choose_index(num_chunks, embed_dim, IndexConfig(memory_limit=limit))
@@ -311,16 +305,19 @@ def chunks_to_precalculated_knn_(
         written = read_json(record, cure="delete it: the neighbours are then searched again")
         if written == {"made_of": done, "neighbours": checksum(target), "index": checksum(index_path)}:
             return target, faiss.read_index(str(index_path))
+    sizes = {"num_chunks": num_chunks, "chunk_size": chunk_size, "embed_dim": embed_dim}
+    memory: dict[str, Any] = {
+        "max_index_memory_usage": max_index_memory_usage,
+        "current_memory_available": current_memory_available,
+    }
+    batch = chunks_to_embeddings_batch_size
     index, vectors = chunks_to_index_and_embed(
-        num_chunks=num_chunks,
-        chunk_size=chunk_size,
+        **sizes,
+        **memory,
         chunk_memmap_path=chunks,
         use_cls_repr=use_cls_repr,
-        chunks_to_embeddings_batch_size=chunks_to_embeddings_batch_size,
-        embed_dim=embed_dim,
         index_file=index_file,
-        max_index_memory_usage=max_index_memory_usage,
-        current_memory_available=current_memory_available,
+        chunks_to_embeddings_batch_size=batch,
     )
     documents = np.asarray(open_rows(doc_ids_memmap_path, num_chunks, 1)[:, 0])
     pieces = (

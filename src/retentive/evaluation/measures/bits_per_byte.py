@@ -105,8 +105,8 @@ def bits_per_byte_in_windows(
     *,
     window: int = 2048,
     stride: int = 1024,
-    batch_size: int = 8,
     neighbours: FindsNeighbours | None = None,
+    batch_size: int = 8,
     on_tokens: Hook = quiet,
 ) -> BitsPerByte:
     """Measure with sliding windows, the way that models without a carried state are compared.
@@ -144,8 +144,7 @@ def bits_per_byte_in_one_pass(
         on_tokens: Called with the number of tokens scored since its last call.
 
     Raises:
-        MismatchError: If the model lacks some token ids.
-        ValueError: If a number is out of range, or there is nothing to score.
+        ValueError: See `bits_per_byte_in_windows`, as for MismatchError.
     """
     documents.check_model(model)
     begin = time.perf_counter()

@@ -150,8 +150,8 @@ def token_nats(
     state: ModelState | None = None,
     *,
     mask: TokenMask | None = None,
-    extra_inputs: Mapping[str, Tensor] | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
+    extra_inputs: Mapping[str, Tensor] | None = None,
 ) -> tuple[Float[Tensor, "batch time"], ModelState]:
     """The loss of each label, and the state after all tokens.
 
