@@ -42,8 +42,8 @@ class Plan(ModelPlan):
     vocab_size: int = 256
     segment_length: int = 256
     num_memory_tokens: int = 32
-    segments: tuple[int, int] = (10, 4000)
     time: int = 2048
+    segments: tuple[int, int] = (10, 4000)
     prompt: int = 128
     steps: int = 64
 

@@ -5,6 +5,7 @@ collected here.
 """
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -30,3 +31,10 @@ def errors_of(calls: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, str]]:
         [sys.executable, "-c", _PROGRAM], input=json.dumps(calls), capture_output=True, text=True, check=True
     )
     return [(kind, message) for kind, message in json.loads(run.stdout)]
+
+
+def assert_refused(calls: list[tuple[str, dict[str, Any]]], patterns: list[str]) -> None:
+    """Each call, as of `errors_of`, raises a ValueError that matches its pattern."""
+    for call, pattern, (error, message) in zip(calls, patterns, errors_of(calls), strict=True):
+        assert error == "ValueError", call
+        assert re.search(pattern, message), f"{call}: {message}"

@@ -25,15 +25,7 @@ CHUNK_SIZE, NEIGHBOURS, END = 64, 2, retrieval.EOS_ID
 
 
 def works(*, model: str, text: str, place: str, chunks: int, threads: int) -> Mapping[str, Callable[..., Work]]:
-    """The works over one folder of text.
-
-    Args:
-        model: Folder of the encoder.
-        text: Folder of ``.rst`` files.
-        place: Folder for everything that is written.
-        chunks: How many chunks an encoding repetition encodes.
-        threads: OpenMP threads.
-    """
+    """The works over one folder of text, with the options of `benchmarks.workers.retentive_store.works`."""
     torch.set_num_threads(threads)
     Path(place).mkdir(parents=True, exist_ok=True)
     os.chdir(place)  # its index lies in a folder below the working directory

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from laws.families import enlarged
 from retentive.compat.recurrent_memory_transformer_pytorch import (
     RecurrentMemoryTransformer,
     RecurrentMemoryTransformerWrapper,
@@ -25,11 +26,7 @@ SIZES: dict[str, Any] = {
 
 def made(**changes: Any) -> RecurrentMemoryTransformer:
     torch.manual_seed(0)
-    model = RecurrentMemoryTransformer(**{**SIZES, **changes}).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model.eval()
+    return enlarged(RecurrentMemoryTransformer(**{**SIZES, **changes}).double())
 
 
 def tokens(batch: int, time: int) -> Tensor:

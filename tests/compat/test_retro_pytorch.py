@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from laws.families import enlarged
 from retentive.compat.retro_pytorch import RETRO, RETRODataset, TrainingWrapper, retrieval
 from retentive.compat.retro_pytorch.optimizer import get_optimizer
 from retentive.compat.retro_pytorch.retrieval import (
@@ -95,11 +96,7 @@ def chunked(tmp_path: Path, **changes: Any) -> dict[str, int]:
 
 def made(**changes: Any) -> RETRO:
     torch.manual_seed(0)
-    model = RETRO(**{**SIZES, **changes}).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return enlarged(RETRO(**{**SIZES, **changes}).double()).train()
 
 
 def tokens(*shape: int) -> Tensor:

@@ -13,3 +13,9 @@ def assert_equal_states(found, expected) -> None:
         assert ours[name].dtype == tensor.dtype, name
         assert torch.equal(ours[name].view(-1), tensor.reshape(-1)), name
         assert ours[name].shape == tensor.shape, name
+
+
+def assert_close_states(found, expected, atol: float) -> None:
+    ours = named_tensors(found)
+    for name, tensor in named_tensors(expected).items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=atol, msg=name)

@@ -85,148 +85,55 @@ def _each_alone(**values: Any) -> dict[str, dict[str, Any]]:
 
 
 DECODERS = _each_alone(
-    vocab_size=24,
-    hidden_size=24,
-    intermediate_size=20,
-    activation="relu",
-    norm_epsilon=0.1,
-    rotary_base=100.0,
-    tie_embeddings=True,
-    dropout=0.5,
-)
+    vocab_size=24, hidden_size=24, intermediate_size=20, activation="relu", norm_epsilon=0.1
+) | _each_alone(rotary_base=100.0, tie_embeddings=True, dropout=0.5)
 
 ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
     "transformer": (
         DECODERS
-        | _each_alone(
-            num_layers=3,
-            num_heads=2,
-            num_kv_heads=2,
-            head_dim=6,
-            gated=True,
-            norm="gated_rms_norm",
-            final_norm=False,
-            positions="none",
-            rotary_frequencies="retnet",
-            rotary_pairs="half",
-            rotary_scaling=(4.0,),
-            window=3,
-            attention_bias=True,
-            output_bias=True,
-            feed_forward_bias=True,
-            head_bias=True,
-            scale_embeddings=True,
-            attention_dropout=0.5,
-            initialisation="xavier",
-        )
+        | _each_alone(num_layers=3, num_heads=2, num_kv_heads=2, head_dim=6, gated=True, norm="gated_rms_norm")
+        | _each_alone(final_norm=False, positions="none", rotary_frequencies="retnet", rotary_pairs="half")
+        | _each_alone(rotary_scaling=(4.0,), window=3, attention_bias=True, output_bias=True)
+        | _each_alone(feed_forward_bias=True, head_bias=True, scale_embeddings=True, attention_dropout=0.5)
+        | _each_alone(initialisation="xavier")
         | {"max_positions": {"positions": "learned", "max_positions": 64}}
     ),
     "retnet": (
         DECODERS
-        | _each_alone(
-            num_layers=3,
-            num_heads=4,
-            key_dim=6,
-            value_dim=6,
-            gated=True,
-            norm="layer_norm",
-            head_norm="layer_norm",
-            head_norm_affine=True,
-            head_norm_epsilon=0.1,
-            normalise_scores=True,
-            residual="deepnorm",
-            embedding_norm=True,
-            final_norm=False,
-            decay="geometric",
-            log_decay=(-0.5, -0.1),
-            relative_position=False,
-            rotary_frequencies="standard",
-            rotary_pairs="half",
-            gate="gelu",
-            bias=True,
-            head_bias=True,
-            scale_embeddings=True,
-            max_positions=64,
-            initialisation="normal",
-        )
+        | _each_alone(num_layers=3, num_heads=4, key_dim=6, value_dim=6, gated=True, norm="layer_norm")
+        | _each_alone(head_norm="layer_norm", head_norm_affine=True, head_norm_epsilon=0.1, normalise_scores=True)
+        | _each_alone(residual="deepnorm", embedding_norm=True, final_norm=False, decay="geometric")
+        | _each_alone(log_decay=(-0.5, -0.1), relative_position=False, rotary_frequencies="standard")
+        | _each_alone(rotary_pairs="half", gate="gelu", bias=True, head_bias=True, scale_embeddings=True)
+        | _each_alone(max_positions=64, initialisation="normal")
     ),
     "hybrid": (
         DECODERS
-        | _each_alone(
-            num_layers=3,
-            num_heads=4,
-            pattern=("gated_retention", "attention"),
-            num_kv_heads=1,
-            key_dim=6,
-            value_dim=6,
-            gated=True,
-            norm="gated_rms_norm",
-            final_norm=False,
-            mixer_bias=True,
-            feed_forward_bias=True,
-            head_bias=True,
-            attention_dropout=0.5,
-            initialisation="normal",
-        )
+        | _each_alone(num_layers=3, num_heads=4, pattern=("gated_retention", "attention"), num_kv_heads=1)
+        | _each_alone(key_dim=6, value_dim=6, gated=True, norm="gated_rms_norm", final_norm=False, mixer_bias=True)
+        | _each_alone(feed_forward_bias=True, head_bias=True, attention_dropout=0.5, initialisation="normal")
         | {"window": {"pattern": ("window_attention",), "chunk_size": 64, "window": 3}}
     ),
     "yoco": (
         DECODERS
-        | _each_alone(
-            num_layers=2,
-            num_heads=2,
-            num_kv_heads=2,
-            self_mixer="retention",
-            self_num_heads=2,
-            gated=False,
-            norm="gated_rms_norm",
-            initialisation="normal",
-        )
+        | _each_alone(num_layers=2, num_heads=2, num_kv_heads=2, self_mixer="retention", self_num_heads=2)
+        | _each_alone(gated=False, norm="gated_rms_norm", initialisation="normal")
         | {"window": {"self_mixer": "window_attention", "chunk_size": 64, "window": 3}}
     ),
     "retro": (
-        _each_alone(
-            base=config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2}),
-            chunk_size=3,
-            cross_layers=(2,),
-            encoder_hidden_size=16,
-            encoder_num_layers=3,
-            encoder_num_heads=3,
-            encoder_head_dim=4,
-            encoder_intermediate_size=20,
-            encoder_cross_layers=(2,),
-            cross_num_heads=2,
-            cross_head_dim=6,
-            relative_position=False,
-            share_embeddings=True,
-            norm="gated_rms_norm",
-            norm_epsilon=0.1,
-            activation="relu",
-            gated=True,
-            residual="deepnorm",
-            encoder_dropout=0.5,
-            encoder_attention_dropout=0.5,
-            cross_dropout=0.5,
-            cross_attention_dropout=0.5,
-            chunk_offset=2,
-        )
+        _each_alone(base=config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2}))
+        | _each_alone(chunk_size=3, cross_layers=(2,), encoder_hidden_size=16, encoder_num_layers=3)
+        | _each_alone(encoder_num_heads=3, encoder_head_dim=4, encoder_intermediate_size=20)
+        | _each_alone(encoder_cross_layers=(2,), cross_num_heads=2, cross_head_dim=6, relative_position=False)
+        | _each_alone(share_embeddings=True, norm="gated_rms_norm", norm_epsilon=0.1, activation="relu")
+        | _each_alone(gated=True, residual="deepnorm", encoder_dropout=0.5, encoder_attention_dropout=0.5)
+        | _each_alone(cross_dropout=0.5, cross_attention_dropout=0.5, chunk_offset=2)
     ),
     "rmt": (
-        _each_alone(
-            backbone=config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2}),
-            segment_length=6,
-            num_memory_tokens=3,
-            bidirectional=True,
-            causal_memory=True,
-            read_first=False,
-            write_start="learned",
-            write_gradient=False,
-            memory_code="sign",
-            memory_noise=0.1,
-            xl_length=3,
-            token_shift=True,
-            embedding_gradient=0.1,
-        )
+        _each_alone(backbone=config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2}))
+        | _each_alone(segment_length=6, num_memory_tokens=3, bidirectional=True, causal_memory=True)
+        | _each_alone(read_first=False, write_start="learned", write_gradient=False, memory_code="sign")
+        | _each_alone(memory_noise=0.1, xl_length=3, token_shift=True, embedding_gradient=0.1)
         | {
             "memory": {"memory": "associative", "associative_dim": 4},
             "associative_dim": {"memory": "associative", "associative_dim": 6},

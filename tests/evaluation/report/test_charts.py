@@ -9,16 +9,7 @@ from retentive.evaluation.measures.bits_per_byte import BitsPerByte
 from retentive.evaluation.measures.documents import Coverage
 from retentive.evaluation.measures.loss_by_position import LossByPosition, PositionBucket
 from retentive.evaluation.measures.speed import LeftOut, SpeedPoint, SpeedReport
-from retentive.evaluation.report.charts import (
-    LossHistory,
-    bits_per_byte_chart,
-    position_chart,
-    prefill_chart,
-    read_loss_history,
-    results_table,
-    speed_charts,
-    training_chart,
-)
+from retentive.evaluation.report import charts
 
 COVERAGE = Coverage(split="heldout", documents=2, documents_in_split=5, text_bytes=900, text_bytes_in_split=4000)
 
@@ -67,14 +58,14 @@ RESULTS = {"A": [bits("windows", 1.5), bits("one_pass", 1.25, None)], "B": [bits
 
 
 def test_a_short_history_is_shown_as_it_is():
-    chart = training_chart({"A": LossHistory(tokens=(10.0, 20.0), nats_per_token=(3.0, 2.0))})
+    chart = charts.training_chart({"A": charts.LossHistory(tokens=(10.0, 20.0), nats_per_token=(3.0, 2.0))})
     assert (chart.curves[0].x, chart.curves[0].y, chart.curves[0].low) == ((10.0, 20.0), (3.0, 2.0), None)
     assert "mean of" not in chart.caption
 
 
 def test_a_long_history_is_averaged_and_says_so():
-    history = LossHistory(tokens=tuple(map(float, range(1, 201))), nats_per_token=tuple(map(float, range(200))))
-    chart = training_chart({"A": history})
+    history = charts.LossHistory(tokens=tuple(map(float, range(1, 201))), nats_per_token=tuple(map(float, range(200))))
+    chart = charts.training_chart({"A": history})
     (curve,) = chart.curves
     assert "Each point is the mean of 3 measurements; the band is their range." in chart.caption
     assert (curve.x[0], curve.y[0], curve.low[0], curve.high[0]) == (3.0, 1.0, 0.0, 2.0)
@@ -90,11 +81,13 @@ def test_a_history_is_read_from_the_metrics_of_a_run(tmp_path: Path):
     ]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert read_loss_history(path, tokens_per_step=64) == LossHistory(tokens=(640.0, 1280.0), nats_per_token=(3.0, 2.5))
+    assert charts.read_loss_history(path, tokens_per_step=64) == charts.LossHistory(
+        tokens=(640.0, 1280.0), nats_per_token=(3.0, 2.5)
+    )
 
 
 def test_bars_are_of_the_ways_that_all_models_were_measured_by():
-    chart = bits_per_byte_chart(RESULTS)
+    chart = charts.bits_per_byte_chart(RESULTS)
     assert chart.groups == ("windows of 2,048\n(stride 1,024)",)
     assert [(bars.name, bars.heights, bars.errors) for bars in chart.bars] == [
         ("A", (1.5,), (0.01,)),
@@ -102,16 +95,16 @@ def test_bars_are_of_the_ways_that_all_models_were_measured_by():
     ]
     assert "a sample of 2 of 5 documents of 'heldout' (900 of 4,000 bytes)" in chart.caption
     assert "1,234 tokens" in chart.caption
-    both = bits_per_byte_chart({"A": RESULTS["A"]})
+    both = charts.bits_per_byte_chart({"A": RESULTS["A"]})
     assert both.groups == ("windows of 2,048\n(stride 1,024)", "one pass")
     assert both.bars[0].errors == (0.01, None)
 
 
 def test_bars_without_a_common_way_are_refused():
     with pytest.raises(ValueError, match="a method that all models were measured by, but have none"):
-        bits_per_byte_chart({"A": [bits("windows", 1.0)], "B": [bits("one_pass", 1.0)]})
+        charts.bits_per_byte_chart({"A": [bits("windows", 1.0)], "B": [bits("one_pass", 1.0)]})
     with pytest.raises(ValueError, match="a method that all models were measured by, but have none"):
-        bits_per_byte_chart({})
+        charts.bits_per_byte_chart({})
 
 
 def test_positions_have_error_bars_and_counts():
@@ -119,7 +112,9 @@ def test_positions_have_error_bars_and_counts():
         PositionBucket(first=1, last=1, nats_per_token=3.0, standard_error=0.5, tokens=2, documents=2),
         PositionBucket(first=2, last=3, nats_per_token=2.0, standard_error=None, tokens=7, documents=1),
     )
-    chart = position_chart({"A": LossByPosition(buckets=buckets, coverage=COVERAGE, seconds=1.0)}, training_window=512)
+    chart = charts.position_chart(
+        {"A": LossByPosition(buckets=buckets, coverage=COVERAGE, seconds=1.0)}, training_window=512
+    )
     (curve,) = chart.curves
     assert (curve.x, curve.y, curve.low, curve.high) == ((1.0, 2.0), (3.0, 2.0), (2.5, 2.0), (3.5, 2.0))
     assert chart.x_scale == "log"
@@ -128,7 +123,7 @@ def test_positions_have_error_bars_and_counts():
 
 
 def test_speeds_show_their_spread_and_what_was_left_out():
-    speed, size = speed_charts(SPEED)
+    speed, size = charts.speed_charts(SPEED)
     assert [(curve.name, curve.x, curve.y) for curve in speed.curves] == [
         ("A", (128.0, 512.0), (50.0, 49.0)),
         ("B", (128.0,), (40.0,)),
@@ -141,13 +136,13 @@ def test_speeds_show_their_spread_and_what_was_left_out():
 
 
 def test_prefill_has_a_chart_of_its_own():
-    chart = prefill_chart(SPEED)
+    chart = charts.prefill_chart(SPEED)
     assert [(curve.name, curve.y) for curve in chart.curves] == [("A", (5000.0, 4900.0)), ("B", (4000.0,))]
     assert "Medians of 3 runs" in chart.caption
 
 
 def test_the_table_compares_speeds_at_a_context_that_all_reached():
-    table = results_table(
+    table = charts.results_table(
         RESULTS, parameters={"A": 1000, "B": 2000}, training_seconds={"A": 1.0, "B": 2.0}, speed=SPEED
     )
     assert "decode at 128 (tokens/s)" in table.columns
@@ -156,4 +151,4 @@ def test_the_table_compares_speeds_at_a_context_that_all_reached():
         ("B", "2,000", "2", "2.000 ± 0.010", "–", "40", "4,000", "1,280"),
     )
     with pytest.raises(ValueError, match="speed must have a context at which all models were measured, but has none"):
-        results_table({"C": RESULTS["A"]}, parameters={"C": 1}, training_seconds={"C": 1.0}, speed=SPEED)
+        charts.results_table({"C": RESULTS["A"]}, parameters={"C": 1}, training_seconds={"C": 1.0}, speed=SPEED)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laws.equality import assert_close_states
 from laws.families import VOCAB, case_name, random_tokens
 from models.retro.naive import naive_logits
 from models.retro.small import CHUNK, DEEPNORM, RETNET, random_neighbours, small_base, small_retro
@@ -81,8 +82,7 @@ def test_calls_cut_anywhere_equal_one_call(changes: dict, cuts: set[int], offset
         state, read = output.state, read + count
         logits.append(output.logits)
     torch.testing.assert_close(torch.cat(logits, 1), whole.logits, rtol=0, atol=1e-11)
-    for name, expected in named_tensors(whole.state).items():
-        torch.testing.assert_close(named_tensors(state)[name], expected, rtol=0, atol=1e-11, msg=name)
+    assert_close_states(state, whole.state, atol=1e-11)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=case_name)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from laws.equality import assert_close_states
 from laws.families import VOCAB, case_name, random_tokens
 from models.rmt.small import RETNET, small_backbone, small_rmt
 from retentive.layers.batch_layout import rotary_by_config
@@ -43,8 +44,7 @@ def test_segment_by_segment_equals_the_whole(changes: dict):
         state = output.state
         logits.append(output.logits)
     torch.testing.assert_close(torch.cat(logits, 1), whole.logits, rtol=0, atol=1e-12)
-    for name, tensor in named_tensors(whole.state).items():
-        torch.testing.assert_close(named_tensors(state)[name], tensor, rtol=0, atol=1e-12, msg=name)
+    assert_close_states(state, whole.state, atol=1e-12)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=case_name)
@@ -110,8 +110,7 @@ def test_an_encoders_memory_is_the_same_however_calls_are_cut(cuts: set[int]):
         state = output.state
         # What a token sees is what its segment holds when the call ends.
         torch.testing.assert_close(output.logits, model(tokens[:, :end]).logits[:, begin:], rtol=0, atol=1e-12)
-    for name, tensor in named_tensors(whole.state).items():
-        torch.testing.assert_close(named_tensors(state)[name], tensor, rtol=0, atol=1e-12, msg=name)
+    assert_close_states(state, whole.state, atol=1e-12)
 
 
 def test_an_encoder_sees_both_ways_within_a_segment_and_back_beyond_it():
