@@ -30,7 +30,7 @@ def cluster() -> Iterator[Cluster]:
         # Where the tests' own modules are found: workers start with the environment of their node.
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": patient, **small})
-        # Joined while the head is alone: of several nodes with one address Ray takes any, and the test kills one of them.
+        # Joined while the head is alone: of several nodes with one address Ray takes any, and the test kills one.
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
         for _ in range(2):
             cluster.add_node(num_cpus=1, **small)
