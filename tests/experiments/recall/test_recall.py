@@ -11,17 +11,10 @@ import pytest
 import torch
 
 from retentive.data.tasks.recurrent_tasks import FACT_BEGIN, QUESTION, VALUES
+from retentive.experiments.recall import report
 from retentive.experiments.recall import training as recall_training
 from retentive.experiments.recall.corpus import read_corpus
 from retentive.experiments.recall.questions import DEPTHS, MEMORY, SHUFFLED, ZEROED, Answers, ask, make_trials
-from retentive.experiments.recall.report import (
-    NO_MEMORY,
-    SeedResult,
-    markdown,
-    recall_chart,
-    rows_of,
-    seed_result_from_dict,
-)
 from retentive.experiments.recall.training import Phase, recall_config, train_to_recall
 from retentive.models.rmt import RecurrentMemoryTransformer
 from retentive.training.run.curriculum import CurriculumConfig
@@ -136,18 +129,21 @@ def test_what_cannot_be_asked_is_refused(count: int, length: int, message: str):
         make_trials(count, length=length, segment_length=SEGMENT, seed=0)
 
 
-def small_results() -> list[SeedResult]:
-    model, results = small_model(), list[SeedResult]()
+def small_results() -> list[report.SeedResult]:
+    model, results = small_model(), list[report.SeedResult]()
     for seed in (0, 1):
         rows, seconds, sizes = [], [], []
         for length in (64, 160):
             trials = make_trials(8, length=length, segment_length=SEGMENT, seed=seed)
             found = ask(model, trials)
-            rows += [*rows_of(found), *rows_of(ask(model, trials, carries_state=False), {MEMORY: NO_MEMORY})]
+            rows += [
+                *report.rows_of(found),
+                *report.rows_of(ask(model, trials, carries_state=False), {MEMORY: report.NO_MEMORY}),
+            ]
             seconds.append((length, found.seconds))
             sizes.append((length, found.resident_bytes))
         results.append(
-            SeedResult(
+            report.SeedResult(
                 seed=seed,
                 parameters=7,
                 is_learned=False,
@@ -165,8 +161,8 @@ def small_results() -> list[SeedResult]:
 def test_results_survive_json_and_every_number_is_in_the_tables():
     results = small_results()
     for result in results:
-        assert seed_result_from_dict(json.loads(json.dumps(dataclasses.asdict(result)))) == result
-    text = markdown(results)
+        assert report.seed_result_from_dict(json.loads(json.dumps(dataclasses.asdict(result)))) == result
+    text = report.markdown(results)
     assert text.count("| recurrent memory |") == 4
     assert text.count("Transformer, same segment, no memory") == 4
     hit = results[1].row(MEMORY, 160)
@@ -178,7 +174,7 @@ def test_results_survive_json_and_every_number_is_in_the_tables():
 
 
 def test_the_picture_has_a_line_for_each_seed_and_control():
-    chart = recall_chart(small_results())
+    chart = report.recall_chart(small_results())
     names = [curve.name for curve in chart.curves]
     assert names == ["memory, seed 0", "memory, seed 1", "zeroed", "another's", "no memory"]
     for curve in chart.curves:

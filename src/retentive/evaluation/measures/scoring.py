@@ -105,8 +105,8 @@ def score_in_one_pass(
     documents: Documents,
     *,
     chunk_size: int = 1024,
-    batch_size: int = 8,
     neighbours: FindsNeighbours | None = None,
+    batch_size: int = 8,
 ) -> Iterator[ScoredTokens]:
     """Score documents from begin to end, each token read once, the state carried from chunk to chunk.
 
@@ -149,8 +149,8 @@ def token_nats(
     labels: Tokens,
     state: ModelState | None = None,
     *,
-    mask: TokenMask | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
+    mask: TokenMask | None = None,
     extra_inputs: Mapping[str, Tensor] | None = None,
 ) -> tuple[Float[Tensor, "batch time"], ModelState]:
     """The loss of each label, and the state after all tokens.
