@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _TORCH_LIBRARIES = {"linux": "libtorch_cpu.so", "darwin": "libtorch_cpu.dylib"}
 
@@ -31,6 +31,12 @@ _TORCH_LIBRARIES = {"linux": "libtorch_cpu.so", "darwin": "libtorch_cpu.dylib"}
 def was_loaded_by_transformers(tensor: Tensor) -> bool:
     """Tell whether ``from_pretrained`` has filled a tensor from a file (transformers 5.0.0, 5.24.0)."""
     return bool(getattr(tensor, "_is_hf_initialized", False))
+
+
+def offloading_hook(module: nn.Module) -> Any:
+    """Return the hook that loads a module's offloaded tensors before each call (accelerate 1.3.0, 1.15.0); or None."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    return hook if getattr(hook, "offload", False) else None
 
 
 def keep_cache_in_output(cache: Any) -> None:

@@ -57,11 +57,16 @@ class Convention:
 
 BOTH = {"bos_token": "<s>", "eos_token": "</s>"}
 CONVENTIONS = {
-    "llama": Convention("Llama", "pieces", ("<s>", ""), {**BOTH, "unk_token": "<unk>"}, model={"rope_theta": 500.0}),
     "llama 3": Convention(
         "Llama", "bytes", ("<s>", ""), BOTH, rows=7, generation={"eos_token_id": "both", "do_sample": False}
     ),
-    "mistral": Convention("Mistral", "pieces", ("<s>", ""), {**BOTH, "pad_token": "</s>"}, model={"sliding_window": 6}),
+    "mistral": Convention(
+        "Mistral",
+        "pieces",
+        ("<s>", ""),
+        {**BOTH, "pad_token": "</s>"},
+        model={"sliding_window": 6, "rope_theta": 500.0},
+    ),
     "qwen2": Convention(
         "Qwen2",
         special={"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},

@@ -13,6 +13,7 @@ from transformers import initialization as init
 
 from retentive.checkpoints.transformers_files import write_code_file
 from retentive.huggingface.config import RetentiveConfig
+from retentive.huggingface.offloading import keep_own_tensors
 from retentive.huggingface.resizing import resize_vocabulary, with_vocab_size
 from retentive.models.base import DecoderModel
 from retentive.models.calls import check_predicts_next
@@ -77,6 +78,14 @@ class RetentivePreTrainedModel(PreTrainedModel):
         # By this name transformers knows that it is on.
         self.gradient_checkpointing = enable
         set_recomputing(self.model, gradient_checkpointing_func if enable else None, every_n_layers)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a folder as every transformers model does; see `PreTrainedModel.from_pretrained`."""
+        load: Any = super().from_pretrained
+        loaded: Any = load(*args, **kwargs)
+        keep_own_tensors(cast("nn.Module", loaded[0] if isinstance(loaded, tuple) else loaded))
+        return loaded
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of tokens."""

@@ -133,7 +133,10 @@ class MultiScaleRetention(RetentionHeads):
         """Read one token of each row: the recurrent form (eq. 6)."""
         projected = self.input_proj(x)
         query, key, value = self.split_token(projected, place.rotation(self.rotary))
-        mixed, kv = recurrent_step(query, key, value, state.kv, self.decay, overwrite=place.context.overwrites_state)
+        decay = self.decay
+        if decay.is_meta:  # of an offloaded model, whose weights are loaded during their calls alone
+            decay = _recurrent_decay(self.config, x.device, state.kv.dtype)
+        mixed, kv = recurrent_step(query, key, value, state.kv, decay, overwrite=place.context.overwrites_state)
         output = self.read_out(self.scaled(mixed, place.positions), projected[:, -self.sizes[-1] :])
         return output, RetentionState(kv=kv, position=place.next_position)
 

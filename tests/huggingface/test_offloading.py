@@ -1,0 +1,40 @@
+"""A model of which transformers keeps most on disk computes what the whole model computes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from laws.families import random_tokens, small_config, small_model
+from retentive.checkpoints import save_model
+from retentive.huggingface import register
+from retentive.models.registry import family_names
+
+register()
+
+
+CASES = [
+    *((family, {}) for family in family_names()),
+    ("transformer", {"positions": "learned", "max_positions": 64, "tie_embeddings": True}),
+    ("rmt", {"backbone": small_config("retnet"), "causal_memory": True}),
+]
+
+
+@pytest.mark.parametrize(("family", "changes"), CASES, ids=[f"{family}-{len(changes)}" for family, changes in CASES])
+def test_an_offloaded_model_is_the_whole_one(family: str, changes: dict, tmp_path: Path):
+    ours = small_model(family, dtype=torch.float32, **changes)
+    save_model(ours, tmp_path)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokens = random_tokens(2, 7)
+    mask = torch.ones_like(tokens)
+    mask[0, :2] = 0
+    size = 4 * sum(parameter.numel() for parameter in ours.parameters())
+    places = {"device_map": "auto", "max_memory": {"cpu": size // 20}, "offload_folder": tmp_path / "offloaded"}
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, **places)
+    assert set(theirs.hf_device_map.values()) == {"disk"}
+    assert any(parameter.is_meta for parameter in theirs.parameters())
+    with torch.no_grad():
+        assert torch.equal(theirs(tokens, attention_mask=mask).logits, whole(tokens, attention_mask=mask).logits)
+        torch.testing.assert_close(theirs(tokens, labels=tokens).loss, whole(tokens, labels=tokens).loss)
+    assert torch.equal(theirs.generate(tokens, max_new_tokens=3), whole.generate(tokens, max_new_tokens=3))
