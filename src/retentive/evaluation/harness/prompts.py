@@ -67,10 +67,7 @@ class Prompts:
             raise ImportError(
                 "a chat template needs transformers, which is not installed: pip install 'retentive[hf]'."
             )
-        from transformers import AutoTokenizer
+        from transformers import PreTrainedTokenizerFast
 
-        from retentive.huggingface import register
-
-        register()
-        load: Any = AutoTokenizer.from_pretrained
+        load: Any = PreTrainedTokenizerFast.from_pretrained
         return load(self._folder)
