@@ -11,9 +11,9 @@ from torch import Tensor
 
 from retentive.config_types import check_types
 from retentive.errors import MismatchError
+from retentive.models.layer_states import state_of_kind
 from retentive.models.protocol import LanguageModel
 from retentive.models.retro import Retro, RetroState, begin_chunks_late, end_chunks_every
-from retentive.models.retro.state import check_state
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import ModelState
 
@@ -91,7 +91,8 @@ class Lookup:
         return end_chunks_every(checked, every, self._model.config.chunk_size)
 
     def _checked(self, state: ModelState) -> RetroState:
-        return check_state(self._model.config, self._model.decoder.dtype, state)
+        """The state, if it is of the family: it is asked for before each token, and the model checks all else of it."""
+        return state_of_kind(state, RetroState, "a RETRO")
 
     def arguments(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> dict[str, Tensor]:
         """The neighbours of the chunks that end in a call, by the name of the argument; empty without any."""

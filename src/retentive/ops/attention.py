@@ -78,16 +78,18 @@ def attention_step(
         allowed: True where a row's query may read a key; None where it may read all.
         dropout: Probability with which a weight is dropped; 0 outside training.
     """
-    dtype = compute_dtype(query)
+    dtype, dtype_of_inputs = compute_dtype(query), query.dtype
+    if not (dtype is dtype_of_inputs is key.dtype is value.dtype):
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     output = scaled_dot_product_attention(
-        query.unsqueeze(2).to(dtype),
-        key.to(dtype),
-        value.to(dtype),
+        query.unsqueeze(2),
+        key,
+        value,
         attn_mask=None if allowed is None else allowed[:, None, None],
         dropout_p=dropout,
         enable_gqa=key.shape[1] != query.shape[1],
-    )
-    return output.squeeze(2).to(query.dtype)
+    ).squeeze(2)
+    return output if output.dtype is dtype_of_inputs else output.to(dtype_of_inputs)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> None:
