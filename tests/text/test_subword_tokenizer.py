@@ -8,6 +8,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.text import subword_tokenizer
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.loading import load_tokenizer
 from retentive.text.subword_tokenizer import END_OF_TEXT, SubwordTokenizer, train_bpe
@@ -59,6 +60,23 @@ def test_bpe_merges_what_is_frequent(bpe):
     assert len(bpe.encode(TEXTS[0])) < len(TEXTS[0].encode()) / 2
     assert bpe.vocab_size == 300
     assert not bpe.adds_prefix_space
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", ""]], ids=str)
+def test_a_vocabulary_is_not_learned_from_nothing(texts: list[str]):
+    with pytest.raises(ValueError, match="a BPE must learn from some text, but there is none: give more text"):
+        train_bpe(texts, vocab_size=300)
+
+
+@pytest.mark.parametrize(
+    "long", ["ab" * 30_000, " \n" * 30_000, "\u4f60\u597d" * 1000], ids=["word", "space", "chinese"]
+)
+def test_long_words_are_learned_from_in_pieces(long: str):
+    size = subword_tokenizer.LONGEST_WORD
+    apart = [long[begin : begin + size] for begin in range(0, len(long), size)]
+    learned = train_bpe([long, "and the end"], vocab_size=300)
+    assert learned.fingerprint() == train_bpe([*apart, "and the end"], vocab_size=300).fingerprint()
+    assert learned.decode(learned.encode(long)) == long
 
 
 def test_the_same_texts_give_the_same_vocabulary(bpe):

@@ -1,9 +1,11 @@
 """Tokenizers with a learned vocabulary, through the ``tokenizers`` library: our own BPE, or any ``tokenizer.json``."""
 
 import hashlib
+import itertools
 import json
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     import tokenizers
 
 END_OF_TEXT = "<|endoftext|>"
+LONGEST_WORD = 256
+"""Characters of a word, or of a run of white space, that a BPE learns from in one piece."""
+_LONG_RUN = re.compile(rf"\S{{{LONGEST_WORD + 1},}}|\s{{{LONGEST_WORD + 1},}}")
 # Names of the token that ends a document in published vocabularies.
 _USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]", "<EOT>")
 
@@ -224,11 +229,12 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> SubwordTokenizer:
     """Learn a byte-level BPE vocabulary (Sennrich et al. 2016; over bytes as in GPT-2) that can write any text.
 
     Args:
-        texts: Read once, one at a time. The same texts in the same order give the same vocabulary.
+        texts: Read once, one at a time. The same texts in the same order give the same vocabulary. Words, and runs of
+            white space, above 256 characters are learned from in pieces of that length.
         vocab_size: Ids in all: end-of-text, 256 bytes, and pairs that are merged. A small corpus may give fewer.
 
     Raises:
-        ValueError: If ``vocab_size`` is below 257.
+        ValueError: If ``vocab_size`` is below 257, or there is no text.
     """
     if vocab_size < 257:
         raise ValueError(f"vocab_size of a BPE must be at least 257 (256 bytes and end-of-text), but is {vocab_size}.")
@@ -245,13 +251,31 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> SubwordTokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=sys.stderr.isatty(),
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    pieces = itertools.chain.from_iterable(map(_pieces, texts))
+    first = next(pieces, None)
+    if first is None:
+        raise ValueError(
+            "a BPE must learn from some text, but there is none: give more text, or hold out less of it; in prepare, "
+            "tokenizer_training_bytes must be above the size of one document."
+        )
+    tokenizer.train_from_iterator(itertools.chain((first,), pieces), trainer)
     # For other readers of the file: documents begin with end-of-text, as in training, and as `retentive generate` does.
     begin = [(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A", pair=f"{END_OF_TEXT} $A $B", special_tokens=begin
     )
     return SubwordTokenizer(_with_pad(json.loads(tokenizer.to_str())), name="bpe", end_of_text=END_OF_TEXT)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text, cut inside its long words: the time of a merge grows with the longest of them."""
+    begin = 0
+    for run in _LONG_RUN.finditer(text):
+        for cut in range(run.start() + LONGEST_WORD, run.end(), LONGEST_WORD):
+            yield text[begin:cut]
+            begin = cut
+    if begin < len(text):
+        yield text[begin:]
 
 
 def _with_pad(description: dict[str, Any]) -> str:
