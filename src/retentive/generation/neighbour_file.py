@@ -16,7 +16,9 @@ def read_neighbours(path: Path, tokenizer: Tokenizer, chunk_size: int) -> OwnNei
     if not path.exists() or path.is_dir():
         raise ValueError(f"neighbours must be a file of text, one neighbour a line, but {path} is none: write one.")
     try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        # Of all the characters at which Python splits lines, such as form feeds, only line ends separate neighbours.
+        text = path.read_bytes().decode("utf-8-sig")
+        lines = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"neighbours must be a file of UTF-8 text, but {path} is not: convert it.") from error
     if not lines:
