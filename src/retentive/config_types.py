@@ -1,46 +1,102 @@
-"""Configs hold what their annotations say: a frozen dataclass refuses values of another type when it is made."""
+"""Values are of the types that annotations name: a config refuses others when it is made, a call before it begins."""
 
 import math
 import types
 import typing
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cache
+from numbers import Integral
+from pathlib import Path
 
-NAMES = {int: "a whole number", float: "a finite number", bool: "True or False"}
+NAMES: dict[type, str] = {int: "a whole number", float: "a finite number", bool: "True or False", Path: "a Path"}
 
 
-def check_types(config: object) -> None:
-    """Refuse numbers and flags of another type than a config's annotations name; other fields are the config's affair.
+def check_count(name: str, value: object, least: int = 1, unit: str = "") -> None:
+    """Refuse a number of things that is no whole number, or too small.
+
+    Args:
+        name: The argument, for the message.
+        value: What was given. True and False are no numbers.
+        least: The smallest number that is allowed.
+        unit: What is counted, in the singular, for the message.
+
+    Raises:
+        ValueError: If it cannot be.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be {NAMES[int]}, but is {value!r} ({type(value).__name__}).")
+    if value < least:
+        noun = f" {unit}{'' if least == 1 else 's'}" if unit else ""
+        raise ValueError(f"{name} must be at least {least}{noun}, but is {value}.")
+
+
+def check_kind(name: str, value: object, *kinds: type, cure: str = "") -> None:
+    """Refuse an argument of another class, such as a dict for a config.
+
+    Args:
+        name: The argument, for the message.
+        value: What was given.
+        kinds: The classes that are allowed.
+        cure: What to do, for the message.
+
+    Raises:
+        TypeError: If it is of none of them.
+    """
+    if isinstance(value, kinds):
+        return
+    nouns = " or ".join("None" if kind is type(None) else _with_article(kind) for kind in kinds)
+    cure = f": {cure}" if cure else _cure(value, kinds[0])
+    raise TypeError(f"{name} must be {nouns}, but is {_with_article(type(value))}{cure}.")
+
+
+def check_types(config: object, prefix: str = "") -> None:
+    """Refuse numbers, flags, paths and nested configs of another type than a config's annotations name.
+
+    Other fields are the config's own affair.
 
     Args:
         config: A dataclass, called from its ``__post_init__`` before anything is computed from it.
+        prefix: What stands before the name of a field in messages, such as ``data.``.
 
     Raises:
-        ValueError: If a value is of another type, such as 32.0 or True for a whole number, or a number is not finite.
+        ValueError: If a value is of another type, such as 32.0 or True for a whole number, a string for a path or a
+            dict for a config, or if a number is not finite.
     """
-    for name, kind, is_optional, is_tuple in _numbers(type(config)):
+    for name, kind, is_optional, is_tuple in _checked_fields(type(config)):
         value = getattr(config, name)
         if value is None and is_optional:
             continue
         parts = value if is_tuple and isinstance(value, tuple) else (value,)
         for part in typing.cast("tuple[object, ...]", parts):
             if not _is(part, kind) or (is_tuple and not isinstance(value, tuple)):
-                rule = f"a tuple, each part {NAMES[kind]}" if is_tuple else NAMES[kind]
+                noun = NAMES[kind] if kind in NAMES else _with_article(kind)
+                rule = f"a tuple, each part {noun}" if is_tuple else noun
                 raise ValueError(
-                    f"{name} must be {rule}{' or None' if is_optional else ''}, but is {value!r} "
-                    f"({type(value).__name__})."
+                    f"{prefix}{name} must be {rule}{' or None' if is_optional else ''}, but is {value!r} "
+                    f"({type(value).__name__}){_cure(value, kind)}."
                 )
+
+
+def _with_article(kind: type) -> str:
+    return f"{'an' if kind.__name__[0] in 'AEIOUaeiou' else 'a'} {kind.__name__}"
+
+
+def _cure(value: object, kind: type) -> str:
+    """What was meant, where that is plain."""
+    if kind is Path and isinstance(value, str):
+        return f": give Path({value!r})"
+    return f": give {kind.__name__}(**values)" if kind.__name__.endswith("Config") and isinstance(value, dict) else ""
 
 
 def _is(value: object, kind: type) -> bool:
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(typing.cast("float", value))
-    return type(value) is kind
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is kind if kind in (int, bool) else isinstance(value, kind)
 
 
 @cache
-def _numbers(config: type) -> tuple[tuple[str, type, bool, bool], ...]:
-    """Name, type, whether None is allowed and whether it is a tuple, of every number and flag."""
+def _checked_fields(config: type) -> tuple[tuple[str, type, bool, bool], ...]:
+    """Name, type, whether None is allowed and whether it is a tuple, of every field that is checked."""
     hints = typing.get_type_hints(config)
     found: list[tuple[str, type, bool, bool]] = []
     for field in fields(config):
@@ -52,6 +108,6 @@ def _numbers(config: type) -> tuple[tuple[str, type, bool, bool], ...]:
             continue
         is_tuple = typing.get_origin(plain[0]) is tuple
         kind = typing.get_args(plain[0])[0] if is_tuple else plain[0]
-        if kind in NAMES:
+        if kind in NAMES or (isinstance(kind, type) and is_dataclass(kind)):
             found.append((field.name, kind, is_optional, is_tuple))
     return tuple(found)

@@ -14,4 +14,4 @@ class MismatchError(RetentiveError):
 
 
 class DivergedError(RetentiveError):
-    """Training met a loss or gradient that is not finite, and keeps the last good checkpoint; or a state has NaN."""
+    """Numbers are not finite: a loss or gradient in training, a state, or the logits of a generation; checkpoints stay."""

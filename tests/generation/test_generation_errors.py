@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from laws.families import VOCAB, small_model
-from retentive.generation import generate, stream
+from retentive.errors import DivergedError
+from retentive.generation import Sampling, generate, stream
 from retentive.models.registry import family_names
 
 EVERY_FAMILY = pytest.mark.parametrize("family", family_names())
@@ -71,8 +72,20 @@ def test_broken_weights_are_noticed(family: str):
     model = small_model(family)
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
-    with pytest.raises(ValueError, match="logits after the prompt must be finite, but some are NaN or infinite"):
+    with pytest.raises(DivergedError, match="logits after the prompt must be finite, but some are NaN or infinite"):
         generate(model, [1], max_new_tokens=1)
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, top_k=3, seed=0)], ids=["greedy", "drawn"])
+def test_weights_that_break_during_a_text_are_noticed(family: str, sampling: Sampling):
+    model = small_model(family)
+    tokens = stream(model, [1, 2], max_new_tokens=9, sampling=sampling)
+    next(tokens)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(DivergedError, match="the model's logits must be finite, but some are NaN or infinite"):
+        list(tokens)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retentive.errors import DivergedError
+from retentive.generation.decoding import RowSampler
 from retentive.generation.sampling import Sampling, choose, kept, token_probabilities
 
 # Whole numbers make ties, halves and the long tail of a large vocabulary make the rest.
@@ -26,7 +28,7 @@ def probabilities_of(logits: list[float]) -> torch.Tensor:
         ({"temperature": 1.0, "top_k": 0}, "top_k must be at least 1 token, but is 0; None keeps all"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p must be above 0 and at most 1, but is 0.0"),
         ({"temperature": 1.0, "top_p": 1.5}, "top_p must be above 0 and at most 1, but is 1.5"),
-        ({"temperature": 1.0, "top_p": math.nan}, "top_p must be above 0 and at most 1, but is nan"),
+        ({"temperature": 1.0, "top_p": math.nan}, r"top_p must be a finite number or None, but is nan \(float\)"),
         ({"temperature": 1.0, "seed": -1}, r"seed must be from 0 to 2\*\*63 - 1, but is -1"),
         ({"top_p": 0.9}, "temperature must be above 0 for top_p=0.9 to mean anything, but is 0"),
         ({"top_k": 5, "seed": 3}, "temperature must be above 0 for top_k=5, seed=3 to mean anything"),
@@ -120,3 +122,17 @@ def test_the_smallest_temperature_is_greedy(dtype: torch.dtype):
     logits = torch.tensor([[1.0, 4.0, -2.0, 3.0]], dtype=dtype)
     uniform = torch.tensor([0.999], dtype=torch.float64)
     assert choose(logits, Sampling(temperature=5e-324), uniform).tolist() == [1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_p": 0.5}, {"temperature": 0.0}], ids=str)
+def test_of_no_number_nothing_is_chosen(value: float, dtype: torch.dtype, options: dict):
+    logits = torch.tensor([[1.0, 2.0, 0.0], [1.0, value, 0.0]], dtype=dtype)
+    sampling = Sampling(**{"temperature": 0.7, **options})
+    uniform = torch.full((2,), 0.1, dtype=torch.float64)
+    sound, broken = choose(logits, sampling, uniform).tolist()
+    assert 0 <= sound < 3
+    assert broken == -1
+    with pytest.raises(DivergedError, match=r"must be finite, but some are NaN or infinite; .* an earlier checkpoint"):
+        RowSampler(Sampling()).choose(logits)

@@ -53,7 +53,8 @@ def read_manifest(folder: Path | str) -> ModelManifest:
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} must be the folder of a saved model, but there is no {path}.")
+        inside = f": give {Path(folder).parent}, its folder" if Path(folder).name == CONFIG_FILE else ""
+        raise FileNotFoundError(f"{folder} must be the folder of a saved model, but there is no {path}{inside}.")
     content = read_json(path, cure="copy it again")
     if content.get("format") != FORMAT:
         found = "something else"
@@ -61,6 +62,8 @@ def read_manifest(folder: Path | str) -> ModelManifest:
             found = f"that of a training run: give the folder of its model, {path.parent / 'model'}"
         elif "training" in content:
             found = "that of a training run that has no model yet: start its training again, to its end"
+        elif "architectures" in content or "model_type" in content:
+            found = f"of Hugging Face transformers: retentive convert {path.parent} DEST makes a model of ours of it"
         if content.get("model_type") == "retentive":
             found = (
                 "written by transformers: load the folder with AutoModelForCausalLM.from_pretrained, after "

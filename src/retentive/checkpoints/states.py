@@ -17,7 +17,9 @@ from torch import Tensor
 
 from retentive.checkpoints.fingerprint import weights_fingerprint
 from retentive.checkpoints.tensor_file import TensorReader, digest, listed, open_tensors, write_tensors
+from retentive.config_types import check_kind
 from retentive.errors import DamagedFileError, DivergedError, MismatchError
+from retentive.models.calls import check_is_model
 from retentive.models.protocol import LanguageModel, as_module
 from retentive.models.registry import config_to_dict
 from retentive.models.state_values import check_state_values
@@ -56,10 +58,14 @@ def save_state(
         metadata: Strings of yours, stored in the file; `read_state_metadata` reads them.
 
     Raises:
+        TypeError: If an argument is of another class, or stands in another's place.
         MismatchError: If the state is not one of this model's.
         DivergedError: If it has NaN.
         OSError: If the disk is full or the file cannot be written; an earlier file is left as it was.
     """
+    check_kind("state", state, RecurrentState, cure="save_state(output.state, path, model)")
+    check_kind("path", path, str, Path, cure="save_state(state, path, model)")
+    check_is_model(model)
     # Layers share one tensor of positions, and a selected state may be a view; a file holds each tensor apart.
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in named_tensors(state).items()}
     check_state_values(state, thorough=True)
@@ -93,11 +99,14 @@ def load_state(
         device: Where the state goes; None is the model's device.
 
     Raises:
+        TypeError: If an argument is of another class, or stands in another's place.
         FileNotFoundError: If there is no such file.
         DamagedFileError: If it is cut off, altered, or no state.
         MismatchError: If another model or format made it; the message says what differs.
         DivergedError: If it has NaN.
     """
+    check_kind("path", path, str, Path, cure="load_state(path, model)")
+    check_is_model(model)
     path = Path(path)
     with _open_state(path) as reader:
         about = reader.metadata

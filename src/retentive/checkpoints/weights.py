@@ -27,10 +27,11 @@ from retentive.checkpoints.manifest import (
 from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.tensor_file import TensorDigest, digest, listed, open_tensors, unwritten, write_tensors
 from retentive.checkpoints.transformers_files import transformers_settings, write_code_file
+from retentive.config_types import check_kind
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import fill_atomically, sync
 from retentive.models.base import DecoderModel
-from retentive.models.protocol import FamilyConfig
+from retentive.models.protocol import FamilyConfig, ModelConfig
 from retentive.models.registry import build, config_to_dict
 from retentive.text.tokenizer import begin_of, pad_of
 
@@ -72,9 +73,19 @@ def save_model(
         weights: Takes the place of ``model.state_dict()`` where its tensors are spread over processes.
 
     Raises:
+        TypeError: If an argument is of another class, or the two stand in each other's place.
         MismatchError: If the weights are not what the model's config describes.
         OSError: If the disk is full or the folder cannot be written; what was there before stays as it was.
     """
+    if isinstance(model, str | Path):
+        raise TypeError(f"model comes first, then its folder, but model is {str(model)!r}: save_model(model, folder).")
+    check_kind("folder", folder, str, Path, cure="save_model(model, folder, tokenizer)")
+    check_kind("tokenizer", tokenizer, SavableTokenizer, type(None), cure="load_tokenizer(path) reads one")
+    if not isinstance(getattr(model, "config", None), ModelConfig):
+        raise TypeError(
+            f"model must be a model of retentive, but is a {type(model).__name__}; one of transformers is written by "
+            "its save_pretrained, and `retentive convert` makes a folder of it that load_model reads."
+        )
     folder = Path(folder)
     tensors = dict(model.state_dict() if weights is None else weights)
     _check_tensors(
@@ -124,6 +135,8 @@ def load_model(
         DamagedFileError: If a file is missing, cut off or altered; the message names it.
         MismatchError: If the config and the weights do not fit, or the format, family or an option is not known here.
     """
+    check_kind("folder", folder, str, Path, cure="the path of what save_model wrote")
+    check_kind("dtype", dtype, torch.dtype, type(None), cure="such as torch.bfloat16")
     folder = Path(folder)
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point type, such as torch.bfloat16, but is {dtype}.")

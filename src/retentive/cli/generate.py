@@ -11,6 +11,7 @@ from retentive.checkpoints import load_model, load_state, read_state_metadata, s
 from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.cli.options.from_config import add_config, read_config
+from retentive.config_types import check_types
 from retentive.data.neighbour_stores import FOLDER
 from retentive.files.targets import check_file_target
 from retentive.generation import Retrieval, Sampling, StoreRetriever, TokenStream, stream
@@ -74,6 +75,7 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
         if self.store is not None and self.neighbours is not None:

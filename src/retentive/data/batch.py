@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from retentive.config_types import check_count
 from retentive.ops.cross_entropy import IGNORED as IGNORED  # the label of a position that has no loss
 from retentive.shapes import TokenMask, Tokens
 
@@ -55,7 +56,6 @@ def rows_of_rank(batch_size: int, rank: int, world: int) -> range:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Validate that sizes are at least 1; the message names the one that is not."""
+    """Validate that sizes are whole numbers from 1 on; the message names the one that is not."""
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, but is {size}.")
+        check_count(name, size)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from retentive.config_types import check_kind, check_types
 from retentive.data.manifest import MANIFEST_FILE, Split, SplitRecord
 from retentive.data.sources.documents import Document, Problem
 from retentive.data.sources.folders import EVERY_FILE, SourceFile, list_files
@@ -73,6 +74,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if not 0 <= self.heldout_fraction < 1:
             raise ValueError(f"heldout_fraction must be from 0 to below 1, but is {self.heldout_fraction}.")
         if self.tokenizer == "bpe" and self.vocab_size is None:
@@ -136,6 +138,7 @@ def prepare(config: PrepareConfig) -> PrepareReport:
         ValueError: If no document can be used.
         OSError: If the disk is full.
     """
+    check_kind("config", config, PrepareConfig)
     begin = time.monotonic()
     if config.output.resolve().is_relative_to(config.source.resolve()):
         raise ValueError(

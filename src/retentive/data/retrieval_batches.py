@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from retentive.config_types import check_types
 from retentive.data.batch import IGNORED, Batch, check_sizes, rows_of_rank
 from retentive.data.manifest import Split
 from retentive.data.neighbour_stores import ChunkNeighbours
@@ -158,6 +159,7 @@ class RetrievalBatches:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 <= self.share_without <= 1:
             raise ValueError(f"share_without must be from 0 to 1, but is {self.share_without}.")
 

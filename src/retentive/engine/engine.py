@@ -9,6 +9,7 @@ from torch import Tensor
 
 from retentive.engine.eager import EagerSteps, evaluating
 from retentive.engine.protocol import BesideTokens, EngineStep, RowLimits, RowState, Sampler
+from retentive.errors import DivergedError
 from retentive.models.protocol import LanguageModel
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import ModelState, join_rows, map_tensors
@@ -99,7 +100,8 @@ class Engine:
             The slots of the new rows: numbers that no other row of this engine ever has.
 
         Raises:
-            ValueError: If the model's logits are not finite, or the prompts cannot be read.
+            DivergedError: If the model's logits are not finite.
+            ValueError: If the prompts cannot be read.
         """
         with torch.inference_mode(), evaluating(self._model):
             logits, after = self._read_prompt(tokens, mask, state)
@@ -189,7 +191,7 @@ class Engine:
         assert logits is not None
         assert state is not None
         if not bool(logits.isfinite().all()):
-            raise ValueError(
+            raise DivergedError(
                 "the model's logits after the prompt must be finite, but some are NaN or infinite; its weights or the "
                 "given state are broken: load an earlier checkpoint."
             )

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from retentive.config_types import check_count
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
 
@@ -56,6 +57,10 @@ class RowLimits:
 
     max_new_tokens: int
     stop_tokens: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_count("max_new_tokens", self.max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

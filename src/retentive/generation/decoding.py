@@ -6,6 +6,7 @@ from torch import Tensor
 
 from retentive.checkpoints.states import GenerationState
 from retentive.engine import Engine, RowLimits, RowState
+from retentive.errors import DivergedError
 from retentive.generation.prompt import PromptBatch
 from retentive.generation.retrieval import Lookup
 from retentive.generation.sampling import Sampling, choose
@@ -34,7 +35,7 @@ class Decoding:
         """Prepare; nothing is read before the first step."""
         self._engine = Engine(model, lookup)
         self._prompt: PromptBatch | None = prompt
-        self._start, self._sampling, self._stopping = start, sampling, stopping
+        self._start, self._sampler, self._stopping = start, RowSampler(sampling), stopping
         self.num_rows = prompt.tokens.shape[0]
         self.device = prompt.tokens.device
         self.stopped = [False] * self.num_rows
@@ -45,8 +46,8 @@ class Decoding:
         """Choose the next token of each row that was active before the call."""
         if self._prompt is not None:
             limits = RowLimits(max_new_tokens=self._stopping.max_new_tokens, stop_tokens=self._stopping.stop_tokens)
-            sampler = RowSampler(self._sampling)
-            self._engine.add(self._prompt.tokens, self._prompt.mask, self._start, sampler, [limits] * self.num_rows)
+            rows = [limits] * self.num_rows
+            self._engine.add(self._prompt.tokens, self._prompt.mask, self._start, self._sampler, rows)
             self._prompt = self._start = None
         step = self._engine.step()
         if step.ended:
@@ -54,6 +55,14 @@ class Decoding:
                 self.stopped[row] = True
             self.active = list(self._engine.slots)
         return step.tokens
+
+    def check(self) -> None:
+        """Validate that all tokens were chosen from numbers.
+
+        Raises:
+            DivergedError: If the model gave NaN or infinity for one of them.
+        """
+        self._sampler.check()
 
     def state(self) -> GenerationState:
         """The states of all rows, those that have ended included.
@@ -79,6 +88,7 @@ class RowSampler:
         """Take how to choose."""
         self._sampling = sampling
         self._draws: _Draws | None = None
+        self._unchecked = list[Tensor]()
 
     def begin(self, position: Int[Tensor, "rows"]) -> None:
         """Draw from the rows' positions on."""
@@ -88,10 +98,31 @@ class RowSampler:
 
     def choose(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
         """Return the next token of each row."""
-        return choose(logits, self._sampling, None if self._draws is None else self._draws.take())
+        tokens = choose(logits, self._sampling, None if self._draws is None else self._draws.take())
+        self._unchecked.append(tokens)
+        if logits.device.type == "cpu":
+            self.check()
+            return tokens
+        if len(self._unchecked) == _DRAWN_AHEAD:  # not after each token, for reading the answer waits for the device
+            self.check()
+        return tokens.clamp_min(0)
+
+    def check(self) -> None:
+        """Validate that all tokens were chosen from numbers.
+
+        Raises:
+            DivergedError: If the model gave NaN or infinity for one of them.
+        """
+        unchecked, self._unchecked = self._unchecked, []
+        if any(int(tokens.min()) < 0 for tokens in unchecked):
+            raise DivergedError(
+                "the model's logits must be finite, but some are NaN or infinite; its weights or the given state are "
+                "broken: load an earlier checkpoint."
+            )
 
     def keep(self, rows: Bool[Tensor, "rows"]) -> None:
         """Go on with some rows."""
+        self.check()
         if self._draws is not None:
             self._draws.keep(rows)
 

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from retentive.checkpoints.states import GenerationState
+from retentive.config_types import check_kind
 from retentive.engine.eager import evaluating
 from retentive.generation.decoding import Decoding
 from retentive.generation.prompt import Prompt, PromptBatch, align, read_prompt
@@ -17,7 +18,7 @@ from retentive.generation.stopping import Stopping
 from retentive.models.calls import check_predicts_next
 from retentive.models.protocol import LanguageModel
 from retentive.models.state_values import check_state_values
-from retentive.state import ModelState
+from retentive.state import ModelState, RecurrentState
 
 _KEPT_TOGETHER = 256
 _GREEDY = Sampling()
@@ -57,6 +58,7 @@ class TokenStream(Iterator[tuple[int | None, ...]]):
         if not rows:
             raise StopIteration
         tokens: list[int] = decoding.step().tolist()
+        decoding.check()
         if len(rows) == decoding.num_rows:
             return tuple(tokens)
         step: list[int | None] = [None] * decoding.num_rows
@@ -111,11 +113,11 @@ def generate(
             `StoreRetriever` over a datastore, any function, or a `Retrieval` with options. None reads none.
 
     Raises:
-        TypeError: If the prompt is not token ids.
+        TypeError: If the prompt is not token ids, or an argument is of another class.
         ValueError: If the model is an encoder, the prompt is empty, an id is out of the vocabulary, a number cannot be,
             rows of ``state`` and ``prompt`` differ, or the text would outgrow the model's ``max_positions``.
         MismatchError: If ``state`` is of another model.
-        DivergedError: If it has NaN.
+        DivergedError: If it has NaN, or the model's logits are not finite.
     """
     decoding = _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever)
     log = _TokenLog(decoding.num_rows, decoding.device)
@@ -164,6 +166,9 @@ def _begin(
 ) -> Decoding:
     """Check all arguments and make the loop."""
     check_predicts_next(model)
+    check_kind("sampling", sampling, Sampling, cure="Sampling(temperature=0.8) draws, and without any it is greedy")
+    check_kind("stop_tokens", stop_tokens, Collection, cure="give a list of token ids")
+    check_kind("state", state, RecurrentState, type(None))
     lookup = make_lookup(model, retriever)
     stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
     stopping.check_vocab(model.vocab_size)

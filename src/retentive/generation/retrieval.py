@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from retentive.config_types import check_types
+from retentive.config_types import check_count, check_types
 from retentive.errors import MismatchError
 from retentive.models.layer_states import state_of_kind
 from retentive.models.protocol import LanguageModel
@@ -162,6 +162,7 @@ class OwnNeighbours:
         Raises:
             ValueError: If there is none, or one has no token.
         """
+        check_count("chunk_size", chunk_size, unit="token")
         if not neighbours or not all(neighbours):
             raise ValueError(
                 f"neighbours must be at least one, and each at least one token, but their lengths are "
@@ -224,14 +225,10 @@ class StoreRetriever:
             tokenizer: The model's, which the store's is compared with; None compares only vocabularies.
 
         Raises:
-            TypeError: If ``k`` is no whole number.
-            ValueError: If it is below 1.
+            ValueError: If ``k`` is no whole number from 1 on.
             MismatchError: If the tokenizers differ.
         """
-        if not isinstance(k, int):
-            raise TypeError(f"k must be a whole number of neighbours, but is {k!r}.")
-        if k < 1:
-            raise ValueError(f"k must be at least 1 neighbour, but is {k}.")
+        check_count("k", k, unit="neighbour")
         if tokenizer is not None and tokenizer.fingerprint() != store.tokenizer.fingerprint():
             raise MismatchError(
                 "the datastore's tokenizer must be the model's, but their fingerprints differ "

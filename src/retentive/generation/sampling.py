@@ -1,12 +1,13 @@
 """Choosing the next token: the likeliest one, or one drawn by temperature, top-k and top-p."""
 
-import math
 from dataclasses import dataclass
 
 import numpy
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from retentive.config_types import check_types
 
 Probabilities = Float[Tensor, "rows vocab"]
 
@@ -32,7 +33,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+        check_types(self)
+        if self.temperature < 0:
             raise ValueError(f"temperature must be 0 (greedy) or a positive number, but is {self.temperature}.")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1 token, but is {self.top_k}; None keeps all.")
@@ -63,21 +65,35 @@ def choose(
         logits: Of the next token.
         sampling: How to choose.
         uniform: One number from 0 up to but not 1 for each row; greedy needs none.
+
+    Returns:
+        A token for each row; -1 where the logits hold NaN or infinity, of which none can be chosen.
     """
     if sampling.never:
         never = torch.tensor(sampling.never, device=logits.device)
         logits = logits.index_fill(-1, never, -torch.inf)
     if sampling.is_greedy:
-        if logits.device.type != "cpu" or logits.dtype not in (torch.float32, torch.float64):
-            return logits.argmax(-1)
-        # numpy compares with vector instructions, five times faster than torch on a CPU.
-        return torch.from_numpy(logits.detach().numpy().argmax(-1))
+        return _likeliest(logits)
     assert uniform is not None
     probabilities = token_probabilities(logits, sampling)
     # In float64 a number below 1 times the sum stays below the sum, so no token of probability 0 is ever drawn.
     cumulative = probabilities.cumsum(-1)
     target = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    # Nothing is above NaN: the search ends behind the last token.
+    return tokens.where(tokens < logits.shape[-1], -1)
+
+
+def _likeliest(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
+    """The token with the largest logit; NaN counts as the largest, and -1 tells of it."""
+    if logits.device.type != "cpu" or logits.dtype not in (torch.float32, torch.float64):
+        largest, tokens = logits.max(-1)
+        return tokens.where(largest.isfinite(), -1)
+    # numpy compares with vector instructions, five times faster than torch on a CPU.
+    numbers = logits.detach().numpy()
+    found = numbers.argmax(-1)
+    largest = numbers[numpy.arange(len(found)), found]
+    return torch.from_numpy(numpy.where(numpy.isfinite(largest), found, -1))
 
 
 def token_probabilities(logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> Probabilities:

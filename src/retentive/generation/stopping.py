@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from retentive.config_types import check_count
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping:
@@ -19,8 +21,9 @@ class Stopping:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, but is {self.max_new_tokens}.")
+        check_count("max_new_tokens", self.max_new_tokens)
+        for token in self.stop_tokens:
+            check_count("every stop token", token, least=0)
 
     def check_vocab(self, vocab_size: int) -> None:
         """Validate that the model has the stop tokens.

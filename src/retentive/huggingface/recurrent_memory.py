@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from retentive.config_types import check_kind, check_types
 from retentive.errors import MismatchError
 from retentive.layers.memory_tokens import MemoryTokens, MemoryTokensConfig
 from retentive.layers.token_place import PLAIN, StepContext
@@ -52,6 +53,7 @@ class HuggingFaceMemoryConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if self.segment_length < 1:
             raise ValueError(f"segment_length must be at least 1 token, but is {self.segment_length}.")
         _ = self.memory_tokens(1)  # validates its fields
@@ -123,6 +125,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
             ValueError: If a segment and its memory are longer than the model's positions.
         """
         super().__init__()
+        check_kind("config", config, HuggingFaceMemoryConfig)
         weight = _token_table(backbone)
         longest = getattr(cast("Any", backbone).config, "max_position_embeddings", None)
         columns = config.segment_length + 2 * config.num_memory_tokens

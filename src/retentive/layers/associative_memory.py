@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.ops.precision import state_dtype
 from retentive.shapes import Hidden
 from retentive.state import RecurrentState
@@ -64,6 +64,7 @@ class AssociativeMemory(nn.Module):
 
     def __init__(self, config: AssociativeMemoryConfig) -> None:
         """Make the projections; only that of the write strength has a bias."""
+        check_kind("config", config, AssociativeMemoryConfig)
         super().__init__()
         self.config = config
         self.query_proj = nn.Linear(config.hidden_size, config.key_dim, bias=False)

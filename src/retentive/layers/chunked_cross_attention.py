@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from retentive.config_types import check_kind
 from retentive.layers.cross_attention import CrossAttention, CrossAttentionConfig
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.token_place import TokenPlace
@@ -137,6 +138,7 @@ class ChunkedCrossAttention(nn.Module):
     ) -> None:
         """Make the layer."""
         super().__init__()
+        check_kind("config", config, CrossAttentionConfig)
         self.norm = Norm(config.hidden_size, norm)
         self.attention = CrossAttention(config)
         self.dropout = nn.Dropout(dropout)

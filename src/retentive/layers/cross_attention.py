@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.constants import constant
 from retentive.layers.projection import side_by_side
@@ -53,6 +53,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, config: CrossAttentionConfig) -> None:
         """Make the projections: one product gives keys and values."""
+        check_kind("config", config, CrossAttentionConfig)
         super().__init__()
         self.config = config
         inner = config.num_heads * config.head_dim

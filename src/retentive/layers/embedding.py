@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.layers.norm import Norm, NormConfig
 from retentive.shapes import Hidden, Positions, Tokens
 
@@ -47,6 +47,7 @@ class Embedding(nn.Module):
 
     def __init__(self, config: EmbeddingConfig) -> None:
         """Make the tables."""
+        check_kind("config", config, EmbeddingConfig)
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)

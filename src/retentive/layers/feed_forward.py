@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.layers.projection import project
 from retentive.ops.activation import ACTIVATIONS, Activation
 from retentive.ops.lean.activations import activation_backward
@@ -45,6 +45,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: FeedForwardConfig) -> None:
         """Make the two projections."""
+        check_kind("config", config, FeedForwardConfig)
         super().__init__()
         self.config = config
         branches = 2 if config.gated else 1

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.ops.precision import state_dtype
 from retentive.shapes import Hidden, Memory
 
@@ -76,6 +76,7 @@ class MemoryTokens(nn.Module):
 
     def __init__(self, config: MemoryTokensConfig) -> None:
         """Make the learned tokens, as large as embeddings."""
+        check_kind("config", config, MemoryTokensConfig)
         super().__init__()
         self.config = config
         shape = (config.num_tokens, config.hidden_size)

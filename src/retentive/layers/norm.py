@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.config_types import check_types
+from retentive.config_types import check_count, check_kind, check_types
 from retentive.layers.derived import derived
 from retentive.ops.rms_norm import rms_norm, rms_norm_of_length
 
@@ -46,6 +46,8 @@ class Norm(nn.Module):
 
     def __init__(self, size: int, config: NormConfig) -> None:
         """Start at the identity scale."""
+        check_count("size", size, unit="channel")
+        check_kind("config", config, NormConfig)
         super().__init__()
         self.config = config
         self.size = size

@@ -1,7 +1,7 @@
 """The base of the library's own families: a language model around one decoder."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, get_type_hints
 
 import torch
@@ -69,9 +69,12 @@ class DecoderModel(CalledModel):
         super().__init__()
         expected = get_type_hints(type(self)).get("config")
         if isinstance(expected, type) and not getattr(expected, "_is_protocol", False) and type(config) is not expected:
+            cure = "retentive.models.registry.build(config) makes the model of any config"
+            if isinstance(config, Mapping):
+                cure = f"give {expected.__name__}(**values)"
             raise TypeError(
                 f"config of a {type(self).__name__} must be a {expected.__name__}, but is a {type(config).__name__}; "
-                "retentive.models.registry.build(config) makes the model of any config."
+                f"{cure}."
             )
         self.config = config
         self.decoder = Decoder(config.decoder)

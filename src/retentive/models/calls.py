@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retentive.config_types import check_count
 from retentive.models.protocol import LanguageModel
 from retentive.models.state_values import check_state_values
 from retentive.shapes import TokenFlags, Tokens
@@ -29,12 +30,27 @@ class ModelCall:
         return time if self.labels is not None or self.logits_to_keep is None else min(self.logits_to_keep, time)
 
 
+def check_is_model(model: object) -> None:
+    """Validate that an argument is a language model, not its folder, its config or a model of another package.
+
+    Raises:
+        TypeError: If it is none; the message says how to get one.
+    """
+    if isinstance(getattr(model, "predicts_next_token", None), bool):
+        return
+    cure = "load_model(folder) reads a saved one"
+    if isinstance(model, torch.nn.Module):
+        cure = "of transformers' own models, `retentive convert` makes one of ours"
+    raise TypeError(f"model must be a language model, but is a {type(model).__name__}: {cure}.")
+
+
 def check_predicts_next(model: LanguageModel) -> None:
     """Validate that a model can predict the next token.
 
     Raises:
         ValueError: If it is an encoder.
     """
+    check_is_model(model)
     if not model.predicts_next_token:
         raise ValueError(
             f"model must predict the next token, but this {model.config.family} is an encoder, whose tokens see those "
@@ -90,8 +106,8 @@ def check_call(
         )
     if state is not None:
         check_state_values(state)
-    if logits_to_keep is not None and logits_to_keep < 0:
-        raise ValueError(f"logits_to_keep must be at least 0, or None for all, but is {logits_to_keep}.")
+    if logits_to_keep is not None:
+        check_count("logits_to_keep", logits_to_keep, least=0)
 
 
 def _uneven(state: ModelState, rows: int) -> str | None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig, make_layout
 from retentive.layers.block import Block
 from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_embedding
@@ -109,6 +109,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         """Make and initialise the parts."""
+        check_kind("config", config, DecoderConfig)
         super().__init__()
         self.config = config
         self.rotary = config.rotary

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, cast
 
+from retentive.config_types import check_kind
 from retentive.errors import MismatchError
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig, ModelConfig
@@ -20,6 +21,8 @@ FAMILIES = {
     "rmt": ("retentive.models.rmt", "RecurrentMemoryConfig", "RecurrentMemoryTransformer"),
 }
 """Name -> package (with `PRESETS`), config class, model class; imported when asked for."""
+
+_OF_A_DICT = "give a family's config, such as RetNetConfig(**values), or what config_from_dict makes of a dict"
 
 
 def family_names() -> tuple[str, ...]:
@@ -46,6 +49,7 @@ def is_plain_decoder(family: str) -> bool:
 
 def build(config: FamilyConfig) -> DecoderModel:
     """Make the model that a config describes."""
+    check_kind("config", config, ModelConfig, cure=_OF_A_DICT)
     return model_class(config.family)(config)
 
 
@@ -72,6 +76,7 @@ def _presets(family: str) -> Mapping[str, Callable[[int], Any]]:
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Return a config as JSON values, with its family's name; nested configs of families alike."""
+    check_kind("config", config, ModelConfig, cure=_OF_A_DICT)
     names = [field.name for field in dataclasses.fields(cast("Any", config))]
     return {"family": config.family, **{name: _plain(getattr(config, name)) for name in names}}
 
@@ -89,6 +94,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Any:
         MismatchError: If a key is unknown or missing; the message names it.
         ValueError: If the family is unknown or a value cannot be.
     """
+    check_kind("values", values, Mapping, cure="config_to_dict makes one of a config")
     values = dict(values)
     if "family" not in values:
         raise MismatchError(f"config must name its family, one of {', '.join(FAMILIES)}, but has no key 'family'.")

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retentive.config_types import check_count, check_kind
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
@@ -42,8 +43,8 @@ def symmetric_segments(length: int, segment_length: int) -> tuple[int, ...]:
     Raises:
         ValueError: If a number is below 1.
     """
-    if length < 1 or segment_length < 1:
-        raise ValueError(f"length and segment_length must be at least 1, but are {length} and {segment_length}.")
+    check_count("length", length)
+    check_count("segment_length", segment_length)
     count = -(-length // segment_length)
     # An even number of segments that mirror one another cannot have an odd sum.
     count += count % 2 == 0 and length % 2 == 1
@@ -74,6 +75,7 @@ class ReverseComplementTransformer(nn.Module):
             ValueError: If the config is of another kind, or ids have no complement.
         """
         super().__init__()
+        check_kind("config", config, RecurrentMemoryConfig)
         if not config.bidirectional or not config.num_memory_tokens:
             raise ValueError(
                 "config must have bidirectional=True and memory tokens, for a base is predicted from both of its "

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from retentive.config_types import check_count
+
 IGNORED = -100
 """The label of a position that has no loss."""
 
@@ -41,8 +43,7 @@ def linear_cross_entropy(
     if chunk_size is None:
         at_once = _LOGITS_ON_CPU if hidden.device.type == "cpu" else _LOGITS_ELSEWHERE
         chunk_size = max(16, at_once // weight.shape[0])
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1 row of logits, but is {chunk_size}.")
+    check_count("chunk_size", chunk_size, unit="row of logits")
     if not torch.is_grad_enabled():  # the function below cannot see that, and would compute gradients
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, bias, chunk_size)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from retentive.config_types import check_count
 from retentive.shapes import Positions
 
 Frequencies = Literal["retnet", "standard"]
@@ -44,7 +45,8 @@ def rotary_frequencies(
     Raises:
         ValueError: If ``dim`` is not even and positive, ``base`` not positive, or the rule is unknown.
     """
-    if dim < 2 or dim % 2:
+    check_count("dim", dim, least=2)
+    if dim % 2:
         raise ValueError(f"dim must be even and at least 2 to be rotated in pairs, but is {dim}.")
     if not base > 0:
         raise ValueError(f"base must be positive, but is {base}.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from retentive.config_types import check_types
 from retentive.errors import RetentiveError
 from retentive.files import is_temporary, remove
 from retentive.files.progress import say, with_progress
@@ -103,6 +104,7 @@ class Builder:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if not 1 <= self.chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size must be from 1 to {MAX_CHUNK_SIZE} tokens, but is {self.chunk_size}.")
         if self.block_bytes < 1:

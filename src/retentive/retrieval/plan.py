@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from retentive.config_types import check_kind, check_types
 from retentive.retrieval.index.choice import IndexChoice, IndexConfig, choose_index
 
 _TABLE_BYTES = 12
@@ -52,6 +53,7 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         for name in ("tokens", "chunk_size", "tokens_per_document", "bytes_per_token", "dimension", "k", "machines"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, but is {getattr(self, name)}.")
@@ -132,6 +134,7 @@ class Plan:
 
 def make_plan(config: PlanConfig) -> Plan:
     """Compute sizes and hours."""
+    check_kind("config", config, PlanConfig)
     per_chunk = config.tokens / config.chunk_size
     half_chunks = config.tokens / config.tokens_per_document / 2
     chunks = round(per_chunk + half_chunks)

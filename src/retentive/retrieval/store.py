@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from retentive.config_types import check_count, check_kind
 from retentive.errors import MismatchError
 from retentive.files import only_writer
 from retentive.retrieval.blocks.block import damaged
@@ -101,6 +102,7 @@ class Datastore:
             BlockingIOError: If another process is writing to this store.
             OSError: If the disk is full; finished blocks are kept.
         """
+        check_kind("index", index, IndexConfig, type(None))
         folder = Path(folder)
         refuse_foreign_folder(folder)
         builder = Builder(
@@ -186,8 +188,7 @@ class Datastore:
         Raises:
             ValueError: If ``k`` is below 1, a token is not in the vocabulary, or a document is unknown.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1 neighbour, but is {k}.")
+        check_count("k", k, unit="neighbour")
         queries = self.searcher.queries(Passages(query_rows(query, self.tokenizer), self.tokenizer))
         excluded = self._numbers(exclude_documents)
         barred = np.union1d(self.corpus.removed, np.array(sorted(excluded), dtype=np.int64))
@@ -288,6 +289,7 @@ class Datastore:
         Raises:
             MismatchError: If the other store has another tokenizer or chunk size.
         """
+        check_kind("config", config, NeighbourConfig, type(None))
         config = config or NeighbourConfig()
         searched = self if database is None else database
         self._check_same_chunks(searched)

@@ -1,11 +1,6 @@
 """Checks that the fields of the training configs share; each message names the option."""
 
 
-def check_at_least(name: str, value: int, least: int, unit: str) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least} {unit}{'s' if least != 1 else ''}, but is {value}.")
-
-
 def check_positive(name: str, value: float) -> None:
     if not value > 0:
         raise ValueError(f"{name} must be above 0, but is {value}.")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from retentive.config_types import check_types
 from retentive.retrieval import (
     DenseEncoder,
     Encoder,
@@ -34,6 +35,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if self.address is not None and self.engine != "ray":
             raise ValueError(f"address is of a Ray cluster, but engine is {self.engine!r}: add --engine ray.")
 

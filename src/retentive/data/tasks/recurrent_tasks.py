@@ -104,7 +104,7 @@ def fact_in_filler(
     Raises:
         ValueError: If a size is too small.
     """
-    check_sizes(batch_size=batch_size, segments=segments)
+    check_sizes(batch_size=batch_size, segments=segments, segment_length=segment_length)
     if segment_length < 2 * FACT_LENGTH + 2:
         raise ValueError(f"segment_length must be at least {2 * FACT_LENGTH + 2} bytes, but is {segment_length}.")
     random = np.random.default_rng((seed, step))
@@ -183,6 +183,7 @@ def pairs_in_segments(
         ValueError: If a size is too small, or there are fewer keys than pairs.
     """
     check_sizes(batch_size=batch_size, num_pairs=num_pairs, num_keys=num_keys, num_values=num_values)
+    check_sizes(segment_length=segment_length)
     if segment_length < 2:
         raise ValueError(f"segment_length must be at least 2 tokens, but is {segment_length}.")
     if num_keys < num_pairs:
@@ -232,7 +233,8 @@ def two_facts(
     Raises:
         ValueError: If a size is too small.
     """
-    check_sizes(batch_size=batch_size, num_places=num_places)
+    check_sizes(batch_size=batch_size, num_places=num_places, num_people=num_people, segments=segments)
+    check_sizes(segment_length=segment_length)
     if num_people < 2 or segments < 2:
         raise ValueError(f"num_people and segments must be at least 2, but are {num_people} and {segments}.")
     if segment_length < 3 * (num_people + 1):

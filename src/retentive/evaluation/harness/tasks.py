@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from retentive.config_types import check_kind, check_types
 from retentive.files import write_atomically
 from retentive.files.targets import check_file_target
 
@@ -42,6 +43,7 @@ class HarnessConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if not self.tasks:
             raise ValueError(f"harness must name at least one task, but is {self.harness!r}.")
         if self.limit is not None and self.limit < 1:
@@ -84,6 +86,7 @@ def evaluate_tasks(config: HarnessConfig) -> HarnessReport:
         FileNotFoundError: If there is no such model.
         ValueError: If there is no such task.
     """
+    check_kind("config", config, HarnessConfig)
     begin = time.perf_counter()
     require_harness()
     output = config.checkpoint / OUTPUT_FILE if config.output is None else config.output

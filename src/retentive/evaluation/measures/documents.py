@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
+from retentive.config_types import check_count
 from retentive.data.evaluation_windows import EvaluationWindows
 from retentive.data.manifest import Split
 from retentive.data.token_store import StoredTokens, TokenStore
@@ -136,8 +137,8 @@ def select_documents(
     """
     limits = {"max_documents": max_documents, "max_bytes": max_bytes, "max_document_bytes": max_document_bytes}
     for name, limit in limits.items():
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name} must be at least 1, or None for all, but is {limit}.")
+        if limit is not None:
+            check_count(name, limit)
     held = store.manifest.splits[split]
     if held.documents == 0:
         raise ValueError(

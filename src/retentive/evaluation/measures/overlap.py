@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from retentive.config_types import check_count
 from retentive.retrieval import Datastore
 
 
@@ -43,8 +44,7 @@ def overlaps(
         ValueError: If a number is below 1.
     """
     for name, number in (("k", k), ("at_once", at_once)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, but is {number}.")
+        check_count(name, number)
     parts = [chunks[begin : begin + at_once] for begin in range(0, len(chunks), at_once)]
     runs = [longest_common_runs(part, database.search(part, k=k).tokens) for part in parts]
     return np.concatenate([np.zeros(0, np.int64), *runs]) / chunks.shape[1]

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from retentive.config_types import check_count
 from retentive.data.evaluation_windows import EvaluationWindows
 from retentive.data.retrieval_batches import FindsNeighbours, neighbour_inputs
 from retentive.evaluation.measures.documents import Documents
@@ -124,8 +125,7 @@ def score_in_one_pass(
         ValueError: If a number is below 1.
     """
     for name, number in (("chunk_size", chunk_size), ("batch_size", batch_size)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, but is {number}.")
+        check_count(name, number)
     # Documents of like length stand side by side.
     lengths = documents.lengths
     order = np.argsort(-lengths, kind="stable")

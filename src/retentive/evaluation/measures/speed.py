@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from retentive.config_types import check_count
 from retentive.evaluation.measures.mode import evaluating
 from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState
@@ -175,8 +176,7 @@ def _check(models: Mapping[str, LanguageModel], contexts: Sequence[int], budget_
             f"contexts must be numbers of tokens from 1 up, each above the last, but are {list(contexts)}."
         )
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, but is {count}.")
+        check_count(name, count)
     if not budget_seconds > 0:
         raise ValueError(f"budget_seconds must be above 0, but is {budget_seconds}.")
 

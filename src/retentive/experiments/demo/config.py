@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from retentive.config_types import check_types
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -23,5 +25,6 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if not self.minutes > 0:
             raise ValueError(f"minutes must be above 0, but is {self.minutes}.")

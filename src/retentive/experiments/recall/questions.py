@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from retentive.config_types import check_count
 from retentive.data.tasks.recurrent_tasks import FACT_LENGTH, QUESTION, VALUES, Filler, fact_bytes, filler_bytes
 from retentive.engine.threads import one_thread
 from retentive.evaluation.measures.mode import evaluating
@@ -123,8 +124,9 @@ def make_trials(
     Raises:
         ValueError: If there are no trials, or a text is not of two or more whole segments.
     """
-    if count < 1:
-        raise ValueError(f"trials must be at least 1, but are {count}.")
+    check_count("trials", count)
+    check_count("segment_length", segment_length)
+    check_count("lengths", length)
     if length % segment_length or length < 2 * segment_length:
         raise ValueError(
             f"lengths must be two or more whole segments of {segment_length} bytes, but one is {length}; the last "

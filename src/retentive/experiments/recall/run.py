@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from retentive.checkpoints import load_model, save_model
+from retentive.config_types import check_kind, check_types
 from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.report.pictures import draw, require_matplotlib, styles
 from retentive.experiments.recall.corpus import Corpus, read_corpus
@@ -56,6 +57,7 @@ class RecallConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be at least one, each another, but are {list(self.seeds)}.")
         if not self.lengths or any(a >= b for a, b in zip(self.lengths, self.lengths[1:], strict=False)):
@@ -74,6 +76,7 @@ def run_recall(config: RecallConfig) -> list[SeedResult]:
     Raises:
         ValueError: If the folder holds a run of other options or another text.
     """
+    check_kind("config", config, RecallConfig)
     require_matplotlib()
     check_folder_target("output", config.output)
     config.output.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float64
 
 from retentive.checkpoints.weights import load_model
+from retentive.config_types import check_types
 from retentive.data.manifest import SPLITS
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, build_neighbours
 from retentive.data.prepare import PrepareConfig, prepare
@@ -90,6 +91,7 @@ class EvidenceConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be at least one, each another, but are {list(self.seeds)}.")
         for name in ("steps", "heldout_bytes", "side_by_side"):

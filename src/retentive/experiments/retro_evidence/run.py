@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from retentive.config_types import check_kind
 from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.report.document import Report, Table
 from retentive.evaluation.report.files import write_report
@@ -44,6 +45,7 @@ class EvidenceReport:
 
 def run_evidence(config: EvidenceConfig) -> EvidenceReport:
     """Gather the evidence, and write a table, a picture and a page."""
+    check_kind("config", config, EvidenceConfig)
     begin = time.perf_counter()
     require_matplotlib()
     check_folder_target("output", config.output)

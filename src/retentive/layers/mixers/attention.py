@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables
 from retentive.layers.mixers.key_value_cache import (
     CacheReaderConfig,
@@ -123,6 +123,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: AttentionConfig) -> None:
         """Make the projections: one product gives queries, keys and values."""
+        check_kind("config", config, AttentionConfig)
         super().__init__()
         self.config = config
         self.query_size = config.num_heads * config.key_dim

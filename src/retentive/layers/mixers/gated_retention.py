@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retentive.config_types import check_kind
 from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.mixers.retention_heads import Heads, RetentionHeads, RetentionHeadsConfig, RetentionState
@@ -55,6 +56,7 @@ class GatedRetention(RetentionHeads):
 
     def __init__(self, config: GatedRetentionConfig) -> None:
         """Make the projections."""
+        check_kind("config", config, GatedRetentionConfig)
         super().__init__(config)
         self.config = config
         self.decay_proj = nn.Linear(config.hidden_size, config.num_heads, bias=config.bias)

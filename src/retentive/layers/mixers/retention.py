@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retentive.config_types import check_kind
 from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.constants import constant
 from retentive.layers.derived import derived
@@ -110,6 +111,7 @@ class MultiScaleRetention(RetentionHeads):
 
     def __init__(self, config: RetentionConfig) -> None:
         """Make the projections; the decays are constants of the config: in bfloat16 ``1 - 2**-9`` would be 1."""
+        check_kind("config", config, RetentionConfig)
         super().__init__(config)
         self.config = config
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.layers.batch_layout import AttentionMask, BatchLayout, RotaryConfig
 from retentive.layers.mixers.key_value_cache import CacheReaderConfig, KeyValueState, cache_of, causal_mask
 from retentive.layers.mixers.protocol import InputProjection
@@ -66,6 +66,7 @@ class SharedKeyValues(nn.Module):
             config: That of the layers.
             norm: Of the hidden states.
         """
+        check_kind("config", config, SharedCacheAttentionConfig)
         super().__init__()
         self.config = config
         self.size = config.num_kv_heads * config.head_dim
@@ -125,6 +126,7 @@ class SharedCacheAttention(nn.Module):
 
     def __init__(self, config: SharedCacheAttentionConfig) -> None:
         """Make the projections of queries and of the output."""
+        check_kind("config", config, SharedCacheAttentionConfig)
         super().__init__()
         self.config = config
         self.query_size = config.num_heads * config.head_dim

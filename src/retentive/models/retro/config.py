@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.cross_attention import CrossAttentionConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
 from retentive.layers.norm import NormConfig, NormKind
 from retentive.models.decoder import DecoderConfig
-from retentive.models.protocol import ChunkedReading, FamilyConfig
+from retentive.models.protocol import ChunkedReading, FamilyConfig, ModelConfig
 from retentive.models.registry import is_plain_decoder
 
 
@@ -78,6 +78,7 @@ class RetroConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
+        check_kind("base", self.base, ModelConfig, cure="give a config, such as TransformerConfig(**values)")
         if not is_plain_decoder(self.base.family):
             raise ValueError(
                 f"base must be a plain decoder's config, such as a transformer's, not a {self.base.family}'s."

@@ -7,7 +7,8 @@ with every third layer from the 6th reading neighbours; for the two largest, its
 
 from dataclasses import replace
 
-from retentive.models.protocol import FamilyConfig
+from retentive.config_types import check_kind
+from retentive.models.protocol import FamilyConfig, ModelConfig
 from retentive.models.registry import config_class
 from retentive.models.retro.config import RetroConfig
 
@@ -78,6 +79,7 @@ def retro_over(base: FamilyConfig) -> RetroConfig:
 
     Neighbours are read in every third layer from the 6th, or in every second one of a decoder with fewer than 9.
     """
+    check_kind("base", base, ModelConfig, cure="give a config, such as TransformerConfig(**values)")
     decoder = base.decoder
     layers = range(6, decoder.num_layers + 1, 3) if decoder.num_layers >= 9 else range(2, decoder.num_layers + 1, 2)
     hidden, heads = decoder.embedding.hidden_size, decoder.num_heads

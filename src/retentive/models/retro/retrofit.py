@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from retentive.config_types import check_kind
 from retentive.errors import MismatchError
 from retentive.models.base import DecoderModel
 from retentive.models.retro.config import RetroConfig
@@ -22,6 +23,8 @@ def retrofit(base: DecoderModel, config: RetroConfig) -> Retro:
         MismatchError: If the decoder has another config.
         ValueError: If the config would change what the decoder computes.
     """
+    check_kind("base", base, DecoderModel)
+    check_kind("config", config, RetroConfig)
     if config.base != base.config:
         raise MismatchError(
             "config.base must be the config of the model that is fitted, but differs from it; give "

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from retentive.config_types import check_count
 from retentive.errors import MismatchError
 from retentive.layers.chunked_cross_attention import EndedChunks, NeighbourState, RaggedReads, in_dtype_of
 from retentive.layers.mixers.protocol import MixerConfig
@@ -49,6 +50,8 @@ def end_chunks_every(state: RetroState, step: int, chunk_size: int) -> RetroStat
         step: Tokens from end to end, at most ``chunk_size``.
         chunk_size: Tokens of a chunk.
     """
+    check_count("chunk_size", chunk_size, unit="token")
+    check_count("step", step, unit="token")
     return replace(state, place=state.place.masked_fill(state.place >= step - 1, chunk_size - 1))
 
 
@@ -64,6 +67,8 @@ def begin_chunks_late(state: RetroState, lengths: Int[Tensor, "batch"], chunk_si
         chunk_size: Tokens of a chunk.
         offset: Tokens of a document before its first chunk.
     """
+    check_count("chunk_size", chunk_size, unit="token")
+    check_count("offset", offset, least=0)
     return replace(state, place=(offset - lengths.to(state.place)) % chunk_size - offset)
 
 

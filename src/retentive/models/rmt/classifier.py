@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retentive.config_types import check_count, check_kind
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
 from retentive.models.rmt.state import RecurrentMemoryState
@@ -47,8 +48,8 @@ class RecurrentMemoryClassifier(nn.Module):
             ValueError: If there are fewer than two classes, or texts are to be told from a memory that is not there.
         """
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, but is {num_classes}.")
+        check_kind("config", config, RecurrentMemoryConfig)
+        check_count("num_classes", num_classes, least=2)
         if not per_token and not config.carried_tokens:
             raise ValueError(
                 "a text's class is told from its memory tokens, but config carries none; give it num_memory_tokens "

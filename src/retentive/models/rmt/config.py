@@ -4,11 +4,11 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import ClassVar, Literal
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.layers.associative_memory import AssociativeMemoryConfig
 from retentive.layers.memory_tokens import MemoryTokensConfig
 from retentive.models.decoder import DecoderConfig
-from retentive.models.protocol import FamilyConfig
+from retentive.models.protocol import FamilyConfig, ModelConfig
 from retentive.models.registry import is_plain_decoder
 
 TOKENS_ONLY = (
@@ -91,6 +91,7 @@ class RecurrentMemoryConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
+        check_kind("backbone", self.backbone, ModelConfig, cure="give a config, such as TransformerConfig(**values)")
         if not is_plain_decoder(self.backbone.family):
             raise ValueError(
                 f"backbone must be a plain decoder's config, such as a transformer's, not a {self.backbone.family}'s."

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from retentive.config_types import check_count
 from retentive.shapes import LogDecay, Positions, TokenFlags
 
 
@@ -23,7 +24,7 @@ def log_decay_geometric(num_heads: int) -> LogDecay:
     Raises:
         ValueError: If ``num_heads`` is below 1.
     """
-    _require_heads(num_heads)
+    check_count("num_heads", num_heads)
     return torch.log1p(-torch.exp2(-5.0 - torch.arange(num_heads, dtype=torch.float64)))
 
 
@@ -35,7 +36,7 @@ def log_decay_linspace(num_heads: int) -> LogDecay:
     Raises:
         ValueError: If ``num_heads`` is below 1.
     """
-    _require_heads(num_heads)
+    check_count("num_heads", num_heads)
     return torch.log1p(-torch.exp(torch.linspace(math.log(1 / 32), math.log(1 / 512), num_heads, dtype=torch.float64)))
 
 
@@ -134,11 +135,6 @@ def _look_up(
 ) -> Float[Tensor, "rows heads chunks first second"]:
     found = powers.index_select(1, exponents.flatten())
     return found.view(-1, *exponents.shape).transpose(0, 1)
-
-
-def _require_heads(num_heads: int) -> None:
-    if num_heads < 1:
-        raise ValueError(f"num_heads must be at least 1, but is {num_heads}.")
 
 
 def score_scale(log_decay: LogDecay, positions: Positions) -> Float[Tensor, "#batch time heads 1"]:

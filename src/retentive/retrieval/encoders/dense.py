@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from retentive.config_types import check_count
 from retentive.errors import DamagedFileError
 from retentive.files import checksum, read_json
 from retentive.private_apis import set_threads_of_this_thread
@@ -59,8 +60,10 @@ class DenseEncoder:
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     ) -> None:
         _check_pooling(pooling)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 passage, but is {batch_size}.")
+        if batch_size is not None:
+            check_count("batch_size", batch_size, unit="passage")
+        if max_length is not None:
+            check_count("max_length", max_length, unit="token")
         self.model = str(model)
         self.pooling: Pooling = pooling
         self.normalize = normalize

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from retentive.config_types import check_types
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -40,6 +42,7 @@ class LocalEngine:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1 process, but is {self.workers}.")
 

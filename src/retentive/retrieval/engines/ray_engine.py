@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from retentive.config_types import check_types
 from retentive.retrieval.engines.engine import Job, Result
 
 _JOBS_PER_ACTOR = 2
@@ -50,6 +51,7 @@ class RayEngine:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers must be at least 1 actor, but is {self.workers}.")
         for name in ("gpus_per_worker", "max_retries"):

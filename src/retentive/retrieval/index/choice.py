@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from retentive.config_types import check_types
+
 FLAT_LIMIT = 50_000
 """Up to this number of vectors, an exact search takes a few milliseconds."""
 
@@ -43,6 +45,7 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if not 0 < self.recall <= 1:
             raise ValueError(f"recall must be above 0 and at most 1, but is {self.recall}.")
         for name in ("memory_limit", "recall_at", "recall_sample", "rows_per_shard"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from retentive.config_types import check_types
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_checked_json, with_checksum
 from retentive.files.progress import with_progress
@@ -57,6 +58,7 @@ class NeighbourConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         for name in ("k", "candidates", "max_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.checkpoints.weights import load_model, read_manifest
+from retentive.config_types import check_types
 from retentive.data.batch import IGNORED
 from retentive.errors import MismatchError
 from retentive.models.protocol import LanguageModel, ModelOutput, as_module
@@ -37,6 +38,7 @@ class DistillationConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self, "distillation.")
         check_positive("distillation.temperature", self.temperature)
         if not 0 <= self.text_share < 1:
             raise ValueError(f"distillation.text_share must be at least 0 and below 1, but is {self.text_share}.")

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from retentive.config_types import check_count, check_types
 from retentive.data.batch import IGNORED, Batch
 from retentive.models.protocol import LanguageModel
 from retentive.state import RecurrentState
-from retentive.training.field_checks import check_at_least
 from retentive.training.objectives.draws import RowDraws
 from retentive.training.objectives.label_loss import label_loss, read_window
 from retentive.training.objectives.protocol import Measured, Objective, ObjectiveConfig, Vocabulary
@@ -34,6 +34,7 @@ class MaskedTokensConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self, "masked_tokens.")
         if not 0 < self.share <= 1:
             raise ValueError(f"masked_tokens.share must be above 0 and at most 1, but is {self.share}.")
         for name in ("masked", "random"):
@@ -45,7 +46,7 @@ class MaskedTokensConfig(ObjectiveConfig):
                 f"{self.random}."
             )
         if self.mask_token is not None:
-            check_at_least("masked_tokens.mask_token", self.mask_token, 0, "token")
+            check_count("masked_tokens.mask_token", self.mask_token, 0, "token")
 
     def build(self, vocabulary: Vocabulary, device: torch.device) -> Objective:
         """Make the objective.

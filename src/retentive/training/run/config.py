@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from retentive.config_types import check_count, check_types
 from retentive.retrieval.encoders import ENCODERS
-from retentive.training.field_checks import check_at_least, check_choice
+from retentive.training.field_checks import check_choice
 from retentive.training.objectives.next_token import NextTokenConfig
 from retentive.training.objectives.protocol import ObjectiveConfig
 from retentive.training.objectives.registry import objective_name
@@ -37,10 +38,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self, "data.")
         check_choice("data.mode", self.mode, ("packed", "streamed"))
-        check_at_least("data.window", self.window, 1, "token")
-        check_at_least("data.batch_size", self.batch_size, 1, "window")
-        check_at_least("data.windows_per_graph", self.windows_per_graph, 1, "window")
+        check_count("data.window", self.window, 1, "token")
+        check_count("data.batch_size", self.batch_size, 1, "window")
+        check_count("data.windows_per_graph", self.windows_per_graph, 1, "window")
         if self.mode == "packed" and self.windows_per_graph != 1:
             raise ValueError(
                 f"data.windows_per_graph must be 1 with data.mode='packed', whose windows do not follow one "
@@ -82,7 +84,8 @@ class NeighbourDataConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        check_at_least("neighbours.k", self.k, 1, "neighbour")
+        check_types(self, "neighbours.")
+        check_count("neighbours.k", self.k, 1, "neighbour")
         check_choice("neighbours.encoder", self.encoder, tuple(ENCODERS))
         needs_model = self.encoder in ("dense", "hybrid")
         if self.encoder in ("lexical", "dense", "hybrid") and needs_model == (self.model is None):
@@ -92,7 +95,7 @@ class NeighbourDataConfig:
             )
         if not 0 <= self.share_without <= 1:
             raise ValueError(f"neighbours.share_without must be from 0 to 1, but is {self.share_without}.")
-        check_at_least("neighbours.own_text_steps", self.own_text_steps, 0, "step")
+        check_count("neighbours.own_text_steps", self.own_text_steps, 0, "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +113,10 @@ class HeldOutConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self, "held_out.")
         if self.every is not None:
-            check_at_least("held_out.every", self.every, 1, "step")
-        check_at_least("held_out.windows", self.windows, 1, "window")
+            check_count("held_out.every", self.every, 1, "step")
+        check_count("held_out.windows", self.windows, 1, "window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +137,9 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        check_at_least("checkpoints.every", self.every, 1, "step")
-        check_at_least("checkpoints.keep_last", self.keep_last, 1, "checkpoint")
+        check_types(self, "checkpoints.")
+        check_count("checkpoints.every", self.every, 1, "step")
+        check_count("checkpoints.keep_last", self.keep_last, 1, "checkpoint")
         check_choice("checkpoints.weights", self.weights, ("last", "best"))
         if self.weights == "best" and not self.keep_best:
             raise ValueError("checkpoints.keep_best must be true for checkpoints.weights='best'.")
@@ -170,12 +175,13 @@ class HardwareConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self, "hardware.")
         check_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
         check_choice("hardware.strategy", self.strategy, ("ddp", "fsdp"))
         check_choice("hardware.precision", self.precision, ("auto", "float32", "bfloat16"))
-        check_at_least("hardware.accumulation", self.accumulation, 1, "part")
+        check_count("hardware.accumulation", self.accumulation, 1, "part")
         check_choice("hardware.backpropagation", self.backpropagation, ("plain", "recompute", "replay"))
-        check_at_least("hardware.workers", self.workers, 0, "worker")
+        check_count("hardware.workers", self.workers, 0, "worker")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +198,8 @@ class MetricsConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        check_at_least("metrics.every", self.every, 1, "step")
+        check_types(self, "metrics.")
+        check_count("metrics.every", self.every, 1, "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +248,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        check_at_least("steps", self.steps, 1, "step")
+        check_types(self)
+        check_count("steps", self.steps, 1, "step")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, but is {self.seed}.")
         objective_name(self.objective)

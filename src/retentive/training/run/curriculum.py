@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from retentive.config_types import check_count, check_kind, check_types
 from retentive.data.batch import Batch
 from retentive.models.protocol import LanguageModel
 from retentive.training.run.fit import learner_alone
@@ -39,13 +40,13 @@ class CurriculumConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         growing = all(before < after for before, after in itertools.pairwise(self.stages))
         if not self.stages or self.stages[0] < 1 or not growing:
             raise ValueError(f"stages must be numbers of segments from 1 on that grow, but are {self.stages}.")
         if not self.learned_below > 0:
             raise ValueError(f"learned_below must be above 0 nats, but is {self.learned_below}.")
-        if self.patience < 1:
-            raise ValueError(f"patience must be at least 1 batch, but is {self.patience}.")
+        check_count("patience", self.patience, unit="batch")
         if not 0 < self.newest_share <= 1:
             raise ValueError(f"newest_share must be above 0 and at most 1, but is {self.newest_share}.")
 
@@ -58,6 +59,7 @@ class SegmentCurriculum:
     """
 
     def __init__(self, config: CurriculumConfig) -> None:
+        check_kind("config", config, CurriculumConfig)
         """Begin with the first stage."""
         self.config = config
         self.stage = 0
@@ -164,8 +166,14 @@ def fit_curriculum(
         ValueError: If a number is out of range, or the model cannot be back-propagated through in this way.
         DivergedError: If the loss or a gradient is not finite.
     """
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, but is {max_steps}.")
+    check_kind("config", config, CurriculumConfig)
+    check_kind("optimizer", optimizer, OptimizerConfig, type(None))
+    check_kind("schedule", schedule, ScheduleConfig, type(None))
+    check_count("segment_length", segment_length, unit="token")
+    check_count("max_steps", max_steps)
+    check_count("extra_steps", extra_steps, least=0)
+    if not max_seconds > 0:
+        raise ValueError(f"max_seconds must be above 0, but is {max_seconds}.")
     learner = _learner(
         model, optimizer, schedule, seed=config.seed, max_steps=max_steps, backpropagation=backpropagation
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from retentive.config_types import check_count, check_kind
 from retentive.data.batch import Batch
 from retentive.models.protocol import LanguageModel
 from retentive.training.objectives.next_token import NextTokenConfig
@@ -42,9 +43,15 @@ def fit(
         objective: Config of what is minimised, such as `MaskedTokensConfig`; None is next-token prediction.
 
     Raises:
-        ValueError: If the model cannot be trained by the objective.
+        ValueError: If a number cannot be, or the model cannot be trained by the objective.
         DivergedError: If the loss or a gradient is not finite.
     """
+    check_kind("optimizer", optimizer, OptimizerConfig, type(None))
+    check_kind("schedule", schedule, ScheduleConfig, type(None))
+    check_kind("objective", objective, ObjectiveConfig, type(None))
+    check_count("steps", steps)
+    check_count("seed", seed, least=0)
+    check_count("windows_per_graph", windows_per_graph)
     device = next(model.parameters()).device
     vocabulary = Vocabulary(size=model.vocab_size)
     schedule = ScheduleConfig(warmup_steps=0) if schedule is None else schedule

@@ -9,6 +9,7 @@ import torch
 
 from retentive.checkpoints.model_card import TrainingData, save_model_card
 from retentive.checkpoints.weights import save_model
+from retentive.config_types import check_kind
 from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
 from retentive.files import only_writer
@@ -66,6 +67,8 @@ def train(model: FamilyConfig, config: TrainConfig) -> TrainReport:
         OSError: If a checkpoint cannot be written, as on a full disk; earlier ones are kept. If another process
             trains in the folder.
     """
+    check_kind("model", model, FamilyConfig, cure="give a family's config, such as RetNetConfig(**values)")
+    check_kind("config", config, TrainConfig)
     with joined_processes(config.hardware.device) as processes:
         return _train(model, config, processes)
 

@@ -4,7 +4,8 @@
 
 from dataclasses import dataclass
 
-from retentive.training.field_checks import check_at_least, check_positive
+from retentive.config_types import check_count, check_types
+from retentive.training.field_checks import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self, "optimizer.")
         for name in ("learning_rate", "epsilon"):
             check_positive(f"optimizer.{name}", getattr(self, name))
         for name in ("beta1", "beta2"):
@@ -59,8 +61,9 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self, "schedule.")
         if self.warmup_steps is not None:
-            check_at_least("schedule.warmup_steps", self.warmup_steps, 0, "step")
+            check_count("schedule.warmup_steps", self.warmup_steps, 0, "step")
         if self.decay_steps is not None and self.decay_steps <= self.warmup_until(self.decay_steps):
             raise ValueError(
                 f"schedule.decay_steps must be above schedule.warmup_steps, {self.warmup_steps}, but is "

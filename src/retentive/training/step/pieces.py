@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retentive.config_types import check_count
 from retentive.data.batch import IGNORED
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import RecurrentState
@@ -89,8 +90,7 @@ def cut_text(
     Raises:
         ValueError: If ``length`` is below 1.
     """
-    if length < 1:
-        raise ValueError(f"length of a piece must be at least 1 token, but is {length}.")
+    check_count("length of a piece", length, unit="token")
     total = (labels != IGNORED).sum().clamp_min(1) if total_labels is None else total_labels
 
     def window(columns: slice) -> Window:
@@ -123,5 +123,5 @@ def check_pieces(pieces: Sequence[Piece], truncate_after: int | None) -> None:
     """
     if not pieces:
         raise ValueError("pieces must hold at least one piece of text, but are empty.")
-    if truncate_after is not None and truncate_after < 1:
-        raise ValueError(f"truncate_after must be at least 1 piece, or None, but is {truncate_after}.")
+    if truncate_after is not None:
+        check_count("truncate_after", truncate_after, unit="piece")
