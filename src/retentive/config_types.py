@@ -11,7 +11,7 @@ from pathlib import Path
 NAMES: dict[type, str] = {int: "a whole number", float: "a finite number", bool: "True or False", Path: "a Path"}
 
 
-def check_count(name: str, value: object, least: int = 1, unit: str = "") -> None:
+def check_count(name: str, value: object, least: int = 1, unit: str = "", otherwise: str = "") -> None:
     """Refuse a number of things that is no whole number, or too small.
 
     Args:
@@ -19,15 +19,17 @@ def check_count(name: str, value: object, least: int = 1, unit: str = "") -> Non
         value: What was given. True and False are no numbers.
         least: The smallest number that is allowed.
         unit: What is counted, in the singular, for the message.
+        otherwise: What else is allowed, for the message, as in ``None for all``.
 
     Raises:
         ValueError: If it cannot be.
     """
+    instead = f", or {otherwise}" if otherwise else ""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise ValueError(f"{name} must be {NAMES[int]}, but is {value!r} ({type(value).__name__}).")
+        raise ValueError(f"{name} must be {NAMES[int]}{instead}, but is {value!r} ({type(value).__name__}).")
     if value < least:
         noun = f" {unit}{'' if least == 1 else 's'}" if unit else ""
-        raise ValueError(f"{name} must be at least {least}{noun}, but is {value}.")
+        raise ValueError(f"{name} must be at least {least}{noun}{instead}, but is {value}.")
 
 
 def check_kind(name: str, value: object, *kinds: type, cure: str = "") -> None:

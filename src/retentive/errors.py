@@ -14,4 +14,4 @@ class MismatchError(RetentiveError):
 
 
 class DivergedError(RetentiveError):
-    """Numbers are not finite: a loss or gradient in training, a state, or the logits of a generation; checkpoints stay."""
+    """Numbers are not finite: a loss or gradient, a state, or the logits of a generation; checkpoints are kept."""

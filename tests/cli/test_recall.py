@@ -52,7 +52,7 @@ def test_a_run_that_learns_nothing_reports_it_and_goes_on_with_more_seeds_and_le
         (["--seeds=[1,1]"], "seeds must be at least one, each another, but are [1, 1]"),
         (["--lengths=[2048,1024]"], "lengths must grow and be at least one, but are [2048, 1024]"),
         (["--lengths=[1000]"], "lengths must be two or more whole segments of 512 bytes, but one is 1000"),
-        (["--trials=0"], "trials must be at least 1, but are 0"),
+        (["--trials=0"], "trials must be at least 1, but is 0"),
         (["--minutes=0"], "minutes must be above 0, but is 0.0"),
         (["--memory=none"], "memory must be a kind of memory, but is 'none'"),
     ],

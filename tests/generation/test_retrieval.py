@@ -148,7 +148,7 @@ def test_neighbours_of_the_callers_own():
 def test_numbers_of_another_type():
     with pytest.raises(ValueError, match=r"every must be a whole number or None, but is 2\.5 \(float\)"):
         Retrieval(retriever=Finder(), every=2.5)
-    with pytest.raises(TypeError, match=r"k must be a whole number of neighbours, but is 2\.5"):
+    with pytest.raises(ValueError, match=r"k must be a whole number, but is 2\.5"):
         StoreRetriever(None, k=2.5)
 
 

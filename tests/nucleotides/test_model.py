@@ -125,5 +125,5 @@ def test_labels_of_another_length_are_refused():
 
 
 def test_no_segment_can_be_empty():
-    with pytest.raises(ValueError, match="length and segment_length must be at least 1, but are 0 and 5"):
+    with pytest.raises(ValueError, match="length must be at least 1, but is 0"):
         symmetric_segments(0, 5)

@@ -168,7 +168,7 @@ def test_a_scaled_table_scales_the_result():
     ("kind", "message", "call"),
     [
         (ValueError, "dim must be even and at least 2 to be rotated in pairs, but is 5", lambda: rotary_frequencies(5)),
-        (ValueError, "dim must be even and at least 2 to be rotated in pairs, but is 0", lambda: rotary_frequencies(0)),
+        (ValueError, "dim must be at least 2, but is 0", lambda: rotary_frequencies(0)),
         (ValueError, "base must be positive, but is 0.0", lambda: rotary_frequencies(4, base=0.0)),
         (
             ValueError,

@@ -107,7 +107,7 @@ def check_call(
     if state is not None:
         check_state_values(state)
     if logits_to_keep is not None:
-        check_count("logits_to_keep", logits_to_keep, least=0)
+        check_count("logits_to_keep", logits_to_keep, least=0, otherwise="None for all")
 
 
 def _uneven(state: ModelState, rows: int) -> str | None:

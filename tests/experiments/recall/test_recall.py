@@ -119,7 +119,7 @@ def test_hits_are_counted_by_depth():
 @pytest.mark.parametrize(
     ("count", "length", "message"),
     [
-        (0, 64, "trials must be at least 1, but are 0"),
+        (0, 64, "trials must be at least 1, but is 0"),
         (4, 16, "lengths must be two or more whole segments of 16 bytes, but one is 16; the last segment asks"),
         (4, 40, "lengths must be two or more whole segments of 16 bytes, but one is 40"),
     ],

@@ -138,7 +138,7 @@ def select_documents(
     limits = {"max_documents": max_documents, "max_bytes": max_bytes, "max_document_bytes": max_document_bytes}
     for name, limit in limits.items():
         if limit is not None:
-            check_count(name, limit)
+            check_count(name, limit, otherwise="None for all")
     held = store.manifest.splits[split]
     if held.documents == 0:
         raise ValueError(

@@ -124,4 +124,4 @@ def check_pieces(pieces: Sequence[Piece], truncate_after: int | None) -> None:
     if not pieces:
         raise ValueError("pieces must hold at least one piece of text, but are empty.")
     if truncate_after is not None:
-        check_count("truncate_after", truncate_after, unit="piece")
+        check_count("truncate_after", truncate_after, unit="piece", otherwise="None")
