@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from retentive.config_types import check_count, check_types
 from retentive.data.sources.documents import Document, Problem
 from retentive.data.sources.folders import list_files
 from retentive.data.sources.reading import read_documents
@@ -34,6 +35,11 @@ class SourceConfig:
     separator: str | None = None
     max_document_bytes: int = 256 << 20
     on_error: Literal["skip", "stop"] = "skip"
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_types(self)
+        check_count("max_document_bytes", self.max_document_bytes, unit="byte")
 
 
 class TextSource:

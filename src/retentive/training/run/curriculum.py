@@ -172,8 +172,8 @@ def fit_curriculum(
     check_count("segment_length", segment_length, unit="token")
     check_count("max_steps", max_steps)
     check_count("extra_steps", extra_steps, least=0)
-    if not max_seconds > 0:
-        raise ValueError(f"max_seconds must be above 0, but is {max_seconds}.")
+    if not max_seconds >= 0:
+        raise ValueError(f"max_seconds must be at least 0, but is {max_seconds}.")
     learner = _learner(
         model, optimizer, schedule, seed=config.seed, max_steps=max_steps, backpropagation=backpropagation
     )
