@@ -57,6 +57,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "PrepareConfig": {"source": HERE, "output": HERE},
     "RemoveConfig": {"names": ["a"], "store": HERE},
     "RetentionConfig": HEADS,
+    "RetentionHeadsConfig": HEADS,
     "RotaryConfig": {"dim": 4},
     "SearchConfig": {"text": "x", "store": HERE},
     "SharedCacheAttentionConfig": {

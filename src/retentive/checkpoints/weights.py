@@ -77,15 +77,7 @@ def save_model(
         MismatchError: If the weights are not what the model's config describes.
         OSError: If the disk is full or the folder cannot be written; what was there before stays as it was.
     """
-    if isinstance(model, str | Path):
-        raise TypeError(f"model comes first, then its folder, but model is {str(model)!r}: save_model(model, folder).")
-    check_kind("folder", folder, str, Path, cure="save_model(model, folder, tokenizer)")
-    check_kind("tokenizer", tokenizer, SavableTokenizer, type(None), cure="load_tokenizer(path) reads one")
-    if not isinstance(getattr(model, "config", None), ModelConfig):
-        raise TypeError(
-            f"model must be a model of retentive, but is a {type(model).__name__}; one of transformers is written by "
-            "its save_pretrained, and `retentive convert` makes a folder of it that load_model reads."
-        )
+    _check_arguments(model, folder, tokenizer)
     folder = Path(folder)
     tensors = dict(model.state_dict() if weights is None else weights)
     _check_tensors(
@@ -116,6 +108,19 @@ def save_model(
         sync(folder.parent)
     for leftover in (*(folder / other for other in earlier - {name}), *folder.glob(".weights-*.safetensors.tmp")):
         leftover.unlink(missing_ok=True)
+
+
+def _check_arguments(model: object, folder: object, tokenizer: object) -> None:
+    """Refuse what stands in another argument's place."""
+    if isinstance(model, str | Path):
+        raise TypeError(f"model comes first, then its folder, but model is {str(model)!r}: save_model(model, folder).")
+    check_kind("folder", folder, str, Path, cure="save_model(model, folder, tokenizer)")
+    check_kind("tokenizer", tokenizer, SavableTokenizer, type(None), cure="load_tokenizer(path) reads one")
+    if not isinstance(getattr(model, "config", None), ModelConfig):
+        raise TypeError(
+            f"model must be a model of retentive, but is a {type(model).__name__}; one of transformers is written by "
+            "its save_pretrained, and `retentive convert` makes a folder of it that load_model reads."
+        )
 
 
 def load_model(

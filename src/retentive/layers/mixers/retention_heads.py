@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from retentive.config_types import check_types
+from retentive.config_types import check_kind, check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables, make_layout
 from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.norm import Norm, NormConfig
@@ -146,6 +146,7 @@ class RetentionHeads(nn.Module):
 
     def __init__(self, config: RetentionHeadsConfig) -> None:
         """Make the projections."""
+        check_kind("config", config, RetentionHeadsConfig)
         super().__init__()
         self.heads = config
         keys, values = config.num_heads * config.key_dim, config.num_heads * config.value_dim

@@ -129,6 +129,14 @@ class CurriculumReport:
     losses: tuple[float, ...] = field(repr=False)
 
 
+def _check_numbers(segment_length: int, max_steps: int, max_seconds: float, extra_steps: int) -> None:
+    check_count("segment_length", segment_length, unit="token")
+    check_count("max_steps", max_steps)
+    check_count("extra_steps", extra_steps, least=0)
+    if not max_seconds >= 0:
+        raise ValueError(f"max_seconds must be at least 0, but is {max_seconds}.")
+
+
 def fit_curriculum(
     model: LanguageModel,
     task: Task,
@@ -169,11 +177,7 @@ def fit_curriculum(
     check_kind("config", config, CurriculumConfig)
     check_kind("optimizer", optimizer, OptimizerConfig, type(None))
     check_kind("schedule", schedule, ScheduleConfig, type(None))
-    check_count("segment_length", segment_length, unit="token")
-    check_count("max_steps", max_steps)
-    check_count("extra_steps", extra_steps, least=0)
-    if not max_seconds >= 0:
-        raise ValueError(f"max_seconds must be at least 0, but is {max_seconds}.")
+    _check_numbers(segment_length, max_steps, max_seconds, extra_steps)
     learner = _learner(
         model, optimizer, schedule, seed=config.seed, max_steps=max_steps, backpropagation=backpropagation
     )
