@@ -175,8 +175,6 @@ def fit_curriculum(
         DivergedError: If the loss or a gradient is not finite.
     """
     check_kind("config", config, CurriculumConfig)
-    check_kind("optimizer", optimizer, OptimizerConfig, type(None))
-    check_kind("schedule", schedule, ScheduleConfig, type(None))
     _check_numbers(segment_length, max_steps, max_seconds, extra_steps)
     learner = _learner(
         model, optimizer, schedule, seed=config.seed, max_steps=max_steps, backpropagation=backpropagation
@@ -210,6 +208,8 @@ def _learner(
     max_steps: int,
     backpropagation: Backpropagation,
 ) -> Learner:
+    check_kind("optimizer", optimizer, OptimizerConfig, type(None))
+    check_kind("schedule", schedule, ScheduleConfig, type(None))
     if schedule is None:
         schedule = ScheduleConfig(warmup_steps=min(100, max_steps - 1), final_share=1.0)
     return learner_alone(model, optimizer, schedule, steps=max_steps, seed=seed, backpropagation=backpropagation)
