@@ -249,3 +249,13 @@ def test_the_python_library_leaves_out_tests_and_installed_packages(tmp_path):
     assert "json/decoder.py" in names
     assert not [name for name in names if {"site-packages", "test", "tests"} & set(name.split("/"))]
     assert report.splits["heldout"].documents > 0
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_a_text_is_read(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.txt").write_text("some text")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("retentive.data.prepare.read_documents", None)
+    with pytest.raises(ValueError, match=r"output must be a folder, but .*file is a file: choose another name"):
+        prepare(PrepareConfig(source=source, output=tmp_path / "file" / "store"))

@@ -21,6 +21,7 @@ from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter, check_output
 from retentive.errors import RetentiveError
 from retentive.files.progress import ProgressBar
+from retentive.files.targets import check_folder_target
 from retentive.text.byte_tokenizer import ByteTokenizer, utf8
 from retentive.text.loading import load_tokenizer
 from retentive.text.subword_tokenizer import SubwordTokenizer, train_bpe
@@ -152,6 +153,7 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     if not config.overwrite and (found := _same_store(config.output, request)) is not None:
         return _report(found, seconds=0.0)
     check_output(config.output, overwrite=config.overwrite)  # fails before the work, not after it
+    check_folder_target("output", config.output)
     tokenizer = given or _learn_tokenizer(config, files)
     with TokenStoreWriter(config.output, tokenizer, request=request, overwrite=config.overwrite) as writer:
         for problem in problems:
