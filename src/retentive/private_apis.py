@@ -39,6 +39,17 @@ def offloading_hook(module: nn.Module) -> Any:
     return hook if getattr(hook, "offload", False) else None
 
 
+def is_functionally_transformed() -> bool:
+    """Tell whether a transform of ``torch.func``, such as ``grad`` or ``vmap``, is active (torch 2.13)."""
+    is_active = getattr(torch._C, "_are_functorch_transforms_active", None)  # pyright: ignore[reportPrivateUsage]
+    return False if is_active is None else bool(is_active())
+
+
+def is_forward_differentiated() -> bool:
+    """Tell whether ``torch.autograd.forward_ad.dual_level`` is entered (torch 2.13)."""
+    return int(getattr(torch.autograd.forward_ad, "_current_level", -1)) >= 0
+
+
 def keep_cache_in_output(cache: Any) -> None:
     """Let ``generate`` return a cache that the user gave it (transformers 5.24.0; in 5.0.0 it changes nothing)."""
     cache._is_user_defined = True

@@ -13,6 +13,7 @@ from torch import Tensor
 from retentive.config_types import check_types
 from retentive.layers.constants import constant
 from retentive.ops.rotary import rotary_frequencies, rotary_tables
+from retentive.ops.tracing import is_traced
 from retentive.shapes import Positions, RotaryTable, TokenMask
 
 
@@ -133,7 +134,7 @@ class BatchLayout:
         """Whether the call is one token of every row, without a mask, document starts or an attention mask."""
         plain = self.mask is None and self.starts is None and self.attention_mask is None
         # False in compiled code: compilers do not fuse the complex numbers of a step.
-        return plain and self.positions.shape[1] == 1 and not torch.compiler.is_compiling()
+        return plain and self.positions.shape[1] == 1 and not is_traced()
 
     def tables(self, rotary: RotaryConfig | None) -> RotaryTables | None:
         """The tables of one rotation; None without one."""

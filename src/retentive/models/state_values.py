@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retentive.errors import DivergedError, MismatchError
+from retentive.ops.tracing import is_traced
 from retentive.state import RecurrentState, named_tensors
 
 _KINDS = (("float32", "floating-point numbers"), ("int64", "integers"), ("bool", "flags"))
@@ -36,7 +37,7 @@ def check_state_values(state: RecurrentState, *, thorough: bool = False) -> None
                 f"state must have {wanted} in its {name}, but has {found} ({tensor.dtype}); take it from a model's "
                 "output."
             )
-    if torch.compiler.is_compiling():
+    if is_traced():
         return
     for name, tensor in named_tensors(state).items():
         is_read = thorough or (tensor.device.type == "cpu" and not tensor.requires_grad and type(tensor) is Tensor)

@@ -163,7 +163,7 @@ class ReverseComplementTransformer(nn.Module):
             continues=False,
         )
         dtype = model.decoder.embedding.tokens.weight.dtype
-        segment_layout = SegmentLayoutBuilder(model.config, dtype).make(part, Past(), keep=False)
+        segment_layout = SegmentLayoutBuilder(model.config, model.decoder.rotary, dtype).make(part, Past(), keep=False)
         columns = model.run(part, state, segment_layout, model.columns(part, state, segment_layout)).columns
         return columns[:, segment_layout.text], model.memory.keep(columns[:, : segment_layout.reads])
 

@@ -1,11 +1,15 @@
 """Causal attention, as the Transformer baseline uses it, over the keys of this call and of earlier ones."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from retentive.ops.precision import compute_dtype
+from retentive.ops.tracing import is_transformed
 from retentive.shapes import Queries, Values
 
 
@@ -31,6 +35,9 @@ def attention(
         causal: The queries belong to the last ``time`` of the ``past`` keys, and none reads a later key.
         dropout: Probability with which a weight is dropped; 0 outside training.
 
+    To differentiate a gradient, choose torch's plain kernel: ``with torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+    The others refuse, and `torch.func` takes it by itself.
+
     Raises:
         TypeError: If the dtypes differ.
         ValueError: If the shapes do not fit.
@@ -38,7 +45,8 @@ def attention(
     _check(query, key, value, causal)
     assert bias is None or (allowed is None and not causal), "a bias tells all that may be read"
     time, past = query.shape[2], key.shape[2]
-    aligned = bool(causal and allowed is None and time == past)  # a bool for exporters, where sizes are symbols
+    # A branch and no expression: to compilers, comparing sizes gives a symbol, and torch's attention takes a bool.
+    aligned = True if causal and allowed is None and time == past else False  # noqa: SIM210
     if causal and not aligned and time > 1:
         earlier = torch.ones(time, past, dtype=torch.bool, device=query.device).tril(past - time)
         allowed = earlier[None, None] if allowed is None else allowed & earlier
@@ -47,15 +55,16 @@ def attention(
     if allowed is not None:
         seeing = allowed.any(-1, keepdim=True)
         mask = allowed | ~seeing  # a softmax over nothing is NaN, in the gradient too
-    output = scaled_dot_product_attention(
-        query.to(dtype),
-        key.to(dtype),
-        value.to(dtype),
-        attn_mask=mask,
-        is_causal=aligned,
-        dropout_p=dropout,
-        enable_gqa=key.shape[1] != query.shape[1],
-    )
+    with _kernels():
+        output = scaled_dot_product_attention(
+            query.to(dtype),
+            key.to(dtype),
+            value.to(dtype),
+            attn_mask=mask,
+            is_causal=aligned,
+            dropout_p=dropout,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
     if seeing is not None:
         output = output.masked_fill(~seeing, 0)
     return output.to(query.dtype)
@@ -90,6 +99,11 @@ def attention_step(
         enable_gqa=key.shape[1] != query.shape[1],
     ).squeeze(2)
     return output if output.dtype is dtype_of_inputs else output.to(dtype_of_inputs)
+
+
+def _kernels() -> AbstractContextManager[object]:
+    """Any kernel; where `torch.func` or forward-mode differentiation follows, torch's plain one, as others refuse."""
+    return sdpa_kernel(SDPBackend.MATH) if is_transformed() else nullcontext()
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> None:

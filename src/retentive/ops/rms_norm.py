@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from retentive.ops.tracing import differentiable_gradients, is_traced
+
 
 def rms_norm(
     x: Float[Tensor, "*batch channels"], weight: Float[Tensor, "channels"] | None, epsilon: float
@@ -20,7 +22,7 @@ def rms_norm(
         weight: Scale of each channel, or None.
         epsilon: Added to the mean square.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or is_traced():
         return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, epsilon)
     normed: Tensor = _RMSNorm.apply(x, weight, epsilon)
     return normed
@@ -50,12 +52,19 @@ class _RMSNorm(torch.autograd.Function):
         if weight is not None:
             normed.mul_(weight)
         ctx.save_for_backward(x, weight, inverse)
+        ctx.epsilon = epsilon
         return normed.to(x.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def again(x: Tensor, weight: Tensor | None) -> tuple[Tensor]:
+                return (torch.nn.functional.rms_norm(x, x.shape[-1:], weight, ctx.epsilon),)
+
+            d_x, d_weight = differentiable_gradients(again, (x, weight), grad_outputs)
+            return d_x, d_weight, None
         return *_go_back(grad_outputs[0], x, weight, inverse), None
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from retentive.config_types import check_count
+from retentive.ops.tracing import is_traced
 from retentive.shapes import Positions
 
 Frequencies = Literal["retnet", "standard"]
@@ -117,7 +118,7 @@ def rotate(
         raise ValueError(f"cos and sin must have dim / 2 = {x.shape[-1] / 2:g} pairs, but have {cos.shape[-1]}.")
     dtype = torch.promote_types(x.dtype, cos.dtype)
     cos, sin = cos.to(dtype).unsqueeze(1), sin.to(dtype).unsqueeze(1)
-    if torch.compiler.is_compiling():
+    if is_traced():
         return _rotated_by_formula(x, cos, sin, pairs == "half")
     if not (torch.is_grad_enabled() and x.requires_grad):
         return _rotated(x, cos, sin, pairs == "half", time_first=False)

@@ -16,6 +16,7 @@ from retentive.layers.token_place import Rotation, TokenPlace, place_of
 from retentive.ops.activation import ACTIVATIONS
 from retentive.ops.precision import state_dtype
 from retentive.ops.rotary import apply_rotary, rotate, rotate_token
+from retentive.ops.tracing import is_traced
 from retentive.shapes import Hidden, Positions, Queries, RetentionMatrix, Values
 from retentive.state import RecurrentState, StateShape
 
@@ -249,7 +250,7 @@ class RetentionHeads(nn.Module):
         value = value.view(batch, time, config.num_heads, config.value_dim).transpose(1, 2)
         if tables is None:
             return query * scale, key, value, gate
-        if not torch.is_grad_enabled() and config.rotary_pairs == "interleaved" and not torch.compiler.is_compiling():
+        if not torch.is_grad_enabled() and config.rotary_pairs == "interleaved" and not is_traced():
             both = _with_range(projected[..., : 2 * self.sizes[0]])
             both = both.view(batch, time, 2, config.num_heads, config.key_dim).permute(0, 2, 3, 1, 4)
             query, key = apply_rotary(both, tables.complex).unbind(1)  # in one pass

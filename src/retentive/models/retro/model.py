@@ -19,6 +19,7 @@ from retentive.models.retro.chunks import Before, ChunkPlan, even_plan, place_in
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.encoder import Encoded, NeighbourEncoder, initialise_cross_attention
 from retentive.models.retro.state import RetroState, after_call, check_state
+from retentive.ops.tracing import is_traced
 from retentive.shapes import Hidden, TokenFlags, Tokens
 from retentive.state import ModelState, RecurrentState
 
@@ -276,7 +277,7 @@ class Retro(DecoderModel):
         if plan.reads.ragged is not None and plan.ended.real is not None:
             real &= plan.ended.real[:, :, -1, None, None]  # chunks that a row does not have
         # Attention without padding is faster. On a GPU this is not looked at, which would wait for it.
-        is_whole = real.device.type == "cpu" and bool(real.all())
+        is_whole = real.device.type == "cpu" and not is_traced() and bool(real.all())
         return _Neighbours(ids=neighbours.long(), real=None if is_whole else real)
 
     def _read(

@@ -82,7 +82,7 @@ class RecurrentMemoryTransformer(DecoderModel):
         weight = self.decoder.embedding.tokens.weight
         device = weight.device if device is None else device
         empty = self.decoder.initial_state(batch_size, device)
-        hidden, layers = self.config.decoder.embedding.hidden_size, self.config.decoder.num_layers
+        hidden, layers = self.decoder.config.embedding.hidden_size, self.decoder.config.num_layers
         return RecurrentMemoryState(
             layers=() if self.config.bidirectional else empty.layers,
             position=empty.position,
@@ -204,7 +204,7 @@ class RecurrentMemoryTransformer(DecoderModel):
         return hidden[:, again:], following
 
     def _layout_builder(self) -> SegmentLayoutBuilder:
-        return SegmentLayoutBuilder(self.config, self.decoder.dtype)
+        return SegmentLayoutBuilder(self.config, self.decoder.rotary, self.decoder.dtype)
 
     def _step(
         self,
@@ -250,7 +250,7 @@ class RecurrentMemoryTransformer(DecoderModel):
             and part.mask is None
             and not self.training
             and not torch.is_grad_enabled()
-            and self.config.decoder.takes_attention_mask
+            and self.decoder.config.takes_attention_mask
             and self.config.num_memory_tokens > 0
             and not (self.config.bidirectional or self.config.xl_layer_above)
         )
@@ -319,7 +319,7 @@ class RecurrentMemoryTransformer(DecoderModel):
             past = going_on(state.layers[index], part) if state.layers and part.continues is not False else None
             recalled, layout = self._recalled(part, state, segment_layout, index), segment_layout.layout
             if not text and index == len(self.decoder.blocks) - 1:
-                rotary = self.config.decoder.mixers[index].rotary
+                rotary = self.decoder.config.mixers[index].rotary
                 slots, layout, recalled = (
                     0,
                     segment_layout.write_layout(),
@@ -348,7 +348,7 @@ class RecurrentMemoryTransformer(DecoderModel):
     ) -> tuple[KeysAndValues, ...]:
         """Keys and values that the next segment can take as they are, where positions and gradients allow it."""
         config, length = self.config, self.config.xl_length
-        is_same = config.xl_gradient == "none" and not config.xl_layer_above and not config.decoder.rotary
+        is_same = config.xl_gradient == "none" and not config.xl_layer_above and not self.decoder.rotary
         if not length or not is_same or part.ends is not True or part.mask is not None:
             return ()
         caches = cast("list[KeyValueState]", layers)  # mixers that can recall cache keys and values
@@ -362,7 +362,7 @@ class RecurrentMemoryTransformer(DecoderModel):
         """The hidden states of the segment before that a block reads at the begin of a segment."""
         if part.begins is False or not state.history.shape[2]:
             return None
-        rotary = self.config.decoder.mixers[layer].rotary
+        rotary = self.decoder.config.mixers[layer].rotary
         return Recalled(
             hidden=state.history[:, layer],
             rotary=None if rotary is None else segment_layout.recalled[rotary],

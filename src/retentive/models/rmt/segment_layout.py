@@ -1,5 +1,6 @@
 """Positions and masks of the columns of one step, ``[read memory][text][write memory]``."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -87,14 +88,16 @@ class SegmentLayout:
 class SegmentLayoutBuilder:
     """Makes the layout of each part of a call; parts of one shape share a layout where all rows agree."""
 
-    def __init__(self, config: RecurrentMemoryConfig, dtype: torch.dtype) -> None:
-        """Take the config and the dtype, which determine layouts.
+    def __init__(self, config: RecurrentMemoryConfig, rotary: Collection[RotaryConfig], dtype: torch.dtype) -> None:
+        """Take what determines layouts.
 
         Args:
             config: Of the model.
+            rotary: The rotations that the decoder's layers need.
             dtype: Of the model; rotary tables are float32 or wider.
         """
         self.config = config
+        self.rotary = rotary
         self.dtype = torch.promote_types(dtype, torch.float32)
         self.read_slots = config.carried_tokens
         self.write_slots = 0 if config.bidirectional else config.num_memory_tokens
@@ -132,11 +135,9 @@ class SegmentLayoutBuilder:
                 next_position=torch.zeros(batch, dtype=torch.long, device=positions.device),  # the model counts itself
                 mask=mask,
                 attention_mask=self._attention_mask(part, past, (reads, texts, writes), mask, keep),
-                rotary=rotary_by_config(positions, self.config.decoder.rotary, self.dtype),
+                rotary=rotary_by_config(positions, self.rotary, self.dtype),
             ),
-            recalled=rotary_by_config(
-                self._recalled_positions(past, positions.device), self.config.decoder.rotary, self.dtype
-            ),
+            recalled=rotary_by_config(self._recalled_positions(past, positions.device), self.rotary, self.dtype),
         )
 
     def _positions(self, part: SegmentPart, reads: int, writes: int) -> Positions:

@@ -95,7 +95,7 @@ class SegmentStep(nn.Module):
             is_first=False if reads is None else ~reads,
             continues=False,
         )
-        layout = SegmentLayoutBuilder(model.config, memory.dtype).make(part, past, keep=False)
+        layout = SegmentLayoutBuilder(model.config, model.decoder.rotary, memory.dtype).make(part, past, keep=False)
         step = model.run(part, state, layout, model.columns(part, state, layout))
         written = step.columns[:, : layout.reads] if model.config.bidirectional else step.columns[:, layout.text.stop :]
         following = {"memory": model.memory.keep(written)}

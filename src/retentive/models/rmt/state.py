@@ -11,6 +11,7 @@ from retentive.errors import MismatchError
 from retentive.layers.associative_memory import AssociativeState
 from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts, state_of_kind
 from retentive.models.rmt.config import RecurrentMemoryConfig
+from retentive.ops.tracing import is_traced
 from retentive.shapes import Memory
 from retentive.state import ModelState, RaggedFields
 
@@ -86,7 +87,7 @@ def _check_place(config: RecurrentMemoryConfig, state: RecurrentMemoryState) -> 
 
     This reads values, so it is done only for ordinary tensors on the CPU, where nothing is waited for.
     """
-    if torch.compiler.is_compiling() or type(state.position) is not Tensor or state.position.device.type != "cpu":
+    if is_traced() or type(state.position) is not Tensor or state.position.device.type != "cpu":
         return
     unfinished = state.segment.shape[1] if state.real is None else state.real.sum(1)
     if bool((state.position % config.segment_length != unfinished).any()):

@@ -120,7 +120,7 @@ def _last_columns(layout: BatchLayout, attention_mask: AttentionMask | None, cou
     """The layout of the last columns of a call, with what they may read of the shared cache."""
     if attention_mask is None:  # one token
         return layout
-    last, allowed = slice(-count, None), attention_mask.allowed
+    last, allowed = slice(layout.positions.shape[1] - count, None), attention_mask.allowed
     return BatchLayout(
         positions=layout.positions[:, last],
         next_position=layout.next_position,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retentive.ops.precision import state_dtype
 from retentive.ops.retention.decay import DecayTables
+from retentive.ops.tracing import is_transformed
 from retentive.shapes import TokenFlags, TokenLogDecay
 
 Chunked = Float[Tensor, "batch heads chunks size"]
@@ -92,7 +93,7 @@ def token_decay_tables(
 
 def _intra(clock: Chunked, dtype: torch.dtype) -> Float[Tensor, "batch heads chunks size size"]:
     """``exp(clock[query] - clock[key])``, 0 for later keys, whose exponents would be positive."""
-    if clock.requires_grad:
+    if clock.requires_grad or is_transformed():
         # Its gradient is summed in float64 too, where what each token reads of its own key cancels exactly.
         return (clock.unsqueeze(4) - clock.unsqueeze(3)).clamp_max(0).to(dtype).exp().tril()
     # The same in place, over two parts of ``dtype``: half the time of a pass over float64.

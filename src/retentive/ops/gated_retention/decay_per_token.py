@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from retentive.ops.gated_retention.decay import Chunked, token_decay, token_decay_tables
 from retentive.ops.precision import state_dtype
@@ -17,12 +17,15 @@ from retentive.ops.retention.chunks import (
     ValueChunks,
     chunk_gradients,
     in_chunks,
+    in_filled_chunks,
     read_chunks,
+    read_chunks_plainly,
     split_time,
 )
 from retentive.ops.retention.chunkwise import ChunkwiseFunction
 from retentive.ops.retention.decay import DecayTables
 from retentive.ops.retention.inputs import Flags
+from retentive.ops.tracing import differentiable_gradients
 from retentive.shapes import RetentionMatrix, TokenFlags, TokenLogDecay
 
 
@@ -39,6 +42,18 @@ class TokenDecay:
     def tables(self, size: int, dtype: torch.dtype, mask: TokenFlags = None, starts: TokenFlags = None) -> DecayTables:
         """Tables of each chunk's own; what ``mask`` says is in the decays."""
         return token_decay_tables(in_chunks(self.log_decay, size), dtype, _flags_in_chunks(starts, size))
+
+    def filled_tables(
+        self,
+        count: int,
+        size: int,
+        time: int,
+        dtype: torch.dtype,
+        mask: TokenFlags = None,
+        starts: TokenFlags = None,
+    ) -> DecayTables:
+        """The same tables: what fills up the last chunk does not decay."""
+        return token_decay_tables(in_filled_chunks(self.log_decay, size), dtype, _flags_in_chunks(starts, size))
 
     def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "batch heads 1 1"]]:
         """``gamma`` of each token."""
@@ -74,16 +89,31 @@ class _ChunkwiseGatedRetention(ChunkwiseFunction):
         return read_chunks(query, key, value, state, tables)
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, d_output: ValueChunks | None, d_after: RetentionMatrix | None, _: None
     ) -> tuple[Tensor | None, ...]:
-        query, key, value, states, log_decay, starts = ctx.saved_tensors
+        query, key, value, state, states, log_decay, starts = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            again = partial(_read_plainly, starts=starts)
+            found = differentiable_gradients(again, (query, key, value, state, log_decay), (d_output, d_after))
+            return *found, None
         tables = token_decay_tables(log_decay, states.dtype, starts)
         gradients = chunk_gradients(query, key, value, states, tables, d_output, d_after, of_decay=True)
         assert gradients.log_decay is not None
-        d_state = gradients.state if ctx.has_state else None
+        d_state = None if state is None else gradients.state
         return gradients.query, gradients.key, gradients.value, d_state, gradients.log_decay.to(log_decay.dtype), None
+
+
+def _read_plainly(
+    query: Chunks,
+    key: Chunks,
+    value: ValueChunks,
+    state: RetentionMatrix | None,
+    log_decay: Chunked,
+    starts: Bool[Tensor, "batch chunks size"] | None,
+) -> tuple[ValueChunks, RetentionMatrix]:
+    tables = token_decay_tables(log_decay, state_dtype(query.dtype), starts)
+    return read_chunks_plainly(query, key, value, state, tables)
 
 
 def _flags_in_chunks(starts: TokenFlags, size: int) -> Bool[Tensor, "batch chunks size"] | None:

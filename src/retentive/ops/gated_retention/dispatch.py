@@ -44,8 +44,8 @@ derivatives can be taken any number of times.
 gated_retention_chunkwise = partial(gated_retention, form="chunkwise")
 """Run `gated_retention` chunk by chunk (Sun et al. 2024, arXiv:2405.05254, section 3.1), for any length.
 
-The backward pass keeps the inputs and one state per chunk, and computes decays and scores again. It can be taken once:
-a second derivative needs `gated_retention_parallel`.
+The backward pass keeps the inputs and one state per chunk, and computes decays and scores again. Where a
+gradient is differentiated, and in compiled or functionally transformed code, plain operations take its place.
 """
 
 gated_retention_reference = partial(gated_retention, form="reference")

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from retentive.ops.precision import autocasts
+from retentive.ops.tracing import is_traced
 
 Make = Callable[[Tensor], Tensor]
 
@@ -40,7 +41,7 @@ def lean_linear(
         back: The derivative of ``make``.
     """
     needs_gradient = torch.is_grad_enabled() and (source.requires_grad or weight.requires_grad)
-    if not needs_gradient or source.dim() < 2 or torch.compiler.is_compiling() or autocasts(source.device):
+    if not needs_gradient or source.dim() < 2 or is_traced() or autocasts(source.device):
         return linear(make(source), weight, bias)
     product: Tensor = _LeanLinear.apply(source, weight, bias, make, back)
     return product

@@ -1,5 +1,6 @@
 """Chunks of tokens and the passes over them that retention with any decay has in common."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -71,6 +72,30 @@ def read_chunks(
         decay_scores(scores, tables.intra, query)
         output.baddbmm_(scores, flat(value))
     return output.view_as(value), after, states
+
+
+def read_chunks_plainly(
+    query: Chunks, key: Chunks, value: ValueChunks, state: RetentionMatrix | None, tables: DecayTables
+) -> tuple[ValueChunks, RetentionMatrix]:
+    """`read_chunks` in plain operations, which can be traced and differentiated in any way, any number of times.
+
+    Returns:
+        The outputs and the last state.
+    """
+    with without_autocast(query.device):
+        added = (key * tables.key).to(key.dtype).mT @ value
+        states, after = _carry_at_once(added.to(tables.chunk.dtype), state, tables.chunk)
+        scores = ((query @ key.mT) * tables.intra).to(query.dtype)
+        output = ((query @ states.to(query.dtype)) * tables.query).to(query.dtype) + scores @ value
+    return output, after
+
+
+def in_filled_chunks(tensor: Tensor, size: int, dim: int = 2) -> Tensor:
+    """Split dimension ``dim``, time of any length, into chunks of ``size``; zeros (False) fill up the last one."""
+    time = tensor.shape[dim]
+    count = (time + size - 1) // size
+    filling = tensor.new_zeros((*tensor.shape[:dim], count * size - time, *tensor.shape[dim + 1 :]))
+    return torch.cat((tensor, filling), dim).unflatten(dim, (count, size))
 
 
 class ChunkGradients(NamedTuple):
@@ -192,3 +217,25 @@ def carry(added: ChunkStates, first: RetentionMatrix | None, decay: Tensor, back
         chunk.copy_(state)
         state = following
     return state
+
+
+def _carry_at_once(
+    added: ChunkStates, first: RetentionMatrix | None, decay: Float[Tensor, "rows heads #chunks 1 1"]
+) -> tuple[ChunkStates, RetentionMatrix]:
+    """`carry` as one product with a matrix of decays, quadratic in the chunks: no loop over how many there are.
+
+    Returns:
+        The state that each chunk meets, and the last one.
+    """
+    floor = math.log(torch.finfo(decay.dtype).tiny)
+    rate = decay[..., 0, 0].double().clamp_min(torch.finfo(decay.dtype).tiny).log()
+    clock = rate.expand(*rate.shape[:2], added.shape[2]).cumsum(2)
+    # The state that a chunk meets stands before its decay; the last state after all of them.
+    at = torch.cat((clock - rate, clock[:, :, -1:]), 2)
+    elapsed = (at.unsqueeze(3) - clock.unsqueeze(2)).clamp_max(0)
+    weight = elapsed.exp().masked_fill(elapsed <= 0.99 * floor, 0).tril(-1).to(added.dtype)
+    states = (weight @ added.flatten(3)).unflatten(3, added.shape[3:])
+    if first is not None:
+        left = at.exp().masked_fill(at <= 0.99 * floor, 0).to(added.dtype)
+        states = states + left[..., None, None] * first.unsqueeze(2)
+    return states[:, :, :-1], states[:, :, -1]

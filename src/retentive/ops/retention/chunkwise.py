@@ -16,21 +16,27 @@ from retentive.ops.retention.chunks import (
     ValueChunks,
     check_chunk_size,
     in_chunks,
+    in_filled_chunks,
     piece_lengths,
+    read_chunks_plainly,
     split_flags,
     split_time,
 )
 from retentive.ops.retention.inputs import RetentionInputs, retention_dtype
 from retentive.ops.retention.protocol import Decay
+from retentive.ops.tracing import is_traced
 from retentive.shapes import RetentionMatrix, Values
 
 
 def chunkwise(inputs: RetentionInputs, decay: Decay, chunk_size: int) -> tuple[Values, RetentionMatrix]:
     """Read whole chunks, then the remainder (Sun et al. 2023, arXiv:2307.08621, eq. 7).
 
-    The backward pass keeps the inputs and one state per chunk, and computes the scores again.
+    The backward pass keeps the inputs and one state per chunk, and computes the scores again. Where a gradient is
+    differentiated, and in compiled or functionally transformed code, plain operations take its place.
     """
     check_chunk_size(chunk_size)
+    if is_traced():
+        return _in_plain_operations(inputs, decay, chunk_size)
     dtype = retention_dtype(inputs.query)
     after = None if inputs.state is None else inputs.state.to(state_dtype(dtype))
     lengths = piece_lengths(inputs.query.shape[2], chunk_size)
@@ -50,6 +56,19 @@ def chunkwise(inputs: RetentionInputs, decay: Decay, chunk_size: int) -> tuple[V
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2), after
 
 
+def _in_plain_operations(inputs: RetentionInputs, decay: Decay, chunk_size: int) -> tuple[Values, RetentionMatrix]:
+    """The same as one program for every length: zeros fill up the last chunk, and nothing decays through them."""
+    dtype, time, mask, starts = retention_dtype(inputs.query), inputs.query.shape[2], inputs.mask, inputs.starts
+    if starts is not None and mask is None:
+        mask = torch.ones_like(starts)
+    flags = (None if each is None else in_filled_chunks(each, chunk_size, 1).flatten(1) for each in (mask, starts))
+    query, key, value = (in_filled_chunks(tensor, chunk_size) for tensor in inputs.to(dtype))
+    tables = decay.filled_tables(query.shape[2], chunk_size, time, state_dtype(dtype), *flags)
+    state = None if inputs.state is None else inputs.state.to(state_dtype(dtype))
+    output, after = read_chunks_plainly(query, key, value, state, tables)
+    return output.flatten(2, 3)[:, :, :time], after
+
+
 class ChunkwiseFunction(torch.autograd.Function):
     """What `read_chunks` keeps for its backward pass: its inputs, the chunks' states, and what the decays come of."""
 
@@ -62,5 +81,4 @@ class ChunkwiseFunction(torch.autograd.Function):
         states = output[2]
         ctx.mark_non_differentiable(states)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(query, key, value, states, *decay)
-        ctx.has_state = state is not None
+        ctx.save_for_backward(query, key, value, state, states, *decay)

@@ -111,6 +111,38 @@ def decay_tables(
     )
 
 
+def padded_decay_tables(
+    log_decay: LogDecay,
+    size: int,
+    dtype: torch.dtype,
+    time: int,
+    count: int,
+    mask: TokenFlags = None,
+    starts: TokenFlags = None,
+) -> DecayTables:
+    """`decay_tables` for ``time`` tokens that zeros fill up to whole chunks: nothing decays through these.
+
+    Args:
+        log_decay: As in `decay_tables`, like the next two.
+        size: Tokens per chunk.
+        dtype: Of the tables.
+        time: Tokens that are not filled in.
+        count: Chunks.
+        mask: Of all columns, False at filled ones; None where every token is real.
+        starts: Of all columns; only with a mask.
+    """
+    if mask is not None:
+        return decay_tables(log_decay, size, dtype, mask, starts)
+    powers = decay_powers(log_decay, size, dtype)
+    shared, places = _shared_tables(powers, size), torch.arange(size, device=log_decay.device)
+    begins = size * torch.arange(count, device=log_decay.device)
+    real = (time - begins).clamp_max(size)[None, :, None]
+    # What stands for keys that are filled in does not matter: they are 0.
+    key = _look_up(powers, (real - 1 - places).clamp_min(0).unsqueeze(3))
+    intra, query = (table.expand(-1, -1, count, -1, -1) for table in (shared.intra, shared.query))
+    return DecayTables(intra=intra, query=query, key=key, chunk=_look_up(powers, real.unsqueeze(3)))
+
+
 def decay_powers(log_decay: LogDecay, highest: int, dtype: torch.dtype) -> Float[Tensor, "heads powers"]:
     """``gamma ** 0`` to ``gamma ** highest`` of each head, then one 0."""
     exponents = torch.arange(highest + 1, dtype=torch.float64, device=log_decay.device)

@@ -2,19 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from retentive.ops.precision import state_dtype
-from retentive.ops.retention.chunks import Chunks, ChunkStates, ValueChunks, chunk_gradients, read_chunks
+from retentive.ops.retention.chunks import (
+    Chunks,
+    ChunkStates,
+    ValueChunks,
+    chunk_gradients,
+    read_chunks,
+    read_chunks_plainly,
+)
 from retentive.ops.retention.chunkwise import ChunkwiseFunction
-from retentive.ops.retention.decay import DecayTables, decay_tables
+from retentive.ops.retention.decay import DecayTables, decay_tables, padded_decay_tables
 from retentive.ops.retention.inputs import Flags
 from retentive.ops.retention.recurrent import recurrent_decay
+from retentive.ops.tracing import differentiable_gradients
 from retentive.shapes import LogDecay, RetentionMatrix, TokenFlags
 
 
@@ -31,6 +39,18 @@ class HeadDecay:
     def tables(self, size: int, dtype: torch.dtype, mask: TokenFlags = None, starts: TokenFlags = None) -> DecayTables:
         """Tables of integer powers of ``gamma``."""
         return decay_tables(self.log_decay, size, dtype, mask, starts)
+
+    def filled_tables(
+        self,
+        count: int,
+        size: int,
+        time: int,
+        dtype: torch.dtype,
+        mask: TokenFlags = None,
+        starts: TokenFlags = None,
+    ) -> DecayTables:
+        """Tables of which the last chunk's count its real tokens."""
+        return padded_decay_tables(self.log_decay, size, dtype, time, count, mask, starts)
 
     def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "heads 1 1"]]:
         """The same ``gamma`` for each token."""
@@ -61,11 +81,14 @@ class _ChunkwiseRetention(ChunkwiseFunction):
         return read_chunks(query, key, value, state, DecayTables(*tables))
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, d_output: ValueChunks | None, d_after: RetentionMatrix | None, _: None
     ) -> tuple[Tensor | None, ...]:
-        query, key, value, states, *tables = ctx.saved_tensors
+        query, key, value, state, states, *tables = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            again = partial(read_chunks_plainly, tables=DecayTables(*tables))
+            found = differentiable_gradients(again, (query, key, value, state), (d_output, d_after))
+            return *found, None, None, None, None
         gradients = chunk_gradients(query, key, value, states, DecayTables(*tables), d_output, d_after)
-        d_state = gradients.state if ctx.has_state else None
+        d_state = None if state is None else gradients.state
         return gradients.query, gradients.key, gradients.value, d_state, None, None, None, None

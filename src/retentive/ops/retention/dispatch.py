@@ -72,8 +72,8 @@ can be taken any number of times.
 retention_chunkwise = partial(retention, form="chunkwise")
 """Run `retention` chunk by chunk (Sun et al. 2023, arXiv:2307.08621, eq. 7), for any length.
 
-The backward pass keeps the inputs and one state per chunk, and computes the scores again. It can be taken once: a
-second derivative needs `retention_parallel`.
+The backward pass keeps the inputs and one state per chunk, and computes the scores again. Where a gradient is
+differentiated, and in compiled or functionally transformed code, plain operations take its place.
 """
 
 retention_reference = partial(retention, form="reference")

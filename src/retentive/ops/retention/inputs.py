@@ -8,6 +8,7 @@ from torch import Tensor
 
 from retentive.ops.precision import compute_dtype
 from retentive.ops.retention.decay import log_decay_geometric
+from retentive.ops.tracing import is_traced
 from retentive.shapes import LogDecay, Queries, RetentionMatrix, TokenFlags, Values
 
 Flags = tuple[TokenFlags, TokenFlags]
@@ -147,7 +148,7 @@ def resolve_log_decay(log_decay: LogDecay | None, query: Float[Tensor, "..."]) -
     if log_decay.requires_grad:
         raise ValueError("log_decay is a constant of the model and gets no gradient; pass log_decay.detach().")
     # Values are read on the CPU only: elsewhere it would stall the device, and a traced tensor has none.
-    if type(log_decay) is Tensor and log_decay.device.type == "cpu" and not torch.compiler.is_compiling():
+    if type(log_decay) is Tensor and log_decay.device.type == "cpu" and not is_traced():
         highest = float(log_decay.max())
         if not highest <= 0:
             raise ValueError(f"log_decay must be at most 0 for every head (a decay of at most 1), but has {highest}.")

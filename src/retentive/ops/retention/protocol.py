@@ -21,6 +21,18 @@ class Decay(Protocol):
         """Return the tables of chunks of ``size`` tokens."""
         ...
 
+    def filled_tables(
+        self,
+        count: int,
+        size: int,
+        time: int,
+        dtype: torch.dtype,
+        mask: TokenFlags = None,
+        starts: TokenFlags = None,
+    ) -> DecayTables:
+        """Return the tables of ``count`` chunks that zeros fill up after ``time`` tokens; flags are filled up too."""
+        ...
+
     def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "..."]]:
         """Return ``gamma`` of each of ``time`` tokens as `recurrent_step` takes it."""
         ...

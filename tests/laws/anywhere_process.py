@@ -1,0 +1,51 @@
+"""Compiled training of a family, in a process of its own: ``anywhere_process.py FAMILY...``.
+
+Torch cannot trace functions whose shapes are checked at run time, as those of the test run are.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from laws.families import beside, random_tokens, small_model
+
+UNROLLED = ("rmt", "retro")
+"""Families that unroll segments or chunks: a program for each length."""
+
+
+def gradients(call: object, model: torch.nn.Module, time: int) -> dict[str, torch.Tensor]:
+    """Of the loss of some tokens."""
+    tokens, labels = random_tokens(2, time), random_tokens(2, time, seed=1)
+    model.zero_grad()
+    loss = call(tokens, labels=labels, logits_to_keep=0, **beside(model, tokens)).loss
+    loss.backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {"loss": loss.detach(), **{name: gradient.clone() for name, gradient in found.items()}}
+
+
+def main() -> None:
+    """Compare compiled training with plain, and count programs."""
+    for family in sys.argv[1:]:
+        model = small_model(family).train()
+        torch._dynamo.reset()
+        programs = []
+
+        def count(module: torch.fx.GraphModule, _: object, programs: list[object] = programs) -> object:
+            programs.append(module)
+            return module.forward
+
+        compiled = torch.compile(model, backend=count, fullgraph=True, dynamic=family not in UNROLLED)
+        # Chunks and a remainder, whole chunks, more of them.
+        for time in (9,) if family in UNROLLED else (9, 12, 21):
+            ours, plain = gradients(compiled, model, time), gradients(model, model, time)
+            assert ours.keys() == plain.keys(), (family, time)
+            for name, expected in plain.items():
+                torch.testing.assert_close(ours[name], expected, rtol=1e-8, atol=1e-10, msg=f"{family} {time} {name}")
+        assert len(programs) == 1, f"{family} was compiled {len(programs)} times"
+
+
+if __name__ == "__main__":
+    main()
