@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import struct
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,42 @@ from retentive.errors import DamagedFileError
 from retentive.files import fill_atomically
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+class LateTensors(Mapping[str, Tensor]):
+    """Tensors that are made each time they are asked for, so that memory holds one of them at a time.
+
+    Args:
+        shapes: Of every tensor.
+        make: Makes the tensor of a name, of floating-point numbers, the same at each call.
+
+    Attributes:
+        shapes: Of every tensor.
+    """
+
+    def __init__(self, shapes: Mapping[str, torch.Size], make: Callable[[str], Tensor]) -> None:
+        self.shapes = shapes
+        self._make = make
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Make one tensor."""
+        if name not in self.shapes:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        """Number of tensors."""
+        return len(self.shapes)
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Mapping[str, torch.Size]:
+    """The shape of every tensor; none of `LateTensors` is made."""
+    return tensors.shapes if isinstance(tensors, LateTensors) else {name: one.shape for name, one in tensors.items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -26,11 +62,32 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OSError: If the disk is full or the file cannot be written; an earlier file is left as it was.
     """
-    laid_out = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
+        if isinstance(tensors, LateTensors):
+            fill_atomically(path, lambda temporary: _stream(temporary, tensors, metadata))
+            return
+        laid_out = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         fill_atomically(path, lambda temporary: save_file(laid_out, temporary, dict(metadata)))
     except (SafetensorError, OSError) as error:
         raise unwritten(path, error) from error
+
+
+def _stream(path: Path, tensors: LateTensors, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file (8 bytes of length, a header in JSON, then the values) tensor by tensor."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    begin = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        end = begin + tensor.numel() * tensor.element_size()
+        kind, shape = _NAMES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # values are aligned
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in sorted(tensors):
+            file.write(tensors[name].contiguous().view(torch.uint8).numpy().data)
 
 
 class TensorReader:

@@ -25,7 +25,15 @@ from retentive.checkpoints.manifest import (
     read_manifest,
 )
 from retentive.checkpoints.model_card import save_model_card
-from retentive.checkpoints.tensor_file import TensorDigest, digest, listed, open_tensors, unwritten, write_tensors
+from retentive.checkpoints.tensor_file import (
+    TensorDigest,
+    digest,
+    listed,
+    open_tensors,
+    shapes_of,
+    unwritten,
+    write_tensors,
+)
 from retentive.checkpoints.transformers_files import transformers_settings, write_code_file
 from retentive.config_types import check_kind
 from retentive.errors import DamagedFileError, MismatchError
@@ -70,7 +78,8 @@ def save_model(
         model: The model, not wrapped (of ``DistributedDataParallel``, pass ``.module``).
         folder: Made if it does not exist. Other files in it are left alone.
         tokenizer: Saved beside the weights; ``load_tokenizer(folder)`` reads it back.
-        weights: Takes the place of ``model.state_dict()`` where its tensors are spread over processes.
+        weights: Takes the place of ``model.state_dict()`` where its tensors are spread over processes, or are made one
+            at a time (`LateTensors`).
 
     Raises:
         TypeError: If an argument is of another class, or the two stand in each other's place.
@@ -79,9 +88,9 @@ def save_model(
     """
     _check_arguments(model, folder, tokenizer)
     folder = Path(folder)
-    tensors = dict(model.state_dict() if weights is None else weights)
+    tensors = model.state_dict() if weights is None else weights
     _check_tensors(
-        {name: tensor.shape for name, tensor in tensors.items()},
+        shapes_of(tensors),
         _skeleton(model.config),
         "the weights to save",
         "save the model itself and not a wrapper of it",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from retentive.checkpoints.tensor_file import listed
+from retentive.checkpoints.tensor_file import LateTensors, listed
 from retentive.errors import MismatchError
 
 
@@ -56,8 +56,8 @@ def to_ours(
     sizes: Mapping[str, int],
     derived: Mapping[str, Tensor],
     source: str,
-) -> dict[str, Tensor]:
-    """Make our model's tensors from theirs.
+) -> LateTensors:
+    """Make our model's tensors from theirs, each when it is asked for.
 
     Args:
         key_map: Of their format.
@@ -79,7 +79,8 @@ def to_ours(
     for copy, original in key_map.copies:
         if copy in shapes and original in shapes and not _is_mapped(copy, entries):
             _check_copy(copy, original, read, source)
-    return {entry.ours: _join(entry, read) for entry in entries}
+    makers = {entry.ours: entry for entry in entries}
+    return LateTensors({name: expected[name] for name in makers}, lambda name: _join(makers[name], read))
 
 
 def to_theirs(
