@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints.conversion import convert, format_names
+from retentive.checkpoints.conversion.gguf import SUFFIX, read_tokenizer
+from retentive.checkpoints.tensor_file import shapes_of
 from retentive.checkpoints.weights import SavableTokenizer
 from retentive.cli.options.from_config import read_config
 from retentive.text.loading import load_tokenizer
@@ -17,7 +20,8 @@ class ConvertConfig:
     """Turn a checkpoint of another package into one of ours.
 
     Args:
-        source: A folder as the other package or Hugging Face writes it, or a file of its weights.
+        source: A folder as the other package or Hugging Face writes it, a file of its weights, or a GGUF file, which
+            holds its tokenizer too.
         dest: Folder that is made.
         format: Which package it is of; "auto" tells from the names of its tensors.
         settings: A JSON file of the model's settings by the package's own names, where no config.json is beside the
@@ -51,7 +55,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     config = read_config(parser, options, ConvertConfig)
     tokenizer = _tokenizer(config)
     found = convert(config.source, config.dest, format=config.format, settings=config.settings, tokenizer=tokenizer)
-    count = sum(tensor.numel() for tensor in found.tensors.values())
+    count = sum(shape.numel() for shape in shapes_of(found.tensors).values())
     print(f"{found.format}: a {found.config.family} of {count:,} parameters is in {config.dest}")
     if found.assumed:
         said = ", ".join(f"{name}={value}" for name, value in found.assumed.items())
@@ -59,11 +63,15 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     if found.left_behind:
         left = ", ".join(f"{name}={value}" for name, value in found.left_behind.items())
         print(f"without a place here, which shows in further training alone: {left}")
+    if config.source.suffix == SUFFIX:
+        print(f"try: retentive generate {config.dest} --prompt 'Once upon a time'")
     if tokenizer is None:
         print(f"without a tokenizer: there is no {TOKENIZER_FILE} beside its weights")
 
 
 def _tokenizer(config: ConvertConfig) -> SavableTokenizer | None:
+    if config.source.suffix == SUFFIX:
+        return cast("SavableTokenizer", read_tokenizer(config.source, config.end_of_text))
     folder = config.source if config.source.is_dir() else config.source.parent
     if not (folder / TOKENIZER_FILE).is_file():
         return None

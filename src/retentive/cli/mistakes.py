@@ -15,6 +15,7 @@ EXTRA_OF = {
     "accelerate": "hf",
     "docstring_parser": "train",
     "faiss": "retrieval",
+    "gguf": "gguf",
     "jsonargparse": "train",
     "lm_eval": "harness",
     "matplotlib": "train",

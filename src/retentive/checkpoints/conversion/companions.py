@@ -7,6 +7,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+from retentive.checkpoints.conversion.gguf import SUFFIX
 from retentive.checkpoints.manifest import CONFIG_FILE
 from retentive.checkpoints.model_card import CARD_FILE, Origin
 from retentive.checkpoints.transformers_files import GENERATION_FILE
@@ -22,9 +23,11 @@ LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*")
 
 def origin_of(source: Path, settings: Mapping[str, Any], package: str) -> Origin:
     """Return where a model comes from: its name, and its licence if a file beside the weights tells."""
-    folder = source if source.is_dir() else source.parent
     named = str(settings.get("_name_or_path") or "")
     is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", named) is not None
+    if source.suffix == SUFFIX:
+        return Origin(name=named or source.name, package=package, licence=settings.get("license"))
+    folder = source if source.is_dir() else source.parent
     head = _front_matter(folder / CARD_FILE)
     return Origin(
         name=named if is_repository else source.resolve().name,

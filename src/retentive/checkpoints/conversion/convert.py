@@ -1,7 +1,7 @@
 """Converting checkpoints of other packages into ours."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from retentive.checkpoints.conversion.companions import copy_companions, keep_special_ids, origin_of
 from retentive.checkpoints.conversion.formats import FORMATS, format_of, unprefixed
+from retentive.checkpoints.conversion.gguf import SUFFIX
 from retentive.checkpoints.conversion.key_map import to_ours, to_theirs
 from retentive.checkpoints.conversion.settings import Settings
 from retentive.checkpoints.conversion.source import open_source
@@ -66,6 +67,12 @@ def read_foreign(source: Path | str, *, format: str = "auto", settings: Path | s
             tensor is missing, unexpected, or of another shape.
         ValueError: If there is no such format.
     """
+    found = read_late(source, format=format, settings=settings)
+    return replace(found, tensors=dict(found.tensors))
+
+
+def read_late(source: Path | str, *, format: str = "auto", settings: Path | str | None = None) -> Converted:
+    """`read_foreign`, with tensors that are read each time they are asked for: memory holds one at a time."""
     if format != "auto" and format not in FORMATS:
         raise ValueError(f"format must be auto or one of {', '.join(FORMATS)}, but is {format!r}.")
     opened = open_source(source, settings)
@@ -127,11 +134,12 @@ def convert(
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise FileExistsError(f"dest must be a new or empty folder, but {dest} holds something; choose another.")
     check_folder_target("dest", dest)
-    converted = read_foreign(source, format=format, settings=settings)
+    converted = read_late(source, format=format, settings=settings)
     with torch.device("meta"):
         skeleton = build(converted.config)
     save_model(skeleton, dest, tokenizer, weights=converted.tensors)
-    copy_companions(Path(source), dest)
+    if Path(source).suffix != SUFFIX:  # a GGUF file holds all that belongs to it, and may lie among others
+        copy_companions(Path(source), dest)
     keep_special_ids(dest, converted.settings, tokenizer)
     save_model_card(dest, origin=origin_of(Path(source), converted.settings, FORMATS[converted.format].package))
     return converted

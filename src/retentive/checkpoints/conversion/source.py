@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from retentive.checkpoints.conversion.gguf import SUFFIX, GgufFile, HuggingFaceView
 from retentive.checkpoints.tensor_file import listed, open_tensors
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_json
@@ -53,6 +54,9 @@ def open_source(path: Path | str, settings: Path | str | None = None) -> Source:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"source must be a folder or file of weights, but there is no {path}.")
+    if path.suffix == SUFFIX:
+        view = HuggingFaceView(GgufFile(path))
+        return Source(path=path, shapes=view.shapes, read=view.read, settings=view.settings)
     files = _weight_files(path)
     homes: dict[str, Callable[[], Tensor]] = {}
     shapes: dict[str, torch.Size] = {}
