@@ -1,5 +1,6 @@
 """A memory around models of Hugging Face: without memory tokens they are as they were, with them like any model."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,60 @@ def copied(number: int) -> Batch:
 
 def with_lora(model: Any) -> Any:
     return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+
+
+def with_other_name(model: Any) -> Any:
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    return peft.get_peft_model(model, config, adapter_name="mine")
+
+
+def test_an_adapter_of_any_name_is_saved(tmp_path: Path):
+    model = around(with_other_name(backbone()))
+    save_memory(model, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(load_memory(backbone(), tmp_path)(tokens(2, 7)).logits, model(tokens(2, 7)).logits)
+    model.backbone.add_adapter("other", peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    model.backbone.base_model.set_adapter(["mine", "other"])
+    with pytest.raises(ValueError, match="one adapter of the backbone must be active"):
+        save_memory(model, tmp_path)
+
+
+def test_a_memory_goes_around_the_weights_that_it_was_trained_around_alone(tmp_path: Path):
+    save_memory(around(backbone().requires_grad_(False)), tmp_path / "bare")
+    save_memory(around(with_lora(backbone())), tmp_path / "lora")
+    other = backbone()
+    with torch.no_grad():
+        other.get_output_embeddings().weight.add_(0.1)
+    for kind in ("bare", "lora"):
+        load_memory(backbone(), tmp_path / kind)
+        with pytest.raises(MismatchError, match="must be the model that the memory was trained around"):
+            load_memory(other, tmp_path / kind)
+    settings = json.loads((tmp_path / "bare" / "memory.json").read_text())
+    del settings["backbone"]["weights"]  # as earlier versions wrote it
+    (tmp_path / "bare" / "memory.json").write_text(json.dumps(settings))
+    load_memory(other, tmp_path / "bare")
+
+
+WINDOWED = {
+    "MistralConfig": {"sliding_window": 8},
+    "Gemma2Config": {"sliding_window": 8, "head_dim": 8},
+    "GPTNeoConfig": {"window_size": 8, "attention_types": [[["global", "local"], 1]], "num_layers": 2},
+}
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_a_backbone_whose_attention_ends_within_a_segment_is_refused(name: str):
+    sizes = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if name != "GPTNeoConfig":
+        sizes |= {"intermediate_size": 20, "num_key_value_heads": 1}
+    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    config = getattr(transformers, name)(**{**sizes, **special, **WINDOWED[name]})
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(
+        ValueError, match=r"must have attention over a whole segment and its memory, 9 columns, but .*=8"
+    ):
+        around(model)
+    around(model, segment_length=3)  # 7 columns
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -1,6 +1,7 @@
 """A fingerprint that tells two models' weights apart without reading all of them."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,14 @@ def weights_fingerprint(model: nn.Module) -> str:
     It is the same on every device. Two models that were trained apart differ everywhere, so a few values tell them
     apart; a manual change of single values in a large tensor can stay unnoticed.
     """
+    return fingerprint_of(model.state_dict())
+
+
+def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
+    """`weights_fingerprint` of some weights by name."""
     whole = hashlib.sha256()
     samples: list[Tensor] = []
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().flatten()
         samples.append(flat[:: max(1, flat.numel() // SAMPLES)].to(torch.float64))

@@ -122,7 +122,8 @@ class HuggingFaceRecurrentMemory(CalledModel):
             config: Of the memory.
 
         Raises:
-            ValueError: If a segment and its memory are longer than the model's positions.
+            ValueError: If a segment and its memory are longer than the model's positions, or its attention does not
+                reach over all of them.
         """
         super().__init__()
         check_kind("config", config, HuggingFaceMemoryConfig)
@@ -134,6 +135,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
                 f"segment_length and twice num_memory_tokens must be at most the model's {longest} positions, but are "
                 f"{columns}; shorten the segment."
             )
+        _check_reach(cast("Any", backbone).config, columns)
         self.backbone = backbone
         self.memory = MemoryTokens(config.memory_tokens(weight.shape[1])).to(weight.device)
         # As large as this model's own embeddings, whatever they are.
@@ -275,6 +277,34 @@ class HuggingFaceRecurrentMemory(CalledModel):
 
 def _token_table(backbone: nn.Module) -> Tensor:
     return cast("Any", backbone).get_input_embeddings().weight
+
+
+def _check_reach(config: Any, columns: int) -> None:
+    """Validate that attention reaches over a whole segment, so that write slots see all of it and the memory.
+
+    Raises:
+        ValueError: If it ends at a window or a chunk before.
+    """
+    config = config.get_text_config()
+    windows = {name: getattr(config, name, None) for name in _WINDOWS}
+    if not getattr(config, "use_sliding_window", True):
+        windows.pop("sliding_window")
+    if "local" not in (getattr(config, "attention_layers", None) or ()):
+        windows.pop("window_size")
+    kinds = [str(kind) for kind in getattr(config, "layer_types", None) or ()]
+    if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
+        windows = {}  # the layers say what they are, and none has a window
+    found = [f"{name}={width}" for name, width in windows.items() if isinstance(width, int) and width < columns]
+    if found:
+        raise ValueError(
+            f"backbone must have attention over a whole segment and its memory, {columns} columns, but this "
+            f"{config.model_type} has {', '.join(found)}: its memory would not see all of a segment. Shorten "
+            "segment_length, or load the model without a window."
+        )
+
+
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+"""Names in Hugging Face's configs of how far attention reaches; ``window_size`` is GPT-Neo's, for its local layers."""
 
 
 def _sum(logits: Tensor, labels: Tensor) -> Float[Tensor, ""]:

@@ -1,12 +1,14 @@
 """What was learned around a model of Hugging Face, on disk: a memory, and LoRA's weights if there are any."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from retentive.checkpoints.fingerprint import fingerprint_of
 from retentive.checkpoints.tensor_file import listed, open_tensors, write_tensors
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_json, write_atomically
@@ -40,7 +42,7 @@ def save_memory(model: HuggingFaceRecurrentMemory, folder: Path | str) -> None:
     tensors.update({f"{_LORA}{name}": weight for name, weight in lora.items()})
     write_tensors(folder / TENSORS_FILE, tensors, {"format": "pt"})
     if lora:
-        backbone.peft_config["default"].save_pretrained(str(folder))
+        backbone.peft_config[_adapter_name(backbone)].save_pretrained(str(folder))
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -76,9 +78,12 @@ def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrent
     if version != (FORMAT, FORMAT_VERSION):
         raise MismatchError(f"{path} has the format {version}, but this retentive reads {(FORMAT, FORMAT_VERSION)}.")
     facts = _backbone_facts(backbone)
+    if "weights" not in said:
+        facts.pop("weights")  # folders of earlier versions have no fingerprint
     if facts != said:
         raise MismatchError(
-            f"the backbone must be the model that the memory was trained around, {said}, but is {facts}."
+            f"the backbone must be the model that the memory was trained around, in the same dtype, {said}, but is "
+            f"{facts}; load that one."
         )
     with open_tensors(folder / TENSORS_FILE) as reader:
         tensors = {name: reader.read(name) for name in reader.names}
@@ -108,11 +113,41 @@ def _lora_weights(backbone: Any) -> dict[str, Tensor]:
         return {}
     from peft import get_peft_model_state_dict
 
-    return {name: weight.contiguous() for name, weight in get_peft_model_state_dict(backbone).items()}
+    found = get_peft_model_state_dict(backbone, adapter_name=_adapter_name(backbone))
+    return {name: weight.contiguous() for name, weight in found.items()}
+
+
+def _adapter_name(backbone: Any) -> str:
+    """The name of the adapter that acts.
+
+    Raises:
+        ValueError: If more than one acts.
+    """
+    names: list[str] = list(backbone.base_model.active_adapters)
+    if len(names) != 1:
+        raise ValueError(
+            f"one adapter of the backbone must be active for its memory to be saved, but {names} are; choose one with "
+            "backbone.set_adapter(name)."
+        )
+    return names[0]
 
 
 def _backbone_facts(backbone: Any) -> dict[str, Any]:
-    """What tells one model from another; LoRA's own parameters do not count."""
+    """What tells one model from another; an adapter's own parameters do not count."""
     table = backbone.get_input_embeddings().weight
-    parameters = sum(weight.numel() for name, weight in backbone.named_parameters() if "lora_" not in name)
-    return {"model_type": backbone.config.model_type, "embeddings": list(table.shape), "parameters": parameters}
+    weights = dict(_own_weights(backbone))
+    return {
+        "model_type": backbone.config.model_type,
+        "embeddings": list(table.shape),
+        "parameters": sum(weight.numel() for weight in weights.values()),
+        "weights": fingerprint_of(weights),
+    }
+
+
+def _own_weights(backbone: Any) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of the model itself, by the names that they have without an adapter around them."""
+    bare = backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
+    for name, weight in bare.named_parameters():
+        parts = name.split(".")
+        if not any("lora_" in part for part in parts):
+            yield ".".join(part for part in parts if part != "base_layer"), weight
