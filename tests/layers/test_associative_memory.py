@@ -113,3 +113,36 @@ def test_a_feature_that_is_new_in_a_key_is_counted(memory: AssociativeMemory):
     written = state.matrix.abs().amax(-1) > 0
     assert (state.normaliser[written] >= 1).all()
     assert (state.normaliser[~written] == 0).all()
+
+
+def test_the_published_normaliser_is_equation_5_over_features_of_length_one(memory: AssociativeMemory):
+    """Written out once more, slot by slot, from the paper (arXiv:2407.04841) and the authors' code."""
+    published = AssociativeMemory(AssociativeMemoryConfig(hidden_size=8, key_dim=8, normaliser="published")).double()
+    published.load_state_dict(memory.state_dict())
+    with torch.no_grad():
+        published.strength_proj.bias.fill_(0.3)
+    state = empty(published)
+    matrix, normaliser = torch.zeros(48, 8, dtype=torch.float64), torch.zeros(48, dtype=torch.float64)
+
+    def features(projected: Tensor) -> Tensor:
+        both = torch.cat((projected, -projected)).relu()
+        products = torch.cat([both * both.roll(shift) for shift in (1, 2, 3)])
+        return products / products.norm()
+
+    for seed in range(4):
+        slots = random_slots(3, seed)
+        state = published.write(slots, state)
+        old_matrix, old_normaliser = matrix.clone(), normaliser.clone()
+        for slot in slots[0]:
+            phi = features(published.key_proj(slot))
+            known = phi @ old_matrix / (phi @ old_normaliser + 1e-5)
+            strength = torch.sigmoid(published.strength_proj(slot))
+            matrix = matrix + torch.outer(phi, strength * (published.value_proj(slot) - known))
+            normaliser = normaliser + (1 - phi @ old_normaliser / phi.dot(phi)).clamp(0, 1) * phi
+        torch.testing.assert_close(state.matrix[0], matrix, rtol=0, atol=1e-12)
+        torch.testing.assert_close(state.normaliser[0], normaliser, rtol=0, atol=1e-12)
+        asked = random_slots(1, 10 + seed)
+        phi = features(published.query_proj(asked[0, 0]))
+        torch.testing.assert_close(published(asked, state)[0, 0], phi @ matrix / (phi @ normaliser + 1e-5))
+    with pytest.raises(ValueError, match="associative_normaliser must be 'bounded' or 'published', but is 'other'"):
+        AssociativeMemoryConfig(hidden_size=8, key_dim=8, normaliser="other")

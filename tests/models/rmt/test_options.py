@@ -41,6 +41,7 @@ TOGGLES = [
     ({"memory": "associative", "associative_dim": 4}, {"associative_dim": 5}),
     ({"memory": "associative", "associative_dim": 4}, {"associative_features": 2}),
     ({"memory": "associative", "associative_dim": 4}, {"causal_memory": True}),
+    ({"memory": "associative", "associative_dim": 4}, {"associative_normaliser": "published"}),
 ]
 
 

@@ -41,6 +41,8 @@ class RecurrentMemoryConfig:
             each block that all later tokens read (ARMT, arXiv:2407.04841), and passes no tokens on.
         associative_dim: Channels of an associative key; only with ``associative``.
         associative_features: Degree of the associative features; only with ``associative``.
+        associative_normaliser: ``published`` divides what is recalled as the authors do; ``bounded`` keeps it as large
+            as what was stored; see `AssociativeMemoryConfig`. Only with ``associative``.
         bidirectional: Tokens of a segment see one another, as in an encoder. There is then one block of memory tokens,
             before the segment, as in the papers; the next call reads an unfinished segment again. It predicts masked
             tokens and classes; it cannot predict the next token, which it has already seen.
@@ -74,6 +76,7 @@ class RecurrentMemoryConfig:
     memory: Literal["tokens", "associative"] = "tokens"
     associative_dim: int | None = None
     associative_features: int = 3
+    associative_normaliser: Literal["bounded", "published"] = "bounded"
     bidirectional: bool = False
     causal_memory: bool = False
     read_first: bool = True
@@ -142,7 +145,7 @@ class RecurrentMemoryConfig:
                 f"and associative_dim is {self.associative_dim}."
             )
         if self.memory != "associative":
-            self._refuse(("associative_features",), "memory='tokens'")
+            self._refuse(("associative_features", "associative_normaliser"), "memory='tokens'")
         if self.memory == "associative":
             self._refuse(TOKENS_ONLY, "memory='associative'")
         elif not self.num_memory_tokens:
@@ -222,4 +225,5 @@ class RecurrentMemoryConfig:
             hidden_size=self.decoder.embedding.hidden_size,
             key_dim=self.associative_dim,
             features=self.associative_features,
+            normaliser=self.associative_normaliser,
         )
