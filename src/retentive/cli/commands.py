@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "prepare": "Turn a folder of text into tokens on disk.",
     "train": "Train a model on prepared tokens, or go on training.",
+    "curriculum": "Train a model on texts that grow stage by stage: tasks of memory, or prepared tokens.",
     "evaluate": "Measure a trained model: bits per byte, loss by position, or tasks of lm-evaluation-harness.",
     "inspect": "Show the parts of a model, what its state holds, and how long its heads remember.",
     "generate": "Write text as a stream; save the state and go on later.",

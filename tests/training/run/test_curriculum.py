@@ -1,13 +1,22 @@
 """Texts grow when the last length is learned, and short ones are never forgotten."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from laws.families import small_config, small_model
 from retentive.data.tasks.recurrent_tasks import copy_segments
 from retentive.data.tasks.synthetic import cipher
+from retentive.errors import MismatchError
 from retentive.models.registry import build
-from retentive.training.run.curriculum import CurriculumConfig, SegmentCurriculum, cut_segments, fit_curriculum
+from retentive.training.run.curriculum import (
+    HELD_OUT,
+    CurriculumConfig,
+    SegmentCurriculum,
+    cut_segments,
+    fit_curriculum,
+)
 from retentive.training.step.config import OptimizerConfig
 
 
@@ -36,6 +45,81 @@ def test_lengths_are_drawn_anew_and_short_ones_stay():
     assert 0.5 < shares[-1] < 0.62
 
 
+def test_a_stage_must_be_learned_on_longer_texts_that_are_not_trained_on_too():
+    config = CurriculumConfig(stages=(1, 3), learned_below=0.5, patience=2, held_out_batches=1, held_out_length=1.5)
+    curriculum, asked, held_out = SegmentCurriculum(config), [], iter((0.6, 0.4, 0.4))
+
+    def loss(segments: int) -> float:
+        asked.append(segments)
+        return next(held_out)
+
+    assert [curriculum.record(1, 0.1, loss) for _ in range(4)] == [False, False, False, True]
+    assert asked == [2, 2]
+    assert [curriculum.record(3, 0.1, loss) for _ in range(2)] == [False, True]
+    assert asked == [2, 2, 5]
+    numbers = []
+
+    def task(step: int, segments: int):
+        numbers.append((step, segments))
+        return small_task(step % HELD_OUT, segments)
+
+    model = build(small_config("rmt"))
+    config = CurriculumConfig(stages=(1,), learned_below=9.0, patience=1, newest_share=1.0, held_out_batches=2)
+    report = fit_curriculum(model, task, config, segment_length=4, max_steps=3)
+    assert report.is_finished
+    assert numbers == [(0, 1), (HELD_OUT, 2), (HELD_OUT + 1, 2)]
+
+
+@pytest.mark.parametrize("way", ["plain", "replay"])
+def test_a_stopped_curriculum_goes_on_as_if_it_had_not_stopped(way: str, tmp_path: Path):
+    def fitted(folder: Path, stop_after: int | None = None):
+        torch.manual_seed(0)
+        model = build(small_config("rmt"))
+
+        def stop(step: int, segments: int, loss: float) -> None:
+            if step == stop_after:
+                raise KeyboardInterrupt
+
+        return model, fit_curriculum(
+            model,
+            small_task,
+            CurriculumConfig(stages=(1, 2), learned_below=1.3, patience=2),
+            segment_length=4,
+            max_steps=40,
+            extra_steps=2,
+            optimizer=OptimizerConfig(learning_rate=5e-3),
+            backpropagation=way,
+            folder=folder,
+            checkpoint_every=3,
+            on_step=stop,
+        )
+
+    model, whole = fitted(tmp_path / "whole")
+    assert whole.is_finished
+    for stop_after in (4, whole.stages[0].step + 2, whole.steps - 2):
+        with pytest.raises(KeyboardInterrupt):
+            fitted(tmp_path / "cut", stop_after)
+    again, resumed = fitted(tmp_path / "cut")
+    assert resumed.losses == whole.losses
+    assert [(stage.segments, stage.step) for stage in resumed.stages] == [
+        (stage.segments, stage.step) for stage in whole.stages
+    ]
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert fitted(tmp_path / "cut", 0)[1].losses == whole.losses  # it is over: no step is taken
+    with pytest.raises(MismatchError, match=r"no curriculum of other options, but in .* segment_length is 4, not 5"):
+        fit_curriculum(
+            build(small_config("rmt")),
+            small_task,
+            CurriculumConfig(stages=(1, 2), learned_below=1.3, patience=2),
+            segment_length=5,
+            max_steps=40,
+            extra_steps=2,
+            optimizer=OptimizerConfig(learning_rate=5e-3),
+            folder=tmp_path / "cut",
+        )
+
+
 def test_all_at_once_is_a_choice():
     curriculum = SegmentCurriculum(CurriculumConfig(stages=(3,), newest_share=1.0))
     assert {curriculum.segments(step) for step in range(50)} == {3}
@@ -49,6 +133,8 @@ def test_all_at_once_is_a_choice():
         ({"stages": (0, 1)}, r"from 1 on that grow, but are \(0, 1\)"),
         ({"stages": (1,), "learned_below": 0.0}, "learned_below must be above 0 nats, but is 0.0"),
         ({"stages": (1,), "patience": 0}, "patience must be at least 1 batch, but is 0"),
+        ({"stages": (1,), "held_out_batches": -1}, "held_out_batches must be at least 0, but are -1"),
+        ({"stages": (1,), "held_out_length": 0.5}, "held_out_length must be at least 1 time the longest text, but"),
         ({"stages": (1,), "newest_share": 0.0}, "newest_share must be above 0 and at most 1, but is 0.0"),
     ],
 )

@@ -1,19 +1,26 @@
 """A curriculum of text lengths: first texts of one segment, then of two, then of more (arXiv:2304.11062)."""
 
 import itertools
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from retentive.config_types import check_count, check_kind, check_types
 from retentive.data.batch import Batch
 from retentive.models.protocol import LanguageModel
+from retentive.training.run.curriculum_folder import CurriculumFolder, CurriculumProgress
 from retentive.training.run.fit import learner_alone
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 from retentive.training.step.learner import Backpropagation, Learner
+
+HELD_OUT = 1 << 40
+"""Number of the first batch that is not trained on."""
 
 Task = Callable[[int, int], Batch]
 """Called with the number of a batch and a number of segments, returns rows of that many segments."""
@@ -27,6 +34,10 @@ class CurriculumConfig:
         stages: Longest text of each stage in segments, ascending.
         learned_below: A stage is learned when the mean loss of its longest texts is below this, in nats.
         patience: Batches of the longest texts over which the mean is taken.
+        held_out_batches: Batches that are not trained on, of texts longer than those of the stage, on which a stage
+            must be learned too; 0 looks at the batches of training alone. What holds on short texts need not hold on
+            longer ones, and early stopping on short ones picks the wrong weights (arXiv:2406.10149, appendix C).
+        held_out_length: Segments of these texts, as a multiple of the stage's longest.
         newest_share: Share of batches with the longest texts of the stage. The others have any length up to that, so
             that short texts are not forgotten.
         seed: Decides which lengths are drawn.
@@ -35,6 +46,8 @@ class CurriculumConfig:
     stages: tuple[int, ...]
     learned_below: float = 0.1
     patience: int = 20
+    held_out_batches: int = 0
+    held_out_length: float = 2.0
     newest_share: float = 0.6
     seed: int = 0
 
@@ -47,6 +60,12 @@ class CurriculumConfig:
         if not self.learned_below > 0:
             raise ValueError(f"learned_below must be above 0 nats, but is {self.learned_below}.")
         check_count("patience", self.patience, unit="batch")
+        if self.held_out_batches < 0:
+            raise ValueError(f"held_out_batches must be at least 0, but are {self.held_out_batches}.")
+        if not self.held_out_length >= 1:
+            raise ValueError(
+                f"held_out_length must be at least 1 time the longest text, but is {self.held_out_length}."
+            )
         if not 0 < self.newest_share <= 1:
             raise ValueError(f"newest_share must be above 0 and at most 1, but is {self.newest_share}.")
 
@@ -55,15 +74,17 @@ class SegmentCurriculum:
     """Chooses the length of each batch, and enters the next stage once the longest texts are learned.
 
     Attributes:
+        config: The stages.
         stage: Index of the current stage; the number of stages once the last is learned.
+        recent: The last losses of the current stage's longest texts.
     """
 
-    def __init__(self, config: CurriculumConfig) -> None:
+    def __init__(self, config: CurriculumConfig, stage: int = 0, recent: Iterable[float] = ()) -> None:
+        """Begin with the first stage, or go on with another."""
         check_kind("config", config, CurriculumConfig)
-        """Begin with the first stage."""
         self.config = config
-        self.stage = 0
-        self._losses: deque[float] = deque(maxlen=config.patience)
+        self.stage = stage
+        self.recent: deque[float] = deque(recent, maxlen=config.patience)
 
     @property
     def is_finished(self) -> bool:
@@ -75,6 +96,11 @@ class SegmentCurriculum:
         """Segments of the longest texts of the current stage."""
         return self.config.stages[min(self.stage, len(self.config.stages) - 1)]
 
+    @property
+    def held_out_segments(self) -> int:
+        """Segments of the texts that are not trained on."""
+        return math.ceil(self.longest * self.config.held_out_length)
+
     def segments(self, step: int) -> int:
         """Return the segments of a step's texts, which depend on the step, the stage and the seed alone."""
         random = np.random.default_rng((self.config.seed, step))
@@ -82,16 +108,25 @@ class SegmentCurriculum:
             return self.longest
         return int(random.integers(1, self.longest + 1))
 
-    def record(self, segments: int, loss: float) -> bool:
-        """Record the loss of a step. Return whether a stage was learned by it."""
+    def record(self, segments: int, loss: float, held_out: Callable[[int], float] | None = None) -> bool:
+        """Record the loss of a step. Return whether a stage was learned by it.
+
+        Args:
+            segments: Of the step's texts.
+            loss: Their mean, in nats.
+            held_out: Called with a number of segments where the stage looks learned, returns the mean loss of such
+                texts that are not trained on.
+        """
         if self.is_finished or segments != self.longest:
             return False
-        self._losses.append(loss)
-        mean = sum(self._losses) / len(self._losses)
-        if len(self._losses) < self.config.patience or mean >= self.config.learned_below:
+        self.recent.append(loss)
+        mean = sum(self.recent) / len(self.recent)
+        if len(self.recent) < self.config.patience or mean >= self.config.learned_below:
+            return False
+        self.recent.clear()  # held-out texts are read once in so many batches
+        if held_out is not None and held_out(self.held_out_segments) >= self.config.learned_below:
             return False
         self.stage += 1
-        self._losses.clear()
         return True
 
 
@@ -149,6 +184,8 @@ def fit_curriculum(
     optimizer: OptimizerConfig | None = None,
     schedule: ScheduleConfig | None = None,
     backpropagation: Backpropagation = "plain",
+    folder: Path | None = None,
+    checkpoint_every: int = 100,
     on_step: Callable[[int, int, float], object] = lambda step, segments, loss: None,
     on_stage: Callable[[StageLearned], object] = lambda stage: None,
 ) -> CurriculumReport:
@@ -158,7 +195,7 @@ def fit_curriculum(
 
     Args:
         model: Changed in place.
-        task: Makes the batches.
+        task: Makes the batches; those that are not trained on are numbered from `HELD_OUT` on.
         config: The stages.
         segment_length: Tokens of one call; for recurrent memory its own ``segment_length``.
         max_steps: Steps of the optimizer at most.
@@ -167,36 +204,96 @@ def fit_curriculum(
         optimizer: How a step changes the weights; None is `OptimizerConfig`'s defaults.
         schedule: The learning rate; None warms up over 100 steps, then is constant.
         backpropagation: How gradients go back through the segments; see `HardwareConfig`.
+        folder: Where checkpoints are: called again with the same arguments, training goes on as if it had not stopped.
+        checkpoint_every: Steps between checkpoints; the last step is always one.
         on_step: Called after every step with its number, segments and loss.
         on_stage: Called whenever a stage is learned.
 
     Raises:
         ValueError: If a number is out of range, or the model cannot be back-propagated through in this way.
+        MismatchError: If ``folder`` holds a curriculum of other options or another model.
         DivergedError: If the loss or a gradient is not finite.
     """
     check_kind("config", config, CurriculumConfig)
     _check_numbers(segment_length, max_steps, max_seconds, extra_steps)
+    check_count("checkpoint_every", checkpoint_every)
     learner = _learner(
         model, optimizer, schedule, seed=config.seed, max_steps=max_steps, backpropagation=backpropagation
     )
-    curriculum, learned, losses = SegmentCurriculum(config), list[StageLearned](), list[float]()
-    begin, left = time.perf_counter(), extra_steps
-    for step in range(max_steps):
+    files = None
+    if folder is not None:
+        options = {"curriculum": config, "optimizer": optimizer, "schedule": schedule}
+        files = CurriculumFolder(folder, options, segment_length=segment_length, extra_steps=extra_steps)
+    limits = _Limits(
+        max_steps=max_steps, max_seconds=max_seconds, extra_steps=extra_steps, checkpoint_every=checkpoint_every
+    )
+    segments = partial(cut_segments, segment_length=segment_length)
+    return _train(learner, task, segments, config, limits, files, on_step, on_stage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    """When training ends, and when it is written down; see `fit_curriculum`."""
+
+    max_steps: int
+    max_seconds: float
+    extra_steps: int
+    checkpoint_every: int
+
+
+def _train(
+    learner: Learner,
+    task: Task,
+    cut: Callable[[Batch], Sequence[Batch]],
+    config: CurriculumConfig,
+    limits: _Limits,
+    files: CurriculumFolder | None,
+    on_step: Callable[[int, int, float], object],
+    on_stage: Callable[[StageLearned], object],
+) -> CurriculumReport:
+    """Train from where the files say, or from the begin, to an end."""
+    held_out = partial(_held_out_loss, learner, task, config.held_out_batches) if config.held_out_batches else None
+    so_far = CurriculumProgress() if files is None else files.restore(learner)
+    curriculum = SegmentCurriculum(config, so_far.stage, so_far.recent)
+    learned, losses = [StageLearned(**stage) for stage in so_far.learned], [*so_far.losses]
+    begin = time.perf_counter() - so_far.seconds
+    is_last = len(losses) >= limits.max_steps or _is_over(curriculum, learned, len(losses), limits.extra_steps)
+    while not is_last:
+        step = len(losses)
         segments, longest = curriculum.segments(step), curriculum.longest
-        loss = learner.step(step, [cut_segments(task(step, segments), segment_length)]).loss
+        loss = learner.step(step, [cut(task(step, segments))]).loss
         losses.append(loss)
-        seconds = time.perf_counter() - begin
-        if curriculum.record(segments, loss):
-            learned.append(StageLearned(segments=longest, step=step + 1, seconds=seconds))
+        if curriculum.record(segments, loss, held_out):
+            learned.append(StageLearned(segments=longest, step=step + 1, seconds=time.perf_counter() - begin))
             on_stage(learned[-1])
         on_step(step, segments, loss)
-        left -= curriculum.is_finished
-        if left < 0 or seconds > max_seconds:
-            break
+        seconds = time.perf_counter() - begin
+        is_last = len(losses) == limits.max_steps or seconds > limits.max_seconds
+        is_last = is_last or _is_over(curriculum, learned, len(losses), limits.extra_steps)
+        if files is not None and (is_last or len(losses) % limits.checkpoint_every == 0):
+            progress = CurriculumProgress(
+                stage=curriculum.stage,
+                recent=tuple(curriculum.recent),
+                learned=tuple(asdict(stage) for stage in learned),
+                losses=tuple(losses),
+                seconds=seconds,
+            )
+            files.save(learner, progress)
     seconds, is_finished = time.perf_counter() - begin, curriculum.is_finished
     return CurriculumReport(
         stages=tuple(learned), is_finished=is_finished, steps=len(losses), seconds=seconds, losses=tuple(losses)
     )
+
+
+def _is_over(curriculum: SegmentCurriculum, learned: Sequence[StageLearned], steps: int, extra_steps: int) -> bool:
+    """Whether the last stage is learned, and the steps after it are done."""
+    return curriculum.is_finished and steps >= learned[-1].step + extra_steps
+
+
+def _held_out_loss(learner: Learner, task: Task, batches: int, segments: int) -> float:
+    """The mean loss of texts of some segments that are not trained on."""
+    total, labels = learner.evaluate([task(HELD_OUT + number, segments) for number in range(batches)])
+    return total / max(1, labels)
 
 
 def _learner(
