@@ -105,8 +105,10 @@ def test_a_memory_reaches_over_segments_and_nothing_else_does():
         assert bool((change[10:] > 0).all()) is reached
 
 
-def test_padding_and_documents_are_exact():
-    model = around(backbone())
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("grad", [False, True])
+def test_padding_and_documents_are_exact(name: str, grad: bool):
+    model = around(backbone(name))
     first, second = tokens(1, 8, seed=3), tokens(1, 11, seed=4)
     row = torch.cat((tokens(1, 2), first, tokens(1, 1), second), 1)
     mask = torch.ones_like(row, dtype=torch.bool)
@@ -116,7 +118,7 @@ def test_padding_and_documents_are_exact():
     alone = torch.cat((row, tokens(1, 22, seed=5)))
     masks = torch.cat((mask, torch.ones_like(mask)))
     begins = torch.cat((starts, torch.zeros_like(starts)))
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         output = model(alone, mask=masks, starts=begins)
         torch.testing.assert_close(output.logits[:1, 2:10], model(first).logits, **CLOSE)
         torch.testing.assert_close(output.logits[:1, 11:], model(second).logits, **CLOSE)
@@ -131,6 +133,40 @@ def test_padding_and_documents_are_exact():
         none = model(more, output.state, mask=torch.zeros(2, 6, dtype=torch.bool))
         assert torch.equal(none.state.position, output.state.position)
         assert not none.logits.any()
+
+
+def columns_read(model: Any, call: Any) -> list[int]:
+    """Columns of each call of the backbone."""
+    read: list[int] = []
+    hook = model.backbone.register_forward_pre_hook(
+        lambda module, args, given: read.append(given["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    with torch.no_grad():
+        call()
+    hook.remove()
+    return read
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM", "GPTNeoXForCausalLM"])
+def test_a_token_costs_the_same_wherever_it_stands_in_its_segment(name: str):
+    model, x = around(backbone(name), segment_length=8), tokens(2, 9)
+    with torch.no_grad():
+        whole = model(x).logits
+        state = model(x[:, :1]).state
+    for column in range(1, 9):
+        now: dict[str, Any] = {}
+        (read,) = columns_read(model, lambda: now.update(output=model(x[:, column : column + 1], state)))  # noqa: B023
+        assert read == {7: 3, 8: 3}.get(column, 1)  # where a segment ends or begins, memory is written or read
+        state = now["output"].state
+        torch.testing.assert_close(now["output"].logits[:, 0], whole[:, column], **CLOSE)
+
+
+def test_rows_at_different_places_are_read_in_one_call_a_token():
+    model = around(backbone())
+    prompts = [tokens(1, 4)[0], tokens(1, 9, seed=2)[0], tokens(1, 11, seed=3)[0]]
+    read = columns_read(model, lambda: generate(model, prompts, max_new_tokens=7))
+    assert len(read) <= 3 + 7  # the longest prompt has three segments
+    assert max(read[3:]) <= 3
 
 
 def test_a_loss_is_the_mean_over_labels():

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from retentive.huggingface.classification import RetentiveForSequenceClassification
     from retentive.huggingface.config import RetentiveConfig
     from retentive.huggingface.model import RetentiveForCausalLM
-    from retentive.huggingface.recurrent_memory import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory
+    from retentive.huggingface.recurrent_memory import HuggingFaceRecurrentMemory
+    from retentive.huggingface.recurrent_memory_config import HuggingFaceMemoryConfig
     from retentive.huggingface.recurrent_memory_files import load_memory, save_memory
     from retentive.huggingface.registration import register
 
 _HOMES = {
-    "HuggingFaceMemoryConfig": "retentive.huggingface.recurrent_memory",
+    "HuggingFaceMemoryConfig": "retentive.huggingface.recurrent_memory_config",
     "HuggingFaceRecurrentMemory": "retentive.huggingface.recurrent_memory",
     "RetentiveConfig": "retentive.huggingface.config",
     "RetentiveForCausalLM": "retentive.huggingface.model",

@@ -6,17 +6,23 @@ frozen: nothing, LoRA (of peft), or all of it.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from retentive.config_types import check_kind, check_types
+from retentive.config_types import check_kind
 from retentive.errors import MismatchError
-from retentive.layers.memory_tokens import MemoryTokens, MemoryTokensConfig
+from retentive.huggingface.ragged_rows import RowPart, RowResult, can_be_masked, read_rows
+from retentive.huggingface.recurrent_memory_config import HuggingFaceMemoryConfig, check_reach
+from retentive.huggingface.recurrent_memory_state import HuggingFaceMemoryState, has_cache, row_of, side_by_side
+from retentive.huggingface.segment_cache import LayerSizes, cached_sizes, empty_layers, read_columns
+from retentive.layers.memory_tokens import MemoryTokens
+from retentive.layers.mixers.key_value_cache import KeyValueState
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import CalledModel
 from retentive.models.calls import ModelCall
@@ -24,67 +30,10 @@ from retentive.models.layer_states import check_config
 from retentive.models.protocol import ChunkedReading, ModelOutput
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Memory, Tokens
-from retentive.state import ModelState, RaggedFields
+from retentive.state import ModelState
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HuggingFaceMemoryConfig:
-    """How a memory goes around a model.
-
-    Attributes:
-        segment_length: Tokens of a segment.
-        num_memory_tokens: Memory tokens; 0 has no memory, the baseline that a memory is compared with.
-        write_start: What stands in the write slots before the segment has been read: the ``memory`` that it read, or
-            tokens that are ``learned``.
-        memory_code: ``continuous`` carries what was written as it is; ``sign`` only its signs, which holds over any
-            number of segments.
-        memory_flips: Share of the signs turned at random in training.
-        memory_noise: Noise added to a continuous memory in training, as a share of its root mean square.
-    """
-
-    family: ClassVar[str] = "huggingface_memory"
-
-    segment_length: int
-    num_memory_tokens: int
-    write_start: Literal["memory", "learned"] = "memory"
-    memory_code: Literal["continuous", "sign"] = "continuous"
-    memory_flips: float = 0.0
-    memory_noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        check_types(self)
-        if self.segment_length < 1:
-            raise ValueError(f"segment_length must be at least 1 token, but is {self.segment_length}.")
-        _ = self.memory_tokens(1)  # validates its fields
-
-    def memory_tokens(self, hidden_size: int) -> MemoryTokensConfig:
-        """The memory tokens of a model of this width."""
-        return MemoryTokensConfig(
-            hidden_size=hidden_size,
-            num_tokens=self.num_memory_tokens,
-            write_start=self.write_start,
-            code=self.memory_code,
-            flips=self.memory_flips,
-            noise=self.memory_noise,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HuggingFaceMemoryState(ModelState):
-    """The memory, and the tokens of the segment that is not finished; these are read again by the next call.
-
-    Attributes:
-        memory: What the unfinished segment reads.
-        segment: Its tokens, at the end of the row.
-        real: Which of them are there; None where rows have equally many.
-    """
-
-    ragged: ClassVar[RaggedFields] = {"real": {"segment": 1}}
-
-    memory: Memory
-    segment: Int[Tensor, "batch unfinished"]
-    real: Bool[Tensor, "batch unfinished"] | None = None
+_Document = tuple[bool, Int[Tensor, "_"]]
+"""Whether a document begins, and its tokens."""
 
 
 class HuggingFaceRecurrentMemory(CalledModel):
@@ -92,7 +41,8 @@ class HuggingFaceRecurrentMemory(CalledModel):
 
     Without memory tokens, one segment is read as the bare model reads it. Memory tokens see those before them only, as
     all columns of a causal model do. Rows that stand at different places of their segments, because of padding or
-    packed documents, are read one by one: exact, and slower.
+    packed documents, are read together, padded and masked; one by one where a model caches anything but keys and
+    values.
 
     Attributes:
         backbone: The model, or peft's around it.
@@ -107,7 +57,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
     state_is_bounded = True
     """The state is the memory and at most one segment."""
     caches_tokens = False
-    """The unfinished segment is read again, so no keys and values are kept."""
+    """No call needs ``starts`` for what is kept of the unfinished segment."""
     predicts_next_token = True
     """The backbone is causal."""
     chunked_reading: ChunkedReading | None = None
@@ -135,7 +85,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
                 f"segment_length and twice num_memory_tokens must be at most the model's {longest} positions, but are "
                 f"{columns}; shorten the segment."
             )
-        _check_reach(cast("Any", backbone).config, columns)
+        check_reach(cast("Any", backbone).config, columns)
         self.backbone = backbone
         self.memory = MemoryTokens(config.memory_tokens(weight.shape[1])).to(weight.device)
         # As large as this model's own embeddings, whatever they are.
@@ -170,7 +120,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
     def step(
         self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext = PLAIN
     ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
-        """Read one token of each row: a call, for the unfinished segment is read again."""
+        """Read one token of each row: a call, after what is cached of the unfinished segment."""
         output = self.forward(tokens[:, None], state, logits_to_keep=1)
         assert output.logits is not None
         return output.logits[:, -1], output.state
@@ -180,7 +130,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
         weight = _token_table(self.backbone)
         device = weight.device if device is None else device
         return HuggingFaceMemoryState(
-            layers=(),
+            layers=self._empty_layers(batch_size, device),
             position=torch.zeros(batch_size, dtype=torch.long, device=device),
             memory=self.memory.first(batch_size, device, weight.dtype),
             segment=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
@@ -197,35 +147,69 @@ class HuggingFaceRecurrentMemory(CalledModel):
 
     def _read(
         self, tokens: Tokens, state: HuggingFaceMemoryState
-    ) -> tuple[list[Float[Tensor, "batch piece vocab"]], HuggingFaceMemoryState]:
+    ) -> tuple[list[Float[Tensor, "batch _ vocab"]], HuggingFaceMemoryState]:
         """Logits of new tokens by segment, and the state after them, for rows at the same place."""
-        again, length = state.segment.shape[1], self.config.segment_length
-        memory, logits, rest = state.memory, list[Tensor](), state.segment[:, :0]
-        for number, piece in enumerate(torch.cat((state.segment, tokens), 1).split(length, 1)):
-            ends = piece.shape[1] == length
-            found, memory = self._read_segment(piece, memory, ends=ends)
-            logits.append(found[:, again:] if number == 0 else found)
-            rest = piece[:, :0] if ends else piece
-        position = state.position + tokens.shape[1]
-        return logits, replace(state, position=position, memory=memory, segment=rest)
+        place, length = state.segment.shape[1], self.config.segment_length
+        text = torch.cat((state.segment, tokens), 1)
+        # With gradients the unfinished segment is read again, so that they reach all that it was computed from.
+        kept = cast("tuple[KeyValueState, ...]", state.layers)
+        past = () if torch.is_grad_enabled() or not has_cache(state) else kept
+        cached = place if past else 0
+        memory, logits = state.memory, list[Tensor]()
+        for number, piece in enumerate(text.split(length, 1)):
+            is_last = (number + 1) * length >= text.shape[1]
+            new = piece[:, cached:] if number == 0 else piece
+            caches = is_last and piece.shape[1] < length and not torch.is_grad_enabled() and bool(self._cached_sizes)
+            found, memory, past = self._read_segment(new, memory, past, ends=piece.shape[1] == length, caches=caches)
+            logits.append(found[:, place - cached :] if number == 0 else found)
+        unfinished = text.shape[1] % length
+        empty = self._empty_layers(tokens.shape[0], tokens.device)
+        return logits, replace(
+            state,
+            position=state.position + tokens.shape[1],
+            memory=memory,
+            segment=text[:, text.shape[1] - unfinished :],
+            layers=past or empty,
+        )
 
-    def _read_segment(self, tokens: Tokens, memory: Memory, *, ends: bool) -> tuple[Tensor, Memory]:
-        """Logits of a segment (or of its begin), and the memory after it if it ends."""
-        model = cast("Any", self.backbone)
-        text: Tensor = model.get_input_embeddings()(tokens)
+    def _read_segment(
+        self,
+        tokens: Tokens,
+        memory: Memory,
+        past: tuple[KeyValueState, ...] = (),
+        *,
+        ends: bool,
+        caches: bool = False,
+    ) -> tuple[Tensor, Memory, tuple[KeyValueState, ...]]:
+        """Logits of tokens of one segment, the memory after them if it ends, and what is cached of it.
+
+        Args:
+            tokens: From its begin on, or after those that are cached.
+            memory: What the segment reads.
+            past: What is cached of its memory and tokens.
+            ends: Whether it ends with these tokens.
+            caches: Whether they are cached.
+        """
+        text: Tensor = cast("Any", self.backbone).get_input_embeddings()(tokens)
         slots, time = memory.shape[1], tokens.shape[1]
-        parts = [text]
-        if slots:
+        reads, parts = 0 if past else slots, [text]
+        if reads:
             parts.insert(0, memory.to(text.dtype))
         writes = ends and slots > 0
         if writes:
             parts.append(self.memory.write_slots(memory, text.dtype))
-        output = model(
-            inputs_embeds=torch.cat(parts, 1) if len(parts) > 1 else text, use_cache=False, output_hidden_states=writes
-        )
+        columns = torch.cat(parts, 1) if len(parts) > 1 else text
+        output, layers = read_columns(self.backbone, columns, past, caches=caches, hidden_states=writes)
         if writes:
-            memory = self.memory.keep(output.hidden_states[-1][:, slots + time :])
-        return output.logits[:, slots : slots + time], memory
+            memory = self.memory.keep(output.hidden_states[-1][:, reads + time :])
+        return output.logits[:, reads : reads + time], memory, layers
+
+    @cached_property
+    def _cached_sizes(self) -> tuple[LayerSizes, ...]:
+        return cached_sizes(self.backbone)
+
+    def _empty_layers(self, batch: int, device: torch.device) -> tuple[KeyValueState, ...]:
+        return empty_layers(self._cached_sizes, batch, device, _token_table(self.backbone).dtype)
 
     def _output(self, pieces: list[Tensor], state: HuggingFaceMemoryState, call: ModelCall) -> ModelOutput:
         loss, labels = None, call.labels
@@ -244,23 +228,88 @@ class HuggingFaceRecurrentMemory(CalledModel):
         return ModelOutput(logits, state, loss)
 
     def _read_rows(self, call: ModelCall, state: HuggingFaceMemoryState) -> ModelOutput:
-        """`answer` row by row and document by document."""
+        """`answer` where rows stand at different places: together, if the model's cache and positions allow it."""
         tokens, mask, starts = call.tokens, call.mask, call.starts
         batch, time = tokens.shape
         real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
         begins = torch.zeros_like(real) if starts is None else starts & real
+        columns = [real[row].nonzero()[:, 0] for row in range(batch)]
+        documents = [list(_documents(tokens[row, there], begins[row, there])) for row, there in enumerate(columns)]
+        before = [row_of(state, row) for row in range(batch)]
+        if self._cached_sizes and can_be_masked(self.backbone):
+            logits, after = self._read_together(before, documents)
+        else:
+            logits, after = self._read_one_by_one(before, documents)
         rows: list[Tensor] = []
-        states: list[HuggingFaceMemoryState] = []
-        for row in range(batch):
-            now, found = _row(state, row), list[Tensor]()
-            columns = real[row].nonzero()[:, 0]
-            for fresh, piece in _documents(tokens[row, columns], begins[row, columns]):
-                pieces, now = self._read(piece[None], self.initial_state(1) if fresh else now)
-                found += [logits[0] for logits in pieces]
+        for there, found in zip(columns, logits, strict=True):
             empty = _token_table(self.backbone).new_zeros(time, self.vocab_size)
-            rows.append(empty.index_copy(0, columns, torch.cat(found).to(empty)) if found else empty)
-            states.append(now)
-        return self._output([torch.stack(rows)], _side_by_side(states), call)
+            rows.append(empty.index_copy(0, there, torch.cat(found).to(empty)) if found else empty)
+        return self._output([torch.stack(rows)], side_by_side(after), call)
+
+    def _read_one_by_one(
+        self, before: list[HuggingFaceMemoryState], documents: list[list[_Document]]
+    ) -> tuple[list[list[Tensor]], list[HuggingFaceMemoryState]]:
+        logits: list[list[Tensor]] = []
+        after: list[HuggingFaceMemoryState] = []
+        for now, row in zip(before, documents, strict=True):
+            found = list[Tensor]()
+            for fresh, text in row:
+                pieces, now = self._read(text[None], self.initial_state(1) if fresh else now)
+                found += [piece[0] for piece in pieces]
+            logits.append(found)
+            after.append(now)
+        return logits, after
+
+    def _read_together(
+        self, before: list[HuggingFaceMemoryState], documents: list[list[_Document]]
+    ) -> tuple[list[list[Tensor]], list[HuggingFaceMemoryState]]:
+        length, caches = self.config.segment_length, not torch.is_grad_enabled()
+        rows: list[list[RowPart]] = []
+        again: list[int] = []
+        for state, row in zip(before, documents, strict=True):
+            goes_on = bool(row) and not row[0][0] and has_cache(state) and caches
+            again.append(0 if not row or row[0][0] or goes_on else state.segment.shape[1])
+            parts: list[RowPart] = []
+            for fresh, text in row:
+                whole = text if fresh else torch.cat((state.segment[0], text))
+                for number, piece in enumerate(whole.split(length)):
+                    past = cast("tuple[KeyValueState, ...]", state.layers) if goes_on and not parts else ()
+                    parts.append(
+                        RowPart(
+                            tokens=piece[state.segment.shape[1] :] if past else piece,
+                            begins=not past,
+                            ends=len(piece) == length,
+                            starts=fresh and number == 0,
+                            past=past,
+                        )
+                    )
+            rows.append(parts)
+        found = read_rows(self.backbone, self.memory, rows, [state.memory for state in before], caches=caches)
+        logits, after = list[list[Tensor]](), list[HuggingFaceMemoryState]()
+        for state, row, result, skipped in zip(before, documents, found, again, strict=True):
+            pieces = result.logits
+            logits.append([pieces[0][skipped:], *pieces[1:]] if skipped else pieces)
+            after.append(self._after_row(state, row, result))
+        return logits, after
+
+    def _after_row(
+        self, state: HuggingFaceMemoryState, row: list[_Document], result: RowResult
+    ) -> HuggingFaceMemoryState:
+        """The state of a row after its documents."""
+        if not row:
+            return state
+        fresh = any(begins for begins, _ in row)
+        last = row[-1][1] if row[-1][0] else torch.cat((state.segment[0], row[-1][1]))
+        read = sum(len(text) for _, text in row) if not fresh else len(row[-1][1])
+        unfinished = len(last) % self.config.segment_length
+        position = torch.full_like(state.position, read) if fresh else state.position + read
+        return replace(
+            state,
+            position=position,
+            memory=result.memory,
+            segment=last[None, len(last) - unfinished :],
+            layers=result.layers or self._empty_layers(1, state.position.device),
+        )
 
     def _check(self, state: object) -> HuggingFaceMemoryState:
         slots, channels = self.config.num_memory_tokens, self.memory.config.hidden_size
@@ -271,40 +320,17 @@ class HuggingFaceRecurrentMemory(CalledModel):
                 f"state must be of this model, a HuggingFaceMemoryState with {slots} memory tokens of {channels} "
                 f"channels, but is a {found}{shape}; take it from this model's output or its initial_state."
             )
+        if len(state.layers) != len(self._cached_sizes):
+            raise MismatchError(
+                f"state must be of this model, which caches {len(self._cached_sizes)} layers, but has "
+                f"{len(state.layers)}; take it from this model's output or its initial_state."
+            )
         check_config(self.config, state)
         return state
 
 
 def _token_table(backbone: nn.Module) -> Tensor:
     return cast("Any", backbone).get_input_embeddings().weight
-
-
-def _check_reach(config: Any, columns: int) -> None:
-    """Validate that attention reaches over a whole segment, so that write slots see all of it and the memory.
-
-    Raises:
-        ValueError: If it ends at a window or a chunk before.
-    """
-    config = config.get_text_config()
-    windows = {name: getattr(config, name, None) for name in _WINDOWS}
-    if not getattr(config, "use_sliding_window", True):
-        windows.pop("sliding_window")
-    if "local" not in (getattr(config, "attention_layers", None) or ()):
-        windows.pop("window_size")
-    kinds = [str(kind) for kind in getattr(config, "layer_types", None) or ()]
-    if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
-        windows = {}  # the layers say what they are, and none has a window
-    found = [f"{name}={width}" for name, width in windows.items() if isinstance(width, int) and width < columns]
-    if found:
-        raise ValueError(
-            f"backbone must have attention over a whole segment and its memory, {columns} columns, but this "
-            f"{config.model_type} has {', '.join(found)}: its memory would not see all of a segment. Shorten "
-            "segment_length, or load the model without a window."
-        )
-
-
-_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
-"""Names in Hugging Face's configs of how far attention reaches; ``window_size`` is GPT-Neo's, for its local layers."""
 
 
 def _sum(logits: Tensor, labels: Tensor) -> Float[Tensor, ""]:
@@ -320,30 +346,3 @@ def _documents(
     for begin, end in pairwise(cuts):
         if end > begin:
             yield bool(begins[begin]), tokens[begin:end]
-
-
-def _row(state: HuggingFaceMemoryState, row: int) -> HuggingFaceMemoryState:
-    one = slice(row, row + 1)
-    segment = state.segment[one]
-    return replace(
-        state,
-        position=state.position[one],
-        memory=state.memory[one],
-        segment=segment if state.real is None else segment[:, state.real[row]],
-        real=None,
-    )
-
-
-def _side_by_side(states: list[HuggingFaceMemoryState]) -> HuggingFaceMemoryState:
-    longest = max(state.segment.shape[1] for state in states)
-    lengths = [state.segment.shape[1] for state in states]
-    segment = [nn.functional.pad(state.segment, (longest - state.segment.shape[1], 0)) for state in states]
-    places = torch.arange(longest, device=states[0].segment.device)
-    even = len(set(lengths)) == 1
-    return replace(
-        states[0],
-        position=torch.cat([state.position for state in states]),
-        memory=torch.cat([state.memory for state in states]),
-        segment=torch.cat(segment),
-        real=None if even else torch.stack([places >= longest - length for length in lengths]),
-    )

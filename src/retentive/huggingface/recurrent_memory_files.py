@@ -12,7 +12,8 @@ from retentive.checkpoints.fingerprint import fingerprint_of
 from retentive.checkpoints.tensor_file import listed, open_tensors, write_tensors
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_json, write_atomically
-from retentive.huggingface.recurrent_memory import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory
+from retentive.huggingface.recurrent_memory import HuggingFaceRecurrentMemory
+from retentive.huggingface.recurrent_memory_config import HuggingFaceMemoryConfig
 
 TENSORS_FILE = "memory.safetensors"
 SETTINGS_FILE = "memory.json"

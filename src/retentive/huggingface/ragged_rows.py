@@ -1,0 +1,156 @@
+"""Rows that stand at different places of their segments, read together: padded on the left, and masked."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from retentive.huggingface.segment_cache import read_columns
+from retentive.layers.memory_tokens import MemoryTokens
+from retentive.layers.mixers.key_value_cache import KeyValueState
+from retentive.shapes import Memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPart:
+    """Tokens of one segment of one row.
+
+    Attributes:
+        tokens: Those that are read.
+        begins: Whether the segment begins with them, and the memory is read.
+        ends: Whether it ends with them, and the memory is written.
+        starts: Whether a document starts with them, whose memory is the initial one.
+        past: What is cached of the segment before them; empty at its begin.
+    """
+
+    tokens: Int[Tensor, "piece"]
+    begins: bool
+    ends: bool
+    starts: bool
+    past: tuple[KeyValueState, ...] = ()
+
+    @property
+    def cached(self) -> int:
+        """Columns that are cached."""
+        return self.past[0].key.shape[2] if self.past else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowResult:
+    """What came of a row.
+
+    Attributes:
+        logits: Of its tokens, part by part.
+        memory: After them.
+        layers: What is cached of its unfinished segment; empty without any.
+    """
+
+    logits: list[Float[Tensor, "_ vocab"]]
+    memory: Memory
+    layers: tuple[KeyValueState, ...] = ()
+
+
+def can_be_masked(backbone: nn.Module) -> bool:
+    """Whether a model takes the positions of columns, which padding on the left shifts."""
+    model = cast("Any", backbone)
+    bare = model.get_base_model() if hasattr(model, "peft_config") else model
+    return "position_ids" in inspect.signature(bare.forward).parameters
+
+
+def read_rows(
+    backbone: nn.Module,
+    tokens: MemoryTokens,
+    rows: Sequence[Sequence[RowPart]],
+    memories: Sequence[Memory],
+    *,
+    caches: bool,
+) -> list[RowResult]:
+    """Read the parts of all rows, those that stand at the same place from the end together.
+
+    Args:
+        backbone: The model.
+        tokens: The memory tokens.
+        rows: The parts of each row.
+        memories: What each row's first part reads.
+        caches: Whether what is computed for unfinished segments is cached.
+    """
+    results = [RowResult(logits=[], memory=memory) for memory in memories]
+    steps = max(map(len, rows), default=0)
+    for step in range(steps):
+        # Aligned at the end: the last step holds the last part of every row, and so all that is to be cached.
+        active = [number for number, parts in enumerate(rows) if step - (steps - len(parts)) >= 0]
+        parts = [rows[number][step - (steps - len(rows[number]))] for number in active]
+        keeps = caches and step == steps - 1
+        read = _step(backbone, tokens, parts, [results[number] for number in active], keeps)
+        for number, result in zip(active, read, strict=True):
+            results[number] = result
+    return results
+
+
+def _step(
+    backbone: nn.Module, tokens: MemoryTokens, parts: Sequence[RowPart], before: Sequence[RowResult], caches: bool
+) -> list[RowResult]:
+    """Read one part of each row in one call."""
+    embed = cast("Any", backbone).get_input_embeddings()
+    memories: list[Tensor] = []
+    columns: list[Tensor] = []
+    for part, earlier in zip(parts, before, strict=True):
+        text: Tensor = embed(part.tokens[None])
+        memory = earlier.memory
+        if part.starts:
+            memory = tokens.first(1, text.device, text.dtype)
+        reads = [memory.to(text.dtype)] if part.begins else []
+        writes = [tokens.write_slots(memory, text.dtype)] if part.ends else []
+        memories.append(memory)
+        columns.append(torch.cat([*reads, text, *writes], 1))
+    width, cached = max(part.shape[1] for part in columns), max(part.cached for part in parts)
+    padded = torch.cat([nn.functional.pad(part, (0, 0, width - part.shape[1], 0)) for part in columns])
+    mask = torch.zeros(len(parts), cached + width, dtype=torch.long, device=padded.device)
+    for row, (part, column) in enumerate(zip(parts, columns, strict=True)):
+        mask[row, cached - part.cached : cached] = 1
+        mask[row, cached + width - column.shape[1] :] = 1
+    output, layers = read_columns(
+        backbone,
+        padded,
+        _padded_past(parts, cached) if cached else (),
+        caches=caches,
+        hidden_states=any(part.ends for part in parts),
+        mask=mask,
+        positions=(mask.cumsum(1) - 1).clamp_min(0)[:, cached:],
+    )
+    results: list[RowResult] = []
+    for row, (part, earlier) in enumerate(zip(parts, before, strict=True)):
+        end = width - (memories[row].shape[1] if part.ends else 0)
+        logits = output.logits[row, end - len(part.tokens) : end]
+        memory, kept = memories[row], tuple[KeyValueState, ...]()
+        if part.ends:
+            memory = tokens.keep(output.hidden_states[-1][row : row + 1, end:])
+        elif caches:
+            kept = tuple(_real_entries(layer, row, mask[row].bool()) for layer in layers)
+        results.append(RowResult(logits=[*earlier.logits, logits], memory=memory, layers=kept))
+    return results
+
+
+def _padded_past(parts: Sequence[RowPart], cached: int) -> tuple[KeyValueState, ...]:
+    """What is cached of each row, padded on the left; zeros in rows whose segment begins."""
+    some = next(part.past for part in parts if part.past)
+    layers: list[KeyValueState] = []
+    for number, like in enumerate(some):
+        nothing = KeyValueState(key=like.key[:, :, :0], value=like.value[:, :, :0])
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        for part in parts:
+            layer = part.past[number] if part.past else nothing
+            missing = (0, 0, cached - layer.key.shape[2], 0)
+            keys.append(nn.functional.pad(layer.key, missing))
+            values.append(nn.functional.pad(layer.value, missing))
+        layers.append(KeyValueState(key=torch.cat(keys), value=torch.cat(values)))
+    return tuple(layers)
+
+
+def _real_entries(layer: KeyValueState, row: int, real: Tensor) -> KeyValueState:
+    return KeyValueState(key=layer.key[row : row + 1, :, real], value=layer.value[row : row + 1, :, real])

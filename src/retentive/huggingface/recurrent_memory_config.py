@@ -1,0 +1,78 @@
+"""How a memory goes around a model of Hugging Face, and which models it can go around."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from retentive.config_types import check_types
+from retentive.layers.memory_tokens import MemoryTokensConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HuggingFaceMemoryConfig:
+    """How a memory goes around a model.
+
+    Attributes:
+        segment_length: Tokens of a segment.
+        num_memory_tokens: Memory tokens; 0 has no memory, the baseline that a memory is compared with.
+        write_start: What stands in the write slots before the segment has been read: the ``memory`` that it read, or
+            tokens that are ``learned``.
+        memory_code: ``continuous`` carries what was written as it is; ``sign`` only its signs, which holds over any
+            number of segments.
+        memory_flips: Share of the signs turned at random in training.
+        memory_noise: Noise added to a continuous memory in training, as a share of its root mean square.
+    """
+
+    family: ClassVar[str] = "huggingface_memory"
+
+    segment_length: int
+    num_memory_tokens: int
+    write_start: Literal["memory", "learned"] = "memory"
+    memory_code: Literal["continuous", "sign"] = "continuous"
+    memory_flips: float = 0.0
+    memory_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_types(self)
+        if self.segment_length < 1:
+            raise ValueError(f"segment_length must be at least 1 token, but is {self.segment_length}.")
+        _ = self.memory_tokens(1)  # validates its fields
+
+    def memory_tokens(self, hidden_size: int) -> MemoryTokensConfig:
+        """The memory tokens of a model of this width."""
+        return MemoryTokensConfig(
+            hidden_size=hidden_size,
+            num_tokens=self.num_memory_tokens,
+            write_start=self.write_start,
+            code=self.memory_code,
+            flips=self.memory_flips,
+            noise=self.memory_noise,
+        )
+
+
+def check_reach(config: Any, columns: int) -> None:
+    """Validate that attention reaches over a whole segment, so that write slots see all of it and the memory.
+
+    Raises:
+        ValueError: If it ends at a window or a chunk before.
+    """
+    config = config.get_text_config()
+    windows = {name: getattr(config, name, None) for name in _WINDOWS}
+    if not getattr(config, "use_sliding_window", True):
+        windows.pop("sliding_window")
+    if "local" not in (getattr(config, "attention_layers", None) or ()):
+        windows.pop("window_size")
+    kinds = [str(kind) for kind in getattr(config, "layer_types", None) or ()]
+    if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
+        windows = {}  # the layers say what they are, and none has a window
+    found = [f"{name}={width}" for name, width in windows.items() if isinstance(width, int) and width < columns]
+    if found:
+        raise ValueError(
+            f"backbone must have attention over a whole segment and its memory, {columns} columns, but this "
+            f"{config.model_type} has {', '.join(found)}: its memory would not see all of a segment. Shorten "
+            "segment_length, or load the model without a window."
+        )
+
+
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+"""Names in Hugging Face's configs of how far attention reaches; ``window_size`` is GPT-Neo's, for its local layers."""
