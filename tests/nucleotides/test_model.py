@@ -79,7 +79,7 @@ def test_rows_do_not_see_one_another_and_segments_are_read_as_one():
 def test_every_weight_learns():
     model, tokens = small_strands().train(), bases(2, 17)
     labels = tokens.masked_fill(torch.arange(17) % 3 > 0, -100)
-    output = model(tokens, labels)
+    output = model(tokens, labels=labels)
     asked = labels != -100
     expected = torch.nn.functional.cross_entropy(output.logits[asked], labels[asked])
     torch.testing.assert_close(output.loss, expected)
@@ -87,7 +87,7 @@ def test_every_weight_learns():
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
-    assert model(tokens, torch.full_like(tokens, -100)).loss.item() == 0.0
+    assert model(tokens, labels=torch.full_like(tokens, -100)).loss.item() == 0.0
 
 
 @given(length=st.integers(1, 300), segment_length=st.integers(1, 40))
@@ -121,7 +121,7 @@ def test_what_cannot_be_is_refused(changes: dict, complement: tuple[int, ...], m
 
 def test_labels_of_another_length_are_refused():
     with pytest.raises(ValueError, match=r"labels must have the shape of tokens, \(1, 7\), but have \(1, 6\)"):
-        small_strands()(bases(1, 7), bases(1, 6))
+        small_strands()(bases(1, 7), labels=bases(1, 6))
 
 
 def test_no_segment_can_be_empty():

@@ -58,11 +58,13 @@ class DecoderModel(CalledModel):
     Attributes:
         recomputes_segments: Whether a family that reads segments computes each again in the backward pass; None in
             families that read none.
+        predicts_labels: Whether labels are what a head of another kind tells, such as classes, and not tokens.
         is_plain_decoder: Whether the family is a decoder and nothing around one, so that others can be built around it.
     """
 
     recomputes_segments: bool | None = None
     is_plain_decoder: ClassVar[bool] = True
+    predicts_labels: ClassVar[bool] = False
 
     def __init__(self, config: FamilyConfig) -> None:
         """Make the decoder that the config describes."""

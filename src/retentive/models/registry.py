@@ -23,6 +23,11 @@ FAMILIES = {
 """Name -> package (with `PRESETS`), config class, model class; imported when asked for."""
 
 _OF_A_DICT = "give a family's config, such as RetNetConfig(**values), or what config_from_dict makes of a dict"
+HEADS = {
+    "rmt_classifier": ("retentive.models.rmt.classifier", "ClassifierConfig", "classifier_of"),
+    "reverse_complement": ("retentive.nucleotides.model", "ReverseComplementConfig", "reverse_complement_of"),
+}
+"""Models that are no language models, alike: they are built, saved and loaded by their configs, and are no family."""
 
 
 def family_names() -> tuple[str, ...]:
@@ -32,7 +37,7 @@ def family_names() -> tuple[str, ...]:
 
 def config_class(family: str) -> type[Any]:
     """The frozen dataclass that describes a model of the family."""
-    module, config, _ = _entry(family)
+    module, config, _ = HEADS[family] if family in HEADS else _entry(family)
     return getattr(import_module(module), config)
 
 
@@ -50,6 +55,9 @@ def is_plain_decoder(family: str) -> bool:
 def build(config: FamilyConfig) -> DecoderModel:
     """Make the model that a config describes."""
     check_kind("config", config, ModelConfig, cure=_OF_A_DICT)
+    if config.family in HEADS:
+        module, _, maker = HEADS[config.family]
+        return getattr(import_module(module), maker)(config)
     return model_class(config.family)(config)
 
 

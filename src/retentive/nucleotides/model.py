@@ -7,19 +7,47 @@ a base is predicted from all of the sequence. The two predictions of a base are 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.config_types import check_count, check_kind
+from retentive.models.decoder import DecoderConfig
+from retentive.models.rmt.classifier import RecurrentMemoryHead
 from retentive.models.rmt.config import RecurrentMemoryConfig
-from retentive.models.rmt.model import RecurrentMemoryTransformer
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
 from retentive.models.rmt.segment_parts import SegmentPart
 from retentive.nucleotides.complement import Complement, check_complement, reverse_complement, reverse_complement_logits
 from retentive.ops.cross_entropy import IGNORED
-from retentive.shapes import Hidden, Logits, Memory, Tokens
+from retentive.shapes import Hidden, Logits, Memory, TokenFlags, Tokens
+from retentive.state import ModelState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReverseComplementConfig:
+    """A `ReverseComplementTransformer`, as it is saved.
+
+    Attributes:
+        backbone: A bidirectional recurrent memory.
+        complement: Of every token id.
+    """
+
+    family: ClassVar[str] = "reverse_complement"
+
+    backbone: RecurrentMemoryConfig
+    complement: Complement
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's parts."""
+        return self.backbone.decoder
+
+    @property
+    def chunked_reading(self) -> None:
+        """None: the model reads no neighbours."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +57,13 @@ class StrandOutput:
     Attributes:
         logits: Of each base; for the other strand they are the same, from the other end and of the complements.
         pooled: One vector for each sequence, the same for both strands; for heads that tell something of the whole.
+        state: Says how many bases were read; nothing goes on from it, for sequences are read as wholes.
         loss: Mean over labels that are not -100, in nats; None without labels.
     """
 
     logits: Logits
     pooled: Float[Tensor, "batch hidden"]
+    state: ModelState
     loss: Float[Tensor, ""] | None = None
 
 
@@ -58,7 +88,7 @@ def symmetric_segments(length: int, segment_length: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-class ReverseComplementTransformer(nn.Module):
+class ReverseComplementTransformer(RecurrentMemoryHead):
     """An encoder with recurrent memory that is equivariant under reverse complement, whatever its weights.
 
     ``model(reverse_complement(x)).logits == reverse_complement_logits(model(x).logits)``, up to rounding.
@@ -74,7 +104,6 @@ class ReverseComplementTransformer(nn.Module):
         Raises:
             ValueError: If the config is of another kind, or ids have no complement.
         """
-        super().__init__()
         check_kind("config", config, RecurrentMemoryConfig)
         if not config.bidirectional or not config.num_memory_tokens:
             raise ValueError(
@@ -87,21 +116,40 @@ class ReverseComplementTransformer(nn.Module):
                 f"{config.xl_length} and {config.token_shift}."
             )
         check_complement(complement, config.vocab_size)
+        super().__init__(ReverseComplementConfig(backbone=config, complement=complement), config)
         self.complement = complement
-        self.backbone_model = RecurrentMemoryTransformer(config)
         hidden_size = config.decoder.embedding.hidden_size
         self.other_side = nn.Linear(hidden_size, hidden_size, bias=False)
 
-    def forward(self, tokens: Tokens, labels: Int[Tensor, "batch labelled"] | None = None) -> StrandOutput:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - what is read is a whole
+        self,
+        tokens: Tokens,
+        state: ModelState | None = None,
+        labels: Int[Tensor, "batch labelled"] | None = None,
+        *,
+        mask: TokenFlags = None,
+        starts: TokenFlags = None,
+        logits_to_keep: int | None = None,
+    ) -> StrandOutput:
         """Predict every base of whole sequences.
 
         Args:
             tokens: Token ids; all rows are of one length, which need not be a multiple of the segment.
+            state: Must be None.
             labels: The id that each base should be predicted as, -100 where none counts.
+            mask: Must be None.
+            starts: Must be None.
+            logits_to_keep: Changes nothing: all logits are needed for both strands.
 
         Raises:
-            ValueError: If labels are not of the tokens' shape.
+            ValueError: If labels are not of the tokens' shape, or a row is not one whole sequence.
         """
+        for name, given in (("state", state), ("mask", mask), ("starts", starts)):
+            if given is not None:
+                raise ValueError(
+                    f"{name} must be None: a row is one whole sequence, for it is read from both of its ends; sort "
+                    "sequences by their lengths into batches."
+                )
         if labels is not None and labels.shape != tokens.shape:
             raise ValueError(
                 f"labels must have the shape of tokens, {tuple(tokens.shape)}, but have {tuple(labels.shape)}."
@@ -120,7 +168,8 @@ class ReverseComplementTransformer(nn.Module):
             )
             loss = total / (labels != IGNORED).sum().clamp_min(1)
         first, second = hidden.mean(1).chunk(2)
-        return StrandOutput(logits, (first + second) / 2, loss)
+        read = ModelState(layers=(), position=torch.full_like(tokens[:, 0], tokens.shape[1]), config=self.config)
+        return StrandOutput(logits, (first + second) / 2, read, loss)
 
     def _entering(self, segments: tuple[Tensor, ...]) -> list[Memory]:
         """The memory with which each stream comes to each of its segments; streams are the halves of the batch."""
@@ -166,6 +215,11 @@ class ReverseComplementTransformer(nn.Module):
         segment_layout = SegmentLayoutBuilder(model.config, model.decoder.rotary, dtype).make(part, Past(), keep=False)
         columns = model.run(part, state, segment_layout, model.columns(part, state, segment_layout)).columns
         return columns[:, segment_layout.text], model.memory.keep(columns[:, : segment_layout.reads])
+
+
+def reverse_complement_of(config: ReverseComplementConfig) -> ReverseComplementTransformer:
+    """Make the model that a config describes."""
+    return ReverseComplementTransformer(config.backbone, config.complement)
 
 
 def average_over_strands(predict: Callable[[Tokens], Logits], tokens: Tokens, complement: Complement) -> Logits:

@@ -6,6 +6,7 @@ from typing import Any
 from retentive.config_types import check_count, check_kind
 from retentive.data.batch import Batch
 from retentive.models.protocol import LanguageModel
+from retentive.training.objectives.labels import LabelsConfig
 from retentive.training.objectives.next_token import NextTokenConfig
 from retentive.training.objectives.protocol import ObjectiveConfig, Vocabulary
 from retentive.training.processes.parallelism import Precision
@@ -40,7 +41,8 @@ def fit(
         carries_state: Whether the state is carried from batch to batch, as for ``StreamedWindows(...).batch``.
         windows_per_graph: With ``carries_state``, consecutive batches of one step, through which gradients flow back.
         precision: ``bfloat16`` computes products in it; weights stay what they are.
-        objective: Config of what is minimised, such as `MaskedTokensConfig`; None is next-token prediction.
+        objective: Config of what is minimised, such as `MaskedTokensConfig`; None is next-token prediction, or for a
+            model with a head of another kind (a classifier) the labels of the batches as they are.
 
     Raises:
         ValueError: If a number cannot be, or the model cannot be trained by the objective.
@@ -55,7 +57,9 @@ def fit(
     device = next(model.parameters()).device
     vocabulary = Vocabulary(size=model.vocab_size)
     schedule = ScheduleConfig(warmup_steps=0) if schedule is None else schedule
-    minimised = (NextTokenConfig() if objective is None else objective).build(vocabulary, device)
+    if objective is None:
+        objective = LabelsConfig() if getattr(model, "predicts_labels", False) else NextTokenConfig()
+    minimised = objective.build(vocabulary, device)
     options: dict[str, Any] = {"carries_state": carries_state, "objective": minimised, "precision": precision}
     learner = learner_alone(model, optimizer, schedule, steps=steps, seed=seed, **options)
     numbers = (range(step * windows_per_graph, (step + 1) * windows_per_graph) for step in range(steps))
