@@ -11,6 +11,7 @@ from retentive.compat.recurrent_memory_transformer_pytorch import (
     RecurrentMemoryTransformer,
     RecurrentMemoryTransformerWrapper,
 )
+from retentive.errors import MismatchError
 from without_hook import errors_of
 
 SIZES: dict[str, Any] = {
@@ -38,7 +39,7 @@ VARIANTS = [
     {},
     {"use_xl_memories": False},
     {"abs_pos_emb": False, "rotary_pos_emb": True, "xl_mem_len": 4, "enhanced_xl_recurrence": True},
-    {"add_write_to_next_write_mem": True, "memory_not_causal": False},
+    {"memory_not_causal": False},
     {"always_have_read_memories": False},
 ]
 
@@ -159,7 +160,7 @@ def test_arguments_without_a_meaning_are_refused_by_name():
             "enhanced_xl_recurrence must be False, but is True: nothing is recalled",
         ),
         ({"causal": False, "memory_not_causal": False}, "memory_not_causal must be True, but is False"),
-        ({"causal": False, "add_write_to_next_write_mem": True}, "add_write_to_next_write_mem must be False"),
+        ({"add_write_to_next_write_mem": True}, "add_write_to_next_write_mem must be False, but is True: there the"),
         ({"xl_mem_len": 7}, "xl_length must be from 0 to segment_length = 6"),
     ]
     found = errors_of([(home, {**SIZES, **changes}) for changes, _ in cases])
@@ -173,3 +174,12 @@ def test_arguments_without_a_meaning_are_refused_by_name():
         model(tokens(1, 6), mask_out_read_memories=True)
     with pytest.raises(ValueError, match="labels must be None"):
         RecurrentMemoryTransformerWrapper(model)(tokens(1, 6), labels=tokens(1, 6))
+
+
+@pytest.mark.parametrize("name", ["layers.0.0.null_kv", "read_memory_emb", "layers.1.0.to_value_residual_mix.0.weight"])
+def test_weights_of_the_package_itself_are_refused_by_name(name: str):
+    model = made()
+    assert not any(model.load_state_dict(model.state_dict()))
+    part = next(part for part in name.split(".") if "_" in part)
+    with pytest.raises(MismatchError, match=f"must be of this library's model, but has {part}, which only"):
+        model.load_state_dict({**model.state_dict(), name: torch.zeros(1)})

@@ -1,6 +1,7 @@
 """``recurrent_memory_transformer_pytorch`` by its own names, as of release 0.7.0; see ``docs/migrating.md``."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.compat.arguments import decoder_config, refuse
+from retentive.errors import MismatchError
 from retentive.generation import Sampling, generate
 from retentive.models import rmt
 from retentive.ops.cross_entropy import IGNORED
@@ -17,6 +19,14 @@ from retentive.training.step.pieces import cut_text
 from retentive.training.step.replay import replay
 from retentive.training.step.unroll import unrolled
 
+_THEIR_PARTS = ("null_kv", "to_value_residual_mix", "learned_value_residual_mix", "read_memory_emb")
+"""Parts of the package's weights that make its model another function than this one."""
+
+_NOT_ADDED = (
+    "there the write tokens begin as their learned vectors plus the memory, here as one of the two; "
+    "RecurrentMemoryConfig(write_start='memory') begins them as the memory, as the papers do"
+)
+
 Loss = Float[Tensor, ""]
 Recalled = list[Tensor]
 
@@ -24,7 +34,8 @@ Recalled = list[Tensor]
 class RecurrentMemoryTransformer(nn.Module):
     """One segment a call: ``logits, memories, xl_memories = model(x, memories, xl_memories=xl_memories)``.
 
-    ``use_flash_attn`` changes nothing: attention is always computed by torch's fused kernels.
+    ``use_flash_attn`` changes nothing: attention is always computed by torch's fused kernels. Nor does
+    ``next_write_mem_stop_grad``, which is about ``add_write_to_next_write_mem``.
 
     Attributes:
         model: The model of this library that does the work; it can be saved, served and trained like any other.
@@ -84,13 +95,29 @@ class RecurrentMemoryTransformer(nn.Module):
             xl_layer_above=enhanced_xl_recurrence,
             embedding_gradient=emb_gradient_frac,
         )
-        memory = (memory_not_causal, always_have_read_memories, add_write_to_next_write_mem)
+        refuse("add_write_to_next_write_mem", add_write_to_next_write_mem, False, _NOT_ADDED)
+        memory = (memory_not_causal, always_have_read_memories)
         if causal:
-            config = _with_write_memory(config, *memory, next_write_mem_stop_grad)
+            config = _with_write_memory(config, *memory)
         else:
             _check_one_block(*memory)
         self.model = rmt.RecurrentMemoryTransformer(config)
         self.causal, self.seq_len, self.ignore_index = causal, seq_len, ignore_index
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights that a model of this class saved.
+
+        Raises:
+            MismatchError: If they are of the package's own model, which has parts that are not here.
+        """
+        theirs = {part for part in _THEIR_PARTS for name in state_dict if part in name}
+        if theirs:
+            raise MismatchError(
+                f"state_dict must be of this library's model, but has {', '.join(sorted(theirs))}, which only "
+                "recurrent-memory-transformer-pytorch's own has: its layers read a learned null key and value and mix "
+                "in the first layer's values, and it adds read_memory_emb to the memory. Train the model here."
+            )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def forward(
         self,
@@ -270,26 +297,22 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         )
 
 
-def _check_one_block(
-    memory_not_causal: bool, always_have_read_memories: bool, add_write_to_next_write_mem: bool
-) -> None:
+def _check_one_block(memory_not_causal: bool, always_have_read_memories: bool) -> None:
     """Check the arguments that need a memory for reading and one for writing, which an encoder does not have."""
     reason = "with causal=False there is one block of memory, which all tokens see"
     refuse("memory_not_causal", memory_not_causal, True, reason)
     refuse("always_have_read_memories", always_have_read_memories, True, reason)
-    refuse("add_write_to_next_write_mem", add_write_to_next_write_mem, False, reason)
 
 
 def _with_write_memory(
-    config: rmt.RecurrentMemoryConfig, not_causal: bool, read_first: bool, adds_to_next: bool, stops_gradient: bool
+    config: rmt.RecurrentMemoryConfig, not_causal: bool, read_first: bool
 ) -> rmt.RecurrentMemoryConfig:
     """The config of a decoder, which has memory tokens to read before the text and others to write after it."""
     return replace(
         config,
         causal_memory=config.num_memory_tokens > 1 and not not_causal,
         read_first=read_first,
-        write_start="memory" if adds_to_next else "learned",
-        write_gradient=not (adds_to_next and stops_gradient),
+        write_start="learned",
     )
 
 
