@@ -45,6 +45,8 @@ def test_a_copy_over_four_segments_is_learned_with_a_memory_and_not_without():
     assert 0.15 < without < 0.35  # of four symbols
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_associative_memory_as_published_learns_to_retrieve_two_pairs():
     def pairs(step: int, segments: int):
         sizes = {"segment_length": 2, "num_keys": 4, "num_values": 4}
