@@ -165,9 +165,9 @@ class RecurrentMemoryClassifier(RecurrentMemoryHead):
     ) -> ClassifierOutput:
         """Read tokens after ``state``; arguments are those of a `LanguageModel`, but for the labels.
 
-        ``labels`` are the class of each text (batch), or of each token (batch, time), -100 where none counts; as in every
-        `Batch`, the class of a text may also stand in any one column of (batch, time). With ``starts``, a text's class is
-        that of the row's last document. ``logits_to_keep`` changes nothing: there are few classes.
+        ``labels`` are the class of each text (batch), or of each token (batch, time), -100 where none counts; as in
+        every `Batch`, the class of a text may also stand in any one column of (batch, time). With ``starts``, a text's
+        class is that of the row's last document. ``logits_to_keep`` changes nothing: there are few classes.
 
         Raises:
             ValueError: If the labels are not of the shape that the head needs.
