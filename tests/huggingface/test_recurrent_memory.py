@@ -138,6 +138,7 @@ def test_padding_and_documents_are_exact(name: str, grad: bool):
 def columns_read(model: Any, call: Any) -> list[int]:
     """Columns of each call of the backbone."""
     read: list[int] = []
+    model.initial_state(1)  # the first state reads a token to find out what is cached
     hook = model.backbone.register_forward_pre_hook(
         lambda module, args, given: read.append(given["inputs_embeds"].shape[1]), with_kwargs=True
     )

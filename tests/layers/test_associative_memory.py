@@ -144,5 +144,3 @@ def test_the_published_normaliser_is_equation_5_over_features_of_length_one(memo
         asked = random_slots(1, 10 + seed)
         phi = features(published.query_proj(asked[0, 0]))
         torch.testing.assert_close(published(asked, state)[0, 0], phi @ matrix / (phi @ normaliser + 1e-5))
-    with pytest.raises(ValueError, match="associative_normaliser must be 'bounded' or 'published', but is 'other'"):
-        AssociativeMemoryConfig(hidden_size=8, key_dim=8, normaliser="other")
