@@ -96,11 +96,10 @@ class RecurrentMemoryTransformer(nn.Module):
             embedding_gradient=emb_gradient_frac,
         )
         refuse("add_write_to_next_write_mem", add_write_to_next_write_mem, False, _NOT_ADDED)
-        memory = (memory_not_causal, always_have_read_memories)
         if causal:
-            config = _with_write_memory(config, *memory)
+            config = _with_write_memory(config, memory_not_causal, always_have_read_memories)
         else:
-            _check_one_block(*memory)
+            _check_one_block(memory_not_causal, always_have_read_memories)
         self.model = rmt.RecurrentMemoryTransformer(config)
         self.causal, self.seq_len, self.ignore_index = causal, seq_len, ignore_index
 
