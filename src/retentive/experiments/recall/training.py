@@ -144,7 +144,7 @@ def train_to_recall(
                 seed=seed,
                 filler=filler,
                 max_steps=(phase.falling_steps or MOST_STEPS) if steps is None else steps[number],
-                max_seconds=max_seconds - (time.perf_counter() - begin),
+                max_seconds=max(0.0, max_seconds - (time.perf_counter() - begin)),
                 on_stage=on_stage,
             )
             phases.append(report)
