@@ -21,7 +21,7 @@ def test_only_line_ends_separate_neighbours(tmp_path: Path, end: str, mark: str)
 
 def test_a_file_without_neighbours_is_named(tmp_path: Path):
     file = tmp_path / "own.txt"
-    with pytest.raises(ValueError, match=f"neighbours must be a file of text, .* but {file} is none: write one"):
+    with pytest.raises(ValueError, match=f"neighbours must be a file of text, .* but {file} is no file: write one"):
         read_neighbours(file, ByteTokenizer(), 4)
     file.write_bytes(b" \n\n")
     with pytest.raises(ValueError, match=f"at least one line of text, but {file} has none"):

@@ -62,6 +62,12 @@ def test_derivatives_of_every_kind_agree(family: str):
         twice = eager(sum((again[n] * direction[n]).sum() for n in again))
     assert largest_difference(second, twice) < 1e-9
     assert max(float(one.abs().max()) for one in twice.values()) > 1e-3
+    with torch.no_grad():
+        pairs = {name: torch.stack([weight, weight + 0.1 * direction[name]]) for name, weight in weights.items()}
+        together = vmap(lambda weights: functional_call(model, weights, (tokens,)).logits)(pairs)
+        for number in range(2):
+            alone = functional_call(model, {name: pair[number] for name, pair in pairs.items()}, (tokens,)).logits
+            assert float((together[number] - alone).abs().max()) < 1e-11
     with pytest.raises(RuntimeError, match=r"take the loss of output\.logits by torch\.nn\.functional\.cross_entropy"):
         eager(model(tokens, labels=labels, logits_to_keep=0).loss, create_graph=True)
 

@@ -120,7 +120,7 @@ def save_model(
 
 
 def _check_arguments(model: object, folder: object, tokenizer: object) -> None:
-    """Refuse what stands in another argument's place."""
+    """Check that the model, the folder and the tokenizer were not given in each other's place."""
     if isinstance(model, str | Path):
         raise TypeError(f"model comes first, then its folder, but model is {str(model)!r}: save_model(model, folder).")
     check_kind("folder", folder, str, Path, cure="save_model(model, folder, tokenizer)")

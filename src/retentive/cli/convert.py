@@ -59,10 +59,10 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     print(f"{found.format}: a {found.config.family} of {count:,} parameters is in {config.dest}")
     if found.assumed:
         said = ", ".join(f"{name}={value}" for name, value in found.assumed.items())
-        print(f"not said anywhere, so as the package takes it then: {said}")
+        print(f"settings that the source does not give, with the package's defaults: {said}")
     if found.left_behind:
         left = ", ".join(f"{name}={value}" for name, value in found.left_behind.items())
-        print(f"without a place here, which shows in further training alone: {left}")
+        print(f"settings that were not converted (they matter in further training only): {left}")
     if config.source.suffix == SUFFIX:
         print(f"try: retentive generate {config.dest} --prompt 'Once upon a time'")
     if tokenizer is None:

@@ -1,4 +1,4 @@
-"""Places of the next tokens, computed many at a time: one by one they take a tenth of a small model's step."""
+"""Positions and rotations of the next tokens, computed many at a time: one by one they take a tenth of a small step."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

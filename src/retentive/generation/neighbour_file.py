@@ -14,7 +14,7 @@ def read_neighbours(path: Path, tokenizer: Tokenizer, chunk_size: int) -> OwnNei
         ValueError: If there is no such file, it is not UTF-8, or it has no text.
     """
     if not path.exists() or path.is_dir():
-        raise ValueError(f"neighbours must be a file of text, one neighbour a line, but {path} is none: write one.")
+        raise ValueError(f"neighbours must be a file of text, one neighbour a line, but {path} is no file: write one.")
     try:
         # Of all the characters at which Python splits lines, such as form feeds, only line ends separate neighbours.
         text = path.read_bytes().decode("utf-8-sig")

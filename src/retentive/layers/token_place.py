@@ -119,7 +119,7 @@ class TokenPlace:
         raise KeyError(f"no rotation was made by {rotary}.")
 
     def key_rotation(self, rotary: RotaryConfig) -> KeyRotation:
-        """The rotation of the token's key, which is that of a query that attention scales."""
+        """The rotation of the token's key; attention, which scales scores itself, rotates its query by it too."""
         for config, _, rotation in self.rotations:
             if config is rotary or config == rotary:
                 return rotation

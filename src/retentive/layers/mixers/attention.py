@@ -28,7 +28,7 @@ from retentive.state import StateShape
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionConfig(CacheReaderConfig):
-    """Shape of an attention layer; the heads of its cache, and what is its own.
+    """Configuration of an attention layer.
 
     Attributes:
         key_dim: Channels of one head's query and key.

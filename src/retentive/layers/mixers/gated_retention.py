@@ -18,7 +18,7 @@ from retentive.shapes import Hidden, RetentionMatrix, Values
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatedRetentionConfig(RetentionHeadsConfig):
-    """Shape of a gated retention layer; the fields of its heads, for each of which every token has a decay.
+    """Configuration of a gated retention layer, in which every token has a decay for each head.
 
     Attributes:
         temperature: Decays are ``sigmoid(x W) ** (1 / temperature)``: the larger, the longer a head remembers.

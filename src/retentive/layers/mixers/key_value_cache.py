@@ -125,7 +125,7 @@ def causal_mask(
 def _ragged_mask(
     cached: Tensor | None, layout: BatchLayout, batch: int, past: int, time: int, window: int | None
 ) -> AttentionMask:
-    """The same with padding or several documents: order is that of a count which padding does not advance."""
+    """The causal mask with padding or documents: keys are ordered by their number of real tokens before them."""
     device = layout.positions.device
     ones = torch.ones(batch, time, dtype=torch.bool, device=device)
     real = ones if layout.mask is None else layout.mask

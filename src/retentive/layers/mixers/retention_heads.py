@@ -14,9 +14,9 @@ from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.token_place import Rotation, TokenPlace, place_of
 from retentive.ops.activation import ACTIVATIONS
+from retentive.ops.lean.overwriting import may_write_over, times_heads
 from retentive.ops.precision import state_dtype
 from retentive.ops.rotary import apply_rotary, rotate, rotate_token
-from retentive.ops.tracing import is_traced
 from retentive.shapes import Hidden, Positions, Queries, RetentionMatrix, Values
 from retentive.state import RecurrentState, StateShape
 
@@ -250,7 +250,7 @@ class RetentionHeads(nn.Module):
         value = value.view(batch, time, config.num_heads, config.value_dim).transpose(1, 2)
         if tables is None:
             return query * scale, key, value, gate
-        if not torch.is_grad_enabled() and config.rotary_pairs == "interleaved" and not is_traced():
+        if config.rotary_pairs == "interleaved" and may_write_over():
             both = _with_range(projected[..., : 2 * self.sizes[0]])
             both = both.view(batch, time, 2, config.num_heads, config.key_dim).permute(0, 2, 3, 1, 4)
             query, key = apply_rotary(both, tables.complex).unbind(1)  # in one pass
@@ -281,9 +281,4 @@ class RetentionHeads(nn.Module):
         gate: Float[Tensor, "*tokens values"],
     ) -> Float[Tensor, "*tokens hidden"]:
         """``output_proj(gate * norm(mixed))``: normalise each head, gate, project (eq. 8)."""
-        normed, opened = self.head_norm(mixed), self.activation(gate)
-        if torch.is_grad_enabled():
-            return self.output_proj(opened * normed.flatten(-2).to(gate.dtype))
-        # Over the activation's own memory: flattening the heads of a prompt would copy them.
-        opened.view(normed.shape).mul_(normed)
-        return self.output_proj(opened)
+        return self.output_proj(times_heads(self.activation(gate), self.head_norm(mixed)))

@@ -205,7 +205,7 @@ class SegmentLayoutBuilder:
         return cached, recalled
 
     def _groups(self, sizes: tuple[int, int, int], device: torch.device) -> Int[Tensor, "columns"] | None:
-        """Columns read those of their own group and of earlier ones; None where each is a group of its own."""
+        """The group of each column, which reads its own group and earlier ones; None is plain causal order."""
         reads, texts, writes = sizes
         together = not self.config.causal_memory and max(reads, writes) > 1
         if not together and not self.config.bidirectional:

@@ -62,7 +62,7 @@ def past_of(part: SegmentPart, state: RecurrentMemoryState) -> Past:
 
 
 def going_on(layer: RecurrentState, part: SegmentPart) -> RecurrentState:
-    """A layer's state for a part that goes on in some rows; the others begin anew."""
+    """A layer's state for the next part: rows whose segment begins are restarted."""
     return layer if isinstance(part.continues, bool) else layer.restart(~part.continues)
 
 

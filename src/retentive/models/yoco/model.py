@@ -58,7 +58,7 @@ class Yoco(DecoderModel):
         return self._state(whole.layers[: self.config.num_self_layers + 1], whole.position)
 
     def hidden_states(self, call: ModelCall) -> tuple[Hidden, ModelState]:
-        """Run the cross-decoder for the columns that are read out alone: with labels all, and else not at all for 0."""
+        """Run the cross-decoder only for the columns whose logits are wanted: with labels all of them."""
         tokens, state = call.tokens, call.state
         if state is not None:
             self.check_state(state)

@@ -14,7 +14,7 @@ from retentive.ops.tracing import is_traced
 Make = Callable[[Tensor], Tensor]
 
 Back = Callable[[Tensor, Tensor], None]
-"""Turns the gradient of what was made into that of what it was made of, the second argument, in place."""
+"""Given a gradient and the input of ``make``: turns the gradient of its output into that of the input, in place."""
 
 _AT_ONCE = 1 << 20
 """Numbers that are made at a time on a CPU, where each is made by itself."""

@@ -1,4 +1,4 @@
-"""When a module may be read past its call."""
+"""When a fast path may use a module's weight without calling the module."""
 
 from torch import nn
 

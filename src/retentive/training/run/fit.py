@@ -76,7 +76,7 @@ def learner_alone(
     carries_state: bool = False,
     **options: Any,
 ) -> Learner:
-    """A `Learner` in this process, on the model's device, for so many steps; ``options`` are others of its own."""
+    """Make a `Learner` for this process alone, on the model's device; ``options`` are further ones of `Learner`."""
     decay_steps = steps if schedule.decay_steps is None else schedule.decay_steps
     return Learner(
         model,

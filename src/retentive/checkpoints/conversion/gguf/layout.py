@@ -135,7 +135,7 @@ def _rotation(said: Metadata) -> dict[str, Any]:
         return base
     if kind != "linear":
         raise MismatchError(
-            f"{said.file.path} slows its rotation in the way {kind!r}, which is not here; 'linear' and Llama 3's are."
+            f"{said.file.path} scales its rotation by {kind!r}, which is not supported; 'linear' and Llama 3's are."
         )
     return base | {"rope_type": "linear", "factor": factor}
 
