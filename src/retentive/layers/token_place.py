@@ -84,7 +84,7 @@ class StepContext:
             offset: See there.
             counted: Added to what states count as the next position.
         """
-        positions = torch.tensor([[number]], device=like.device)
+        positions = torch.full((1, 1), number, dtype=torch.long, device=like.device)
         following = torch.full_like(like, number + 1 + counted)
         return make_place(positions, following, rotary, dtype, self, offset)
 

@@ -161,4 +161,4 @@ def _scaled(key: Tensor, scale: float | None) -> Tensor:
 
 
 def _decay(query: Tensor) -> Tensor:
-    return log_decay_linspace(query.shape[1]).to(query.device)
+    return log_decay_linspace(query.shape[1], query.device)

@@ -79,7 +79,8 @@ class RetentionConfig(RetentionHeadsConfig):
     @property
     def half_lives(self) -> tuple[float, ...]:
         """Tokens after which each head has forgotten half."""
-        return tuple(math.inf if value == 0 else math.log(2) / -value for value in _log_decay(self).tolist())
+        log_decays = _log_decay(self, torch.device("cpu")).tolist()
+        return tuple(math.inf if value == 0 else math.log(2) / -value for value in log_decays)
 
     def build(self) -> "MultiScaleRetention":
         """Make the layer."""
@@ -88,19 +89,23 @@ class RetentionConfig(RetentionHeadsConfig):
     @property
     def log_decays(self) -> Float[Tensor, "heads"]:
         """``log(gamma)`` of every head, float64."""
+        return self.log_decays_on(None)
+
+    def log_decays_on(self, device: torch.device | None) -> Float[Tensor, "heads"]:
+        """The same on a device."""
         if self.log_decay is not None:
-            return torch.tensor(self.log_decay, dtype=torch.float64)
-        return DECAYS[self.decay](self.num_heads)
+            return torch.tensor(self.log_decay, dtype=torch.float64, device=device)
+        return DECAYS[self.decay](self.num_heads, device)
 
 
 @constant
-def _log_decay(config: RetentionConfig) -> Float[Tensor, "heads"]:
-    return config.log_decays
+def _log_decay(config: RetentionConfig, device: torch.device) -> Float[Tensor, "heads"]:
+    return config.log_decays_on(device)
 
 
 @constant
 def _recurrent_decay(config: RetentionConfig, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "heads 1 1"]:
-    return recurrent_decay(config.log_decays.to(device), dtype)
+    return recurrent_decay(config.log_decays_on(device), dtype)
 
 
 class MultiScaleRetention(RetentionHeads):
@@ -126,7 +131,7 @@ class MultiScaleRetention(RetentionHeads):
         self, heads: Heads, x: Hidden, state: RetentionMatrix | None, layout: BatchLayout
     ) -> tuple[Values, RetentionMatrix]:
         """The chunkwise form (eq. 7), with the decays of the config."""
-        log_decay, size = _log_decay(self.config), self.config.chunk_size
+        log_decay, size = _log_decay(self.config, x.device), self.config.chunk_size
         return retention(*heads, state, log_decay=log_decay, mask=layout.mask, starts=layout.starts, chunk_size=size)
 
     def step(
@@ -199,11 +204,12 @@ class MultiScaleRetention(RetentionHeads):
             mixed = mixed.unsqueeze(1)
         else:
             heads = self.split_heads(torch.cat((q, k, v, gate), -1), tables)[:3]
+            log_decay = _log_decay(self.config, query.device)
             if form == "parallel":
-                mixed, kv = retention_parallel(*heads, state, log_decay=_log_decay(self.config))
+                mixed, kv = retention_parallel(*heads, state, log_decay=log_decay)
             else:
                 size = self.config.chunk_size
-                mixed, kv = retention_chunkwise(*heads, state, log_decay=_log_decay(self.config), chunk_size=size)
+                mixed, kv = retention_chunkwise(*heads, state, log_decay=log_decay, chunk_size=size)
             mixed = mixed.transpose(1, 2)
         return self.read_out(self.scaled(mixed, layout.positions), gate), kv
 
@@ -225,5 +231,5 @@ class MultiScaleRetention(RetentionHeads):
         """Where asked for, the paper's second normalisation (section 2.4)."""
         if not self.config.normalise_scores:
             return mixed
-        scale = score_scale(_log_decay(self.config), positions).to(mixed.dtype)
+        scale = score_scale(_log_decay(self.config, positions.device), positions).to(mixed.dtype)
         return mixed * (scale if mixed.dim() == 4 else scale.squeeze(1))

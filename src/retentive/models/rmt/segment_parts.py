@@ -94,7 +94,7 @@ def even_plan(tokens: Tokens, position: Int[Tensor, "batch"], place: int, segmen
         parts.append(
             SegmentPart(
                 tokens=tokens[:, begin:end],
-                start=torch.tensor([first], device=tokens.device),
+                start=torch.full((1,), first, dtype=torch.long, device=tokens.device),
                 begins=is_begin,
                 ends=is_end,
                 starts=False,

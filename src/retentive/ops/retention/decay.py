@@ -15,7 +15,7 @@ from retentive.config_types import check_count
 from retentive.shapes import LogDecay, Positions, TokenFlags
 
 
-def log_decay_geometric(num_heads: int) -> LogDecay:
+def log_decay_geometric(num_heads: int, device: torch.device | None = None) -> LogDecay:
     """``log(1 - 2**(-5 - head))``, from 31/32 upwards: the schedule of the released models.
 
     Used by torchscale, flash-linear-attention and the checkpoints made with them; equation 8 of the first versions of
@@ -25,10 +25,10 @@ def log_decay_geometric(num_heads: int) -> LogDecay:
         ValueError: If ``num_heads`` is below 1.
     """
     check_count("num_heads", num_heads)
-    return torch.log1p(-torch.exp2(-5.0 - torch.arange(num_heads, dtype=torch.float64)))
+    return torch.log1p(-torch.exp2(-5.0 - torch.arange(num_heads, dtype=torch.float64, device=device)))
 
 
-def log_decay_linspace(num_heads: int) -> LogDecay:
+def log_decay_linspace(num_heads: int, device: torch.device | None = None) -> LogDecay:
     """``log(1 - exp(linspace(log(1/32), log(1/512), num_heads)))``: the schedule of the paper's language models.
 
     Sun et al. 2023 (arXiv:2307.08621), section 3.1: the same range of decays, 31/32 to 511/512, for every model size.
@@ -37,7 +37,8 @@ def log_decay_linspace(num_heads: int) -> LogDecay:
         ValueError: If ``num_heads`` is below 1.
     """
     check_count("num_heads", num_heads)
-    return torch.log1p(-torch.exp(torch.linspace(math.log(1 / 32), math.log(1 / 512), num_heads, dtype=torch.float64)))
+    slowest, fastest = math.log(1 / 512), math.log(1 / 32)
+    return torch.log1p(-torch.exp(torch.linspace(fastest, slowest, num_heads, dtype=torch.float64, device=device)))
 
 
 @dataclass(frozen=True, slots=True)

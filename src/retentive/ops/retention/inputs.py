@@ -142,7 +142,7 @@ def resolve_log_decay(log_decay: LogDecay | None, query: Float[Tensor, "..."]) -
     """
     num_heads = query.shape[1]
     if log_decay is None:
-        return log_decay_geometric(num_heads).to(query.device)
+        return log_decay_geometric(num_heads, query.device)
     if log_decay.shape != (num_heads,):
         raise ValueError(f"log_decay must have the shape (heads,) = ({num_heads},), but has {tuple(log_decay.shape)}.")
     if log_decay.requires_grad:
