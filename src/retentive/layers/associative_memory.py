@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_kind, check_types
+from retentive.layers.reset import reset_parts
 from retentive.ops.precision import state_dtype
 from retentive.shapes import Hidden
 from retentive.state import RecurrentState
@@ -78,6 +79,14 @@ class AssociativeMemory(nn.Module):
         self.key_proj = nn.Linear(config.hidden_size, config.key_dim, bias=False)
         self.value_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.strength_proj = nn.Linear(config.hidden_size, 1)
+        self._fill()
+
+    def reset_parameters(self) -> None:
+        """Fill the parameters anew, as construction does."""
+        reset_parts(self)
+        self._fill()
+
+    def _fill(self) -> None:
         nn.init.normal_(self.value_proj.weight, std=0.02)
 
     def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> AssociativeState:

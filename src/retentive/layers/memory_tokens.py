@@ -80,12 +80,20 @@ class MemoryTokens(nn.Module):
         super().__init__()
         self.config = config
         shape = (config.num_tokens, config.hidden_size)
-        std = config.hidden_size**-0.5
         self.initial = self.slots = None
         if config.num_tokens and config.carried and config.learned:
-            self.initial = nn.Parameter(torch.randn(shape) * std)
+            self.initial = nn.Parameter(torch.empty(shape))
         if config.num_tokens and config.write_start == "learned":
-            self.slots = nn.Parameter(torch.randn(shape) * std)
+            self.slots = nn.Parameter(torch.empty(shape))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the learned tokens anew."""
+        for learned in (self.initial, self.slots):
+            if learned is not None:
+                nn.init.normal_(learned)
+                learned.mul_(self.config.hidden_size**-0.5)
 
     def first(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> Memory:
         """The memory with which documents begin, float32 or wider; gradients flow into its learned tokens.

@@ -51,9 +51,18 @@ class Norm(nn.Module):
         super().__init__()
         self.config = config
         self.size = size
-        self.weight = nn.Parameter(torch.ones(size)) if config.affine else None
-        self.bias = nn.Parameter(torch.zeros(size)) if config.affine and config.kind == "layer_norm" else None
-        self.gate = nn.Parameter(torch.ones(size)) if config.kind == "gated_rms_norm" else None
+        self.weight = nn.Parameter(torch.empty(size)) if config.affine else None
+        self.bias = nn.Parameter(torch.empty(size)) if config.affine and config.kind == "layer_norm" else None
+        self.gate = nn.Parameter(torch.empty(size)) if config.kind == "gated_rms_norm" else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Go back to the identity scale."""
+        for ones in (self.weight, self.gate):
+            if ones is not None:
+                nn.init.ones_(ones)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     @derived
     def length_scale(self) -> tuple[Tensor, Tensor] | None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retentive.layers.reset import reset_parts
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.calls import ModelCall, check_call
 from retentive.models.decoder import Decoder
@@ -80,6 +81,21 @@ class DecoderModel(CalledModel):
             )
         self.config = config
         self.decoder = Decoder(config.decoder)
+
+    def reset_parameters(self) -> None:
+        """Fill all parameters anew: after the same seed, with the numbers of a new model.
+
+        For a model that was made on the meta device and given memory by ``to_empty(device=...)``.
+
+        Raises:
+            ValueError: If parameters are sharded.
+            TypeError: If a part of another kind holds parameters and has no ``reset_parameters``.
+        """
+        reset_parts(self)
+        self.fill_own()
+
+    def fill_own(self) -> None:
+        """Fill parameters outside the decoder by the family's rule, where it has one."""
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> ModelState:
         """What ``state=None`` means, as a value."""

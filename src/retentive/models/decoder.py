@@ -14,6 +14,7 @@ from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_em
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.mixers.protocol import MixerConfig
 from retentive.layers.norm import Norm, NormConfig
+from retentive.layers.reset import reset_parts
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.ops.cross_entropy import IGNORED, linear_cross_entropy
 from retentive.ops.lean.plain import is_plain
@@ -126,7 +127,12 @@ class Decoder(nn.Module):
             if config.tie_embeddings
             else nn.Linear(hidden_size, config.embedding.vocab_size, bias=config.head_bias)
         )
-        initialise(self)
+        _fill(self)
+
+    def reset_parameters(self) -> None:
+        """Fill all parameters anew, as construction does; see `DecoderConfig`."""
+        reset_parts(self)
+        _fill(self)
 
     def layout(
         self,
@@ -229,8 +235,8 @@ def blocks_of(decoder: Decoder) -> list[Block]:
     return cast("list[Block]", list(decoder.blocks))
 
 
-def initialise(decoder: Decoder) -> None:
-    """Fill all parameters by the config's rule; see `DecoderConfig`."""
+def _fill(decoder: Decoder) -> None:
+    """Fill parameters by the config's rule, after those of which it says nothing; see `DecoderConfig`."""
     initialise_embedding(decoder.embedding)
     if decoder.head is not None:
         nn.init.normal_(decoder.head.weight, std=decoder.config.embedding.hidden_size**-0.5)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from retentive.layers.cross_attention import CrossAttention
 from retentive.layers.feed_forward import FeedForward
 from retentive.layers.norm import Norm
+from retentive.layers.reset import reset_parts
 from retentive.models.retro.config import RetroConfig
 
 Encoded = Float[Tensor, "batch chunks neighbours length memory"]
@@ -93,7 +94,12 @@ class NeighbourEncoder(nn.Module):
             for layer in range(1, config.encoder_num_layers + 1)
         )
         self.norm = Norm(size, config.cross_norm) if config.residual == "pre_norm" else nn.Identity()
-        initialise_encoder(self)
+        _initialise(self)
+
+    def reset_parameters(self) -> None:
+        """Fill all parameters anew, as construction does."""
+        reset_parts(self)
+        _initialise(self)
 
     def forward(
         self,
@@ -133,7 +139,7 @@ class NeighbourEncoder(nn.Module):
         return self.norm(x)
 
 
-def initialise_encoder(encoder: NeighbourEncoder) -> None:
+def _initialise(encoder: NeighbourEncoder) -> None:
     """Variance ``1 / fan_in``, for outputs divided by the number of layers that write to the stream.
 
     With a fixed 0.02 a small model's reads of neighbours are so small that it takes long to learn from them.

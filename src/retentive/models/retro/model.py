@@ -78,9 +78,13 @@ class Retro(DecoderModel):
         )
         rotary = config.cross_attention.rotary
         self.cross_rotary = () if rotary is None else (rotary,)
+        self.fill_own()
+
+    def fill_own(self) -> None:
+        """See `DecoderModel.fill_own`."""
+        config, layers = self.config, self.config.decoder.num_layers
         for cross in self._cross_layers():
-            writers = 2 * decoder.num_layers + len(config.cross_layers)
-            initialise_cross_attention(cross.attention, writers, decoder.num_layers, config)
+            initialise_cross_attention(cross.attention, 2 * layers + len(config.cross_layers), layers, config)
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> RetroState:
         """What ``state=None`` means, as a value."""

@@ -38,9 +38,13 @@ class Yoco(DecoderModel):
         """Make the model that the config describes."""
         super().__init__(config)
         self.key_values = SharedKeyValues(config.cross_attention, config.decoder.norm)
+        self.fill_own()
+
+    def fill_own(self) -> None:
+        """See `DecoderModel.fill_own`."""
         for projection in self.key_values.input_projections():
             for rows in projection.parts().values():  # as every projection that a mixer reads with
-                if config.initialisation == "xavier":
+                if self.config.initialisation == "xavier":
                     nn.init.xavier_uniform_(rows, gain=2**-2.5)
                 else:
                     nn.init.normal_(rows, std=0.02)
