@@ -290,3 +290,10 @@ def test_a_disk_that_ends_in_the_middle_leaves_what_was_there(tmp_path: Path):
     assert {path.name: path.read_bytes() for path in earlier.iterdir()} == before
     assert torch.equal(load_model(earlier)(random_tokens(1, 5)).logits, model(random_tokens(1, 5)).logits)
     assert not fresh.exists()
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "CPU", 99, torch.device("cuda", 99)])
+def test_a_device_that_is_not_there_is_refused(saved: Path, device: torch.device | str | int):
+    rule = "device must be one that torch finds on this machine, such as 'cpu'"
+    with pytest.raises(ValueError, match=rf"^{rule}.*, but is '{device}'\.$"):
+        load_model(saved, device)

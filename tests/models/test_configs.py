@@ -1,10 +1,13 @@
 """Configs: the paper's sizes, and what is refused when made."""
 
+import copy
 import dataclasses
+import re
 
 import pytest
 import torch
 
+from laws.families import SMALL, small_model
 from retentive import RetNet, RetNetConfig, Transformer, TransformerConfig
 from retentive.errors import MismatchError
 from retentive.models.registry import build, config_class, config_from_dict, config_to_dict
@@ -137,3 +140,15 @@ def test_the_registry_names_what_it_cannot_read():
 def test_a_model_prints_its_parts():
     assert "rms_norm" in repr(RetNet(RetNetConfig(**SIZES)))
     assert "Attention" in repr(Transformer(TransformerConfig(**SIZES)))
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_fields_of_the_config_as_arguments_are_refused_with_the_config(family: str):
+    model = small_model(family)
+    kind, config = type(model), type(model.config).__name__
+    message = re.escape(
+        f"config must be given to {kind.__name__}, and not depth, wide: {kind.__name__}({config}(depth=3,"
+    )
+    with pytest.raises(TypeError, match=message):
+        kind(depth=3, wide=1)
+    copy.deepcopy(kind(config=model.config))  # which makes one without arguments

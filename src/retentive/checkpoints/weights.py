@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from retentive.checkpoints.devices import usable_device
 from retentive.checkpoints.manifest import (
     CONFIG_FILE,
     FORMAT,
@@ -133,7 +134,7 @@ def _check_arguments(model: object, folder: object, tokenizer: object) -> None:
 
 
 def load_model(
-    folder: Path | str, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    folder: Path | str, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None
 ) -> DecoderModel:
     """Read the model that `save_model` wrote, in eval mode.
 
@@ -148,12 +149,15 @@ def load_model(
         FileNotFoundError: If the folder holds no model.
         DamagedFileError: If a file is missing, cut off or altered; the message names it.
         MismatchError: If the config and the weights do not fit, or the format, family or an option is not known here.
+        ValueError: If torch does not find the device, or ``dtype`` is no floating-point type.
     """
     check_kind("folder", folder, str, Path, cure="the path of what save_model wrote")
+    check_kind("device", device, str, int, torch.device, type(None), cure="such as 'cpu' or 'cuda'")
     check_kind("dtype", dtype, torch.dtype, type(None), cure="such as torch.bfloat16")
     folder = Path(folder)
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point type, such as torch.bfloat16, but is {dtype}.")
+    device = usable_device(device)
     manifest = read_manifest(folder)
     model = _skeleton(manifest.config)
     path = folder / manifest.weights_file

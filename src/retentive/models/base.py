@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, get_type_hints
+from inspect import Parameter, signature
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from jaxtyping import Float, Int
@@ -66,6 +67,20 @@ class DecoderModel(CalledModel):
     recomputes_segments: bool | None = None
     is_plain_decoder: ClassVar[bool] = True
     predicts_labels: ClassVar[bool] = False
+
+    def __new__(cls, *arguments: Any, **options: Any):
+        """Refuse fields of the config as arguments: Python's own message does not say where they belong."""
+        taken = signature(cls.__init__).parameters
+        fields = [name for name in options if name not in taken]
+        if fields and not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in taken.values()):
+            expected = get_type_hints(cls).get("config")
+            kind = getattr(expected, "__name__", "its config")
+            first = f"{fields[0]}={options[fields[0]]!r}"
+            raise TypeError(
+                f"config must be given to {cls.__name__}, and not {', '.join(fields)}: "
+                f"{cls.__name__}({kind}({first}, ...))."
+            )
+        return super().__new__(cls)
 
     def __init__(self, config: FamilyConfig) -> None:
         """Make the decoder that the config describes."""
