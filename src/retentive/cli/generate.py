@@ -179,7 +179,7 @@ def _prompt(asked: str | None) -> str | None:
 
 def _check_target(path: Path) -> None:
     """Refuse a file that cannot be written before the text is made, not after it."""
-    if not path.is_dir() and not path.parent.is_dir():
+    if not path.parent.exists():
         raise ValueError(f"save_state must be in a folder that is there, but {path.parent} is none: make it first.")
     check_file_target("save_state", path, suggestion="session.safetensors")
 

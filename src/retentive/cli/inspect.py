@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from retentive.checkpoints.manifest import read_manifest
 from retentive.cli.options.from_config import add_config, read_config
 from retentive.evaluation.inspection import inspect_model
 from retentive.evaluation.report.files import write_report
@@ -34,6 +35,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Print the findings, and write them as a page with pictures."""
     config = read_config(parser, options, InspectConfig)
+    read_manifest(config.checkpoint)  # a folder that is not there is no place for the page
     folder = config.checkpoint / "inspect" if config.output is None else config.output
     check_folder_target("output", folder)
     inspection = inspect_model(config.checkpoint)

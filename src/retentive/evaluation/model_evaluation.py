@@ -22,10 +22,10 @@ from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.measures.scoring import score_in_one_pass
 from retentive.files import write_atomically
 from retentive.files.progress import ProgressBar
-from retentive.files.targets import check_file_target
+from retentive.files.targets import check_file_target, check_folder_target
 from retentive.models.protocol import LanguageModel
 from retentive.retrieval import NeighbourConfig
-from retentive.training.run.first_model import check_tokenizer
+from retentive.training.run.first_model import check_tokenizer, say_if_unknown
 
 FORMAT = "retentive evaluation"
 FORMAT_VERSION = 1
@@ -198,6 +198,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     device = chosen_device(config.device)
     store = TokenStore.open(config.store)
     check_tokenizer(config.checkpoint, store)
+    say_if_unknown(config.checkpoint, store)
     output = config.checkpoint / OUTPUT_FILE if config.output is None else config.output
     check_file_target("output", output, suggestion=OUTPUT_FILE)
     store.verify(config.split)
@@ -308,6 +309,7 @@ def _found(config: EvaluateConfig, model: LanguageModel, store: TokenStore) -> C
     try:
         return ChunkNeighbours(store, config.split, folder, config=wanted, chunk_size=size)
     except FileNotFoundError:
+        check_folder_target("neighbours_folder", folder)
         find_neighbours(store, config.split, folder, chunk_size=size, config=wanted)
     return ChunkNeighbours(store, config.split, folder, config=wanted, chunk_size=size)
 

@@ -223,6 +223,15 @@ def test_a_run_begins_with_saved_weights(store: Path, tmp_path: Path):
         run(store, tmp_path / "second", **{**still, "init": None})
 
 
+def test_a_first_model_without_a_tokenizer_is_named(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    save_model(small_model("retnet", dtype=torch.float32, vocab_size=257), tmp_path / "bare")
+    once = {"model": {"dropout": 0.0}, "steps": 1, "schedule": {"warmup_steps": 0}}
+    for first in (tmp_path / "bare", store.parent / "teacher"):
+        run(store, tmp_path / f"from {first.name}", init=first, **once)
+        said = f"the model in {first} was saved without a tokenizer: its token ids are taken for those of 'bytes' in"
+        assert (said in capsys.readouterr().err) == (first.name == "bare")
+
+
 def test_saved_weights_that_do_not_fit_are_refused(store: Path, tmp_path: Path):
     teacher = store.parent / "teacher"
     with pytest.raises(MismatchError, match=r"dropout is 0\.0 there, 0\.1 here: leave these options at the saved"):
@@ -280,9 +289,11 @@ def test_a_window_cannot_be_longer_than_the_text(store: Path, tmp_path: Path):
 def test_the_folder_of_a_run_is_its_own(store: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"run must be another folder than store, but both are"):
         run(store, store)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"run must be a folder, but .*file is a file: choose another name"):
-        run(store, tmp_path / "file")
+    for inside in ("checkpoints", "model"):  # which is made at the end
+        (tmp_path / inside).write_text("")
+        with pytest.raises(ValueError, match=rf"run must be a folder, but .*{inside} is a file: choose another name"):
+            run(store, tmp_path)
+        (tmp_path / inside).unlink()
 
 
 def test_tokens_that_were_altered_are_not_trained_on(store: Path, tmp_path: Path):

@@ -77,6 +77,7 @@ def add(source: SourceConfig, config: AddConfig, engine: EngineConfig) -> None:
     _refuse_inside(config.store, source.source)
     documents, working = TextSource(source), engine.make()
     store = Datastore.open(config.store)
+    check_folder_target("store", config.store)
     report = store.add(documents, replace=config.replace, engine=working, on_error=source.on_error)
     if config.reindex:
         store.reindex(engine=working)
@@ -88,6 +89,7 @@ def add(source: SourceConfig, config: AddConfig, engine: EngineConfig) -> None:
 def remove(config: RemoveConfig) -> None:
     """Remove documents from a store."""
     store = Datastore.open(config.store)
+    check_folder_target("store", config.store)
     store.remove(config.names)
     count = len(set(config.names))
     print(f"removed {count:,} document{'' if count == 1 else 's'}; {len(store):,} chunks are left that can be found")

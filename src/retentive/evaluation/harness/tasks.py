@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from retentive.checkpoints.manifest import read_manifest
 from retentive.config_types import check_kind, check_types
 from retentive.files import write_atomically
 from retentive.files.targets import check_file_target
@@ -89,6 +90,7 @@ def evaluate_tasks(config: HarnessConfig) -> HarnessReport:
     check_kind("config", config, HarnessConfig)
     begin = time.perf_counter()
     require_harness()
+    read_manifest(config.checkpoint)  # a folder that is not there is no place for the numbers
     output = config.checkpoint / OUTPUT_FILE if config.output is None else config.output
     check_file_target("output", output, suggestion=OUTPUT_FILE)
     from lm_eval import simple_evaluate

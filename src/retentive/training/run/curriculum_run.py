@@ -22,6 +22,7 @@ from retentive.files.targets import check_folder_target
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 from retentive.training.run.curriculum import HELD_OUT, CurriculumConfig, CurriculumReport, Task, fit_curriculum
+from retentive.training.run.run_folder import MODEL_FOLDER
 from retentive.training.step.config import OptimizerConfig
 from retentive.training.step.learner import Backpropagation
 
@@ -89,7 +90,8 @@ def run_curriculum(model_config: FamilyConfig, config: CurriculumRunConfig) -> C
     length = config.segment_length or getattr(model_config, "segment_length", None)
     if length is None:
         raise ValueError(f"segment_length must be given for a {model_config.family}, which has none of its own.")
-    check_folder_target("run", config.run)
+    for folder in (config.run, config.run / MODEL_FOLDER):
+        check_folder_target("run", folder)
     torch.manual_seed(config.curriculum.seed)
     model = build(model_config)
     with ProgressBar("curriculum", total=len(config.curriculum.stages), unit="stages") as progress:
@@ -108,7 +110,7 @@ def run_curriculum(model_config: FamilyConfig, config: CurriculumRunConfig) -> C
             on_stage=lambda stage: progress.advance(1),
         )
     tokenizer = None if config.store is None else TokenStore.open(config.store).tokenizer
-    save_model(model, config.run / "model", tokenizer)
+    save_model(model, config.run / MODEL_FOLDER, tokenizer)
     return report
 
 

@@ -10,6 +10,7 @@ from retentive.checkpoints.manifest import read_manifest
 from retentive.checkpoints.weights import load_model
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
+from retentive.files.progress import say
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
@@ -55,7 +56,8 @@ def first_digests(config: TrainConfig) -> dict[str, str | None]:
 
 
 def check_tokenizer(folder: Path, store: TokenStore) -> None:
-    """Validate that a saved model was trained with the tokenizer of a token store; one that names none may be any.
+    """Validate that a saved model was trained with the tokenizer of a token store; one that names none may be any, see
+    `say_if_unknown`.
 
     Raises:
         MismatchError: If it was trained with another.
@@ -65,6 +67,15 @@ def check_tokenizer(folder: Path, store: TokenStore) -> None:
         raise MismatchError(
             f"the model in {folder} was trained with another tokenizer than that of {store.folder}: prepare the text "
             f"with the model's (retentive prepare --tokenizer {folder} ...)."
+        )
+
+
+def say_if_unknown(folder: Path, store: TokenStore) -> None:
+    """Say that nothing tells which tokenizer a saved model was trained with, if it was saved without one."""
+    if read_manifest(folder).tokenizer_fingerprint is None:
+        say(
+            f"the model in {folder} was saved without a tokenizer: its token ids are taken for those of "
+            f"{store.manifest.tokenizer.name!r} in {store.folder}. save_model(model, folder, tokenizer) names it."
         )
 
 

@@ -13,6 +13,7 @@ from retentive.data.packing import PackedWindows
 from retentive.data.retrieval_batches import ChunkedWindows, RetrievalBatches
 from retentive.data.streams import StreamedWindows
 from retentive.data.token_store import TokenStore
+from retentive.files.targets import check_folder_target
 from retentive.models.protocol import ChunkedReading, FamilyConfig
 from retentive.retrieval import NeighbourConfig, make_encoder
 from retentive.training.processes.processes import Processes
@@ -83,7 +84,7 @@ def make_neighbours(model: FamilyConfig, config: TrainConfig, store: TokenStore,
 
     Raises:
         FileNotFoundError: If a folder is named that does not exist.
-        ValueError: If the model's chunks begin elsewhere than those of the datastore.
+        ValueError: If the model's chunks begin elsewhere than those of the datastore, or they cannot be written.
     """
     chunks = model.chunked_reading
     if chunks is None:
@@ -105,6 +106,7 @@ def make_neighbours(model: FamilyConfig, config: TrainConfig, store: TokenStore,
 def _make_what_is_missing(chunks: ChunkedReading, config: TrainConfig, store: TokenStore) -> None:
     if any(_is_unfinished(chunks, config, store, split) for split in SPLITS):
         wanted = config.neighbours
+        check_folder_target("neighbours.folder", neighbours_folder(config))
         build_neighbours(
             store,
             neighbours_folder(config),

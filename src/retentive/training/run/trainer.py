@@ -14,6 +14,7 @@ from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
 from retentive.files import only_writer
 from retentive.files.progress import ProgressBar
+from retentive.files.targets import check_folder_target
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 from retentive.training.metrics.log import MetricsLog
@@ -32,7 +33,7 @@ from retentive.training.run.checkpoint_folder import (
     write_checkpoint,
 )
 from retentive.training.run.config import TrainConfig
-from retentive.training.run.first_model import check_first_model, first_model
+from retentive.training.run.first_model import check_first_model, first_model, say_if_unknown
 from retentive.training.run.held_out import HeldOutLoss, HeldOutWindows, byte_lengths, num_bytes
 from retentive.training.run.run_folder import (
     CHECKPOINTS_FOLDER,
@@ -60,7 +61,8 @@ def train(model: FamilyConfig, config: TrainConfig) -> TrainReport:
         config: How it is trained.
 
     Raises:
-        ValueError: If an option does not fit the others, the model or the text; the message names it.
+        ValueError: If an option does not fit the others, the model or the text, or ``run`` cannot be written; the
+            message names it.
         MismatchError: If the model does not fit the tokens, or the folder holds a run of another configuration.
         DamagedFileError: If the store or the last checkpoint is damaged.
         DivergedError: If the loss or a gradient is not finite; the last checkpoint is kept.
@@ -105,6 +107,9 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
             f"{tokenizer.vocab_size}, but is {vocab_size}."
         )
     check_first_model(model, config, store)
+    first = config.init if config.retrofit is None else config.retrofit
+    if first is not None and processes.is_first:
+        say_if_unknown(first, store)
     tokens = store.manifest.splits["train"].tokens
     if config.data.window > tokens:
         raise ValueError(
@@ -113,8 +118,8 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
         )
     if config.run.resolve() == store.folder.resolve():
         raise ValueError(f"run must be another folder than store, but both are {config.run}.")
-    if config.run.exists() and not config.run.is_dir():
-        raise ValueError(f"run must be a folder, but {config.run} is a file: choose another name.")
+    for folder in (config.run, config.run / CHECKPOINTS_FOLDER, config.run / MODEL_FOLDER):
+        check_folder_target("run", folder)
     shares = processes.count * config.hardware.accumulation
     if config.data.batch_size % shares:
         raise ValueError(

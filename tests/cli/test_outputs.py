@@ -1,0 +1,100 @@
+"""Whether an output can be written is tried before the work, by every command that writes."""
+
+import errno
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from laws.families import small_model
+from retentive.checkpoints import save_model
+from retentive.cli.commands import COMMANDS
+from retentive.cli.index.command import ACTIONS
+from retentive.cli.main import main
+from retentive.data.prepare import PrepareConfig, prepare
+from retentive.retrieval import Datastore
+from retentive.text.byte_tokenizer import ByteTokenizer
+from retrieval.texts import make_documents
+
+WRITERS = {
+    "prepare": (
+        "output",
+        ["--source=text", "--tokenizer=bpe", "--vocab-size=300", "--output={}"],
+    ),  # from which no BPE can be learned
+    "train": ("run", ["--store=store", "--steps=1", "--data.window=8", "--run={}"]),  # whose tokens are damaged
+    "curriculum": ("run", ["--task=copy", "--steps=1", "--run={}"]),
+    "evaluate": ("output", ["model", "--store=store", "--output={}"]),
+    "evaluate --harness": ("output", ["model", "--output={}"]),
+    "inspect": ("output", ["model", "--output={}"]),
+    "generate": ("save_state", ["model", "--save-state={}"]),
+    "recall": ("output", ["--corpus=/nowhere/text", "--output={}"]),
+    "convert": ("dest", ["model", "{}"]),
+    "retro_evidence": ("output", ["/nowhere/text", "--output={}"]),
+    "demo": ("output", ["--corpus=/nowhere/text", "--output={}"]),
+    "index build": ("store", ["--source=/nowhere/text", "--store={}"]),
+}
+"""Command -> the option that names its output, and arguments with which the work fails as soon as it begins: the model
+has lost its weights, the store's tokens are damaged, and other sources are not there."""
+OF_A_STORE = {"index add": ["--source=text"], "index remove": ["document-0"]}
+"""Those that write into what must be there already."""
+READERS = {"index search", "index verify", "index info", "index plan"}
+
+
+def refusal(command: str, *arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), *arguments])
+    printed = capsys.readouterr()
+    assert (stop.value.code, printed.out) == (2, "")
+    assert len(printed.err.splitlines()) == 1
+    return printed.err
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("some words")
+    prepare(PrepareConfig(source=tmp_path / "text", output=tmp_path / "store", heldout_fraction=0.0))
+    for file in (tmp_path / "store").glob("train-tokens-*"):
+        file.write_bytes(bytes(file.stat().st_size))
+    (tmp_path / "text" / "a.txt").write_text("")
+    save_model(small_model("retnet", dtype=torch.float32, vocab_size=257), tmp_path / "model", ByteTokenizer())
+    next((tmp_path / "model").glob("*.safetensors")).unlink()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refuse_to_write(**options: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_the_tables_name_every_command():
+    kinds = {name for name in COMMANDS if name != "index"} | {f"index {action}" for action in ACTIONS}
+    assert kinds | {"evaluate --harness"} == WRITERS.keys() | OF_A_STORE.keys() | READERS
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    option, arguments = WRITERS[command]
+    name, *more = command.split()
+    typed = [*more, *arguments] if name == "index" else [*arguments, *([f"{more[0]}=x"] if more else [])]
+    for target, reason in (("file/below", "file is a file: choose another name"), ("new", "Read-only file system")):
+        if reason.startswith("Read"):
+            monkeypatch.setattr(tempfile, "TemporaryFile", refuse_to_write)
+        said = refusal(name, *(argument.format(place / target) for argument in typed), capsys=capsys)
+        assert said.startswith(f"retentive: {option} must be"), said
+        assert reason in said
+    assert not (place / "new").exists()
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_the_work(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    Datastore.build(make_documents(2), place / "datastore", tokenizer=ByteTokenizer())
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse_to_write)
+    for command, arguments in OF_A_STORE.items():
+        said = refusal(command, *arguments, f"--store={place / 'datastore'}", capsys=capsys)
+        assert said.startswith("retentive: store must be where this process can write"), said
