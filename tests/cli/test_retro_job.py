@@ -129,7 +129,7 @@ def test_text_with_neighbours_of_the_users_own(place: Path, trained: str):
     assert "must not both be given" in refused(*command, "--neighbours=own.txt", "--store=store", cwd=place)
     (place / "empty.txt").write_text("\n")
     assert "at least one line of text, but empty.txt has none" in refused(*command, "--neighbours=empty.txt", cwd=place)
-    assert "a file of text, one neighbour a line, but no.txt is none" in refused(
+    assert "a file of text, one neighbour a line, but no.txt is no file" in refused(
         *command, "--neighbours=no.txt", cwd=place
     )
 

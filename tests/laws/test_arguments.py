@@ -42,6 +42,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "ConvertConfig": {"source": HERE, "dest": HERE},
     "CrossAttentionConfig": {"hidden_size": 8, "memory_size": 8, "num_heads": 2, "head_dim": 4},
     "CurriculumConfig": STAGES,
+    "CurriculumRunConfig": {"run": HERE, "task": "copy"},
     "DistillationConfig": {"teacher": HERE},
     "EmbeddingConfig": {"vocab_size": 10, "hidden_size": 8},
     "EvaluateConfig": {"checkpoint": HERE, "store": HERE},

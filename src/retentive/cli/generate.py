@@ -1,96 +1,13 @@
 """``retentive generate``: text as a stream, and a state that goes on later."""
 
 import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.checkpoints import load_model, load_state, read_state_metadata, save_state
-from retentive.checkpoints.devices import chosen_device
-from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.cli.options.from_config import add_config, read_config
-from retentive.config_types import check_types
-from retentive.data.neighbour_stores import FOLDER
-from retentive.files.targets import check_file_target
-from retentive.generation import Retrieval, Sampling, StoreRetriever, TokenStream, stream
-from retentive.generation.neighbour_display import NeighbourDisplay
-from retentive.generation.neighbour_file import read_neighbours
-from retentive.generation.text_stream import TextStream
-from retentive.models.protocol import ChunkedReading
-from retentive.retrieval import Datastore
-from retentive.text.loading import load_tokenizer
-from retentive.text.tokenizer import Tokenizer, begin_of, encode_prompt, ids_without_text
+from retentive.generation.session import GenerateConfig, TextSession
 
 POSITIONAL = "checkpoint"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
-    """Write text with a trained model.
-
-    Args:
-        checkpoint: Folder of a model, as "retentive train" writes it.
-        prompt: Text to go on from; "-" reads it from standard input. Without it a new document begins, or the state
-            goes on.
-        max_new_tokens: Tokens to write at most.
-        temperature: Divides the logits: below 1, likely tokens become likelier; 0 always takes the likeliest.
-        top_k: Draw among this many of the likeliest tokens.
-        top_p: Draw among the fewest tokens whose probabilities add up to this.
-        seed: The same seed writes the same text; without it, another text each time.
-        stop_at_end: Stop where the model ends the document.
-        state: File of a saved state to go on from; the prompt, if any, is read after it.
-        save_state: File to write the state to at the end, or on Ctrl-C.
-        echo: Print the prompt before the text.
-        device: "cpu", "cuda", or "auto": a GPU where there is one.
-        store: For a RETRO: folder of the datastore to find neighbours in, or of a token store that has one. It need not
-            be the one of its training. Without it, no neighbours are read.
-        neighbours: For a RETRO: a text file of your own neighbours, one a line, instead of a store. Every chunk reads
-            all of them.
-        k: Neighbours of each chunk in the store.
-        every: Look for neighbours after every so many new tokens; without it, once a chunk.
-        end_with_prompt: Let the prompt end a chunk, so that what was found for it is read from the first new token on.
-        show_neighbours: Say on standard error which neighbours were read, from which token on.
-    """
-
-    checkpoint: Path
-    prompt: str | None = None
-    max_new_tokens: int = 200
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stop_at_end: bool = True
-    state: Path | None = None
-    save_state: Path | None = None
-    echo: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    store: Path | None = None
-    neighbours: Path | None = None
-    k: int = 2
-    every: int | None = None
-    end_with_prompt: bool = False
-    show_neighbours: bool = False
-
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        check_types(self)
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
-        if self.store is not None and self.neighbours is not None:
-            raise ValueError("store and neighbours must not both be given: neighbours are found, or your own.")
-        if self.store is None and self.show_neighbours:
-            raise ValueError("store must be given for show_neighbours, but is not: neighbours are found in it.")
-        if self.store is None and self.k != GenerateConfig.k:
-            raise ValueError("store must be given for k, but is not: so many neighbours are found in it.")
-        if self.store is None and self.neighbours is None and (self.every is not None or self.end_with_prompt):
-            raise ValueError("store or neighbours must be given for every and end_with_prompt, but neither is.")
-
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are drawn; temperature 0 always takes the likeliest."""
-        return Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed)
 
 
 def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
@@ -101,62 +18,18 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Stream text to standard output."""
     config = read_config(parser, options, GenerateConfig)
-    device = chosen_device(config.device)
-    if config.save_state is not None:
-        _check_target(config.save_state)
-    model, tokenizer = load_model(config.checkpoint, device), load_tokenizer(config.checkpoint)
     prompt = _prompt(config.prompt)
-    state = None if config.state is None else load_state(config.state, model)
-    retrieval, display = _retrieval(config, model.chunked_reading, tokenizer)
-    if state is None:
-        ids = encode_prompt(tokenizer, prompt or "") or [begin_of(tokenizer)]
-    else:
-        ids = tokenizer.encode(prompt) if prompt else []
-    vocab_size = model.config.decoder.embedding.vocab_size
-    ends = (tokenizer.end_of_text, *(end for end in ends_of_generation(config.checkpoint) if end < vocab_size))
-    tokens = stream(
-        model,
-        ids or None,
-        max_new_tokens=config.max_new_tokens,
-        sampling=replace(config.sampling, never=ids_without_text(tokenizer, vocab_size)),
-        stop_tokens=ends if config.stop_at_end else [],
-        state=state,
-        retriever=retrieval,
-    )
-    text = TextStream(tokenizer, None if config.state is None else read_state_metadata(config.state))
-    if prompt:
-        print(text.finish(), end="")  # a character that the session left unfinished, and that the prompt cuts off
+    session = TextSession(config, prompt)
+    print(session.before, end="")
     if config.echo and prompt:
         print(prompt, end="", flush=True)
-    finished = _print(tokens, text, display if config.show_neighbours else None)
-    # What is left of a character is saved with the state, and its rest comes when the session goes on.
-    print(text.finish() if config.save_state is None else "", flush=True)
+    finished = _print(session)
+    print(session.rest(), flush=True)
     if config.save_state is not None:
-        save_state(tokens.state, config.save_state, model, metadata=text.metadata)
+        session.save(config.save_state)
         print(f"state saved: go on with --state {config.save_state}", file=sys.stderr)
     if not finished:
         raise KeyboardInterrupt
-
-
-def _retrieval(
-    config: GenerateConfig, chunks: ChunkedReading | None, tokenizer: Tokenizer
-) -> tuple[Retrieval | None, NeighbourDisplay | None]:
-    """What finds neighbours, and what shows those of a datastore; None where none are asked for.
-
-    ``stream`` refuses a retriever for a model that reads none, so ``chunks`` may be None here.
-    """
-    if config.neighbours is not None:
-        size = 1 if chunks is None else chunks.chunk_size
-        own = read_neighbours(config.neighbours, tokenizer, size)
-        return Retrieval(retriever=own, every=config.every, end_with_prompt=config.end_with_prompt), None
-    if config.store is None:
-        return None, None
-    inside = config.store / FOLDER / "train"
-    # The model's own tokenizer can be of a kind that a datastore does not know by itself.
-    store = Datastore.open(inside if inside.is_dir() else config.store, tokenizer=tokenizer)
-    retriever = StoreRetriever(store, k=config.k, tokenizer=tokenizer)
-    display = NeighbourDisplay(store, retriever, chunk_offset=0 if chunks is None else chunks.chunk_offset)
-    return Retrieval(retriever=retriever, every=config.every, end_with_prompt=config.end_with_prompt), display
 
 
 def _prompt(asked: str | None) -> str | None:
@@ -177,22 +50,13 @@ def _prompt(asked: str | None) -> str | None:
     return prompt
 
 
-def _check_target(path: Path) -> None:
-    """Refuse a file that cannot be written before the text is made, not after it."""
-    if not path.parent.exists():
-        raise ValueError(f"save_state must be in a folder that is there, but {path.parent} is none: make it first.")
-    check_file_target("save_state", path, suggestion="session.safetensors")
-
-
-def _print(tokens: TokenStream, text: TextStream, display: NeighbourDisplay | None) -> bool:
+def _print(session: TextSession) -> bool:
     """Write text as it comes; False if Ctrl-C ended it."""
-    finished = True
     try:
-        for (token,) in tokens:
-            if display is not None and (lines := display.new_lines(tokens)):
-                print("\n".join(lines), file=sys.stderr, flush=True)
-            if token is not None:
-                print(text.push(token), end="", flush=True)
+        for written in session:
+            if written.neighbours:
+                print("\n".join(written.neighbours), file=sys.stderr, flush=True)
+            print(written.text, end="", flush=True)
     except KeyboardInterrupt:
-        finished = False
-    return finished
+        return False
+    return True
