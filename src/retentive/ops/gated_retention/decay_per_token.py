@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -43,17 +42,9 @@ class TokenDecay:
         """Tables of each chunk's own; what ``mask`` says is in the decays."""
         return token_decay_tables(in_chunks(self.log_decay, size), dtype, _flags_in_chunks(starts, size))
 
-    def filled_tables(
-        self,
-        count: int,
-        size: int,
-        time: int,
-        dtype: torch.dtype,
-        mask: TokenFlags = None,
-        starts: TokenFlags = None,
-    ) -> DecayTables:
+    def filled_tables(self, count: int, size: int, time: int, dtype: torch.dtype, flags: Flags) -> DecayTables:
         """The same tables: what fills up the last chunk does not decay."""
-        return token_decay_tables(in_filled_chunks(self.log_decay, size), dtype, _flags_in_chunks(starts, size))
+        return token_decay_tables(in_filled_chunks(self.log_decay, size), dtype, _flags_in_chunks(flags[1], size))
 
     def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "batch heads 1 1"]]:
         """``gamma`` of each token."""
@@ -94,7 +85,11 @@ class _ChunkwiseGatedRetention(ChunkwiseFunction):
     ) -> tuple[Tensor | None, ...]:
         query, key, value, state, states, log_decay, starts = ctx.saved_tensors
         if torch.is_grad_enabled():
-            again = partial(_read_plainly, starts=starts)
+
+            def again(query: Chunks, key: Chunks, value: ValueChunks, state: RetentionMatrix | None, rate: Chunked):
+                tables = token_decay_tables(rate, state_dtype(query.dtype), starts)
+                return read_chunks_plainly(query, key, value, state, tables)
+
             found = differentiable_gradients(again, (query, key, value, state, log_decay), (d_output, d_after))
             return *found, None
         tables = token_decay_tables(log_decay, states.dtype, starts)
@@ -102,18 +97,6 @@ class _ChunkwiseGatedRetention(ChunkwiseFunction):
         assert gradients.log_decay is not None
         d_state = None if state is None else gradients.state
         return gradients.query, gradients.key, gradients.value, d_state, gradients.log_decay.to(log_decay.dtype), None
-
-
-def _read_plainly(
-    query: Chunks,
-    key: Chunks,
-    value: ValueChunks,
-    state: RetentionMatrix | None,
-    log_decay: Chunked,
-    starts: Bool[Tensor, "batch chunks size"] | None,
-) -> tuple[ValueChunks, RetentionMatrix]:
-    tables = token_decay_tables(log_decay, state_dtype(query.dtype), starts)
-    return read_chunks_plainly(query, key, value, state, tables)
 
 
 def _flags_in_chunks(starts: TokenFlags, size: int) -> Bool[Tensor, "batch chunks size"] | None:

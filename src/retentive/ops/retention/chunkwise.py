@@ -61,9 +61,11 @@ def _in_plain_operations(inputs: RetentionInputs, decay: Decay, chunk_size: int)
     dtype, time, mask, starts = retention_dtype(inputs.query), inputs.query.shape[2], inputs.mask, inputs.starts
     if starts is not None and mask is None:
         mask = torch.ones_like(starts)
-    flags = (None if each is None else in_filled_chunks(each, chunk_size, 1).flatten(1) for each in (mask, starts))
+    mask, starts = (
+        None if each is None else in_filled_chunks(each, chunk_size, 1).flatten(1) for each in (mask, starts)
+    )
     query, key, value = (in_filled_chunks(tensor, chunk_size) for tensor in inputs.to(dtype))
-    tables = decay.filled_tables(query.shape[2], chunk_size, time, state_dtype(dtype), *flags)
+    tables = decay.filled_tables(query.shape[2], chunk_size, time, state_dtype(dtype), (mask, starts))
     state = None if inputs.state is None else inputs.state.to(state_dtype(dtype))
     output, after = read_chunks_plainly(query, key, value, state, tables)
     return output.flatten(2, 3)[:, :, :time], after

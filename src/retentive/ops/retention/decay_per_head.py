@@ -40,17 +40,9 @@ class HeadDecay:
         """Tables of integer powers of ``gamma``."""
         return decay_tables(self.log_decay, size, dtype, mask, starts)
 
-    def filled_tables(
-        self,
-        count: int,
-        size: int,
-        time: int,
-        dtype: torch.dtype,
-        mask: TokenFlags = None,
-        starts: TokenFlags = None,
-    ) -> DecayTables:
+    def filled_tables(self, count: int, size: int, time: int, dtype: torch.dtype, flags: Flags) -> DecayTables:
         """Tables of which the last chunk's count its real tokens."""
-        return padded_decay_tables(self.log_decay, size, dtype, time, count, mask, starts)
+        return padded_decay_tables(self.log_decay, size, dtype, time, count, *flags)
 
     def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "heads 1 1"]]:
         """The same ``gamma`` for each token."""

@@ -21,15 +21,7 @@ class Decay(Protocol):
         """Return the tables of chunks of ``size`` tokens."""
         ...
 
-    def filled_tables(
-        self,
-        count: int,
-        size: int,
-        time: int,
-        dtype: torch.dtype,
-        mask: TokenFlags = None,
-        starts: TokenFlags = None,
-    ) -> DecayTables:
+    def filled_tables(self, count: int, size: int, time: int, dtype: torch.dtype, flags: Flags) -> DecayTables:
         """Return the tables of ``count`` chunks that zeros fill up after ``time`` tokens; flags are filled up too."""
         ...
 
