@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.config_types import check_count, check_kind
-from retentive.models.decoder import DecoderConfig
-from retentive.models.rmt.classifier import RecurrentMemoryHead
+from retentive.models.rmt.classifier import RecurrentMemoryHead, RecurrentMemoryHeadConfig
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.segment_layout import Past, SegmentLayoutBuilder
 from retentive.models.rmt.segment_parts import SegmentPart
@@ -26,7 +25,7 @@ from retentive.state import ModelState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReverseComplementConfig:
+class ReverseComplementConfig(RecurrentMemoryHeadConfig):
     """A `ReverseComplementTransformer`, as it is saved.
 
     Attributes:
@@ -36,18 +35,7 @@ class ReverseComplementConfig:
 
     family: ClassVar[str] = "reverse_complement"
 
-    backbone: RecurrentMemoryConfig
     complement: Complement
-
-    @property
-    def decoder(self) -> DecoderConfig:
-        """The decoder's parts."""
-        return self.backbone.decoder
-
-    @property
-    def chunked_reading(self) -> None:
-        """None: the model reads no neighbours."""
-        return None
 
 
 @dataclass(frozen=True, slots=True)

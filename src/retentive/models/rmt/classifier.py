@@ -21,7 +21,28 @@ from retentive.state import ModelState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassifierConfig:
+class RecurrentMemoryHeadConfig:
+    """Base of the configs of models with a head of their own over a recurrent memory.
+
+    Attributes:
+        backbone: Of the recurrent memory.
+    """
+
+    backbone: RecurrentMemoryConfig
+
+    @property
+    def chunked_reading(self) -> None:
+        """None: the model reads no neighbours."""
+        return None
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's parts."""
+        return self.backbone.decoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierConfig(RecurrentMemoryHeadConfig):
     """A recurrent memory and its head for classes, as they are saved.
 
     Attributes:
@@ -32,19 +53,8 @@ class ClassifierConfig:
 
     family: ClassVar[str] = "rmt_classifier"
 
-    backbone: RecurrentMemoryConfig
     num_classes: int
     per_token: bool = False
-
-    @property
-    def decoder(self) -> DecoderConfig:
-        """The decoder's parts."""
-        return self.backbone.decoder
-
-    @property
-    def chunked_reading(self) -> None:
-        """None: the model reads no neighbours."""
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +95,13 @@ class RecurrentMemoryHead(DecoderModel):
 
     @property
     def longest_text(self) -> int | None:
-        """None: positions begin again with every segment."""
-        return None
+        """The recurrent memory's."""
+        return self.backbone_model.longest_text
 
     @property
     def state_is_bounded(self) -> bool:
-        """True: the mixers' states are forgotten when a segment ends."""
-        return True
+        """The recurrent memory's."""
+        return self.backbone_model.state_is_bounded
 
     @property
     def predicts_next_token(self) -> bool:
