@@ -9,9 +9,8 @@ from torch import nn
 
 from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
-from retentive.layers.mixers.attention import Recalled
 from retentive.layers.mixers.key_value_cache import KeysAndValues
-from retentive.layers.mixers.protocol import Mixer, MixerConfig, RecallingMixer
+from retentive.layers.mixers.protocol import Mixer, MixerConfig, Recalled, RecallingMixer
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.token_place import TokenPlace
 from retentive.shapes import Hidden, HiddenRows

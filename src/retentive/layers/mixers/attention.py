@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_kind, check_types
-from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables
+from retentive.layers.batch_layout import BatchLayout, RotaryConfig
 from retentive.layers.mixers.key_value_cache import (
     CacheReaderConfig,
     KeysAndValues,
@@ -16,7 +16,7 @@ from retentive.layers.mixers.key_value_cache import (
     cache_of,
     causal_mask,
 )
-from retentive.layers.mixers.protocol import InputProjection, MixerSizes
+from retentive.layers.mixers.protocol import InputProjection, MixerSizes, Recalled
 from retentive.layers.projection import side_by_side
 from retentive.layers.token_place import TokenPlace, place_of
 from retentive.ops.attention import attention, attention_step
@@ -101,21 +101,6 @@ class AttentionConfig(CacheReaderConfig):
     def build(self) -> "Attention":
         """Make the layer."""
         return Attention(self)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recalled:
-    """Transformer-XL memory: hidden states of earlier tokens, for keys and values (arXiv:1901.02860).
-
-    Attributes:
-        hidden: What a block received for each of these tokens.
-        rotary: Tables of their rotation; None without one.
-        learns: Whether gradients flow into them and the weights that make keys and values of them.
-    """
-
-    hidden: Hidden
-    rotary: RotaryTables | None = None
-    learns: bool = True
 
 
 class Attention(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.layers.batch_layout import BatchLayout, RotaryConfig
+from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables
 from retentive.layers.token_place import TokenPlace
 from retentive.shapes import Hidden
 from retentive.state import StateShape
@@ -143,10 +143,25 @@ class Mixer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """Transformer-XL memory: hidden states of earlier tokens, for keys and values (arXiv:1901.02860).
+
+    Attributes:
+        hidden: What a block received for each of these tokens.
+        rotary: Tables of their rotation; None without one.
+        learns: Whether gradients flow into them and the weights that make keys and values of them.
+    """
+
+    hidden: Hidden
+    rotary: RotaryTables | None = None
+    learns: bool = True
+
+
 @runtime_checkable
 class RecallingMixer(Protocol):
     """A mixer that can read hidden states of earlier tokens once more (Transformer-XL, arXiv:1901.02860)."""
 
-    def recall(self, recalled: Any) -> Any:
+    def recall(self, recalled: Recalled) -> Any:
         """Return keys and values of hidden states, which make no queries."""
         ...

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
 from retentive.layers.memory_tokens import MemoryTokens
-from retentive.layers.mixers.attention import Recalled
 from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState
+from retentive.layers.mixers.protocol import Recalled
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
 from retentive.models.calls import ModelCall, check_call

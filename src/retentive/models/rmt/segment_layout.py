@@ -14,7 +14,7 @@ from retentive.layers.batch_layout import (
     RotaryConfig,
     rotary_by_config,
 )
-from retentive.layers.mixers.attention import Recalled
+from retentive.layers.mixers.protocol import Recalled
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.segment_parts import Rows, SegmentPart
 from retentive.shapes import Hidden, Positions, TokenFlags, TokenMask
