@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.models.base import DecoderModel
-from retentive.models.rmt import RecurrentMemoryTransformer
+from retentive.models.calls import ModelCall, check_call
 from retentive.shapes import Hidden, TokenMask, Tokens
 from retentive.state import ModelState
 
@@ -51,13 +51,10 @@ def read_hidden(
     Raises:
         ValueError: If the family offers no way to.
     """
-    if isinstance(model, RecurrentMemoryTransformer):
-        return model.read(tokens, state, mask=mask)
-    if not model.is_plain_decoder:
+    if not model.is_plain_decoder and model.recomputes_segments is None:
         raise ValueError(f"the model must be a decoder or a recurrent memory over one, but is a {model.config.family}.")
-    decoder = model.decoder
-    layout = decoder.layout(tokens, None if state is None else state.position, mask=mask)
-    return decoder(decoder.embed(tokens, layout), state, layout)
+    check_call(tokens, state, None, mask, None, None)
+    return model.hidden_states(ModelCall(tokens, state, mask=mask))
 
 
 def last_real(columns: Hidden, mask: TokenMask | None) -> Float[Tensor, "batch hidden"]:

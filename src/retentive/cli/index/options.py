@@ -9,12 +9,12 @@ from retentive.retrieval import (
     DenseEncoder,
     Encoder,
     Engine,
-    HybridEncoder,
     IndexConfig,
     LocalEngine,
     NeighbourConfig,
     make_encoder,
 )
+from retentive.retrieval.encoders.protocol import parts_of
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.tokenizer import Tokenizer
 
@@ -100,7 +100,7 @@ class BuildConfig:
             FileNotFoundError: If it is no path of a tokenizer.
         """
         if self.tokenizer == "encoder":
-            dense = encoder.dense if isinstance(encoder, HybridEncoder) else encoder
+            dense = parts_of(encoder)[1]
             if not isinstance(dense, DenseEncoder):
                 raise ValueError(f"tokenizer=encoder needs encoder dense or hybrid, but encoder is {self.encoder}.")
             return dense.tokenizer
