@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -46,63 +47,60 @@ class Format:
     prefixes: tuple[str, ...] = ("",)
 
 
+_retnet = partial(Format, sizes=retnet.sizes)
+_like_torchscale = partial(
+    _retnet,
+    anchors=("embed_tokens.weight", "layers.0.retention.q_proj.weight"),
+    fixed=retnet.TORCHSCALE_FIXED,
+    derived=retnet.torchscale_derived,
+)
+_transformer = partial(Format, sizes=transformer.sizes)
+
 FORMATS = {
-    "fla": Format(
+    "fla": _retnet(
         package="flash-linear-attention",
         anchors=("model.embeddings.weight", "model.layers.0.attn.g_proj.weight"),
         key_map=retnet.FLA,
         fixed=retnet.FLA_FIXED,
         decays=retnet.geometric_decays,
         config=retnet.fla_config,
-        sizes=retnet.sizes,
     ),
-    "torchscale": Format(
+    "torchscale": _like_torchscale(
         package="torchscale",
-        anchors=("embed_tokens.weight", "layers.0.retention.q_proj.weight"),
         key_map=retnet.TORCHSCALE,
-        fixed=retnet.TORCHSCALE_FIXED,
         decays=retnet.geometric_decays,
         config=retnet.torchscale_config,
-        sizes=retnet.sizes,
-        derived=retnet.torchscale_derived,
         prefixes=("", "decoder."),
     ),
-    "syncdoth": Format(
+    "syncdoth": _like_torchscale(
         package="syncdoth/RetNet",
-        anchors=("embed_tokens.weight", "layers.0.retention.q_proj.weight"),
         key_map=retnet.SYNCDOTH,
-        fixed=retnet.TORCHSCALE_FIXED,
         config=retnet.syncdoth_config,
-        sizes=retnet.sizes,
-        derived=retnet.torchscale_derived,
         prefixes=("model.",),
     ),
-    "yet-another-retnet": Format(
+    "yet-another-retnet": _retnet(
         package="yet-another-retnet",
         anchors=("embedding.weight", "decoder.layers.0.retention.q_proj.weight", "out.weight"),
         key_map=retnet.YET_ANOTHER_RETNET,
         fixed=retnet.YET_ANOTHER_RETNET_FIXED,
         decays=retnet.linspace_decays,
         config=retnet.yet_another_retnet_config,
-        sizes=retnet.sizes,
         derived=retnet.yet_another_retnet_derived,
     ),
-    "gpt2": Format(
+    "gpt2": _transformer(
         package="GPT-2 of Hugging Face",
         anchors=("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight"),
         key_map=transformer.GPT2,
         fixed=transformer.GPT2_FIXED,
         config=transformer.gpt2_config,
-        sizes=transformer.sizes,
         prefixes=("transformer.", ""),
     ),
-    "llama": Format(
+    "llama": _transformer(
         package="Llama, Mistral or Qwen2 of Hugging Face",
         anchors=("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"),
         key_map=transformer.LLAMA,
         fixed=transformer.LLAMA_FIXED,
         config=transformer.llama_config,
-        sizes=transformer.sizes,
     ),
 }
 """Name -> format."""
