@@ -32,6 +32,12 @@ def check_count(name: str, value: object, least: int = 1, unit: str = "", otherw
         raise ValueError(f"{name} must be at least {least}{noun}{instead}, but is {value}.")
 
 
+def check_counts(config: object, *names: str, unit: str = "") -> None:
+    """Refuse fields of a config that are no whole numbers of at least 1; see `check_count`."""
+    for name in names:
+        check_count(name, getattr(config, name), unit=unit)
+
+
 def check_kind(name: str, value: object, *kinds: type, cure: str = "") -> None:
     """Refuse an argument of another class, such as a dict for a config.
 

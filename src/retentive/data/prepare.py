@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from retentive.config_types import check_kind, check_types
+from retentive.config_types import check_counts, check_kind, check_types
 from retentive.data.manifest import MANIFEST_FILE, Split, SplitRecord
 from retentive.data.sources.documents import Document, Problem
 from retentive.data.sources.folders import EVERY_FILE, SourceFile, list_files
@@ -85,9 +85,7 @@ class PrepareConfig:
             raise ValueError(message)
         if self.tokenizer in ("bytes", "bpe") and self.end_of_text is not None:
             raise ValueError(f"end_of_text is for a tokenizer.json, but the tokenizer is {self.tokenizer!r}.")
-        for name in ("tokenizer_training_bytes", "max_document_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1 byte, but is {getattr(self, name)}.")
+        check_counts(self, "tokenizer_training_bytes", "max_document_bytes", unit="byte")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

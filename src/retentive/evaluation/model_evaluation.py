@@ -10,7 +10,7 @@ from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.manifest import read_manifest
 from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.weights import load_model
-from retentive.config_types import check_kind, check_types
+from retentive.config_types import check_counts, check_kind, check_types
 from retentive.data.manifest import Split
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, find_neighbours
 from retentive.data.retrieval_batches import FindsNeighbours
@@ -80,9 +80,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        for name in ("window", "stride", "chunk_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_counts(self, "window", "stride", "chunk_size", "batch_size")
         if self.stride > self.window:
             raise ValueError(
                 f"stride must be at most window = {self.window} tokens, so that every token is scored, but is "

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from retentive.config_types import check_kind, check_types
+from retentive.config_types import check_counts, check_kind, check_types
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.constants import constant
 from retentive.layers.projection import side_by_side
@@ -41,9 +41,7 @@ class CrossAttentionConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        for name in ("hidden_size", "memory_size", "num_heads", "head_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_counts(self, "hidden_size", "memory_size", "num_heads", "head_dim")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"attention dropout must be at least 0 and below 1, but is {self.dropout}.")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from retentive.config_types import check_kind, check_types
+from retentive.config_types import check_counts, check_kind, check_types
 from retentive.layers.norm import Norm, NormConfig
 from retentive.shapes import Hidden, Positions, Tokens
 
@@ -30,9 +30,7 @@ class EmbeddingConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        for name in ("vocab_size", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_counts(self, "vocab_size", "hidden_size")
         if self.max_positions is not None and self.max_positions < 1:
             raise ValueError(f"max_positions must be at least 1 token, but is {self.max_positions}.")
 

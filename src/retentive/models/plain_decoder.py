@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from retentive.config_types import check_counts
 from retentive.layers.embedding import EmbeddingConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
 from retentive.layers.mixers.protocol import MixerConfig
@@ -37,9 +38,7 @@ class PlainDecoderConfig:
         Raises:
             ValueError: If one is below 1, or heads have no whole number of channels.
         """
-        for name in ("num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_counts(self, "num_layers", "num_heads")
         if getattr(self, head_dim) is None and self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_heads, but {self.hidden_size} / {self.num_heads} is not whole; "

@@ -52,6 +52,23 @@ def is_plain_decoder(family: str) -> bool:
     return model_class(family).is_plain_decoder
 
 
+def check_is_plain(name: str, config: object) -> None:
+    """Refuse what is no config of a plain decoder, which another family is built around.
+
+    Args:
+        name: The argument, for the message.
+        config: What was given.
+
+    Raises:
+        TypeError: If it is no config.
+        ValueError: If it is of another family.
+    """
+    check_kind(name, config, ModelConfig, cure="give a config, such as TransformerConfig(**values)")
+    assert isinstance(config, ModelConfig)
+    if not is_plain_decoder(config.family):
+        raise ValueError(f"{name} must be a plain decoder's config, such as a transformer's, not a {config.family}'s.")
+
+
 def build(config: FamilyConfig) -> DecoderModel:
     """Make the model that a config describes."""
     check_kind("config", config, ModelConfig, cure=_OF_A_DICT)

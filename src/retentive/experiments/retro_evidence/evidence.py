@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float64
 
 from retentive.checkpoints.weights import load_model
-from retentive.config_types import check_types
+from retentive.config_types import check_counts, check_types
 from retentive.data.manifest import SPLITS
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, build_neighbours
 from retentive.data.prepare import PrepareConfig, prepare
@@ -94,9 +94,7 @@ class EvidenceConfig:
         check_types(self)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be at least one, each another, but are {list(self.seeds)}.")
-        for name in ("steps", "heldout_bytes", "side_by_side"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_counts(self, "steps", "heldout_bytes", "side_by_side")
         if not 0 <= self.own_text_steps <= self.steps:
             raise ValueError(f"own_text_steps must be from 0 to steps = {self.steps}, but is {self.own_text_steps}.")
         if not 0 < self.dense_share <= 1:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.config_types import check_kind, check_types
+from retentive.config_types import check_counts, check_kind, check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig
 from retentive.layers.mixers.key_value_cache import (
     CacheReaderConfig,
@@ -51,9 +51,7 @@ class AttentionConfig(CacheReaderConfig):
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        for name in ("hidden_size", "num_heads", "key_dim", "value_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_counts(self, "hidden_size", "num_heads", "key_dim", "value_dim")
         if self.rotary is not None and self.rotary.dim != self.key_dim:
             raise ValueError(f"rotary.dim must be key_dim, {self.key_dim}, but is {self.rotary.dim}.")
         if not 0 <= self.dropout < 1:

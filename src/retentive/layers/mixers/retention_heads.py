@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from retentive.config_types import check_kind, check_types
+from retentive.config_types import check_counts, check_kind, check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig, RotaryTables, make_layout
 from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.norm import Norm, NormConfig
@@ -63,9 +63,7 @@ class RetentionHeadsConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        for name in ("hidden_size", "num_heads", "key_dim", "value_dim", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_counts(self, "hidden_size", "num_heads", "key_dim", "value_dim", "chunk_size")
         if self.gate not in ("swish", "gelu", "relu"):
             raise ValueError(f"gate must be 'swish', 'gelu' or 'relu', but is {self.gate!r}.")
         _ = self.rotary  # refuses an odd key_dim

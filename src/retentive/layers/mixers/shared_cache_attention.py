@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retentive.config_types import check_kind, check_types
+from retentive.config_types import check_counts, check_kind, check_types
 from retentive.layers.batch_layout import AttentionMask, BatchLayout, RotaryConfig
 from retentive.layers.mixers.key_value_cache import CacheReaderConfig, KeyValueState, cache_of, causal_mask
 from retentive.layers.mixers.protocol import InputProjection
@@ -39,9 +39,7 @@ class SharedCacheAttentionConfig(CacheReaderConfig):
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        for name in ("hidden_size", "num_heads", "head_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_counts(self, "hidden_size", "num_heads", "head_dim")
         if self.rotary.dim != self.head_dim:
             raise ValueError(f"rotary.dim must be head_dim, {self.head_dim}, but is {self.rotary.dim}.")
         self.check_groups()

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from retentive.config_types import check_kind, check_types
+from retentive.config_types import check_count, check_counts, check_types
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.cross_attention import CrossAttentionConfig
 from retentive.layers.feed_forward import Activation, FeedForwardConfig
 from retentive.layers.norm import NormConfig, NormKind
 from retentive.models.decoder import DecoderConfig
-from retentive.models.protocol import ChunkedReading, FamilyConfig, ModelConfig
-from retentive.models.registry import is_plain_decoder
+from retentive.models.protocol import ChunkedReading, FamilyConfig
+from retentive.models.registry import check_is_plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,24 +78,14 @@ class RetroConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        check_kind("base", self.base, ModelConfig, cure="give a config, such as TransformerConfig(**values)")
-        if not is_plain_decoder(self.base.family):
-            raise ValueError(
-                f"base must be a plain decoder's config, such as a transformer's, not a {self.base.family}'s."
-            )
+        check_is_plain("base", self.base)
         if self.base.decoder.residual not in ("pre_norm", self.residual):
             raise ValueError(
                 f"residual must be {self.base.decoder.residual!r}, as of the base, but is {self.residual!r}; it "
                 "decides for both."
             )
-        for name, least in (
-            ("chunk_size", 1),
-            ("encoder_num_layers", 1),
-            ("encoder_num_heads", 1),
-            ("chunk_offset", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, but is {getattr(self, name)}.")
+        check_counts(self, "chunk_size", "encoder_num_layers", "encoder_num_heads")
+        check_count("chunk_offset", self.chunk_offset, least=0)
         _check_layers("cross_layers", self.cross_layers, self.base.decoder.num_layers, "the base")
         _check_layers("encoder_cross_layers", self.encoder_cross_layers, self.encoder_num_layers, "the encoder")
         if not self.cross_layers:

@@ -4,12 +4,12 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import ClassVar, Literal
 
-from retentive.config_types import check_kind, check_types
+from retentive.config_types import check_types
 from retentive.layers.associative_memory import AssociativeMemoryConfig
 from retentive.layers.memory_tokens import MemoryTokensConfig
 from retentive.models.decoder import DecoderConfig
-from retentive.models.protocol import FamilyConfig, ModelConfig
-from retentive.models.registry import is_plain_decoder
+from retentive.models.protocol import FamilyConfig
+from retentive.models.registry import check_is_plain
 
 TOKENS_ONLY = (
     "read_first",
@@ -94,11 +94,7 @@ class RecurrentMemoryConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        check_kind("backbone", self.backbone, ModelConfig, cure="give a config, such as TransformerConfig(**values)")
-        if not is_plain_decoder(self.backbone.family):
-            raise ValueError(
-                f"backbone must be a plain decoder's config, such as a transformer's, not a {self.backbone.family}'s."
-            )
+        check_is_plain("backbone", self.backbone)
         if self.segment_length < 1:
             raise ValueError(f"segment_length must be at least 1 token, but is {self.segment_length}.")
         self._check_backbone()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from retentive.config_types import check_types
+from retentive.config_types import check_count, check_types
 from retentive.retrieval.encoders.lexical import LexicalEncoder
 from retentive.retrieval.encoders.protocol import Encoder, EncoderKind, RankedIds, VectorEncoder, WordEncoder
 
@@ -33,8 +33,7 @@ class HybridEncoder:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1 answer, but is {self.depth}.")
+        check_count("depth", self.depth, unit="answer")
         if self.rank_constant <= 0:
             raise ValueError(f"rank_constant must be positive, but is {self.rank_constant}.")
 

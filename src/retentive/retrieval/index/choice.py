@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from retentive.config_types import check_types
+from retentive.config_types import check_counts, check_types
 
 FLAT_LIMIT = 50_000
 """Up to this number of vectors, an exact search takes a few milliseconds."""
@@ -48,9 +48,7 @@ class IndexConfig:
         check_types(self)
         if not 0 < self.recall <= 1:
             raise ValueError(f"recall must be above 0 and at most 1, but is {self.recall}.")
-        for name in ("memory_limit", "recall_at", "recall_sample", "rows_per_shard"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_counts(self, "memory_limit", "recall_at", "recall_sample", "rows_per_shard")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from retentive.config_types import check_types
+from retentive.config_types import check_counts, check_types
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_checked_json, with_checksum
 from retentive.files.progress import with_progress
@@ -59,9 +59,7 @@ class NeighbourConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        for name in ("k", "candidates", "max_candidates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_counts(self, "k", "candidates", "max_candidates")
         if self.sample_chunks is not None and self.sample_chunks < 1:
             raise ValueError(f"sample_chunks must be at least 1 chunk, but is {self.sample_chunks}.")
         if self.near_duplicates is not None and not 0 < self.near_duplicates <= 1:
