@@ -218,83 +218,80 @@ def on_words(name: str, value: Any) -> Any:
     return getattr(module, name)(read, read, read, **decay, chunk_size=value)
 
 
-def counts() -> dict[str, tuple[str, Callable[[Any], Any]]]:
-    """A call for every count that is taken outside of configs: the name in the message, and the call."""
-    from retentive import data
+Count = tuple[str, tuple[str, Callable[[Any], Any]]]
+"""A count that is taken outside of configs: its label, its name in the message, and a call that takes it."""
+
+
+def one(call: Callable[..., Any], good: dict[str, Any], *given: Any, **said: str) -> Iterator[Count]:
+    """Each of some counts, the others being good."""
+    for name in good:
+        if name != "seed":
+            label = f"{getattr(call, '__name__', 'call')}.{name}"
+            yield label, (said.get(name, name), lambda value, name=name: call(*given, **{**good, name: value}))
+
+
+def counts_of_tasks() -> Iterator[Count]:
     from retentive.data.tasks.synthetic import associative_recall, cipher, repeat_copy
+    from retentive.experiments.recall.questions import make_trials
+    from retentive.training.run.fit import fit
+
+    model, nothing, stages = small_model("retnet"), typing.cast("Any", None), CurriculumConfig(**STAGES)
+    copy = {"batch_size": 2, "length": 3, "num_symbols": 4, "seed": 0}
+    recalled = {"batch_size": 2, "num_pairs": 2, "num_keys": 4, "num_values": 4, "seed": 0}
+    ciphered = {"batch_size": 2, "num_symbols": 6, "chunk_size": 4, "seed": 0}
+    trials = {"count": 2, "length": 8, "segment_length": 4, "seed": 0}
+    yield from one(repeat_copy, copy, 0)
+    yield from one(associative_recall, recalled, 0)
+    yield from one(cipher, ciphered, 0)
+    yield from one(make_trials, trials, count="trials", length="lengths")
+    yield from one(fit, {"steps": 1, "windows_per_graph": 1}, model, lambda step: repeat_copy(step, **copy))
+    yield from one(fit_curriculum, {"segment_length": 2, "max_steps": 1, "extra_steps": 0}, model, nothing, stages)
+
+
+def counts_of_evaluation() -> Iterator[Count]:
     from retentive.evaluation.measures.documents import select_documents
     from retentive.evaluation.measures.scoring import score_in_one_pass
     from retentive.evaluation.measures.speed import measure_speed
-    from retentive.experiments.recall.questions import make_trials
     from retentive.generation import OwnNeighbours, StoreRetriever
+
+    model, nothing = small_model("retnet"), typing.cast("Any", None)
+
+    def score(**counts: Any) -> list[Any]:
+        return list(score_in_one_pass(model, nothing, **counts))
+
+    speed = {"batch_size": 1, "tokens_per_turn": 1, "repetitions": 1}
+    yield from one(generate, {"max_new_tokens": 1}, model, [1])
+    yield from one(stream, {"max_new_tokens": 1}, model, [1])
+    yield from one(model, {"logits_to_keep": 1}, random_tokens(1, 4))
+    yield from one(partial(measure_speed, {"a": model}, contexts=[4]), speed)
+    yield from one(select_documents, {"max_documents": 1, "max_bytes": 1, "max_document_bytes": 1}, nothing)
+    yield from one(score, {"chunk_size": 4, "batch_size": 1})
+    yield from one(StoreRetriever, {"k": 1}, nothing)
+    yield from one(OwnNeighbours, {"chunk_size": 1}, [[1]])
+
+
+def counts_of_parts() -> Iterator[Count]:
     from retentive.layers.norm import Norm, NormConfig
     from retentive.models.rmt.classifier import RecurrentMemoryClassifier
     from retentive.nucleotides.model import symmetric_segments
     from retentive.ops.retention.decay import log_decay_geometric, log_decay_linspace
     from retentive.ops.rotary import rotary_frequencies
-    from retentive.training.run.fit import fit
 
-    del data
-    model, tokens, nothing = small_model("retnet"), random_tokens(1, 4), typing.cast("Any", None)
-    copy = {"batch_size": 2, "length": 3, "num_symbols": 4, "seed": 0}
-    recalled = {"batch_size": 2, "num_pairs": 2, "num_keys": 4, "num_values": 4, "seed": 0}
-    ciphered = {"batch_size": 2, "num_symbols": 6, "chunk_size": 4, "seed": 0}
-    fitted = {"steps": 1, "windows_per_graph": 1}
-    trained = {"segment_length": 2, "max_steps": 1, "extra_steps": 0}
-    trials = {"count": 2, "length": 8, "segment_length": 4, "seed": 0}
-    speed = {"batch_size": 1, "tokens_per_turn": 1, "repetitions": 1}
-
-    def one(call: Callable[..., Any], good: dict[str, Any], *given: Any, **said: str):
-        """Each of some counts, the others being good."""
-        for name in good:
-            if name != "seed":
-                label = f"{getattr(call, '__name__', 'call')}.{name}"
-                yield label, (said.get(name, name), lambda value, name=name: call(*given, **{**good, name: value}))
-
-    def score(**counts: Any) -> list[Any]:
-        return list(score_in_one_pass(model, nothing, **counts))
-
-    stages = CurriculumConfig(**STAGES)
-    return dict(
-        [
-            *one(generate, {"max_new_tokens": 1}, model, [1]),
-            *one(stream, {"max_new_tokens": 1}, model, [1]),
-            *one(model, {"logits_to_keep": 1}, tokens),
-            *one(repeat_copy, copy, 0),
-            *one(associative_recall, recalled, 0),
-            *one(cipher, ciphered, 0),
-            *one(fit, fitted, model, lambda step: repeat_copy(step, **copy)),
-            *one(fit_curriculum, trained, model, nothing, stages),
-            *one(make_trials, trials, count="trials", length="lengths"),
-            *one(partial(measure_speed, {"a": model}, contexts=[4]), speed),
-            *one(select_documents, {"max_documents": 1, "max_bytes": 1, "max_document_bytes": 1}, nothing),
-            *one(score, {"chunk_size": 4, "batch_size": 1}),
-            *one(StoreRetriever, {"k": 1}, nothing),
-            *one(OwnNeighbours, {"chunk_size": 1}, [[1]]),
-            *one(symmetric_segments, {"length": 3, "segment_length": 2}),
-            *one(partial(RecurrentMemoryClassifier, small_config("rmt")), {"num_classes": 2}),
-            *one(partial(Norm, config=NormConfig()), {"size": 2}),
-            *one(log_decay_geometric, {"num_heads": 2}),
-            *one(log_decay_linspace, {"num_heads": 2}),
-            *one(rotary_frequencies, {"dim": 2}),
-            ("cut_text.length", ("length of a piece", cut_at)),
-            *(
-                (f"{name}.chunk_size", ("chunk_size", partial(on_words, name)))
-                for name in (
-                    "linear_cross_entropy",
-                    "retention",
-                    "retention_chunkwise",
-                    "gated_retention",
-                    "gated_retention_chunkwise",
-                )
-            ),
-        ]
-    )
+    yield from one(symmetric_segments, {"length": 3, "segment_length": 2})
+    yield from one(partial(RecurrentMemoryClassifier, small_config("rmt")), {"num_classes": 2})
+    yield from one(partial(Norm, config=NormConfig()), {"size": 2})
+    yield from one(log_decay_geometric, {"num_heads": 2})
+    yield from one(log_decay_linspace, {"num_heads": 2})
+    yield from one(rotary_frequencies, {"dim": 2})
+    yield "cut_text.length", ("length of a piece", cut_at)
+    forms = ("retention", "retention_chunkwise", "gated_retention", "gated_retention_chunkwise")
+    for name in ("linear_cross_entropy", *forms):
+        yield f"{name}.chunk_size", ("chunk_size", partial(on_words, name))
 
 
 def test_a_count_is_a_whole_number_that_means_something():
     faults: list[str] = []
-    for label, (name, call) in counts().items():
+    for label, (name, call) in (*counts_of_tasks(), *counts_of_evaluation(), *counts_of_parts()):
         for value in NO_COUNTS:
             try:
                 call(value)

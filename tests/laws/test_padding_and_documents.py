@@ -1,6 +1,7 @@
 """Padding changes no real token; documents packed into one row do not see each other."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from laws.families import case_name, cases, random_tokens, small_model
 from retentive.models.base import DecoderModel
 
 
-@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
-@given(seed=st.integers(0, 10_000))
-@settings(deadline=None, max_examples=10)
+def over_families_and_seeds(test: Callable[..., None]) -> Callable[..., None]:
+    seeded = settings(deadline=None, max_examples=10)(given(seed=st.integers(0, 10_000))(test))
+    return pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)(seeded)
+
+
+@over_families_and_seeds
 def test_padding_anywhere_changes_no_real_token(family: str, changes: dict, seed: int):
     model = small_model(family, **changes)
     generator = torch.Generator().manual_seed(seed)
@@ -42,15 +46,13 @@ def test_what_stands_in_the_padding_does_not_matter(family: str, changes: dict):
     assert torch.equal(first.loss, second.loss)
 
 
-@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
-@given(seed=st.integers(0, 10_000))
-@settings(deadline=None, max_examples=10)
+@over_families_and_seeds
 def test_packed_documents_equal_each_alone(family: str, changes: dict, seed: int):
     model = small_model(family, **changes)
+    before = model(random_tokens(1, 4, seed + 1)).state
     generator = torch.Generator().manual_seed(seed)
     tokens = random_tokens(1, 21, seed)
     starts = torch.rand(1, 21, generator=generator) > 0.8
-    before = model(random_tokens(1, 4, seed + 1)).state
     packed = model(tokens, before, starts=starts)
     bounds = [0, *(int(i) for i in starts[0].nonzero()), 21]
     bounds = sorted(set(bounds))

@@ -128,3 +128,27 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     found, expected = found.detach().double(), expected.detach()
     scale = expected.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
     return float((found - expected).abs().max() / scale)
+
+
+def check_long_text(
+    form: Callable[..., tuple[Tensor, Tensor]],
+    dtype: torch.dtype,
+    log_decay: Tensor,
+    weights: Callable[[int], Tensor],
+) -> None:
+    """Compare a form over 131,072 tokens with sums in float64; ``weights(now)`` are those of the tokens up to one."""
+    time, heads, dim = 131_072, 2, 4
+    random = torch.Generator().manual_seed(0)
+    # Positive inputs: sums as large as they get.
+    query, key, value = (torch.rand(1, heads, time, dim, generator=random).to(dtype) for _ in range(3))
+    output, state = form(query, key, value, log_decay=log_decay)
+    assert output.dtype == dtype
+    assert state.dtype == torch.float32
+    assert output.isfinite().all()
+    tolerance = {torch.bfloat16: 1e-2, torch.float16: 1e-3, torch.float32: 5e-6}[dtype]
+    q, k, v = (tensor.double() for tensor in (query, key, value))
+    for now in (0, 63, 64, 65_537, time - 1):
+        read = k[0, :, : now + 1], weights(now), v[0, :, : now + 1]
+        exact = torch.einsum("hd,htd,ht,hte->he", q[0, :, now], *read)
+        assert relative_error(output[0, :, now], exact) < tolerance
+    assert relative_error(state[0], torch.einsum("htd,ht,hte->hde", k[0], weights(time - 1), v[0])) < tolerance

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ops.direct_sum import random_case, relative_error
+from ops.direct_sum import check_long_text, random_case, relative_error
 from ops.forms import FORMS, KINDS, STEPS
 from retentive.ops import log_decay_geometric, precision, retention_chunkwise, retention_parallel
 from retentive.ops.gated_retention import log_decay_gate
@@ -84,23 +84,12 @@ def test_memory_kept_for_the_backward_pass_is_the_inputs_and_one_state_a_chunk()
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_131072_tokens_stay_finite_and_right(dtype: torch.dtype):
-    time, heads, dim = 131_072, 2, 4
-    random = torch.Generator().manual_seed(0)
-    # Positive inputs: sums as large as they get, 2 ** (5 + head) values under the slowest decay.
-    query, key, value = (torch.rand(1, heads, time, dim, generator=random).to(dtype) for _ in range(3))
-    log_decay = log_decay_geometric(10)[[0, 9]]
-    output, state = retention_chunkwise(query, key, value, log_decay=log_decay)
-    assert output.dtype == dtype
-    assert state.dtype == torch.float32
-    assert output.isfinite().all()
-    tolerance = {torch.bfloat16: 1e-2, torch.float16: 1e-3, torch.float32: 5e-6}[dtype]
-    q, k, v = (tensor.double() for tensor in (query, key, value))
-    for now in (0, 63, 64, 65_537, time - 1):
-        weight = torch.exp(log_decay[:, None] * (now - torch.arange(now + 1)))
-        exact = torch.einsum("hd,htd,ht,hte->he", q[0, :, now], k[0, :, : now + 1], weight, v[0, :, : now + 1])
-        assert relative_error(output[0, :, now], exact) < tolerance
-    weight = torch.exp(log_decay[:, None] * (time - 1 - torch.arange(time)))
-    assert relative_error(state[0], torch.einsum("htd,ht,hte->hde", k[0], weight, v[0])) < tolerance
+    log_decay = log_decay_geometric(10)[[0, 9]]  # under the slowest decay, a sum is of 2 ** 14 values
+
+    def weights(now: int) -> Tensor:
+        return torch.exp(log_decay[:, None] * (now - torch.arange(now + 1)))
+
+    check_long_text(retention_chunkwise, dtype, log_decay, weights)
 
 
 @pytest.mark.parametrize("operator", FORMS)

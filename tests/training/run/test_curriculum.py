@@ -1,6 +1,7 @@
 """Texts grow when the last length is learned, and short ones are never forgotten."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,13 @@ def test_a_stage_must_be_learned_on_longer_texts_that_are_not_trained_on_too():
 
 @pytest.mark.parametrize("way", ["plain", "replay"])
 def test_a_stopped_curriculum_goes_on_as_if_it_had_not_stopped(way: str, tmp_path: Path):
+    config = CurriculumConfig(stages=(1, 2), learned_below=1.3, patience=2)
+    options: dict[str, Any] = {
+        "max_steps": 40,
+        "extra_steps": 2,
+        "optimizer": OptimizerConfig(learning_rate=5e-3),
+    }
+
     def fitted(folder: Path, stop_after: int | None = None):
         torch.manual_seed(0)
         model = build(small_config("rmt"))
@@ -83,11 +91,9 @@ def test_a_stopped_curriculum_goes_on_as_if_it_had_not_stopped(way: str, tmp_pat
         return model, fit_curriculum(
             model,
             small_task,
-            CurriculumConfig(stages=(1, 2), learned_below=1.3, patience=2),
+            config,
             segment_length=4,
-            max_steps=40,
-            extra_steps=2,
-            optimizer=OptimizerConfig(learning_rate=5e-3),
+            **options,
             backpropagation=way,
             folder=folder,
             checkpoint_every=3,
@@ -108,16 +114,7 @@ def test_a_stopped_curriculum_goes_on_as_if_it_had_not_stopped(way: str, tmp_pat
         assert torch.equal(ours, theirs)
     assert fitted(tmp_path / "cut", 0)[1].losses == whole.losses  # it is over: no step is taken
     with pytest.raises(MismatchError, match=r"no curriculum of other options, but in .* segment_length is 4, not 5"):
-        fit_curriculum(
-            build(small_config("rmt")),
-            small_task,
-            CurriculumConfig(stages=(1, 2), learned_below=1.3, patience=2),
-            segment_length=5,
-            max_steps=40,
-            extra_steps=2,
-            optimizer=OptimizerConfig(learning_rate=5e-3),
-            folder=tmp_path / "cut",
-        )
+        fit_curriculum(again, small_task, config, segment_length=5, **options, folder=tmp_path / "cut")
 
 
 def test_all_at_once_is_a_choice():
