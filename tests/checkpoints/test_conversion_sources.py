@@ -183,7 +183,7 @@ def test_the_command_converts_and_says_what_it_assumed(case: Case, tmp_path: Pat
     main(["convert", "--from", "fla", str(source), str(tmp_path / "ours")])
     said = capsys.readouterr().out
     assert "fla: a retnet of 6,736 parameters is in" in said
-    assert "as the package takes it then: num_kv_heads=None, expand_k=1.0, expand_v=2.0" in said
+    assert "with the package's defaults: num_kv_heads=None, expand_k=1.0, expand_v=2.0" in said
     with pytest.raises(SystemExit):
         main(["convert", "--from", "gpt2", str(source), str(tmp_path / "other")])
     assert "must be in the format 'gpt2'" in capsys.readouterr().err
