@@ -41,6 +41,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "AddConfig": {"store": HERE},
     "ConvertConfig": {"source": HERE, "dest": HERE},
     "CrossAttentionConfig": {"hidden_size": 8, "memory_size": 8, "num_heads": 2, "head_dim": 4},
+    "ClassifierConfig": {"backbone": small_config("rmt"), "num_classes": 2},
     "CurriculumConfig": STAGES,
     "CurriculumRunConfig": {"run": HERE, "task": "copy"},
     "DistillationConfig": {"teacher": HERE},
@@ -58,6 +59,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "PrepareConfig": {"source": HERE, "output": HERE},
     "RemoveConfig": {"names": ["a"], "store": HERE},
     "RetentionConfig": HEADS,
+    "ReverseComplementConfig": {"backbone": small_config("rmt"), "complement": (0, 1)},
     "RetentionHeadsConfig": HEADS,
     "RotaryConfig": {"dim": 4},
     "SearchConfig": {"text": "x", "store": HERE},
@@ -93,7 +95,7 @@ def configs() -> list[type[Any]]:
 
 def valid(kind: type[Any]) -> Any:
     """An instance to change one field of."""
-    if kind.__module__.startswith("retentive.models.") and hasattr(kind, "family"):
+    if kind.__module__.startswith("retentive.models.") and hasattr(kind, "family") and kind.__name__ not in NEEDED:
         return small_config(kind.family)
     if kind.__name__ == "DecoderConfig":
         return small_config("retnet").decoder

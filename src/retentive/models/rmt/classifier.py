@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from retentive.config_types import check_count, check_kind
+from retentive.config_types import check_count, check_kind, check_types
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
 from retentive.models.decoder import Decoder, DecoderConfig
@@ -29,6 +29,10 @@ class RecurrentMemoryHeadConfig:
     """
 
     backbone: RecurrentMemoryConfig
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_types(self)
 
     @property
     def chunked_reading(self) -> None:
