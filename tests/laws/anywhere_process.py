@@ -26,9 +26,33 @@ def gradients(call: object, model: torch.nn.Module, time: int) -> dict[str, torc
     return {"loss": loss.detach(), **{name: gradient.clone() for name, gradient in found.items()}}
 
 
+class Logits(torch.nn.Module):
+    """A model whose output is a tensor, as exported programs need it."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model(tokens).logits
+
+
+def compare_exported(family: str, *, any_length: bool) -> None:
+    """Run an exported program for more rows than its example had and, if asked, for another number of tokens."""
+    model = Logits(small_model(family))
+    free = {0: torch.export.Dim("batch", min=2)}
+    if any_length:
+        free[1] = torch.export.Dim("time", min=2)
+    program = torch.export.export(model, (random_tokens(2, 9),), dynamic_shapes=(free,)).module()
+    tokens = random_tokens(3, 13 if any_length else 9, seed=1)
+    torch.testing.assert_close(program(tokens), model(tokens), rtol=1e-8, atol=1e-10, msg=f"{family} exported")
+
+
 def main() -> None:
-    """Compare compiled training with plain, and count programs."""
+    """Compare compiled training and exported programs with plain calls, and count programs."""
+    compare_exported("transformer", any_length=True)
     for family in sys.argv[1:]:
+        compare_exported(family, any_length=False)
         model = small_model(family).train()
         torch._dynamo.reset()
         programs = []
