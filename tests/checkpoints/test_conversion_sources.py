@@ -122,6 +122,14 @@ def test_a_text_in_the_place_of_weights_is_named(case: Case, text: str, tmp_path
         read_foreign(tmp_path)
 
 
+def test_a_damaged_file_beside_the_weights_is_named_before_anything_is_written(case: Case, tmp_path: Path):
+    case.write(tmp_path / "source")
+    (tmp_path / "source" / "generation_config.json").write_text('{"eos_token_id": ')
+    with pytest.raises(DamagedFileError, match=r"generation_config\.json is not JSON .*: copy it again, or remove it"):
+        convert(tmp_path / "source", tmp_path / "dest")
+    assert not (tmp_path / "dest").exists()
+
+
 def test_a_missing_shard_is_named(case: Case, tmp_path: Path):
     case.write(tmp_path)
     for files, error in (

@@ -39,6 +39,17 @@ def origin_of(source: Path, settings: Mapping[str, Any], package: str) -> Origin
     )
 
 
+def check_companions(source: Path) -> None:
+    """Validate what `copy_companions` copies, before anything is written.
+
+    Raises:
+        DamagedFileError: If the ways in which the source is sampled are not JSON.
+    """
+    path = (source if source.is_dir() else source.parent) / GENERATION_FILE
+    if source.suffix != SUFFIX and path.is_file():
+        read_json(path, cure="copy it again, or remove it")
+
+
 def copy_companions(source: Path, dest: Path) -> None:
     """Copy a source's licence, the ways in which it is sampled, and what older tokenizers read its vocabulary from."""
     folder = source if source.is_dir() else source.parent

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retentive.checkpoints.conversion.companions import copy_companions, keep_special_ids, origin_of
+from retentive.checkpoints.conversion.companions import check_companions, copy_companions, keep_special_ids, origin_of
 from retentive.checkpoints.conversion.formats import FORMATS, format_of, unprefixed
 from retentive.checkpoints.conversion.gguf import SUFFIX
 from retentive.checkpoints.conversion.key_map import to_ours, to_theirs
@@ -134,6 +134,7 @@ def convert(
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise FileExistsError(f"dest must be a new or empty folder, but {dest} holds something; choose another.")
     check_folder_target("dest", dest)
+    check_companions(Path(source))
     converted = read_late(source, format=format, settings=settings)
     with torch.device("meta"):
         skeleton = build(converted.config)
