@@ -1,5 +1,6 @@
 """A curriculum as a run: texts of a task or of a token store that grow, checkpoints, and a model in the end."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Literal
 import torch
 
 from retentive.checkpoints import save_model
+from retentive.config_types import check_types
 from retentive.data.batch import Batch
 from retentive.data.packing import PackedWindows
 from retentive.data.tasks.recurrent_tasks import (
@@ -45,7 +47,7 @@ class CurriculumRunConfig:
         curriculum: The stages.
         steps: Steps at most.
         extra_steps: Steps after the last stage is learned.
-        minutes: Time at most, that of earlier starts included.
+        minutes: Time at most, that of earlier starts included; None is no limit.
         learning_rate: The learning rate, after a warm-up of 100 steps.
         backpropagation: How gradients go back through the segments: "plain", "recompute" or "replay".
         checkpoint_every: Steps between checkpoints.
@@ -60,13 +62,14 @@ class CurriculumRunConfig:
     curriculum: CurriculumConfig = field(default_factory=lambda: CurriculumConfig(stages=(1, 2, 4)))
     steps: int = 10_000
     extra_steps: int = 0
-    minutes: float = float("inf")
+    minutes: float | None = None
     learning_rate: float = 1e-3
     backpropagation: Backpropagation = "plain"
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        check_types(self)
         if (self.task == "text") != (self.store is not None):
             raise ValueError(f"store goes with task='text' and with nothing else, but task is {self.task!r}.")
         if self.symbols < 2:
@@ -101,7 +104,7 @@ def run_curriculum(model_config: FamilyConfig, config: CurriculumRunConfig) -> C
             config.curriculum,
             segment_length=length,
             max_steps=config.steps,
-            max_seconds=config.minutes * 60,
+            max_seconds=math.inf if config.minutes is None else 60 * config.minutes,
             extra_steps=config.extra_steps,
             optimizer=OptimizerConfig(learning_rate=config.learning_rate),
             backpropagation=config.backpropagation,
