@@ -133,7 +133,8 @@ def test_every_key_is_rotated_by_its_own_position():
     """Positions were off by one, and cached memory slots were taken for text."""
     model = small_rmt(xl_length=4)
     part = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).parts[0]
-    segment_layout = SegmentLayoutBuilder(model.config, torch.float64).build(part, Past(recalled=4), keep=False)
+    builder = SegmentLayoutBuilder(model.config, model.decoder.rotary, torch.float64)
+    segment_layout = builder.build(part, Past(recalled=4), keep=False)
     frequencies = rotary_frequencies(4, frequencies="standard")
     (recalled,), (tables,) = segment_layout.recalled.values(), segment_layout.layout.rotary.values()
     for cos, first in ((recalled.cos, 2), (tables.cos[:, segment_layout.text], 6)):
@@ -198,7 +199,8 @@ def test_positions_stay_apart_in_bfloat16():
     """Tables in bfloat16 at positions of 10,000 made all tokens of a segment stand at one place."""
     model = small_rmt(segment_length=16, xl_length=16).bfloat16()
     part = even_plan(random_tokens(1, 16), torch.zeros(1, dtype=torch.long), 0, 16).parts[0]
-    layout = SegmentLayoutBuilder(model.config, torch.bfloat16).build(part, Past(recalled=16), keep=False).layout
+    builder = SegmentLayoutBuilder(model.config, model.decoder.rotary, torch.bfloat16)
+    layout = builder.build(part, Past(recalled=16), keep=False).layout
     (tables,) = layout.rotary.values()
     assert tables.cos.dtype == torch.float32
     assert len(torch.cat((tables.cos, tables.sin), -1)[0].unique(dim=0)) == 20

@@ -193,7 +193,8 @@ def test_without_memory_every_segment_is_read_alike():
 def test_positions_tell_true_distances_beside_memory_and_recall():
     model = small_rmt(xl_length=4)
     part = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).parts[0]
-    made = SegmentLayoutBuilder(model.config, torch.float64).build(part, Past(recalled=3), keep=False)
+    builder = SegmentLayoutBuilder(model.config, model.decoder.rotary, torch.float64)
+    made = builder.build(part, Past(recalled=3), keep=False)
     assert (made.reads, made.texts, made.writes) == (2, 5, 2)
     # Read memory, (room for) what is recalled, text, write memory: one after the other.
     assert made.layout.positions.tolist() == [[0, 1, 6, 7, 8, 9, 10, 11, 12]]
@@ -207,7 +208,8 @@ def test_positions_tell_true_distances_beside_memory_and_recall():
 def test_who_sees_whom(causal_memory: bool):
     model = small_rmt(causal_memory=causal_memory)
     part = even_plan(random_tokens(1, 5), torch.zeros(1, dtype=torch.long), 0, 5).parts[0]
-    sight = SegmentLayoutBuilder(model.config, torch.float64).build(part, Past(), keep=False).layout.attention_mask
+    builder = SegmentLayoutBuilder(model.config, model.decoder.rotary, torch.float64)
+    sight = builder.build(part, Past(), keep=False).layout.attention_mask
     order = torch.ones(9, 9, dtype=torch.bool).tril()
     if causal_memory:
         assert sight.bias is None  # each up to itself, which needs no mask
