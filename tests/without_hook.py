@@ -11,11 +11,14 @@ import sys
 from typing import Any
 
 _PROGRAM = """
-import importlib, json, sys
+import importlib, json, pathlib, sys
 results = []
 for target, arguments in json.load(sys.stdin):
     module, name = target.split(":")
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    for key, value in arguments.items():
+        if isinstance(value, dict) and value.keys() == {"path"}:
+            arguments[key] = pathlib.Path(value["path"])
     try:
         getattr(importlib.import_module(module), name)(**arguments)
         results.append(["", ""])
@@ -26,7 +29,10 @@ print(json.dumps(results))
 
 
 def errors_of(calls: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, str]]:
-    """Type and message of what each call ``("module:name", keyword arguments)`` raises, empty if it does not."""
+    """Type and message of what each call ``("module:name", keyword arguments)`` raises, empty if it does not.
+
+    A path is given as ``{"path": "..."}``.
+    """
     run = subprocess.run(
         [sys.executable, "-c", _PROGRAM], input=json.dumps(calls), capture_output=True, text=True, check=True
     )

@@ -120,7 +120,8 @@ def test_options_that_cannot_be_are_refused(options: dict[str, object], message:
 
 
 def test_choices_that_there_are_not_are_refused():
-    target, folders = "retentive.evaluation.model_evaluation:EvaluateConfig", {"checkpoint": "m", "store": "s"}
+    target = "retentive.evaluation.model_evaluation:EvaluateConfig"
+    folders = {"checkpoint": {"path": "m"}, "store": {"path": "s"}}
     split, device = errors_of([(target, {**folders, "split": "test"}), (target, {**folders, "device": "tpu"})])
     assert split == ("ValueError", "split must be 'heldout' or 'train', but is 'test'.")
     assert device == ("ValueError", "device must be 'auto', 'cpu' or 'cuda', but is 'tpu'.")

@@ -138,6 +138,11 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
             "memory": {"memory": "associative", "associative_dim": 4},
             "associative_dim": {"memory": "associative", "associative_dim": 6},
             "associative_features": {"memory": "associative", "associative_dim": 4, "associative_features": 2},
+            "associative_normaliser": {
+                "memory": "associative",
+                "associative_dim": 4,
+                "associative_normaliser": "published",
+            },
             "memory_flips": {"memory_code": "sign", "memory_flips": 0.1},
             "xl_gradient": {"xl_length": 3, "xl_gradient": "states"},
             "xl_layer_above": {"xl_length": 3, "xl_layer_above": True},

@@ -11,7 +11,7 @@ from retentive.models.base import DecoderModel
 
 
 def set_recomputing(model: DecoderModel, recompute: Callable[..., Any] | None, every: int = 1) -> None:
-    """Let each block of a model be recomputed in training, or no longer; blocks that read neighbours never are.
+    """Let each block of a model be recomputed in training, or no longer; blocks that read new neighbours never are.
 
     Args:
         model: Of any family. One that reads segments recomputes whole segments, by a way of its own.
@@ -33,9 +33,11 @@ def set_recomputing(model: DecoderModel, recompute: Callable[..., Any] | None, e
 def _recomputed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Run a block as its class does, and keep its arguments alone where a gradient will be asked for.
 
-    A block between whose halves neighbours are read keeps everything: reading them once encodes them for all layers.
+    A block between whose halves new neighbours are read keeps everything: they are encoded once for all layers.
     """
     forward = MethodType(cast("Any", type(block)).forward, block)
-    if not block.training or not torch.is_grad_enabled() or kwargs.get("between") is not None:
+    between = kwargs.get("between")
+    can_be_repeated = between is None or getattr(between, "can_be_repeated", False)
+    if not block.training or not torch.is_grad_enabled() or not can_be_repeated:
         return forward(*args, **kwargs)
     return cast("Any", block).recompute(forward, *args, **kwargs)

@@ -1,5 +1,6 @@
 """RETRO (Borgeaud et al. 2021, arXiv:2112.04426): a decoder that reads the neighbours of each chunk it has finished."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -42,16 +43,36 @@ class _Reading:
     Attributes:
         plan: Of the call.
         given: Neighbours of the chunks that end in it.
-        recent: Hidden states of remembered tokens: of those before the call, then of those after it.
-        neighbours: What each layer reads: before the call, then after it.
+        before: The state before the call.
+        recent: Hidden states of remembered tokens after the call.
+        neighbours: What each layer reads after the call.
         encoded: What was given, once it is encoded.
     """
 
     plan: ChunkPlan
     given: _Neighbours | None
+    before: RetroState
     recent: Float[Tensor, "batch recent hidden"]
     neighbours: list[NeighbourState]
     encoded: Encoded | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Lets the tokens of a call read neighbours between the halves of one block."""
+
+    read: Callable[[int, _Reading, Hidden], Hidden]
+    index: int
+    reading: _Reading
+
+    def __call__(self, hidden: Hidden) -> Hidden:
+        """What the block goes on with."""
+        return self.read(self.index, self.reading, hidden)
+
+    @property
+    def can_be_repeated(self) -> bool:
+        """Whether the block may be computed again: not where the first reader encodes for all layers."""
+        return self.reading.given is None
 
 
 class Retro(DecoderModel):
@@ -300,10 +321,11 @@ class Retro(DecoderModel):
         mixers = (None,) * len(decoder.blocks) if state is None else state.layers
         state = self.initial_state(tokens.shape[0]) if state is None else state
         layers: list[RecurrentState] = []
-        reading = _Reading(plan=plan, given=given, recent=state.recent_hidden, neighbours=list(state.neighbours))
+        carried = list(state.neighbours)
+        reading = _Reading(plan=plan, given=given, before=state, recent=state.recent_hidden, neighbours=carried)
         places = {layer: index for index, layer in enumerate(self.config.cross_layers)}
         for number, block in enumerate(decoder.blocks, 1):
-            between = partial(self._read_neighbours, places[number], reading) if number in places else None
+            between = _Reader(self._read_neighbours, places[number], reading) if number in places else None
             hidden, layer = block(hidden, mixers[number - 1], layout, between=between)
             layers.append(layer)
         real = plan.recent.real
@@ -320,9 +342,9 @@ class Retro(DecoderModel):
 
     def _read_neighbours(self, index: int, reading: _Reading, hidden: Hidden) -> Hidden:
         """Let the tokens read neighbours in one of the layers that do; the first of them encodes what was given."""
-        plan, given, carried = reading.plan, reading.given, reading.neighbours[index]
+        plan, given, carried = reading.plan, reading.given, reading.before.neighbours[index]
         if index == 0:
-            both = torch.cat((reading.recent, hidden), 1)
+            both = torch.cat((reading.before.recent_hidden, hidden), 1)
             reading.encoded = None if given is None else self._encode(given, plan, both)
             # A copy: a view would keep the hidden states of the whole call in memory.
             reading.recent = plan.recent.cut(both).squeeze(1).clone()
