@@ -24,7 +24,7 @@ CASES: list[tuple[type[Any], dict[str, Any], str]] = [
     (DataConfig, {"windows_per_graph": 2}, r"data\.windows_per_graph must be 1 with data\.mode='packed'.*is 2"),
     (DataConfig, {"mode": "streamed", "windows_per_graph": 0}, r"windows_per_graph must be at least 1 window"),
     (OptimizerConfig, {"learning_rate": 0.0}, r"optimizer\.learning_rate must be above 0, but is 0\.0"),
-    (OptimizerConfig, {"learning_rate": float("nan")}, r"optimizer\.learning_rate must be above 0, but is nan"),
+    (OptimizerConfig, {"learning_rate": float("nan")}, r"optimizer\.learning_rate must be a finite number, but is nan"),
     (OptimizerConfig, {"epsilon": 0.0}, r"optimizer\.epsilon must be above 0"),
     (OptimizerConfig, {"beta1": 1.0}, r"optimizer\.beta1 must be at least 0 and below 1, but is 1\.0"),
     (OptimizerConfig, {"beta2": -0.1}, r"optimizer\.beta2 must be at least 0 and below 1, but is -0\.1"),

@@ -57,22 +57,20 @@ class _Reading:
     encoded: Encoded | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class _Reader:
-    """Lets the tokens of a call read neighbours between the halves of one block."""
+    """Lets the tokens of a call read neighbours between the halves of one block.
 
-    read: Callable[[int, _Reading, Hidden], Hidden]
-    index: int
-    reading: _Reading
+    No dataclass: FSDP copies those among a block's arguments, and what is read would be kept in the copy.
+    """
+
+    def __init__(self, read: Callable[[int, _Reading, Hidden], Hidden], index: int, reading: _Reading) -> None:
+        self._read, self._index, self._reading = read, index, reading
+        # Not where the first reader encodes for all layers.
+        self.can_be_repeated = reading.given is None
 
     def __call__(self, hidden: Hidden) -> Hidden:
         """What the block goes on with."""
-        return self.read(self.index, self.reading, hidden)
-
-    @property
-    def can_be_repeated(self) -> bool:
-        """Whether the block may be computed again: not where the first reader encodes for all layers."""
-        return self.reading.given is None
+        return self._read(self._index, self._reading, hidden)
 
 
 class Retro(DecoderModel):
