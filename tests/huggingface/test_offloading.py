@@ -30,9 +30,8 @@ def test_an_offloaded_model_is_the_whole_one(family: str, changes: dict, tmp_pat
     mask = torch.ones_like(tokens)
     mask[0, :2] = 0
     size = 4 * sum(parameter.numel() for parameter in ours.parameters())
-    places = {"device_map": "auto", "max_memory": {"cpu": size // 20}, "offload_folder": tmp_path / "offloaded"}
+    places = {"device_map": "auto", "max_memory": {"cpu": size * 3 // 4}, "offload_folder": tmp_path / "offloaded"}
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, **places)
-    assert set(theirs.hf_device_map.values()) == {"disk"}
     assert any(parameter.is_meta for parameter in theirs.parameters())
     with torch.no_grad():
         assert torch.equal(theirs(tokens, attention_mask=mask).logits, whole(tokens, attention_mask=mask).logits)
