@@ -96,7 +96,9 @@ def write(
     for name, data in (extra or {}).items():
         writer.add_tensor(name, data)
     for key, value in (settings or {}).items():
-        writer.add_key_value(key, *value)
+        writer.kv_data[0].pop(key, None)
+        if value is not None:
+            writer.add_key_value(key, *value)
     for full, tensor in model.state_dict().items():
         if full == "lm_head.weight" and config.tie_word_embeddings:
             continue

@@ -153,3 +153,26 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="nothing half-written was kept"):
         convert(tmp_path / "m.gguf", tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "settings", "message"),
+    [
+        ("gpt2", {"tokenizer.ggml.merges": None}, r"lacks tokenizer\.ggml\.merges"),
+        ("llama", {"tokenizer.ggml.scores": None}, r"lacks tokenizer\.ggml\.scores"),
+        ("gpt2", {"tokenizer.ggml.tokens": None}, r"holds no tokenizer"),
+        (
+            "gpt2",
+            {"tokenizer.ggml.eos_token_id": (9999, GGUFValueType.UINT32)},
+            r"eos_token_id=9999, but has 320 tokens",
+        ),
+        ("gpt2", {"tokenizer.ggml.pre": ("other", GGUFValueType.STRING)}, r"cuts text in the way 'other'"),
+        ("gpt2", {"tokenizer.ggml.model": ("bert", GGUFValueType.STRING)}, r"tokenizer of the kind 'bert'"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_read_is_named(
+    tmp_path: Path, tokenizer: str, settings: dict[str, Any], message: str
+):
+    write(tmp_path / "m.gguf", llama(), tokenizer=tokenizer, settings=settings)
+    with pytest.raises(MismatchError, match=message):
+        tokenizer_files(GgufFile(tmp_path / "m.gguf"))

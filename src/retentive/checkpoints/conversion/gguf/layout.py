@@ -90,6 +90,7 @@ def _general(file: GgufFile) -> dict[str, Any]:
 
 def _llama_like(kind: str) -> Callable[[Metadata], dict[str, Any]]:
     def settings(said: Metadata) -> dict[str, Any]:
+        """Hugging Face's settings of one file."""
         if said.get("expert_count", 0):
             raise MismatchError(
                 f"{said.file.path} is a mixture of {said.get('expert_count')} experts, which is not here; take a model "

@@ -52,7 +52,7 @@ def tokenizer_files(file: GgufFile) -> dict[str, str]:
     names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
     for name, key in names.items():
         number = said.get(key)
-        config[f"{name}_token"] = None if number is None else said.tokens[number]
+        config[f"{name}_token"] = None if number is None else said.token(key, number)
     template = file.metadata.get("tokenizer.chat_template")
     if template is not None:
         config["chat_template"] = template
@@ -81,6 +81,30 @@ class Vocabulary:
     def get(self, name: str, default: Any = None) -> Any:
         """A setting of the tokenizer."""
         return self._file.metadata.get(f"tokenizer.ggml.{name}", default)
+
+    def needed(self, name: str) -> Any:
+        """A setting that this kind of vocabulary cannot do without.
+
+        Raises:
+            MismatchError: If the file lacks it.
+        """
+        found = self.get(name)
+        if found is None:
+            raise MismatchError(f"{self._file.path} lacks tokenizer.ggml.{name}; copy it again, or take another file.")
+        return found
+
+    def token(self, name: str, number: int) -> str:
+        """The string of an id that a setting names.
+
+        Raises:
+            MismatchError: If there is no such id.
+        """
+        if not 0 <= number < len(self.tokens):
+            raise MismatchError(
+                f"{self._file.path} says tokenizer.ggml.{name}={number}, but has {len(self.tokens):,} tokens; copy it "
+                "again, or take another file."
+            )
+        return self.tokens[number]
 
     def description(self) -> dict[str, Any]:
         """The content of a ``tokenizer.json``."""
@@ -114,7 +138,7 @@ class Vocabulary:
         else:
             cut = {"type": "Split", "pattern": {"Regex": SPLITS[pre]}, "behavior": "Isolated", "invert": False}
             steps = [cut, bytes_ | {"use_regex": False}]
-        model = self._bpe([merge.split(" ") for merge in self.get("merges", ())], byte_fallback=False, unknown=None)
+        model = self._bpe([merge.split(" ") for merge in self.needed("merges")], byte_fallback=False, unknown=None)
         return {
             "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
@@ -135,12 +159,16 @@ class Vocabulary:
         ]
         number: int | None = self.get("unknown_token_id")
         merges = self.get("merges")
-        pairs = _merges(self.tokens, self.get("scores")) if merges is None else [merge.split(" ") for merge in merges]
+        pairs = (
+            _merges(self.tokens, self.needed("scores")) if merges is None else [merge.split(" ") for merge in merges]
+        )
         return {
             "normalizer": None,
             "pre_tokenizer": metaspace,
             "decoder": {"type": "Sequence", "decoders": decoders},
-            "model": self._bpe(pairs, byte_fallback=True, unknown=None if number is None else self.tokens[number]),
+            "model": self._bpe(
+                pairs, byte_fallback=True, unknown=None if number is None else self.token("unknown_token_id", number)
+            ),
         }
 
     def _bpe(self, merges: list[list[str]], *, byte_fallback: bool, unknown: str | None) -> dict[str, Any]:
@@ -172,7 +200,11 @@ class Vocabulary:
         """What is put around a text: the tokens that begin and end it, where the file says so."""
         tokens = {"bos": self.get("bos_token_id"), "eos": self.get("eos_token_id")}
         wanted = {"bos": self.get("add_bos_token", default), "eos": self.get("add_eos_token", False)}
-        used = {name: self.tokens[number] for name, number in tokens.items() if wanted[name] and number is not None}
+        used = {
+            name: self.token(f"{name}_token_id", number)
+            for name, number in tokens.items()
+            if wanted[name] and number is not None
+        }
         if not used:
             return {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False} if byte_level else None
         begin = [{"SpecialToken": {"id": used["bos"], "type_id": 0}}] if "bos" in used else []
