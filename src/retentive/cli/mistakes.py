@@ -16,6 +16,7 @@ EXTRA_OF = {
     "docstring_parser": "train",
     "faiss": "retrieval",
     "gguf": "gguf",
+    "jinja2": "chat",
     "jsonargparse": "train",
     "lm_eval": "harness",
     "matplotlib": "train",

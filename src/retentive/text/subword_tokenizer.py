@@ -154,6 +154,12 @@ class SubwordTokenizer:
         return tokenizer
 
     @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Tokens that stand for no text, such as an end of text, by how they are written."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
+    @cached_property
     def known_ids(self) -> frozenset[int]:
         """Ids that stand for a token; a vocabulary may have gaps."""
         return frozenset(self._tokenizer.get_vocab(with_added_tokens=True).values())
