@@ -14,7 +14,7 @@ from retentive.retrieval.blocks.sealed_folder import folder_problems
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
 from retentive.retrieval.build import temporaries
 from retentive.retrieval.manifest import CURRENT, Manifest, current_key, manifest_path, read_manifest, version_keys
-from retentive.retrieval.neighbours.near_duplicates import SIGNATURES, signature_key
+from retentive.retrieval.neighbours.signatures import SIGNATURES, signature_key
 from retentive.retrieval.neighbours.table import BUILD_AGAIN, NEIGHBOURS, TABLES
 
 
@@ -100,12 +100,11 @@ def _expect_blocks(
         for block, checksum in zip(manifest.chunks, checksums, strict=True):
             key = vector_key(fingerprint, block.key)
             expected[VECTORS, key] = _Expected(VECTORS, key, checksum)
-    signed = any(
-        table["queries"] == manifest.corpus_key and table["config"]["near_duplicates"] is not None for table in tables
-    )
-    for block in manifest.chunks if signed else ():
-        key = signature_key(block.key)
-        expected[SIGNATURES, key] = _Expected(SIGNATURES, key, None)
+    signed = {table["config"]["near_duplicates"] for table in tables if table["queries"] == manifest.corpus_key}
+    for threshold in signed - {None}:
+        for block in manifest.chunks:
+            key = signature_key(block.key, threshold)
+            expected[SIGNATURES, key] = _Expected(SIGNATURES, key, None)
 
 
 def _tables(folder: Path, expected: dict[tuple[str, str], _Expected], found: list[Damage]) -> Iterator[dict[str, Any]]:

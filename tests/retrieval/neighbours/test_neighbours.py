@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from retentive.errors import MismatchError
 from retentive.retrieval import Datastore, HybridEncoder, LocalEngine, NeighbourConfig
 from retentive.retrieval.blocks.chunking import mix
+from retentive.retrieval.neighbours.document_families import document_families
 from retentive.retrieval.neighbours.filters import contained, document_keys, make_filter
-from retentive.retrieval.neighbours.near_duplicates import chunk_grams, document_families, jaccard, minhash, set_jaccard
+from retentive.retrieval.neighbours.near_duplicates import chunk_grams, jaccard, minhash, set_jaccard
 from retrieval.texts import WORDS, HashedWords, contents, make_documents
 
 ENCODERS = {"lexical": None, "own": HashedWords(), "hybrid": HybridEncoder(HashedWords())}

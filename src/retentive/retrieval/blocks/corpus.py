@@ -1,6 +1,7 @@
 """The text of a store: chunks by id, their documents and continuations. Memory-mapped and read-only."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -120,6 +121,21 @@ class Corpus:
         if len(self.removed) == 0:
             return np.zeros(ids.shape, dtype=np.bool_)
         return np.isin(self.documents(ids), self.removed)
+
+    @cached_property
+    def removed_chunks(self) -> Int64[np.ndarray, "_"]:
+        """Ids of the chunks of removed documents, sorted."""
+        spans = [self.chunks_of(int(document)) for document in self.removed]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(span.start, span.stop) for span in spans)])
+
+    def live_ids(self, begin: int, end: int) -> Int64[np.ndarray, "_"]:
+        """Ids of the chunks from ``begin`` to before ``end`` that were not removed."""
+        first, last = np.searchsorted(self.removed_chunks, [begin, end])
+        return np.delete(np.arange(begin, end), self.removed_chunks[first:last] - begin)
+
+    def live_ranks(self, ids: Int64[np.ndarray, "_"]) -> Int64[np.ndarray, "_"]:
+        """The id that each chunk would have in a store that never had the removed documents."""
+        return ids - np.searchsorted(self.removed_chunks, ids)
 
     def chunks_of(self, document: int) -> range:
         """Ids of the chunks of a document."""

@@ -24,15 +24,18 @@ from retentive.retrieval.blocks.block import (
 from retentive.retrieval.blocks.corpus import MISSING, Corpus, Ids
 from retentive.retrieval.encoders import Encoder
 from retentive.retrieval.engines.engine import Engine
+from retentive.retrieval.index.protocol import nothing
 from retentive.retrieval.manifest import Manifest, read_manifest
+from retentive.retrieval.neighbours.document_families import document_families
 from retentive.retrieval.neighbours.filters import DocumentKeys, document_keys, make_filter
-from retentive.retrieval.neighbours.near_duplicates import SignatureTask, document_families
+from retentive.retrieval.neighbours.signatures import SignatureTask
 from retentive.retrieval.passages import Passages
-from retentive.retrieval.search.searcher import Searcher, search_allowed
+from retentive.retrieval.search.searcher import RowNumbers, Searcher, search_allowed
 from retentive.text.tokenizer import Tokenizer
 
 NEIGHBOURS = "neighbours"
 TABLES = "tables"
+_CANDIDATES_AT_ONCE = 1 << 17
 BUILD_AGAIN = "delete it and build the neighbours again, which keeps the finished blocks"
 
 
@@ -45,7 +48,9 @@ class NeighbourConfig:
         sample_chunks: Chunks of one training sample where samples are packed, one after the other, whatever documents
             they are from; ``None`` means that a sample has chunks of one document only.
         near_duplicates: Jaccard similarity of 13-token runs from which chunks, and whole documents, count as the same
-            (0.8 in the RETRO paper); ``None`` removes exact copies only.
+            (0.8 in the RETRO paper): a neighbour is out if it, or its continuation, is similar to any chunk of the
+            documents of the training sample. A similar pair is missed with a probability of at most 0.001 (`MISSED` in
+            `retentive.retrieval.neighbours.near_duplicates`). ``None`` removes exact copies only.
         candidates: Number of candidates of the first search.
         max_candidates: Largest number of candidates; a chunk with fewer than ``k`` allowed ones has -1 for the rest.
     """
@@ -140,14 +145,30 @@ class NeighbourTask:
         return checksum, len(found), int((found < 0).sum()), problem is not None
 
     def _find(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        config = self.config
+        """Neighbours of all chunks of a block; chunks of removed documents get none."""
+        config, corpus = self.config, self.queries.corpus
+        first, last = int(corpus.first_chunks[block]), int(corpus.first_chunks[block + 1])
+        scores, ids = nothing(last - first, config.k)
+        live = corpus.live_ids(first, last) - first
+        if len(live) == 0:
+            return ids, scores
         if self._is_own:
             asked = self.database.searcher.queries_of_block(block)
         else:
-            passages = Passages(self.queries.corpus.block_tokens(block), self.queries.tokenizer)
-            asked = self.database.searcher.queries(passages)
+            asked = self.database.searcher.queries(Passages(corpus.block_tokens(block), self.queries.tokenizer))
         limit = min(config.max_candidates, max(self.database.corpus.num_chunks, 1))
-        (scores, ids), _ = search_allowed(asked, config.k, self._filter(block), first=config.candidates, limit=limit)
+        chosen = self._filter(block)
+        # Some chunks at a time: a long document has no allowed candidates, so all of its chunks ask for the most.
+        step = max(1, _CANDIDATES_AT_ONCE // limit)
+        for begin in range(0, len(live), step):
+            some = np.arange(begin, min(begin + step, len(live)))
+
+            def allowed(rows: RowNumbers, candidates: Ids, some: RowNumbers = some) -> np.ndarray:
+                return chosen(some[rows], candidates)
+
+            part = asked.select(live[some])
+            (near, found), _ = search_allowed(part, config.k, allowed, first=config.candidates, limit=limit)
+            scores[live[some]], ids[live[some]] = near, found
         return ids, scores
 
     def _filter(self, block: int) -> Any:
@@ -212,7 +233,7 @@ def build_table(
     if config.near_duplicates is not None:
         for store in {queries.folder: queries, database.folder: database}.values():
             blocks = [block.key for block in store.manifest.chunks]
-            made = engine.map(SignatureTask(store.folder), blocks)
+            made = engine.map(SignatureTask(store.folder, config.near_duplicates), blocks)
             for _, computed in with_progress(made, "sign", total=len(blocks), unit="blocks"):
                 count("signatures", computed)
     numbers = range(len(queries.manifest.chunks))
