@@ -1,6 +1,23 @@
 """How a model is run: steps over rows that come and go, growing buffers, rotations computed ahead, threads."""
 
 from retentive.engine.engine import Engine
-from retentive.engine.protocol import BesideTokens, EngineStep, RowLimits, RowState, Sampler
+from retentive.engine.protocol import (
+    BesideTokens,
+    EngineStep,
+    RowLimits,
+    RowPrompt,
+    RowState,
+    Sampler,
+    TokensCall,
+)
 
-__all__ = ["BesideTokens", "Engine", "EngineStep", "RowLimits", "RowState", "Sampler"]
+__all__ = [
+    "BesideTokens",
+    "Engine",
+    "EngineStep",
+    "RowLimits",
+    "RowPrompt",
+    "RowState",
+    "Sampler",
+    "TokensCall",
+]

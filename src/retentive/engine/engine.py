@@ -1,14 +1,25 @@
 """Rows that are being continued side by side: they come and go between steps, each with its own sampling and end."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from retentive.config_types import check_count
 from retentive.engine.eager import EagerSteps, evaluating
-from retentive.engine.protocol import BesideTokens, EngineStep, RowLimits, RowState, Sampler
+from retentive.engine.protocol import (
+    BesideTokens,
+    EngineStep,
+    RowLimits,
+    RowPrompt,
+    RowState,
+    Sampler,
+    TokensCall,
+)
+from retentive.engine.rows import Arrivals, Failed, Group, Row, diverged_after_prompt
+from retentive.engine.waiting_prompts import WaitingPrompt, WaitingPrompts
 from retentive.errors import DivergedError
 from retentive.models.protocol import LanguageModel
 from retentive.shapes import TokenMask, Tokens
@@ -17,56 +28,31 @@ from retentive.state import ModelState, join_rows, map_tensors
 PREFILL_TOKENS = 4096
 """Tokens of prompts, over all rows, that one call reads: longer prompts need no more memory."""
 
+TOKENS_PER_STEP = 512
+"""Tokens of admitted prompts that one step reads, at most: so long do rows that are being continued wait for them."""
+
 _SHORTEST_PIECE = 64
-
-
-@dataclass(slots=True)
-class _Row:
-    """A row that has not ended."""
-
-    slot: int
-    limits: RowLimits
-    taken: int = 0
-
-
-@dataclass(slots=True)
-class _Group:
-    """Rows that were added together and share a sampler; they stand side by side in the batch."""
-
-    sampler: Sampler
-    rows: list[_Row]
-
-
-@dataclass(slots=True)
-class _Arrivals:
-    """Rows whose prompts have been read, and that join the batch at the next step."""
-
-    group: _Group
-    logits: Float[Tensor, "rows vocab"]
-    state: ModelState
-
-    def without(self, slot: int) -> None:
-        """Let one row go."""
-        left = torch.tensor([row.slot != slot for row in self.group.rows])
-        self.group.sampler.keep(left)
-        self.group.rows = [row for row in self.group.rows if row.slot != slot]
-        self.logits, self.state = self.logits[left], self.state.select(left)
 
 
 class Engine:
     """Continues rows of one model. Between steps, a row's state has read all its tokens but the newest."""
 
-    def __init__(self, model: LanguageModel, beside: BesideTokens | None = None) -> None:
+    def __init__(
+        self, model: LanguageModel, beside: BesideTokens | None = None, *, tokens_per_step: int = TOKENS_PER_STEP
+    ) -> None:
         """Begin without rows.
 
         Args:
             model: Of any family that predicts next tokens; in eval mode during each call, and as it was afterwards.
             beside: Finds the family's inputs beside tokens, such as neighbours; None for families without any.
+            tokens_per_step: Tokens of admitted prompts that one step reads, at most.
         """
+        check_count("tokens_per_step", tokens_per_step, unit="token")
         self._model, self._beside = model, beside
         self._steps = EagerSteps(model)
-        self._groups: list[_Group] = []
-        self._arrivals: list[_Arrivals] = []
+        self._waiting = WaitingPrompts(tokens_per_step)
+        self._groups: list[Group] = []
+        self._arrivals: list[Arrivals] = []
         self._state: ModelState | None = None
         self._unread: Tensor | None = None
         self._ended: dict[int, RowState] = {}
@@ -106,27 +92,69 @@ class Engine:
         with torch.inference_mode(), evaluating(self._model):
             logits, after = self._read_prompt(tokens, mask, state)
             sampler.begin(after.position)
-        rows = [_Row(self._next_slot + number, limit) for number, limit in enumerate(limits)]
+        rows = [Row(self._next_slot + number, limit) for number, limit in enumerate(limits)]
         self._next_slot += len(rows)
-        self._arrivals.append(_Arrivals(_Group(sampler, rows), logits, after))
+        self._arrivals.append(Arrivals(Group(sampler, rows), logits, after))
         return tuple(row.slot for row in rows)
 
+    def admit(self, prompt: RowPrompt, sampler: Sampler, limits: RowLimits) -> int:
+        """Take a row whose prompt the next steps read, piece by piece; it joins the others as soon as it is read.
+
+        Rows of one engine that are admitted so fail alone: logits that are not finite end a row, see
+        `EngineStep.failed`, and never the others.
+
+        Args:
+            prompt: Its prompt.
+            sampler: Chooses its tokens; asked for this row alone.
+            limits: When it ends.
+
+        Returns:
+            Its slot: a number that no other row of this engine ever has.
+
+        Raises:
+            MismatchError: If the prompt's state is not one of this model's.
+        """
+        state = prompt.state
+        if state is not None:
+            self._model.check_state(state)
+        if self._beside is not None and not prompt.known:
+            state = self._beside.begin(prompt.tokens[None], None, state)
+        self._waiting.add(WaitingPrompt(self._next_slot, prompt, sampler, limits, state, prompt.known))
+        self._next_slot += 1
+        return self._next_slot - 1
+
+    @property
+    def waiting(self) -> tuple[int, ...]:
+        """Slots of the admitted rows whose prompts are being read, the one that is read next first."""
+        return self._waiting.slots
+
     def step(self) -> EngineStep:
-        """Choose the next token of each row. Rows that end take no more steps; `state` still has their states.
+        """Read a piece of the admitted prompts, then choose the next token of each row.
+
+        Rows that end take no more steps; `state` still has their states. While there are only prompts to read, no row
+        gets a token.
 
         Raises:
             ValueError: If there is no row.
         """
-        if not self._groups and not self._arrivals:
+        if not self._groups and not self._arrivals and not self._waiting:
             raise ValueError("there must be a row to step, but all have ended; call add first.")
         # Where calls are small, inference mode takes an eighth less time than no_grad; `state` gives normal tensors.
         with torch.inference_mode(), evaluating(self._model):
-            self._unread = tokens = self._choose(self._next_logits())
+            logits, failed = self._next_logits()
+            if logits is None:
+                return EngineStep((), torch.zeros(0, dtype=torch.long), failed=failed)
+            tokens, failed_now = self._choose(logits)
+            self._unread = tokens
+            if failed_now:
+                gone = {slot for slot, _ in failed_now}
+                tokens = tokens[torch.tensor([slot not in gone for slot in self.slots])]
+                self._retire(gone, is_kept=False)
             slots = self.slots
             ended, stopped = self._find_ended(tokens)
             if ended:
                 self._retire(set(ended))
-        return EngineStep(slots, tokens, ended, stopped)
+        return EngineStep(slots, tokens, ended, stopped, failed + failed_now)
 
     def state(self, slot: int) -> RowState:
         """Return the state of a row, ended or not: going on from it gives what the row would have given next.
@@ -151,18 +179,20 @@ class Engine:
         """
         if self._ended.pop(slot, None) is not None:
             return
+        if slot in self.waiting:
+            self._waiting.remove(slot)
+            return
         arrivals = next((some for some in self._arrivals if slot in {row.slot for row in some.group.rows}), None)
         if arrivals is not None:
             arrivals.without(slot)
             self._arrivals = [some for some in self._arrivals if some.group.rows]
             return
         self._place(slot)
-        self._retire({slot})
-        del self._ended[slot]
+        self._retire({slot}, is_kept=False)
 
     def _place(self, slot: int) -> int:
         """The number of a row in the batch."""
-        slots = self.slots
+        slots = (*self.slots, *self.waiting)
         if slot not in slots:
             raise KeyError(f"slot {slot} is not of a row of this engine; its rows are {', '.join(map(str, slots))}.")
         place = slots.index(slot)
@@ -180,58 +210,116 @@ class Engine:
         logits = None
         for begin in pieces:
             columns, real = tokens[:, begin : begin + width], None if mask is None else mask[:, begin : begin + width]
-            beside = {} if self._beside is None else self._beside.arguments(columns, real, state)
-            keep = 1 if begin == pieces[-1] else 0
-            if tokens.shape[1] == 1 and mask is None and state is not None:
-                # A text that goes on reads its newest token as any other step would, to the last bit.
-                self._steps.begin()
-                logits, state = self._steps.step(tokens[:, 0], self._steps.own(state), beside)
-            else:
-                logits, state = self._steps.read(columns, real, state, beside, keep=keep)
+            call = TokensCall(columns, real, state)
+            (beside,) = self._arguments([call])
+            logits, state = self._read(call, beside, is_whole=len(pieces) == 1, keep=1 if begin == pieces[-1] else 0)
         assert logits is not None
         assert state is not None
         if not bool(logits.isfinite().all()):
-            raise DivergedError(
-                "the model's logits after the prompt must be finite, but some are NaN or infinite; its weights or the "
-                "given state are broken: load an earlier checkpoint."
-            )
+            raise diverged_after_prompt()
         return logits, state
 
-    def _next_logits(self) -> Float[Tensor, "rows vocab"]:
-        """The logits of the next token of each row, those of rows that have just come included."""
+    def _arguments(self, calls: Sequence[TokensCall]) -> Sequence[Mapping[str, Any]]:
+        """The inputs beside tokens of some calls."""
+        return [{} for _ in calls] if self._beside is None else self._beside.arguments(calls)
+
+    def _read(
+        self, call: TokensCall, beside: Mapping[str, Any], *, is_whole: bool, keep: int
+    ) -> tuple[Float[Tensor, "rows vocab"] | None, ModelState]:
+        """Read a piece of a prompt, or all of it."""
+        if is_whole and call.tokens.shape[1] == 1 and call.mask is None and call.state is not None:
+            # A text that goes on reads its newest token as any other step would, to the last bit.
+            self._steps.begin()
+            return self._steps.step(call.tokens[:, 0], self._steps.own(call.state), beside)
+        return self._steps.read(call.tokens, call.mask, call.state, beside, keep=keep)
+
+    def _next_logits(self) -> tuple[Float[Tensor, "rows vocab"] | None, Failed]:
+        """Read a piece of the waiting prompts and the newest token of each row.
+
+        Returns:
+            The logits of the next token of each row, those of rows that have just come included; None without rows.
+            The rows that have failed.
+        """
+        pieces = self._waiting.next_pieces()
+        calls = [TokensCall(piece, None, waiting.state) for waiting, piece in pieces]
+        if self._groups:
+            calls.append(self._next_call())
+        beside = self._arguments(calls)
+        logits = [self._read_unread(calls[-1], beside[-1])] if self._groups else []
+        failed: Failed = ()
+        if pieces:
+            failed = self._read_pieces(pieces, calls, beside)
         arrivals, self._arrivals = self._arrivals, []
-        logits = [self._read_unread()] if self._groups else []
         if not arrivals:
-            return logits[0]
+            return (logits[0] if logits else None), failed
         states = [] if self._state is None or not self._groups else [self._state]
         for some in arrivals:
             logits.append(some.logits)
             states.append(some.state)
             self._groups.append(some.group)
         self._state, self._is_owned = join_rows(states), False
-        return torch.cat(logits) if len(logits) > 1 else logits[0]
+        return torch.cat(logits) if len(logits) > 1 else logits[0], failed
 
-    def _read_unread(self) -> Float[Tensor, "rows vocab"]:
-        """Read the newest token of each row."""
+    def _read_pieces(
+        self,
+        pieces: Sequence[tuple[WaitingPrompt, Tensor]],
+        calls: Sequence[TokensCall],
+        beside: Sequence[Mapping[str, Any]],
+    ) -> Failed:
+        """Read a piece of each of some prompts; rows whose prompts are read arrive."""
+        last: dict[int, Tensor] = {}
+        for (waiting, piece), call, more in zip(pieces, calls, beside, strict=False):
+            left = waiting.prompt.tokens.shape[0] - waiting.read
+            is_last, is_whole = left == piece.shape[1], left == 1 and waiting.read == waiting.prompt.known
+            logits, state = self._read(call, more, is_whole=is_whole, keep=1 if is_last else 0)
+            waiting.advance(piece.shape[1], state)
+            if is_last:
+                last[waiting.slot] = cast("Tensor", logits)
+        failed: Failed = ()
+        for waiting in self._waiting.turn(len(pieces)):
+            logits, state = last[waiting.slot], cast("ModelState", waiting.state)
+            if not bool(logits.isfinite().all()):
+                failed += ((waiting.slot, diverged_after_prompt()),)
+                continue
+            waiting.sampler.begin(state.position)
+            group = Group(waiting.sampler, [Row(waiting.slot, waiting.limits)], fails_alone=True)
+            self._arrivals.append(Arrivals(group, logits, state))
+        return failed
+
+    def _next_call(self) -> TokensCall:
+        """What the rows read in this step: the newest token of each."""
         assert self._unread is not None
         assert self._state is not None
         state = self._state
         if not self._is_owned:
             self._steps.begin()
             state, self._is_owned = self._steps.own(state), True
-        tokens, beside = self._unread, {}
         if self._beside is not None:
             state = self._beside.before_token(state)
-            beside = self._beside.arguments(tokens[:, None], None, state)
-        logits, self._state = self._steps.step(tokens, state, beside)
+        self._state = state
+        return TokensCall(self._unread[:, None], None, state)
+
+    def _read_unread(self, call: TokensCall, beside: Mapping[str, Any]) -> Float[Tensor, "rows vocab"]:
+        """Read the newest token of each row."""
+        assert call.state is not None
+        logits, self._state = self._steps.step(call.tokens[:, 0], call.state, beside)
         return logits
 
-    def _choose(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
-        """Let each group's sampler choose."""
-        if len(self._groups) == 1:
-            return self._groups[0].sampler.choose(logits)
-        parts = logits.split([len(group.rows) for group in self._groups])
-        return torch.cat([group.sampler.choose(part) for group, part in zip(self._groups, parts, strict=True)])
+    def _choose(self, logits: Float[Tensor, "rows vocab"]) -> tuple[Int[Tensor, "rows"], Failed]:
+        """Let each group's sampler choose; the token of a row that has failed is 0."""
+        if len(self._groups) == 1 and not self._groups[0].fails_alone:
+            return self._groups[0].sampler.choose(logits), ()
+        chosen: list[Tensor] = []
+        failed: Failed = ()
+        for group, part in zip(self._groups, logits.split([len(group.rows) for group in self._groups]), strict=True):
+            try:
+                chosen.append(group.sampler.choose(part))
+            except DivergedError as error:
+                if not group.fails_alone:
+                    raise
+                failed += ((group.rows[0].slot, error),)
+                chosen.append(torch.zeros(1, dtype=torch.long, device=part.device))
+        return torch.cat(chosen), failed
 
     def _find_ended(self, tokens: Int[Tensor, "rows"]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Slots of the rows that end with these tokens, and those of them that a stop token ends."""
@@ -241,19 +329,19 @@ class Engine:
             row.taken += 1
             if row.taken >= row.limits.max_new_tokens:
                 full.append(row.slot)
-        if not any(row.limits.stop_tokens for row in rows):
+        if not any(row.limits.stop_tokens or row.limits.ends for row in rows):
             return tuple(full), ()
         numbers = tokens.tolist()
-        stopped = [row.slot for row, token in zip(rows, numbers, strict=True) if token in row.limits.stop_tokens]
+        stopped = [row.slot for row, token in zip(rows, numbers, strict=True) if row.limits.stops(token)]
         both = {*full, *stopped}
         return tuple(row.slot for row in rows if row.slot in both), tuple(stopped)
 
-    def _retire(self, slots: set[int]) -> None:
-        """Take rows out of the batch, and keep their states."""
+    def _retire(self, slots: set[int], *, is_kept: bool = True) -> None:
+        """Take rows out of the batch; their states are kept, or not."""
         ended = [row.slot in slots for group in self._groups for row in group.rows]
         gone = torch.tensor(ended)
         for slot, place in zip(self.slots, range(len(ended)), strict=True):
-            if slot in slots:
+            if slot in slots and is_kept:
                 self._ended[slot] = self._current(torch.tensor([place]))
         for group in self._groups:
             left = [row.slot not in slots for row in group.rows]

@@ -1,6 +1,6 @@
 """What the caller of an engine provides: how to choose tokens, when rows end, and inputs beside tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from retentive.config_types import check_count
+from retentive.errors import DivergedError
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState
 
@@ -29,6 +30,21 @@ class Sampler(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class TokensCall:
+    """What a call of the model reads.
+
+    Attributes:
+        tokens: Token ids.
+        mask: False at padding; None where there is none.
+        state: What it goes on from.
+    """
+
+    tokens: Tokens
+    mask: TokenMask | None
+    state: ModelState | None
+
+
 @runtime_checkable
 class BesideTokens(Protocol):
     """Finds a family's inputs beside tokens, such as the neighbours of a chunk that ends."""
@@ -41,8 +57,11 @@ class BesideTokens(Protocol):
         """Return the state before one more token is read; the same object where nothing changes."""
         ...
 
-    def arguments(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> Mapping[str, Any]:
-        """Return the inputs of this call, by the name of the argument."""
+    def arguments(self, calls: Sequence[TokensCall]) -> Sequence[Mapping[str, Any]]:
+        """Return the inputs of each of some calls, by the name of the argument.
+
+        The calls of one step are asked about together, so that their chunks are looked up together.
+        """
         ...
 
 
@@ -53,14 +72,39 @@ class RowLimits:
     Attributes:
         max_new_tokens: It ends after this many tokens.
         stop_tokens: It ends with the first of these, which is its last token.
+        ends: Asked about each token that is none of these, in order; the row ends with the first for which it is true.
     """
 
     max_new_tokens: int
     stop_tokens: frozenset[int] = frozenset()
+    ends: Callable[[int], bool] | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_count("max_new_tokens", self.max_new_tokens)
+
+    def stops(self, token: int) -> bool:
+        """Whether a row ends with this token, its newest."""
+        return token in self.stop_tokens or (self.ends is not None and self.ends(token))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPrompt:
+    """The prompt of one row that is read in pieces, between steps of the others.
+
+    Attributes:
+        tokens: Token ids; at least one.
+        state: What the row goes on from, one row; None begins a new text.
+        known: How many tokens at the begin of ``tokens`` the state has read already, fewer than all.
+        marks: After how many tokens `on_mark` is called: pieces end there.
+        on_mark: Given each of these numbers, and the state after so many tokens.
+    """
+
+    tokens: Int[Tensor, "time"]
+    state: ModelState | None = None
+    known: int = 0
+    marks: tuple[int, ...] = ()
+    on_mark: Callable[[int, ModelState], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +128,12 @@ class EngineStep:
         slots: The rows that got a token.
         tokens: The token of each of them.
         ended: Slots that end with this token.
-        stopped: Those of them that a stop token ended.
+        stopped: Those of them that a stop token, or `RowLimits.ends`, ended.
+        failed: Admitted rows whose logits were not finite, and the error of each. They are gone.
     """
 
     slots: tuple[int, ...]
     tokens: Int[Tensor, "rows"]
     ended: tuple[int, ...] = ()
     stopped: tuple[int, ...] = ()
+    failed: tuple[tuple[int, DivergedError], ...] = ()

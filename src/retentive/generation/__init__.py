@@ -2,6 +2,8 @@
 
 from retentive.checkpoints.states import GenerationState
 from retentive.generation.generator import GenerationResult, TokenStream, generate, stream
+from retentive.generation.logprobs import TokenLogprobs
+from retentive.generation.requests import Request, RequestBatch, RequestProgress, RequestStep
 from retentive.generation.retrieval import OwnNeighbours, Retrieval, StoreRetriever
 from retentive.generation.sampling import Sampling
 
@@ -9,9 +11,14 @@ __all__ = [
     "GenerationResult",
     "GenerationState",
     "OwnNeighbours",
+    "Request",
+    "RequestBatch",
+    "RequestProgress",
+    "RequestStep",
     "Retrieval",
     "Sampling",
     "StoreRetriever",
+    "TokenLogprobs",
     "TokenStream",
     "generate",
     "stream",

@@ -7,6 +7,7 @@ from torch import Tensor
 from retentive.checkpoints.states import GenerationState
 from retentive.engine import Engine, RowLimits, RowState
 from retentive.errors import DivergedError
+from retentive.generation.logprobs import TokenLogprobs, token_logprobs
 from retentive.generation.prompt import PromptBatch
 from retentive.generation.retrieval import Lookup
 from retentive.generation.sampling import Sampling, choose
@@ -84,9 +85,17 @@ def _generation_state(rows: RowState) -> GenerationState:
 class RowSampler:
     """Chooses tokens by a `Sampling`; a row's random numbers depend on the seed, its number and its position alone."""
 
-    def __init__(self, sampling: Sampling) -> None:
-        """Take how to choose."""
-        self._sampling = sampling
+    def __init__(self, sampling: Sampling, *, first_row: int = 0, logprobs: int | None = None) -> None:
+        """Take how to choose.
+
+        Args:
+            sampling: For all rows.
+            first_row: Number of the first row, by which its random numbers are told from those of others.
+            logprobs: Keep the log-probability of each token that is chosen, and those of so many of the likeliest.
+        """
+        self._sampling, self._first_row, self._logprobs = sampling, first_row, logprobs
+        self.logprobs: list[TokenLogprobs] = []
+        """Of the tokens that were chosen last, one a row; empty where none are wanted."""
         self._draws: _Draws | None = None
         self._unchecked = list[Tensor]()
 
@@ -94,12 +103,14 @@ class RowSampler:
         """Draw from the rows' positions on."""
         if not self._sampling.is_greedy:
             seed = self._sampling.seed
-            self._draws = _Draws(draw_seed() if seed is None else seed, position)
+            self._draws = _Draws(draw_seed() if seed is None else seed, position, self._first_row)
 
     def choose(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
         """Return the next token of each row."""
         tokens = choose(logits, self._sampling, None if self._draws is None else self._draws.take())
         self._unchecked.append(tokens)
+        if self._logprobs is not None:
+            self.logprobs = token_logprobs(logits, tokens.clamp_min(0), self._logprobs)
         if logits.device.type == "cpu":
             self.check()
             return tokens
@@ -130,10 +141,10 @@ class RowSampler:
 class _Draws:
     """Random numbers for the next positions of every row, made many at a time."""
 
-    def __init__(self, seed: int, position: Int[Tensor, "rows"]) -> None:
+    def __init__(self, seed: int, position: Int[Tensor, "rows"], first_row: int) -> None:
         self._seed = seed
         self._position = position
-        self._row = torch.arange(len(position), device=position.device)
+        self._row = torch.arange(first_row, first_row + len(position), device=position.device)
         self._ahead: Float[Tensor, "rows count"] | None = None
         self._used = 0
 

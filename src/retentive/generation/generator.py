@@ -10,15 +10,15 @@ from torch import Tensor
 from retentive.checkpoints.states import GenerationState
 from retentive.config_types import check_kind
 from retentive.engine.eager import evaluating
+from retentive.generation.beginning import begin
 from retentive.generation.decoding import Decoding
-from retentive.generation.prompt import Prompt, PromptBatch, align, read_prompt
+from retentive.generation.prompt import Prompt
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
 from retentive.generation.stopping import Stopping
 from retentive.models.calls import check_predicts_next
 from retentive.models.protocol import LanguageModel
-from retentive.models.state_values import check_state_values
-from retentive.state import ModelState, RecurrentState
+from retentive.state import ModelState
 
 _KEPT_TOGETHER = 256
 _GREEDY = Sampling()
@@ -168,56 +168,11 @@ def _begin(
     check_predicts_next(model)
     check_kind("sampling", sampling, Sampling, cure="Sampling(temperature=0.8) draws, and without any it is greedy")
     check_kind("stop_tokens", stop_tokens, Collection, cure="give a list of token ids")
-    check_kind("state", state, RecurrentState, type(None))
     lookup = make_lookup(model, retriever)
     stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
     stopping.check_vocab(model.vocab_size)
-    device = model.device
-    start = None if state is None else state.to(device)
-    if start is not None:
-        check_state_values(start, thorough=True)
-    batch = _first_tokens(read_prompt(prompt, model.vocab_size), start, device)
-    carried = start.model if isinstance(start, GenerationState) else start
-    if model.longest_text is not None:
-        read = 0 if carried is None else int(carried.position.max())
-        _check_room(read + batch.longest + max_new_tokens - 1, model.longest_text)
+    batch, carried = begin(model, prompt, state, max_new_tokens)
     return Decoding(model, batch, carried, sampling, stopping, lookup)
-
-
-def _first_tokens(rows: list[Tensor], state: ModelState | GenerationState | None, device: torch.device) -> PromptBatch:
-    """The tokens that are read before the first is chosen: the state's unread ones, then the prompt."""
-    if isinstance(state, GenerationState):
-        if not rows:
-            return PromptBatch(tokens=state.unread[:, None], mask=None)
-        _check_rows(len(rows), state.batch_size)
-        unread = state.unread.cpu()
-        return align([torch.cat((unread[index : index + 1], row)) for index, row in enumerate(rows)], device)
-    empty = [index for index, row in enumerate(rows) if not len(row)]
-    if not rows or empty:
-        which = f", but row {empty[0]} is empty" if empty else ", but there is none"
-        raise ValueError(
-            f"prompt must hold at least one token for each row{which}; begin with the tokenizer's end_of_text to start "
-            "a new text, or pass the state of an earlier generation, which needs no prompt."
-        )
-    if state is not None:
-        _check_rows(len(rows), state.batch_size)
-    return align(rows, device)
-
-
-def _check_rows(prompts: int, states: int) -> None:
-    if prompts != states:
-        raise ValueError(
-            f"state must have one row for each prompt, {prompts}, but has {states}; state.select(rows) keeps or "
-            "repeats rows."
-        )
-
-
-def _check_room(needed: int, max_positions: int) -> None:
-    if needed > max_positions:
-        raise ValueError(
-            f"prompt and max_new_tokens must fit into max_positions = {max_positions} tokens, but together with the "
-            f"state they need {needed}; ask for fewer tokens."
-        )
 
 
 class _TokenLog:

@@ -6,10 +6,11 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from retentive.config_types import check_count, check_types
+from retentive.engine import TokensCall
 from retentive.errors import MismatchError
 from retentive.models.layer_states import state_of_kind
 from retentive.models.protocol import LanguageModel
@@ -94,28 +95,42 @@ class Lookup:
         """The state, if it is of the family: it is asked for before each token, and the model checks all else of it."""
         return state_of_kind(state, RetroState, "a RETRO")
 
-    def arguments(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> dict[str, Tensor]:
-        """The neighbours of the chunks that end in a call, by the name of the argument; empty without any."""
-        found = self.neighbours(tokens, mask, state)
-        return {} if found is None else {"neighbours": found}
+    def arguments(self, calls: Sequence[TokensCall]) -> list[dict[str, Tensor]]:
+        """The neighbours of the chunks that end in each call, by the name of the argument; empty without any.
 
-    def neighbours(
-        self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None
-    ) -> Int[Tensor, "batch chunks neighbours length"] | None:
-        """The neighbours for a call.
+        The retriever is asked once, for the chunks of all calls.
 
         Raises:
             ValueError: If the retriever does not answer each chunk.
         """
+        ended = [self._ended_chunks(call) for call in calls]
+        real = [None if chunks is None else (chunks != -1).any(2) for chunks in ended]
+        asked = [chunks[there] for chunks, there in zip(ended, real, strict=True) if chunks is not None]
+        counts = [0 if there is None else int(there.sum()) for there in real]
+        if not sum(counts):
+            return [{} for _ in calls]
+        found = self._ask(torch.cat(asked)).split(counts)
+        return [
+            {"neighbours": _in_places(part, there)} if there is not None and len(part) else {}
+            for part, there in zip(found, real, strict=True)
+        ]
+
+    def neighbours(
+        self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None
+    ) -> Int[Tensor, "batch chunks neighbours length"] | None:
+        """The neighbours for one call; see `arguments`."""
+        return self.arguments([TokensCall(tokens, mask, state)])[0].get("neighbours")
+
+    def _ended_chunks(self, call: TokensCall) -> Int[Tensor, "batch chunks chunk"] | None:
+        """The chunks that end in a call; None where it is plain that none does."""
         # Most new tokens end no chunk, and are not asked about further.
-        last = self._model.config.chunk_size - 1
-        if tokens.shape[1] == 1 and state is not None and int(self._checked(state).place.max()) < last:
+        last, state = self._model.config.chunk_size - 1, call.state
+        if call.tokens.shape[1] == 1 and state is not None and int(self._checked(state).place.max()) < last:
             return None
-        chunks = self._model.ended_chunks(tokens, state, mask=mask)
-        there = (chunks != -1).any(2)
-        asked = chunks[there]
-        if not len(asked):
-            return None
+        return self._model.ended_chunks(call.tokens, state, mask=call.mask)
+
+    def _ask(self, asked: Int[Tensor, "ended chunk"]) -> Int[Tensor, "ended neighbours length"]:
+        """The retriever's answer, checked."""
         with torch.inference_mode(False), torch.no_grad():
             found: Any = self._retrieval.retriever(asked.clone())
         if not isinstance(found, Tensor) or found.ndim != 3 or len(found) != len(asked):
@@ -126,9 +141,16 @@ class Lookup:
             )
         if found.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"retriever must return integer ids (int64 or int32), but returned {found.dtype}.")
-        every = torch.full((*there.shape, *found.shape[1:]), -1, dtype=torch.long, device=tokens.device)
-        every[there] = found.to(every)
-        return every
+        return found
+
+
+def _in_places(
+    found: Int[Tensor, "ended neighbours length"], there: Bool[Tensor, "batch chunks"]
+) -> Int[Tensor, "batch chunks neighbours length"]:
+    """Neighbours in the places of their chunks; -1 in those of no chunk."""
+    every = torch.full((*there.shape, *found.shape[1:]), -1, dtype=torch.long, device=there.device)
+    every[there] = found.to(every)
+    return every
 
 
 def make_lookup(model: LanguageModel, retriever: object) -> Lookup | None:

@@ -1,0 +1,268 @@
+"""Requests that come and go: each is continued beside the others, and gets what `generate` gives it alone."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from retentive.checkpoints.states import GenerationState
+from retentive.config_types import check_count, check_kind
+from retentive.engine import Engine, RowLimits, RowPrompt
+from retentive.engine.engine import TOKENS_PER_STEP
+from retentive.errors import DivergedError
+from retentive.generation.beginning import begin
+from retentive.generation.decoding import RowSampler
+from retentive.generation.logprobs import TokenLogprobs
+from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
+from retentive.generation.sampling import Sampling
+from retentive.generation.stop_strings import TextUntil, checked_stop_strings
+from retentive.generation.stopping import Stopping
+from retentive.models.calls import check_predicts_next
+from retentive.models.protocol import LanguageModel
+from retentive.state import ModelState
+from retentive.text.tokenizer import Tokenizer
+
+RequestEnd = Literal["stop_token", "stop_string", "length", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One text to go on with.
+
+    Attributes:
+        prompt: Token ids; may be empty after a `GenerationState` alone.
+        max_new_tokens: It ends after this many.
+        sampling: How its tokens are chosen.
+        stop_tokens: It ends with the first of these, which is its last token.
+        stop_strings: It ends with the first of these in the text of its new tokens; needs a tokenizer.
+        logprobs: Tell the log-probability of each token, and those of so many of the likeliest; None tells none.
+        row: Which row of a `generate` with many rows it equals: rows of one seed draw different tokens.
+        state: What it goes on from, of one row; None begins a new text.
+    """
+
+    prompt: Sequence[int] = ()
+    max_new_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_tokens: Collection[int] = ()
+    stop_strings: Sequence[str] = ()
+    logprobs: int | None = None
+    row: int = 0
+    state: ModelState | GenerationState | None = None
+
+    def __post_init__(self) -> None:
+        """Validate the fields that need no model."""
+        check_kind("sampling", self.sampling, Sampling, cure="Sampling(temperature=0.8) draws")
+        check_kind("stop_tokens", self.stop_tokens, Collection, cure="give a list of token ids")
+        checked_stop_strings(self.stop_strings)
+        Stopping(max_new_tokens=self.max_new_tokens, stop_tokens=frozenset(self.stop_tokens))
+        check_count("row", self.row, least=0)
+        if self.logprobs is not None:
+            check_count("logprobs", self.logprobs, least=0, otherwise="None for none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStep:
+    """What one request got in one step.
+
+    Attributes:
+        number: Of the request.
+        token: Its new token; None if it failed.
+        text: Characters that are certain now, so that no stop string begins in them; empty without a tokenizer. With
+            the last token comes the rest, without the stop string.
+        logprobs: Of the token, where they were asked for.
+        ended: What ended it with this token; None while it goes on.
+        error: Why it failed.
+    """
+
+    number: int
+    token: int | None
+    text: str = ""
+    logprobs: TokenLogprobs | None = None
+    ended: RequestEnd | None = None
+    error: DivergedError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestProgress:
+    """How far a request is.
+
+    Attributes:
+        prompt_tokens: Of its prompt.
+        cached_tokens: Those of them that a prefix cache had read already.
+        new_tokens: Tokens that it got.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    new_tokens: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A request that was admitted and not removed."""
+
+    request: Request
+    sampler: RowSampler
+    text: TextUntil | None
+    cached_tokens: int = 0
+    new_tokens: int = 0
+    new_text: str = ""
+    has_failed: bool = False
+
+    def read(self, token: int) -> bool:
+        """Turn a token into text; whether a stop string is complete with it."""
+        assert self.text is not None
+        self.new_text = self.text.push(token)
+        return self.text.has_ended
+
+    def result(self, number: int, token: int, has_ended: bool, is_stopped: bool) -> RequestStep:
+        """What the request got with a token."""
+        self.new_tokens += 1
+        text, self.new_text = self.new_text, ""
+        end: RequestEnd | None = None
+        if has_ended:
+            end = "length" if not is_stopped else "stop_token" if token in self.request.stop_tokens else "stop_string"
+            text += "" if self.text is None else self.text.finish()
+        logprobs = self.sampler.logprobs[0] if self.sampler.logprobs else None
+        return RequestStep(number=number, token=token, text=text, logprobs=logprobs, ended=end)
+
+
+class RequestBatch:
+    """Continues requests of one model side by side; call it from one thread.
+
+    A request is admitted at any time. `step` reads a piece of the prompts that wait, then chooses one token for each
+    request whose prompt is read, so that nobody waits longer than one piece. Requests that end leave the batch at once;
+    their states are kept until `remove`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        tokenizer: Tokenizer | None = None,
+        retriever: Retriever | Retrieval | None = None,
+        tokens_per_step: int = TOKENS_PER_STEP,
+    ) -> None:
+        """Begin without requests.
+
+        Args:
+            model: Of any family that predicts next tokens.
+            tokenizer: Turns new tokens into text; None gives none.
+            retriever: As in `generate`, for all requests. The chunks that end in one step are looked up together.
+            tokens_per_step: Tokens of prompts that one step reads, at most.
+
+        Raises:
+            ValueError: If the model is an encoder, or reads no neighbours and a retriever is given.
+        """
+        check_predicts_next(model)
+        self._model, self._tokenizer = model, tokenizer
+        self._engine = Engine(model, make_lookup(model, retriever), tokens_per_step=tokens_per_step)
+        self._entries: dict[int, _Entry] = {}
+
+    def admit(self, request: Request) -> int:
+        """Take a request; the next steps read its prompt.
+
+        Returns:
+            Its number, which no other request of this batch ever has.
+
+        Raises:
+            TypeError: If the prompt is not token ids.
+            ValueError: As `generate` does.
+            MismatchError: If the state is of another model.
+            DivergedError: If the state has NaN.
+        """
+        check_kind("request", request, Request)
+        if request.stop_strings and self._tokenizer is None:
+            raise ValueError(
+                "stop_strings must come with a tokenizer, but the batch has none: RequestBatch(tokenizer=...)"
+            )
+        stop_tokens = frozenset(request.stop_tokens)
+        Stopping(max_new_tokens=request.max_new_tokens, stop_tokens=stop_tokens).check_vocab(self._model.vocab_size)
+        first, carried = begin(self._model, request.prompt or None, request.state, request.max_new_tokens)
+        if len(first.tokens) != 1:
+            raise ValueError(f"request must have one row, but has {len(first.tokens)}; admit each by itself.")
+        sampler = RowSampler(request.sampling, first_row=request.row, logprobs=request.logprobs)
+        text = None if self._tokenizer is None else TextUntil(self._tokenizer, request.stop_strings)
+        entry = _Entry(request, sampler, text)
+        limits = RowLimits(
+            max_new_tokens=request.max_new_tokens,
+            stop_tokens=stop_tokens,
+            ends=None if text is None else entry.read,
+        )
+        number = self._engine.admit(RowPrompt(tokens=first.tokens[0], state=carried), sampler, limits)
+        self._entries[number] = entry
+        return number
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether some request has not ended."""
+        return bool(self._engine.slots or self._engine.waiting)
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Numbers of the requests that are being continued."""
+        return self._engine.slots
+
+    @property
+    def waiting(self) -> tuple[int, ...]:
+        """Numbers of the requests whose prompts are being read, the one that is read next first."""
+        return self._engine.waiting
+
+    def step(self) -> tuple[RequestStep, ...]:
+        """Read a piece of the prompts that wait, then choose a token for each request whose prompt is read.
+
+        Returns:
+            What each of these got, and which requests failed; empty while there are only prompts to read.
+
+        Raises:
+            ValueError: If all requests have ended.
+        """
+        if not self.is_busy:
+            raise ValueError("there must be a request to step, but all have ended; call admit first.")
+        step = self._engine.step()
+        ended, stopped = set(step.ended), set(step.stopped)
+        results: list[RequestStep] = []
+        for number, error in step.failed:
+            self._entries[number].has_failed = True
+            results.append(RequestStep(number=number, token=None, ended="failed", error=error))
+        for number, token in zip(step.slots, step.tokens.tolist(), strict=True):
+            results.append(self._entries[number].result(number, token, number in ended, number in stopped))
+        return tuple(results)
+
+    def progress(self, number: int) -> RequestProgress:
+        """How far a request is.
+
+        Raises:
+            KeyError: If there is no such request, or it was removed.
+        """
+        entry = self._entry(number)
+        return RequestProgress(
+            prompt_tokens=len(entry.request.prompt), cached_tokens=entry.cached_tokens, new_tokens=entry.new_tokens
+        )
+
+    def state(self, number: int) -> GenerationState:
+        """The state of a request, ended or not: going on from it gives what the request would have got next.
+
+        Raises:
+            KeyError: If there is no such request, or it was removed.
+            ValueError: If it has no token yet, or failed.
+        """
+        if self._entry(number).has_failed:
+            raise ValueError(f"request {number} has no state, for it has failed; admit it again from an earlier state.")
+        state = self._engine.state(number)
+        return GenerationState(model=state.model, unread=state.unread)
+
+    def remove(self, number: int) -> None:
+        """Let a request go at any time between steps, ended or not, and forget its state.
+
+        Raises:
+            KeyError: If there is no such request, or it was removed.
+        """
+        entry = self._entry(number)
+        del self._entries[number]
+        if not entry.has_failed:
+            self._engine.remove(number)
+
+    def _entry(self, number: int) -> _Entry:
+        if number not in self._entries:
+            raise KeyError(f"request {number} is not of this batch, or was removed.")
+        return self._entries[number]
