@@ -17,6 +17,7 @@ private name                        where it is overridden                      
 
 import ctypes
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -39,10 +40,13 @@ def offloading_hook(module: nn.Module) -> Any:
     return hook if getattr(hook, "offload", False) else None
 
 
+# Looked up once: it is asked several times a token.
+_functorch_is_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)  # pyright: ignore[reportPrivateUsage]
+
+
 def is_functionally_transformed() -> bool:
     """Tell whether a transform of ``torch.func``, such as ``grad`` or ``vmap``, is active (torch 2.13)."""
-    is_active = getattr(torch._C, "_are_functorch_transforms_active", None)  # pyright: ignore[reportPrivateUsage]
-    return False if is_active is None else bool(is_active())
+    return _functorch_is_active()
 
 
 def is_forward_differentiated() -> bool:

@@ -12,6 +12,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from retentive.layers.batch_layout import RotaryConfig
@@ -53,7 +54,7 @@ class ModelView:
             return [self._view(part) for part in module]
         if not _can_be_viewed(module):
             return module  # called as it is
-        view = cast("Any", object.__new__(_view_class(type(module))))
+        view = cast("Any", object.__new__(_LinearView if type(module) is nn.Linear else _view_class(type(module))))
         attributes: dict[str, Any] = view.__dict__
         attributes.update({name: self._shared(value) for name, value in module.__dict__.items()})
         attributes.update(module._parameters)  # pyright: ignore[reportPrivateUsage]
@@ -63,6 +64,8 @@ class ModelView:
         self._holders += [module._parameters, module._modules]  # pyright: ignore[reportPrivateUsage]
         for name, value in _derived_values(type(module)).items():
             attributes[name] = value.make(module)
+        if type(module) is nn.Linear and module.bias is None:
+            attributes["columns"] = module.weight.t()
         return view
 
     def _shared(self, value: object) -> object:
@@ -84,6 +87,19 @@ def _can_be_viewed(module: nn.Module) -> bool:
     kind = type(module)
     is_known = kind in _TORCH_CLASSES or kind.__module__.startswith("retentive.")
     return is_known and "forward" not in module.__dict__ and "step" not in module.__dict__
+
+
+class _LinearView(nn.Linear):
+    """Holds the columns of its weight, which torch looks for in each call of a linear layer, through four functions."""
+
+    is_view = True
+    columns: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``x weight^T + bias``."""
+        if self.columns is None or x.dim() != 2:
+            return nn.functional.linear(x, self.weight, self.bias)
+        return torch.mm(x, self.columns)
 
 
 @cache

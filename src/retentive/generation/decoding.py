@@ -108,12 +108,13 @@ class RowSampler:
     def choose(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
         """Return the next token of each row."""
         tokens = choose(logits, self._sampling, None if self._draws is None else self._draws.take())
-        self._unchecked.append(tokens)
         if self._logprobs is not None:
             self.logprobs = token_logprobs(logits, tokens.clamp_min(0), self._logprobs)
         if logits.device.type == "cpu":
-            self.check()
+            if tokens.numpy().min() < 0:
+                raise _not_finite()
             return tokens
+        self._unchecked.append(tokens)
         if len(self._unchecked) == _DRAWN_AHEAD:  # not after each token, for reading the answer waits for the device
             self.check()
         return tokens.clamp_min(0)
@@ -126,16 +127,20 @@ class RowSampler:
         """
         unchecked, self._unchecked = self._unchecked, []
         if any(int(tokens.min()) < 0 for tokens in unchecked):
-            raise DivergedError(
-                "the model's logits must be finite, but some are NaN or infinite; its weights or the given state are "
-                "broken: load an earlier checkpoint."
-            )
+            raise _not_finite()
 
     def keep(self, rows: Bool[Tensor, "rows"]) -> None:
         """Go on with some rows."""
         self.check()
         if self._draws is not None:
             self._draws.keep(rows)
+
+
+def _not_finite() -> DivergedError:
+    return DivergedError(
+        "the model's logits must be finite, but some are NaN or infinite; its weights or the given state are broken: "
+        "load an earlier checkpoint."
+    )
 
 
 class _Draws:

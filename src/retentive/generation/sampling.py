@@ -1,6 +1,7 @@
 """Choosing the next token: the likeliest one, or one drawn by temperature, top-k and top-p."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy
 import torch
@@ -92,8 +93,10 @@ def _likeliest(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
     # numpy compares with vector instructions, five times faster than torch on a CPU.
     numbers = logits.detach().numpy()
     found = numbers.argmax(-1)
-    largest = numbers[numpy.arange(len(found)), found]
-    return torch.from_numpy(numpy.where(numpy.isfinite(largest), found, -1))
+    for row, token in enumerate(found):
+        if not isfinite(numbers[row, token]):
+            found[row] = -1
+    return torch.from_numpy(found)
 
 
 def token_probabilities(logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> Probabilities:

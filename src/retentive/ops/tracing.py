@@ -15,7 +15,7 @@ from retentive.private_apis import is_forward_differentiated, is_functionally_tr
 
 def is_traced() -> bool:
     """Whether a compiler, `torch.func` or forward-mode differentiation follows this call."""
-    return torch.compiler.is_compiling() or is_transformed()
+    return torch.compiler.is_compiling() or is_functionally_transformed() or is_forward_differentiated()
 
 
 def is_transformed() -> bool:
