@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo recall smollm2 test test-oldest test-weights lint docs bench agreement clean retro-evidence
+.PHONY: help demo recall smollm2 test test-slow test-oldest test-weights lint docs bench agreement clean retro-evidence
 help:
 	@echo "make demo               train, evaluate and stream four small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
@@ -16,6 +16,7 @@ help:
 	@echo "make recall             train small memories and ask each for a fact after a million bytes (an hour)"
 	@echo "make smollm2            fetch a language model of 135 million weights (93 MB) and convert it"
 	@echo "make test               all tests (20 minutes on two cores)"
+	@echo "make test-slow          longer evidence, one test at a time; stopped, it goes on where it was (half an hour)"
 	@echo "make test-weights       tests on that model (a minute)"
 	@echo "make test-oldest        the tests that meet other packages, each at the oldest release that is supported"
 	@echo "make lint               style, types and import floors"
@@ -66,7 +67,15 @@ test-weights: $(WEIGHTS)/smollm2/config.json
 	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m weights tests/weights $(ARGS)
 
 test: $(VENV)/installed
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not weights" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not weights" --durations=30 $(ARGS)
+
+# Tests that have passed stand in a file, and are not run again until the code has changed.
+SLOW := runs/slow-tests/$(shell git rev-parse --short HEAD 2>/dev/null || echo none).txt
+test-slow: $(VENV)/installed
+	@mkdir -p $(dir $(SLOW)) && touch $(SLOW)
+	@$(BIN)/python -m pytest -m slow --ignore tests/agreement --collect-only -q -o addopts="--import-mode=importlib --strict-markers" \
+		| grep '::' | grep -vxFf $(SLOW) | while IFS= read -r name; do \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 3600 -q "$$name" $(ARGS) </dev/null || exit 1; echo "$$name" >> $(SLOW); done
 
 # All that the metadata promises, each at its lower bound (torch as pinned): an environment of its own, made in minutes.
 OLDEST := .venvs/oldest

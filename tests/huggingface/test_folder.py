@@ -111,6 +111,9 @@ def test_an_encoder_is_no_causal_model():
         RetentiveForCausalLM(small_config("rmt", bidirectional=True))
 
 
+# What the others are made of, too; each costs half a minute.
+COMPILED_ALWAYS = ("retnet", "rmt")
+
 # In a process of its own: torch.compile cannot trace functions whose shapes are checked at run time.
 COMPILED = """
 import sys
@@ -137,7 +140,10 @@ assert (rest - results[0][1][:, 7:]).abs().max() < 1e-4
 """
 
 
-@pytest.mark.parametrize("family", family_names())
+@pytest.mark.parametrize(
+    "family",
+    [name if name in COMPILED_ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in family_names()],
+)
 def test_a_compiled_forward(family: str):
     folder = Path(__file__).parents[1]
     run = subprocess.run(
