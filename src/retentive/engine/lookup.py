@@ -64,7 +64,7 @@ class ModelView:
         self._holders += [module._parameters, module._modules]  # pyright: ignore[reportPrivateUsage]
         for name, value in _derived_values(type(module)).items():
             attributes[name] = value.make(module)
-        if type(module) is nn.Linear and module.bias is None:
+        if type(module) is nn.Linear and cast("Tensor | None", module.bias) is None:
             attributes["columns"] = module.weight.t()
         return view
 
