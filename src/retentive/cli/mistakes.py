@@ -33,6 +33,7 @@ EXTRA_OF = {
     "tokenizers": "train",
     "transformers": "hf",
     "yaml": "train",
+    "zstandard": "retrieval",
 }
 """Module -> the extra of this package that installs it."""
 

@@ -14,8 +14,10 @@ from retentive.retrieval.blocks.chunking import (
     CHUNKS,
     MAX_CHUNK_SIZE,
     Document,
+    DocumentParts,
+    document_hash,
+    document_parts,
     group_documents,
-    name_and_text,
 )
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.sealed_folder import folder_record, sealed_folder
@@ -303,18 +305,19 @@ def changed_documents(folder: Path, before: Manifest, blocks: Sequence[ChunkBloc
 
 
 def document_hashes(folder: Path, blocks: Sequence[ChunkBlock]) -> dict[str, bytes]:
-    """SHA-256 of the text of each document in the blocks, by name."""
+    """The `document_hash` of each document in the blocks, by name."""
     corpus = Corpus(folder, blocks, 1, ())
     found: dict[str, bytes] = {}
     for number in range(len(blocks)):
-        hashes = corpus.arrays(number)["text_hashes"]
-        found |= {name: hashes[row].tobytes() for row, name in enumerate(corpus.block_names(number))}
+        texts = corpus.arrays(number)["text_hashes"]
+        parts = zip(corpus.block_names(number), texts, corpus.block_metadata(number), strict=True)
+        found |= {name: document_hash(digest.tobytes(), metadata) for name, digest, metadata in parts}
     return found
 
 
-def named(documents: Iterable[Document]) -> Iterator[tuple[str, str]]:
-    """Convert documents to pairs of name and text."""
-    return (name_and_text(document) for document in documents)
+def named(documents: Iterable[Document]) -> Iterator[DocumentParts]:
+    """Convert documents to name, text and metadata."""
+    return (document_parts(document) for document in documents)
 
 
 def _listed(kind: str, names: list[str]) -> str:

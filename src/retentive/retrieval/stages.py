@@ -9,6 +9,7 @@ import numpy as np
 from retentive.retrieval.blocks.block import check_block, key_of, read_block, write_block
 from retentive.retrieval.blocks.chunking import CHUNKS, DocumentGroup, chunk_group, padded
 from retentive.retrieval.blocks.sealed_folder import folder_record
+from retentive.retrieval.blocks.texts import read_metadata, read_page
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
 from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts, WordEncoder
 from retentive.retrieval.index.lexical_index import LEXICAL, ROWS_PER_SEGMENT, write_segment
@@ -36,7 +37,7 @@ class ChunkTask:
         problem, checksum = check_block(self.folder, CHUNKS, group.key)
         if problem is not None:
             checksum = write_block(self.folder, CHUNKS, group.key, chunk_group(group, self.tokenizer, self.chunk_size))
-            read_block.cache_clear()  # a damaged block of this name may be cached
+            forget_blocks()  # a damaged block of this name may be cached
         lengths = read_block(self.folder, CHUNKS, group.key).arrays["lengths"]
         made = ChunkBlock(
             key=group.key,
@@ -77,7 +78,7 @@ class EncodeTask:
                 message = f"the encoder must give {len(passages)} vectors of {self.encoder.dimension()} finite numbers"
                 raise ValueError(f"{message}, but gave {found}.")
             checksum = write_block(self.folder, VECTORS, key, {"vectors": vectors})
-            read_block.cache_clear()
+            forget_blocks()
         return checksum, problem is not None
 
 
@@ -120,6 +121,12 @@ class SegmentTask:
         for block in job.blocks:
             words += block_words(self.folder, block.key, self.tokenizer, self.encoder)
         return write_segment(self.folder, key, words, first_block=first, num_blocks=count), True
+
+
+def forget_blocks() -> None:
+    """Forget what was read of blocks, after one was written again."""
+    for cached in (read_block, read_page, read_metadata):
+        cached.cache_clear()
 
 
 def block_words(folder: Path, key: str, tokenizer: Tokenizer, encoder: WordEncoder) -> list[WordCounts]:

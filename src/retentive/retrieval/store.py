@@ -14,7 +14,7 @@ from retentive.config_types import check_count, check_kind
 from retentive.errors import MismatchError
 from retentive.files import only_writer
 from retentive.retrieval.blocks.block import damaged
-from retentive.retrieval.blocks.chunking import Document
+from retentive.retrieval.blocks.chunking import Document, DocumentParts, document_hash
 from retentive.retrieval.blocks.corpus import Corpus, Ids
 from retentive.retrieval.blocks.sealed_folder import folder_problems
 from retentive.retrieval.build import Builder, BuildReport, document_hashes, named, refuse_foreign_folder
@@ -362,14 +362,14 @@ def new_documents(
     hashes: dict[str, bytes],
     replacing: bool,
     report: BuildReport,
-) -> tuple[list[tuple[str, str]], set[int]]:
+) -> tuple[list[DocumentParts], set[int]]:
     """The documents to add, and the numbers of those that they replace."""
-    fresh: list[tuple[str, str]] = []
+    fresh: list[DocumentParts] = []
     gone: set[int] = set()
-    for name, text in named(documents):
+    for name, text, metadata in named(documents):
         if name in known:
             digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-            if digest == hashes[name]:
+            if document_hash(digest, metadata) == hashes[name]:
                 report.skipped.append(f"document {name!r} is there already, with the same text.")
                 continue
             if not replacing:
@@ -377,7 +377,7 @@ def new_documents(
                     f"document {name!r} is there already with another text: pass replace=True to replace it."
                 )
             gone.add(known[name])
-        fresh.append((name, text))
+        fresh.append((name, text, metadata))
     return fresh, gone
 
 

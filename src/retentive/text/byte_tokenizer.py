@@ -10,7 +10,7 @@ import numpy as np
 
 from retentive.files import write_atomically
 from retentive.text.token_bytes import byte_level_table
-from retentive.text.tokenizer import PAD, TOKENIZER_FILE, TokenIds, save_description, save_for_transformers
+from retentive.text.tokenizer import PAD, TOKENIZER_FILE, Begins, TokenIds, save_description, save_for_transformers
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -35,6 +35,10 @@ class ByteTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """The bytes of each text, as arrays."""
         return [np.frombuffer(utf8(text), dtype=np.uint8).astype(np.uint32) for text in texts]
+
+    def encode_with_begins(self, texts: Sequence[str]) -> list[tuple[TokenIds, Begins]]:
+        """The bytes of each text, with their numbers."""
+        return [(ids, np.arange(len(ids))) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode bytes as UTF-8; invalid bytes become U+FFFD, end-of-text becomes nothing.

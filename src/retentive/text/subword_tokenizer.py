@@ -21,6 +21,7 @@ from retentive.text.token_bytes import adds_prefix_space, bytes_of_tokens
 from retentive.text.tokenizer import (
     PAD,
     TOKENIZER_FILE,
+    Begins,
     TokenIds,
     read_text,
     read_tokenizer_json,
@@ -120,12 +121,27 @@ class SubwordTokenizer:
         for text in texts:
             utf8(text)
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        found = [np.asarray(one.ids, dtype=np.uint32) for one in encoded]
-        for ids in found:
-            if (ids == self.end_of_text).any():
-                message = f"text holds {self._end_of_text_string!r}, which this tokenizer turns into its end-of-text "
-                raise ValueError(message + f"id {self.end_of_text}: remove it from the text, or use another tokenizer.")
+        return [self._checked(np.asarray(one.ids, dtype=np.uint32)) for one in encoded]
+
+    def encode_with_begins(self, texts: Sequence[str]) -> list[tuple[TokenIds, Begins]]:
+        """Token ids of many texts, with the byte of the text at which each token begins.
+
+        A token that begins inside a character, as those of a byte-level vocabulary may, counts from the character.
+        """
+        sizes = [_character_begins(text) for text in texts]
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        found: list[tuple[TokenIds, Begins]] = []
+        for one, places in zip(encoded, sizes, strict=True):
+            characters = np.array([begin for begin, _ in one.offsets], dtype=np.int64)
+            begins = np.maximum.accumulate(places[characters]) if len(characters) else characters
+            found.append((self._checked(np.asarray(one.ids, dtype=np.uint32)), begins))
         return found
+
+    def _checked(self, ids: TokenIds) -> TokenIds:
+        if (ids == self.end_of_text).any():
+            message = f"text holds {self._end_of_text_string!r}, which this tokenizer turns into its end-of-text "
+            raise ValueError(message + f"id {self.end_of_text}: remove it from the text, or use another tokenizer.")
+        return ids
 
     def encode_prompt(self, text: str, *, tags: bool = False, around: bool = True) -> list[int]:
         """Token ids of a text with what stands around it; see `retentive.text.tokenizer.encode_prompt`.
@@ -314,6 +330,12 @@ def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> Subwor
     if begin is not None and tokenizer.token_to_id(begin) is None:
         begin = None
     return SubwordTokenizer.open(path, name="file", end_of_text=end_of_text, begin_of_text=begin, companions=companions)
+
+
+def _character_begins(text: str) -> Begins:
+    """The byte at which each character of a text begins, and the number of bytes."""
+    content = np.frombuffer(utf8(text), dtype=np.uint8)
+    return np.append(np.flatnonzero((content & 0xC0) != 0x80), len(content)).astype(np.int64)
 
 
 def _restore(

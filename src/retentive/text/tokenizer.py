@@ -74,6 +74,41 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenIds]:
     return [np.asarray(tokenizer.encode(text), dtype=np.uint32) for text in texts]
 
 
+Begins = Int64[np.ndarray, "_"]
+"""The byte of the text at which each token begins, in UTF-8; never falling."""
+
+
+@runtime_checkable
+class PlacingTokenizer(Protocol):
+    """A tokenizer that knows where in a text its tokens begin, though they may not spell it."""
+
+    def encode_with_begins(self, texts: Sequence[str]) -> list[tuple[TokenIds, Begins]]:
+        """What `Tokenizer.encode` gives for each text, with the byte at which each token begins."""
+        ...
+
+
+def encode_with_begins(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[TokenIds, Begins]]:
+    """Token ids of each text, with the byte of the text at which each token begins.
+
+    Tokenizers without `PlacingTokenizer.encode_with_begins` must have tokens whose bytes are the text's.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if isinstance(tokenizer, PlacingTokenizer):
+        return tokenizer.encode_with_begins(texts)
+    lengths = token_byte_lengths(tokenizer)
+    found: list[tuple[TokenIds, Begins]] = []
+    for text, ids in zip(texts, encode_batch(tokenizer, texts), strict=True):
+        ends = np.cumsum(lengths[ids])
+        size = len(text.encode("utf-8"))
+        if len(ids) and int(ends[-1]) != size:
+            message = f"the tokens of {text[:40]!r} have {int(ends[-1]):,} bytes and the text has {size:,}, so where"
+            raise ValueError(f"{message} tokens begin is not known: give the tokenizer encode_with_begins.")
+        found.append((ids, ends - lengths[ids]))
+    return found
+
+
 @runtime_checkable
 class BatchDecoder(Protocol):
     """A tokenizer that decodes many rows faster together than one by one."""

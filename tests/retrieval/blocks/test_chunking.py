@@ -8,9 +8,9 @@ from retentive.errors import MismatchError
 from retentive.retrieval import Datastore
 from retentive.retrieval.blocks.chunking import (
     chunk_group,
+    document_parts,
     group_documents,
     hash_rows,
-    name_and_text,
     padded,
     split_tokens,
 )
@@ -87,12 +87,17 @@ def test_the_key_of_a_group_depends_on_names_texts_and_settings():
     assert len(keys) == 5
 
 
-def test_documents_may_be_pairs_or_have_name_and_text():
-    assert name_and_text(("a", "b")) == ("a", "b")
-    assert name_and_text(SourceDocument(name="a", text="b")) == ("a", "b")
+def test_documents_may_be_tuples_or_have_name_and_text():
+    assert document_parts(("a", "b")) == ("a", "b", {})
+    assert document_parts(("a", "b", {"year": 1999})) == ("a", "b", {"year": 1999})
+    assert document_parts(SourceDocument(name="a", text="b")) == ("a", "b", {})
     for wrong in ("text", ("a", b"bytes"), ("a",), 3):
         with pytest.raises(TypeError, match=r"documents must be \(name, text\) pairs of strings"):
-            name_and_text(wrong)
+            document_parts(wrong)
+    with pytest.raises(TypeError, match=r"metadata of document 'a' must be a dictionary whose keys are strings"):
+        document_parts(("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"metadata of document 'a' has nan in column 'score'"):
+        document_parts(("a", "b", {"score": float("nan")}))
 
 
 def test_a_document_that_cannot_be_used_stops_or_is_skipped_with_its_name():

@@ -21,7 +21,9 @@ from retentive.errors import DamagedFileError
 from retentive.files import canonical_json, explain_full_disk, write_atomically
 
 SUFFIX = ".safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 kept tokens and not the text."""
+
 STORE_CURE = "build the store again from the same documents: only damaged and missing blocks are made anew"
 _CHECKSUM_BYTES = 32
 _MAX_HEADER_BYTES = 1 << 24

@@ -1,21 +1,27 @@
 """Cutting documents into chunks of a fixed number of tokens; every document starts a new chunk.
 
+The text is kept beside the chunks, with the byte of its document at which each chunk begins: what is shown and what is
+searched by words comes from the text. Chunks share a document out, so every byte of it is in one of them.
+
 Consecutive documents form groups of about ``block_bytes`` of text, and each group becomes one block. A block is thus a
 pure function of its own documents, and which documents share a block depends only on their order and lengths. A
 document is never split over two blocks.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt64
 
+from retentive.files import canonical_json
 from retentive.retrieval.blocks.block import key_of
+from retentive.retrieval.blocks.texts import Metadata, pack_texts
 from retentive.retrieval.passages import Rows
-from retentive.text.tokenizer import Tokenizer, encode_batch
+from retentive.text.tokenizer import Tokenizer, encode_with_begins
 
 CHUNKS = "chunks"
 MAX_CHUNK_SIZE = 65535
@@ -23,7 +29,7 @@ MAX_CHUNK_SIZE = 65535
 
 @runtime_checkable
 class NamedText(Protocol):
-    """A document: a unique name, for example a path, and its text."""
+    """A document: a unique name, for example a path, and its text; it may also have ``metadata``, a dictionary."""
 
     @property
     def name(self) -> str:
@@ -36,8 +42,11 @@ class NamedText(Protocol):
         ...
 
 
-Document = NamedText | tuple[str, str]
-"""An input document; a tuple is ``(name, text)``."""
+Document = NamedText | tuple[str, str] | tuple[str, str, Metadata]
+"""An input document; a tuple is ``(name, text)`` or ``(name, text, metadata)``."""
+
+DocumentParts = tuple[str, str, Metadata]
+"""Name, text and metadata of a document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +54,48 @@ class DocumentGroup:
     """The documents of one block.
 
     Attributes:
-        key: Name of the block, from the chunking and from names and texts.
+        key: Name of the block, from the chunking and from names, texts and metadata.
         names: Names of the documents.
         texts: Their texts.
         hashes: SHA-256 of each text.
+        metadata: Columns of each document.
     """
 
     key: str
     names: list[str]
     texts: list[str]
     hashes: list[bytes]
+    metadata: list[Metadata]
 
 
-def name_and_text(document: object) -> tuple[str, str]:
-    """Name and text of a document.
+def document_parts(document: object) -> DocumentParts:
+    """Name, text and metadata of a document.
 
     Raises:
-        TypeError: If it is neither a pair of strings nor has ``name`` and ``text``.
+        TypeError: If it is neither a tuple of them nor has ``name`` and ``text``.
+        ValueError: If a value of the metadata is neither a string nor a finite number, a truth value or ``None``.
     """
     if isinstance(document, tuple):
-        pair: tuple[Any, ...] = document
+        parts: tuple[Any, ...] = document
     elif isinstance(document, NamedText):
-        pair = (document.name, document.text)
+        parts = (document.name, document.text, getattr(document, "metadata", None) or {})
     else:
-        pair = ()
-    if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+        parts = ()
+    if len(parts) not in (2, 3) or not all(isinstance(part, str) for part in parts[:2]):
         raise TypeError(f"documents must be (name, text) pairs of strings, but one is a {type(document).__name__}.")
-    return cast("tuple[str, str]", pair)
+    metadata: Any = parts[2] if len(parts) == 3 else {}
+    if not isinstance(metadata, Mapping) or not all(isinstance(column, str) for column in metadata):
+        raise TypeError(f"metadata of document {parts[0]!r} must be a dictionary whose keys are strings.")
+    for column, value in metadata.items():
+        if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+            message = f"metadata of document {parts[0]!r} has {value!r} in column {column!r}"
+            raise ValueError(f"{message}: values are strings, finite numbers, truth values or None.")
+    return cast("DocumentParts", (parts[0], parts[1], dict(metadata)))
+
+
+def document_hash(text_hash: bytes, metadata: Metadata) -> bytes:
+    """Equal if text and metadata are: the text's SHA-256 alone, or hashed with the metadata where there is some."""
+    return hashlib.sha256(text_hash + canonical_json(dict(metadata)).encode()).digest() if metadata else text_hash
 
 
 def group_documents(
@@ -93,9 +117,10 @@ def group_documents(
     names: list[str] = []
     texts: list[str] = []
     hashes: list[bytes] = []
+    columns: list[Metadata] = []
     size = 0
     for document in documents:
-        name, text = name_and_text(document)
+        name, text, metadata = document_parts(document)
         try:
             content = _content(name, text, seen)
         except ValueError as error:
@@ -106,12 +131,13 @@ def group_documents(
         names.append(name)
         texts.append(text)
         hashes.append(hashlib.sha256(content).digest())
+        columns.append(metadata)
         size += len(content)
         if size >= block_bytes:
-            yield _group(names, texts, hashes, settings)
-            names, texts, hashes, size = [], [], [], 0
+            yield _group(names, texts, hashes, columns, settings)
+            names, texts, hashes, columns, size = [], [], [], [], 0
     if names:
-        yield _group(names, texts, hashes, settings)
+        yield _group(names, texts, hashes, columns, settings)
 
 
 def _content(name: str, text: str, seen: set[bytes]) -> bytes:
@@ -128,9 +154,11 @@ def _content(name: str, text: str, seen: set[bytes]) -> bytes:
     return content
 
 
-def _group(names: list[str], texts: list[str], hashes: list[bytes], settings: dict[str, Any]) -> DocumentGroup:
-    parts = [[name, digest.hex()] for name, digest in zip(names, hashes, strict=True)]
-    return DocumentGroup(key_of(CHUNKS, settings, parts), names, texts, hashes)
+def _group(
+    names: list[str], texts: list[str], hashes: list[bytes], metadata: list[Metadata], settings: dict[str, Any]
+) -> DocumentGroup:
+    parts = [[name, digest.hex(), known] for name, digest, known in zip(names, hashes, metadata, strict=True)]
+    return DocumentGroup(key_of(CHUNKS, settings, parts), names, texts, hashes, metadata)
 
 
 def chunk_group(group: DocumentGroup, tokenizer: Tokenizer, chunk_size: int) -> dict[str, np.ndarray]:
@@ -138,24 +166,28 @@ def chunk_group(group: DocumentGroup, tokenizer: Tokenizer, chunk_size: int) -> 
 
     Returns:
         ``tokens (rows, chunk_size)`` with 0 after the end of a chunk, ``lengths (rows,)``, ``hashes (rows,)`` from
-        `hash_rows`, ``first_rows (documents + 1,)``, ``names`` (their bytes, one after the other) with ``name_ends``,
-        and ``text_hashes (documents, 32)``.
+        `hash_rows`, ``begins (rows,)``, the byte of its document at which each chunk begins (a chunk ends where the
+        next one begins, the last one with its document), ``first_rows (documents + 1,)``, ``names`` (their bytes, one
+        after the other) with ``name_ends``, ``text_hashes (documents, 32)``, and what `pack_texts` makes.
 
     Raises:
         ValueError: If a document has the end-of-text id in it; the message names it.
     """
-    sequences = encode_batch(tokenizer, group.texts)
-    counts = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    encoded = encode_with_begins(tokenizer, group.texts)
+    counts = np.array([len(sequence) for sequence, _ in encoded], dtype=np.int64)
     rows_of = -(-counts // chunk_size)
     first_rows = np.concatenate([[0], np.cumsum(rows_of)]).astype(np.int64)
     flat = np.zeros(int(first_rows[-1]) * chunk_size, dtype=token_dtype(tokenizer.vocab_size))
     lengths = np.full(int(first_rows[-1]), chunk_size, dtype=np.uint16)
-    for index, sequence in enumerate(sequences):
+    begins = np.zeros(int(first_rows[-1]), dtype=np.int64)
+    for index, (sequence, places) in enumerate(encoded):
         if (np.asarray(sequence) == tokenizer.end_of_text).any():
             message = f"document {group.names[index]!r} has text that the tokenizer turns into its end-of-text id "
             raise ValueError(message + f"{tokenizer.end_of_text}: remove it from the text, or use another tokenizer.")
         begin = int(first_rows[index]) * chunk_size
         flat[begin : begin + len(sequence)] = sequence
+        if len(sequence):  # the first chunk begins with its document, though its first token may not
+            begins[first_rows[index] + 1 : first_rows[index + 1]] = places[chunk_size::chunk_size]
         if len(sequence) % chunk_size:
             lengths[first_rows[index + 1] - 1] = len(sequence) % chunk_size
     tokens = flat.reshape(-1, chunk_size)
@@ -164,10 +196,12 @@ def chunk_group(group: DocumentGroup, tokenizer: Tokenizer, chunk_size: int) -> 
         "tokens": tokens,
         "lengths": lengths,
         "hashes": hash_rows(padded(tokens, lengths)),
+        "begins": begins.astype(np.uint32) if begins.max(initial=0) < 1 << 32 else begins,
         "first_rows": first_rows,
         "names": np.frombuffer(b"".join(encoded_names), dtype=np.uint8),
         "name_ends": np.cumsum([len(name) for name in encoded_names], dtype=np.int64),
         "text_hashes": np.frombuffer(b"".join(group.hashes), dtype=np.uint8).reshape(-1, 32),
+        **pack_texts([text.encode("utf-8") for text in group.texts], group.metadata),
     }
 
 

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt64
 
 from retentive.retrieval.blocks.block import read_block
 from retentive.retrieval.blocks.chunking import CHUNKS, document_rows, padded
+from retentive.retrieval.blocks.texts import lines_before, read_metadata, read_text
 from retentive.retrieval.manifest import ChunkBlock
 from retentive.retrieval.passages import NO_TOKEN, Rows
 
@@ -139,17 +141,78 @@ class Corpus:
 
     def chunks_of(self, document: int) -> range:
         """Ids of the chunks of a document."""
-        if not 0 <= document < self.num_documents:
-            raise ValueError(f"document must be from 0 to {self.num_documents - 1}, but is {document}.")
-        block = int(np.searchsorted(self.first_documents, document, side="right")) - 1
-        local = document - int(self.first_documents[block])
+        block, local = self._place(document)
         first_rows = self.arrays(block)["first_rows"] + self.first_chunks[block]
         return range(int(first_rows[local]), int(first_rows[local + 1]))
 
+    def spans(self, ids: Ids) -> tuple[Ids, Ids]:
+        """The bytes of its document at which each chunk begins and ends; both -1 for `MISSING`.
+
+        A chunk ends where the next one begins, the last one with its document.
+        """
+        flat = self._checked(ids)
+        begins, ends = np.full(len(flat), -1, dtype=np.int64), np.full(len(flat), -1, dtype=np.int64)
+        for block, places, rows in self.by_block(flat):
+            arrays = self.arrays(block)
+            starts, firsts = arrays["begins"].astype(np.int64), arrays["first_rows"]
+            following = np.append(starts[1:], 0)
+            held = np.flatnonzero(np.diff(firsts))  # documents that have chunks
+            following[firsts[held + 1] - 1] = np.diff(arrays["text_ends"], prepend=0)[held]
+            begins[places], ends[places] = starts[rows], following[rows]
+        return begins.reshape(ids.shape), ends.reshape(ids.shape)
+
+    def content(self, document: int, begin: int = 0, end: int | None = None) -> bytes:
+        """Bytes of the UTF-8 text of a document, those outside of it left out.
+
+        Raises:
+            DamagedFileError: If they are not what their checksum was taken of.
+        """
+        block, first, size = self._text_place(document)
+        end = size if end is None else min(end, size)
+        return read_text(self.folder, CHUNKS, self.blocks[block].key, first + max(begin, 0), first + end)
+
+    def text(self, document: int) -> str:
+        """The text of a document."""
+        return self.content(document).decode("utf-8")
+
+    def text_bytes(self, document: int) -> int:
+        """Bytes of the UTF-8 text of a document."""
+        return self._text_place(document)[2]
+
+    def line(self, document: int, place: int) -> int:
+        """The line, from 1, in which a byte of a document stands; lines end at a line feed."""
+        block, first, size = self._text_place(document)
+        key = self.blocks[block].key
+        before = lines_before(self.folder, CHUNKS, key, first)
+        return lines_before(self.folder, CHUNKS, key, first + min(place, size)) - before + 1
+
+    def metadata(self, document: int) -> dict[str, Any]:
+        """The columns of a document."""
+        block, local = self._place(document)
+        return dict(self.block_metadata(block)[local])
+
+    def block_metadata(self, block: int) -> tuple[dict[str, Any], ...]:
+        """The columns of the documents of a block; not to be altered."""
+        return read_metadata(self.folder, CHUNKS, self.blocks[block].key)
+
     def document_name(self, document: int) -> str:
         """The name of a document."""
+        block, local = self._place(document)
+        return self.block_names(block)[local]
+
+    def _place(self, document: int) -> tuple[int, int]:
+        """The block of a document, and its number in the block."""
+        if not 0 <= document < self.num_documents:
+            raise ValueError(f"document must be from 0 to {self.num_documents - 1}, but is {document}.")
         block = int(np.searchsorted(self.first_documents, document, side="right")) - 1
-        return self.block_names(block)[document - int(self.first_documents[block])]
+        return block, document - int(self.first_documents[block])
+
+    def _text_place(self, document: int) -> tuple[int, int, int]:
+        """The block of a document, where its text begins in the row of all texts of the block, and its bytes."""
+        block, local = self._place(document)
+        ends = self.arrays(block)["text_ends"]
+        first = int(ends[local - 1]) if local else 0
+        return block, first, int(ends[local]) - first
 
     def block_names(self, block: int) -> list[str]:
         """Names of the documents of a block."""

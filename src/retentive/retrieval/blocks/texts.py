@@ -1,0 +1,113 @@
+"""The text of a block's documents: compressed in pages, so that an answer reads a page or two and not the block.
+
+The UTF-8 of all documents of a block stands in one row, one after the other. Every `PAGE_BYTES` of it are a zstd frame
+with a checksum of its own, so a damaged byte is found by whoever reads it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retentive.files import canonical_json
+from retentive.retrieval.blocks.block import block_path, damaged, read_block
+
+PAGE_BYTES = 1 << 17
+"""Bytes of text of a page: longer ones are smaller on disk, shorter ones are read faster."""
+
+_LEVEL = 3
+_LINE_END = ord("\n")
+
+Metadata = Mapping[str, str | int | float | bool | None]
+"""What is known of a document besides its text, by name of the column."""
+
+
+def pack_texts(contents: Sequence[bytes], metadata: Sequence[Metadata]) -> dict[str, np.ndarray]:
+    """Compress the documents of a block.
+
+    Args:
+        contents: UTF-8 of each document.
+        metadata: Columns of each document.
+
+    Returns:
+        ``pages`` (zstd frames, one after the other) with ``page_ends``; ``page_lines``, the line ends before each
+        page; ``text_ends``, where each document ends in the row of all; ``metadata``, a zstd frame of a JSON list.
+    """
+    row = b"".join(contents)
+    pages = [row[begin : begin + PAGE_BYTES] for begin in range(0, len(row), PAGE_BYTES)]
+    frames = [_compress(page) for page in pages]
+    lines = np.cumsum([0, *(page.count(b"\n") for page in pages)], dtype=np.int64)[: len(pages)]
+    return {
+        "pages": np.frombuffer(b"".join(frames), dtype=np.uint8),
+        "page_ends": np.cumsum([len(frame) for frame in frames], dtype=np.int64),
+        "page_lines": lines,
+        "text_ends": np.cumsum([len(content) for content in contents], dtype=np.int64),
+        "metadata": np.frombuffer(_compress(canonical_json(list(metadata)).encode()), dtype=np.uint8),
+    }
+
+
+def read_text(folder: Path, kind: str, key: str, begin: int, end: int) -> bytes:
+    """Bytes ``begin`` to ``end`` of the row of all texts of a block.
+
+    Raises:
+        DamagedFileError: If the pages do not hold what they were made of.
+    """
+    if begin >= end:
+        return b""
+    first, last = begin // PAGE_BYTES, (end - 1) // PAGE_BYTES
+    found = b"".join(read_page(folder, kind, key, page) for page in range(first, last + 1))
+    return found[begin - first * PAGE_BYTES : end - first * PAGE_BYTES]
+
+
+def lines_before(folder: Path, kind: str, key: str, place: int) -> int:
+    """Line ends before a place in the row of all texts of a block."""
+    arrays = read_block(folder, kind, key).arrays
+    page = place // PAGE_BYTES
+    if page >= len(arrays["page_lines"]):  # the end of a row that fills its last page
+        page = len(arrays["page_lines"]) - 1
+    if page < 0:
+        return 0
+    inside = read_page(folder, kind, key, page)[: place - page * PAGE_BYTES]
+    return int(arrays["page_lines"][page]) + inside.count(_LINE_END)
+
+
+@lru_cache(maxsize=64)
+def read_page(folder: Path, kind: str, key: str, page: int) -> bytes:
+    """The text of one page.
+
+    Raises:
+        DamagedFileError: If the page does not hold what it was made of.
+    """
+    arrays = read_block(folder, kind, key).arrays
+    ends = arrays["page_ends"]
+    begin = int(ends[page - 1]) if page else 0
+    return _decompress(arrays["pages"][begin : int(ends[page])].tobytes(), block_path(folder, kind, key))
+
+
+@lru_cache(maxsize=256)
+def read_metadata(folder: Path, kind: str, key: str) -> tuple[dict[str, Any], ...]:
+    """The columns of each document of a block.
+
+    Raises:
+        DamagedFileError: If they are not what they were made of.
+    """
+    frame = read_block(folder, kind, key).arrays["metadata"].tobytes()
+    return tuple(json.loads(_decompress(frame, block_path(folder, kind, key))))
+
+
+def _compress(content: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(content)
+
+
+def _decompress(frame: bytes, path: Path) -> bytes:
+    import zstandard
+
+    try:
+        return zstandard.ZstdDecompressor().decompress(frame)
+    except zstandard.ZstdError as error:
+        raise damaged(path, f"has text that is not what its checksum was taken of ({error})") from error
