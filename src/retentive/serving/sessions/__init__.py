@@ -1,0 +1,1 @@
+"""Stored states: one small value a turn, in a folder or in Redis, where any replica finds it."""

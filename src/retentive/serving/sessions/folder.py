@@ -1,0 +1,161 @@
+"""States in a folder: one file each, and an index that no crash tears."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from retentive.errors import MismatchError
+from retentive.files import is_temporary, sync, write_atomically
+from retentive.serving.sessions.record import StateRecord
+
+INDEX = "index.sqlite"
+FILES = "states"
+FORMAT_VERSION = 1
+ABANDONED_SECONDS = 3600.0
+"""A file without a record is left over from a kill when it is this old: until then, its writer may be at work."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS states (
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, created REAL NOT NULL, size INTEGER NOT NULL,
+    record TEXT NOT NULL, turn TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_owner ON states (owner, created);
+"""
+
+
+class StateFolder:
+    """Several processes may use one folder. A file is written whole and synced before its record is.
+
+    Args:
+        folder: Made if it is not there.
+
+    Raises:
+        MismatchError: If another version of this library wrote it.
+        OSError: If it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files = folder / FILES
+        self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = folder / INDEX
+        # One connection a process, behind a lock: each statement takes well under a millisecond.
+        self._lock = threading.Lock()
+        self._index = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+        self._index.execute("PRAGMA journal_mode = WAL")
+        self._index.execute("PRAGMA synchronous = FULL")
+        written = self._index.execute("PRAGMA user_version").fetchone()[0]
+        if written not in (0, FORMAT_VERSION):
+            raise MismatchError(
+                f"{self._path} has the format version {written}, but this retentive reads {FORMAT_VERSION}; give "
+                "another folder to sessions."
+            )
+        with self._writing() as index:
+            for statement in _TABLES.split(";"):
+                index.execute(statement)
+            index.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        sync(folder)
+        self._remove_abandoned()
+
+    def put(self, record: StateRecord, content: bytes, most: int) -> bool:
+        """Store a state; False, and nothing is stored, where the owner has ``most`` already."""
+        path = self._file(record.id)
+        write_atomically(path, content)
+        with self._writing() as index:
+            count = index.execute("SELECT count(*) FROM states WHERE owner = ?", (record.owner,)).fetchone()[0]
+            has_room = count < most
+            if has_room:
+                row = (record.id, record.owner, record.created, record.size, *record.to_json())
+                index.execute("INSERT INTO states VALUES (?, ?, ?, ?, ?, ?)", row)
+        if not has_room:
+            path.unlink(missing_ok=True)
+        return has_room
+
+    def record(self, owner: str, identifier: str) -> StateRecord | None:
+        """The record of one of the owner's states."""
+        with self._lock:
+            found = self._index.execute(
+                "SELECT record, turn FROM states WHERE id = ? AND owner = ?", (identifier, owner)
+            ).fetchone()
+        return None if found is None else StateRecord.from_json(*found)
+
+    def content(self, record: StateRecord) -> bytes | None:
+        """The bytes of a state; None where it was deleted meanwhile."""
+        try:
+            content = self._file(record.id).read_bytes()
+        except FileNotFoundError:
+            if self.record(record.owner, record.id) is None:
+                return None
+            content = b""
+        return record.check(content)
+
+    def records(self, owner: str, *, newest: int, before: float | None = None) -> list[StateRecord]:
+        """The owner's newest records without their turns, the newest first."""
+        with self._lock:
+            rows = self._index.execute(
+                "SELECT record FROM states WHERE owner = ? AND created < ? ORDER BY created DESC, id LIMIT ?",
+                (owner, float("inf") if before is None else before, newest),
+            ).fetchall()
+        return [StateRecord.from_json(row[0]) for row in rows]
+
+    def count(self, owner: str) -> int:
+        """Number of the owner's states."""
+        with self._lock:
+            return self._index.execute("SELECT count(*) FROM states WHERE owner = ?", (owner,)).fetchone()[0]
+
+    def delete(self, owner: str, identifier: str) -> bool:
+        """Delete one of the owner's states: the record first, so that none is without its file."""
+        with self._writing() as index:
+            gone = index.execute("DELETE FROM states WHERE id = ? AND owner = ?", (identifier, owner)).rowcount > 0
+        if gone:
+            self._file(identifier).unlink(missing_ok=True)
+        return gone
+
+    def size(self) -> tuple[int, int]:
+        """Number of all states, and their bytes."""
+        with self._lock:
+            count, size = self._index.execute("SELECT count(*), coalesce(sum(size), 0) FROM states").fetchone()
+        return count, size
+
+    def check(self) -> None:
+        """Raise an error if states cannot be stored now."""
+        with self._writing() as index:
+            index.execute("SELECT 1")
+
+    def close(self) -> None:
+        """Close the index."""
+        with self._lock:
+            self._index.close()
+
+    def _file(self, identifier: str) -> Path:
+        """The file of a state that the index has: its id was made by us, and is no path."""
+        return self._files / f"{identifier}.safetensors"
+
+    @contextmanager
+    def _writing(self) -> Generator[sqlite3.Connection]:
+        """A transaction: all of it is on disk afterwards, or nothing."""
+        with self._lock:
+            self._index.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._index
+            except BaseException:
+                self._index.execute("ROLLBACK")
+                raise
+            self._index.execute("COMMIT")
+
+    def _remove_abandoned(self) -> None:
+        """Remove files that a killed process left without a record: no answer was given that names them."""
+        oldest = time.time() - ABANDONED_SECONDS
+        with self._lock:
+            known = {row[0] for row in self._index.execute("SELECT id FROM states")}
+        for path in self._files.iterdir():
+            named = path.suffix == ".safetensors" and path.stem in known
+            if not named and (path.suffix in (".safetensors", ".tmp") or is_temporary(path)):
+                # Another process may rename or remove it at this moment.
+                try:
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
+                except FileNotFoundError:
+                    continue
