@@ -1,0 +1,120 @@
+"""From a request's fields to what the engine takes: sampling, ends, and the limits of one request."""
+
+from collections.abc import Sequence
+
+from retentive.checkpoints import GenerationState
+from retentive.generation import Request, Sampling
+from retentive.serving.errors import ApiError, invalid, too_large
+from retentive.serving.service import Service
+from retentive.serving.wire.common import SamplingFields
+from retentive.state import ModelState
+
+MAX_STOPS = 8
+LONGEST_STOP = 256
+
+
+def check_model(service: Service, name: str) -> None:
+    """Refuse a request for another model.
+
+    Raises:
+        ApiError: 404.
+    """
+    if name != service.config.model_name:
+        raise ApiError(
+            404,
+            f"model must be {service.config.model_name!r}, the one that is served, but is {name!r}.",
+            code="model_not_found",
+            param="model",
+        )
+
+
+def sampling_of(fields: SamplingFields, never: tuple[int, ...]) -> Sampling:
+    """How a request's tokens are chosen. With temperature 0, nothing is drawn, and what only draws changes nothing.
+
+    Raises:
+        ApiError: 400, if a value cannot be.
+    """
+    temperature = 1.0 if fields.temperature is None else fields.temperature
+    draws = temperature > 0
+    try:
+        return Sampling(
+            temperature=temperature,
+            top_k=fields.top_k if draws else None,
+            top_p=fields.top_p if draws and fields.top_p not in (None, 1.0) else None,
+            seed=fields.seed if draws else None,
+            never=never,
+        )
+    except (ValueError, TypeError) as error:
+        raise invalid(str(error)) from error
+
+
+def stops_of(fields: SamplingFields) -> tuple[str, ...]:
+    """The strings that end a text.
+
+    Raises:
+        ApiError: 400, if there are too many, or one is empty or too long.
+    """
+    given = [fields.stop] if isinstance(fields.stop, str) else fields.stop or []
+    if len(given) > MAX_STOPS:
+        raise invalid(f"stop must have at most {MAX_STOPS} strings, but has {len(given)}.", "stop")
+    for stop in given:
+        if not 0 < len(stop) <= LONGEST_STOP:
+            raise invalid(f"each stop must have 1 to {LONGEST_STOP} characters, but one has {len(stop)}.", "stop")
+    return tuple(given)
+
+
+def rows_of(
+    service: Service,
+    fields: SamplingFields,
+    owner: str,
+    prompts: Sequence[Sequence[int]],
+    *,
+    n: int,
+    max_tokens: int,
+    max_tokens_param: str,
+    logprobs: int | None,
+    state: ModelState | GenerationState | None = None,
+) -> list[Request]:
+    """The rows of a request: ``n`` for each prompt, each with its own random numbers.
+
+    Raises:
+        ApiError: 400 or 413, if it asks for what cannot be, or for more than one request may.
+    """
+    limits = service.limits
+    if max_tokens > limits.max_new_tokens:
+        raise too_large(
+            f"{max_tokens_param} must be at most {limits.max_new_tokens} on this server, but is {max_tokens}.",
+            max_tokens_param,
+        )
+    if n * len(prompts) > limits.max_choices:
+        raise too_large(
+            f"n times the number of prompts must be at most {limits.max_choices} on this server, but is "
+            f"{n * len(prompts)}.",
+            "n",
+        )
+    total = sum(map(len, prompts))
+    if total > limits.max_prompt_tokens:
+        raise too_large(
+            f"the prompt must have at most {limits.max_prompt_tokens} tokens on this server, but has {total}; send it "
+            "in parts, each after the stored state of the one before."
+        )
+    sampling = sampling_of(fields, service.words.never)
+    stops = stops_of(fields)
+    ends = () if fields.ignore_eos else service.words.ends
+    try:
+        return [
+            Request(
+                prompt=prompt,
+                max_new_tokens=max_tokens,
+                sampling=sampling,
+                stop_tokens=ends,
+                stop_strings=stops,
+                logprobs=logprobs,
+                row=row,
+                state=state,
+            )
+            for prompt in prompts
+            for row in range(n)
+        ]
+    except (ValueError, TypeError) as error:
+        raise invalid(str(error)) from error

@@ -1,0 +1,102 @@
+"""States as bytes and back: of this model, whole, finite, and such that the model can go on from them."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from retentive.checkpoints import GenerationState, load_state, read_state_metadata, save_state
+from retentive.errors import DamagedFileError, DivergedError, MismatchError, RetentiveError
+from retentive.models.base import DecoderModel
+from retentive.serving.errors import ApiError
+
+TURN = "retentive_turn"
+"""Name of a state's metadata that holds what the server needs to go on with a conversation."""
+_LONGEST_TURN = 1 << 20
+
+
+def to_bytes(state: GenerationState, model: DecoderModel, turn: Mapping[str, Any]) -> bytes:
+    """The file that `save_state` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.safetensors"
+        save_state(state, path, model, metadata={TURN: json.dumps(turn)})
+        return path.read_bytes()
+
+
+def from_bytes(content: bytes, model: DecoderModel) -> GenerationState:
+    """A state that this server stored.
+
+    Raises:
+        MismatchError: If it is of other weights.
+        DamagedFileError: If it is no state.
+        DivergedError: If it has NaN.
+    """
+    return _read(content, model)[0]
+
+
+def from_stranger(content: bytes, model: DecoderModel) -> tuple[GenerationState, dict[str, Any]]:
+    """A state from a client, with what is said in it of its last turn: every way to be wrong is tried first.
+
+    Raises:
+        ApiError: 400, if the model cannot go on from it.
+    """
+    try:
+        state, metadata = _read(content, model)
+        _check_goes_on(state, model)
+    except (RetentiveError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, OSError) as error:
+        # Messages name a temporary file, which tells the client nothing.
+        words = str(error) if isinstance(error, RetentiveError) else "it is no state that `save_state` wrote"
+        message = words.replace(_path_in(words), "the file")
+        raise ApiError(400, f"the state is refused: {message}", code="invalid_state") from error
+    return state, _turn(metadata)
+
+
+def _read(content: bytes, model: DecoderModel) -> tuple[GenerationState, dict[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="retentive-state-") as folder:
+        path = Path(folder) / "state.safetensors"
+        path.write_bytes(content)
+        state, metadata = load_state(path, model), read_state_metadata(path)
+    if not isinstance(state, GenerationState):
+        raise MismatchError("it must be of a generation, which has a token that is not read yet, but is a model's.")
+    if state.batch_size != 1:
+        raise MismatchError(f"it must have one row, but has {state.batch_size}; save state.select([row]).")
+    return state, metadata
+
+
+def _check_goes_on(state: GenerationState, model: DecoderModel) -> None:
+    """Read the token that waits: the state's numbers must be those of a text, and give finite logits."""
+    vocab = model.vocab_size
+    unread = int(state.unread[0])
+    if not 0 <= unread < vocab:
+        raise DamagedFileError(f"its unread token must be from 0 to {vocab - 1}, but is {unread}.")
+    if int(state.model.position.min()) < 0:
+        raise DamagedFileError(f"its position must be at least 0, but is {int(state.model.position.min())}.")
+    model.check_state(state.model)
+    with torch.inference_mode():
+        output = model(state.unread[:, None], state.model, logits_to_keep=1)
+    if output.logits is None or not bool(output.logits.isfinite().all()):
+        raise DivergedError("the model's logits after it are NaN or infinite.")
+
+
+def _turn(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a file says of its last turn, where it is in the form in which this server writes it; else nothing."""
+    said = metadata.get(TURN, "")
+    if not said or len(said) > _LONGEST_TURN:
+        return {}
+    try:
+        turn: Any = json.loads(said)
+        messages = [
+            {"role": str(message["role"])[:32], "content": str(message["content"])} for message in turn["input"]
+        ]
+        return {"input": messages, "output": str(turn["output"]), "ended": bool(turn["ended"])}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _path_in(message: str) -> str:
+    """The temporary file's name in a message; something that is not in it, where there is none."""
+    words = [word for word in message.split() if "retentive-state-" in word]
+    return cast("str", words[0].rstrip(":;,")) if words else "\0"

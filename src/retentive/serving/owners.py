@@ -1,0 +1,72 @@
+"""Who asks: an owner is told by the API key, and never sees what is another's."""
+
+import hashlib
+import hmac
+from pathlib import Path
+
+from retentive.serving.errors import ApiError
+
+SHORTEST_KEY = 16
+NOBODY_ELSE = "local"
+"""The owner of everything on a server without keys, which only this machine reaches."""
+
+
+def owner_of(key: str) -> str:
+    """The name under which a key's sessions are stored: the key cannot be told from it."""
+    return hashlib.sha256(b"retentive owner\0" + key.encode()).hexdigest()[:32]
+
+
+class Owners:
+    """The keys that a server takes.
+
+    Args:
+        keys: Any number of them; without any, everybody who reaches the server is one owner.
+    """
+
+    def __init__(self, keys: tuple[str, ...] = ()) -> None:
+        self._owners = {owner_of(key) for key in keys}
+
+    @property
+    def are_told_apart(self) -> bool:
+        """Whether a key is demanded."""
+        return bool(self._owners)
+
+    def identify(self, authorization: str | None) -> str:
+        """The owner that an ``Authorization`` header names.
+
+        Raises:
+            ApiError: 401, if there is no key or another one.
+        """
+        if not self._owners:
+            return NOBODY_ELSE
+        scheme, _, key = (authorization or "").partition(" ")
+        asked = owner_of(key.strip()) if scheme.lower() == "bearer" else ""
+        found = [owner for owner in self._owners if hmac.compare_digest(owner, asked)]
+        if not found:
+            said = "is missing" if not authorization else "is none that this server knows"
+            raise ApiError(
+                401, f"the API key {said}: send the header 'Authorization: Bearer KEY'.", code="invalid_api_key"
+            )
+        return found[0]
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """Read a file of keys: one a line; empty lines and those that begin with ``#`` are left out.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it has no key, or a key is too short or has a space; the key itself is not repeated.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"api_key_file must be a file with one key a line, but there is none at {path}.")
+    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
+    if not numbered:
+        raise ValueError(f"api_key_file must have at least one key, but {path} has none: write one a line.")
+    for number, key in numbered:
+        if len(key) < SHORTEST_KEY or not key.isascii() or any(letter.isspace() for letter in key):
+            raise ValueError(
+                f"every key must have at least {SHORTEST_KEY} ASCII characters and no space, but line {number} of "
+                f"{path} does not; 'python -c \"import secrets; print(secrets.token_urlsafe())\"' makes one."
+            )
+    return tuple(key for _, key in numbered)

@@ -1,0 +1,1 @@
+"""The page: static files that fetch nothing from elsewhere."""

@@ -1,0 +1,188 @@
+"""``POST /v1/chat/completions``: conversations that the client holds."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+
+from retentive.generation import Request, RequestStep
+from retentive.serving import logprobs
+from retentive.serving.answering import DONE, EventStream, answering, data, events_of, finish_of, first_of
+from retentive.serving.asking import check_model, rows_of
+from retentive.serving.conversation import first_turn, plain_messages
+from retentive.serving.errors import ApiError, invalid
+from retentive.serving.passages import read_passages
+from retentive.serving.routes.common import Owner, state_reference, stream_errors, usage_of
+from retentive.serving.rows import Event, RowEnd, RowGroup
+from retentive.serving.service import Service
+from retentive.serving.sessions.record import new_id
+from retentive.serving.wire.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatRequest,
+    ChunkChoice,
+    Delta,
+    TokenLogprob,
+)
+from retentive.serving.wire.common import ReadPassages, StateReference, Usage
+
+DEFAULT_TOKENS = 1024
+
+
+@dataclass(slots=True)
+class _Message:
+    """What a row has written."""
+
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    neighbours: list[ReadPassages] = field(default_factory=list[ReadPassages])
+
+
+@dataclass(slots=True)
+class _Answer:
+    """A request that is being answered."""
+
+    service: Service
+    asked: ChatRequest
+    owner: str
+    messages: list[dict[str, str]]
+    requests: list[Request]
+    id: str = field(default_factory=lambda: new_id("chatcmpl"))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def add(self, message: _Message, step: RequestStep) -> None:
+        message.text += step.text
+        one = logprobs.of_token(step, self.service.words.tokenizer)
+        if one is not None:
+            message.logprobs.append(one)
+        message.neighbours += read_passages(self.service, step)
+
+    async def stored(self, text: str, end: RowEnd) -> StateReference | None:
+        if end.state is None or not self.asked.return_state:
+            return None
+        turn = {
+            "input": self.messages,
+            "output": text,
+            "ended": end.reason == "stop_token",
+            "metadata": self.asked.metadata or {},
+        }
+        return state_reference(await self.service.keep(end.state, self.owner, kind="chat", parent=None, turn=turn))
+
+    async def whole(self, group: RowGroup) -> ChatCompletion:
+        messages = [_Message() for _ in self.requests]
+        async for row, event in events_of(self.service, group):
+            if isinstance(event, RequestStep):
+                self.add(messages[row], event)
+        choices = [
+            ChatChoice(
+                index=row,
+                message=AssistantMessage(content=message.text),
+                finish_reason=cast("Any", finish_of(group.ends[row])),
+                logprobs=logprobs.of_message(message.logprobs),
+                state=await self.stored(message.text, group.ends[row]),
+                neighbours=message.neighbours or None,
+            )
+            for row, message in enumerate(messages)
+        ]
+        return ChatCompletion(
+            id=self.id,
+            created=self.created,
+            model=self.asked.model,
+            system_fingerprint=self.service.fingerprint,
+            choices=choices,
+            usage=self.usage(group),
+        )
+
+    async def events(self, group: RowGroup, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[bytes]:
+        texts = [""] * len(self.requests)
+        for row in range(len(self.requests)):
+            yield self.chunk([ChunkChoice(index=row, delta=Delta(role="assistant", content=""))])
+        async for row, event in events:
+            if isinstance(event, RowEnd):
+                stored = await self.stored(texts[row], event)
+                finish = cast("Any", finish_of(event))
+                yield self.chunk([ChunkChoice(index=row, delta=Delta(), finish_reason=finish, state=stored)])
+                continue
+            part = _Message()
+            self.add(part, event)
+            texts[row] += part.text
+            if part.text or part.logprobs or part.neighbours:
+                choice = ChunkChoice(
+                    index=row,
+                    delta=Delta(content=part.text),
+                    logprobs=logprobs.of_message(part.logprobs),
+                    neighbours=part.neighbours or None,
+                )
+                yield self.chunk([choice])
+        if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
+            yield self.chunk([], self.usage(group))
+        yield DONE
+
+    def chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> bytes:
+        return data(
+            ChatChunk(
+                id=self.id,
+                created=self.created,
+                model=self.asked.model,
+                system_fingerprint=self.service.fingerprint,
+                choices=choices,
+                usage=usage,
+            )
+        )
+
+    def usage(self, group: RowGroup) -> Usage:
+        return usage_of(self.requests, group, len(self.requests))
+
+
+def router(service: Service) -> APIRouter:
+    """The route."""
+    routes = APIRouter(tags=["text"])
+
+    @routes.post("/v1/chat/completions", response_model=ChatCompletion, response_model_exclude_none=True)
+    async def create_chat_completion(asked: ChatRequest, http: HttpRequest, owner: Owner) -> Any:
+        """Write the next message of a conversation."""
+        answer = await _begin(service, asked, owner)
+        async with AsyncExitStack() as stack:
+            group = await stack.enter_async_context(answering(service, owner, http, answer.requests))
+            if not asked.stream:
+                return await answer.whole(group)
+            events = await first_of(events_of(service, group))
+            return EventStream(stream_errors(answer.events(group, events)), stack.pop_all())
+
+    return routes
+
+
+async def _begin(service: Service, asked: ChatRequest, owner: str) -> _Answer:
+    check_model(service, asked.model)
+    if service.words.template is None:
+        raise ApiError(400, service.words.why_no_template, code="no_chat_template", param="messages")
+    if asked.stream_options is not None and not asked.stream:
+        raise invalid("stream_options are for streams: add stream=true, or leave them out.", "stream_options")
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise invalid("top_logprobs needs logprobs=true.", "top_logprobs")
+    if None not in (asked.max_tokens, asked.max_completion_tokens) and asked.max_tokens != asked.max_completion_tokens:
+        raise invalid("max_tokens and max_completion_tokens must not differ: give one of them.", "max_tokens")
+    if asked.return_state:
+        await service.check_room(owner)
+    messages = plain_messages(asked.messages)
+    prompt = await asyncio.to_thread(first_turn, service.words, messages)
+    requests = rows_of(
+        service,
+        asked,
+        owner,
+        [prompt],
+        n=asked.n or 1,
+        max_tokens=asked.max_completion_tokens
+        or asked.max_tokens
+        or min(DEFAULT_TOKENS, service.limits.max_new_tokens),
+        max_tokens_param="max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens",
+        logprobs=asked.top_logprobs or 0 if asked.logprobs else None,
+    )
+    return _Answer(service, asked, owner, messages, requests)

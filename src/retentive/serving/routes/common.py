@@ -1,0 +1,95 @@
+"""What several routes need: who asks, usage, references to states, and errors inside of a stream."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
+
+from fastapi import Depends
+from fastapi import Request as HttpRequest
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from retentive.checkpoints import GenerationState
+from retentive.generation import Request
+from retentive.serving.answering import data
+from retentive.serving.errors import ApiError
+from retentive.serving.rows import RowGroup
+from retentive.serving.sessions.record import StateRecord
+from retentive.serving.wire.common import ErrorBody, StateReference, TokenDetails, Usage
+
+LOG = logging.getLogger("retentive.serving")
+
+_bearer = HTTPBearer(
+    auto_error=False, description="An API key of the server's key file; a server without one asks none."
+)
+
+
+def _owner(
+    http: HttpRequest, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None
+) -> str:
+    """Whose request it is; noted for the log, the key itself is not."""
+    owner: str = http.app.state.service.owners.identify(http.headers.get("authorization"))
+    http.scope["retentive_owner"] = owner
+    return owner
+
+
+Owner = Annotated[str, Depends(_owner)]
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": words}
+    for status, words in {
+        400: "The request cannot be answered: the message names the field, the rule and the cure.",
+        401: "The API key is missing or unknown.",
+        404: "There is nothing of this name among yours.",
+        409: "A stored state is damaged, or of other weights.",
+        413: "More than this server takes in one request.",
+        429: "More at once than this server takes; Retry-After says when to try again.",
+        500: "The model failed.",
+        503: "The server is about to end.",
+    }.items()
+}
+
+
+def state_reference(record: StateRecord) -> StateReference:
+    """What an answer says of its stored state."""
+    return StateReference(id=record.id, tokens=record.tokens, bytes=record.size)
+
+
+def tokens_before(request: Request) -> int:
+    """Tokens that a row's state had read before the request."""
+    state = request.state
+    if state is None:
+        return 0
+    return int((state.model if isinstance(state, GenerationState) else state).position[0])
+
+
+def prompt_size(request: Request) -> int:
+    """Tokens of the whole text before the answer."""
+    unread = 1 if isinstance(request.state, GenerationState) else 0
+    return tokens_before(request) + unread + len(request.prompt)
+
+
+def usage_of(requests: Sequence[Request], group: RowGroup, n: int) -> Usage:
+    """Numbers of tokens: a prompt with several answers counts once."""
+    firsts = range(0, len(requests), n)
+    prompt = sum(prompt_size(requests[row]) for row in firsts)
+    cached = sum(tokens_before(requests[row]) + group.ends[row].cached_tokens for row in firsts)
+    written = sum(end.new_tokens for end in group.ends.values())
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=written,
+        total_tokens=prompt + written,
+        prompt_tokens_details=TokenDetails(cached_tokens=cached),
+    )
+
+
+async def stream_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Say in a stream that has begun what went wrong, as OpenAI's clients read it."""
+    try:
+        async for event in events:
+            yield event
+    except ApiError as error:
+        if error.status != 499:
+            yield data(error.body())
+    except Exception:
+        LOG.exception("an answer broke off")
+        yield data(ApiError(500, "the answer broke off; the server's log says why.", code="broken").body())

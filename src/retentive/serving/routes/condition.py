@@ -1,0 +1,44 @@
+"""Whether the server lives and can answer, what it counts, and the page."""
+
+import asyncio
+import sqlite3
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from retentive.serving.errors import ApiError, no_storage
+from retentive.serving.routes.common import Owner
+from retentive.serving.service import Service
+from retentive.serving.wire.states import Health
+
+
+def router(service: Service) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["condition"])
+
+    @routes.get("/healthz", response_model=Health)
+    async def healthz() -> Any:
+        """Whether the process answers."""
+        return Health(status="ok")
+
+    @routes.get("/readyz", response_model=Health)
+    async def readyz() -> Any:
+        """Whether it can take requests: the model's thread runs, and states can be stored."""
+        if service.is_ending or not service.thread.is_alive:
+            raise ApiError(503, "the server is about to end.", code="ending", retry_after_seconds=5)
+        try:
+            await asyncio.to_thread(service.place.check)
+        except (OSError, sqlite3.Error) as error:
+            raise no_storage() from error
+        return Health(status="ok")
+
+    @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics(owner: Owner) -> Response:
+        """Numbers in Prometheus' format."""
+        count, size = await asyncio.to_thread(service.place.size)
+        service.metrics.states.set(count)
+        service.metrics.state_bytes.set(size)
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

@@ -1,0 +1,156 @@
+"""Fields that several requests and answers share."""
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_-]+$")]
+"""An id of a stored state, as the API gave it."""
+
+
+class Wire(BaseModel):
+    """A body of which every field is known: a field that would change nothing is refused, with its name."""
+
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+
+class Asked(Wire):
+    """A request: its strings are text that can be written."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, values: Any) -> Any:
+        """JSON can hold halves of a character, which no file, tokenizer or answer can."""
+        if not _can_be_written(values):
+            raise ValueError("text must be Unicode, but has half of a surrogate pair")
+        return values
+
+
+def _can_be_written(value: Any) -> bool:
+    left = [value]
+    while left:  # and no recursion: a body may be nested as deeply as it is long
+        part: Any = left.pop()
+        if isinstance(part, str):
+            try:
+                part.encode()
+            except UnicodeEncodeError:
+                return False
+        elif isinstance(part, dict):
+            left += [one for pair in cast("dict[Any, Any]", part).items() for one in pair]
+        elif isinstance(part, list):
+            left += cast("list[Any]", part)
+    return True
+
+
+class StreamOptions(Wire):
+    """What a stream has beside the text."""
+
+    include_usage: bool = Field(False, description="Whether the last event before the end has the usage.")
+    include_obfuscation: bool = Field(False, description="Taken for compatibility; nothing is padded.")
+
+
+class SamplingFields(Asked):
+    """How tokens are chosen; each request has its own, and gets what it would get alone."""
+
+    model: str = Field(max_length=256, description="Name of the served model; /v1/models lists it.")
+    temperature: float | None = Field(1.0, ge=0, le=100, description="Divides the logits; 0 takes the likeliest.")
+    top_p: float | None = Field(1.0, gt=0, le=1, description="Draw among the fewest tokens that reach this share.")
+    top_k: int | None = Field(None, ge=1, le=1 << 20, description="Draw among so many of the likeliest tokens.")
+    seed: int | None = Field(None, ge=0, lt=1 << 63, description="The same seed draws the same tokens.")
+    stop: str | list[str] | None = Field(
+        None, description="Up to 8 strings that end the text; they are not part of it.", max_length=512
+    )
+    ignore_eos: bool = Field(False, description="Go on after the token that ends a text.")
+    stream: bool | None = Field(False, description="Send the text as server-sent events, as it is written.")
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, max_length=512, description="Taken for compatibility; the API key tells owners.")
+
+
+class StateReference(Wire):
+    """A stored state that an answer left."""
+
+    id: str = Field(description="Goes on by `state` in a request, or as a file by /v1/states/{id}.")
+    tokens: int = Field(description="Tokens of the whole text so far.")
+    bytes: int = Field(description="Size of the state's file.")
+
+
+class TokenDetails(Wire):
+    """Of the prompt's tokens."""
+
+    cached_tokens: int = Field(description="Of the prompt's tokens, those that were not read again.")
+
+
+class Usage(Wire):
+    """Numbers of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: TokenDetails
+
+
+class Passage(Wire):
+    """A passage of the datastore that was read, or found."""
+
+    id: int = Field(description="Number of the chunk in the store.")
+    score: float
+    document: str | None = Field(None, description="The file or record that holds it, as the store names it.")
+    position: int | None = Field(None, description="Token in the document at which it begins.")
+    text: str
+
+
+class ReadPassages(Wire):
+    """The passages that were read for one chunk of the text."""
+
+    from_token: int = Field(description="Position of the first token that read them, in the whole text.")
+    passages: list[Passage]
+
+
+class ErrorFields(Wire):
+    """Why a request was refused."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(Wire):
+    """A refusal."""
+
+    error: ErrorFields
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "error": {
+                    "message": "max_tokens must be at most 4096 on this server, but is 100000.",
+                    "type": "invalid_request_error",
+                    "param": "max_tokens",
+                    "code": "too_large",
+                }
+            }
+        }
+    )
+
+
+class ModelCard(Wire):
+    """The served model."""
+
+    id: str
+    created: int
+    object: Literal["model"] = "model"
+    owned_by: str = "retentive"
+    has_chat_template: bool = Field(description="Whether conversations have roles; else text is read as it is.")
+    has_store: bool = Field(description="Whether /v1/search has a datastore.")
+    reads_neighbours: bool = Field(description="Whether texts are written with passages of the datastore.")
+
+
+class ModelList(Wire):
+    """The served models: one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+Json = dict[str, Any]

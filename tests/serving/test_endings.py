@@ -1,0 +1,114 @@
+"""Servers that end, in order or killed: no finished turn is lost, and no file is half."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+
+from retentive.serving.config import ServeConfig
+from retentive.serving.sessions.opening import open_place
+from serving.http import call
+from serving.serving import running
+
+
+@contextmanager
+def process_of(model: Path, sessions: str) -> Generator[tuple[str, subprocess.Popen[str]]]:
+    """``retentive serve`` in a process of its own."""
+    command = [sys.executable, "-m", "retentive", "serve", str(model), "--port", "0", "--sessions", sessions]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found is not None
+        while True:
+            try:
+                call(found[0], "GET", "/readyz")
+                break
+            except ConnectionError:
+                time.sleep(0.05)
+        yield found[0], process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answer(url: str, **more: object) -> dict:
+    asked = {"model": "small", "input": "Hello", "max_output_tokens": 4, "temperature": 0, **more}
+    return call(url, "POST", "/v1/responses", asked).json
+
+
+def test_a_kill_loses_no_finished_turn(model_folder: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def ask_until_killed(url: str) -> None:
+        previous = {}
+        while True:
+            try:
+                made = answer(url, **previous)
+            except (OSError, HTTPException, ValueError):  # the connection broke, or the answer
+                return
+            told.append(made["id"])
+            previous = {"previous_response_id": made["id"]}
+
+    sessions = str(tmp_path / "sessions")
+    with process_of(model_folder, sessions) as (url, process):
+        threads = [threading.Thread(target=ask_until_killed, args=(url,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while len(told) < 12:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+    place = open_place(sessions)
+    records = {record.id: record for record in place.records("local", newest=1000)}
+    place.close()
+    assert set(told) <= set(records)
+    # Another server goes on from them.
+    with running(ServeConfig(checkpoint=model_folder, port=0, sessions=sessions)) as served:
+        assert answer(served.url, previous_response_id=told[-1])["previous_response_id"] == told[-1]
+
+
+def test_ending_stores_answers_that_do_not_finish_in_time(model_folder: Path, tmp_path: Path) -> None:
+    config = ServeConfig(checkpoint=model_folder, port=0, sessions=str(tmp_path))
+    with running(config, finish_seconds=0.1) as served:
+        client = served.client()
+        stream = client.responses.create(
+            model="small", input="a", max_output_tokens=4096, stream=True, extra_body={"ignore_eos": True}
+        )
+        events = iter(stream)
+        next(events)
+        served.server.should_exit = True
+        last = list(events)[-1]
+    assert last.type == "response.incomplete"
+    place = open_place(str(tmp_path))
+    assert [record.id for record in place.records("local", newest=5)] == [last.response.id]
+    place.close()
+
+
+def test_a_taken_port_and_a_missing_model_are_named(model_folder: Path, tmp_path: Path, capsys) -> None:
+    from retentive.cli.main import main
+    from retentive.serving.server import listen
+
+    place = listen("127.0.0.1", 0)
+    place.listen()
+    port = str(place.getsockname()[1])
+    for arguments, said in (
+        ([str(model_folder), "--port", port], f"127.0.0.1:{port}"),
+        ([str(tmp_path / "none"), "--port", "0"], "none"),
+        ([str(model_folder), "--host", "0.0.0.0"], "api_key_file must be given"),
+        ([str(model_folder), "--replicas", "2"], "add --engine ray"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["serve", *arguments])
+        assert said in capsys.readouterr().err
+    place.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,224 @@
+"""OpenAI's own client against the server, unchanged: each text is what `generate` gives alone."""
+
+import asyncio
+import time
+
+import openai
+import pytest
+
+from retentive import Sampling, generate
+from retentive.generation import GenerationState
+from retentive.text.tokenizer import encode_prompt
+from serving.serving import Running
+
+GREEDILY = Sampling()
+GREEDY = {"temperature": 0, "seed": 1}
+
+
+def alone(served: Running, ids, count, sampling=GREEDILY, state=None, rows=1):
+    """Texts that `generate` gives without a server."""
+    words = served.service.words
+    result = generate(
+        served.service.model, [ids] * rows, max_new_tokens=count, sampling=sampling, stop_tokens=words.ends, state=state
+    )
+    return [words.tokenizer.decode(row.tolist()) for row in result.tokens], result
+
+
+def asked(served: Running, text: str) -> list[int]:
+    return encode_prompt(served.service.words.tokenizer, text)
+
+
+def test_models_are_listed(served: Running) -> None:
+    client = served.client()
+    assert [model.id for model in client.models.list()] == ["small"]
+    assert client.models.retrieve("small").id == "small"
+    with pytest.raises(openai.NotFoundError, match="model must be 'small'"):
+        client.completions.create(model="other", prompt="a")
+
+
+def test_a_completion_is_what_generate_gives(served: Running) -> None:
+    answer = served.client().completions.create(model="small", prompt="Once", max_tokens=12, **GREEDY)
+    (text,), result = alone(served, asked(served, "Once"), 12)
+    assert answer.choices[0].text == text
+    assert answer.choices[0].finish_reason == ("stop" if result.stopped[0] else "length")
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (5, len(result.tokens[0]))
+
+
+def test_a_stream_gives_the_same_text_and_the_usage(served: Running) -> None:
+    client = served.client()
+    whole = client.completions.create(model="small", prompt="Once", max_tokens=12, seed=5)
+    parts = list(
+        client.completions.create(
+            model="small", prompt="Once", max_tokens=12, seed=5, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert "".join(part.choices[0].text for part in parts if part.choices) == whole.choices[0].text
+    assert parts[-1].usage == whole.usage
+    assert len(parts) > 3
+
+
+def test_choices_are_the_rows_of_generate(served: Running) -> None:
+    answer = served.client().completions.create(model="small", prompt=["ab", "xyz"], max_tokens=6, n=2, seed=7)
+    sampling = Sampling(temperature=1.0, seed=7)
+    texts = [text for prompt in ("ab", "xyz") for text in alone(served, asked(served, prompt), 6, sampling, rows=2)[0]]
+    assert [choice.text for choice in answer.choices] == texts
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == 3 + 4
+
+
+def test_token_ids_are_a_prompt_and_echo_puts_it_first(served: Running) -> None:
+    ids = asked(served, "tea")
+    answer = served.client().completions.create(model="small", prompt=ids, max_tokens=3, echo=True, **GREEDY)
+    assert answer.choices[0].text == "tea" + alone(served, ids, 3)[0][0]
+
+
+def test_a_stop_string_ends_the_text_before_it(served: Running) -> None:
+    client = served.client()
+    whole = client.completions.create(model="small", prompt="Once", max_tokens=12, **GREEDY).choices[0].text
+    stop = whole[5:7]
+    answer = client.completions.create(model="small", prompt="Once", max_tokens=12, stop=stop, **GREEDY)
+    assert answer.choices[0].text == whole[: whole.index(stop)]
+    assert answer.choices[0].finish_reason == "stop"
+    streamed = client.completions.create(
+        model="small", prompt="Once", max_tokens=12, stop=[stop], stream=True, **GREEDY
+    )
+    assert "".join(part.choices[0].text for part in streamed) == answer.choices[0].text
+
+
+def test_logprobs_have_both_shapes(served: Running) -> None:
+    client = served.client()
+    answer = client.completions.create(model="small", prompt="Once", max_tokens=3, logprobs=2, **GREEDY)
+    old = answer.choices[0].logprobs
+    assert old is not None
+    assert old.token_logprobs is not None
+    assert len(old.token_logprobs) == 3
+    assert all(logprob < 0 for logprob in old.token_logprobs)
+    chat = client.chat.completions.create(
+        model="small",
+        messages=[{"role": "user", "content": "Hi"}],
+        max_tokens=3,
+        logprobs=True,
+        top_logprobs=2,
+        temperature=0,
+    )
+    assert chat.choices[0].logprobs is not None
+    content = chat.choices[0].logprobs.content
+    assert content is not None
+    assert [len(token.top_logprobs) for token in content] == [2, 2, 2]
+    # Greedy takes the likeliest.
+    assert all(token.logprob == token.top_logprobs[0].logprob for token in content)
+
+
+def test_a_chat_is_the_template_and_then_generate(served: Running) -> None:
+    client, words = served.client(), served.service.words
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert words.template is not None
+    (text,), _ = alone(served, words.template.encode(messages), 9)
+    answer = client.chat.completions.create(model="small", messages=messages, max_completion_tokens=9, temperature=0)  # pyright: ignore
+    assert answer.choices[0].message.content == text
+    stream = client.chat.completions.create(model="small", messages=messages, max_tokens=9, temperature=0, stream=True)  # pyright: ignore
+    assert "".join(part.choices[0].delta.content or "" for part in stream) == text
+
+
+def test_a_response_goes_on_from_a_stored_state(served: Running) -> None:
+    client, words = served.client(), served.service.words
+    assert words.template is not None
+    first = client.responses.create(model="small", input="Hello", max_output_tokens=6, temperature=0)
+    history = [{"role": "user", "content": "Hello"}]
+    (text,), result = alone(served, words.template.encode(history), 6)
+    assert first.output_text == text
+    state = result.state.model if result.stopped[0] else result.state
+    history.append({"role": "assistant", "content": text})
+    ids = words.template.encode_after_answer(history, [{"role": "user", "content": "And?"}])
+    for _ in range(2):  # naming one id twice forks it
+        second = client.responses.create(
+            model="small", input="And?", max_output_tokens=6, temperature=0, previous_response_id=first.id
+        )
+        assert second.output_text == alone(served, ids, 6, state=state)[0][0]
+        assert second.usage is not None
+        # Only new tokens are read: those after the state, its unread token included.
+        read = second.usage.input_tokens - second.usage.input_tokens_details.cached_tokens
+        assert read == len(ids) + (1 if isinstance(state, GenerationState) else 0)
+    assert client.responses.retrieve(second.id).output_text == second.output_text
+    client.responses.delete(second.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(second.id)
+
+
+def test_a_streamed_response_has_the_events_in_order(served: Running) -> None:
+    client = served.client()
+    whole = client.responses.create(model="small", input="Hello", max_output_tokens=6, extra_body={"seed": 3})
+    with client.responses.stream(model="small", input="Hello", max_output_tokens=6, extra_body={"seed": 3}) as stream:
+        events = list(stream)
+    final = events[-1].response  # pyright: ignore
+    assert [event.type for event in events][:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert [event.sequence_number for event in events] == sorted(event.sequence_number for event in events)
+    assert final.output_text == whole.output_text
+    assert client.responses.retrieve(final.id).output_text == final.output_text
+
+
+def test_an_answer_that_is_not_stored_cannot_be_gone_on_from(served: Running) -> None:
+    client = served.client()
+    first = client.responses.create(model="small", input="Hello", max_output_tokens=2, store=False)
+    with pytest.raises(openai.NotFoundError, match="there is no state"):
+        client.responses.create(model="small", input="And?", previous_response_id=first.id)
+
+
+def test_many_at_once_each_get_what_they_get_alone(served: Running) -> None:
+    prompts = [f"number {number}" + "." * number for number in range(8)]
+
+    async def ask() -> list[str]:
+        client = openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+        answers = [
+            client.completions.create(model="small", prompt=prompt, max_tokens=5 + number, temperature=0)
+            for number, prompt in enumerate(prompts)
+        ]
+        return [answer.choices[0].text for answer in await asyncio.gather(*answers)]
+
+    alone_texts = [alone(served, asked(served, prompt), 5 + number)[0][0] for number, prompt in enumerate(prompts)]
+    assert asyncio.run(ask()) == alone_texts
+
+
+def test_a_client_that_leaves_frees_its_row(served: Running) -> None:
+    client = served.client()
+    stream = client.completions.create(
+        model="small", prompt="Once", max_tokens=4096, stream=True, extra_body={"ignore_eos": True}
+    )
+    next(iter(stream))
+    assert not served.service.thread.is_idle
+    stream.close()
+    deadline = time.monotonic() + 20
+    while not served.service.thread.is_idle and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert served.service.thread.is_idle
+
+
+def test_a_response_that_is_cancelled_keeps_what_it_has(served: Running) -> None:
+    client = served.client()
+    stream = client.responses.create(
+        model="small", input="Hello", max_output_tokens=4096, stream=True, extra_body={"ignore_eos": True}
+    )
+    events = iter(stream)
+    created = next(events)
+    text, last = "", None
+    for event in events:
+        if event.type == "response.output_text.delta":
+            if not text:
+                client.responses.cancel(created.response.id)  # pyright: ignore
+            text += event.delta
+        last = event
+    assert last is not None
+    assert last.type == "response.incomplete"
+    assert last.response.status == "cancelled"
+    assert last.response.output_text == text
+    again = client.responses.create(
+        model="small", input="more", max_output_tokens=2, previous_response_id=last.response.id
+    )
+    assert again.previous_response_id == last.response.id

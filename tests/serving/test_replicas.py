@@ -1,0 +1,90 @@
+"""Two replicas through Ray Serve: killing one loses no finished turn, and the next request goes on."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from retentive.serving.config import ServeConfig
+from retentive.serving.sessions.opening import open_place
+from serving.http import Answer, call
+
+pytestmark = pytest.mark.replicas
+
+
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
+
+
+@pytest.fixture
+def cluster(model_folder: Path, tmp_path: Path) -> Generator[tuple[str, ServeConfig]]:
+    import ray
+    from ray import serve
+
+    from retentive.serving.replicas import begin
+
+    config = ServeConfig(
+        checkpoint=model_folder, port=free_port(), sessions=str(tmp_path / "s"), replicas=2, engine="ray"
+    )
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    try:
+        begin(config, cpus_each=0.5)
+        yield f"http://127.0.0.1:{config.port}", config
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def answer(url: str, **more: object) -> Answer:
+    asked = {"model": "small", "input": "Hello", "max_output_tokens": 4, "temperature": 0, **more}
+    return call(url, "POST", "/v1/responses", asked)
+
+
+def replicas() -> list[int]:
+    """Process ids of the replicas that run."""
+    from ray.util.state import list_actors
+
+    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=100, detail=True)
+    return [actor.pid for actor in actors if "Replica" in actor.class_name]
+
+
+def test_killing_a_replica_mid_stream_loses_no_finished_turn(cluster: tuple[str, ServeConfig]) -> None:
+    import openai
+
+    url, config = cluster
+    first = answer(url).json
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+    streams = [
+        iter(
+            client.responses.create(
+                model="small", input="Go on", max_output_tokens=4096, previous_response_id=first["id"], stream=True,
+                extra_body={"ignore_eos": True},
+            )
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    for stream in streams:
+        next(stream)
+    victim = replicas()[0]
+    os.kill(victim, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while (again := answer(url, input="And?", previous_response_id=first["id"])).status != 200:
+        assert time.monotonic() < deadline, again.content
+        time.sleep(0.2)
+    # A state is the same on either replica.
+    texts = {
+        answer(url, input="And?", previous_response_id=first["id"]).json["output"][0]["content"][0]["text"]
+        for _ in range(4)
+    }
+    assert texts == {again.json["output"][0]["content"][0]["text"]}
+    place = open_place(config.sessions_place)
+    assert place.record("local", first["id"]) is not None
+    for record in place.records("local", newest=100):
+        place.content(record)
+    place.close()
