@@ -28,6 +28,7 @@ EXTRA_OF = {
     "peft": "hf",
     "prometheus_client": "serve",
     "pyarrow": "train",
+    "pydantic": "serve",
     "pymilvus": "milvus",
     "ray": "ray",
     "redis": "redis",

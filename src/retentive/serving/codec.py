@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -99,4 +99,4 @@ def _turn(metadata: Mapping[str, str]) -> dict[str, Any]:
 def _path_in(message: str) -> str:
     """The temporary file's name in a message; something that is not in it, where there is none."""
     words = [word for word in message.split() if "retentive-state-" in word]
-    return cast("str", words[0].rstrip(":;,")) if words else "\0"
+    return words[0].rstrip(":;,") if words else "\0"

@@ -37,7 +37,7 @@ def shown(record: StateRecord) -> StoredState:
 def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["sessions"])
-    uploads = asyncio.Semaphore(_UPLOADS)  # each may take max_state_bytes of memory
+    _add_files(service, routes)
 
     @routes.get("/v1/states", response_model=StoredStates, response_model_exclude_none=True)
     async def list_states(
@@ -48,6 +48,35 @@ def router(service: Service) -> APIRouter:
         """Your stored states, the newest first."""
         records = await asyncio.to_thread(service.place.records, owner, newest=limit + 1, before=before)
         return StoredStates(data=[shown(record) for record in records[:limit]], has_more=len(records) > limit)
+
+    @routes.get("/v1/states/{state_id}/record", response_model=StoredState)
+    async def get_state_record(state_id: StateId, owner: Owner) -> Any:
+        """What is known of a stored state."""
+        return shown(await service.find(owner, state_id))
+
+    @routes.post("/v1/states/{state_id}/fork", response_model=StoredState, status_code=201)
+    async def fork_state(state_id: StateId, owner: Owner) -> Any:
+        """Store the same state under another id: both go on apart."""
+        record = await service.find(owner, state_id)
+        content = await service.content(record)
+        forked = await service.keep_bytes(
+            content, owner, kind="fork", parent=record.id, turn=record.turn, tokens=record.tokens
+        )
+        return shown(forked)
+
+    @routes.delete("/v1/states/{state_id}", response_model=DeletedState)
+    async def delete_state(state_id: StateId, owner: Owner) -> Any:
+        """Delete a stored state; those that went on from it stay."""
+        if not await asyncio.to_thread(service.place.delete, owner, state_id):
+            raise not_found("state", state_id)
+        return DeletedState(id=state_id)
+
+    return routes
+
+
+def _add_files(service: Service, routes: APIRouter) -> None:
+    """States that come and go as files."""
+    uploads = asyncio.Semaphore(_UPLOADS)  # each may take max_state_bytes of memory
 
     @routes.put(
         "/v1/states",
@@ -81,27 +110,3 @@ def router(service: Service) -> APIRouter:
             "Cache-Control": "no-store",
         }
         return Response(content, media_type=FILE, headers=headers)
-
-    @routes.get("/v1/states/{state_id}/record", response_model=StoredState)
-    async def get_state_record(state_id: StateId, owner: Owner) -> Any:
-        """What is known of a stored state."""
-        return shown(await service.find(owner, state_id))
-
-    @routes.post("/v1/states/{state_id}/fork", response_model=StoredState, status_code=201)
-    async def fork_state(state_id: StateId, owner: Owner) -> Any:
-        """Store the same state under another id: both go on apart."""
-        record = await service.find(owner, state_id)
-        content = await service.content(record)
-        forked = await service.keep_bytes(
-            content, owner, kind="fork", parent=record.id, turn=record.turn, tokens=record.tokens
-        )
-        return shown(forked)
-
-    @routes.delete("/v1/states/{state_id}", response_model=DeletedState)
-    async def delete_state(state_id: StateId, owner: Owner) -> Any:
-        """Delete a stored state; those that went on from it stay."""
-        if not await asyncio.to_thread(service.place.delete, owner, state_id):
-            raise not_found("state", state_id)
-        return DeletedState(id=state_id)
-
-    return routes

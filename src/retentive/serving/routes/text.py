@@ -59,6 +59,13 @@ def router(service: Service) -> APIRouter:
         async with searches:
             return SearchAnswer(data=await asyncio.to_thread(search, service.store, asked.query, asked.k))
 
+    _add_tokens(service, routes)
+    return routes
+
+
+def _add_tokens(service: Service, routes: APIRouter) -> None:
+    """Text to ids and back."""
+
     @routes.post("/v1/tokenize", response_model=TokenizeAnswer)
     async def tokenize(asked: TokenizeRequest, owner: Owner) -> Any:
         """Token ids of a text."""
@@ -75,5 +82,3 @@ def router(service: Service) -> APIRouter:
         if foreign:
             raise invalid(f"tokens must be from 0 to {tokenizer.vocab_size - 1}, but has {foreign[0]}.", "tokens")
         return DetokenizeAnswer(text=await asyncio.to_thread(tokenizer.decode, asked.tokens))
-
-    return routes
