@@ -11,6 +11,7 @@ from retentive.retrieval import ENCODERS, INDEXES, Datastore, HybridEncoder, Ind
 from retentive.retrieval.blocks.block import key_of
 from retentive.retrieval.blocks.sealed_folder import MEND, folder_record, sealed_folder
 from retentive.retrieval.encoders import EncoderKind, VectorEncoder, WordEncoder
+from retentive.retrieval.encoders.words import Words
 from retentive.retrieval.index import IndexKind
 from retentive.retrieval.index.protocol import NearestVectors
 from retrieval.texts import make_documents
@@ -61,8 +62,10 @@ class Pairs:
     def fingerprint(self):
         return hashlib.sha256(b"pairs").hexdigest()
 
-    def count_words(self, texts):
-        return [{text[i : i + 2].replace(" ", "_"): 1 for i in range(len(text) - 1)} for text in texts]
+    def split(self, text):
+        places = range(len(text) - 1)
+        pairs = [text[place : place + 2].replace(" ", "_") for place in places]
+        return Words(pairs, [*places], [place + 2 for place in places])
 
 
 class Table:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from retentive.retrieval.encoders.lexical import split_words
+from retentive.retrieval.encoders.words import split_words
 from retentive.retrieval.passages import Passages
 
 WORDS = [f"{first}{last}" for first in ("ba", "de", "ki", "lo", "mu", "ra", "su", "ti") for last in "abcdefghijklmnop"]
@@ -47,7 +47,7 @@ class HashedWords:
 
     def vector(self, text: str) -> np.ndarray:
         total = np.zeros(self.size)
-        for word in split_words(text):
+        for word in split_words(text).keys:
             seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little")
             total += np.random.default_rng(seed).standard_normal(self.size)
         length = float(np.linalg.norm(total))

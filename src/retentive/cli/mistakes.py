@@ -32,6 +32,7 @@ EXTRA_OF = {
     "pymilvus": "milvus",
     "ray": "ray",
     "redis": "redis",
+    "regex": "retrieval",
     "tantivy": "retrieval",
     "tensorboard": "train",
     "tokenizers": "train",

@@ -186,7 +186,7 @@ class Builder:
         total = sum(block.rows for block in blocks)
         if lexical is not None:
             jobs = segment_jobs(blocks[first_block:], first_block)
-            task = SegmentTask(self.folder, self.tokenizer, lexical)
+            task = SegmentTask(self.folder, lexical)
             shown = with_progress(self.engine.map(task, jobs), "index words", total=len(jobs), unit="segments")
             for record, computed in shown:
                 report.count(LEXICAL, computed)

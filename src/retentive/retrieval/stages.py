@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ import numpy as np
 from retentive.retrieval.blocks.block import check_block, key_of, read_block, write_block
 from retentive.retrieval.blocks.chunking import CHUNKS, DocumentGroup, chunk_group, padded
 from retentive.retrieval.blocks.sealed_folder import folder_record
-from retentive.retrieval.blocks.texts import read_metadata, read_page
+from retentive.retrieval.blocks.texts import read_metadata, read_page, read_text
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
-from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts, WordEncoder
+from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts, WordEncoder, count_words
 from retentive.retrieval.index.lexical_index import LEXICAL, ROWS_PER_SEGMENT, write_segment
 from retentive.retrieval.manifest import ChunkBlock, FolderRecord
 from retentive.retrieval.passages import Passages
-from retentive.text.tokenizer import Tokenizer
+from retentive.text.tokenizer import Tokenizer, character_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +102,23 @@ class SegmentTask:
 
     Attributes:
         folder: Folder of the store.
-        tokenizer: The tokenizer of the chunks.
         encoder: Splits texts into words.
     """
 
     folder: Path
-    tokenizer: Tokenizer
     encoder: WordEncoder
 
     def __call__(self, job: SegmentJob) -> tuple[FolderRecord, bool]:
         """Make one segment unless an undamaged one exists; return its record and whether it was made."""
         keys = [block.key for block in job.blocks]
-        key = key_of(LEXICAL, self.encoder.fingerprint(), self.tokenizer.fingerprint(), keys)
+        key = key_of(LEXICAL, self.encoder.fingerprint(), keys)
         first, count = job.first_block, len(job.blocks)
         record = folder_record(self.folder, LEXICAL, key, first_block=first, num_blocks=count)
         if record is not None:
             return record, False
         words: list[WordCounts] = []
         for block in job.blocks:
-            words += block_words(self.folder, block.key, self.tokenizer, self.encoder)
+            words += block_words(self.folder, block.key, self.encoder)
         return write_segment(self.folder, key, words, first_block=first, num_blocks=count), True
 
 
@@ -129,10 +128,22 @@ def forget_blocks() -> None:
         cached.cache_clear()
 
 
-def block_words(folder: Path, key: str, tokenizer: Tokenizer, encoder: WordEncoder) -> list[WordCounts]:
-    """The words of every chunk of a block."""
+def block_words(folder: Path, key: str, encoder: WordEncoder) -> list[WordCounts]:
+    """The words of every chunk of a block: those that begin in it, whole, though they may end in the next chunk."""
     arrays = read_block(folder, CHUNKS, key).arrays
-    return encoder.count_words(Passages(padded(arrays["tokens"], arrays["lengths"]), tokenizer).texts())
+    first_rows, begins = arrays["first_rows"].tolist(), arrays["begins"]
+    found: list[WordCounts] = []
+    first = 0
+    for document, end in enumerate(arrays["text_ends"].tolist()):
+        rows = range(first_rows[document], first_rows[document + 1])
+        if len(rows):
+            text = read_text(folder, CHUNKS, key, first, end).decode("utf-8")
+            words = encoder.split(text)
+            places = character_bytes(text)[np.array(words.begins, dtype=np.int64)]
+            cuts = [0, *np.searchsorted(places, begins[rows.start + 1 : rows.stop]).tolist(), len(words)]
+            found += [count_words(words.keys[begin:stop]) for begin, stop in pairwise(cuts)]
+        first = end
+    return found
 
 
 def segment_jobs(blocks: Sequence[ChunkBlock], first_block: int) -> list[SegmentJob]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
-from retentive.config_types import check_count, check_kind
+from retentive.config_types import check_kind
 from retentive.errors import MismatchError
 from retentive.files import only_writer
 from retentive.retrieval.blocks.block import damaged
@@ -25,9 +25,9 @@ from retentive.retrieval.index.choice import IndexConfig
 from retentive.retrieval.index.protocol import NearestVectors
 from retentive.retrieval.manifest import Manifest, current_key, read_manifest, write_manifest
 from retentive.retrieval.neighbours.table import NeighbourConfig, NeighbourTable, StoreVersion, build_table, find_table
-from retentive.retrieval.passages import Passages, read_tokenizer
-from retentive.retrieval.search.queries import Neighbours, Query, query_rows
-from retentive.retrieval.search.searcher import RowNumbers, Searcher, search_allowed
+from retentive.retrieval.passages import read_tokenizer
+from retentive.retrieval.search.asking import find_answers, search_chunks
+from retentive.retrieval.search.searcher import Searcher
 from retentive.retrieval.verify import Damage, verify_store
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.tokenizer import Tokenizer
@@ -177,28 +177,8 @@ class Datastore:
         removed = sum(len(self.corpus.chunks_of(int(document))) for document in self.corpus.removed)
         return self.corpus.num_chunks - removed
 
-    def search(self, query: Query, k: int = 2, *, exclude_documents: Iterable[str] = ()) -> Neighbours:
-        """Find the ``k`` nearest chunks of each query, with their continuations.
-
-        Args:
-            query: Text, texts, tokens of one query, or ``(queries, length)`` tokens with -1 as padding.
-            k: Number of neighbours.
-            exclude_documents: Names of documents whose chunks are left out.
-
-        Raises:
-            ValueError: If ``k`` is below 1, a token is not in the vocabulary, or a document is unknown.
-        """
-        check_count("k", k, unit="neighbour")
-        queries = self.searcher.queries(Passages(query_rows(query, self.tokenizer), self.tokenizer))
-        excluded = self._numbers(exclude_documents)
-        barred = np.union1d(self.corpus.removed, np.array(sorted(excluded), dtype=np.int64))
-
-        def allowed(rows: RowNumbers, ids: Int64[np.ndarray, "rows candidates"]) -> Bool[np.ndarray, "rows candidates"]:
-            return ~np.isin(self.corpus.documents(ids), barred) if len(barred) else np.ones(ids.shape, dtype=np.bool_)
-
-        limit = max(self.corpus.num_chunks, 1)
-        (scores, ids), _ = search_allowed(queries, k, allowed, first=k + 4 * min(len(barred), 16), limit=limit)
-        return Neighbours(ids=ids, scores=scores, tokens=self.corpus.with_continuations(ids))
+    search = search_chunks
+    answers = find_answers
 
     def _numbers(self, names: Iterable[str]) -> set[int]:
         wanted = set(names)

@@ -23,6 +23,7 @@ from retentive.text.tokenizer import (
     TOKENIZER_FILE,
     Begins,
     TokenIds,
+    character_bytes,
     read_text,
     read_tokenizer_json,
     save_description,
@@ -128,12 +129,13 @@ class SubwordTokenizer:
 
         A token that begins inside a character, as those of a byte-level vocabulary may, counts from the character.
         """
-        sizes = [_character_begins(text) for text in texts]
+        for text in texts:
+            utf8(text)
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         found: list[tuple[TokenIds, Begins]] = []
-        for one, places in zip(encoded, sizes, strict=True):
+        for one, text in zip(encoded, texts, strict=True):
             characters = np.array([begin for begin, _ in one.offsets], dtype=np.int64)
-            begins = np.maximum.accumulate(places[characters]) if len(characters) else characters
+            begins = np.maximum.accumulate(character_bytes(text)[characters]) if len(characters) else characters
             found.append((self._checked(np.asarray(one.ids, dtype=np.uint32)), begins))
         return found
 
@@ -330,12 +332,6 @@ def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> Subwor
     if begin is not None and tokenizer.token_to_id(begin) is None:
         begin = None
     return SubwordTokenizer.open(path, name="file", end_of_text=end_of_text, begin_of_text=begin, companions=companions)
-
-
-def _character_begins(text: str) -> Begins:
-    """The byte at which each character of a text begins, and the number of bytes."""
-    content = np.frombuffer(utf8(text), dtype=np.uint8)
-    return np.append(np.flatnonzero((content & 0xC0) != 0x80), len(content)).astype(np.int64)
 
 
 def _restore(

@@ -78,6 +78,14 @@ Begins = Int64[np.ndarray, "_"]
 """The byte of the text at which each token begins, in UTF-8; never falling."""
 
 
+def character_bytes(text: str) -> Begins:
+    """The byte at which each character of a text begins in UTF-8, and the number of all bytes."""
+    if text.isascii():
+        return np.arange(len(text) + 1)
+    content = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+    return np.append(np.flatnonzero((content & 0xC0) != 0x80), len(content)).astype(np.int64)
+
+
 @runtime_checkable
 class PlacingTokenizer(Protocol):
     """A tokenizer that knows where in a text its tokens begin, though they may not spell it."""

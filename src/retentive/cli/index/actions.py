@@ -1,5 +1,6 @@
 """The actions of ``retentive index``: each calls the datastore and prints what came of it."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from retentive.retrieval import (
 )
 from retentive.retrieval.build import BuildReport
 from retentive.retrieval.plan import PlanConfig, check_plans, make_plan
-from retentive.retrieval.search.display import describe, find
+from retentive.retrieval.search.display import answer_lines, describe
 from retentive.retrieval.verify import verify_store
 
 _SHOWN = 10
@@ -57,18 +58,24 @@ def build(source: SourceConfig, config: BuildConfig, engine: EngineConfig) -> No
 
 
 def search(config: SearchConfig) -> None:
-    """Print answers with their place, the words of the query marked."""
+    """Print answers with their place, the words of the query marked, or as JSON."""
     text = sys.stdin.read() if config.text == "-" else config.text
     begin = time.monotonic()
     store = Datastore.open(config.store)
     opened = time.monotonic()
-    hits = find(store, text, config.k)
+    answers = store.answers(
+        text,
+        config.k,
+        where=config.where,
+        one_per_document=config.one_per_document,
+        operators=config.operators,
+    )
     found = time.monotonic()
-    marks = (_BOLD, _PLAIN) if sys.stdout.isatty() else ("[", "]")
-    for hit in hits:
-        print("\n".join(hit.lines(*marks)))
-    if not hits:
-        print("nothing found: no chunk has a word of it")
+    if config.json:
+        print(json.dumps([answer.as_dict() for answer in answers], ensure_ascii=False, indent=1))
+        return
+    marks = (_BOLD, _PLAIN) if sys.stdout.isatty() else ("", "")
+    print("\n".join(answer_lines(answers, *marks) or ["nothing found: no chunk has a word of it"]))
     say(f"opened in {1000 * (opened - begin):,.0f} ms, searched in {1000 * (found - opened):,.0f} ms")
 
 

@@ -143,11 +143,19 @@ class SearchConfig:
         text: What to search for; "-" reads it from standard input.
         store: Folder of the store.
         k: How many answers.
+        where: Conditions on columns of the documents, as "year>=1999 path=docs/*"; path is a document's name.
+        one_per_document: Show the best answer of each document alone.
+        operators: Read "a phrase", -word and conditions in the text; false takes all of it as plain words.
+        json: Print answers as a list in JSON.
     """
 
     text: str
     store: Path
     k: int = 5
+    where: str | None = None
+    one_per_document: bool = False
+    operators: bool = True
+    json: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What the datastore asks of an encoder: words, vectors, or both."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -8,10 +9,17 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from retentive.retrieval.blocks.vectors import Vectors
+from retentive.retrieval.encoders.words import Words
 from retentive.retrieval.passages import Passages
 
 WordCounts = dict[str, int]
 """How often each word is in a passage."""
+
+
+def count_words(keys: Sequence[str]) -> WordCounts:
+    """How often each key is among some, in the order of their first occurrence."""
+    return dict(Counter(keys))
+
 
 RankedIds = Int64[np.ndarray, "queries candidates"]
 """Ids of chunks, nearest first, -1 where there are no more."""
@@ -55,8 +63,11 @@ class WordEncoder(Protocol):
         """SHA-256 over everything that decides words."""
         ...
 
-    def count_words(self, texts: Sequence[str]) -> list[WordCounts]:
-        """The words of each text; a word holds no white space."""
+    def split(self, text: str) -> Words:
+        """The words of a text with their places; a key holds no white space.
+
+        Documents are split whole and queries alike, so that words do not depend on where chunks fall.
+        """
         ...
 
 

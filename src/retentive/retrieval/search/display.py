@@ -1,109 +1,39 @@
 """Display for the terminal: answers with their position and marked words, and the contents of a store."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from retentive.retrieval.blocks.corpus import MISSING
-from retentive.retrieval.encoders.lexical import LONGEST_WORD, WORD, split_words
 from retentive.retrieval.manifest import FolderRecord, version_keys
 from retentive.retrieval.neighbours.table import TABLES
+from retentive.retrieval.search.answers import Answer
+from retentive.retrieval.search.passage import marks_for
 from retentive.retrieval.store import Datastore
 
-Span = tuple[int, int]
+_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if not chr(code).isspace()}
+"""Characters that would steer a terminal."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """One answer of a search.
+def answer_lines(answers: Sequence[Answer], before: str = "", after: str = "") -> list[str]:
+    """Answers in lines for the terminal.
 
-    Attributes:
-        rank: Rank of the answer, from 1.
-        chunk: Id of the chunk.
-        score: Higher is nearer.
-        document: Name of its document.
-        first_token: Position of its first token in the document, from 0.
-        line: Line of its first character, from 1, in the decoded text.
-        text: Text of the chunk.
-        continuation: The text after it in the document, at most one more chunk.
-        matches: Begin and end of each word of the query in ``text``.
+    Args:
+        answers: Best first.
+        before: Stands before each word of the query; without it and ``after``, brackets that no answer has.
+        after: Stands behind it.
     """
-
-    rank: int
-    chunk: int
-    score: float
-    document: str
-    first_token: int
-    line: int
-    text: str
-    continuation: str
-    matches: tuple[Span, ...]
-
-    def lines(self, before: str = "[", after: str = "]") -> list[str]:
-        """The answer in lines for the terminal, matched words between ``before`` and ``after``."""
-        place = f"{self.document}, line {self.line} (chunk {self.chunk}, token {self.first_token})"
-        shown = _one_line(marked(self.text, self.matches, before, after))
-        return [f"{self.rank}. {place}, score {self.score:.2f}", f"   {shown}", f"   -> {_one_line(self.continuation)}"]
-
-
-def find(store: Datastore, text: str, k: int = 5) -> list[Hit]:
-    """Search for a text and describe the answers for display.
-
-    Raises:
-        ValueError: If ``text`` is empty or ``k`` is below 1.
-    """
-    if not text.strip():
-        raise ValueError("text must have something to search for, but is empty.")
-    found = store.search(text, k=k)
-    hits: list[Hit] = []
-    for rank, (chunk, score) in enumerate(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True), start=1):
-        if chunk == MISSING:
-            break
-        halves = [_text(store, half) for half in np.split(found.tokens[0, rank - 1], 2)]
-        ids = np.array([chunk])
-        document = int(store.corpus.documents(ids)[0])
-        first = store.corpus.chunks_of(document).start
-        earlier = _text(store, store.corpus.tokens(np.arange(first, chunk)).reshape(-1))
-        hit = Hit(
-            rank=rank,
-            chunk=chunk,
-            score=score,
-            document=store.corpus.document_name(document),
-            first_token=(chunk - first) * store.chunk_size,
-            line=earlier.count("\n") + 1,
-            text=halves[0],
-            continuation=halves[1],
-            matches=matches(text, halves[0]),
-        )
-        hits.append(hit)
-    return hits
-
-
-def matches(query: str, text: str) -> tuple[Span, ...]:
-    """Begin and end of each word of a query in a text."""
-    wanted = set(split_words(query))
-    words = (word for word in WORD.finditer(text) if word.group().lower()[:LONGEST_WORD] in wanted)
-    return tuple(word.span() for word in words)
-
-
-def marked(text: str, spans: tuple[Span, ...], before: str, after: str) -> str:
-    """A text with marks around the given parts."""
-    pieces: list[str] = []
-    end = 0
-    for begin, stop in spans:
-        pieces += [text[end:begin], before, text[begin:stop], after]
-        end = stop
-    return "".join([*pieces, text[end:]])
-
-
-def _text(store: Datastore, tokens: np.ndarray) -> str:
-    return store.tokenizer.decode(tokens[tokens >= 0].tolist())
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    marks = (before, after) if before else marks_for([answer.text for answer in answers])
+    lines: list[str] = []
+    for rank, answer in enumerate(answers, start=1):
+        place = f"{answer.document}, line {answer.line}, column {answer.column}"
+        lines.append(f"{rank}. {place}, score {answer.score:.2f}".translate(_CONTROL))
+        plain = replace(answer, text=answer.text.translate(_CONTROL))
+        lines.append("   " + " ".join(plain.marked(*marks).split()))
+        if answer.copies:
+            shown = ", ".join(answer.copies[:3]) + (", ..." if len(answer.copies) > 3 else "")
+            lines.append(f"   the same in {shown}".translate(_CONTROL))
+    return lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

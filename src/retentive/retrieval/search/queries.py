@@ -1,12 +1,13 @@
 """The input and the result of a search."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from retentive.retrieval.passages import Rows, as_rows
+from retentive.retrieval.search.answers import Answer
 from retentive.text.tokenizer import Tokenizer
 
 Query = str | Sequence[str] | Sequence[int] | np.ndarray
@@ -21,11 +22,29 @@ class Neighbours:
         ids: Ids of chunks, -1 where there are no more.
         scores: BM25, negative squared distance or fused rank: higher is nearer; ``-inf`` where there are no more.
         tokens: Each chunk and its continuation in the document, -1 where there is no token.
+        answers: Cuts the answers of a query, by its number, from the text: see `Answer`.
+
+    Iterating gives the answers of a search with one query.
     """
 
     ids: Int64[np.ndarray, "queries k"]
     scores: Float32[np.ndarray, "queries k"]
     tokens: Int64[np.ndarray, "queries k length"]
+    answers: Callable[[int], list[Answer]]
+
+    def __len__(self) -> int:
+        """Number of answers, those of all queries together."""
+        return int((self.ids >= 0).sum())
+
+    def __iter__(self) -> Iterator[Answer]:
+        """The answers of the one query, nearest first.
+
+        Raises:
+            ValueError: If there are several queries.
+        """
+        if len(self.ids) != 1:
+            raise ValueError(f"there are {len(self.ids)} queries: ask for the answers of each, as in found.answers(0).")
+        return iter(self.answers(0))
 
     @property
     def mask(self) -> Bool[np.ndarray, "queries k length"]:

@@ -16,6 +16,7 @@ from retentive.retrieval.encoders.protocol import (
     VectorEncoder,
     WordCounts,
     WordEncoder,
+    count_words,
     parts_of,
 )
 from retentive.retrieval.index.lexical_index import LEXICAL, LexicalIndex
@@ -149,12 +150,17 @@ class Searcher:
             records = [record for record in manifest.indexes if record.kind != LEXICAL]
             self._vectors = (dense, rows, backend or VectorIndex(folder, records, rows))
 
-    def queries(self, passages: Passages) -> Queries:
-        """Encode passages in the way chunks are encoded."""
+    def queries(self, passages: Passages, texts: Sequence[str] | None = None) -> Queries:
+        """Encode passages in the way chunks are encoded.
+
+        Args:
+            passages: Their tokens.
+            texts: Their texts, where they are known: what a tokenizer loses is searched for too.
+        """
         words = vectors = None
         if self._words is not None:
             encoder, index = self._words
-            words = WordQueries(encoder.count_words(passages.texts()), index)
+            words = WordQueries([count_words(encoder.split(text).keys) for text in texts or passages.texts()], index)
         if self._vectors is not None:
             encoder, _, nearest = self._vectors
             self._check_encoder(encoder)
@@ -167,7 +173,7 @@ class Searcher:
         if self._words is not None:
             encoder, index = self._words
             key = self.manifest.chunks[block].key
-            words = WordQueries(block_words(self.folder, key, self.tokenizer, encoder), index)
+            words = WordQueries(block_words(self.folder, key, encoder), index)
         if self._vectors is not None:
             _, rows, nearest = self._vectors
             vectors = VectorQueries(rows.block(block), nearest)

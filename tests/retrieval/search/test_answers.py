@@ -1,0 +1,148 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retentive.retrieval import Datastore
+from retentive.retrieval.search.display import answer_lines
+from retentive.retrieval.search.language import parse_query
+from retentive.retrieval.search.passage import marks_for
+from retentive.retrieval.search.where import conditions_of
+from retrieval.texts import HashedWords
+
+OWL = (
+    "Owls hunt at night. Their feathers make\nno sound, and their eyes see in the dark.\n\nA new paragraph about mice."
+)
+DOCUMENTS = [
+    ("birds/owl.txt", OWL, {"year": 1999, "author": "ada"}),
+    ("birds/copy.txt", OWL, {"year": 2005, "author": "bob"}),
+    ("birds/swift.txt", "Swifts sleep while they fly. They see in the dark, too.", {"year": 2010}),
+    ("tools/plane.txt", "A plane takes thin shavings off wood.\nKeep its iron sharp, and see to its mouth."),
+]
+
+
+@pytest.fixture(scope="module", params=["lexical", "own"])
+def store(request, tmp_path_factory):
+    encoder = None if request.param == "lexical" else HashedWords()
+    return Datastore.build(DOCUMENTS, tmp_path_factory.mktemp("answers") / "s", chunk_size=16, encoder=encoder)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return Datastore.build(DOCUMENTS, tmp_path_factory.mktemp("words") / "s", chunk_size=16)
+
+
+def test_an_answer_is_a_sentence_with_its_place_and_marked_words(words):
+    answer, *rest = words.answers("feathers sound")
+    assert answer.text == "Their feathers make\nno sound, and their eyes see in the dark."
+    assert [answer.text[begin:end] for begin, end in answer.matches] == ["feathers", "sound"]
+    assert (answer.document, answer.copies, answer.line, answer.column) == ("birds/owl.txt", ("birds/copy.txt",), 1, 27)
+    assert answer.metadata == {"year": 1999, "author": "ada"}
+    assert OWL.encode()[answer.begin : answer.end].decode() == answer.text
+    assert rest == []
+    (second,) = words.answers("iron shape", k=9, one_per_document=True)
+    assert (second.document, second.text) == ("tools/plane.txt", "Keep its iron sharp, and see to its mouth.")
+    assert (second.line, second.column) == (2, 10)
+
+
+def test_results_of_a_search_are_iterable(words):
+    found = words.search("dark", k=9)
+    assert len(found) == len(list(found)) == 3
+    for answer, chunk, score in zip(found, found.ids[0], found.scores[0], strict=False):
+        assert (answer.chunk, answer.score) == (chunk, score)
+        assert "dark" in answer.text
+    several = words.search(["dark", "iron"], k=2)
+    with pytest.raises(ValueError, match=r"there are 2 queries: ask for the answers of each, as in found.answers\(0\)"):
+        iter(several)
+    assert [answer.document for answer in several.answers(1)] == ["tools/plane.txt"]
+    assert json.loads(json.dumps([answer.as_dict() for answer in found]))[0]["document"] == "birds/owl.txt"
+
+
+def test_phrases_and_unwanted_words(words):
+    assert words.answers('"see in the dark"', one_per_document=True)[1].document == "birds/swift.txt"
+    assert words.answers('"in see"') == []
+    assert words.answers('"NO  sound"')[0].document == "birds/owl.txt", (
+        "a phrase may go over a chunk's and a line's end"
+    )
+    assert [answer.document for answer in words.answers("see -feathers -sharp")] == ["birds/swift.txt"]
+    assert not any("no sound" in answer.text for answer in words.answers('see -"no sound"', k=9))
+    assert words.answers("-see") == []
+    assert words.answers('"no sound" dark', operators=False)[0].text
+
+
+def test_conditions_hold_for_every_answer(store):
+    def names(**options):
+        return {answer.document for answer in store.answers("see in the dark", k=9, **options)}
+
+    assert names(where="year>=2000") <= {"birds/copy.txt", "birds/swift.txt"}
+    assert names(where={"year": {">": 1999, "<=": 2005}}) == {"birds/copy.txt"}
+    assert names(where={"author": ["ada", "eve"]}) == {"birds/owl.txt"}
+    assert names(where="path=tools/*") == {"tools/plane.txt"}
+    assert names(where={"path": {"~": "birds/s*"}}) == {"birds/swift.txt"}
+    assert names(where={"author": "nobody"}) == set()
+    assert names(where={"year": {"!=": 1999}}, exclude_documents="birds/copy.txt") == {"birds/swift.txt"}
+    found = store.search(["dark", "night"], k=3, where="author:ada")
+    assert set(store.corpus.documents(found.ids).reshape(-1).tolist()) <= {0, -1}
+    with pytest.raises(ValueError, match=r"no document has the column 'size'; the columns are author, path, year"):
+        names(where="size>3")
+    with pytest.raises(ValueError, match=r"where must be conditions such as year>=1999 .*, but 'old' is none"):
+        names(where="year<2000 old")
+    with pytest.raises(ValueError, match=r"where compares by = != < <= > >= ~, but has '\$gt' for 'year'"):
+        names(where={"year": {"$gt": 3}})
+
+
+def test_conditions_in_a_query_are_those_of_columns_only(words):
+    assert {answer.document for answer in words.answers("year:2010 dark")} == {"birds/swift.txt"}
+    asked = parse_query('http://x.org note:this "a b" -c year>=3 -"d e', {"year"})
+    assert (asked.text, asked.phrases, asked.without) == ('http://x.org note:this a b -"d e', ("a b",), ("c",))
+    assert asked.where == conditions_of("year>=3")
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(alphabet=st.sampled_from(list('ab -":>=<~*?\\()+year\n\u0301\u6771')), max_size=24))
+def test_no_query_breaks_the_search(words, text):
+    if text.strip():
+        for operators in (True, False):
+            assert all(answer.text for answer in words.answers(text, k=2, operators=operators))
+
+
+@given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_plain_words_stay_plain(text):
+    plain = "".join(letter for letter in text if letter not in '-"')
+    asked = parse_query(plain, set())
+    assert (asked.text, asked.phrases, asked.without, asked.where) == (" ".join(plain.split()), (), (), ())
+
+
+def test_marks_stand_in_no_text_and_control_characters_are_not_shown(tmp_path):
+    texts = ["plain", "\u27e6odd\u27e7", "\u27e6\u27e6"]
+    assert marks_for(texts[:1]) == ("\u27e6", "\u27e7")
+    assert marks_for(texts) == ("\u27e6" * 3, "\u27e7" * 3)
+    store = Datastore.build([("a\x1b[31m", "\x1b[2J owl *owl*\r\n`owl`")], tmp_path / "s")
+    (place, line) = answer_lines(store.answers("owl"))
+    assert place.startswith("1. a\ufffd[31m, line 1, column 6")
+    assert line == "   \ufffd[2J \u27e6owl\u27e7 *\u27e6owl\u27e7* `\u27e6owl\u27e7`"
+    assert answer_lines(store.answers("owl"), "<", ">")[1] == "   \ufffd[2J <owl> *<owl>* `<owl>`"
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    text=st.text(alphabet="ab é東.\n", min_size=1, max_size=80),
+    chunk_size=st.integers(1, 9),
+    tokens=st.lists(st.integers(0, 200), max_size=1),
+)
+def test_lines_and_columns_are_those_of_the_text(tmp_path_factory, text, chunk_size, tokens):
+    store = Datastore.build([("a", text)], tmp_path_factory.mktemp("place") / "s", chunk_size=chunk_size)
+    for answer in store.answers("ab aab b 東 é", k=5) if text.strip() else ():
+        before = text.encode()[: answer.begin].decode() + answer.text[: answer.matches[0][0]]
+        assert answer.line <= before.count("\n") + 1
+        line = text.split("\n")[answer.line - 1]
+        spans = [answer.text[begin:end] for begin, end in answer.matches]
+        assert any(line[answer.column - 1 :].startswith(span) for span in spans)
+
+
+def test_missing_chunks_are_no_answers(words):
+    found = words.search("zebra", k=3)
+    assert (len(found), list(found)) == (0, [])
+    assert np.isneginf(found.scores).all()
