@@ -1,6 +1,8 @@
 """``retentive index`` as a user types it: build, search, add, remove, verify, info and plan."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -109,23 +111,29 @@ def test_ctrl_c_ends_all_processes_without_a_traceback_and_the_build_goes_on(
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 
 
-def test_search_shows_place_score_continuation_and_marked_words(store: Path, capsys: pytest.CaptureFixture[str]):
-    lines = run(capsys, "search", "STRIPES of a zebra", "--store", store, "--k=2").splitlines()
-    place, chunk, continuation = lines[:3]
-    assert place.startswith("1. animals/")
-    assert "line " in place
-    assert "token " in place
-    assert "score " in place
-    assert "[zebra]" in chunk or "[stripes]" in chunk
-    assert continuation.startswith("   -> ")
-    assert lines[3].startswith("2. ")
+def test_search_shows_place_score_and_marked_words(store: Path, capsys: pytest.CaptureFixture[str]):
+    place, text, second, *_ = run(capsys, "search", "STRIPES of a zebra", "--store", store, "--k=2").splitlines()
+    assert re.match(r"1\. animals/\w+\.txt, line \d+, column \d+, score \d", place)
+    assert "\u27e6zebra\u27e7" in text or "\u27e6stripes\u27e7" in text
+    assert second.startswith("2. ")
     assert run(capsys, "search", "xylophone", "--store", store) == "nothing found: no chunk has a word of it\n"
 
 
-def test_the_line_of_an_answer_is_its_line_in_the_file(store: Path, capsys: pytest.CaptureFixture[str]):
-    first = run(capsys, "search", "Zebras live in herds", "--store", store, "--k=1")
-    assert first.startswith("1. animals/zebra.txt, line 1 (chunk ")
-    assert "[Zebras] [live] [in] [herds]" in first
+def test_answers_as_json_of_chosen_documents(store: Path, capsys: pytest.CaptureFixture[str]):
+    asked = ("search", '"no two zebras" -elephant', "--store", store, "--json=true", "--where", "path=*zebra*")
+    (answer,) = json.loads(run(capsys, *asked, "--one-per-document=true"))
+    assert answer["document"] == "animals/zebra.txt"
+    marked = [answer["text"][begin:end] for begin, end in answer["matches"]]
+    assert {"no", "two", "zebras"} <= {word.lower() for word in marked}
+
+
+def test_the_place_of_an_answer_is_its_place_in_the_file(store: Path, text: Path, capsys: pytest.CaptureFixture[str]):
+    (answer, *_) = json.loads(run(capsys, "search", "Zebras live in herds", "--store", store, "--json=true"))
+    lines = (text / answer["document"]).read_text().split("\n")
+    begin, end = answer["matches"][0]
+    assert lines[answer["line"] - 1][answer["column"] - 1 :].lower().startswith(("zebras", "live", "in", "herds"))
+    assert (text / answer["document"]).read_bytes()[answer["begin"] : answer["end"]].decode() == answer["text"]
+    assert end > begin
 
 
 def test_the_query_can_come_from_standard_input(
@@ -210,7 +218,7 @@ def test_a_store_can_be_read_where_nothing_can_be_written(store: Path, capsys: p
     for path in everything:
         path.chmod(modes[path] & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
     try:
-        assert "[zebra]" in run(capsys, "search", "zebra", "--store", store)
+        assert "\u27e6zebra\u27e7" in run(capsys, "search", "zebra", "--store", store)
         run(capsys, "info", "--store", store)
         run(capsys, "verify", "--store", store)
     finally:

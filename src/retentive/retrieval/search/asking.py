@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -163,7 +163,7 @@ def _split(encoder: WordEncoder | None, text: str) -> Words:
     return split_words(text) if encoder is None else encoder.split(text)
 
 
-def _are_texts(query: Query) -> bool:
+def _are_texts(query: Query) -> TypeGuard[Sequence[str]]:
     return not isinstance(query, np.ndarray) and len(query) > 0 and isinstance(query[0], str)
 
 
