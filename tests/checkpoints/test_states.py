@@ -108,7 +108,7 @@ def test_a_state_of_another_shape_is_not_saved(tmp_path: Path):
         (
             {"format_version": "7"},
             MismatchError,
-            "has the format version 7, but this version of retentive .* reads version 1",
+            "has the format version 7, but this version of retentive .* reads versions 1 and 2",
         ),
         ({"format": "weights"}, DamagedFileError, "is no file that `save_state` wrote"),
         ({"format": None}, DamagedFileError, "is no file that `save_state` wrote"),

@@ -1,12 +1,14 @@
 """Generation over every family: equal to the full forward, row by row, and going on from anywhere."""
 
 import gc
+from pathlib import Path
 
 import pytest
 import torch
 
 from laws.decoding_by_hand import full_forward, lists
 from laws.families import VOCAB, case_name, cases, random_tokens, small_model
+from retentive.checkpoints import load_state, save_state
 from retentive.generation import GenerationState, Sampling, generate, stream
 from retentive.models.base import DecoderModel
 from retentive.models.registry import family_names
@@ -267,3 +269,25 @@ def test_an_encoder_writes_nothing():
     for begin in (generate, stream):
         with pytest.raises(ValueError, match=message):
             begin(encoder, PROMPTS, max_new_tokens=3)
+
+
+PENALISED = Sampling(
+    temperature=1.0, min_p=0.05, repetition_penalty=1.3, presence_penalty=0.7, frequency_penalty=0.4, seed=2
+)
+
+
+@pytest.mark.parametrize("sampling", [PENALISED, Sampling(repetition_penalty=1.5)], ids=["drawn", "greedy"])
+def test_penalties_go_on_with_the_state(sampling: Sampling, tmp_path: Path):
+    model = small_model("retnet")
+    whole = lists(generate(model, PROMPTS, max_new_tokens=12, sampling=sampling).tokens)
+    assert whole == [full_forward(model, prompt, 12, sampling, row) for row, prompt in enumerate(PROMPTS)]
+    assert whole != lists(generate(model, PROMPTS, max_new_tokens=12, sampling=DRAWN).tokens)
+    state = generate(model, PROMPTS, max_new_tokens=5, sampling=sampling).state
+    save_state(state, tmp_path / "state.safetensors", model)
+    loaded = load_state(tmp_path / "state.safetensors", model)
+    ended = generate(model, state=loaded, max_new_tokens=7, sampling=sampling)
+    assert lists(ended.tokens) == [row[5:] for row in whole]
+    more = generate(model, [[2, 3], [], [5]], state=state, max_new_tokens=4, sampling=sampling)
+    assert more.state.counts is not None
+    said = [row[:5] + new for row, new in zip(whole, lists(more.tokens), strict=True)]
+    assert more.state.counts.said.tolist() == [[row.count(token) for token in range(VOCAB)] for row in said]

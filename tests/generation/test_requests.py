@@ -9,6 +9,7 @@ from retentive.models.base import DecoderModel
 from retentive.text.byte_tokenizer import ByteTokenizer
 
 DRAWN = Sampling(temperature=1.0, top_k=15, seed=3)
+PENALISED = Sampling(temperature=1.0, min_p=0.1, repetition_penalty=1.3, presence_penalty=0.7, seed=2)
 
 
 def run(batch: RequestBatch, steps: int | None = None) -> dict[int, list[RequestStep]]:
@@ -45,7 +46,7 @@ def test_requests_whose_prompts_are_read_in_pieces_get_what_they_get_alone(famil
     requests = [
         Request(prompt=prompts[0][:3], max_new_tokens=12),
         Request(prompt=prompts[1], max_new_tokens=4, sampling=DRAWN),
-        Request(prompt=prompts[2][:9], max_new_tokens=5, sampling=DRAWN, row=2),
+        Request(prompt=prompts[2][:9], max_new_tokens=5, sampling=PENALISED, row=2),
     ]
     batch = RequestBatch(model, tokens_per_step=4)
     first = batch.admit(requests[0])

@@ -7,9 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retentive.checkpoints.states import TokenCounts, no_counts
 from retentive.errors import DivergedError
 from retentive.generation.decoding import RowSampler
-from retentive.generation.sampling import Sampling, choose, kept, token_probabilities
+from retentive.generation.sampling import (
+    Sampling,
+    add_counts,
+    begin_counts,
+    choose,
+    kept,
+    penalised,
+    token_probabilities,
+)
 
 # Whole numbers make ties, halves and the long tail of a large vocabulary make the rest.
 LOGITS = st.lists(st.integers(-8, 8).map(lambda n: n / 2), min_size=1, max_size=40)
@@ -30,6 +39,12 @@ def probabilities_of(logits: list[float]) -> torch.Tensor:
         ({"temperature": 1.0, "top_p": 1.5}, "top_p must be above 0 and at most 1, but is 1.5"),
         ({"temperature": 1.0, "top_p": math.nan}, r"top_p must be a finite number or None, but is nan \(float\)"),
         ({"temperature": 1.0, "seed": -1}, r"seed must be from 0 to 2\*\*63 - 1, but is -1"),
+        ({"temperature": 1.0, "min_p": 1.5}, "min_p must be above 0 and at most 1, but is 1.5"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be a positive number, but is 0.0; 1 is none"),
+        ({"presence_penalty": math.inf}, "presence_penalty must be a finite number, but is inf"),
+        ({"logit_bias": ((1, math.nan),)}, r"logit_bias must be pairs of a token id .*, but one is \(1, nan\)"),
+        ({"logit_bias": ((1, 2.0), (1, 3.0))}, "logit_bias must name each id once, but has 1 twice"),
+        ({"min_p": 0.1}, "temperature must be above 0 for min_p=0.1 to mean anything"),
         ({"top_p": 0.9}, "temperature must be above 0 for top_p=0.9 to mean anything, but is 0"),
         ({"top_k": 5, "seed": 3}, "temperature must be above 0 for top_k=5, seed=3 to mean anything"),
     ],
@@ -37,6 +52,41 @@ def probabilities_of(logits: list[float]) -> torch.Tensor:
 def test_impossible_values_are_refused(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         Sampling(**options)
+
+
+def counts_of(text: list[int], said: list[int], vocab: int) -> TokenCounts:
+    counts = no_counts(1, vocab, torch.device("cpu"))
+    if text:
+        counts = begin_counts(counts, torch.tensor([text]), None)
+    for token in said:
+        add_counts(counts, torch.tensor([token]))
+    return counts
+
+
+def test_each_penalty_does_what_its_paper_says():
+    logits = torch.tensor([[2.0, -2.0, 1.0, 0.5, 0.0]])
+    counts = counts_of([0, 1], [2, 2, 3], 5)
+    found = penalised(logits, Sampling(repetition_penalty=2.0), counts)
+    assert found.tolist() == [[1.0, -4.0, 0.5, 0.25, 0.0]]
+    found = penalised(logits, Sampling(presence_penalty=0.5), counts)
+    assert found.tolist() == [[2.0, -2.0, 0.5, 0.0, 0.0]]
+    found = penalised(logits, Sampling(frequency_penalty=0.5), counts)
+    assert found.tolist() == [[2.0, -2.0, 0.0, 0.0, 0.0]]
+
+
+def test_penalties_and_biases_change_the_choice():
+    logits = torch.tensor([[2.0, 1.5, 1.0]])
+    assert choose(logits, Sampling(presence_penalty=1.0), None, counts_of([], [0], 3)).tolist() == [1]
+    assert choose(logits, Sampling(logit_bias=((2, 1.5), (1, 0.1))), None).tolist() == [2]
+    assert choose(logits, Sampling(logit_bias=((2, 1.5),), never=(2,)), None).tolist() == [0]
+
+
+@given(logits=LOGITS, min_p=st.floats(0.01, 1.0))
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest(logits: list[float], min_p: float):
+    sampling = Sampling(temperature=1.0, min_p=min_p)
+    found = token_probabilities(torch.tensor([logits], dtype=torch.float64), sampling)[0]
+    probabilities = probabilities_of(logits)[0]
+    assert (found > 0).tolist() == (probabilities >= min_p * probabilities.max()).tolist()
 
 
 def test_greedy_takes_the_likeliest():

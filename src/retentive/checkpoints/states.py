@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from retentive.checkpoints.fingerprint import weights_fingerprint
@@ -28,6 +28,20 @@ from retentive.state import ModelState, RecurrentState, named_tensors, with_tens
 LIBRARY_VERSION = version("retentive")
 FORMAT = "retentive.state"
 FORMAT_VERSION = 1
+FORMAT_VERSION_WITH_COUNTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts(RecurrentState):
+    """Which tokens a text has so far, for penalties on those that come again.
+
+    Attributes:
+        read: Whether a token stands in a prompt.
+        said: How often a token was chosen.
+    """
+
+    read: Bool[Tensor, "batch vocab"]
+    said: Int[Tensor, "batch vocab"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +51,20 @@ class GenerationState(RecurrentState):
     Attributes:
         model: The model's state after the whole text but its last token.
         unread: The last token of each row.
+        counts: Which tokens the text has, since the first call with a penalty; None before it.
     """
 
     model: ModelState
     unread: Int[Tensor, "batch"]
+    counts: TokenCounts | None = None
+
+
+def no_counts(rows: int, vocab_size: int, device: torch.device) -> TokenCounts:
+    """The counts of a text without tokens."""
+    return TokenCounts(
+        read=torch.zeros(rows, vocab_size, dtype=torch.bool, device=device),
+        said=torch.zeros(rows, vocab_size, dtype=torch.int32, device=device),
+    )
 
 
 def save_state(
@@ -70,13 +94,14 @@ def save_state(
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in named_tensors(state).items()}
     check_state_values(state, thorough=True)
     kind = "generation" if isinstance(state, GenerationState) else "model"
-    fault = _fault(tensors, _template(model, kind, state.batch_size))
+    has_counts = isinstance(state, GenerationState) and state.counts is not None
+    fault = _fault(tensors, _template(model, kind, state.batch_size, has_counts=has_counts))
     if fault:
         raise MismatchError(f"state must be one of the given model's, but {fault}.")
     model.check_state(state.model if isinstance(state, GenerationState) else state)
     about = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(FORMAT_VERSION_WITH_COUNTS if has_counts else FORMAT_VERSION),
         "library_version": LIBRARY_VERSION,
         "kind": kind,
         "rows": str(state.batch_size),
@@ -114,7 +139,8 @@ def load_state(
         tensors = {name: reader.read(name) for name in reader.names}
     if digest(tensors) != about["sha256"]:
         raise DamagedFileError(f"{path} holds other values than were saved (its SHA-256 differs); copy it again.")
-    template = _template(model, about["kind"], int(about["rows"]))
+    has_counts = about["format_version"] == str(FORMAT_VERSION_WITH_COUNTS)
+    template = _template(model, about["kind"], int(about["rows"]), has_counts=has_counts)
     fault = _fault(tensors, template)
     if fault:
         raise DamagedFileError(f"{path} holds no state of its model: {fault}; save it again.")
@@ -147,10 +173,10 @@ def _open_state(path: Path) -> Generator[TensorReader]:
         if reader.metadata.get("format") != FORMAT:
             raise DamagedFileError(f"{path} is no file that `save_state` wrote: its format is not {FORMAT!r}.")
         written = reader.metadata.get("format_version")
-        if written != str(FORMAT_VERSION):
+        if written not in (str(FORMAT_VERSION), str(FORMAT_VERSION_WITH_COUNTS)):
             raise MismatchError(
                 f"{path} has the format version {written}, but this version of retentive ({LIBRARY_VERSION}) reads "
-                f"version {FORMAT_VERSION} only; it was written by retentive "
+                f"versions {FORMAT_VERSION} and {FORMAT_VERSION_WITH_COUNTS} only; it was written by retentive "
                 f"{reader.metadata.get('library_version')}: install that one."
             )
         lacking = {"kind", "rows", "config", "weights", "sha256", "metadata"} - reader.metadata.keys()
@@ -196,13 +222,14 @@ def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return options
 
 
-def _template(model: LanguageModel, kind: str, rows: int) -> ModelState | GenerationState:
+def _template(model: LanguageModel, kind: str, rows: int, *, has_counts: bool) -> ModelState | GenerationState:
     """The structure of a state, without memory for its values."""
     meta = torch.device("meta")
     template = model.initial_state(rows, meta)
     if kind == "model":
         return template
-    return GenerationState(model=template, unread=torch.zeros(rows, dtype=torch.long, device=meta))
+    counts = no_counts(rows, model.vocab_size, meta) if has_counts else None
+    return GenerationState(model=template, unread=torch.zeros(rows, dtype=torch.long, device=meta), counts=counts)
 
 
 def _fault(tensors: Mapping[str, Tensor], template: RecurrentState) -> str | None:

@@ -23,7 +23,7 @@ from retentive.engine.waiting_prompts import WaitingPrompt, WaitingPrompts
 from retentive.errors import DivergedError
 from retentive.models.protocol import LanguageModel
 from retentive.shapes import TokenMask, Tokens
-from retentive.state import ModelState, join_rows, map_tensors
+from retentive.state import ModelState, RecurrentState, join_rows, map_tensors
 
 PREFILL_TOKENS = 4096
 """Tokens of prompts, over all rows, that one call reads: longer prompts need no more memory."""
@@ -165,7 +165,7 @@ class Engine:
         """
         if slot in self._ended:
             return self._ended[slot]
-        return self._current(torch.tensor([self._place(slot)]))
+        return self._current(self._place(slot))
 
     def states(self) -> RowState:
         """Return the states of all rows that have not ended, in the order of `slots`."""
@@ -342,7 +342,7 @@ class Engine:
         gone = torch.tensor(ended)
         for slot, place in zip(self.slots, range(len(ended)), strict=True):
             if slot in slots and is_kept:
-                self._ended[slot] = self._current(torch.tensor([place]))
+                self._ended[slot] = self._current(place)
         for group in self._groups:
             left = [row.slot not in slots for row in group.rows]
             if not all(left):
@@ -355,12 +355,33 @@ class Engine:
             self._state, self._is_owned = self._state.select(~gone), False
             self._unread = self._unread[~gone]
 
-    def _current(self, rows: Int[Tensor, "chosen"] | None) -> RowState:
-        """A copy of the rows' states."""
+    def _current(self, place: int | None) -> RowState:
+        """A copy of the state of the row in a place, or of all rows."""
         if self._unread is None or self._state is None:
             raise ValueError("there is no state before the first token; call step first.")
-        current = RowState(model=self._state, unread=self._unread)
-        return map_tensors(current if rows is None else current.select(rows), as_value)
+        if place is None:
+            current = RowState(model=self._state, unread=self._unread, sampler=self._sampler_states())
+        else:
+            row = torch.tensor([place])
+            current = RowState(model=self._state.select(row), unread=self._unread[row], sampler=self._sampler_of(place))
+        return map_tensors(current, as_value)
+
+    def _sampler_of(self, place: int) -> RecurrentState | None:
+        """What the sampler of the row in a place keeps of it."""
+        for group in self._groups:
+            if place < len(group.rows):
+                state = group.sampler.state
+                return None if state is None else state.select(torch.tensor([place]))
+            place -= len(group.rows)
+        raise AssertionError("a place of no row")
+
+    def _sampler_states(self) -> RecurrentState | None:
+        """What the samplers of all rows keep of them."""
+        found = [group.sampler.state for group in self._groups]
+        kept = [state for state in found if state is not None]
+        if len(kept) not in (0, len(found)):
+            raise ValueError("the rows must have samplers with the same kind of state; ask for `state` of each slot.")
+        return join_rows(kept) if kept else None
 
 
 def as_value(tensor: Tensor) -> Tensor:

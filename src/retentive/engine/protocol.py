@@ -17,6 +17,14 @@ from retentive.state import ModelState, RecurrentState
 class Sampler(Protocol):
     """Chooses the next tokens of the rows that were added together; it may keep random numbers of its own."""
 
+    @property
+    def state(self) -> RecurrentState | None:
+        """What its rows need to be gone on with by another sampler, such as which tokens they have; None for nothing.
+
+        An engine copies what it hands out.
+        """
+        ...
+
     def begin(self, position: Int[Tensor, "rows"]) -> None:
         """Learn how many tokens each row has read, once, before the first choice."""
         ...
@@ -114,10 +122,12 @@ class RowState(RecurrentState):
     Attributes:
         model: The model's state, which has read all tokens but the newest.
         unread: The newest token.
+        sampler: `Sampler.state` of the rows.
     """
 
     model: ModelState
     unread: Int[Tensor, "batch"]
+    sampler: RecurrentState | None = None
 
 
 @dataclass(frozen=True, slots=True)

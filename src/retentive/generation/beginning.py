@@ -1,14 +1,32 @@
 """What a generation begins with, checked: the tokens to read first, and the state that they are read after."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from retentive.checkpoints.states import GenerationState
+from retentive.checkpoints.states import GenerationState, TokenCounts, no_counts
 from retentive.config_types import check_kind
 from retentive.generation.prompt import Prompt, PromptBatch, align, read_prompt
+from retentive.generation.sampling import Sampling, begin_counts
 from retentive.models.protocol import LanguageModel
 from retentive.models.state_values import check_state_values
 from retentive.state import ModelState, RecurrentState
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a generation begins with, on the model's device.
+
+    Attributes:
+        first: The first tokens of each row.
+        state: The model's state before them; None begins new texts.
+        counts: Which tokens the rows have with the first ones; None where nobody counts them.
+    """
+
+    first: PromptBatch
+    state: ModelState | None
+    counts: TokenCounts | None
 
 
 def begin(
@@ -16,14 +34,16 @@ def begin(
     prompt: Prompt | None,
     state: ModelState | GenerationState | None,
     max_new_tokens: int,
-) -> tuple[PromptBatch, ModelState | None]:
-    """Return the first tokens of each row, on the model's device, and the model's state before them.
+    sampling: Sampling,
+) -> Beginning:
+    """Check what a generation begins with.
 
     Args:
         model: Reads them.
         prompt: As given to `generate`.
         state: See there.
         max_new_tokens: See there; a model with learned positions must have room for them.
+        sampling: Whether it has penalties tells whether tokens are counted.
 
     Raises:
         TypeError: If the prompt is not token ids, or the state is none.
@@ -32,6 +52,7 @@ def begin(
         DivergedError: If it has NaN.
     """
     check_kind("state", state, RecurrentState, type(None))
+    sampling.check_vocab(model.vocab_size)
     device = model.device
     start = None if state is None else state.to(device)
     if start is not None:
@@ -41,7 +62,12 @@ def begin(
     if model.longest_text is not None:
         read = 0 if carried is None else int(carried.position.max())
         _check_room(read + batch.longest + max_new_tokens - 1, model.longest_text)
-    return batch, carried
+    counts = start.counts if isinstance(start, GenerationState) else None
+    if counts is None and sampling.has_penalties:
+        counts = no_counts(len(batch.tokens), model.vocab_size, device)
+    if counts is not None:
+        counts = begin_counts(counts, batch.tokens, batch.mask)
+    return Beginning(batch, carried, counts)
 
 
 def _first_tokens(rows: list[Tensor], state: ModelState | GenerationState | None, device: torch.device) -> PromptBatch:

@@ -1,20 +1,22 @@
 """Rows of one call of `generate` or `stream`, continued by an engine until all have ended."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from retentive.checkpoints.states import GenerationState
+from retentive.checkpoints.states import GenerationState, TokenCounts
 from retentive.engine import Engine, RowLimits, RowState
 from retentive.errors import DivergedError
+from retentive.generation.beginning import Beginning
 from retentive.generation.logprobs import TokenLogprobs, token_logprobs
-from retentive.generation.prompt import PromptBatch
 from retentive.generation.retrieval import Lookup
-from retentive.generation.sampling import Sampling, choose
+from retentive.generation.sampling import Sampling, add_counts, choose
 from retentive.generation.stopping import Stopping
 from retentive.generation.uniforms import uniforms
 from retentive.models.protocol import LanguageModel
-from retentive.state import ModelState, join_rows
+from retentive.state import join_rows
 
 _DRAWN_AHEAD = 64
 
@@ -27,29 +29,28 @@ class Decoding:
     def __init__(
         self,
         model: LanguageModel,
-        prompt: PromptBatch,
-        start: ModelState | None,
+        beginning: Beginning,
         sampling: Sampling,
         stopping: Stopping,
         lookup: Lookup | None = None,
     ) -> None:
         """Prepare; nothing is read before the first step."""
         self._engine = Engine(model, lookup)
-        self._prompt: PromptBatch | None = prompt
-        self._start, self._sampler, self._stopping = start, RowSampler(sampling), stopping
-        self.num_rows = prompt.tokens.shape[0]
-        self.device = prompt.tokens.device
+        self._beginning: Beginning | None = beginning
+        self._sampler, self._stopping = RowSampler(sampling, counts=beginning.counts), stopping
+        self.num_rows, self.device = len(beginning.first.tokens), beginning.first.tokens.device
         self.stopped = [False] * self.num_rows
         self.active = list(range(self.num_rows))
         """Numbers of the rows that have not ended; a row's number is its slot in the engine."""
 
     def step(self) -> NewTokens:
         """Choose the next token of each row that was active before the call."""
-        if self._prompt is not None:
+        if self._beginning is not None:
             limits = RowLimits(max_new_tokens=self._stopping.max_new_tokens, stop_tokens=self._stopping.stop_tokens)
             rows = [limits] * self.num_rows
-            self._engine.add(self._prompt.tokens, self._prompt.mask, self._start, self._sampler, rows)
-            self._prompt = self._start = None
+            first = self._beginning.first
+            self._engine.add(first.tokens, first.mask, self._beginning.state, self._sampler, rows)
+            self._beginning = None
         step = self._engine.step()
         if step.ended:
             for row in step.stopped:
@@ -71,33 +72,48 @@ class Decoding:
         Raises:
             ValueError: If no token was drawn yet.
         """
-        if self._prompt is not None:
+        if self._beginning is not None:
             raise ValueError("there is no state before the first token; take one from the stream first.")
         if len(self.active) == self.num_rows:
-            return _generation_state(self._engine.states())
-        return _generation_state(join_rows([self._engine.state(row) for row in range(self.num_rows)]))
+            return generation_state(self._engine.states())
+        return generation_state(join_rows([self._engine.state(row) for row in range(self.num_rows)]))
 
 
-def _generation_state(rows: RowState) -> GenerationState:
-    return GenerationState(model=rows.model, unread=rows.unread)
+def generation_state(rows: RowState) -> GenerationState:
+    """Rows of an engine whose samplers are `RowSampler`s, as what `generate` returns."""
+    return GenerationState(model=rows.model, unread=rows.unread, counts=cast("TokenCounts | None", rows.sampler))
 
 
 class RowSampler:
     """Chooses tokens by a `Sampling`; a row's random numbers depend on the seed, its number and its position alone."""
 
-    def __init__(self, sampling: Sampling, *, first_row: int = 0, logprobs: int | None = None) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        *,
+        first_row: int = 0,
+        logprobs: int | None = None,
+        counts: TokenCounts | None = None,
+    ) -> None:
         """Take how to choose.
 
         Args:
             sampling: For all rows.
             first_row: Number of the first row, by which its random numbers are told from those of others.
             logprobs: Keep the log-probability of each token that is chosen, and those of so many of the likeliest.
+            counts: Which tokens the rows have before the first choice, see `begin`; kept up with what is chosen.
         """
+        self._counts = counts
         self._sampling, self._first_row, self._logprobs = sampling, first_row, logprobs
         self.logprobs: list[TokenLogprobs] = []
         """Of the tokens that were chosen last, one a row; empty where none are wanted."""
         self._draws: _Draws | None = None
         self._unchecked = list[Tensor]()
+
+    @property
+    def state(self) -> TokenCounts | None:
+        """Which tokens the rows have; None where nobody asked to count them."""
+        return self._counts
 
     def begin(self, position: Int[Tensor, "rows"]) -> None:
         """Draw from the rows' positions on."""
@@ -107,9 +123,12 @@ class RowSampler:
 
     def choose(self, logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
         """Return the next token of each row."""
-        tokens = choose(logits, self._sampling, None if self._draws is None else self._draws.take())
+        uniform = None if self._draws is None else self._draws.take()
+        tokens = choose(logits, self._sampling, uniform, self._counts)
         if self._logprobs is not None:
             self.logprobs = token_logprobs(logits, tokens.clamp_min(0), self._logprobs)
+        if self._counts is not None:
+            add_counts(self._counts, tokens.clamp_min(0))
         if logits.device.type == "cpu":
             if tokens.numpy().min() < 0:
                 raise _not_finite()
@@ -134,6 +153,8 @@ class RowSampler:
         self.check()
         if self._draws is not None:
             self._draws.keep(rows)
+        if self._counts is not None:
+            self._counts = self._counts.select(rows)
 
 
 def _not_finite() -> DivergedError:

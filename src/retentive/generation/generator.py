@@ -171,8 +171,8 @@ def _begin(
     lookup = make_lookup(model, retriever)
     stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
     stopping.check_vocab(model.vocab_size)
-    batch, carried = begin(model, prompt, state, max_new_tokens)
-    return Decoding(model, batch, carried, sampling, stopping, lookup)
+    beginning = begin(model, prompt, state, max_new_tokens, sampling)
+    return Decoding(model, beginning, sampling, stopping, lookup)
 
 
 class _TokenLog:

@@ -10,7 +10,7 @@ from retentive.engine import Engine, RowLimits, RowPrompt
 from retentive.engine.engine import TOKENS_PER_STEP
 from retentive.errors import DivergedError
 from retentive.generation.beginning import begin
-from retentive.generation.decoding import RowSampler
+from retentive.generation.decoding import RowSampler, generation_state
 from retentive.generation.logprobs import TokenLogprobs
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
@@ -177,10 +177,13 @@ class RequestBatch:
             )
         stop_tokens = frozenset(request.stop_tokens)
         Stopping(max_new_tokens=request.max_new_tokens, stop_tokens=stop_tokens).check_vocab(self._model.vocab_size)
-        first, carried = begin(self._model, request.prompt or None, request.state, request.max_new_tokens)
-        if len(first.tokens) != 1:
-            raise ValueError(f"request must have one row, but has {len(first.tokens)}; admit each by itself.")
-        sampler = RowSampler(request.sampling, first_row=request.row, logprobs=request.logprobs)
+        beginning = begin(self._model, request.prompt or None, request.state, request.max_new_tokens, request.sampling)
+        tokens = beginning.first.tokens
+        if len(tokens) != 1:
+            raise ValueError(f"request must have one row, but has {len(tokens)}; admit each by itself.")
+        sampler = RowSampler(
+            request.sampling, first_row=request.row, logprobs=request.logprobs, counts=beginning.counts
+        )
         text = None if self._tokenizer is None else TextUntil(self._tokenizer, request.stop_strings)
         entry = _Entry(request, sampler, text)
         limits = RowLimits(
@@ -188,7 +191,7 @@ class RequestBatch:
             stop_tokens=stop_tokens,
             ends=None if text is None else entry.read,
         )
-        number = self._engine.admit(RowPrompt(tokens=first.tokens[0], state=carried), sampler, limits)
+        number = self._engine.admit(RowPrompt(tokens=tokens[0], state=beginning.state), sampler, limits)
         self._entries[number] = entry
         return number
 
@@ -248,8 +251,7 @@ class RequestBatch:
         """
         if self._entry(number).has_failed:
             raise ValueError(f"request {number} has no state, for it has failed; admit it again from an earlier state.")
-        state = self._engine.state(number)
-        return GenerationState(model=state.model, unread=state.unread)
+        return generation_state(self._engine.state(number))
 
     def remove(self, number: int) -> None:
         """Let a request go at any time between steps, ended or not, and forget its state.

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import cast
 
 import numpy
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from retentive.checkpoints.states import TokenCounts
 from retentive.config_types import check_types
+from retentive.shapes import TokenFlags, Tokens
 
 Probabilities = Float[Tensor, "rows vocab"]
 
@@ -22,28 +25,48 @@ class Sampling:
         top_k: Draw among the k likeliest tokens only.
         top_p: Draw among the fewest tokens whose probability reaches p, the one that crosses it included (Holtzman et
             al. 2020, arXiv:1904.09751). With ``top_k``, p is a share of what the k tokens have together.
+        min_p: Draw among tokens that are at least this share as likely as the likeliest (Nguyen et al. 2024,
+            arXiv:2407.01082). With ``top_k`` or ``top_p``, among those that both leave.
         seed: The same seed draws the same tokens, see `uniforms`; None takes one from torch's global generator.
         never: Ids that are not drawn, whatever the model says, such as rows of a table that no token has.
+        repetition_penalty: Logits of tokens that stand in the text so far, prompts included, are divided by it where
+            they are positive and multiplied by it where they are negative (Keskar et al. 2019, arXiv:1909.05858);
+            above 1 they come again more seldom.
+        presence_penalty: Subtracted from the logit of each token that was chosen before.
+        frequency_penalty: Subtracted from the logit of each token as often as it was chosen before.
+        logit_bias: Pairs of an id and what is added to its logit, after the penalties.
     """
 
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     seed: int | None = None
     never: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
+        _check_bias(self.logit_bias)
         if self.temperature < 0:
             raise ValueError(f"temperature must be 0 (greedy) or a positive number, but is {self.temperature}.")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1 token, but is {self.top_k}; None keeps all.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, but is {self.top_p}; None keeps all.")
+        if self.min_p is not None and not 0 < self.min_p <= 1:
+            raise ValueError(f"min_p must be above 0 and at most 1, but is {self.min_p}; None keeps all.")
+        if self.repetition_penalty <= 0:
+            raise ValueError(
+                f"repetition_penalty must be a positive number, but is {self.repetition_penalty}; 1 is none."
+            )
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, but is {self.seed}.")
-        given = {"top_k": self.top_k, "top_p": self.top_p, "seed": self.seed}
+        given = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p, "seed": self.seed}
         useless = [f"{name}={value}" for name, value in given.items() if value is not None]
         if self.is_greedy and useless:
             raise ValueError(
@@ -56,9 +79,31 @@ class Sampling:
         """Whether the likeliest token is taken."""
         return self.temperature == 0
 
+    @property
+    def has_penalties(self) -> bool:
+        """Whether the choice depends on which tokens the text has."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
+
+    def check_vocab(self, vocab_size: int) -> None:
+        """Validate that the model has the ids.
+
+        Raises:
+            ValueError: If one is not in the vocabulary.
+        """
+        for name, ids in (("never", self.never), ("logit_bias", [token for token, _ in self.logit_bias])):
+            foreign = [token for token in ids if not 0 <= token < vocab_size]
+            if foreign:
+                raise ValueError(
+                    f"every id of {name} must be from 0 to vocab_size - 1 = {vocab_size - 1}, but {foreign[0]} is not; "
+                    "is it of another tokenizer?"
+                )
+
 
 def choose(
-    logits: Float[Tensor, "rows vocab"], sampling: Sampling, uniform: Float[Tensor, "rows"] | None
+    logits: Float[Tensor, "rows vocab"],
+    sampling: Sampling,
+    uniform: Float[Tensor, "rows"] | None,
+    counts: TokenCounts | None = None,
 ) -> Int[Tensor, "rows"]:
     """The next token of each row.
 
@@ -66,10 +111,17 @@ def choose(
         logits: Of the next token.
         sampling: How to choose.
         uniform: One number from 0 up to but not 1 for each row; greedy needs none.
+        counts: Which tokens the text of each row has; where there are penalties.
 
     Returns:
         A token for each row; -1 where the logits hold NaN or infinity, of which none can be chosen.
     """
+    if counts is not None and sampling.has_penalties:
+        logits = penalised(logits, sampling, counts)
+    if sampling.logit_bias:
+        ids, biases = zip(*sampling.logit_bias, strict=True)
+        bias = torch.tensor(biases, dtype=logits.dtype, device=logits.device)
+        logits = logits.index_add(-1, torch.tensor(ids, device=logits.device), bias.expand(len(logits), -1))
     if sampling.never:
         never = torch.tensor(sampling.never, device=logits.device)
         logits = logits.index_fill(-1, never, -torch.inf)
@@ -83,6 +135,26 @@ def choose(
     tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     # Nothing is above NaN: the search ends behind the last token.
     return tokens.where(tokens < logits.shape[-1], -1)
+
+
+def _check_bias(bias: object) -> None:
+    """Validate pairs of an id and a number."""
+    cure = "give pairs, as in ((42, -5.0),), or tuple(bias.items()) of a dict"
+    if not isinstance(bias, tuple):
+        raise TypeError(f"logit_bias must be a tuple, but is a {type(bias).__name__}: {cure}.")
+    ids: list[int] = []
+    for pair in cast("tuple[object, ...]", bias):
+        match pair:
+            case (int() as token, int() | float() as value) if not isinstance(token, bool) and isfinite(value):
+                ids.append(token)
+            case _:
+                raise ValueError(
+                    f"logit_bias must be pairs of a token id and a finite number, but one is {pair!r}: {cure}; ids of "
+                    "`never` are not drawn at all."
+                )
+    twice = sorted(token for token in set(ids) if ids.count(token) > 1)
+    if twice:
+        raise ValueError(f"logit_bias must name each id once, but has {twice[0]} twice: add the two.")
 
 
 def _likeliest(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
@@ -109,9 +181,36 @@ def token_probabilities(logits: Float[Tensor, "rows vocab"], sampling: Sampling)
     wide = logits.to(torch.float64)
     # Subtracted first: the quotient of the largest is 0 however small the temperature is.
     probabilities = ((wide - wide.amax(-1, keepdim=True)) / sampling.temperature).softmax(-1)
-    if sampling.top_k is None and sampling.top_p in (None, 1.0):
-        return probabilities
-    return probabilities * kept(probabilities, sampling.top_k, sampling.top_p)
+    left = probabilities
+    if sampling.top_k is not None or sampling.top_p not in (None, 1.0):
+        left = probabilities * kept(probabilities, sampling.top_k, sampling.top_p)
+    if sampling.min_p is not None:
+        left = left * (probabilities >= sampling.min_p * probabilities.amax(-1, keepdim=True))
+    return left
+
+
+def penalised(
+    logits: Float[Tensor, "rows vocab"], sampling: Sampling, counts: TokenCounts
+) -> Float[Tensor, "rows vocab"]:
+    """Logits after the penalties on tokens that the text of each row has."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if sampling.repetition_penalty != 1:
+        again = torch.where(wide > 0, wide / sampling.repetition_penalty, wide * sampling.repetition_penalty)
+        wide = again.where(counts.read | (counts.said > 0), wide)
+    return wide - sampling.presence_penalty * (counts.said > 0) - sampling.frequency_penalty * counts.said
+
+
+def begin_counts(counts: TokenCounts, tokens: Tokens, mask: TokenFlags) -> TokenCounts:
+    """The counts after a prompt is read."""
+    read = torch.zeros_like(counts.said)
+    read.scatter_add_(1, tokens, (torch.ones_like(tokens) if mask is None else mask).to(read.dtype))
+    # A token that was chosen, such as the one that was not read yet, counts as that.
+    return TokenCounts(read=counts.read | ((read > 0) & (counts.said == 0)), said=counts.said.clone())
+
+
+def add_counts(counts: TokenCounts, tokens: Int[Tensor, "rows"]) -> None:
+    """Count the tokens that were chosen, in place."""
+    counts.said.scatter_add_(1, tokens[:, None], torch.ones_like(tokens[:, None], dtype=counts.said.dtype))
 
 
 def kept(probabilities: Probabilities, top_k: int | None, top_p: float | None) -> Bool[Tensor, "rows vocab"]:
