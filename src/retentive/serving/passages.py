@@ -6,25 +6,24 @@ import numpy as np
 
 from retentive.generation import RequestStep
 from retentive.retrieval import Datastore
-from retentive.retrieval.search.display import find
 from retentive.serving.service import Service
+from retentive.serving.shared_store import SharedStore
 from retentive.serving.wire.common import Passage, ReadPassages
 
 
-def search(store: Datastore, query: str, k: int) -> list[Passage]:
+def search(store: SharedStore, query: str, k: int) -> list[Passage]:
     """The passages nearest to a text."""
     return [
         Passage(id=hit.chunk, score=hit.score, document=hit.document, position=hit.first_token, text=hit.text)
-        for hit in find(store, query, k)
+        for hit in store.find(query, k)
     ]
 
 
 def read_passages(service: Service, step: RequestStep) -> list[ReadPassages]:
     """What a row of a RETRO read in a step; empty where nothing was asked for or found."""
-    store = service.store
-    if store is None:
+    if service.store is None:
         return []
-    return [_of_chunk(store, one) for one in getattr(step, "neighbours", ())]
+    return [_of_chunk(service.store.store, one) for one in getattr(step, "neighbours", ())]
 
 
 def _of_chunk(store: Datastore, read: Any) -> ReadPassages:

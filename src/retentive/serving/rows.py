@@ -100,14 +100,21 @@ class ModelThread:
     Args:
         make_batch: Makes an empty batch: at the start, and again if a step fails as a whole.
         metrics: What is counted.
+        after_step: Called in the thread after each step.
         max_rows: Rows side by side.
         max_waiting: Rows that wait for a place; more are refused.
     """
 
     def __init__(
-        self, make_batch: Callable[[], RequestBatch], metrics: Metrics, *, max_rows: int, max_waiting: int
+        self,
+        make_batch: Callable[[], RequestBatch],
+        metrics: Metrics,
+        *,
+        after_step: Callable[[], None],
+        max_rows: int,
+        max_waiting: int,
     ) -> None:
-        self._make_batch, self._metrics = make_batch, metrics
+        self._make_batch, self._metrics, self._after_step = make_batch, metrics, after_step
         self._max_rows, self._max_waiting = max_rows, max_waiting
         self._loop: asyncio.AbstractEventLoop | None = None
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -213,6 +220,7 @@ class ModelThread:
                 continue
             if steps:
                 self._send([event for step in steps for event in self._events_of(step)])
+            self._after_step()
 
     def _events_of(self, step: RequestStep) -> list[tuple[_Row, Event]]:
         row = self._rows[step.number]

@@ -25,6 +25,7 @@ from retentive.serving.owners import Owners, read_keys
 from retentive.serving.rows import ModelThread
 from retentive.serving.sessions.opening import open_place
 from retentive.serving.sessions.record import StatePlace, StateRecord, new_id
+from retentive.serving.shared_store import SharedStore
 from retentive.text.chat_template import ChatTemplate, load_chat_template
 from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import Tokenizer, ids_without_text
@@ -71,12 +72,14 @@ class Service:
         self.words = _words(config, self.model)
         self.weights = weights_fingerprint(self.model)
         self.store = _open_store(config, self.words.tokenizer)
+        self._retriever: StoreRetriever | None = None
         self.place: StatePlace = open_place(config.sessions_place)
         self.metrics = Metrics()
         self.created = int(time.time())
         self.thread = ModelThread(
             self._make_batch,
             self.metrics,
+            after_step=self._after_step,
             max_rows=self.limits.max_rows,
             max_waiting=self.limits.max_waiting,
         )
@@ -94,10 +97,14 @@ class Service:
         return self.store is not None and self.model.chunked_reading is not None
 
     def _make_batch(self) -> RequestBatch:
-        retriever = None
         if self.store is not None and self.reads_neighbours:
-            retriever = StoreRetriever(self.store, k=self.config.k, tokenizer=self.words.tokenizer)
-        return RequestBatch(self.model, tokenizer=self.words.tokenizer, retriever=retriever)
+            self._retriever = StoreRetriever(self.store, k=self.config.k, tokenizer=self.words.tokenizer)
+        return RequestBatch(self.model, tokenizer=self.words.tokenizer, retriever=self._retriever)
+
+    def _after_step(self) -> None:
+        """Forget what was found: a retriever notes all of it, for as long as it lives."""
+        if self._retriever is not None:
+            self._retriever.found.clear()
 
     def close(self) -> None:
         """End the use of files."""
@@ -264,8 +271,8 @@ def _words(config: ServeConfig, model: DecoderModel) -> Words:
     )
 
 
-def _open_store(config: ServeConfig, tokenizer: Tokenizer) -> Datastore | None:
+def _open_store(config: ServeConfig, tokenizer: Tokenizer) -> SharedStore | None:
     if config.store is None:
         return None
     inside = config.store / FOLDER / "train"
-    return Datastore.open(inside if inside.is_dir() else config.store, tokenizer=tokenizer)
+    return SharedStore(Datastore.open(inside if inside.is_dir() else config.store, tokenizer=tokenizer))

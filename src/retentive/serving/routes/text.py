@@ -25,7 +25,6 @@ from retentive.text.tokenizer import encode_prompt
 def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["text"])
-    searches = asyncio.Semaphore(1)  # a store is searched by one thread at a time
 
     def card() -> ModelCard:
         return ModelCard(
@@ -56,8 +55,7 @@ def router(service: Service) -> APIRouter:
             )
         if not asked.query.strip():
             raise invalid("query must have something to search for, but is empty.", "query")
-        async with searches:
-            return SearchAnswer(data=await asyncio.to_thread(search, service.store, asked.query, asked.k))
+        return SearchAnswer(data=await asyncio.to_thread(search, service.store, asked.query, asked.k))
 
     _add_tokens(service, routes)
     return routes
