@@ -2,12 +2,9 @@
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from retentive.serving.config import ServeConfig
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 NAME = "retentive"
 # Health checks and lists come beside the rows that a replica holds.
@@ -23,7 +20,7 @@ def deployment(config: ServeConfig, *, cpus_each: float = 1.0) -> Any:
     """
     from ray import serve
 
-    def build() -> "FastAPI":
+    def build() -> Any:
         """Made in each replica, which loads the model then."""
         from retentive.serving.app import make_app
         from retentive.serving.service import Service
