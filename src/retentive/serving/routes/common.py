@@ -39,6 +39,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, words in {
         400: "The request cannot be answered: the message names the field, the rule and the cure.",
         401: "The API key is missing or unknown.",
+        403: "The request is of a page of another site, or for a host that is none of this server.",
         404: "There is nothing of this name among yours.",
         409: "A stored state is damaged, or of other weights.",
         413: "More than this server takes in one request.",
