@@ -4,7 +4,8 @@ import threading
 from typing import Any
 
 from retentive.retrieval import Datastore
-from retentive.retrieval.search.display import Hit, find
+from retentive.retrieval.search.answers import Answer, answer_of
+from retentive.retrieval.search.asking import find_answers
 from retentive.text.tokenizer import Tokenizer
 
 
@@ -32,7 +33,16 @@ class SharedStore:
         with self._lock:
             return self.store.search(query, k)
 
-    def find(self, text: str, k: int) -> list[Hit]:
-        """The ``k`` nearest chunks of a text, in words."""
+    def find(self, text: str, k: int) -> list[Answer]:
+        """The ``k`` best answers to a text.
+
+        Raises:
+            ValueError: If the text is blank, or names a column that no document has.
+        """
         with self._lock:
-            return find(self.store, text, k)
+            return find_answers(self.store, text, k)
+
+    def passage(self, chunk: int, score: float) -> Answer:
+        """A chunk that was read, as an answer: its text, and where it stands."""
+        with self._lock:
+            return answer_of(self.store.corpus, self.store.encoder, frozenset(), chunk, score)

@@ -80,7 +80,7 @@ function passagesOf(read) {
 }
 
 function passage(one) {
-  const place = `${one.document ?? `chunk ${one.id}`}, token ${(one.position ?? 0).toLocaleString()}`;
+  const place = `${one.document}, line ${one.line.toLocaleString()}`;
   return element("details", {}, element("summary", { textContent: place }), element("p", { textContent: one.text }));
 }
 

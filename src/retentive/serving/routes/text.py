@@ -53,8 +53,6 @@ def router(service: Service) -> APIRouter:
             raise ApiError(
                 404, "this server has no datastore to search: start it with --store FOLDER.", code="no_store"
             )
-        if not asked.query.strip():
-            raise invalid("query must have something to search for, but is empty.", "query")
         return SearchAnswer(data=await asyncio.to_thread(search, service.store, asked.query, asked.k))
 
     _add_tokens(service, routes)

@@ -94,8 +94,10 @@ class Passage(Wire):
 
     id: int = Field(description="Number of the chunk in the store.")
     score: float
-    document: str | None = Field(None, description="The file or record that holds it, as the store names it.")
-    position: int | None = Field(None, description="Token in the document at which it begins.")
+    document: str = Field(description="The file or record that holds it, as the store names it.")
+    line: int = Field(description="Line of the document, from 1.")
+    column: int = Field(description="Character of that line, from 1.")
+    begin: int = Field(description="Byte of the document at which the text begins.")
     text: str
 
 
