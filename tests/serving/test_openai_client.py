@@ -147,6 +147,36 @@ def test_a_response_goes_on_from_a_stored_state(served: Running) -> None:
         client.responses.retrieve(second.id)
 
 
+def test_penalties_and_biases_are_those_of_generate(served: Running) -> None:
+    client, ids = served.client(), asked(served, "Once")
+    answer = client.completions.create(
+        model="small", prompt="Once", max_tokens=9, temperature=0, presence_penalty=1.5, frequency_penalty=0.5,
+        logit_bias={"65": 30}, extra_body={"repetition_penalty": 1.3},
+    )  # fmt: skip
+    sampling = Sampling(presence_penalty=1.5, frequency_penalty=0.5, repetition_penalty=1.3, logit_bias=((65, 30.0),))
+    assert answer.choices[0].text == alone(served, ids, 9, sampling)[0][0]
+    assert "A" in answer.choices[0].text
+    likely = client.completions.create(model="small", prompt="Once", max_tokens=9, seed=2, extra_body={"min_p": 0.5})
+    assert likely.choices[0].text == alone(served, ids, 9, Sampling(temperature=1.0, min_p=0.5, seed=2))[0][0]
+
+
+def test_an_answer_that_its_last_token_ended_is_gone_on_from(served: Running) -> None:
+    client, words = served.client(), served.service.words
+    assert words.template is not None
+    end = {"logit_bias": {str(words.tokenizer.end_of_text): 100}}
+    first = client.responses.create(model="small", input="Hello", extra_body=end, temperature=0)
+    assert (first.status, first.output_text) == ("completed", "")
+    said = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "And?"},
+    ]
+    second = client.responses.create(
+        model="small", input="And?", max_output_tokens=6, temperature=0, previous_response_id=first.id
+    )
+    assert second.output_text == alone(served, words.template.encode(said), 6)[0][0]
+
+
 def test_a_streamed_response_has_the_events_in_order(served: Running) -> None:
     client = served.client()
     whole = client.responses.create(model="small", input="Hello", max_output_tokens=6, extra_body={"seed": 3})

@@ -28,7 +28,7 @@ def check_model(service: Service, name: str) -> None:
         )
 
 
-def sampling_of(fields: SamplingFields, never: tuple[int, ...]) -> Sampling:
+def sampling_of(fields: SamplingFields, never: tuple[int, ...], vocab_size: int) -> Sampling:
     """How a request's tokens are chosen. With temperature 0, nothing is drawn, and what only draws changes nothing.
 
     Raises:
@@ -41,11 +41,27 @@ def sampling_of(fields: SamplingFields, never: tuple[int, ...]) -> Sampling:
             temperature=temperature,
             top_k=fields.top_k if draws else None,
             top_p=fields.top_p if draws and fields.top_p not in (None, 1.0) else None,
+            min_p=fields.min_p if draws and fields.min_p else None,
             seed=fields.seed if draws else None,
+            presence_penalty=fields.presence_penalty or 0.0,
+            frequency_penalty=fields.frequency_penalty or 0.0,
+            repetition_penalty=fields.repetition_penalty or 1.0,
+            logit_bias=_biases(fields, vocab_size),
             never=never,
         )
     except (ValueError, TypeError) as error:
         raise invalid(str(error)) from error
+
+
+def _biases(fields: SamplingFields, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    biases: list[tuple[int, float]] = []
+    for name, bias in (fields.logit_bias or {}).items():
+        if not (name.isascii() and name.isdigit() and len(name) < 10 and int(name) < vocab_size):
+            raise invalid(f"logit_bias must name token ids from 0 to {vocab_size - 1}, but has {name!r}.", "logit_bias")
+        if not -100 <= bias <= 100:
+            raise invalid(f"logit_bias must be from -100 to 100, but is {bias} for {name}.", "logit_bias")
+        biases.append((int(name), bias))
+    return tuple(biases)
 
 
 def stops_of(fields: SamplingFields) -> tuple[str, ...]:
@@ -98,7 +114,7 @@ def rows_of(
             f"the prompt must have at most {limits.max_prompt_tokens} tokens on this server, but has {total}; send it "
             "in parts, each after the stored state of the one before."
         )
-    sampling = sampling_of(fields, service.words.never)
+    sampling = sampling_of(fields, service.words.never, service.model.vocab_size)
     stops = stops_of(fields)
     ends = () if fields.ignore_eos else service.words.ends
     try:

@@ -81,8 +81,12 @@ def next_turn(
         raise ApiError(400, str(error), code="template_forgets", param="previous_response_id") from error
     except (ValueError, TypeError) as error:
         raise invalid(str(error), "input") from error
+    if not turn.get("ended"):
+        return NextTurn(prompt=prompt, state=parent)
     # The token that ended the answer is not read yet, and the template writes it.
-    return NextTurn(prompt=prompt, state=parent.model if turn.get("ended") else parent)
+    if prompt[:1] == [int(parent.unread[0])]:
+        return NextTurn(prompt=prompt[1:], state=parent)
+    return NextTurn(prompt=prompt, state=parent.model)
 
 
 def _plain_text(words: Words, messages: Sequence[Mapping[str, str]], parent: GenerationState | None) -> list[int]:

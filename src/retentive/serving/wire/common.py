@@ -56,9 +56,25 @@ class SamplingFields(Asked):
     temperature: float | None = Field(1.0, ge=0, le=100, description="Divides the logits; 0 takes the likeliest.")
     top_p: float | None = Field(1.0, gt=0, le=1, description="Draw among the fewest tokens that reach this share.")
     top_k: int | None = Field(None, ge=1, le=1 << 20, description="Draw among so many of the likeliest tokens.")
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="Draw among tokens of at least this share of the likeliest one's probability."
+    )
     seed: int | None = Field(None, ge=0, lt=1 << 63, description="The same seed draws the same tokens.")
     stop: str | list[str] | None = Field(
         None, description="Up to 8 strings that end the text; they are not part of it.", max_length=512
+    )
+    presence_penalty: float | None = Field(
+        0.0, ge=-2, le=2, description="Subtracted from the logits of tokens that were written before."
+    )
+    frequency_penalty: float | None = Field(0.0, ge=-2, le=2, description="The same, as often as they were written.")
+    repetition_penalty: float | None = Field(
+        1.0,
+        gt=0,
+        le=10,
+        description="Makes tokens of the whole text seldomer, those of the prompt included; 1 is none.",
+    )
+    logit_bias: dict[str, float] | None = Field(
+        None, description="Token id -> what is added to its logit, from -100 to 100.", max_length=1024
     )
     ignore_eos: bool = Field(False, description="Go on after the token that ends a text.")
     stream: bool | None = Field(False, description="Send the text as server-sent events, as it is written.")
