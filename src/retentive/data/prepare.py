@@ -39,7 +39,8 @@ class PrepareConfig:
 
     Args:
         source: A folder of text, or one file. Files named .jsonl or .ndjson hold a JSON object a line, those named
-            .parquet a table, all others UTF-8 text, one document each.
+            .parquet, .csv or .tsv a table, .html and .pdf pages whose text is taken; all others are UTF-8 text, one
+            document each. Compressed files (.gz .bz2 .xz .zst) and members of .tar and .zip are read like any other.
         output: Folder of the token store to make.
         pattern: Which files of a folder: globs relative to it, separated by commas; ** is any number of folders.
             Hidden files are left out unless a glob names the dot.

@@ -1,8 +1,10 @@
 """Documents, and the problems of files and records that cannot be used."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from retentive.data.sources.sniffing import kind_of
 
 HUGE_LINE_BYTES = 1 << 20
 
@@ -27,10 +29,12 @@ class Document:
     Attributes:
         name: Path relative to the source, then ``:number`` if a file holds many (line, row or part, from 1).
         text: The text as it stands in the file, line ends included, without a byte order mark at the start of a file.
+        metadata: What else is known of it: chosen columns of its record, or a page's title and date.
     """
 
     name: str
     text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,9 @@ class Problem:
     kept: bool = False
 
 
-def text_or_problem(content: bytes, name: str, *, limit: int) -> Iterator[Document | Problem]:
+def text_or_problem(
+    content: bytes, name: str, *, limit: int, metadata: Mapping[str, Any] | None = None
+) -> Iterator[Document | Problem]:
     """Decode one document, or yield the problem with it."""
     if not content:
         yield Problem(name=name, kind="empty", message="has no text")
@@ -61,6 +67,10 @@ def text_or_problem(content: bytes, name: str, *, limit: int) -> Iterator[Docume
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
+        if (kind := kind_of(content)) is not None:
+            cure = "convert it to UTF-8, or exclude it" if kind == "UTF-16" else "exclude it"
+            yield Problem(name=name, kind="not_text", message=f"is {kind}, not text: {cure}")
+            return
         where = f"byte 0x{content[error.start]:02x} at offset {error.start:,}"
         message = f"is not UTF-8 ({where}): convert it to UTF-8, or exclude it"
         yield Problem(name=name, kind="bad_utf8", message=message)
@@ -69,7 +79,7 @@ def text_or_problem(content: bytes, name: str, *, limit: int) -> Iterator[Docume
     if longest > HUGE_LINE_BYTES:
         message = f"has a line of {longest:,} bytes, which is seldom text: kept; exclude the file if it is data"
         yield Problem(name=name, kind="huge_line", message=message, kept=True)
-    yield Document(name=name, text=text)
+    yield Document(name=name, text=text, metadata=metadata or {})
 
 
 def too_large(name: str, size: str, limit: int) -> Problem:

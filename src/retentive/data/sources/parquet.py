@@ -1,18 +1,21 @@
 """Documents from a column of a parquet file, row group by row group."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from retentive.data.sources.documents import Document, Problem, text_or_problem
-from retentive.data.sources.folders import SourceFile
+from retentive.data.sources.records import Fields, metadata_of, missing_field
 
 _ROWS_AT_A_TIME = 256
 
 
-def read_parquet(
-    file: SourceFile, *, field: str, limit: int, on_bytes: Callable[[int], object]
-) -> Iterator[Document | Problem]:
-    """Read one column of text; a damaged file gives the rows before the damage and one problem.
+def read_parquet(source: Any, name: str, fields: Fields) -> Iterator[Document | Problem]:
+    """Read a column of text and those of metadata; a damaged file gives the rows before the damage and one problem.
+
+    Args:
+        source: A path, or a file that can seek.
+        name: Name of the file.
+        fields: Which columns are read; those of metadata need not be there.
 
     Raises:
         ImportError: If pyarrow is not installed.
@@ -21,40 +24,36 @@ def read_parquet(
         import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        message = f"reading {file.name} needs the package pyarrow: pip install 'retentive[train]'"
+        message = f"reading {name} needs the package pyarrow: pip install 'retentive[train]'"
         raise ImportError(message) from error
-    row = read = 0
+    row = 0
     try:
-        with parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as table:
-            if (problem := _column_problem(arrow, table.schema_arrow, file.name, field)) is not None:
+        with parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20) as table:
+            if (problem := _column_problem(arrow, table.schema_arrow, name, fields.text)) is not None:
                 yield problem
                 return
-            total = table.metadata.num_rows
-            for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=[field]):
-                for content in _contents(arrow, batch.column(0)):
+            chosen = [column for column in fields.metadata if column in table.schema_arrow.names]
+            for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=[fields.text, *chosen]):
+                known = batch.select(chosen).to_pylist() if chosen else [{}] * len(batch)
+                for content, record in zip(_contents(arrow, batch.column(fields.text)), known, strict=True):
                     row += 1
-                    name = f"{file.name}:{row}"
                     if content is None:
-                        yield Problem(name=name, kind="missing_field", message=f"column {field!r} is null")
+                        message = f"column {fields.text!r} is null"
+                        yield Problem(name=f"{name}:{row}", kind="missing_field", message=message)
                     else:
-                        yield from text_or_problem(content, name, limit=limit)
-                done = file.size * row // total
-                on_bytes(done - read)
-                read = done
+                        metadata = metadata_of(record, chosen)
+                        yield from text_or_problem(content, f"{name}:{row}", limit=fields.limit, metadata=metadata)
             if row == 0:
-                yield Problem(name=file.name, kind="empty", message="has no rows")
+                yield Problem(name=name, kind="empty", message="has no rows")
     except (arrow.ArrowException, OSError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         message = f"is damaged or not parquet, after row {row:,} ({first_line}): fetch or write it again"
-        yield Problem(name=file.name, kind="unreadable", message=message)
-    on_bytes(file.size - read)
+        yield Problem(name=name, kind="unreadable", message=message)
 
 
 def _column_problem(arrow: Any, schema: Any, name: str, field: str) -> Problem | None:
     if field not in schema.names:
-        found = ", ".join(map(repr, schema.names[:8]))
-        message = f"has no column {field!r} (it has: {found}): name the one with the text"
-        return Problem(name=name, kind="missing_field", message=message)
+        return missing_field(name, field, schema.names, "column")
     kind = schema.field(field).type
     if arrow.types.is_dictionary(kind):
         kind = kind.value_type

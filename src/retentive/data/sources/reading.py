@@ -1,23 +1,30 @@
-"""Reading text files, JSONL and parquet, one document or problem at a time."""
+"""Reading files of many kinds, one document or problem at a time."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, Any, cast
+from itertools import chain
+from typing import Any, cast
 
 from retentive.data.sources.documents import Document, Problem, text_or_problem, too_large
 from retentive.data.sources.folders import SourceFile, unreadable_reason
+from retentive.data.sources.markup import html_text, pdf_text
 from retentive.data.sources.parquet import read_parquet
+from retentive.data.sources.parts import BombError, Part, parts_of_file
+from retentive.data.sources.records import Fields, document_of, read_csv
 
 MAX_DOCUMENT_BYTES = 256 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLOCK_BYTES = 8 << 20
+_MARKUP = {".html": html_text, ".htm": html_text, ".xhtml": html_text, ".pdf": pdf_text}
 
 
 def read_documents(
     files: list[SourceFile],
     *,
     field: str = "text",
+    metadata: tuple[str, ...] = (),
     separator: str | None = None,
     max_document_bytes: int = MAX_DOCUMENT_BYTES,
     on_bytes: Callable[[int], object] = lambda _: None,
@@ -25,12 +32,14 @@ def read_documents(
     """Read files one record at a time; a record that cannot be used gives a `Problem` in its place.
 
     The end of a file's name decides how it is read: ``.jsonl`` and ``.ndjson`` hold one JSON object a line,
-    ``.parquet`` a table, and all others are UTF-8 text. Memory is bounded by ``max_document_bytes`` and by the row
-    groups of parquet files, not by the size of files.
+    ``.parquet``, ``.csv`` and ``.tsv`` a table, ``.html`` and ``.pdf`` pages whose text is taken, and all others UTF-8
+    text. Any of them may be compressed (``.gz .bz2 .xz .zst``), and members of ``.tar`` and ``.zip`` are read as files.
+    Memory is bounded by ``max_document_bytes`` and by the row groups of parquet files, not by the size of files.
 
     Args:
         files: As `list_files` gives them.
         field: Field of JSON objects, or column of tables, that holds the text.
+        metadata: Fields or columns that are kept beside it.
         separator: String between the documents of one text file; ``None`` makes each file one document.
         max_document_bytes: Documents and lines of JSON above this size in bytes are reported and left out.
         on_bytes: Called with the number of source bytes read since its last call.
@@ -39,92 +48,127 @@ def read_documents(
         raise ValueError(f"max_document_bytes must be at least 1 byte, but is {max_document_bytes}.")
     if separator == "":
         raise ValueError("separator must be None or a string of at least one character, but is ''.")
+    fields = Fields(field, metadata, max_document_bytes)
     for file in files:
-        read = _read_text if separator is None else partial(_read_separated, separator=separator.encode())
-        if file.path.suffix.lower() in {".jsonl", ".ndjson"}:
-            read = partial(_read_jsonl, field=field)
-        elif file.path.suffix.lower() == ".parquet":
-            read = partial(read_parquet, field=field)
         try:
-            yield from read(file, limit=max_document_bytes, on_bytes=on_bytes)
+            for part in parts_of_file(file, limit=max_document_bytes, on_bytes=on_bytes):
+                if isinstance(part, Problem):
+                    yield part
+                else:
+                    yield from _read_part(part, fields, None if separator is None else separator.encode())
         except OSError as error:
             yield Problem(name=file.name, kind="unreadable", message=unreadable_reason(error))
 
 
-def _read_text(file: SourceFile, *, limit: int, on_bytes: Callable[[int], object]) -> Iterator[Document | Problem]:
-    with file.path.open("rb") as opened:
-        size = file.size - _skip_mark(opened)
-        if size > limit:
-            yield too_large(file.name, f"{size:,} bytes", limit)
+def _read_part(part: Part, fields: Fields, separator: bytes | None) -> Iterator[Document | Problem]:
+    try:
+        if part.suffix in (".jsonl", ".ndjson"):
+            yield from _read_jsonl(part, fields)
+        elif part.suffix == ".parquet":
+            yield from _read_table(part, fields)
+        elif part.suffix in (".csv", ".tsv"):
+            yield from read_csv(part.opened, part.name, fields, delimiter="," if part.suffix == ".csv" else "\t")
+        elif part.suffix in _MARKUP:
+            yield from _read_markup(part, fields.limit)
+        elif separator is not None:
+            yield from _read_separated(part, separator, fields.limit)
         else:
-            yield from text_or_problem(opened.read(limit + 1), file.name, limit=limit)
-    on_bytes(file.size)
+            yield from _read_text(part, fields.limit)
+    except BombError as error:
+        yield Problem(name=part.name, kind="too_large", message=str(error))
+    except OSError as error:
+        yield Problem(name=part.name, kind="unreadable", message=unreadable_reason(error))
 
 
-def _read_separated(
-    file: SourceFile, *, separator: bytes, limit: int, on_bytes: Callable[[int], object]
-) -> Iterator[Document | Problem]:
+def _whole(part: Part, limit: int) -> bytes | Problem:
+    """All bytes of a part, or the problem that they are too many."""
+    content = part.opened.read(limit + 1 + len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK)
+    if len(content) <= limit:
+        return content
+    size = len(content)
+    while block := part.opened.read(_BLOCK_BYTES):
+        size += len(block)
+    return too_large(part.name, f"{size:,} bytes", limit)
+
+
+def _read_text(part: Part, limit: int) -> Iterator[Document | Problem]:
+    content = _whole(part, limit)
+    if isinstance(content, Problem):
+        yield content
+    else:
+        yield from text_or_problem(content, part.name, limit=limit)
+
+
+def _read_markup(part: Part, limit: int) -> Iterator[Document | Problem]:
+    content = _whole(part, limit)
+    found = content if isinstance(content, Problem) else _MARKUP[part.suffix](content, part.name)
+    if isinstance(found, Problem):
+        yield found
+    else:
+        text, known = found
+        yield from text_or_problem(text.encode("utf-8", "replace"), part.name, limit=limit, metadata=known)
+
+
+def _read_table(part: Part, fields: Fields) -> Iterator[Document | Problem]:
+    if part.path is not None:
+        yield from read_parquet(part.path, part.name, fields)
+        return
+    content = _whole(part, fields.limit)  # a table is read from its end
+    if isinstance(content, Problem):
+        yield content
+    else:
+        yield from read_parquet(io.BytesIO(content), part.name, fields)
+
+
+def _read_separated(part: Part, separator: bytes, limit: int) -> Iterator[Document | Problem]:
     """Read the documents between separators; empty ones, as after a closing separator, are skipped."""
     number = 0
-    for content, size in _cut(file, separator, limit, on_bytes):
+    for content, size in _cut(part.opened, separator, limit):
         number += 1
         if size > limit:
-            yield too_large(f"{file.name}:{number}", f"{size:,} bytes", limit)
+            yield too_large(f"{part.name}:{number}", f"{size:,} bytes", limit)
         elif content:
-            yield from text_or_problem(content, f"{file.name}:{number}", limit=limit)
+            yield from text_or_problem(content, f"{part.name}:{number}", limit=limit)
     if number == 0:
-        yield Problem(name=file.name, kind="empty", message="has no text")
+        yield Problem(name=part.name, kind="empty", message="has no text")
 
 
-def _cut(
-    file: SourceFile, separator: bytes, limit: int, on_bytes: Callable[[int], object]
-) -> Iterator[tuple[bytes, int]]:
+def _cut(opened: io.BufferedIOBase, separator: bytes, limit: int) -> Iterator[tuple[bytes, int]]:
     """The parts between separators with their sizes in bytes; of a part above the limit only the size is valid."""
-    rest, dropped = b"", 0
-    with file.path.open("rb") as opened:
-        on_bytes(_skip_mark(opened))
-        while block := opened.read(_BLOCK_BYTES):
-            on_bytes(len(block))
-            *parts, rest = (rest + block).split(separator)
-            for part in parts:
-                yield part, dropped + len(part)
-                dropped = 0
-            if len(rest) > limit + len(separator):  # keep what may be the start of a separator
-                keep = len(separator) - 1
-                dropped += len(rest) - keep
-                rest = rest[len(rest) - keep :]
+    dropped = 0
+    rest = opened.read(len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK)
+    while block := opened.read(_BLOCK_BYTES):
+        *parts, rest = (rest + block).split(separator)
+        for part in parts:
+            yield part, dropped + len(part)
+            dropped = 0
+        if len(rest) > limit + len(separator):  # keep what may be the start of a separator
+            keep = len(separator) - 1
+            dropped += len(rest) - keep
+            rest = rest[len(rest) - keep :]
+    if separator in rest:  # all of it was read with the mark
+        *parts, rest = rest.split(separator)
+        yield from ((part, len(part)) for part in parts)
     if rest or dropped:
         yield rest, dropped + len(rest)
 
 
-def _read_jsonl(
-    file: SourceFile, *, field: str, limit: int, on_bytes: Callable[[int], object]
-) -> Iterator[Document | Problem]:
+def _read_jsonl(part: Part, fields: Fields) -> Iterator[Document | Problem]:
     number = 0
-    with file.path.open("rb") as opened:
-        on_bytes(_skip_mark(opened))
-        while line := opened.readline(limit + 1):
-            number += 1
-            name, size = f"{file.name}:{number}", len(line)
-            if size > limit:
-                size += _skip_line(opened, line)
-                yield too_large(name, f"a line of {size:,} bytes", limit)
-            elif line.strip():
-                yield from _read_record(line, name, field, limit)
-            on_bytes(size)
+    first = part.opened.readline(fields.limit + 1 + len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK)
+    for line in chain([first] if first else [], iter(partial(part.opened.readline, fields.limit + 1), b"")):
+        number += 1
+        name, size = f"{part.name}:{number}", len(line)
+        if size > fields.limit:
+            size += _skip_line(part.opened, line)
+            yield too_large(name, f"a line of {size:,} bytes", fields.limit)
+        elif line.strip():
+            yield from _read_record(line, name, fields)
     if number == 0:
-        yield Problem(name=file.name, kind="empty", message="has no lines")
+        yield Problem(name=part.name, kind="empty", message="has no lines")
 
 
-def _skip_mark(opened: IO[bytes]) -> int:
-    """Skip a byte order mark, which is not part of the text; return the number of bytes skipped."""
-    if opened.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK:
-        return len(BYTE_ORDER_MARK)
-    opened.seek(0)
-    return 0
-
-
-def _skip_line(opened: IO[bytes], begin: bytes) -> int:
+def _skip_line(opened: io.BufferedIOBase, begin: bytes) -> int:
     """Skip the rest of a line, block by block; return the number of bytes skipped."""
     skipped, last = 0, begin
     while last and not last.endswith(b"\n"):
@@ -133,7 +177,7 @@ def _skip_line(opened: IO[bytes], begin: bytes) -> int:
     return skipped
 
 
-def _read_record(line: bytes, name: str, field: str, limit: int) -> Iterator[Document | Problem]:
+def _read_record(line: bytes, name: str, fields: Fields) -> Iterator[Document | Problem]:
     try:
         record: object = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -143,20 +187,8 @@ def _read_record(line: bytes, name: str, field: str, limit: int) -> Iterator[Doc
     except (ValueError, RecursionError) as error:
         yield Problem(name=name, kind="bad_json", message=f"is not JSON ({error}): mend or remove the line")
         return
-    if not isinstance(record, dict) or field not in record:
-        found = ", ".join(map(repr, list(cast("dict[str, Any]", record))[:8])) if isinstance(record, dict) else ""
-        message = f"has no field {field!r} (it has: {found or 'none, as it is no object'}): name the one with the text"
+    if not isinstance(record, dict):
+        message = f"has no field {fields.text!r} (it has: none, as it is no object): name the one with the text"
         yield Problem(name=name, kind="missing_field", message=message)
         return
-    value = cast("dict[str, Any]", record)[field]
-    if not isinstance(value, str):
-        message = f"field {field!r} holds {type(value).__name__}, not a string"
-        yield Problem(name=name, kind="not_text", message=message)
-        return
-    try:
-        content = value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        message = f"has half a surrogate pair (character {error.start:,}), which no UTF-8 text can hold"
-        yield Problem(name=name, kind="bad_utf8", message=message)
-        return
-    yield from text_or_problem(content, name, limit=limit)
+    yield from document_of(cast("dict[str, Any]", record), name, fields, kind="field")

@@ -17,11 +17,14 @@ class SourceConfig:
 
     Args:
         source: A folder of text, or one file. Files named .jsonl or .ndjson hold a JSON object a line, those named
-            .parquet a table, all others UTF-8 text, one document each.
+            .parquet, .csv or .tsv a table, .html and .pdf pages whose text is taken; all others are UTF-8 text, one
+            document each. Compressed files (.gz .bz2 .xz .zst) and members of .tar and .zip are read like any other.
         pattern: Which files of a folder: globs relative to it, separated by commas; ** is any number of folders.
             Hidden files are left out unless a glob names the dot.
         exclude: Which files and whole folders to leave out, as in "**/site-packages,**/test".
         field: Field of JSON objects, or column of tables, that holds the text.
+        metadata: Fields or columns that are kept with each document, separated by commas, as in "title,year"; a search
+            can ask for them.
         separator: String between the documents of one text file. Without it each file is one document.
         max_document_bytes: Documents and lines of JSON above this size in bytes are not used.
         on_error: What happens when a document cannot be used (unreadable, no UTF-8, too large): "skip" leaves it out
@@ -32,6 +35,7 @@ class SourceConfig:
     pattern: str = "**/*"
     exclude: str = ""
     field: str = "text"
+    metadata: str = ""
     separator: str | None = None
     max_document_bytes: int = 256 << 20
     on_error: Literal["skip", "stop"] = "skip"
@@ -71,6 +75,7 @@ class TextSource:
         reading = read_documents(
             self._files,
             field=config.field,
+            metadata=tuple(column.strip() for column in config.metadata.split(",") if column.strip()),
             separator=config.separator,
             max_document_bytes=config.max_document_bytes,
             on_bytes=self._count,

@@ -1,0 +1,56 @@
+"""The text of HTML pages and of PDFs, by libraries for them."""
+
+from typing import Any
+
+from retentive.data.sources.documents import Problem
+
+
+def html_text(content: bytes, name: str) -> tuple[str, dict[str, str]] | Problem:
+    """The main text of a page, without menus and footers, and its title and date where it has them.
+
+    Raises:
+        ImportError: If trafilatura is not installed.
+    """
+    try:
+        import trafilatura
+    except ImportError as error:
+        raise ImportError(f"reading {name} needs the package trafilatura: pip install 'retentive[readers]'") from error
+    found: Any = trafilatura.bare_extraction(content, with_metadata=True, include_comments=False)
+    # Pages that are nothing but a few words have no main text for it: then all text that is shown.
+    text = (found.text if found is not None else None) or trafilatura.html2txt(content)
+    if not text or not text.strip():
+        return Problem(name=name, kind="empty", message="is a page without text")
+    known = {} if found is None else {"title": found.title, "date": found.date}
+    return text, {column: str(value) for column, value in known.items() if value}
+
+
+def pdf_text(content: bytes, name: str) -> tuple[str, dict[str, str]] | Problem:
+    """The text of a PDF, pages parted by an empty line, and its title where it has one.
+
+    Raises:
+        ImportError: If pypdfium2 is not installed.
+    """
+    try:
+        import pypdfium2
+    except ImportError as error:
+        raise ImportError(f"reading {name} needs the package pypdfium2: pip install 'retentive[readers]'") from error
+    try:
+        document: Any = pypdfium2.PdfDocument(content)
+    except pypdfium2.PdfiumError as error:
+        message = f"is a PDF that cannot be read ({error}): is it damaged, or does it need a password?"
+        return Problem(name=name, kind="unreadable", message=message)
+    try:
+        pages: list[str] = []
+        for number in range(len(document)):
+            page = document[number]
+            shown = page.get_textpage()
+            pages.append(shown.get_text_range().replace("\r\n", "\n").replace("\ufffe", ""))
+            shown.close()
+            page.close()
+        title = str(document.get_metadata_dict().get("Title", "")).strip()
+    finally:
+        document.close()
+    text = "\n\n".join(page.strip("\n") for page in pages if page.strip())
+    if not text:
+        return Problem(name=name, kind="empty", message="is a PDF without text: are its pages images?")
+    return text.replace("\x00", ""), {"title": title} if title else {}

@@ -1,0 +1,185 @@
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from retentive.data.sources.documents import Document, Problem
+from retentive.data.sources.folders import list_files
+from retentive.data.sources.reading import read_documents
+from retentive.data.sources.text_source import SourceConfig, TextSource
+
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+PAGE = """<html><head><title>On owls</title></head><body><nav><a href="/">Home</a> <a href="/x">About us</a></nav>
+<article><h1>On owls</h1><p>Owls hunt at night, when their prey cannot see them coming through the trees.</p>
+<p>Their feathers make no sound at all, and their eyes see in the dark better than ours do.</p></article>
+<footer>Copyright, all rights reserved, cookie settings</footer></body></html>"""
+
+
+def read(folder: Path, **options) -> tuple[dict[str, str], dict[str, str]]:
+    files, problems = list_files(folder)
+    counted: list[int] = []
+    found = [*problems, *read_documents(files, on_bytes=counted.append, **options)]
+    assert sum(counted) == sum(file.size for file in files)
+    texts = {one.name: one.text for one in found if isinstance(one, Document)}
+    return texts, {one.name: one.message for one in found if isinstance(one, Problem)}
+
+
+def tar(members: dict[str, bytes]) -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as made:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            made.addfile(entry, io.BytesIO(content))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.txt"
+        made.addfile(link)
+    return written.getvalue()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    return written.getvalue()
+
+
+def pdf(text: str) -> bytes:
+    """A PDF of one page, as small as one can be."""
+    shown = f"BT /F1 12 Tf 20 100 Td ({text}) Tj ET".encode()
+    parts = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 200]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(shown), shown),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        b"<</Title(A paper)>>",
+    ]
+    content, places = b"%PDF-1.4\n", []
+    for number, part in enumerate(parts, start=1):
+        places.append(len(content))
+        content += b"%d 0 obj%s\nendobj\n" % (number, part)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    head = b"xref\n0 %d\n0000000000 65535 f \n" % (len(parts) + 1)
+    trailer = b"trailer<</Size %d/Root 1 0 R/Info 6 0 R>>\nstartxref\n%d\n%%%%EOF" % (len(parts) + 1, len(content))
+    return content + head + table + trailer
+
+
+def test_compressed_files_and_members_are_read_as_files(tmp_path):
+    lines = json.dumps({"text": "of a line"}).encode()
+    for suffix, compress in COMPRESS.items():
+        (tmp_path / f"a.txt{suffix}").write_bytes(compress("plain é".encode()))
+        (tmp_path / f"b.jsonl{suffix}").write_bytes(compress(lines))
+        (tmp_path / f"c.tar{suffix}").write_bytes(compress(tar({"x/y.txt": b"inside", ".hidden": b"no"})))
+    (tmp_path / "d.zip").write_bytes(zipped({"z.txt": b"zipped", "in.tgz": gzip.compress(tar({"q.jsonl": lines}))}))
+    (tmp_path / "e.zip.gz").write_bytes(gzip.compress(zipped({"z.txt": b"again"})))
+    texts, problems = read(tmp_path)
+    for suffix in COMPRESS:
+        assert texts.pop(f"a.txt{suffix}") == "plain é"
+        assert texts.pop(f"b.jsonl{suffix}:1") == "of a line"
+        assert texts.pop(f"c.tar{suffix}/x/y.txt") == "inside"
+        assert problems.pop(f"c.tar{suffix}/link") == "is not a regular file"
+    assert texts == {"d.zip/z.txt": "zipped", "d.zip/in.tgz/q.jsonl:1": "of a line", "e.zip.gz/z.txt": "again"}
+    assert list(problems) == ["d.zip/in.tgz/link"]
+
+
+def test_bombs_nests_and_damage_are_named_and_the_rest_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("retentive.data.sources.parts._FREE_EXPANSION", 1 << 16)
+    zeros = b" " * (1 << 22)
+    (tmp_path / "bomb.jsonl.bz2").write_bytes(bz2.compress(zeros))
+    (tmp_path / "bomb.zip").write_bytes(zipped({"a.txt": zeros, "b.txt": b"fine"}))
+    (tmp_path / "bomb.tar.xz").write_bytes(lzma.compress(tar({"a.txt": zeros})))
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"text that is cut" * 99)[:-9])
+    (tmp_path / "cut.tar").write_bytes(tar({"a.txt": b"whole", "b.txt": b"x" * 2000})[:1600])
+    (tmp_path / "no.zip").write_bytes(b"this is not a zip")
+    (tmp_path / "no.txt.zst").write_bytes(b"this is not zstd")
+    nest = b"deep"
+    for _ in range(6):
+        nest = zipped({"n.zip": nest})
+    (tmp_path / "nest.zip").write_bytes(nest)
+    (tmp_path / "z.txt").write_text("the last")
+    texts, problems = read(tmp_path, max_document_bytes=1 << 20)
+    assert texts == {"bomb.zip/b.txt": "fine", "cut.tar/a.txt": "whole", "z.txt": "the last"}
+    for name in ("bomb.jsonl.bz2", "bomb.zip/a.txt", "bomb.tar.xz/a.txt"):
+        assert "200 times its size" in problems[name] or "above max_document_bytes" in problems[name], problems
+    assert "is damaged (Compressed file ended" in problems["cut.txt.gz"]
+    assert "is damaged or no zip archive (File is not a zip file)" in problems["no.zip"]
+    assert "is damaged" in problems["no.txt.zst"]
+    assert any(name.startswith("cut.tar") for name in problems)
+    assert any("is an archive in 3 others" in message for message in problems.values())
+
+
+def test_what_is_no_text_is_named_for_what_it_is(tmp_path):
+    kinds = {
+        "a.dat": (gzip.compress(b"x"), "is gzip, not text: exclude it"),
+        "b.png": (b"\x89PNG\r\n\x1a\n\x00\x00", "is an image (PNG), not text: exclude it"),
+        "c.db": (b"SQLite format 3\x00\xff", "is an SQLite database, not text: exclude it"),
+        "d.txt": ("é".encode("utf-16"), "is UTF-16, not text: convert it to UTF-8, or exclude it"),
+        "e.bin": (b"\x07\x00\xff\xfe", "is binary data, not text: exclude it"),
+        "f.txt": ("é".encode("latin-1"), "is not UTF-8 (byte 0xe9 at offset 0): convert it to UTF-8, or exclude it"),
+        "g.pdf": (b"%PDF-1.4 no more", "is a PDF that cannot be read"),
+        "h.html": (b"<html><body> </body></html>", "is a page without text"),
+    }
+    for name, (content, _) in kinds.items():
+        (tmp_path / name).write_bytes(content)
+    texts, problems = read(tmp_path)
+    assert texts == {}
+    for name, (_, message) in kinds.items():
+        assert problems[name].startswith(message), problems[name]
+
+
+def test_pages_give_their_main_text_and_title(tmp_path):
+    (tmp_path / "a.html").write_text(PAGE)
+    (tmp_path / "b.pdf").write_bytes(pdf("Owls hunt at night"))
+    (tmp_path / "c.md").write_text("# Heading\n\n<b>as it stands</b>")
+    page, paper, plain = read_documents(list_files(tmp_path)[0])
+    assert isinstance(page, Document)
+    assert "feathers make no sound" in page.text
+    assert "About us" not in page.text
+    assert "cookie" not in page.text
+    assert page.metadata["title"] == "On owls"
+    assert isinstance(paper, Document)
+    assert (paper.text, paper.metadata) == ("Owls hunt at night", {"title": "A paper"})
+    assert isinstance(plain, Document)
+    assert (plain.text, plain.metadata) == ("# Heading\n\n<b>as it stands</b>", {})
+
+
+def test_chosen_columns_come_with_their_documents(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    known = {"title": "Owls, a book", "year": 1999, "tags": ["a", "b"], "none": None}
+    (tmp_path / "a.jsonl").write_text(json.dumps({"body": "one", **known}) + "\n")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"body": "two", **known}]), tmp_path / "b.parquet")
+    (tmp_path / "c.csv").write_text('year,body,title\n1999,"three,\nand more","Owls, a book"\n007,,x\n1.5,four,\n')
+    (tmp_path / "d.tsv").write_text("text\tyear\nno body\t3\n")
+    config = SourceConfig(source=tmp_path, field="body", metadata="title, year,tags,none")
+    source = TextSource(config)
+    documents = {one.name: (one.text, dict(one.metadata)) for one in source}
+    whole = {"title": "Owls, a book", "year": 1999, "tags": '["a", "b"]'}
+    assert documents == {
+        "a.jsonl:1": ("one", whole),
+        "b.parquet:1": ("two", whole),
+        "c.csv:1": ("three,\nand more", {"title": "Owls, a book", "year": 1999}),
+        "c.csv:3": ("four", {"year": 1.5}),
+    }
+    assert source.problems == [
+        "c.csv:2: has no text",
+        "d.tsv: has no column 'body' (it has: 'text', 'year'): name the one with the text",
+    ]
+
+
+@pytest.mark.parametrize("content", [b'text\n"open', b"text\n\xff\n", b"", b"text\n", b"a,text\n1\n"])
+def test_damaged_and_empty_tables_are_named(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    texts, problems = read(tmp_path)
+    assert texts == {}
+    assert len(problems) == 1
