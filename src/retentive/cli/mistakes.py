@@ -20,6 +20,7 @@ EXTRA_OF = {
     "jinja2": "chat",
     "jsonargparse": "train",
     "lm_eval": "harness",
+    "lxml_html_clean": "readers",
     "matplotlib": "train",
     "milvus_lite": "milvus",
     "onnx": "onnx",
