@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from laws.families import ALTERNATIVES, VARIANTS, VOCAB, small_config
+from retentive.layers.late_filling import late_filling
 from retentive.models.registry import build, family_names
 from retentive.models.rmt.classifier import ClassifierConfig
 from retentive.nucleotides.model import ReverseComplementConfig
@@ -41,9 +42,18 @@ def test_a_model_from_the_meta_device_has_the_numbers_of_any_other(family: str):
                 parameter.fill_(torch.nan)
         torch.manual_seed(0)
         model.reset_parameters()
+        drawn = torch.rand(1)
         found = model.state_dict()
         assert found.keys() == expected.keys()
         different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+        assert not different, (config, different)
+        with torch.device("meta"):
+            bare = build(config)
+        torch.manual_seed(0)
+        make = late_filling(bare)
+        assert torch.equal(torch.rand(1), drawn), config
+        names = reversed([name for name, _ in bare.named_parameters()])
+        different = [name for name in names if not torch.equal(make(name), found[name])]
         assert not different, (config, different)
 
 
@@ -70,6 +80,14 @@ def test_a_part_that_cannot_be_filled_is_named():
     model.decoder.blocks[0].mixer_norm = Scale()
     with pytest.raises(TypeError, match=r"a Scale must have reset_parameters\(\) to be filled anew"):
         model.reset_parameters()
+
+
+def test_buffers_are_filled_by_nobody():
+    with torch.device("meta"):
+        model = build(small_config("retnet"))
+        model.decoder.blocks[0].register_buffer("scale", torch.ones(1))
+    with pytest.raises(TypeError, match=r"no buffers, which nothing fills, but has decoder\.blocks\.0\.scale"):
+        late_filling(model)
 
 
 def test_sharded_parameters_are_refused():

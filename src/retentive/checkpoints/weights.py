@@ -8,7 +8,7 @@ the same step; see `retentive.huggingface`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shutil import rmtree
 from typing import Protocol, runtime_checkable
@@ -22,6 +22,7 @@ from retentive.checkpoints.manifest import (
     FORMAT,
     FORMAT_VERSION,
     LIBRARY_VERSION,
+    ModelManifest,
     config_digest,
     read_manifest,
 )
@@ -154,15 +155,37 @@ def load_model(
     check_kind("folder", folder, str, Path, cure="the path of what save_model wrote")
     check_kind("device", device, str, int, torch.device, type(None), cure="such as 'cpu' or 'cuda'")
     check_kind("dtype", dtype, torch.dtype, type(None), cure="such as torch.bfloat16")
-    folder = Path(folder)
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point type, such as torch.bfloat16, but is {dtype}.")
     device = usable_device(device)
+    model, stored = read_one_by_one(Path(folder), dtype)
+    model.load_state_dict({name: tensor.to(device=device) for name, tensor in stored}, assign=True)
+    return model.eval()
+
+
+def read_one_by_one(
+    folder: Path, dtype: torch.dtype | None = None
+) -> tuple[DecoderModel, Iterator[tuple[str, Tensor]]]:
+    """Read what `load_model` does, as a model without memory and its tensors one after another, for who keeps parts.
+
+    Args:
+        folder: The model's folder.
+        dtype: Floating-point weights are converted to it; None keeps what was stored.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model.
+        DamagedFileError: If a file is damaged; of altered values this is told after the last tensor.
+        MismatchError: If the config and the weights do not fit.
+    """
     manifest = read_manifest(folder)
     model = _skeleton(manifest.config)
-    path = folder / manifest.weights_file
-    tensors: dict[str, Tensor] = {}
-    whole = TensorDigest()
+    return model, _stored(folder, manifest, model, dtype)
+
+
+def _stored(
+    folder: Path, manifest: ModelManifest, model: DecoderModel, dtype: torch.dtype | None
+) -> Iterator[tuple[str, Tensor]]:
+    path, whole = folder / manifest.weights_file, TensorDigest()
     with open_tensors(path) as reader:
         cure = f"was {folder / CONFIG_FILE} changed by hand, or copied from another model? Copy the folder again"
         _check_tensors(reader.shapes(), model, str(path), cure)
@@ -174,14 +197,12 @@ def load_model(
         for name in sorted(reader.names):
             tensor = reader.read(name)
             whole.add(name, tensor)
-            tensors[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            yield name, tensor.to(dtype=dtype if tensor.is_floating_point() else None)
     if whole.hexdigest() != manifest.weights_digest:
         raise DamagedFileError(
             f"{path} holds other values than were saved (its SHA-256 differs); copy it again, or go back to an earlier "
             "checkpoint."
         )
-    model.load_state_dict(tensors, assign=True)
-    return model.eval()
 
 
 def _skeleton(config: FamilyConfig) -> DecoderModel:

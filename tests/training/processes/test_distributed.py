@@ -1,5 +1,6 @@
 """Two processes learn what one does, whether they copy the model or shard it, and share their checkpoints with one."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from retentive.training.processes.parallelism import chosen_precision
 from retentive.training.run.trainer import train
 from training.conftest import STREAMED, Launch, asked_configs, environment, final_tensors
 
-WAITING = Path(__file__).parent / "waiting_process.py"
+WAITING, SHARDING = (Path(__file__).parent / f"{name}_process.py" for name in ("waiting", "sharding"))
 
 # Without dropout: each process draws its own, so only without it two are one.
 PLAIN = {"dropout": 0.0}
@@ -104,13 +105,24 @@ def test_in_bfloat16_weights_optimizer_and_states_stay_float32(runs: Path, strat
     assert found != exact
 
 
-def test_processes_wait_for_the_first_longer_than_their_group_would():
-    arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WAITING)]
+def output_of_two(script: Path) -> str:
+    """What two processes of a script print."""
+    arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     done = subprocess.run(
         [sys.executable, *arguments], env=environment(), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("[0, 1]") == 2
+    return done.stdout
+
+
+def test_processes_wait_for_the_first_longer_than_their_group_would():
+    assert output_of_two(WAITING).count("[0, 1]") == 2
+
+
+def test_sharded_models_have_the_weights_of_whole_ones_and_no_process_holds_the_whole():
+    shares = [json.loads(line)["share"] for line in output_of_two(SHARDING).splitlines()]
+    assert len(shares) == 2
+    assert max(shares) < 0.85  # half of the weights, and one whole parameter at a time
 
 
 def test_emulated_bfloat16_is_not_chosen(monkeypatch: pytest.MonkeyPatch):

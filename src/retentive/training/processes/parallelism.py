@@ -1,13 +1,14 @@
 """One model in several processes: DDP copies it, FSDP2 shards it; and its precision."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from retentive.layers.block import Block
@@ -30,7 +31,11 @@ def chosen_precision(asked: Literal["auto", "float32", "bfloat16"], device: torc
 
 
 def parallelise(
-    model: LanguageModel, processes: Processes, strategy: Literal["ddp", "fsdp"], precision: Precision
+    model: LanguageModel,
+    processes: Processes,
+    strategy: Literal["ddp", "fsdp"],
+    precision: Precision,
+    weights: Iterable[tuple[str, Tensor]] | None = None,
 ) -> nn.Module:
     """Wrap a model, which has the same weights in all processes, for training in all of them.
 
@@ -41,6 +46,8 @@ def parallelise(
         processes: The processes that train together; for one alone the model is returned unchanged.
         strategy: DDP or FSDP2.
         precision: FSDP computes in it by casting parameters; for the others see `autocast`.
+        weights: For FSDP, of a model without memory (on the meta device): every parameter by name, whole and the same
+            in all processes. Each is cut and freed before the next is asked for.
     """
     module = as_module(model)
     if processes.mesh is None:
@@ -59,7 +66,23 @@ def parallelise(
         if isinstance(part, Block):
             fully_shard(part, mesh=processes.mesh, mp_policy=policy)
     fully_shard(module, mesh=processes.mesh, mp_policy=policy)
+    if weights is not None:
+        _fill_shards(module, processes.device, weights)
     return module
+
+
+@torch.no_grad()
+def _fill_shards(module: nn.Module, device: torch.device, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Give a sharded model memory for this process's parts alone, and fill them."""
+    module.to_empty(device=device)
+    unfilled = dict(module.named_parameters())
+    for name, whole in weights:
+        shard = unfilled.pop(name)
+        assert isinstance(shard, DTensor)
+        # Without a source rank: each process cuts what it has, and sends nothing.
+        mine = distribute_tensor(whole, shard.device_mesh, shard.placements, src_data_rank=None)
+        shard.to_local().copy_(mine.to_local())
+    assert not unfilled, unfilled.keys()
 
 
 def _use_every_parameter(module: nn.Module, _: tuple[object, ...], output: ModelOutput) -> ModelOutput:

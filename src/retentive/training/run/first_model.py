@@ -1,16 +1,20 @@
 """The weights that a run begins with: new ones, those of a saved model, or a RETRO around a trained model."""
 
 import dataclasses
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from retentive.checkpoints.manifest import read_manifest
-from retentive.checkpoints.weights import load_model
+from retentive.checkpoints.weights import load_model, read_one_by_one
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
 from retentive.files.progress import say
+from retentive.layers.late_filling import late_filling
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
@@ -43,8 +47,32 @@ def first_model(model: FamilyConfig, config: TrainConfig) -> DecoderModel:
     if config.init is not None:
         return load_model(config.init, dtype=torch.float32).train()
     if config.retrofit is not None:
-        return retrofit(load_model(config.retrofit), cast("RetroConfig", model))
+        return retrofit(load_model(config.retrofit, dtype=torch.float32).train(), cast("RetroConfig", model))
     return build(model)
+
+
+def first_model_to_shard(model: FamilyConfig, config: TrainConfig) -> tuple[DecoderModel, Iterator[tuple[str, Tensor]]]:
+    """Make the model of `first_model` without memory, and its weights one after another, for processes that keep parts.
+
+    Draws from torch's generator what `first_model` draws, at once.
+    """
+    if config.init is not None:
+        bare, stored = read_one_by_one(config.init, torch.float32)
+        return bare.train(), stored
+    if config.retrofit is None:
+        with torch.device("meta"):
+            bare = build(model)
+        return bare, _filled(bare)
+    base, stored = read_one_by_one(config.retrofit, torch.float32)
+    with torch.device("meta"):
+        bare = retrofit(base.train(), cast("RetroConfig", model))
+    trained = dict.fromkeys(name for name, _ in base.named_parameters())
+    return bare, chain(stored, (pair for pair in _filled(bare) if pair[0] not in trained))
+
+
+def _filled(model: DecoderModel) -> Iterator[tuple[str, Tensor]]:
+    make = late_filling(model)
+    return ((name, make(name)) for name, _ in model.named_parameters())
 
 
 def first_digests(config: TrainConfig) -> dict[str, str | None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from retentive.checkpoints.tensor_file import LateTensors
 from retentive.errors import MismatchError
 from retentive.models.protocol import LanguageModel
 from retentive.state import named_tensors, with_tensors
@@ -79,6 +80,27 @@ def read_weights(path: Path, model: LanguageModel) -> None:
     weights = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
     _check_weights(weights, stored_tensors(path), path)
     read_tensors(path, weights, alone())
+
+
+def weights_one_by_one(path: Path, model: LanguageModel) -> LateTensors:
+    """Return the weights of a checkpoint, checked to be whole, each read when it is asked for.
+
+    Args:
+        path: The checkpoint.
+        model: Which may have no memory for its weights (device "meta").
+
+    Raises:
+        MismatchError: If the checkpoint is not of this model.
+    """
+    expected = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    _check_weights(expected, stored_tensors(path), path)
+
+    def read(name: str) -> Tensor:
+        tensor = torch.zeros_like(expected[MODEL + name], device="cpu")
+        read_tensors(path, {MODEL + name: tensor}, alone())
+        return tensor
+
+    return LateTensors({name.removeprefix(MODEL): tensor.shape for name, tensor in expected.items()}, read)
 
 
 def _optimizer_targets(learner: Learner, stored: Stored) -> dict[str, dict[str, Tensor]]:

@@ -33,7 +33,7 @@ from retentive.training.run.checkpoint_folder import (
     write_checkpoint,
 )
 from retentive.training.run.config import TrainConfig
-from retentive.training.run.first_model import check_first_model, first_model, say_if_unknown
+from retentive.training.run.first_model import check_first_model, first_model, first_model_to_shard, say_if_unknown
 from retentive.training.run.held_out import HeldOutLoss, HeldOutWindows, byte_lengths, num_bytes
 from retentive.training.run.run_folder import (
     CHECKPOINTS_FOLDER,
@@ -44,7 +44,7 @@ from retentive.training.run.run_folder import (
     settle_config,
     with_kept_decay,
 )
-from retentive.training.run.run_state import read_weights, restore_run, run_tensors
+from retentive.training.run.run_state import read_weights, restore_run, run_tensors, weights_one_by_one
 from retentive.training.run.sources import StepBatches, make_neighbours, table_keys, training_batches
 from retentive.training.run.stopping import StopRequest, stop_on_signal
 from retentive.training.step.flops import matrix_flops_per_second, training_flops_per_token
@@ -154,6 +154,7 @@ class _Run:
         self.objective = objective
         self.model, self.config, self.store, self.processes = model, config, store, processes
         self.parts = config.hardware.accumulation
+        self.is_sharded = processes.count > 1 and config.hardware.strategy == "fsdp"
         self.checkpoints = config.run / CHECKPOINTS_FOLDER
         self.batches = StepBatches(
             training_batches(model, config, store),
@@ -201,9 +202,14 @@ class _Run:
 
         def write() -> None:
             check_whole(checkpoint, alone())
-            model = build(self.model)
-            read_weights(checkpoint, model)
-            save_model(model, folder, self.store.tokenizer)
+            if self.is_sharded:  # the whole may not fit here either
+                with torch.device("meta"):
+                    model = build(self.model)
+                save_model(model, folder, self.store.tokenizer, weights=weights_one_by_one(checkpoint, model))
+            else:
+                model = build(self.model)
+                read_weights(checkpoint, model)
+                save_model(model, folder, self.store.tokenizer)
             save_model_card(folder, self._data(step))
 
         self.processes.first_does(write)
@@ -249,12 +255,13 @@ class _Run:
     def _begin(self) -> tuple[Learner, TrainingMeter]:
         """Make the learner with the weights of step 0, and the meter of its speed."""
         config, device = self.config, self.processes.device
+        weights = None
         with torch.random.fork_rng([]):
             torch.manual_seed(config.seed)
-            model = first_model(self.model, config)
-        is_sharded = self.processes.count > 1 and config.hardware.strategy == "fsdp"
-        if not is_sharded:  # FSDP moves a model shard by shard, as the whole may not fit
-            model = model.to(device)
+            if self.is_sharded:  # no process holds the whole model, which may not fit
+                model, weights = first_model_to_shard(self.model, config)
+            else:
+                model = first_model(self.model, config).to(device)
         with torch.device("meta"):
             flops = training_flops_per_token(build(self.model), config.data.window)
         precision = chosen_precision(config.hardware.precision, device)
@@ -272,6 +279,7 @@ class _Run:
             strategy=config.hardware.strategy,
             precision=precision,
             backpropagation=config.hardware.backpropagation,
+            weights=weights,
         )
         return learner, meter
 

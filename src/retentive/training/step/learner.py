@@ -1,7 +1,7 @@
 """A learner: a model with its optimizer and carried states, and one training step over them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -76,11 +76,13 @@ class Learner:
         strategy: str = "ddp",
         precision: Precision = "float32",
         backpropagation: Backpropagation = "plain",
+        weights: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
         """Wrap a model for training and make its optimizer.
 
         Args:
-            model: On the processes' device (or on the CPU, to be sharded), with the same weights in all of them.
+            model: On the processes' device (or on the CPU, to be sharded), with the same weights in all of them; or
+                without memory, to be sharded and filled with ``weights``.
             optimizer: How a step changes the weights.
             schedule: The learning rate over the steps.
             decay_steps: Step at which the learning rate is lowest.
@@ -91,6 +93,7 @@ class Learner:
             strategy: ``ddp`` or ``fsdp``.
             precision: Precision of matrix products.
             backpropagation: How gradients go back through a step; see `HardwareConfig`.
+            weights: For FSDP; see `parallelise`.
 
         Raises:
             ValueError: If the carried state would grow without bound, or the objective or the way of
@@ -108,7 +111,7 @@ class Learner:
         self.carries_state = carries_state
         self.objective = objective
         self.states: list[RecurrentState] = []
-        self._wrapped = parallelise(model, processes, "fsdp" if strategy == "fsdp" else "ddp", precision)
+        self._wrapped = parallelise(model, processes, "fsdp" if strategy == "fsdp" else "ddp", precision, weights)
         self.optimizer = make_optimizer(as_module(model), optimizer)
         self._config, self._schedule, self._decay_steps = optimizer, schedule, decay_steps
         self._seed = seed
