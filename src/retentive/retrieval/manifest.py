@@ -12,6 +12,7 @@ from retentive.retrieval.blocks.block import FORMAT_VERSION, STORE_CURE, damaged
 
 CURRENT = "current.json"
 MANIFESTS = "manifests"
+UPGRADE = "a store of an earlier version is rebuilt from its own text by: retentive index upgrade --store {folder}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +137,7 @@ def read_manifest(folder: Path, key: str) -> Manifest:
     if problem is not None:
         raise damaged(path, problem)
     content = read_json(path, cure=STORE_CURE)
-    check_version(content, path, FORMAT_VERSION, cure="build the store again")
+    check_version(content, path, FORMAT_VERSION, cure=UPGRADE.format(folder=folder))
     try:
         return Manifest(
             settings=content["settings"],

@@ -26,6 +26,7 @@ from retentive.retrieval import (
 from retentive.retrieval.build import BuildReport
 from retentive.retrieval.plan import PlanConfig, check_plans, make_plan
 from retentive.retrieval.search.display import answer_lines, describe
+from retentive.retrieval.upgrade import upgrade_store
 from retentive.retrieval.verify import verify_store
 
 _SHOWN = 10
@@ -103,6 +104,14 @@ def remove(config: RemoveConfig) -> None:
     print("their text is in no answer from now on; it stays on disk, unused, until a store is built without it")
     if config.table:
         _table(store, config.neighbours, LocalEngine())
+
+
+def upgrade(config: StoreConfig, engine: EngineConfig) -> None:
+    """Rebuild a store of an earlier version."""
+    check_folder_target("store", config.store)
+    store = upgrade_store(config.store, engine=engine.make())
+    _report(store, store.report, [])
+    print("neighbour tables, where there were some, have to be built again: retentive index build with --table true")
 
 
 def verify(config: StoreConfig) -> bool:

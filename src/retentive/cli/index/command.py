@@ -49,6 +49,11 @@ ACTIONS = {
         (configs.RemoveConfig,),
         ("names",),
     ),
+    "upgrade": Action(
+        "Rebuild a store of an earlier version from its own text.",
+        actions.upgrade,
+        (configs.StoreConfig, configs.EngineConfig),
+    ),
     "verify": Action("Read everything and name what is damaged.", actions.verify, (configs.StoreConfig,)),
     "info": Action("Show counts, sizes, indexes and their recall.", actions.info, (configs.StoreConfig,)),
     "plan": Action("Work out sizes and hours for a corpus that does not fit here.", actions.plan, (PlanConfig,)),
