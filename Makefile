@@ -64,6 +64,7 @@ $(WEIGHTS)/smollm2/config.json: $(GGUF)
 
 smollm2: $(WEIGHTS)/smollm2/config.json
 	@echo "SmolLM2-135M-Instruct (Apache-2.0) is in $(WEIGHTS)/smollm2; try:"
+	@echo "  $(BIN)/retentive chat $(WEIGHTS)/smollm2"
 	@echo "  $(BIN)/retentive generate $(WEIGHTS)/smollm2 --prompt 'The capital of France is' --temperature 0"
 	@echo "  $(BIN)/retentive inspect $(WEIGHTS)/smollm2"
 

@@ -9,7 +9,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from checkpoints.foreign import frozen
 from docs.texts import shorten
+from laws.families import small_model
+from retentive.checkpoints import save_model
 from retrieval.encoders.test_encoders import make_model
+from text.vocabularies import chat_tokenizer
 
 
 def make_place(page: str, folder: Path) -> None:
@@ -23,6 +26,9 @@ def make_place(page: str, folder: Path) -> None:
         _copy_texts(folder)
     if page == "guide/datastore.md":
         make_model(folder / "bert-base-cased")  # a folder is looked for before a hub is
+    if page == "how-to/chat.md":
+        tokenizer = chat_tokenizer()
+        save_model(small_model("retnet", vocab_size=tokenizer.vocab_size), folder / "talker", tokenizer)
     if page == "migrating.md":
         frozen("fla-1e-06").write(folder / "path" / "to" / "retnet-1.3B-100B")
         _make_gpt2(folder)

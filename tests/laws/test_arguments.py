@@ -51,6 +51,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "FeedForwardConfig": {"hidden_size": 8, "intermediate_size": 8},
     "GatedRetentionConfig": HEADS,
     "GenerateConfig": {"checkpoint": HERE},
+    "ChatConfig": {"checkpoint": HERE},
     "HarnessConfig": {"checkpoint": HERE, "harness": "lambada"},
     "HuggingFaceMemoryConfig": {"segment_length": 4, "num_memory_tokens": 2},
     "InspectConfig": {"checkpoint": HERE},

@@ -5,21 +5,14 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.chat_template import ChatTemplate, load_chat_template
 from retentive.text.tokenizer import TOKENIZER_FILE
-from text.vocabularies import sentencepiece_style
+from text.vocabularies import SMOLLM, chat_vocabulary, sentencepiece_style
 
-SMOLLM = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 LLAMA2 = (
     "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
@@ -51,16 +44,6 @@ TALK = [
 ]
 
 
-def byte_level() -> Library:
-    """GPT-2's kind of vocabulary with the tokens that SmolLM puts around turns."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    library = Library(models.BPE(vocab={piece: number for number, piece in enumerate(alphabet)}, merges=[]))
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = decoders.ByteLevel()
-    library.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    return library
-
-
 def folder_of(folder: Path, library: Library, template: object, end: str = "<|endoftext|>", begin: str | None = None):
     (folder / TOKENIZER_FILE).write_text(library.to_str(), "utf-8")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "bos_token": begin}
@@ -70,7 +53,7 @@ def folder_of(folder: Path, library: Library, template: object, end: str = "<|en
 
 @pytest.fixture
 def smollm(tmp_path: Path) -> ChatTemplate:
-    return load_chat_template(folder_of(tmp_path, byte_level(), SMOLLM))
+    return load_chat_template(folder_of(tmp_path, chat_vocabulary(), SMOLLM))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +63,7 @@ def smollm(tmp_path: Path) -> ChatTemplate:
 )
 def test_ids_are_those_of_transformers(tmp_path: Path, template: str, kind: str):
     if kind == "byte level":
-        folder_of(tmp_path, byte_level(), template)
+        folder_of(tmp_path, chat_vocabulary(), template)
     else:
         folder_of(tmp_path, sentencepiece_style(), template, end="</s>", begin="<s>")
     theirs, ours = AutoTokenizer.from_pretrained(tmp_path), load_chat_template(tmp_path)
@@ -105,7 +88,7 @@ def test_what_a_user_types_ends_no_turn(smollm: ChatTemplate):
 )
 def test_what_follows_an_answer_completes_the_conversation(tmp_path: Path, template: str, kind: str):
     if kind == "byte level":
-        ours = load_chat_template(folder_of(tmp_path, byte_level(), template))
+        ours = load_chat_template(folder_of(tmp_path, chat_vocabulary(), template))
     else:
         ours = load_chat_template(folder_of(tmp_path, sentencepiece_style(), template, end="</s>", begin="<s>"))
     after = ours.encode_after_answer(TALK[:2], TALK[2:])
@@ -122,7 +105,7 @@ def test_the_token_after_an_answer_ends_it(smollm: ChatTemplate):
 
 
 def test_a_template_that_leaves_answers_out_says_so(tmp_path: Path):
-    ours = load_chat_template(folder_of(tmp_path, byte_level(), "{{ messages[-1].content }}"))
+    ours = load_chat_template(folder_of(tmp_path, chat_vocabulary(), "{{ messages[-1].content }}"))
     with pytest.raises(MismatchError, match=r"leaves out earlier answers.* read it anew with encode\(\)"):
         ours.encode_after_answer(TALK[:2], TALK[2:])
     with pytest.raises(ValueError, match="messages must end with an assistant's, but the last is of 'user'"):
@@ -131,16 +114,16 @@ def test_a_template_that_leaves_answers_out_says_so(tmp_path: Path):
 
 def test_where_a_template_is_found(tmp_path: Path):
     with pytest.raises(MismatchError, match=r"has no chat template: .*not taught to chat.*chat_template.jinja"):
-        load_chat_template(folder_of(tmp_path, byte_level(), None))
+        load_chat_template(folder_of(tmp_path, chat_vocabulary(), None))
     (tmp_path / "chat_template.json").write_text('{"chat_template": "json"}')
     assert load_chat_template(tmp_path).source == "json"
     several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "second"}]
-    folder_of(tmp_path, byte_level(), several)
+    folder_of(tmp_path, chat_vocabulary(), several)
     assert load_chat_template(tmp_path).source == "second"
     with pytest.raises(MismatchError, match="chat templates named tool_use, but none named default"):
-        load_chat_template(folder_of(tmp_path, byte_level(), several[:1]))
+        load_chat_template(folder_of(tmp_path, chat_vocabulary(), several[:1]))
     with pytest.raises(DamagedFileError, match="must have a chat_template that is text, but it is 3"):
-        load_chat_template(folder_of(tmp_path, byte_level(), 3))
+        load_chat_template(folder_of(tmp_path, chat_vocabulary(), 3))
     (tmp_path / "chat_template.jinja").write_text("file")
     assert load_chat_template(tmp_path).source == "file"
 

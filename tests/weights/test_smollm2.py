@@ -1,5 +1,6 @@
 """SmolLM2 of 135 million weights, converted from its GGUF file: what transformers computes with the same file."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from checkpoints.gguf_files import hard_strings
 from retentive.checkpoints import load_model
 from retentive.cli.main import main
+from retentive.text.chat_template import load_chat_template
 from retentive.text.loading import load_tokenizer
 
 FOLDER = Path(__file__).parents[2] / ".weights"
@@ -36,3 +38,24 @@ def test_it_knows_the_capital_of_france(capsys: pytest.CaptureFixture[str]):
     question = ["--prompt", "The capital of France is", "--temperature", "0", "--max_new_tokens", "2"]
     main(["generate", str(FOLDER / "smollm2"), *question])
     assert capsys.readouterr().out.strip().startswith("Paris")
+
+
+def test_it_answers_in_a_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is the capital of France?\nAnd of Spain? Answer in one word.\n"))
+    options = ["--folder", str(tmp_path), "--temperature", "0", "--max-new-tokens", "40", "--show-tokens"]
+    main(["chat", str(FOLDER / "smollm2"), *options])
+    said = capsys.readouterr()
+    assert "Paris" in said.out.splitlines()[0]
+    assert "Madrid" in said.out.splitlines()[1]
+    assert "read 37 tokens" in said.err
+    assert "read 20 tokens" in said.err
+
+
+def test_the_chat_template_gives_the_ids_of_transformers():
+    theirs = AutoTokenizer.from_pretrained(FILE.parent, gguf_file=FILE.name)
+    messages = [{"role": "user", "content": "Hi <|im_end|> naïve 猫"}, {"role": "assistant", "content": "Hello"}]
+    for begin in (False, True):
+        ids = theirs.apply_chat_template(messages, add_generation_prompt=begin, sanitize_control_tokens=True)
+        assert load_chat_template(FOLDER / "smollm2").encode(messages, begin_answer=begin) == ids["input_ids"]

@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": "Show the parts of a model, what its state holds, and how long its heads remember.",
     "generate": "Write text as a stream; save the state and go on later.",
     "serve": "Serve a model over HTTP: OpenAI's API, stored sessions, and a page.",
+    "chat": "Talk with a model in the terminal; every conversation is kept and goes on.",
     "index": "Build and search a datastore of text; add, remove, verify, plan.",
     "recall": "Train small models, and test how long they keep a fact: up to a million bytes.",
     "convert": "Convert a checkpoint of another package.",

@@ -4,6 +4,7 @@ import sys
 
 from jsonargparse import ArgumentParser, Namespace
 
+from retentive.cli.interrupts import Interrupts
 from retentive.cli.options.from_config import add_config, read_config
 from retentive.generation.session import GenerateConfig, TextSession
 
@@ -52,11 +53,11 @@ def _prompt(asked: str | None) -> str | None:
 
 def _print(session: TextSession) -> bool:
     """Write text as it comes; False if Ctrl-C ended it."""
-    try:
+    with Interrupts() as interrupts:
         for written in session:
             if written.neighbours:
                 print("\n".join(written.neighbours), file=sys.stderr, flush=True)
             print(written.text, end="", flush=True)
-    except KeyboardInterrupt:
-        return False
+            if interrupts.asked:
+                return False
     return True

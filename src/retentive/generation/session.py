@@ -1,6 +1,6 @@
 """A text that a model goes on with, step by step: what ``retentive generate`` prints."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,9 @@ from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.config_types import check_types
 from retentive.data.neighbour_stores import FOLDER
+from retentive.errors import MismatchError
 from retentive.files.targets import check_file_target
+from retentive.generation.chat import Conversation, next_turn
 from retentive.generation.generator import TokenStream, stream
 from retentive.generation.neighbour_display import NeighbourDisplay
 from retentive.generation.neighbour_file import read_neighbours
@@ -20,6 +22,7 @@ from retentive.generation.text_stream import TextStream
 from retentive.models.protocol import ChunkedReading
 from retentive.retrieval import Datastore
 from retentive.state import ModelState
+from retentive.text.chat_template import ChatTemplate, load_chat_template
 from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import Tokenizer, begin_of, encode_prompt, ids_without_text
 
@@ -38,6 +41,9 @@ class GenerateConfig:
         top_p: Draw among the fewest tokens whose probabilities add up to this.
         seed: The same seed writes the same text; without it, another text each time.
         stop_at_end: Stop where the model ends the document.
+        chat: Let the prompt be a user's message, written by the chat template that comes with the model, and stop at
+            the end of the answer. With a state, it is the next message of that conversation.
+        system: For chat: what stands before the first message, and says how to answer.
         state: File of a saved state to go on from; the prompt, if any, is read after it.
         save_state: File to write the state to at the end, or on Ctrl-C.
         echo: Print the prompt before the text.
@@ -60,6 +66,8 @@ class GenerateConfig:
     top_p: float | None = None
     seed: int | None = None
     stop_at_end: bool = True
+    chat: bool = False
+    system: str | None = None
     state: Path | None = None
     save_state: Path | None = None
     echo: bool = False
@@ -78,6 +86,10 @@ class GenerateConfig:
             raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
         if self.store is not None and self.neighbours is not None:
             raise ValueError("store and neighbours must not both be given: neighbours are found, or your own.")
+        if self.chat and self.prompt is None:
+            raise ValueError("prompt must be given for chat, but is not: it is the user's message.")
+        if self.system is not None and (not self.chat or self.state is not None):
+            raise ValueError("chat must begin with this call for system to mean anything: give chat, and no state.")
         if self.store is None and self.show_neighbours:
             raise ValueError("store must be given for show_neighbours, but is not: neighbours are found in it.")
         if self.store is None and self.k != GenerateConfig.k:
@@ -151,12 +163,16 @@ class TextSession:
         self, prompt: str | None, state: ModelState | GenerationState | None, retrieval: Retrieval | None
     ) -> TokenStream:
         config, tokenizer = self._config, self._tokenizer
-        if state is None:
+        vocab_size = self._model.config.decoder.embedding.vocab_size
+        ends = (tokenizer.end_of_text, *(end for end in ends_of_generation(config.checkpoint) if end < vocab_size))
+        if config.chat and prompt:
+            template = load_chat_template(config.checkpoint, tokenizer=tokenizer)
+            ends = (*ends, *template.ends)
+            ids, state = _message(template, prompt, config.system, state, ends)
+        elif state is None:
             ids = encode_prompt(tokenizer, prompt or "") or [begin_of(tokenizer)]
         else:
             ids = tokenizer.encode(prompt) if prompt else []
-        vocab_size = self._model.config.decoder.embedding.vocab_size
-        ends = (tokenizer.end_of_text, *(end for end in ends_of_generation(config.checkpoint) if end < vocab_size))
         return stream(
             self._model,
             ids or None,
@@ -181,12 +197,38 @@ def _retrieval(
         return Retrieval(retriever=own, every=config.every, end_with_prompt=config.end_with_prompt), None
     if config.store is None:
         return None, None
-    inside = config.store / FOLDER / "train"
-    # The model's own tokenizer can be of a kind that a datastore does not know by itself.
-    store = Datastore.open(inside if inside.is_dir() else config.store, tokenizer=tokenizer)
-    retriever = StoreRetriever(store, k=config.k, tokenizer=tokenizer)
-    display = NeighbourDisplay(store, retriever, chunk_offset=0 if chunks is None else chunks.chunk_offset)
+    retriever, display = open_store(config.store, config.k, chunks, tokenizer)
     return Retrieval(retriever=retriever, every=config.every, end_with_prompt=config.end_with_prompt), display
+
+
+def open_store(
+    folder: Path, k: int, chunks: ChunkedReading | None, tokenizer: Tokenizer
+) -> tuple[StoreRetriever, NeighbourDisplay]:
+    """What finds ``k`` neighbours in a datastore, or in that of a token store, and what shows them."""
+    inside = folder / FOLDER / "train"
+    # The model's own tokenizer can be of a kind that a datastore does not know by itself.
+    store = Datastore.open(inside if inside.is_dir() else folder, tokenizer=tokenizer)
+    retriever = StoreRetriever(store, k=k, tokenizer=tokenizer)
+    return retriever, NeighbourDisplay(store, retriever, chunk_offset=0 if chunks is None else chunks.chunk_offset)
+
+
+def _message(
+    template: ChatTemplate,
+    prompt: str,
+    system: str | None,
+    state: ModelState | GenerationState | None,
+    ends: Collection[int],
+) -> tuple[list[int], ModelState | GenerationState | None]:
+    """The tokens of a user's message, and the state they are read after."""
+    new = [{"role": "user", "content": prompt}]
+    if state is None:
+        return template.encode([*([] if system is None else [{"role": "system", "content": system}]), *new]), None
+    if not isinstance(state, GenerationState):
+        raise MismatchError("state must be one that generate or chat saved, for chat: it has no newest token.")
+    ended = int(state.unread[0]) in ends
+    # What was said before does not matter for what follows an answer.
+    before = Conversation(messages=({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
+    return next_turn(template, replace(before, state=state, ended=ended), new)
 
 
 def _check_target(path: Path) -> None:
