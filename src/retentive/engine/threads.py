@@ -1,9 +1,9 @@
 """How many threads a step of decoding takes on a CPU."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
-from torch import nn
 
 from retentive.models.protocol import LanguageModel
 from retentive.private_apis import set_threads_of_this_thread
@@ -15,8 +15,8 @@ channels, one thread took 8 to 74 microseconds where two, of which one had to wa
 
 def rows_worth_sharing(model: LanguageModel) -> int:
     """The number of rows from which a step's matrix products are faster on several threads than on one."""
-    layers = (module for module in model.products.modules() if isinstance(module, nn.Linear))
-    return -(-_WORTH_SHARING // max((layer.weight.numel() for layer in layers), default=1))
+    layers: Any = [module for module in model.products.modules() if hasattr(module, "in_features")]
+    return -(-_WORTH_SHARING // max((layer.in_features * layer.out_features for layer in layers), default=1))
 
 
 _UNCHANGED: AbstractContextManager[None] = nullcontext()

@@ -58,6 +58,7 @@ class Inspection:
         family: Its family.
         dtype: Of its weights.
         parts: Its parameters.
+        weight_bits: Bits of a rounded weight in its linear layers and tables; None where weights are floats.
         contexts: Tokens read before the state was measured.
         state_bytes: Size of the whole state for one row after each context.
         carried: The parts of the state.
@@ -72,6 +73,7 @@ class Inspection:
     state_bytes: tuple[int, ...]
     carried: tuple[StatePart, ...]
     half_lives: tuple[float, ...] | None
+    weight_bits: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -142,7 +144,9 @@ class Inspection:
 
     def lines(self) -> list[str]:
         """The findings as lines for a terminal."""
-        lines = [f"{self.family}, {self.parameters:,} parameters in {str(self.dtype).removeprefix('torch.')}"]
+        kind = str(self.dtype).removeprefix("torch.")
+        held = f"in {kind}" if self.weight_bits is None else f"of {self.weight_bits} bits, computed in {kind}"
+        lines = [f"{self.family}, {self.parameters:,} parameters {held}"]
         width = max(len(part.name) for part in (*self.parts, *self.carried)) + 2
         lines += ["", f"  {'part':<{width}}{'copies':>8}{'parameters':>16}"]
         lines += [f"  {part.name:<{width}}{part.copies:>8}{part.parameters:>16,}" for part in self.parts]
@@ -173,15 +177,17 @@ def inspect_model(folder: Path | str, contexts: Sequence[int] = CONTEXTS) -> Ins
         MismatchError: If the model is of another version.
     """
     manifest = read_manifest(folder)
+    quantisation = manifest.quantisation
     with open_tensors(Path(folder) / manifest.weights_file) as reader:
         dtype = reader.floating_dtype()
     with torch.device("meta"):
-        model = build(manifest.config).to(dtype).eval()
+        model = build(manifest.config).to(dtype if quantisation is None else manifest.computed_in).eval()
     within = tuple(context for context in contexts if context <= _reach(model))
     states = [_state_after(model, context) for context in within]
     return Inspection(
         family=model.config.family,
-        dtype=dtype,
+        dtype=dtype if quantisation is None else manifest.computed_in,
+        weight_bits=None if quantisation is None else quantisation.bits,
         parts=_parts(model),
         contexts=within,
         state_bytes=tuple(state.size_in_bytes for state in states),

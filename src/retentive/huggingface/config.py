@@ -45,6 +45,11 @@ class RetentiveConfig(PreTrainedConfig):
                 "config must be a family's config, as in RetentiveConfig(RetNetConfig(vocab_size=257, ...)), but is "
                 "missing; of a saved model, AutoConfig.from_pretrained(folder) reads it."
             )
+        if others.get("quantisation") is not None:
+            raise MismatchError(
+                "transformers must be given a model with weights of floats, but this one is quantised: load it with "
+                "retentive.load_model, or take the model that it was made of."
+            )
         described = dict(config) if isinstance(config, Mapping) else config_to_dict(config)
         # Through JSON and back, so that it is the same before and after a file: lists and tuples are one there.
         self.config: dict[str, Any] = json.loads(json.dumps(described))

@@ -1,7 +1,9 @@
 """Token embedding, with learned positions where the model has them."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from retentive.config_types import check_counts, check_kind, check_types
@@ -52,6 +54,12 @@ class Embedding(nn.Module):
         self.norm = None if config.norm is None else Norm(config.hidden_size, config.norm)
         self.positions = nn.Embedding(config.max_positions, config.hidden_size) if config.max_positions else None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of what is looked up; a table of whole numbers says which."""
+        table: Any = self.tokens
+        return table.computed_in if hasattr(table, "computed_in") else table.weight.dtype
+
     def forward(self, tokens: Tokens, positions: Positions) -> Hidden:
         """Look up tokens and add learned positions.
 
@@ -72,14 +80,15 @@ class Embedding(nn.Module):
         return hidden
 
     @staticmethod
-    def _look_up(table: nn.Embedding, ids: Tensor, words: tuple[str, str, str]) -> Tensor:
+    def _look_up(table: nn.Module, ids: Tensor, words: tuple[str, str, str]) -> Tensor:
         try:
             return table(ids)
         except IndexError as error:
-            wrong = ids[(ids < 0) | (ids >= table.num_embeddings)]
+            rows: Any = table.num_embeddings
+            wrong = ids[(ids < 0) | (ids >= rows)]
             noun, limit, cure = words
             raise ValueError(
-                f"every {noun} must be from 0 to {limit} - 1 = {table.num_embeddings - 1}, but "
+                f"every {noun} must be from 0 to {limit} - 1 = {rows - 1}, but "
                 f"{wrong.numel()} are outside, the first of them {int(wrong.flatten()[0])}; {cure}"
             ) from error
 

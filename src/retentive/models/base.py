@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retentive.layers.quantised import QuantisationConfig
 from retentive.layers.reset import reset_parts
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.calls import ModelCall, check_call
@@ -58,12 +59,14 @@ class DecoderModel(CalledModel):
     """A decoder with the call of a `LanguageModel`: tokens, state and labels in; logits, state and loss out.
 
     Attributes:
+        quantisation: How weights were rounded to whole numbers; None for a model of floats. See `quantise`.
         recomputes_segments: Whether a family that reads segments computes each again in the backward pass; None in
             families that read none.
         predicts_labels: Whether labels are what a head of another kind tells, such as classes, and not tokens.
         is_plain_decoder: Whether the family is a decoder and nothing around one, so that others can be built around it.
     """
 
+    quantisation: QuantisationConfig | None = None
     recomputes_segments: bool | None = None
     is_plain_decoder: ClassVar[bool] = True
     predicts_labels: ClassVar[bool] = False

@@ -1,7 +1,8 @@
 """The one decoder behind every family: embedding, blocks, norm, head."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -194,12 +195,12 @@ class Decoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the embeddings, and so of the residual stream."""
-        return self.embedding.tokens.weight.dtype
+        return self.embedding.dtype
 
     def logits(self, hidden: HiddenRows) -> Float[Tensor, "*tokens vocab"]:
         """Unnormalised log-probabilities of the next token."""
         head = self._plain_head()
-        return cast("nn.Module", self.head)(hidden) if head is None else tall_linear(hidden, *head)
+        return self._called_head()(hidden) if head is None else tall_linear(hidden, *head)
 
     def loss(self, hidden: Hidden, labels: Tokens) -> Float[Tensor, ""]:
         """Mean cross-entropy over labels that are not -100, without all logits at once where the head is plain."""
@@ -207,7 +208,7 @@ class Decoder(nn.Module):
         if head is not None:
             weight, bias = head
             return linear_cross_entropy(rows, weight, targets, bias)
-        logits: Tensor = cast("nn.Module", self.head)(rows)
+        logits: Tensor = self._called_head()(rows)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         total = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
         return total / (targets != IGNORED).sum().clamp_min(1)
@@ -219,8 +220,14 @@ class Decoder(nn.Module):
         table = self.embedding.tokens
         if is_plain(table):
             return table.weight, None
+        if hasattr(table, "project"):
+            return None
         # The head shares what the table looks up, which an adapter or offloading may change.
         return table(torch.arange(self.config.embedding.vocab_size, device=table.weight.device)), None
+
+    def _called_head(self) -> Callable[[Tensor], Tensor]:
+        """The head, where it is no plain linear layer: a module of its own, or a table that is one of whole numbers."""
+        return cast("Any", self.embedding.tokens).project if self.head is None else self.head
 
     def initial_state(self, batch: int, device: torch.device | None = None) -> ModelState:
         """What ``state=None`` means, as a value."""

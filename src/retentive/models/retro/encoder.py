@@ -1,6 +1,6 @@
 """The encoder of neighbours: bidirectional, and conditioned on the chunk that they were found for."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -107,7 +107,7 @@ class NeighbourEncoder(nn.Module):
         real: Bool[Tensor, "batch chunks neighbours length"] | None,
         condition: Condition,
         condition_real: Bool[Tensor, "batch chunks chunk"] | None,
-        shared: nn.Embedding,
+        shared: nn.Module,
     ) -> Encoded:
         """Encode every neighbour by itself, conditioned on its chunk.
 
@@ -119,13 +119,14 @@ class NeighbourEncoder(nn.Module):
             shared: The decoder's table, for shared embeddings.
         """
         table = shared if self.embedding is None else self.embedding
+        rows: Any = table.num_embeddings
         ids = neighbours if real is None else neighbours.where(real, 0)
         try:
             x = table(ids)
         except IndexError as error:
-            wrong = ids[(ids < 0) | (ids >= table.num_embeddings)]
+            wrong = ids[(ids < 0) | (ids >= rows)]
             raise ValueError(
-                f"every token id of neighbours must be from 0 to vocab_size - 1 = {table.num_embeddings - 1}, or -1 at "
+                f"every token id of neighbours must be from 0 to vocab_size - 1 = {rows - 1}, or -1 at "
                 f"padding, but {wrong.numel()} are outside, the first of them {int(wrong[0])}; are they of another "
                 "tokenizer?"
             ) from error

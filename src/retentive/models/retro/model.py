@@ -107,16 +107,16 @@ class Retro(DecoderModel):
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> RetroState:
         """What ``state=None`` means, as a value."""
-        weight = self.decoder.embedding.tokens.weight
-        device = weight.device if device is None else device
+        hidden_size, dtype = self.decoder.config.embedding.hidden_size, self.decoder.dtype
+        device = self.device if device is None else device
         empty = self.decoder.initial_state(batch_size, device)
         return RetroState(
             layers=empty.layers,
             position=empty.position,
             place=torch.full_like(empty.position, -self.config.chunk_offset),
             recent_tokens=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
-            recent_hidden=torch.zeros(batch_size, 0, weight.shape[1], device=device, dtype=weight.dtype),
-            neighbours=tuple(cross.nothing(batch_size, device, weight.dtype) for cross in self._cross_layers()),
+            recent_hidden=torch.zeros(batch_size, 0, hidden_size, device=device, dtype=dtype),
+            neighbours=tuple(cross.nothing(batch_size, device, dtype) for cross in self._cross_layers()),
             config=self.config,
         )
 

@@ -79,19 +79,19 @@ class RecurrentMemoryTransformer(DecoderModel):
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> RecurrentMemoryState:
         """What ``state=None`` means, as a value. The memory in it carries the gradient of the learned memory."""
-        weight = self.decoder.embedding.tokens.weight
-        device = weight.device if device is None else device
+        dtype = self.decoder.dtype
+        device = self.device if device is None else device
         empty = self.decoder.initial_state(batch_size, device)
         hidden, layers = self.decoder.config.embedding.hidden_size, self.decoder.config.num_layers
         return RecurrentMemoryState(
             layers=() if self.config.bidirectional else empty.layers,
             position=empty.position,
-            memory=self.memory.first(batch_size, device, weight.dtype),
+            memory=self.memory.first(batch_size, device, dtype),
             segment=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
-            history=torch.zeros(batch_size, layers, 0, hidden, device=device, dtype=weight.dtype),
+            history=torch.zeros(batch_size, layers, 0, hidden, device=device, dtype=dtype),
             config=self.config,
             associations=tuple(
-                memory.initial_state(batch_size, device, weight.dtype) for memory in self._associative_memories()
+                memory.initial_state(batch_size, device, dtype) for memory in self._associative_memories()
             ),
         )
 

@@ -14,7 +14,7 @@ def is_plain(module: nn.Module) -> bool:
     that is no ordinary tensor in memory (on the meta device, sharded, quantised, fake).
     """
     if getattr(type(module), "is_view", False):
-        return True
+        return isinstance(module, _PLAIN_CLASSES)
     if type(module) not in _PLAIN_CLASSES:
         return False
     if "forward" in module.__dict__ or module._compiled_call_impl is not None or is_hooked(module):  # pyright: ignore[reportPrivateUsage]

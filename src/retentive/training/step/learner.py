@@ -18,6 +18,7 @@ from retentive.data.batch import Batch
 from retentive.errors import DivergedError
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import LanguageModel, as_module
+from retentive.models.quantise import check_trainable
 from retentive.models.recomputing import set_recomputing
 from retentive.state import RecurrentState
 from retentive.training.objectives.draws import RowDraws
@@ -96,9 +97,10 @@ class Learner:
             weights: For FSDP; see `parallelise`.
 
         Raises:
-            ValueError: If the carried state would grow without bound, or the objective or the way of
-                back-propagation does not fit the model.
+            ValueError: If the model is quantised, the carried state would grow without bound, or the objective or the
+                way of back-propagation does not fit the model.
         """
+        check_trainable(model)
         objective.check(model, carries_state=carries_state)
         if carries_state and not model.state_is_bounded:
             raise ValueError(

@@ -1,0 +1,128 @@
+"""Weights as whole numbers of 8 or 4 bits, in the layouts of torch's own CPU kernels for weight-only quantisation.
+
+Eight bits have one scale a row, ``weight = values * scale`` (``_weight_int8pack_mm``). Four bits have a scale and a
+zero for each group of inputs, ``weight = (values - 8) * scale + zero`` (``_weight_int4pack_mm_for_cpu``), two values a
+byte, the even input in the high half, as the same kernel for GPUs and gpt-fast keep them.
+
+The kernels are fast for activations in bfloat16 alone: in float32 they read one number after another. So a product of
+few rows rounds its activations and its result to bfloat16. One of many rows makes floats of some rows of an 8-bit
+weight at a time.
+"""
+
+import torch
+from jaxtyping import Float, Int8, UInt8
+from torch import Tensor
+from torch.nn.functional import linear
+
+Values8 = Int8[Tensor, "outputs inputs"]
+Values4 = UInt8[Tensor, "outputs half_inputs"]
+Scales = Float[Tensor, "outputs"]
+ScalesAndZeros = Float[Tensor, "groups outputs 2"]
+
+GROUP_SIZES = (32, 64, 128, 256)
+"""Those of the kernel of 4 bits."""
+FEW_ROWS = 48
+"""Up to so many rows the kernels are faster than floats; measured at 576 to 1,536 channels."""
+_MADE_TOGETHER = 1 << 22
+"""Numbers of a weight that are floats at one time."""
+
+
+def fits_four_bits(outputs: int, inputs: int, group_size: int) -> bool:
+    """Whether the kernel of 4 bits takes a weight of this shape."""
+    return outputs % 16 == 0 and inputs % group_size == 0
+
+
+def quantise_rows(weight: Float[Tensor, "outputs inputs"]) -> tuple[Values8, Scales]:
+    """Round a weight to 8 bits, the largest number of each row to 127 or -127."""
+    wide = weight.float()
+    scales = wide.abs().amax(1) / 127
+    values = (wide / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round_().clamp_(-127, 127)
+    return values.to(torch.int8), scales.to(weight.dtype)
+
+
+def dequantise_rows(values: Int8[Tensor, "rows inputs"], scales: Float[Tensor, "rows"]) -> Float[Tensor, "rows inputs"]:
+    """Return the floats that rows of 8 bits stand for."""
+    return values.to(scales.dtype) * scales[:, None]
+
+
+def quantise_groups(weight: Float[Tensor, "outputs inputs"], group_size: int) -> tuple[Values4, ScalesAndZeros]:
+    """Round a weight to 4 bits, the smallest number of each group to 0 and the largest to 15.
+
+    Scales and zeros are bfloat16, for which the kernel is fast, and values are rounded by what became of them.
+
+    Raises:
+        ValueError: If the kernel takes no weight of this shape.
+    """
+    outputs, inputs = weight.shape
+    if group_size not in GROUP_SIZES or not fits_four_bits(outputs, inputs, group_size):
+        raise ValueError(
+            f"a weight of 4 bits must have a multiple of 16 outputs and of group_size (one of {GROUP_SIZES}) inputs, "
+            f"but has {outputs} and {inputs}, and group_size is {group_size}."
+        )
+    groups = weight.float().unflatten(1, (-1, group_size))
+    least, most = groups.amin(2), groups.amax(2)
+    scales = ((most - least) / 15).clamp_min(torch.finfo(torch.float32).tiny).bfloat16()
+    zeros = (least + 8 * scales.float()).bfloat16()
+    whole = ((groups - zeros.float()[..., None]) / scales.float()[..., None] + 8).round_().clamp_(0, 15)
+    numbers = whole.to(torch.uint8).flatten(1)
+    return numbers[:, 0::2] << 4 | numbers[:, 1::2], torch.stack((scales, zeros), -1).transpose(0, 1).contiguous()
+
+
+def halves(values: UInt8[Tensor, "rows half_inputs"]) -> UInt8[Tensor, "rows inputs"]:
+    """Return the numbers from 0 to 15 of rows of 4 bits."""
+    return torch.stack((values >> 4, values & 15), -1).flatten(1)
+
+
+def dequantise_groups(
+    values: UInt8[Tensor, "rows half_inputs"], scales_and_zeros: Float[Tensor, "groups rows 2"], dtype: torch.dtype
+) -> Float[Tensor, "rows inputs"]:
+    """Return the floats that rows of 4 bits stand for."""
+    scales, zeros = scales_and_zeros.to(dtype).permute(2, 1, 0).unsqueeze(-1)
+    grouped = halves(values).to(dtype).unflatten(1, (scales.shape[1], -1))
+    return ((grouped - 8) * scales + zeros).flatten(1)
+
+
+def product_of_rows(
+    x: Float[Tensor, "*rows inputs"], values: Values8, scales: Scales
+) -> Float[Tensor, "*rows outputs"]:
+    """``x @ weight.T`` for a weight of 8 bits."""
+    flat = x.reshape(-1, x.shape[-1])
+    # With another number of inputs the kernel reads past the end of a row.
+    if flat.shape[0] <= FEW_ROWS and x.device.type == "cpu" and values.shape[1] % 16 == 0:
+        one = torch.ones(values.shape[0], dtype=torch.bfloat16)  # the scales themselves keep their precision
+        made = torch.ops.aten._weight_int8pack_mm(flat.bfloat16(), values, one).to(x.dtype) * scales
+    else:
+        step = max(1, _MADE_TOGETHER // values.shape[1])
+        parts = [linear(flat, values[at : at + step].to(x.dtype)) for at in range(0, values.shape[0], step)]
+        made = torch.cat(parts, 1) * scales
+    return made.unflatten(0, x.shape[:-1]).to(x.dtype)
+
+
+def pack(values: Values4) -> Values4:
+    """Return a weight of 4 bits in the order in which this machine's kernel reads it."""
+    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(halves(values).to(torch.int32), 1)
+
+
+def unpack(packed: Values4) -> Values4:
+    """Return what `pack` was given, on this machine."""
+    outputs, inputs = packed.shape[0], 2 * packed.shape[1]
+    place = torch.arange(outputs * inputs, dtype=torch.int32).view(outputs, inputs)
+    found = torch.zeros(outputs * inputs, dtype=torch.int32)
+    # Packing moves numbers of 4 bits and changes none: the digits of its place tell where each one went.
+    for digit in range(0, 32, 4):
+        moved = torch.ops.aten._convert_weight_to_int4pack_for_cpu(place >> digit & 15, 1)
+        found += halves(moved).flatten().to(torch.int32) << digit
+    plain = torch.empty(outputs * inputs, dtype=torch.uint8)
+    plain[found.long()] = halves(packed).flatten()
+    whole = plain.view(outputs, inputs)
+    return whole[:, 0::2] << 4 | whole[:, 1::2]
+
+
+def product_of_groups(
+    x: Float[Tensor, "*rows inputs"], packed: Values4, scales_and_zeros: ScalesAndZeros
+) -> Float[Tensor, "*rows outputs"]:
+    """``x @ weight.T`` for a weight of 4 bits that `pack` has ordered."""
+    flat = x.reshape(-1, x.shape[-1])
+    group_size = flat.shape[1] // scales_and_zeros.shape[0]
+    made = torch.ops.aten._weight_int4pack_mm_for_cpu(flat.bfloat16(), packed, group_size, scales_and_zeros)
+    return made.to(x.dtype).unflatten(0, x.shape[:-1])
