@@ -12,7 +12,7 @@ from gguf import GGUFValueType
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from checkpoints.gguf_files import gpt2, hard_strings, llama, qwen2, write
+from checkpoints.gguf_files import gpt2, hard_strings, llama, qwen2, qwen3, write
 from retentive.checkpoints import load_model, tensor_file
 from retentive.checkpoints.conversion import convert, read_foreign
 from retentive.checkpoints.conversion.gguf import GgufFile, tokenizer_files
@@ -26,6 +26,7 @@ MODELS = {
     "llama": lambda: llama(),
     "llama-tied": lambda: llama(tie_word_embeddings=True),
     "qwen2": lambda: qwen2(rope_parameters={"rope_type": "default", "rope_theta": 5e5}),
+    "qwen3": lambda: qwen3(),
     "gpt2": lambda: gpt2(),
 }
 
@@ -97,7 +98,7 @@ def test_what_is_no_file_of_ours_is_named(tmp_path: Path):
     with pytest.raises(MismatchError, match=r"type that is unknown .*999.*Q8_0 or F16"):
         read_foreign(tmp_path / "type.gguf")
     (tmp_path / "other.gguf").write_bytes(whole.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0mamba", 1))
-    with pytest.raises(MismatchError, match=r"known here \(llama, qwen2, gpt2\), but is of 'mamba'"):
+    with pytest.raises(MismatchError, match=r"known here \(llama, qwen2, qwen3, gpt2\), but is of 'mamba'"):
         read_foreign(tmp_path / "other.gguf")
 
 

@@ -57,6 +57,19 @@ def test_metadata_comes_back(tmp_path: Path):
     assert read_state_metadata(tmp_path / "state") == metadata
 
 
+def test_a_state_from_before_an_option_came_is_loaded_where_it_is_at_its_default(tmp_path: Path):
+    for head_norm in (False, True):
+        model, path = small_model("transformer", head_norm=head_norm), tmp_path / "state"
+        save_state(model(random_tokens(1, 3)).state, path, model)
+        # Of the same length, so that the file's header stays where it is.
+        path.write_bytes(path.read_bytes().replace(b'\\"head_norm\\"', b'\\"gated\\"    '))
+        if head_norm:
+            with pytest.raises(MismatchError, match="head_norm is False there and True here"):
+                load_state(path, model)
+        else:
+            load_state(path, model)
+
+
 @EVERY_FAMILY
 def test_a_state_of_another_model_is_refused(family: str, tmp_path: Path):
     model, path = small_model(family), tmp_path / "state"

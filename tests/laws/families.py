@@ -45,7 +45,7 @@ SMALL["retro"] = {
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "transformer": [
-        {"num_kv_heads": 2, "window": 5, "gated": True},
+        {"num_kv_heads": 2, "window": 5, "gated": True, "head_norm": True},
         {"positions": "learned", "max_positions": 64, "norm": "layer_norm", "tie_embeddings": True},
     ],
     "retnet": [
@@ -94,6 +94,7 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         | _each_alone(num_layers=3, num_heads=2, num_kv_heads=2, head_dim=6, gated=True, norm="gated_rms_norm")
         | _each_alone(final_norm=False, positions="none", rotary_frequencies="retnet", rotary_pairs="half")
         | _each_alone(rotary_scaling=(4.0,), window=3, attention_bias=True, output_bias=True)
+        | _each_alone(head_norm=True)
         | _each_alone(feed_forward_bias=True, head_bias=True, scale_embeddings=True, attention_dropout=0.5)
         | _each_alone(initialisation="xavier")
         | {"max_positions": {"positions": "learned", "max_positions": 64}}

@@ -76,7 +76,7 @@ def read_late(source: Path | str, *, format: str = "auto", settings: Path | str 
     if format != "auto" and format not in FORMATS:
         raise ValueError(f"format must be auto or one of {', '.join(FORMATS)}, but is {format!r}.")
     opened = open_source(source, settings)
-    name, prefix = format_of(opened.shapes)
+    name, prefix = format_of(opened.shapes, opened.settings.get("model_type"))
     if format not in ("auto", name):
         raise MismatchError(f"source must be in the format {format!r}, but the names of its tensors are {name!r}'s.")
     found = FORMATS[name]

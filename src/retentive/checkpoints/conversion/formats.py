@@ -34,6 +34,7 @@ class Format:
         decays: Whether our model's heads decay as the package's do.
         derived: Values of `KeyMap.derived`.
         prefixes: What may stand before all names, the usual one first.
+        model_type: What the settings say, where the names of the tensors are those of another format too.
     """
 
     package: str
@@ -45,6 +46,7 @@ class Format:
     decays: Callable[[FamilyConfig], bool] = lambda config: True
     derived: Callable[[FamilyConfig], Mapping[str, Tensor]] = _nothing
     prefixes: tuple[str, ...] = ("",)
+    model_type: str | None = None
 
 
 _retnet = partial(Format, sizes=retnet.sizes)
@@ -96,11 +98,19 @@ FORMATS = {
         prefixes=("transformer.", ""),
     ),
     "llama": _transformer(
-        package="Llama, Mistral or Qwen2 of Hugging Face",
+        package="Llama, Mistral, Qwen2 or Qwen3 of Hugging Face",
         anchors=("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"),
         key_map=transformer.LLAMA,
         fixed=transformer.LLAMA_FIXED,
         config=transformer.llama_config,
+    ),
+    "gemma": _transformer(
+        package="Gemma of Hugging Face",
+        anchors=("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"),
+        key_map=transformer.GEMMA,
+        fixed=transformer.GEMMA_FIXED,
+        config=transformer.gemma_config,
+        model_type="gemma",
     ),
 }
 """Name -> format."""
@@ -111,13 +121,18 @@ def format_names() -> tuple[str, ...]:
     return tuple(FORMATS)
 
 
-def format_of(names: Shapes) -> tuple[str, str]:
+def format_of(names: Shapes, model_type: object = None) -> tuple[str, str]:
     """Name and prefix of the format that tensors of these names are in.
+
+    Args:
+        names: Of the tensors.
+        model_type: What the settings say, which tells formats with the same names apart.
 
     Raises:
         MismatchError: If they are in none that is known.
     """
-    for name, candidate in FORMATS.items():
+    own = {name: candidate for name, candidate in FORMATS.items() if candidate.model_type == model_type}
+    for name, candidate in {**own, **FORMATS}.items():
         for prefix in candidate.prefixes:
             if has_anchors(candidate, prefix, names):
                 return name, prefix

@@ -19,12 +19,14 @@ class Entry:
         theirs: Names of the tensors that, concatenated along their rows, are ours.
         rows: For several of theirs, the size that gives the rows of each: ``keys``, ``values``, ``inner`` and so on.
         transposed: Whether theirs has inputs along its rows, as GPT-2's linear layers do.
+        added: What ours has more than theirs: 1 for Gemma's norms, which multiply by a weight and one.
     """
 
     ours: str
     theirs: tuple[str, ...]
     rows: tuple[str, ...] = ()
     transposed: bool = False
+    added: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ def _filled(entry: Entry, layers: Iterable[int]) -> list[Entry]:
             theirs=tuple(name.replace("{layer}", str(layer)) for name in entry.theirs),
             rows=entry.rows,
             transposed=entry.transposed,
+            added=entry.added,
         )
         for layer in layers
     ]
@@ -225,11 +228,13 @@ def _check_copy(copy: str, original: str, read: Callable[[str], Tensor], source:
 def _join(entry: Entry, read: Callable[[str], Tensor]) -> Tensor:
     parts = [read(name) for name in entry.theirs]
     whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+    whole = whole + entry.added if entry.added else whole
     return whole.t().contiguous() if entry.transposed else whole
 
 
 def _split(entry: Entry, ours: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     if entry.transposed:
         ours = ours.t()
+    ours = ours - entry.added if entry.added else ours
     parts = ours.split([sizes[rows] for rows in entry.rows]) if entry.rows else (ours,)
     return {name: part.contiguous() for name, part in zip(entry.theirs, parts, strict=True)}

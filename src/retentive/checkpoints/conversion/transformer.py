@@ -1,6 +1,7 @@
 """Transformers as Hugging Face keeps them: GPT-2, and Llama with those that share its layout."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from retentive.checkpoints.conversion.key_map import Entry, KeyMap, Shapes, side
@@ -55,6 +56,8 @@ def _llama(kind: str) -> tuple[Entry, ...]:
             rows=("queries", "keys", "keys"),
         ),
         Entry(f"{BLOCK}mixer.output_proj.{kind}", (f"{layer}self_attn.o_proj.{kind}",)),
+        Entry(f"{BLOCK}mixer.query_norm.{kind}", (f"{layer}self_attn.q_norm.{kind}",)),
+        Entry(f"{BLOCK}mixer.key_norm.{kind}", (f"{layer}self_attn.k_norm.{kind}",)),
         Entry(
             f"{BLOCK}feed_forward.input_proj.{kind}",
             (f"{layer}mlp.gate_proj.{kind}", f"{layer}mlp.up_proj.{kind}"),
@@ -77,7 +80,13 @@ LLAMA = KeyMap(
     copies=(("lm_head.weight", "model.embed_tokens.weight"),),
     ignored=(".rotary_emb.inv_freq",),  # follows from the settings; in old checkpoints
 )
-"""Llama, Mistral and Qwen2 of Hugging Face."""
+"""Llama, Mistral, Qwen2 and Qwen3 of Hugging Face."""
+
+_GEMMA_NORMS = {f"{BLOCK}mixer_norm.weight", f"{BLOCK}feed_forward_norm.weight", "decoder.norm.weight"}
+GEMMA = replace(
+    LLAMA, entries=tuple(replace(one, added=1.0) if one.ours in _GEMMA_NORMS else one for one in LLAMA.entries)
+)
+"""The first Gemma of Hugging Face."""
 
 _SHARED = {"family": "transformer", "final_norm": True, "scale_embeddings": False}
 GPT2_FIXED = _SHARED | {"gated": False, "norm": "layer_norm", "positions": "learned", "window": None}
@@ -90,6 +99,7 @@ LLAMA_FIXED = _SHARED | {
     "rotary_pairs": "half",
 }
 """Options that have one value in all models of a layout."""
+GEMMA_FIXED = LLAMA_FIXED | {"activation": "gelu_tanh", "scale_embeddings": True, "tie_embeddings": True}
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 
@@ -124,18 +134,36 @@ def gpt2_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
 
 
 def llama_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
-    """Ours from the settings of Llama, Mistral or Qwen2."""
+    """Ours from the settings of Llama, Mistral, Qwen2 or Qwen3."""
     kind = settings.get("model_type", "llama")
-    if kind not in ("llama", "mistral", "qwen2"):
+    if kind not in ("llama", "mistral", "qwen2", "qwen3"):
         raise MismatchError(
-            f"model_type must be 'llama', 'mistral' or 'qwen2' in this layout of tensors, but is {kind!r}, which "
-            "computes something else with them."
+            f"model_type must be 'llama', 'mistral', 'qwen2', 'qwen3' or 'gemma' in this layout of tensors, but is "
+            f"{kind!r}, which computes something else with them."
         )
     settings.only("hidden_act", "silu", "the gate of such a model is a swish here")
+    return _llama_like(settings, shapes, str(kind))
+
+
+def gemma_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
+    """Ours from the settings of the first Gemma; the later ones have norms after each half too."""
+    settings.only("model_type", "gemma", "later ones have further norms, which are not here")
+    said = settings.get("hidden_activation", None) or "gelu_pytorch_tanh"
+    if said != "gelu_pytorch_tanh":
+        raise MismatchError(f"hidden_activation must be 'gelu_pytorch_tanh' in a Gemma, but is {said!r}.")
+    settings.only("use_bidirectional_attention", None, "a token reads what is before it here")
+    return replace(
+        _llama_like(settings, shapes, "gemma"), activation="gelu_tanh", scale_embeddings=True, tie_embeddings=True
+    )
+
+
+def _llama_like(settings: Settings, shapes: Shapes, kind: str) -> TransformerConfig:
+    """What the settings say of the sizes, biases, norms and positions that all of the layout have."""
     table, inner = "model.embed_tokens.weight", "model.layers.0.mlp.gate_proj.weight"
     vocab, hidden = side(shapes, table, 0), side(shapes, table, 1)
     heads = settings.get("num_attention_heads", 32)
-    head_dim = settings.get("head_dim", None) or hidden // heads
+    usual = {"qwen3": 128, "gemma": 256}.get(kind)  # what the library takes where a folder does not say
+    head_dim = settings.get("head_dim", usual) or hidden // heads
     biased = kind == "qwen2" or bool(settings.get("attention_bias", False))
     return TransformerConfig(
         vocab_size=settings.number("vocab_size", vocab, table),
@@ -151,7 +179,8 @@ def llama_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
         rotary_base=_rotary_base(settings),
         rotary_scaling=_rotary_scaling(settings),
         rotary_pairs="half",
-        window=_window(settings, str(kind)),
+        window=_window(settings, kind),
+        head_norm=kind == "qwen3",
         attention_bias=biased,
         output_bias=biased and kind != "qwen2",
         feed_forward_bias=bool(settings.get("mlp_bias", False)),
@@ -215,18 +244,18 @@ def _rotary_scaling(settings: Settings) -> tuple[float, ...] | None:
 
 
 def _window(settings: Settings, kind: str) -> int | None:
-    if kind == "llama":  # which ignores the setting
+    if kind in ("llama", "gemma"):  # which ignore the setting
         return None
-    if kind == "qwen2" and not settings.get("use_sliding_window", False):
+    if kind in ("qwen2", "qwen3") and not settings.get("use_sliding_window", False):
         return None
     window = settings.get("sliding_window", 4096 if kind == "mistral" else None)
     kinds = set(cast("list[str]", settings.get("layer_types", None) or []))
-    if kind == "qwen2" and not kinds:  # before they were listed, the layers from this one on had the window
+    if kind in ("qwen2", "qwen3") and not kinds:  # before they were listed, the layers from this one on had the window
         first, layers = settings.get("max_window_layers", 28), settings.get("num_hidden_layers", 32)
         kinds = {"full_attention" if layer < first else "sliding_attention" for layer in range(layers)}
     if window is not None and len(kinds) > 1:
         raise MismatchError("layer_types must be all alike in what is converted, but some layers have a window.")
-    return None if kind == "qwen2" and kinds == {"full_attention"} else window
+    return None if kind in ("qwen2", "qwen3") and kinds == {"full_attention"} else window
 
 
 def sizes(config: FamilyConfig) -> Mapping[str, int]:

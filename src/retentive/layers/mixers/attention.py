@@ -17,6 +17,7 @@ from retentive.layers.mixers.key_value_cache import (
     causal_mask,
 )
 from retentive.layers.mixers.protocol import InputProjection, MixerSizes, Recalled
+from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.projection import side_by_side
 from retentive.layers.token_place import TokenPlace, place_of
 from retentive.ops.attention import attention, attention_step
@@ -38,6 +39,8 @@ class AttentionConfig(CacheReaderConfig):
         bias: Whether the input projection has a bias.
         output_bias: Whether the output projection has one.
         rotary: Rotation of queries and keys; None has none.
+        head_norm: Norm of each head's queries and keys before they are rotated, with one weight for all heads of
+            queries and one for those of keys (Qwen3; arXiv:2010.04245 calls it QKNorm); None has none.
     """
 
     key_dim: int
@@ -47,6 +50,7 @@ class AttentionConfig(CacheReaderConfig):
     bias: bool = False
     output_bias: bool = False
     rotary: RotaryConfig | None = None
+    head_norm: NormConfig | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -116,6 +120,8 @@ class Attention(nn.Module):
             config.hidden_size, self.query_size + self.key_size + self.value_size, bias=config.bias
         )
         self.output_proj = nn.Linear(config.num_heads * config.value_dim, config.hidden_size, bias=config.output_bias)
+        self.query_norm = None if config.head_norm is None else Norm(config.key_dim, config.head_norm)
+        self.key_norm = None if config.head_norm is None else Norm(config.key_dim, config.head_norm)
 
     def initial_state(self, batch: int, device: torch.device | None, dtype: torch.dtype) -> KeyValueState:
         """A cache that holds nothing."""
@@ -140,6 +146,8 @@ class Attention(nn.Module):
         query = query.view(batch, time, config.num_heads, config.key_dim).transpose(1, 2)
         key = key.view(batch, time, config.num_kv_heads, config.key_dim).transpose(1, 2)
         value = value.view(batch, time, config.num_kv_heads, config.value_dim).transpose(1, 2)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key, value = self.query_norm(query), self.key_norm(key), value.contiguous()
         if config.rotary is not None and tables is not None:
             query = rotate(query, tables.cos, tables.sin, pairs=config.rotary.pairs)
             key = rotate(key, tables.cos, tables.sin, pairs=config.rotary.pairs)
@@ -171,6 +179,9 @@ class Attention(nn.Module):
         append = place.context.append
         projected = self.input_proj(x)
         heads, both = config.num_heads + config.num_kv_heads, projected[:, :values_begin]
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = both.view(batch, heads, config.key_dim).split((config.num_heads, config.num_kv_heads), 1)
+            both = torch.cat((self.query_norm(query), self.key_norm(key)), 1).flatten(1)
         if config.rotary is None:
             both = both.view(batch, heads, config.key_dim)
         else:  # the keys' rotation for both: attention scales the queries
@@ -201,6 +212,8 @@ class Attention(nn.Module):
             both = self.input_proj(recalled.hidden)[..., self.query_size :]
         key, value = both.split((self.key_size, self.value_size), dim=-1)
         key = key.view(batch, time, self.config.num_kv_heads, self.config.key_dim).transpose(1, 2)
+        if self.key_norm is not None:
+            key = self.key_norm(key)
         if self.config.rotary is not None and recalled.rotary is not None:
             key = rotate(key, recalled.rotary.cos, recalled.rotary.sin, pairs=self.config.rotary.pairs)
         return key, value.view(batch, time, self.config.num_kv_heads, self.config.value_dim).transpose(1, 2)

@@ -8,7 +8,7 @@ from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.embedding import EmbeddingConfig
 from retentive.layers.feed_forward import Activation
 from retentive.layers.mixers.attention import AttentionConfig
-from retentive.layers.norm import NormKind
+from retentive.layers.norm import NormConfig, NormKind
 from retentive.models.decoder import DecoderConfig
 from retentive.models.plain_decoder import PlainDecoderConfig
 
@@ -38,6 +38,7 @@ class TransformerConfig(PlainDecoderConfig):
         rotary_scaling: Slow the rotation for longer texts: ``(factor,)``, or Llama 3.1's ``(factor, low, high,
             length)``; see `rotary_frequencies`.
         window: A token sees itself and ``window - 1`` tokens before it; None sees all.
+        head_norm: RMSNorm of each head's queries and keys before they are rotated (Qwen3).
         attention_bias: A bias in the projection to queries, keys and values.
         output_bias: A bias in the projection after the attention.
         feed_forward_bias: Biases in the feed-forward.
@@ -70,6 +71,7 @@ class TransformerConfig(PlainDecoderConfig):
     rotary_pairs: Literal["interleaved", "half"] = "interleaved"
     rotary_scaling: tuple[float, ...] | None = None
     window: int | None = None
+    head_norm: bool = False
     attention_bias: bool = False
     output_bias: bool = False
     feed_forward_bias: bool = False
@@ -123,6 +125,7 @@ class TransformerConfig(PlainDecoderConfig):
             bias=self.attention_bias,
             output_bias=self.output_bias,
             rotary=rotary,
+            head_norm=NormConfig(epsilon=self.norm_epsilon) if self.head_norm else None,
         )
 
     @property

@@ -112,6 +112,7 @@ def _llama_like(kind: str) -> Callable[[Metadata], dict[str, Any]]:
             if said.get("attention.head_count_kv")
             else heads,
             "head_dim": head_dim,
+            "use_sliding_window": False,
             "intermediate_size": said.number("feed_forward_length"),
             "rms_norm_eps": said.number("attention.layer_norm_rms_epsilon"),
             "hidden_act": "silu",
@@ -212,6 +213,12 @@ ARCHITECTURES = {
     ),
     "qwen2": Architecture(
         settings=_llama_like("qwen2"), outside=LLAMA_OUTSIDE, block=LLAMA_BLOCK, prefix="model.layers."
+    ),
+    "qwen3": Architecture(
+        settings=_llama_like("qwen3"),
+        outside=LLAMA_OUTSIDE,
+        block=LLAMA_BLOCK | {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"},
+        prefix="model.layers.",
     ),
     "gpt2": Architecture(
         settings=_gpt2,
