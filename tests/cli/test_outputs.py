@@ -32,6 +32,7 @@ WRITERS = {
     "recall": ("output", ["--corpus=/nowhere/text", "--output={}"]),
     "convert": ("dest", ["model", "{}"]),
     "quantise": ("dest", ["model", "{}"]),
+    "linearise": ("dest", ["model", "{}", "--store=store"]),
     "retro_evidence": ("output", ["/nowhere/text", "--output={}"]),
     "demo": ("output", ["--corpus=/nowhere/text", "--output={}"]),
     "index build": ("store", ["--source=/nowhere/text", "--store={}"]),

@@ -55,6 +55,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "HarnessConfig": {"checkpoint": HERE, "harness": "lambada"},
     "HuggingFaceMemoryConfig": {"segment_length": 4, "num_memory_tokens": 2},
     "InspectConfig": {"checkpoint": HERE},
+    "LineariseConfig": {"source": HERE, "dest": HERE, "store": HERE},
+    "MatchingConfig": {"teacher": HERE},
     "MemoryTokensConfig": {"hidden_size": 8, "num_tokens": 2},
     "PlanConfig": {"tokens": 1e9},
     "PrepareConfig": {"source": HERE, "output": HERE},

@@ -28,6 +28,7 @@ COMMANDS = {
     "recall": "Train small models, and test how long they keep a fact: up to a million bytes.",
     "convert": "Convert a checkpoint of another package.",
     "quantise": "Round a model's weights to 8 or 4 bits.",
+    "linearise": "Turn attention layers of a Transformer into retention, matched and distilled.",
     "retro_evidence": "Test whether neighbours help: RETRO with, without and with wrong ones; half an hour.",
     "demo": "Run everything on real text, with a report: ten minutes on a laptop.",
 }

@@ -14,8 +14,10 @@ from retentive.checkpoints.transformers_files import GENERATION_FILE
 from retentive.files import read_json, write_atomically
 
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-DEFAULT_IDS = {"llama": (1, 2, None), "mistral": (1, 2, None), "gpt2": (50256, 50256, None), "qwen2": (None,) * 3}
-DEFAULT_IDS |= {"qwen3": (None,) * 3, "gemma": (2, 1, 0)}
+DEFAULT_IDS = {"llama": (1, 2, None), "mistral": (1, 2, None), "gpt2": (50256, 50256, None), "qwen2": (None,) * 3} | {
+    "qwen3": (None,) * 3,
+    "gemma": (2, 1, 0),
+}
 """What transformers takes where a ``config.json`` names no begin, end or pad, by its ``model_type``."""
 
 VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt")

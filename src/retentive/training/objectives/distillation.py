@@ -22,28 +22,16 @@ from retentive.training.window import Window
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillationConfig(ObjectiveConfig):
-    """Learn what a trained model predicts, in place of the text's next tokens alone.
+class TaughtConfig(ObjectiveConfig):
+    """What objectives with a teacher share.
 
     Attributes:
         teacher: Folder of a saved model of the library, which reads the same token ids.
-        temperature: What the logits of both models are divided by: above 1, unlikely tokens weigh more. The loss is
-            multiplied by its square, so that gradients keep their size.
-        text_share: Share of the loss that is the cross-entropy of the text's next tokens, 0 to 1.
     """
 
     teacher: Path
-    temperature: float = 1.0
-    text_share: float = 0.0
 
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        check_types(self, "distillation.")
-        check_positive("distillation.temperature", self.temperature)
-        if not 0 <= self.text_share < 1:
-            raise ValueError(f"distillation.text_share must be at least 0 and below 1, but is {self.text_share}.")
-
-    def build(self, vocabulary: Vocabulary, device: torch.device) -> Objective:
+    def load_teacher(self, objective: str, vocabulary: Vocabulary, device: torch.device) -> LanguageModel:
         """Read the teacher.
 
         Raises:
@@ -55,15 +43,41 @@ class DistillationConfig(ObjectiveConfig):
         known = manifest.tokenizer_fingerprint, vocabulary.fingerprint
         if size < vocabulary.size or (None not in known and known[0] != known[1]):
             raise MismatchError(
-                f"distillation.teacher must have been trained with the tokenizer of the text, {vocabulary.size} ids, "
+                f"{objective}.teacher must have been trained with the tokenizer of the text, {vocabulary.size} ids, "
                 f"but the model in {self.teacher} has another, of {size} ids: prepare the text with the teacher's "
                 f"(retentive prepare --tokenizer {self.teacher} ...)."
             )
-        return Distillation(load_model(self.teacher, device), self)
+        return load_model(self.teacher, device)
 
     def digests(self) -> Mapping[str, str]:
         """Return the digest of the teacher's weights: its folder may move."""
         return {"teacher": read_manifest(self.teacher).weights_digest}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig(TaughtConfig):
+    """Learn what a trained model predicts, in place of the text's next tokens alone.
+
+    Attributes:
+        teacher: Folder of a saved model of the library, which reads the same token ids.
+        temperature: What the logits of both models are divided by: above 1, unlikely tokens weigh more. The loss is
+            multiplied by its square, so that gradients keep their size.
+        text_share: Share of the loss that is the cross-entropy of the text's next tokens, 0 to 1.
+    """
+
+    temperature: float = 1.0
+    text_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_types(self, "distillation.")
+        check_positive("distillation.temperature", self.temperature)
+        if not 0 <= self.text_share < 1:
+            raise ValueError(f"distillation.text_share must be at least 0 and below 1, but is {self.text_share}.")
+
+    def build(self, vocabulary: Vocabulary, device: torch.device) -> Objective:
+        """Read the teacher; see `TaughtConfig.load_teacher`."""
+        return Distillation(self.load_teacher("distillation", vocabulary, device), self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,40 +93,57 @@ class DistillationState(RecurrentState):
     teacher: ModelState
 
 
-class Distillation(Objective):
-    """Kullback-Leibler divergence of the student's next-token distribution from the teacher's, in nats."""
+class Taught(Objective):
+    """What objectives with a teacher share: both models read the text.
 
-    def __init__(self, teacher: LanguageModel, config: DistillationConfig) -> None:
+    Attributes:
+        name: Of the objective, for messages.
+    """
+
+    name: str
+
+    def __init__(self, teacher: LanguageModel) -> None:
         """Freeze the teacher and keep it in eval mode."""
         as_module(teacher).eval().requires_grad_(False)
-        self._teacher, self._config = teacher, config
+        self.teacher = teacher
 
     def check(self, model: LanguageModel, *, carries_state: bool) -> None:
         """Refuse models that do not predict next tokens, and a teacher that cannot read what the student reads."""
-        teacher = self._teacher
-        for name, each in (("distillation.teacher", teacher), ("model", model)):
+        teacher = self.teacher
+        for name, each in ((f"{self.name}.teacher", teacher), ("model", model)):
             if not each.predicts_next_token:
                 raise ValueError(
-                    f"{name} must read from left to right for objective 'distillation', which compares next tokens, "
+                    f"{name} must read from left to right for objective {self.name!r}, which compares next tokens, "
                     "but is an encoder (bidirectional=True); train encoders by objective 'masked_tokens'."
                 )
         chunks = teacher.chunked_reading
         if chunks is not None and chunks != model.chunked_reading:
             raise ValueError(
-                f"distillation.teacher reads neighbours of chunks ({chunks}), so the model must read the same, but it "
+                f"{self.name}.teacher reads neighbours of chunks ({chunks}), so the model must read the same, but it "
                 f"has {model.chunked_reading}; take another teacher, or the same chunks."
             )
         if carries_state and not teacher.state_is_bounded:
             raise ValueError(
-                "distillation.teacher must have a bounded state for data.mode='streamed', but attends to everything, "
+                f"{self.name}.teacher must have a bounded state for data.mode='streamed', but attends to everything, "
                 "which would grow with every step; take another teacher, or data.mode='packed'."
             )
 
     def initial_state(self, model: LanguageModel, batch_size: int) -> DistillationState:
         """Return both models' states of a new text."""
         return DistillationState(
-            student=model.initial_state(batch_size), teacher=self._teacher.initial_state(batch_size)
+            student=model.initial_state(batch_size), teacher=self.teacher.initial_state(batch_size)
         )
+
+
+class Distillation(Taught):
+    """Kullback-Leibler divergence of the student's next-token distribution from the teacher's, in nats."""
+
+    name = "distillation"
+
+    def __init__(self, teacher: LanguageModel, config: DistillationConfig) -> None:
+        """Take a teacher, which is frozen."""
+        super().__init__(teacher)
+        self._config = config
 
     def advance(self, model: nn.Module, window: Window, state: RecurrentState | None) -> DistillationState:
         """Read a window with both models, without logits."""
@@ -140,11 +171,9 @@ class Distillation(Objective):
         read: ModelOutput = model(
             window.tokens, None if both is None else both.student, **shared, **window.extra_inputs
         )
-        extra: Mapping[str, Any] = window.extra_inputs if self._teacher.chunked_reading is not None else {}
+        extra: Mapping[str, Any] = window.extra_inputs if self.teacher.chunked_reading is not None else {}
         with torch.no_grad():
-            taught: ModelOutput = self._teacher(
-                window.tokens, None if both is None else both.teacher, **shared, **extra
-            )
+            taught: ModelOutput = self.teacher(window.tokens, None if both is None else both.teacher, **shared, **extra)
         following = DistillationState(student=read.state, teacher=taught.state)
         return (read.logits, taught.logits), following
 

@@ -2,6 +2,7 @@
 
 from retentive.training.objectives.distillation import DistillationConfig
 from retentive.training.objectives.masked_tokens import MaskedTokensConfig
+from retentive.training.objectives.matching import MatchingConfig
 from retentive.training.objectives.next_token import NextTokenConfig
 from retentive.training.objectives.protocol import ObjectiveConfig
 
@@ -9,6 +10,7 @@ OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
     "next_token": NextTokenConfig,
     "masked_tokens": MaskedTokensConfig,
     "distillation": DistillationConfig,
+    "matching": MatchingConfig,
 }
 """Name, as ``--objective`` takes it -> the config that makes the objective. Programs may add their own."""
 
