@@ -9,12 +9,14 @@ from retentive.cli.index.options import (
     AddConfig,
     BuildConfig,
     EngineConfig,
+    EvaluateConfig,
     RemoveConfig,
     SearchConfig,
     StoreConfig,
 )
 from retentive.data.sources.text_source import SourceConfig, TextSource
-from retentive.files.progress import say
+from retentive.files import write_atomically
+from retentive.files.progress import say, with_progress
 from retentive.files.targets import check_folder_target
 from retentive.retrieval import (
     Datastore,
@@ -26,6 +28,13 @@ from retentive.retrieval import (
 from retentive.retrieval.build import BuildReport
 from retentive.retrieval.plan import PlanConfig, check_plans, make_plan
 from retentive.retrieval.search.display import answer_lines, describe
+from retentive.retrieval.search.evaluation import (
+    quality_of,
+    rank_documents,
+    read_judgements,
+    read_topics,
+    run_lines,
+)
 from retentive.retrieval.upgrade import upgrade_store
 from retentive.retrieval.verify import verify_store
 
@@ -104,6 +113,28 @@ def remove(config: RemoveConfig) -> None:
     print("their text is in no answer from now on; it stays on disk, unused, until a store is built without it")
     if config.table:
         _table(store, config.neighbours, LocalEngine())
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Rank documents for each query, and print how well."""
+    topics, judged = read_topics(config.queries), read_judgements(config.judgements)
+    if unknown := judged.keys() - topics.keys():
+        raise ValueError(f"{config.judgements} judges query {min(unknown)!r}, which is not in {config.queries}.")
+    store = Datastore.open(config.store)
+    asked = with_progress(topics.items(), "evaluate", total=len(topics), unit="queries")
+    run = {name: rank_documents(store, text, config.depth) for name, text in asked}
+    if config.run is not None:
+        write_atomically(config.run, "".join(f"{line}\n" for line in run_lines(run, "retentive")).encode())
+    measures = quality_of(run, judged, config.depth).as_dict()
+    if config.json:
+        print(json.dumps(measures, indent=1))
+    else:
+        print(
+            "\n".join(
+                f"{name:<14}{value:>10,.4f}" if isinstance(value, float) else f"{name:<14}{value:>10,}"
+                for name, value in measures.items()
+            )
+        )
 
 
 def upgrade(config: StoreConfig, engine: EngineConfig) -> None:

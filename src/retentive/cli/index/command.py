@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -49,6 +50,12 @@ ACTIONS = {
         (configs.RemoveConfig,),
         ("names",),
     ),
+    "evaluate": Action(
+        "Measure answers by queries whose right documents are known: nDCG, MRR, recall.",
+        actions.evaluate,
+        (configs.EvaluateConfig,),
+        ("queries",),
+    ),
     "upgrade": Action(
         "Rebuild a store of an earlier version from its own text.",
         actions.upgrade,
@@ -74,6 +81,8 @@ def _parser(action: Action, parent: ArgumentParser) -> ArgumentParser:
         add_config(parser, kind, leave_out=frozenset(action.words))
     if "text" in action.words:
         parser.add_argument("text", help='What to search for; "-" reads it from standard input.')
+    if "queries" in action.words:
+        parser.add_argument("queries", type=Path, help="File of queries: a name, a tab and the text a line.")
     if "names" in action.words:
         parser.add_argument("names", nargs="+", help="Names of documents, as search shows them.")
     return parser

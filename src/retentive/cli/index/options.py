@@ -159,6 +159,27 @@ class SearchConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """What answers are measured by.
+
+    Args:
+        queries: File of queries: a name, a tab and the text a line.
+        judgements: File of TREC's qrels: query, 0, document and relevance a line, relevance above 0 for right ones.
+        store: Folder of the store.
+        depth: Documents that are asked for, for each query.
+        run: File to write the ranking to, as TREC's runs; other tools measure those too.
+        json: Print the measures as JSON.
+    """
+
+    queries: Path
+    judgements: Path
+    store: Path
+    depth: int = 100
+    run: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveConfig:
     """What is removed.
 
