@@ -14,7 +14,7 @@ class Answer:
     Attributes:
         text: The sentence or passage around the hit, as it stands in the document.
         document: Name of the document.
-        line: Line of the first word of the query that is marked, or of the text where none is; from 1.
+        line: Line of the hit: of the first word of the query in the chunk, or of the text where there is none; from 1.
         column: Character of that line, from 1.
         score: Higher is nearer.
         metadata: Columns of the document.
