@@ -38,6 +38,8 @@ class Server:
                 self.ask("GET", "/readyz", None)
                 break
             except ConnectionError:
+                if self._process.poll() is not None:
+                    raise RuntimeError(f"{' '.join(command)} ended with code {self._process.returncode}") from None
                 time.sleep(0.1)
 
     def ask(self, method: str, path: str, asked: Mapping[str, Any] | None) -> bytes:
