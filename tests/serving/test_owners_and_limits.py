@@ -90,6 +90,7 @@ def test_logs_have_owners_and_no_secrets(kept_apart: Running, caplog: pytest.Log
         ({"logit_bias": {"-1": 1}}, 400, "logit_bias"),
         ({"logit_bias": {"1": 101}}, 400, "logit_bias"),
         ({"presence_penalty": 3}, 400, "presence_penalty"),
+        ({"return_neighbours": True}, 400, "return_neighbours"),
         ({"colour": "red"}, 400, "colour"),
         ({"suffix": "end"}, 400, "suffix"),
         ({"state": "../../etc/passwd"}, 400, "state"),

@@ -61,3 +61,27 @@ def test_rows_of_a_retro_read_what_generate_reads(with_store: Running) -> None:
     asked = {"model": "retro", "prompt": prompt, "max_tokens": 20, "temperature": 0, "ignore_eos": True}
     answer = call(with_store, "POST", "/v1/completions", asked).json["choices"][0]
     assert answer["text"] == service.words.tokenizer.decode(alone)
+
+
+def test_what_a_row_reads_is_told_and_is_what_the_model_asked_for(with_store: Running) -> None:
+    service = with_store.service
+    assert service.store is not None
+    asked = {"model": "retro", "input": "Tea is made of", "max_output_tokens": 21, "temperature": 0, "ignore_eos": True}
+    first = call(with_store, "POST", "/v1/responses", {**asked, "return_neighbours": True}).json
+    more = {**asked, "input": " hot", "previous_response_id": first["id"], "return_neighbours": True}
+    second = call(with_store, "POST", "/v1/responses", more).json
+    told = [*first["neighbours"], *second["neighbours"]]
+    # What generate asks for over the whole text, in one call.
+    retriever = StoreRetriever(service.store, k=2, tokenizer=service.words.tokenizer)
+    state = None
+    for text in ("Tea is made of", " hot"):
+        tokenizer = service.words.tokenizer
+        ids = encode_prompt(tokenizer, text) if state is None else tokenizer.encode(text)
+        state = generate(service.model, ids, max_new_tokens=21, retriever=retriever, state=state).state
+    assert [[one["id"] for one in read["passages"]] for read in told] == [
+        [chunk for chunk in found.ids if chunk >= 0] for found in retriever.found
+    ]
+    assert [read["from_token"] for read in told] == [8 * (number + 1) for number in range(len(told))]
+    assert {one["document"] for read in told for one in read["passages"]} <= {"ships", "tea"}
+    stored = call(with_store, "GET", f"/v1/responses/{first['id']}").json
+    assert stored["neighbours"] == first["neighbours"]

@@ -11,7 +11,7 @@ from retentive.serving import logprobs
 from retentive.serving.asking import check_model, rows_of
 from retentive.serving.conversation import next_turn, plain_messages
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.passages import read_passages
+from retentive.serving.passages import Reading, read_passages, readings_of
 from retentive.serving.routes.common import prompt_size, state_reference, tokens_before
 from retentive.serving.rows import RowEnd
 from retentive.serving.service import Service
@@ -51,6 +51,7 @@ class Responding:
     messages: list[dict[str, str]]
     request: Request
     parent: StateRecord | None
+    reading: Reading | None
     id: str = field(default_factory=lambda: new_id("resp"))
     message_id: str = field(default_factory=lambda: new_id("msg"))
     created: float = field(default_factory=time.time)
@@ -61,10 +62,10 @@ class Responding:
         """Whether the state is stored at the end."""
         return self.asked.store is not False
 
-    def add(self, step: RequestStep) -> Written:
+    async def add(self, step: RequestStep) -> Written:
         """Take a step; return what it added."""
         one = logprobs.of_token(step, self.service.words.tokenizer)
-        added = Written(step.text, [] if one is None else [one], read_passages(self.service, step))
+        added = Written(step.text, [] if one is None else [one], await read_passages(self.reading, step))
         self.written.text += added.text
         self.written.logprobs += added.logprobs
         self.written.neighbours += added.neighbours
@@ -167,7 +168,8 @@ async def begin_response(service: Service, asked: ResponseRequest, owner: str) -
         logprobs=asked.top_logprobs or 0 if wants_logprobs else None,
         state=following.state,
     )
-    return Responding(service, asked, owner, messages, requests[0], parent)
+    (reading,) = readings_of(service, requests, are_asked=asked.return_neighbours)
+    return Responding(service, asked, owner, messages, requests[0], parent, reading)
 
 
 def _messages(asked: ResponseRequest) -> list[dict[str, str]]:

@@ -197,6 +197,7 @@ function body(text) {
     top_p: Number(at("top_p").value),
     max_output_tokens: Number(at("most").value),
     ...(seed === "" ? {} : { seed: Number(seed) }),
+    ...(card.reads_neighbours ? { return_neighbours: true } : {}),
   };
 }
 

@@ -16,7 +16,7 @@ from retentive.serving.answering import DONE, EventStream, answering, data, even
 from retentive.serving.asking import check_model, rows_of
 from retentive.serving.conversation import first_turn, plain_messages
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.passages import read_passages
+from retentive.serving.passages import Reading, read_passages, readings_of
 from retentive.serving.routes.common import Owner, state_reference, stream_errors, usage_of
 from retentive.serving.rows import Event, RowEnd, RowGroup
 from retentive.serving.service import Service
@@ -54,15 +54,16 @@ class _Answer:
     owner: str
     messages: list[dict[str, str]]
     requests: list[Request]
+    readings: list[Reading | None]
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def add(self, message: _Message, step: RequestStep) -> None:
+    async def add(self, row: int, message: _Message, step: RequestStep) -> None:
         message.text += step.text
         one = logprobs.of_token(step, self.service.words.tokenizer)
         if one is not None:
             message.logprobs.append(one)
-        message.neighbours += read_passages(self.service, step)
+        message.neighbours += await read_passages(self.readings[row], step)
 
     async def stored(self, text: str, end: RowEnd) -> StateReference | None:
         if end.state is None or not self.asked.return_state:
@@ -79,7 +80,7 @@ class _Answer:
         messages = [_Message() for _ in self.requests]
         async for row, event in events_of(self.service, group):
             if isinstance(event, RequestStep):
-                self.add(messages[row], event)
+                await self.add(row, messages[row], event)
         choices = [
             ChatChoice(
                 index=row,
@@ -111,7 +112,7 @@ class _Answer:
                 yield self.chunk([ChunkChoice(index=row, delta=Delta(), finish_reason=finish, state=stored)])
                 continue
             part = _Message()
-            self.add(part, event)
+            await self.add(row, part, event)
             texts[row] += part.text
             if part.text or part.logprobs or part.neighbours:
                 choice = ChunkChoice(
@@ -185,4 +186,5 @@ async def _begin(service: Service, asked: ChatRequest, owner: str) -> _Answer:
         max_tokens_param="max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens",
         logprobs=asked.top_logprobs or 0 if asked.logprobs else None,
     )
-    return _Answer(service, asked, owner, messages, requests)
+    readings = readings_of(service, requests, are_asked=asked.return_neighbours)
+    return _Answer(service, asked, owner, messages, requests, readings)

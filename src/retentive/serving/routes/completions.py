@@ -16,7 +16,7 @@ from retentive.serving import logprobs
 from retentive.serving.answering import DONE, EventStream, answering, data, events_of, finish_of, first_of
 from retentive.serving.asking import check_model, rows_of
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.passages import read_passages
+from retentive.serving.passages import Reading, read_passages, readings_of
 from retentive.serving.routes.common import Owner, state_reference, stream_errors, usage_of
 from retentive.serving.rows import Event, RowEnd, RowGroup
 from retentive.serving.service import Service
@@ -48,7 +48,7 @@ class _Answer:
     prompts: list[list[int]]
     requests: list[Request]
     parent: StateRecord | None
-    state: GenerationState | None
+    readings: list[Reading | None]
     id: str = field(default_factory=lambda: new_id("cmpl"))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -90,18 +90,18 @@ class _Answer:
             neighbours=text.neighbours or None,
         )
 
-    def add(self, text: _Text, step: RequestStep) -> None:
+    async def add(self, row: int, text: _Text, step: RequestStep) -> None:
         text.text += step.text
         one = logprobs.of_token(step, self.service.words.tokenizer)
         if one is not None:
             text.logprobs.append(one)
-        text.neighbours += read_passages(self.service, step)
+        text.neighbours += await read_passages(self.readings[row], step)
 
     async def whole(self, group: RowGroup) -> Completion:
         texts = [_Text(text=self.echoed(row)) for row in range(len(self.requests))]
         async for row, event in events_of(self.service, group):
             if isinstance(event, RequestStep):
-                self.add(texts[row], event)
+                await self.add(row, texts[row], event)
         choices = [await self.choice(row, text, group.ends[row]) for row, text in enumerate(texts)]
         return self.body(choices, self.usage(group))
 
@@ -115,7 +115,7 @@ class _Answer:
         async for row, event in events:
             text, end = _Text(), event if isinstance(event, RowEnd) else None
             if isinstance(event, RequestStep):
-                self.add(text, event)
+                await self.add(row, text, event)
             if text.text or text.logprobs or text.neighbours or end is not None:
                 yield data(self.body([await self.choice(row, text, end, lengths[row])], None))
             lengths[row] += len(text.text)
@@ -171,7 +171,8 @@ async def _begin(service: Service, asked: CompletionRequest, owner: str) -> _Ans
         logprobs=asked.logprobs,
         state=state,
     )
-    return _Answer(service, asked, owner, prompts, requests, parent, state)
+    readings = readings_of(service, requests, are_asked=asked.return_neighbours)
+    return _Answer(service, asked, owner, prompts, requests, parent, readings)
 
 
 def _prompts(service: Service, asked: CompletionRequest, state: GenerationState | None) -> list[list[int]]:

@@ -35,7 +35,7 @@ def router(service: Service) -> APIRouter:
             if not asked.stream:
                 async for _, event in events_of(service, group):
                     if isinstance(event, RequestStep):
-                        answer.add(event)
+                        await answer.add(event)
                 return await answer.finish(group.ends[0])
             return EventStream(_events(service, answer, group), stack.pop_all())
 
@@ -95,7 +95,7 @@ async def _events(service: Service, answer: Responding, group: RowGroup) -> Asyn
         async for _, one in events_of(service, group):
             if not isinstance(one, RequestStep):
                 continue
-            added = answer.add(one)
+            added = await answer.add(one)
             if added.text or added.logprobs:
                 logprobs = [each.model_dump() for each in added.logprobs]
                 yield event("response.output_text.delta", **place, delta=added.text, logprobs=logprobs)
