@@ -20,18 +20,10 @@ def deployment(config: ServeConfig, *, cpus_each: float = 1.0) -> Any:
     """
     from ray import serve
 
-    def build() -> Any:
-        """Made in each replica, which loads the model then."""
-        from retentive.serving.app import make_app
-        from retentive.serving.service import Service
-
-        return make_app(Service(config))
-
     class Replica:
         """Holds the application; Ray asks it whether it lives."""
 
-    # In a function, for the class is made anew on other machines, where this package need not be imported yet.
-    made: Any = serve.deployment(serve.ingress(build)(Replica))
+    made: Any = serve.deployment(serve.ingress(lambda: _app(config))(Replica))
     return made.options(
         num_replicas=config.replicas,
         max_ongoing_requests=config.limits.max_rows + config.limits.max_waiting + BESIDE_ROWS,
@@ -39,6 +31,14 @@ def deployment(config: ServeConfig, *, cpus_each: float = 1.0) -> Any:
         health_check_period_s=2,
         graceful_shutdown_timeout_s=20,
     ).bind()
+
+
+def _app(config: ServeConfig) -> Any:
+    """The application of one replica, which loads the model."""
+    from retentive.serving.app import make_app
+    from retentive.serving.service import Service
+
+    return make_app(Service(config))
 
 
 def begin(config: ServeConfig, *, cpus_each: float | None = None) -> None:
