@@ -4,6 +4,8 @@ Eight clients stream at once; and a session comes back after texts of 100 to 100
 ``runs/bench/serve.json``, ``.md`` and ``.png`` and prints a table. The machine should have nothing else to do.
 """
 
+import atexit
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,7 @@ QUICK = Plan(**TINY, clients=2, tokens=4, texts=(100, 400))
 def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
     """Who competes, the machine itself included; models of random weights are saved for them."""
     folder = Path(tempfile.mkdtemp(prefix="retentive-bench-serve-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tokenizer = ByteTokenizer()
     retnet = {"family": "retnet", **plan.sizes(), "vocab_size": tokenizer.vocab_size}
     memory = {
