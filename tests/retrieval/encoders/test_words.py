@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retentive.retrieval import Datastore
+from retentive.retrieval import Datastore, make_encoder
 from retentive.retrieval.encoders.lexical import STEMMERS, STOP_WORDS, LexicalEncoder
 from retentive.retrieval.encoders.words import split_words
 
@@ -65,6 +65,17 @@ def test_stems_and_stop_words_on_request():
     assert len({one.fingerprint() for one in (LexicalEncoder(), LexicalEncoder(stem="english"), both)}) == 3
     with pytest.raises(ValueError, match=r"stem must be one of arabic, .*, but is 'klingon'"):
         LexicalEncoder(stem="klingon")
+
+
+def test_a_store_by_stems_finds_other_forms_and_marks_them(tmp_path):
+    encoder = make_encoder("lexical", stem="english", stop_words="english")
+    Datastore.build([("a", "The owls were hunting."), ("b", "the the the")], tmp_path / "s", encoder=encoder)
+    store = Datastore.open(tmp_path / "s")
+    (answer,) = store.answers("hunted the owl")
+    assert [answer.text[begin:end] for begin, end in answer.matches] == ["owls", "hunting"]
+    assert store.answers("the") == []
+    with pytest.raises(ValueError, match="encoder lexical has the options stem and stop_words, but was given depth"):
+        make_encoder("lexical", depth=3)
 
 
 @pytest.mark.parametrize("language", STEMMERS)

@@ -62,6 +62,9 @@ class BuildConfig:
             name in retentive.retrieval.ENCODERS.
         model: For dense and hybrid, folder or hub id of the encoder, as bert-base-cased.
         pooling: Vector of a chunk: "mean" of its tokens, or "cls", the first.
+        stem: For lexical and hybrid, the language whose words are compared by their stems, as "english"; null compares
+            whole words.
+        stop_words: For lexical and hybrid, the language whose most frequent words are left out; null leaves none out.
         batch_size: Chunks that are encoded together; null takes 16 on a CPU and 128 on a GPU.
         index: How vectors are indexed; unused by the lexical encoder.
         table: Also find the neighbours of every chunk, for training.
@@ -76,6 +79,8 @@ class BuildConfig:
     encoder: str = "lexical"
     model: str | None = None
     pooling: Literal["mean", "cls"] = "mean"
+    stem: str | None = None
+    stop_words: str | None = None
     batch_size: int | None = None
     index: IndexConfig = field(default_factory=IndexConfig)
     table: bool = False
@@ -87,6 +92,8 @@ class BuildConfig:
         options: dict[str, Any] = {}
         if self.encoder in ("dense", "hybrid"):
             options = {"pooling": self.pooling, "batch_size": self.batch_size}
+        languages = {"stem": self.stem, "stop_words": self.stop_words}
+        options |= {name: language for name, language in languages.items() if language is not None}
         return make_encoder(self.encoder, self.model, **options)
 
     def make_tokenizer(self, encoder: Encoder) -> Tokenizer:

@@ -72,9 +72,11 @@ class HybridKind:
         """
         if model is None:
             raise ValueError("encoder hybrid needs model=, a folder or a hub id such as bert-base-cased.")
-        dense = self._kinds["dense"].make(model, **options)
+        languages = {name: options.pop(name) for name in ("stem", "stop_words") if name in options}
+        dense, lexical = self._kinds["dense"].make(model, **options), self._kinds["lexical"].make(None, **languages)
         assert isinstance(dense, VectorEncoder)
-        return HybridEncoder(dense)
+        assert isinstance(lexical, WordEncoder)
+        return HybridEncoder(dense, lexical)
 
     def from_settings(self, settings: Mapping[str, Any]) -> Encoder | None:
         """Make the encoder of a manifest; ``None`` if one of its parts is of a kind that is not known."""
