@@ -15,6 +15,8 @@ from retentive.checkpoints import load_model, save_model
 from retentive.errors import MismatchError
 from retentive.huggingface import RetentiveConfig, RetentiveForCausalLM, register
 from retentive.huggingface.cache import CACHE_NAME
+from retentive.layers.quantised import QuantisationConfig
+from retentive.models.quantise import quantise
 from retentive.models.registry import family_names
 
 register()
@@ -104,6 +106,14 @@ def test_a_config_that_cannot_be_is_refused(tmp_path: Path):
     path.write_text(json.dumps(content))
     with pytest.raises(MismatchError, match="config describes no model that can be made here: hidden_size must be a"):
         AutoConfig.from_pretrained(tmp_path)
+
+
+def test_a_quantised_folder_is_refused_by_name(tmp_path: Path):
+    model = small_model("retnet", dtype=torch.float32)
+    quantise(model, QuantisationConfig(bits=8))
+    save_model(model, tmp_path)
+    with pytest.raises(MismatchError, match=r"weights of floats, but this one is quantised: load it with retentive\."):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
 def test_an_encoder_is_no_causal_model():

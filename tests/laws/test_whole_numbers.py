@@ -1,6 +1,7 @@
 """Weights of 8 and 4 bits: every family computes about the same with them, and is saved, loaded and gone on with."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from laws.families import beside, case_name, cases, random_tokens, small_config,
 from retentive import generate
 from retentive.checkpoints import load_model, load_state, save_model, save_state
 from retentive.checkpoints.fingerprint import weights_fingerprint
+from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
 from retentive.layers.quantised import QuantisationConfig, QuantisedEmbedding, QuantisedLinear
 from retentive.models.base import DecoderModel
@@ -25,6 +27,8 @@ from retentive.ops.quantisation import (
     quantise_rows,
     unpack,
 )
+from retentive.training.run.config import TrainConfig
+from retentive.training.run.first_model import check_first_model
 from retentive.training.run.fit import fit
 
 EIGHT, FOUR = QuantisationConfig(bits=8), QuantisationConfig(bits=4)
@@ -100,6 +104,9 @@ def test_what_cannot_be_is_refused(tmp_path: Path):
     with pytest.raises(TypeError, match=r"QuantisationConfig\(bits=8\)"):
         quantise(fitting(), {"bits": 8})  # pyright: ignore[reportArgumentType]
     save_model(model, tmp_path)
+    begun = TrainConfig(store=tmp_path, run=tmp_path / "run", steps=1, init=tmp_path)
+    with pytest.raises(MismatchError, match=r"init must be the folder of a model with weights of floats, .* 8 bits"):
+        check_first_model(model.config, begun, cast("TokenStore", None))
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"bits": 8', '"bits": 2'))
     with pytest.raises(MismatchError, match=r"cannot be read here \(quantisation: bits must be 8 or 4, but is 2"):
