@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retentive.retrieval import Datastore
+from retentive.retrieval import Datastore, HybridEncoder, IndexConfig
+from retentive.retrieval.search import searcher
 from retentive.retrieval.search.display import answer_lines
 from retentive.retrieval.search.language import parse_query
 from retentive.retrieval.search.passage import marks_for
 from retentive.retrieval.search.where import conditions_of
-from retrieval.texts import HashedWords
+from retrieval.texts import HashedWords, make_documents
 
 OWL = (
     "Owls hunt at night. Their feathers make\nno sound, and their eyes see in the dark.\n\nA new paragraph about mice."
@@ -91,6 +92,31 @@ def test_conditions_hold_for_every_answer(store):
         names(where="year<2000 old")
     with pytest.raises(ValueError, match=r"where compares by = != < <= > >= ~, but has '\$gt' for 'year'"):
         names(where={"year": {"$gt": 3}})
+
+
+def names_of(store, found):
+    return [store.corpus.document_name(number) for number in store.corpus.documents(found.ids)[0].tolist()]
+
+
+@pytest.mark.parametrize("few", [0, 1 << 14])
+def test_conditions_are_applied_inside_the_search(tmp_path, monkeypatch, few):
+    monkeypatch.setattr(searcher, "_FEW", max(few, 7))
+    documents = [(name, text, {"kept": number % 5 == 0}) for number, (name, text) in enumerate(make_documents(60))]
+    encoder = HybridEncoder(HashedWords(), depth=10)
+    made = {"chunk_size": 16, "block_bytes": 900}
+    # An index that looks into one of its 16 lists alone finds few of the chunks that fulfil a condition.
+    index = IndexConfig(factory="IVF16,Flat", recall=0.01)
+    store = Datastore.build(documents, tmp_path / "s", encoder=encoder, index=index, **made)
+    chosen = [one for one in documents if one[2]["kept"]]
+    fresh = Datastore.build(chosen, tmp_path / "fresh", encoder=HashedWords(), **made)
+    dense = Datastore.build(documents, tmp_path / "dense", encoder=HashedWords(), index=index, **made)
+    for text in ("baa bab", "loc tia", "sup"):
+        found, expected = dense.search(text, k=12, where={"kept": True}), fresh.search(text, k=12)
+        assert names_of(dense, found) == names_of(fresh, expected)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+        fused = store.search(text, k=12, where="kept:true")
+        assert (fused.ids >= 0).all()
+        assert found.ids[0, 0] in fused.ids[0], "what is first by vectors is among the fused"
 
 
 def test_conditions_in_a_query_are_those_of_columns_only(words):

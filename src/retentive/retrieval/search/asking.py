@@ -72,7 +72,9 @@ def search_chunks(
     check_count("k", k, unit="neighbour")
     texts = [query] if isinstance(query, str) else list(query) if _are_texts(query) else None
     queries = store.searcher.queries(Passages(query_rows(query, store.tokenizer), store.tokenizer), texts)
-    barred = barred_documents(store.corpus, () if where is None else conditions_of(where), exclude_documents)
+    conditions = () if where is None else conditions_of(where)
+    barred = barred_documents(store.corpus, conditions, exclude_documents)
+    queries = queries.among(_chunks_of_others(store.corpus, barred)) if conditions else queries
 
     def allowed(rows: RowNumbers, ids: Int64[np.ndarray, "rows candidates"]) -> Bool[np.ndarray, "rows candidates"]:
         return ~barred[store.corpus.documents(ids)]
@@ -125,6 +127,7 @@ def find_answers(
     candidates = _Candidates(corpus, words_of(store.encoder), asked, barred)
     passages = Passages(query_rows(asked.text, store.tokenizer), store.tokenizer)
     queries = store.searcher.queries(passages, [asked.text])
+    queries = queries.among(_chunks_of_others(corpus, barred)) if conditions else queries
     limit = max(corpus.num_chunks, 1)
     wanted = k + 4
     while True:
@@ -152,6 +155,11 @@ def barred_documents(
             raise ValueError(f"document {sorted(unknown)[0]!r} is not in the store {str(corpus.folder)!r}.")
         barred[list(found.values())] = True
     return barred
+
+
+def _chunks_of_others(corpus: Corpus, barred: Bool[np.ndarray, "documents_and_missing"]) -> Bool[np.ndarray, "chunks"]:
+    """Whether the document of each chunk is not barred."""
+    return ~barred[corpus.documents(np.arange(corpus.num_chunks))]
 
 
 def words_of(encoder: Encoder) -> WordEncoder | None:

@@ -20,7 +20,7 @@ from retentive.retrieval.encoders.protocol import (
     parts_of,
 )
 from retentive.retrieval.index.lexical_index import LEXICAL, LexicalIndex
-from retentive.retrieval.index.protocol import NearestVectors, Ranking, nothing
+from retentive.retrieval.index.protocol import NearestVectors, Ranking, best, nothing
 from retentive.retrieval.index.vector_index import VectorIndex
 from retentive.retrieval.manifest import Manifest
 from retentive.retrieval.passages import Passages
@@ -30,6 +30,13 @@ from retentive.text.tokenizer import Tokenizer
 RowNumbers = Int64[np.ndarray, "rows"]
 Allowed = Callable[[RowNumbers, Int64[np.ndarray, "rows candidates"]], Bool[np.ndarray, "rows candidates"]]
 """For queries (by number) and their candidates: whether each candidate may be an answer."""
+
+
+Mask = Bool[np.ndarray, "chunks"]
+"""Whether each chunk of a store may be an answer."""
+
+_FEW = 1 << 14
+"""Chunks that are compared one by one where only they may be answers."""
 
 
 @runtime_checkable
@@ -42,6 +49,10 @@ class Queries(Protocol):
 
     def select(self, rows: RowNumbers) -> "Queries":
         """The queries of the given rows."""
+        ...
+
+    def among(self, chunks: Mask) -> "Queries":
+        """The same queries, answered by some chunks alone: the others are left out before ranks are counted."""
         ...
 
     def search(self, k: int) -> Ranking:
@@ -64,6 +75,10 @@ class WordQueries:
         """The queries of the given rows."""
         return WordQueries([self.words[row] for row in rows.tolist()], self.index)
 
+    def among(self, chunks: Mask) -> "Among":
+        """The same queries, answered by some chunks alone."""
+        return Among(self, chunks)
+
     def search(self, k: int) -> Ranking:
         """The ``k`` nearest chunks of each query by BM25."""
         return self.index.search(self.words, k)
@@ -75,6 +90,7 @@ class VectorQueries:
 
     vectors: Vectors
     index: NearestVectors
+    rows: VectorRows
 
     def __len__(self) -> int:
         """Number of queries."""
@@ -82,7 +98,11 @@ class VectorQueries:
 
     def select(self, rows: RowNumbers) -> "VectorQueries":
         """The queries of the given rows."""
-        return VectorQueries(self.vectors[rows], self.index)
+        return VectorQueries(self.vectors[rows], self.index, self.rows)
+
+    def among(self, chunks: Mask) -> "AmongVectors":
+        """The same queries, answered by some chunks alone."""
+        return AmongVectors(self, chunks)
 
     def search(self, k: int) -> Ranking:
         """The ``k`` nearest chunks of each query by squared Euclidean distance."""
@@ -90,11 +110,80 @@ class VectorQueries:
 
 
 @dataclass(frozen=True, slots=True)
+class Among:
+    """Queries that are answered by some chunks alone; the index is asked for more until there are enough of them."""
+
+    queries: Queries
+    chunks: Mask
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.queries)
+
+    def select(self, rows: RowNumbers) -> "Among":
+        """The queries of the given rows."""
+        return Among(self.queries.select(rows), self.chunks)
+
+    def among(self, chunks: Mask) -> "Among":
+        """The same queries, answered by those of its chunks that are also among others."""
+        return Among(self.queries, self.chunks & chunks)
+
+    def search(self, k: int) -> Ranking:
+        """The ``k`` nearest of these chunks to each query."""
+        limit = max(len(self.chunks), 1)
+        return search_allowed(self.queries, k, lambda _, ids: self.chunks[ids], first=2 * k, limit=limit)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class AmongVectors:
+    """Queries by vector that are answered by some chunks alone.
+
+    A few chunks are compared one by one, and so are more of them where the index, which need not look everywhere, finds
+    fewer answers than there are.
+    """
+
+    queries: VectorQueries
+    chunks: Mask
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.queries)
+
+    def select(self, rows: RowNumbers) -> "AmongVectors":
+        """The queries of the given rows."""
+        return AmongVectors(self.queries.select(rows), self.chunks)
+
+    def among(self, chunks: Mask) -> "AmongVectors":
+        """The same queries, answered by those of its chunks that are also among others."""
+        return AmongVectors(self.queries, self.chunks & chunks)
+
+    def search(self, k: int) -> Ranking:
+        """The ``k`` nearest of these chunks to each query by squared Euclidean distance."""
+        ids = np.flatnonzero(self.chunks).astype(np.int64)
+        if len(ids) > _FEW:
+            scores, found = Among(self.queries, self.chunks).search(k)
+            if (found[:, min(k, len(ids)) - 1] >= 0).all():
+                return scores, found
+        return self._one_by_one(ids, k)
+
+    def _one_by_one(self, ids: Int64[np.ndarray, "_"], k: int) -> Ranking:
+        asked, ranking = self.queries.vectors, nothing(len(self), k)
+        for begin in range(0, len(ids), _FEW):
+            part = ids[begin : begin + _FEW]
+            stored = self.queries.rows.gather(part)
+            distances = np.square(stored).sum(1) - 2 * asked @ stored.T + np.square(asked).sum(1, keepdims=True)
+            scores = np.concatenate([ranking[0], -distances.astype(np.float32)], axis=1)
+            both = np.concatenate([ranking[1], np.broadcast_to(part, distances.shape)], axis=1)
+            ranking = best(scores, both, k)
+        return ranking
+
+
+@dataclass(frozen=True, slots=True)
 class FusedQueries:
     """Queries by words and by vector."""
 
-    words: WordQueries
-    vectors: VectorQueries
+    words: Queries
+    vectors: Queries
     encoder: FusedEncoder
 
     def __len__(self) -> int:
@@ -104,6 +193,10 @@ class FusedQueries:
     def select(self, rows: RowNumbers) -> "FusedQueries":
         """The queries of the given rows."""
         return FusedQueries(self.words.select(rows), self.vectors.select(rows), self.encoder)
+
+    def among(self, chunks: Mask) -> "FusedQueries":
+        """The same queries, answered by some chunks alone: ranks are those among them."""
+        return FusedQueries(self.words.among(chunks), self.vectors.among(chunks), self.encoder)
 
     def search(self, k: int) -> Ranking:
         """The ``k`` best chunks of each query by fused ranks."""
@@ -162,9 +255,9 @@ class Searcher:
             encoder, index = self._words
             words = WordQueries([count_words(encoder.split(text).keys) for text in texts or passages.texts()], index)
         if self._vectors is not None:
-            encoder, _, nearest = self._vectors
+            encoder, rows, nearest = self._vectors
             self._check_encoder(encoder)
-            vectors = VectorQueries(encoder.encode(passages), nearest)
+            vectors = VectorQueries(encoder.encode(passages), nearest, rows)
         return self._together(words, vectors)
 
     def queries_of_block(self, block: int) -> Queries:
@@ -176,7 +269,7 @@ class Searcher:
             words = WordQueries(block_words(self.folder, key, encoder), index)
         if self._vectors is not None:
             _, rows, nearest = self._vectors
-            vectors = VectorQueries(rows.block(block), nearest)
+            vectors = VectorQueries(rows.block(block), nearest, rows)
         return self._together(words, vectors)
 
     def _check_encoder(self, encoder: VectorEncoder) -> None:
