@@ -131,12 +131,12 @@ class Soak:
 
     def run(self, seconds: float, kills: int) -> Report:
         """Let clients ask for so long, and kill the server so often."""
-        self._ends = time.monotonic() + seconds
         threads = [threading.Thread(target=self._client, args=(number,)) for number in range(self._clients)]
         server = self._start()
+        begun, killed = time.monotonic(), 0
+        self._ends = begun + seconds
         for thread in threads:
             thread.start()
-        begun, killed = time.monotonic(), 0
         while time.monotonic() < self._ends:
             time.sleep(0.2)
             self.report.memory[-1].append(_resident(server.pid))
@@ -145,7 +145,10 @@ class Soak:
                 server.wait()
                 killed += 1
                 self.report.counts["kills"] += 1
+                down = time.monotonic()
                 server = self._start()
+                down = time.monotonic() - down  # a second without a server does not count
+                begun, self._ends = begun + down, self._ends + down
         for thread in threads:
             thread.join()
         server.send_signal(signal.SIGTERM)
