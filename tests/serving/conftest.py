@@ -1,5 +1,7 @@
 """One server for the tests that do not change how it is set up."""
 
+import os
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -19,3 +21,19 @@ def served(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Gene
     sessions = str(tmp_path_factory.mktemp("sessions"))
     with running(ServeConfig(checkpoint=model_folder, port=0, sessions=sessions)) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def browser() -> Generator:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        said = "chromium is not installed (Debian: apt-get install chromium)"
+        if os.environ.get("RETENTIVE_CI"):
+            pytest.fail(said)
+        pytest.skip(said)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as player:
+        made = player.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield made
+        made.close()

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -14,22 +13,6 @@ from serving.serving import Running, running
 
 SCREENSHOTS = os.environ.get("RETENTIVE_SCREENSHOTS")
 """A folder: where it is given, each test leaves pictures there to look at."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        said = "chromium is not installed (Debian: apt-get install chromium)"
-        if os.environ.get("RETENTIVE_CI"):
-            pytest.fail(said)
-        pytest.skip(said)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as player:
-        made = player.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield made
-        made.close()
 
 
 @pytest.fixture

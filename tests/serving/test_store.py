@@ -1,6 +1,8 @@
 """A datastore beside a model: searched by anybody, and read by a RETRO."""
 
+import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,3 +87,26 @@ def test_what_a_row_reads_is_told_and_is_what_the_model_asked_for(with_store: Ru
     assert {one["document"] for read in told for one in read["passages"]} <= {"ships", "tea"}
     stored = call(with_store, "GET", f"/v1/responses/{first['id']}").json
     assert stored["neighbours"] == first["neighbours"]
+
+
+def test_the_page_shows_passages_beside_the_text_and_searches(with_store: Running, browser) -> None:
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    page.set_default_timeout(20000)
+    page.goto(with_store.url)
+    page.get_by_label("Words to look for").fill("hot tea")
+    page.get_by_role("button", name="Search").click()
+    page.locator("#found summary", has_text="tea, line 1").first.click()
+    assert page.locator("#found details[open] p").inner_text() in DOCUMENTS[1][1]
+    page.get_by_text("Sampling", exact=True).click()
+    page.get_by_label("Most new tokens").fill("12")
+    page.get_by_label("Message").fill("Tea is made of hot water")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Edit the turn: Tea is made of hot water").wait_for()
+    page.locator("#send:enabled").wait_for()
+    beside = page.get_by_role("complementary", name="Passages that were read")
+    assert beside.locator("h3").first.inner_text() == "From token 8"
+    beside.locator("summary").first.click()
+    assert beside.locator("details[open] p").first.inner_text().strip()
+    if folder := os.environ.get("RETENTIVE_SCREENSHOTS"):
+        page.screenshot(path=str(Path(folder) / "passages.png"))
+    page.close()
