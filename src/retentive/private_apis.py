@@ -87,3 +87,13 @@ def set_threads_of_this_thread(number: int) -> None:
     library.omp_set_num_threads(ctypes.c_int(number))
     with suppress(AttributeError):  # not every torch is built with MKL
         library.MKL_Set_Num_Threads_Local(ctypes.c_int(1 if number == 1 else 0))
+
+
+def let_dimension_vary(tensor: Tensor, dim: int) -> None:
+    """Let ``torch.compile`` make one program for all sizes of a dimension, where it can (torch 2.13)."""
+    torch._dynamo.maybe_mark_dynamic(tensor, dim)  # pyright: ignore[reportPrivateUsage]
+
+
+def stays_in_place(tensor: Tensor) -> None:
+    """Tell ``torch.compile`` that the tensor keeps its memory from call to call, for CUDA graphs (torch 2.13)."""
+    torch._dynamo.mark_static_address(tensor)  # pyright: ignore[reportPrivateUsage]

@@ -61,7 +61,8 @@ class EngineContext(StepContext):
     def place_at(
         self,
         number: int,
-        like: Int[Tensor, "batch"],
+        read: Int[Tensor, "batch"],
+        period: int,
         rotary: Collection[RotaryConfig],
         dtype: torch.dtype,
         *,
@@ -69,7 +70,7 @@ class EngineContext(StepContext):
         counted: int = 0,
     ) -> TokenPlace:
         """Return a place that was computed ahead."""
-        return self._positions.place_at(number, like.shape[0], (rotary, dtype, offset), counted, like.device)
+        return self._positions.place_at(number, read.shape[0], (rotary, dtype, offset), counted, read.device)
 
     def clear(self) -> None:
         """Forget all buffers and places; call it when rows have changed."""

@@ -52,6 +52,14 @@ class EagerSteps:
         self._context.clear()
         return map_tensors(state, Tensor.clone)
 
+    def value(self, state: ModelState) -> ModelState:
+        """Return an ordinary state of one that `own` or `step` returned: for saving, selecting and joining rows."""
+        return state
+
+    def at_border(self, state: ModelState) -> ModelState:
+        """Return an ordinary state if the next token is at a border of a segment or a chunk, and the same one else."""
+        return state
+
     def step(
         self, tokens: Int[Tensor, "rows"], state: ModelState, beside: Mapping[str, Any]
     ) -> tuple[Float[Tensor, "rows vocab"], ModelState]:

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from retentive.config_types import check_count
-from retentive.engine.eager import EagerSteps, evaluating
+from retentive.engine.choice import make_steps
+from retentive.engine.eager import evaluating
 from retentive.engine.protocol import (
     BesideTokens,
     EngineStep,
@@ -38,7 +39,12 @@ class Engine:
     """Continues rows of one model. Between steps, a row's state has read all its tokens but the newest."""
 
     def __init__(
-        self, model: LanguageModel, beside: BesideTokens | None = None, *, tokens_per_step: int = TOKENS_PER_STEP
+        self,
+        model: LanguageModel,
+        beside: BesideTokens | None = None,
+        *,
+        tokens_per_step: int = TOKENS_PER_STEP,
+        engine: str = "eager",
     ) -> None:
         """Begin without rows.
 
@@ -46,10 +52,15 @@ class Engine:
             model: Of any family that predicts next tokens; in eval mode during each call, and as it was afterwards.
             beside: Finds the family's inputs beside tokens, such as neighbours; None for families without any.
             tokens_per_step: Tokens of admitted prompts that one step reads, at most.
+            engine: How steps are run: a name of `retentive.engine.choice.ENGINES`.
+
+        Raises:
+            ValueError: If there is no engine of this name, or it cannot run the model.
         """
         check_count("tokens_per_step", tokens_per_step, unit="token")
         self._model, self._beside = model, beside
-        self._steps = EagerSteps(model)
+        # Apart, for steps go on from their own last state: reading a prompt of one token must not end a run of others.
+        self._steps, self._prompt_steps = make_steps(model, engine), make_steps(model, engine)
         self._waiting = WaitingPrompts(tokens_per_step)
         self._groups: list[Group] = []
         self._arrivals: list[Arrivals] = []
@@ -229,9 +240,11 @@ class Engine:
         """Read a piece of a prompt, or all of it."""
         if is_whole and call.tokens.shape[1] == 1 and call.mask is None and call.state is not None:
             # A text that goes on reads its newest token as any other step would, to the last bit.
-            self._steps.begin()
-            return self._steps.step(call.tokens[:, 0], self._steps.own(call.state), beside)
-        return self._steps.read(call.tokens, call.mask, call.state, beside, keep=keep)
+            steps = self._prompt_steps
+            steps.begin()
+            logits, state = steps.step(call.tokens[:, 0], steps.own(call.state), beside)
+            return logits, steps.value(state)
+        return self._prompt_steps.read(call.tokens, call.mask, call.state, beside, keep=keep)
 
     def _next_logits(self) -> tuple[Float[Tensor, "rows vocab"] | None, Failed]:
         """Read a piece of the waiting prompts and the newest token of each row.
@@ -252,7 +265,7 @@ class Engine:
         arrivals, self._arrivals = self._arrivals, []
         if not arrivals:
             return (logits[0] if logits else None), failed
-        states = [] if self._state is None or not self._groups else [self._state]
+        states = [] if self._state is None or not self._groups else [self._steps.value(self._state)]
         for some in arrivals:
             logits.append(some.logits)
             states.append(some.state)
@@ -295,7 +308,7 @@ class Engine:
             self._steps.begin()
             state, self._is_owned = self._steps.own(state), True
         if self._beside is not None:
-            state = self._beside.before_token(state)
+            state = self._steps.at_border(self._beside.before_token(state))
         self._state = state
         return TokensCall(self._unread[:, None], None, state)
 
@@ -352,18 +365,19 @@ class Engine:
         if not self._groups:
             self._state = self._unread = None
         elif self._state is not None and self._unread is not None:
-            self._state, self._is_owned = self._state.select(~gone), False
+            self._state, self._is_owned = self._steps.value(self._state).select(~gone), False
             self._unread = self._unread[~gone]
 
     def _current(self, place: int | None) -> RowState:
         """A copy of the state of the row in a place, or of all rows."""
         if self._unread is None or self._state is None:
             raise ValueError("there is no state before the first token; call step first.")
+        value = self._steps.value(self._state)
         if place is None:
-            current = RowState(model=self._state, unread=self._unread, sampler=self._sampler_states())
+            current = RowState(model=value, unread=self._unread, sampler=self._sampler_states())
         else:
             row = torch.tensor([place])
-            current = RowState(model=self._state.select(row), unread=self._unread[row], sampler=self._sampler_of(place))
+            current = RowState(model=value.select(row), unread=self._unread[row], sampler=self._sampler_of(place))
         return map_tensors(current, as_value)
 
     def _sampler_of(self, place: int) -> RecurrentState | None:

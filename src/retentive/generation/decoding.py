@@ -33,9 +33,10 @@ class Decoding:
         sampling: Sampling,
         stopping: Stopping,
         lookup: Lookup | None = None,
+        engine: str = "eager",
     ) -> None:
         """Prepare; nothing is read before the first step."""
-        self._engine = Engine(model, lookup)
+        self._engine = Engine(model, lookup, engine=engine)
         self._beginning: Beginning | None = beginning
         self._sampler, self._stopping = RowSampler(sampling, counts=beginning.counts), stopping
         self.num_rows, self.device = len(beginning.first.tokens), beginning.first.tokens.device

@@ -90,6 +90,7 @@ def generate(
     stop_tokens: Collection[int] = (),
     state: ModelState | GenerationState | None = None,
     retriever: Retriever | Retrieval | None = None,
+    engine: str = "eager",
 ) -> GenerationResult:
     """Continue a text, or several side by side.
 
@@ -111,6 +112,8 @@ def generate(
         state: Of an earlier result, or of the model's output, with as many rows as the prompt.
         retriever: For families that read neighbours: finds those of each chunk, as soon as it has ended and once; a
             `StoreRetriever` over a datastore, any function, or a `Retrieval` with options. None reads none.
+        engine: How tokens are read one by one: ``eager``, or ``compile`` through ``torch.compile``, which takes up to a
+            minute once for a model in this process, and less time a token. Results differ by rounding.
 
     Raises:
         TypeError: If the prompt is not token ids, or an argument is of another class.
@@ -119,7 +122,7 @@ def generate(
         MismatchError: If ``state`` is of another model.
         DivergedError: If it has NaN, or the model's logits are not finite.
     """
-    decoding = _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever)
+    decoding = _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine)
     log = _TokenLog(decoding.num_rows, decoding.device)
     with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
         while decoding.active:
@@ -137,6 +140,7 @@ def stream(
     stop_tokens: Collection[int] = (),
     state: ModelState | GenerationState | None = None,
     retriever: Retriever | Retrieval | None = None,
+    engine: str = "eager",
 ) -> TokenStream:
     """`generate`, token by token: yields a tuple with the new id of each row, None for rows that have ended.
 
@@ -151,8 +155,9 @@ def stream(
         stop_tokens: See there.
         state: See there.
         retriever: See there.
+        engine: See there.
     """
-    return TokenStream(_begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever))
+    return TokenStream(_begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine))
 
 
 def _begin(
@@ -163,6 +168,7 @@ def _begin(
     stop_tokens: Collection[int],
     state: ModelState | GenerationState | None,
     retriever: Retriever | Retrieval | None,
+    engine: str,
 ) -> Decoding:
     """Check all arguments and make the loop."""
     check_predicts_next(model)
@@ -172,7 +178,7 @@ def _begin(
     stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
     stopping.check_vocab(model.vocab_size)
     beginning = begin(model, prompt, state, max_new_tokens, sampling)
-    return Decoding(model, beginning, sampling, stopping, lookup)
+    return Decoding(model, beginning, sampling, stopping, lookup, engine)
 
 
 class _TokenLog:

@@ -12,6 +12,7 @@ from retentive.layers.cross_attention import CrossAttention, CrossAttentionConfi
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.token_place import TokenPlace
 from retentive.ops.chunked_cross_attention import chunked_cross_attention
+from retentive.ops.tracing import is_traced
 from retentive.shapes import Hidden, TokenMask
 from retentive.state import RaggedFields, RecurrentState
 
@@ -114,7 +115,7 @@ class _Text(NamedTuple):
 def _readable(carried: NeighbourState) -> _Text | None:
     """What a single token of each row reads; None if there is nothing in it."""
     key, value, real = carried.key, carried.value, carried.real
-    if real is not None and real.shape[0] == 1:  # without padding attention takes less time
+    if real is not None and real.shape[0] == 1 and not is_traced():  # without padding attention takes less time
         key, value, real = key[:, :, real[0]], value[:, :, real[0]], None
     if not key.shape[2]:
         return None
@@ -122,7 +123,7 @@ def _readable(carried: NeighbourState) -> _Text | None:
     if real is None:
         return _Text(key, value)
     seeing = real.any(1, keepdim=True)
-    if bool(seeing.all()):
+    if not is_traced() and bool(seeing.all()):
         return _Text(key, value, real)
     return _Text(key, value, real | ~seeing, ~seeing)
 

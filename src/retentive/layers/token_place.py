@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from jaxtyping import Complex, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from retentive.layers.batch_layout import BatchLayout, RotaryByConfig, RotaryConfig, rotary_by_config
+from retentive.layers.batch_layout import BatchLayout, RotaryByConfig, RotaryConfig, RotaryTables, rotary_by_config
+from retentive.ops.tracing import is_traced
 
-Rotation = Complex[Tensor, "#batch 2 1 1 pairs"]
-"""Of one token, as complex numbers: of its query, scaled by ``dim ** -0.5``, then of its key."""
+Rotation = Complex[Tensor, "#batch 2 1 1 pairs"] | Float[Tensor, "#batch 2 1 1 pairs 2"]
+"""Of one token: of its query, scaled by ``dim ** -0.5``, then of its key. Complex numbers, or in compiled and exported
+steps, whose compilers do not fuse those, cosine and sine side by side."""
 
-KeyRotation = Complex[Tensor, "#batch 1 1 pairs"]
+KeyRotation = Complex[Tensor, "#batch 1 1 pairs"] | Float[Tensor, "#batch 1 1 pairs 2"]
 """The second of them."""
 
 
@@ -46,6 +48,10 @@ class StepContext:
         surplus = 0 if longest is None else max(0, whole.shape[dim] - longest)
         return whole, whole.narrow(dim, surplus, whole.shape[dim] - surplus)
 
+    def last(self, past: Tensor, dim: int) -> Tensor:
+        """Return the last entry of ``past``, which has some, as a dimension of 1."""
+        return past.narrow(dim, past.shape[dim] - 1, 1)
+
     def prepare(self, source: Source, make: Callable[[Source], Made]) -> Made:
         """Return ``make(source)``; an engine calls ``make`` once for all steps over the same object."""
         return make(source)
@@ -67,7 +73,8 @@ class StepContext:
     def place_at(
         self,
         number: int,
-        like: Int[Tensor, "batch"],
+        read: Int[Tensor, "batch"],
+        period: int,
         rotary: Collection[RotaryConfig],
         dtype: torch.dtype,
         *,
@@ -78,14 +85,15 @@ class StepContext:
 
         Args:
             number: The position.
-            like: A number for each row; its values do not matter.
+            read: Tokens that each row has read; ``read % period`` is ``number`` in every row.
+            period: After so many tokens positions begin again.
             rotary: See `place`, like ``dtype`` and ``offset``.
             dtype: See there.
             offset: See there.
             counted: Added to what states count as the next position.
         """
-        positions = torch.full((1, 1), number, dtype=torch.long, device=like.device)
-        following = torch.full_like(like, number + 1 + counted)
+        positions = torch.full((1, 1), number, dtype=torch.long, device=read.device)
+        following = torch.full_like(read, number + 1 + counted)
         return make_place(positions, following, rotary, dtype, self, offset)
 
 
@@ -145,4 +153,13 @@ def place_of(layout: BatchLayout) -> TokenPlace:
 
 
 def _rotations(tables: RotaryByConfig) -> tuple[tuple[RotaryConfig, Tensor, Tensor], ...]:
-    return tuple((config, found.complex, found.complex[:, 1]) for config, found in tables.items())
+    if not is_traced():
+        return tuple((config, found.complex, found.complex[:, 1]) for config, found in tables.items())
+    real = {config: _side_by_side(found) for config, found in tables.items()}
+    return tuple((config, both, both[:, 1]) for config, both in real.items())
+
+
+def _side_by_side(tables: RotaryTables) -> Float[Tensor, "#batch 2 1 time pairs 2"]:
+    """`RotaryTables.complex` in real numbers."""
+    rotation = torch.stack((tables.cos, tables.sin), -1)
+    return torch.stack((rotation * (2 * rotation.shape[-2]) ** -0.5, rotation), 1).unsqueeze(2)

@@ -200,6 +200,16 @@ class DecoderModel(CalledModel):
         """
         return self.decoder.step(tokens, state, context)
 
+    def tokens_within(self, state: ModelState) -> int | None:
+        """See `BorderedSteps`: a plain decoder has no borders."""
+        return None
+
+    def step_within(
+        self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext
+    ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
+        """See `BorderedSteps`."""
+        return self.step(tokens, state, context)
+
     def read_out(
         self, hidden: Hidden, state: ModelState, labels: Tokens | None, logits_to_keep: int | None
     ) -> ModelOutput:

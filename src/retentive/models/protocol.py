@@ -181,6 +181,28 @@ class LanguageModel(Protocol):
         ...
 
 
+@runtime_checkable
+class BorderedSteps(Protocol):
+    """A model that says how far its steps are one function of tensors, which can be compiled and exported.
+
+    Inside the borders of a segment or a chunk, a step decides nothing by the values of its tensors. A token at a border
+    is read by `LanguageModel.step`.
+    """
+
+    def tokens_within(self, state: ModelState) -> int | None:
+        """Return how many of the next tokens `step_within` can read; None where no border comes."""
+        ...
+
+    def step_within(
+        self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext
+    ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
+        """Read one token of each row as `LanguageModel.step` does, where `tokens_within` is not 0.
+
+        Entries of a state that grow are appended by ``context.append`` alone, and all shapes follow from shapes.
+        """
+        ...
+
+
 def as_module(model: LanguageModel) -> nn.Module:
     """Return the model as the torch module that it is, for torch's own functions.
 

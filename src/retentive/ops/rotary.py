@@ -155,7 +155,7 @@ def apply_rotary(
 def rotate_token(
     x: Float[Tensor, "batch channels"],
     heads: tuple[int, ...],
-    by: Complex[Tensor, "..."],
+    by: Complex[Tensor, "..."] | Float[Tensor, "..."],
     *,
     pairs: RotaryPairs = "interleaved",
 ) -> Float[Tensor, "batch ..."]:
@@ -164,12 +164,16 @@ def rotate_token(
     Args:
         x: Heads side by side.
         heads: What the channels are split into: a number of heads, or of parts and of the heads of each.
-        by: The token's rotation, ``(batch, 1, 1, pairs)``, or with parts ``(batch, parts, 1, 1, pairs)``.
+        by: The token's rotation, ``(batch, 1, 1, pairs)``, or with parts ``(batch, parts, 1, 1, pairs)``; in compiled
+            and exported steps real numbers, with cosine and sine as one more dimension of 2.
         pairs: As in `rotate`.
 
     Returns:
         The heads, ``(batch, *heads, dim)``.
     """
+    if not by.is_complex():
+        cos, sin = by.squeeze(-3).unbind(-1)
+        return _rotated_by_formula(x.view(x.shape[0], *heads, -1), cos, sin, pairs == "half")
     if pairs == "half" or (x.dtype, by.dtype) not in _EXACT:
         parts = heads if len(heads) > 1 else (1, *heads)
         turned = apply_rotary(x.view(x.shape[0], *parts, 1, -1), by.view(-1, parts[0], 1, 1, by.shape[-1]), pairs=pairs)

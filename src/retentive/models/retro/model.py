@@ -194,12 +194,12 @@ class Retro(DecoderModel):
         the decoder's, bit for bit.
         """
         carried = cast("RetroState", state)
-        ends = int(carried.place.max()) >= self.config.chunk_size - 1
+        ends = not self.tokens_within(carried)
         if ends and any(read.key.shape[2] for read in carried.neighbours):
             output = self.forward(tokens[:, None], carried, logits_to_keep=1)
             assert output.logits is not None
             return output.logits[:, -1], output.state
-        following = self._step_inside_chunk(tokens, carried, context)
+        following = self.step_within(tokens, carried, context)
         if ends:
             following = (
                 following[0],
@@ -207,9 +207,15 @@ class Retro(DecoderModel):
             )
         return following
 
-    def _step_inside_chunk(
-        self, tokens: Int[Tensor, "batch"], state: RetroState, context: StepContext
+    def tokens_within(self, state: ModelState) -> int:
+        """Tokens up to the last of the chunk, see `BorderedSteps`: with that one, other neighbours are read."""
+        return max(0, self.config.chunk_size - 1 - int(cast("RetroState", state).place.max()))
+
+    def step_within(
+        self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext
     ) -> tuple[Float[Tensor, "batch vocab"], RetroState]:
+        """See `BorderedSteps`."""
+        state = cast("RetroState", state)
         decoder, config, size = self.decoder, self.config, self.config.chunk_size
         place = context.place(state.position, decoder.rotary, decoder.dtype)
         # A token at place p is place p + 1 of the attending chunk, which is shifted by m - 1.

@@ -27,7 +27,7 @@ from retentive.models.rmt.segment_layout import SegmentLayout, SegmentLayoutBuil
 from retentive.models.rmt.segment_parts import SegmentPart, choose, even_plan, ragged_plan
 from retentive.models.rmt.segment_result import Step
 from retentive.models.rmt.state import RecurrentMemoryState, check_state
-from retentive.models.rmt.token_step import is_inside_segment, step_inside_segment
+from retentive.models.rmt.token_step import step_inside_segment, tokens_inside_segment
 from retentive.models.rmt.transitions import (
     after_call,
     association_after,
@@ -123,13 +123,22 @@ class RecurrentMemoryTransformer(DecoderModel):
     ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
         """Read one token of each row, see `LanguageModel.step`; memory is read or written at borders of segments."""
         carried = cast("RecurrentMemoryState", state)
-        if is_inside_segment(self.config, carried):
-            return step_inside_segment(
-                self.config, self.decoder, self._associative_memories(), tokens, carried, context
-            )
+        if tokens_inside_segment(self.config, carried):
+            return self.step_within(tokens, carried, context)
         output = self.forward(tokens[:, None], carried, logits_to_keep=1)
         assert output.logits is not None
         return output.logits[:, -1], output.state
+
+    def tokens_within(self, state: ModelState) -> int:
+        """Tokens up to the last of the segment, see `BorderedSteps`; first and last tokens meet its memory."""
+        return tokens_inside_segment(self.config, cast("RecurrentMemoryState", state))
+
+    def step_within(
+        self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext
+    ) -> tuple[Float[Tensor, "batch vocab"], ModelState]:
+        """See `BorderedSteps`."""
+        carried, memories = cast("RecurrentMemoryState", state), self._associative_memories()
+        return step_inside_segment(self.config, self.decoder, memories, tokens, carried, context)
 
     def summarise(self, state: RecurrentMemoryState) -> Memory:
         """Return the memory that the next segment would read if the unfinished one ended here."""

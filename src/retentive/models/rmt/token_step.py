@@ -14,9 +14,10 @@ from retentive.models.rmt.state import RecurrentMemoryState
 from retentive.state import RecurrentState
 
 
-def is_inside_segment(config: RecurrentMemoryConfig, state: RecurrentMemoryState) -> bool:
-    """Whether the next token is neither the first nor the last of a segment, at one place in all rows."""
-    return 0 < state.segment.shape[1] < config.segment_length - 1 and not state.is_ragged and not config.bidirectional
+def tokens_inside_segment(config: RecurrentMemoryConfig, state: RecurrentMemoryState) -> int:
+    """How many of the next tokens are neither the first nor the last of a segment, at one place in all rows."""
+    begun = state.segment.shape[1]
+    return 0 if begun == 0 or state.is_ragged or config.bidirectional else config.segment_length - 1 - begun
 
 
 def step_inside_segment(
@@ -45,6 +46,7 @@ def step_inside_segment(
     place = context.place_at(
         state.segment.shape[1],
         state.position,
+        config.segment_length,
         decoder.rotary,
         decoder.dtype,
         offset=before,
@@ -87,6 +89,6 @@ def _embed(
     if not config.token_shift:
         return decoder.embed_token(tokens, place.positions)
     hidden = decoder.embedding(tokens[:, None], place.positions)[:, 0]
-    earlier = decoder.embedding(state.segment[:, -1:], place.positions - 1)[:, 0]
+    earlier = decoder.embedding(place.context.last(state.segment, 1), place.positions - 1)[:, 0]
     half = hidden.shape[-1] // 2
     return decoder.embedding_dropout(torch.cat((hidden[:, :half], earlier[:, half:]), -1))

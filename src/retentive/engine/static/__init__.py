@@ -1,0 +1,1 @@
+"""Steps as functions of tensors of fixed shapes, which can be compiled and exported."""

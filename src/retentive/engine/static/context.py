@@ -1,0 +1,88 @@
+"""How a compiled or exported step is run: entries are written into rings of fixed size."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from retentive.errors import MismatchError
+from retentive.layers.batch_layout import RotaryConfig
+from retentive.layers.token_place import StepContext, TokenPlace
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How a tensor of a state grows by an entry a token.
+
+    Attributes:
+        dim: Along which its entries stand.
+        longest: Entries that the next step needs, at most; None is all.
+    """
+
+    dim: int
+    longest: int | None
+
+
+class RingContext(StepContext):
+    """Past entries stand in a ring: that of the token with number ``clock`` is written at ``clock % size``.
+
+    The ring's order does not matter to who reads it whole: keys are rotated, and marks tell which entries are there.
+    """
+
+    overwrites_state = True
+
+    def __init__(self, clock: Int[Tensor, ""]) -> None:
+        """Take the number of the token that is read; one clock serves all rings."""
+        self._clock = clock
+
+    def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
+        """Write the entry into the ring, over the oldest one where it is full."""
+        place = (self._clock % past.shape[dim]).reshape(1)
+        past.index_copy_(dim, place, entry.to(past.dtype).unsqueeze(dim))
+        return past, past
+
+    def last(self, past: Tensor, dim: int) -> Tensor:
+        """The entry before the one that is written next."""
+        return past.index_select(dim, ((self._clock - 1) % past.shape[dim]).reshape(1))
+
+    def place_at(
+        self,
+        number: int,
+        read: Int[Tensor, "batch"],
+        period: int,
+        rotary: Collection[RotaryConfig],
+        dtype: torch.dtype,
+        *,
+        offset: int = 0,
+        counted: int = 0,
+    ) -> TokenPlace:
+        """The place that follows from ``read``: the shapes of rings tell no number."""
+        number_of_row = read % period
+        place = self.place(number_of_row, rotary, dtype, offset)
+        return TokenPlace(place.positions, place.next_position + counted, place.rotations, self)
+
+
+class NotingContext(StepContext):
+    """Computes everything anew, and notes which tensors of a state grow."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the tensors of the state that is stepped from, by name."""
+        self._tensors = tensors
+        self.growing: dict[str, Growth] = {}
+
+    def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
+        """Note the tensor.
+
+        Raises:
+            MismatchError: If it is none of the state's.
+        """
+        name = next((name for name, tensor in self._tensors.items() if tensor is past), None)
+        if name is None:
+            raise MismatchError(
+                f"a step must append to tensors of its state, but appends to one of shape {tuple(past.shape)} that is "
+                "none of them; such a layer runs with engine='eager'."
+            )
+        self.growing[name] = Growth(dim, longest)
+        return super().append(past, entry, dim, longest)

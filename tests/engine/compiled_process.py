@@ -1,0 +1,86 @@
+"""Compiled steps beside calls, without the hook: ``compiled_process.py aot_eager FAMILY...``, ``inductor`` or ``long``."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from laws.families import beside, random_tokens, small_model
+from retentive import generate, load_state, save_state
+from retentive.engine.compiled import CompiledSteps
+from retentive.models.base import DecoderModel
+from retentive.state import named_tensors
+
+
+@torch.inference_mode()
+def check_engine(
+    model: DecoderModel, family: str, *, backend: str | None, steps: int, rows: int = 3, tolerance: float = 1e-10
+) -> None:
+    """Steps after a prompt give the logits and, whenever asked, the states that calls give."""
+    tokens = random_tokens(rows, 6)
+    takes_mask = family not in ("rmt", "retro")
+    mask = torch.arange(6) >= torch.tensor([[0], [4], [1]])[:rows] if takes_mask else None
+    state = model(tokens, mask=mask, **beside(model, tokens)).state
+    engine = CompiledSteps(model, backend=backend)
+    engine.begin()
+    mine = engine.own(state)
+    for number in range(steps):
+        column = random_tokens(rows, 1, seed=number)
+        output = model(column, state)
+        state = output.state
+        logits, mine = engine.step(column[:, 0], mine, {})
+        torch.testing.assert_close(logits, output.logits[:, 0], rtol=0, atol=tolerance)
+        if number % 5 == 3 or number == steps - 1:
+            found = named_tensors(engine.value(mine))
+            for name, tensor in named_tensors(state).items():
+                if name in found:
+                    torch.testing.assert_close(found[name], tensor, rtol=0, atol=10 * tolerance)
+                else:
+                    assert bool(tensor.all()), name  # a mark that says nothing
+
+
+def goes_on_across_engines() -> None:
+    """Tokens of eager steps, of compiled ones, and of both in turns through a file; one compilation for all rows."""
+    model = small_model("hybrid", dtype=torch.float32)
+    prompts = [[1, 2, 3], [4, 5, 6]]
+    expected = generate(model, prompts, max_new_tokens=24)
+    assert_same(generate(model, prompts, max_new_tokens=24, engine="compile").tokens, expected.tokens)
+    parts, state = [], None
+    with tempfile.TemporaryDirectory() as folder:
+        for engine in ("eager", "compile", "eager", "compile"):
+            prompt = prompts if state is None else None
+            result = generate(model, prompt, max_new_tokens=6, state=state, engine=engine)
+            parts.append(torch.stack(result.tokens))
+            save_state(result.state, Path(folder) / "state", model)
+            state = load_state(Path(folder) / "state", model)
+    assert_same(list(torch.cat(parts, 1)), expected.tokens)
+    for name, tensor in named_tensors(expected.state).items():
+        torch.testing.assert_close(named_tensors(result.state)[name], tensor, rtol=0, atol=1e-4)
+    torch._dynamo.config.error_on_recompile = True
+    more = [[1, 2, 3], [7, 8, 9, 1, 2], [4]]
+    found = generate(model, more, max_new_tokens=90, engine="compile")
+    assert_same(found.tokens, generate(model, more, max_new_tokens=90).tokens)
+
+
+def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    assert [row.tolist() for row in found] == [row.tolist() for row in expected]
+
+
+def main() -> None:
+    backend, *families = sys.argv[1:]
+    torch.manual_seed(0)
+    for family in families:
+        check_engine(small_model(family), family, backend=backend, steps=7)
+    if backend == "inductor":
+        goes_on_across_engines()
+    if backend == "long":
+        for family in ("retnet", "hybrid"):
+            model = small_model(family, dtype=torch.float32)
+            check_engine(model, family, backend="inductor", steps=10_000, rows=1, tolerance=1e-4)
+
+
+if __name__ == "__main__":
+    main()
