@@ -1,4 +1,4 @@
-"""Compiled steps beside calls, without the hook: ``compiled_process.py aot_eager FAMILY...``, ``inductor`` or ``long``."""
+"""Compiled steps beside calls, without the hook: give ``aot_eager FAMILY...``, ``inductor`` or ``long``."""
 
 import sys
 import tempfile

@@ -8,7 +8,7 @@ from models.retro.small import RETNET, random_neighbours, small_base, small_conf
 from retentive.errors import MismatchError
 from retentive.models.registry import build, config_class, config_to_dict
 from retentive.models.retro import retro_1_5b, retro_7_5b, retro_172m, retro_425m, retro_over, retro_small, retro_tiny
-from retentive.models.retro.model import check_neighbours
+from retentive.models.retro.given import check_neighbours
 from without_hook import assert_refused
 
 
