@@ -10,12 +10,21 @@ ENGINES: dict[str, Callable[[LanguageModel], EagerSteps]] = {"eager": EagerSteps
 """Name -> what makes the steps of a model."""
 
 
+def check_engine(engine: str) -> None:
+    """Validate that there is an engine of this name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, but is {engine!r}.")
+
+
 def make_steps(model: LanguageModel, engine: str) -> EagerSteps:
     """Make the steps of a model.
 
     Raises:
         ValueError: If there is no engine of this name.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, but is {engine!r}.")
+    check_engine(engine)
     return ENGINES[engine](model)

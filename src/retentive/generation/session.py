@@ -11,6 +11,7 @@ from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.config_types import check_types
 from retentive.data.neighbour_stores import FOLDER
 from retentive.errors import MismatchError
+from retentive.engine.choice import check_engine
 from retentive.files.targets import check_file_target
 from retentive.generation.chat import Conversation, next_turn
 from retentive.generation.generator import TokenStream, stream
@@ -56,6 +57,7 @@ class GenerateConfig:
         every: Look for neighbours after every so many new tokens; without it, once a chunk.
         end_with_prompt: Let the prompt end a chunk, so that what was found for it is read from the first new token on.
         show_neighbours: Say on standard error which neighbours were read, from which token on.
+        engine: "eager" starts at once; "compile" needs a C++ compiler and up to a minute, then less time a token.
     """
 
     checkpoint: Path
@@ -78,12 +80,14 @@ class GenerateConfig:
     every: int | None = None
     end_with_prompt: bool = False
     show_neighbours: bool = False
+    engine: Literal["eager", "compile"] = "eager"
 
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
+        check_engine(self.engine)
         if self.store is not None and self.neighbours is not None:
             raise ValueError("store and neighbours must not both be given: neighbours are found, or your own.")
         if self.chat and self.prompt is None:
@@ -181,6 +185,7 @@ class TextSession:
             stop_tokens=ends if config.stop_at_end else [],
             state=state,
             retriever=retrieval,
+            engine=config.engine,
         )
 
 
