@@ -1,6 +1,6 @@
 """Rows of one call of `generate` or `stream`, continued by an engine until all have ended."""
 
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,27 @@ from retentive.state import join_rows
 _DRAWN_AHEAD = 64
 
 NewTokens = Int[Tensor, "rows"]
+
+
+class RowsDecoding(Protocol):
+    """Rows that are being continued, whatever reads them; see `Decoding` for the attributes."""
+
+    num_rows: int
+    device: torch.device
+    stopped: list[bool]
+    active: list[int]
+
+    def step(self) -> NewTokens:
+        """Choose the next token of each row that was active before the call."""
+        ...
+
+    def check(self) -> None:
+        """Validate that all tokens were chosen from numbers."""
+        ...
+
+    def state(self) -> GenerationState:
+        """Return the states of all rows, those that have ended included."""
+        ...
 
 
 class Decoding:

@@ -11,7 +11,9 @@ from retentive.checkpoints.states import GenerationState
 from retentive.config_types import check_kind
 from retentive.engine.eager import evaluating
 from retentive.generation.beginning import begin
-from retentive.generation.decoding import Decoding
+from retentive.generation.decoding import Decoding, RowsDecoding
+from retentive.generation.drafted_decoding import DraftedDecoding
+from retentive.generation.drafts import PromptLookup
 from retentive.generation.prompt import Prompt
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
@@ -43,7 +45,7 @@ class GenerationResult:
 class TokenStream(Iterator[tuple[int | None, ...]]):
     """What `stream` returns: each step gives a token id for every row, None for a row that has ended."""
 
-    def __init__(self, decoding: Decoding) -> None:
+    def __init__(self, decoding: RowsDecoding) -> None:
         """Iterate over a decoding."""
         self._decoding = decoding
 
@@ -91,6 +93,7 @@ def generate(
     state: ModelState | GenerationState | None = None,
     retriever: Retriever | Retrieval | None = None,
     engine: str = "eager",
+    drafts: PromptLookup | None = None,
 ) -> GenerationResult:
     """Continue a text, or several side by side.
 
@@ -114,6 +117,8 @@ def generate(
             `StoreRetriever` over a datastore, any function, or a `Retrieval` with options. None reads none.
         engine: How tokens are read one by one: ``eager``, or ``compile`` through ``torch.compile``, which takes up to a
             minute once for a model in this process, and less time a token. Results differ by rounding.
+        drafts: Draft tokens from the text's own n-grams and read several in one call, where that gains time; for one
+            row, without a retriever. Tokens are the same, sampled ones too; only rounding differs.
 
     Raises:
         TypeError: If the prompt is not token ids, or an argument is of another class.
@@ -122,7 +127,7 @@ def generate(
         MismatchError: If ``state`` is of another model.
         DivergedError: If it has NaN, or the model's logits are not finite.
     """
-    decoding = _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine)
+    decoding = _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine, drafts)
     log = _TokenLog(decoding.num_rows, decoding.device)
     with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
         while decoding.active:
@@ -141,6 +146,7 @@ def stream(
     state: ModelState | GenerationState | None = None,
     retriever: Retriever | Retrieval | None = None,
     engine: str = "eager",
+    drafts: PromptLookup | None = None,
 ) -> TokenStream:
     """`generate`, token by token: yields a tuple with the new id of each row, None for rows that have ended.
 
@@ -156,8 +162,9 @@ def stream(
         state: See there.
         retriever: See there.
         engine: See there.
+        drafts: See there.
     """
-    return TokenStream(_begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine))
+    return TokenStream(_begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine, drafts))
 
 
 def _begin(
@@ -169,16 +176,25 @@ def _begin(
     state: ModelState | GenerationState | None,
     retriever: Retriever | Retrieval | None,
     engine: str,
-) -> Decoding:
+    drafts: PromptLookup | None,
+) -> RowsDecoding:
     """Check all arguments and make the loop."""
     check_predicts_next(model)
     check_kind("sampling", sampling, Sampling, cure="Sampling(temperature=0.8) draws, and without any it is greedy")
     check_kind("stop_tokens", stop_tokens, Collection, cure="give a list of token ids")
+    check_kind("drafts", drafts, PromptLookup, type(None), cure="PromptLookup() drafts from the text")
     lookup = make_lookup(model, retriever)
     stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
     stopping.check_vocab(model.vocab_size)
     beginning = begin(model, prompt, state, max_new_tokens, sampling)
-    return Decoding(model, beginning, sampling, stopping, lookup, engine)
+    if drafts is None:
+        return Decoding(model, beginning, sampling, stopping, lookup, engine)
+    if lookup is not None:
+        raise ValueError(
+            "drafts must be None with a retriever, but both are given: neighbours are found for chunks that end, "
+            "and a draft may be wrong."
+        )
+    return DraftedDecoding(model, beginning, sampling, stopping, drafts, engine)
 
 
 class _TokenLog:

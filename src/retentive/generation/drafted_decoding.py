@@ -1,0 +1,161 @@
+"""One row that goes on several tokens a call, where drafts of them are right."""
+
+from collections import deque
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from retentive.checkpoints.states import GenerationState
+from retentive.engine.choice import make_steps
+from retentive.engine.eager import evaluating
+from retentive.engine.engine import PREFILL_TOKENS, as_value
+from retentive.errors import DivergedError
+from retentive.generation.decoding import draw_seed
+from retentive.generation.drafts import NgramIndex, Pace, PromptLookup
+from retentive.generation.prompt import PromptBatch
+from retentive.generation.sampling import Sampling, choose
+from retentive.generation.stopping import Stopping
+from retentive.generation.uniforms import uniforms
+from retentive.models.protocol import LanguageModel
+from retentive.state import ModelState, map_tensors
+
+_LONGEST_UNREAD = 64
+
+
+class DraftedDecoding:
+    """A `Decoding` of one row. Its state moves on by whole calls whose tokens were all right.
+
+    Where some of a call's tokens were wrong, the state before it stays, and the right ones are read once more by the
+    next call, beside its drafts: a state is never taken back, and no copy of one is kept.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompt: PromptBatch,
+        start: ModelState | None,
+        sampling: Sampling,
+        stopping: Stopping,
+        lookup: PromptLookup,
+        engine: str = "eager",
+    ) -> None:
+        """Prepare; nothing is read before the first step.
+
+        Raises:
+            ValueError: If there are several rows.
+        """
+        if prompt.tokens.shape[0] != 1:
+            raise ValueError(
+                f"drafts must be None for several rows, which would go on at different paces, but there are "
+                f"{prompt.tokens.shape[0]}; leave them out, or give one row."
+            )
+        self.num_rows, self.device = 1, prompt.tokens.device
+        self.stopped, self.active = [False], [0]
+        self.calls = 0
+        """Calls and steps after the prompt's so far."""
+        self._model, self._sampling, self._stopping = model, sampling, stopping
+        self._steps = make_steps(model, engine)
+        self._seed = 0 if sampling.is_greedy else (draw_seed() if sampling.seed is None else sampling.seed)
+        self._state, self._read = start, 0 if start is None else int(start.position)
+        self._unread: list[int] = prompt.tokens[0].tolist()
+        self._ready: deque[int] = deque()
+        self._round: tuple[ModelState | None, list[int]] = (start, self._unread)
+        self._said: list[int] = []
+        self._index, self._pace = NgramIndex(lookup), Pace(pauses=lookup.pauses)
+        self._index.extend(self._unread)
+        self._owned = False
+
+    def step(self) -> Tensor:
+        """Return the next token."""
+        if not self._ready:
+            with torch.inference_mode(), evaluating(self._model):
+                self._refill()
+        token = self._ready.popleft()
+        self._said.append(token)
+        ends = token in self._stopping.stop_tokens
+        if ends or len(self._said) == self._stopping.max_new_tokens:
+            self.stopped, self.active = [ends], []
+        return torch.tensor([token], device=self.device)
+
+    def check(self) -> None:
+        """Nothing is left to check: each token was, when it was chosen."""
+
+    def state(self) -> GenerationState:
+        """The state after all tokens that were returned but the newest.
+
+        Raises:
+            ValueError: If no token was drawn yet.
+        """
+        if not self._said:
+            raise ValueError("there is no state before the first token; take one from the stream first.")
+        with torch.inference_mode(), evaluating(self._model):
+            # A call whose tokens were not all returned yet has not happened to the state that is handed out.
+            state, tokens = self._round if self._ready else (self._value(), self._unread)
+            behind = tokens[: len(tokens) - len(self._ready) - 1]
+            if behind:
+                state = self._steps.read(self._tensor(behind), None, state, {}, keep=0)[1]
+        model = map_tensors(cast("ModelState", state), as_value)
+        return GenerationState(model=model, unread=torch.tensor([self._said[-1]], device=self.device))
+
+    def _refill(self) -> None:
+        """Read what is unread and a draft, and keep what is right of it."""
+        if self._state is None or len(self._unread) > _LONGEST_UNREAD:
+            self._commit()
+        most = self._stopping.max_new_tokens - len(self._said) - 1
+        draft = self._index.draft(most) if self._pace.wants_draft() else []
+        before = self._value() if draft else None
+        logits, after = self._call(draft)
+        if not bool(logits.isfinite().all()):
+            raise DivergedError(
+                "the model's logits must be finite, but some are NaN or infinite; its weights or the given state are "
+                "broken: load an earlier checkpoint."
+            )
+        self.calls += 1
+        chosen: list[int] = choose(logits, self._sampling, self._uniforms(len(logits))).tolist()
+        right = next((n for n, token in enumerate(draft) if token != chosen[n]), len(draft))
+        new = chosen[: right + 1]
+        self._round = before, [*self._unread, *new]
+        if right == len(draft):
+            self._state, self._read = after, self._read + len(self._unread) + len(draft)
+            self._unread = new[-1:]
+        else:
+            self._unread = [*self._unread, *new]
+        self._index.extend(new)
+        self._ready.extend(new)
+        self._pace.note(len(new), drafted=bool(draft))
+
+    def _call(self, draft: list[int]) -> tuple[Tensor, ModelState]:
+        """The logits after the unread tokens and after each of the draft, and the state after them all."""
+        tokens, state = [*self._unread, *draft], self._state
+        if len(tokens) == 1 and state is not None:
+            if not self._owned:
+                self._steps.begin()
+                state, self._owned = self._steps.own(state), True
+            return self._steps.step(torch.tensor(tokens, device=self.device), state, {})
+        state, self._owned = self._value(), False
+        output = self._model(self._tensor(tokens), state, logits_to_keep=len(draft) + 1)
+        assert output.logits is not None
+        return output.logits[0], output.state
+
+    def _commit(self) -> None:
+        """Read all unread tokens but the newest."""
+        state, self._owned = self._value(), False
+        while len(self._unread) > 1:
+            piece = self._unread[: min(PREFILL_TOKENS, len(self._unread) - 1)]
+            state = self._steps.read(self._tensor(piece), None, state, {}, keep=0)[1]
+            self._unread, self._read = self._unread[len(piece) :], self._read + len(piece)
+        self._state = state
+
+    def _uniforms(self, count: int) -> Tensor | None:
+        """The random numbers of the next positions: those that a text without drafts would draw."""
+        if self._sampling.is_greedy:
+            return None
+        position = torch.tensor([self._read + len(self._unread)], device=self.device)
+        return uniforms(self._seed, torch.zeros_like(position), position, count)[0]
+
+    def _value(self) -> ModelState | None:
+        return None if self._state is None else self._steps.value(self._state)
+
+    def _tensor(self, tokens: list[int]) -> Tensor:
+        return torch.tensor([tokens], device=self.device)
