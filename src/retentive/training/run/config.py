@@ -164,6 +164,8 @@ class HardwareConfig:
             again in the backward pass; "replay" keeps only the states between windows and computes each window again
             (needs data.windows_per_graph above 1).
         workers: Processes that make batches ahead, while a step runs; 0 makes each batch when it is needed.
+        compile: Whether steps run through "torch.compile", which needs a C++ compiler and takes a minute or more before
+            the first of them. Not with "fsdp".
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -172,6 +174,7 @@ class HardwareConfig:
     accumulation: int = 1
     backpropagation: Literal["plain", "recompute", "replay"] = "plain"
     workers: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -182,6 +185,11 @@ class HardwareConfig:
         check_count("hardware.accumulation", self.accumulation, 1, "part")
         check_choice("hardware.backpropagation", self.backpropagation, ("plain", "recompute", "replay"))
         check_count("hardware.workers", self.workers, 0, "worker")
+        if self.compile and self.strategy == "fsdp":
+            raise ValueError(
+                "hardware.compile must be false with hardware.strategy='fsdp', whose shards are gathered by hooks that "
+                "compiled code would leave out; take 'ddp'."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ from retentive.training.run.run_folder import (
 from retentive.training.run.run_state import read_weights, restore_run, run_tensors, weights_one_by_one
 from retentive.training.run.sources import StepBatches, make_neighbours, table_keys, training_batches
 from retentive.training.run.stopping import StopRequest, stop_on_signal
+from retentive.training.step.compiling import compile_in_place
 from retentive.training.step.flops import matrix_flops_per_second, training_flops_per_token
 from retentive.training.step.learner import Learner, StepResult
 
@@ -281,6 +282,8 @@ class _Run:
             backpropagation=config.hardware.backpropagation,
             weights=weights,
         )
+        if config.hardware.compile:
+            compile_in_place(learner.model)
         return learner, meter
 
     def _restore(self) -> Progress:
