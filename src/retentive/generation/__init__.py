@@ -1,6 +1,7 @@
 """Text out: sampling, stopping and the streaming loop."""
 
 from retentive.checkpoints.states import GenerationState
+from retentive.generation.drafts import PromptLookup
 from retentive.generation.generator import GenerationResult, TokenStream, generate, stream
 from retentive.generation.logprobs import TokenLogprobs
 from retentive.generation.requests import Request, RequestBatch, RequestProgress, RequestStep
@@ -11,6 +12,7 @@ __all__ = [
     "GenerationResult",
     "GenerationState",
     "OwnNeighbours",
+    "PromptLookup",
     "Request",
     "RequestBatch",
     "RequestProgress",

@@ -12,7 +12,7 @@ from retentive.engine.eager import evaluating
 from retentive.engine.engine import PREFILL_TOKENS, as_value
 from retentive.errors import DivergedError
 from retentive.generation.decoding import draw_seed
-from retentive.generation.drafts import NgramIndex, Pace, PromptLookup
+from retentive.generation.drafts import Drafter, Pace
 from retentive.generation.prompt import PromptBatch
 from retentive.generation.sampling import Sampling, choose
 from retentive.generation.stopping import Stopping
@@ -37,10 +37,22 @@ class DraftedDecoding:
         start: ModelState | None,
         sampling: Sampling,
         stopping: Stopping,
-        lookup: PromptLookup,
+        drafter: Drafter,
+        *,
+        pauses: bool = True,
         engine: str = "eager",
     ) -> None:
         """Prepare; nothing is read before the first step.
+
+        Args:
+            model: See `Decoding`, like the next four.
+            prompt: See there.
+            start: See there.
+            sampling: See there.
+            stopping: See there.
+            drafter: Guesses tokens; it has seen none.
+            pauses: Whether drafting pauses where it is measured to lose time.
+            engine: Reads tokens for which there is no draft.
 
         Raises:
             ValueError: If there are several rows.
@@ -62,8 +74,8 @@ class DraftedDecoding:
         self._ready: deque[int] = deque()
         self._round: tuple[ModelState | None, list[int]] = (start, self._unread)
         self._said: list[int] = []
-        self._index, self._pace = NgramIndex(lookup), Pace(pauses=lookup.pauses)
-        self._index.extend(self._unread)
+        self._drafter, self._pace = drafter, Pace(pauses=pauses)
+        self._drafter.extend(self._unread)
         self._owned = False
 
     def step(self) -> Tensor:
@@ -103,7 +115,7 @@ class DraftedDecoding:
         if self._state is None or len(self._unread) > _LONGEST_UNREAD:
             self._commit()
         most = self._stopping.max_new_tokens - len(self._said) - 1
-        draft = self._index.draft(most) if self._pace.wants_draft() else []
+        draft = self._drafter.draft(most) if self._pace.wants_draft() else []
         before = self._value() if draft else None
         logits, after = self._call(draft)
         if not bool(logits.isfinite().all()):
@@ -121,7 +133,7 @@ class DraftedDecoding:
             self._unread = new[-1:]
         else:
             self._unread = [*self._unread, *new]
-        self._index.extend(new)
+        self._drafter.extend(new)
         self._ready.extend(new)
         self._pace.note(len(new), drafted=bool(draft))
 

@@ -9,6 +9,7 @@ with drafts that have no probabilities of their own.)
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Protocol, runtime_checkable
 
 from retentive.config_types import check_counts, check_types
 
@@ -40,6 +41,19 @@ class PromptLookup:
             raise ValueError(
                 f"shortest_ngram must be at most ngram = {self.ngram} tokens, but is {self.shortest_ngram}."
             )
+
+
+@runtime_checkable
+class Drafter(Protocol):
+    """Guesses how a text goes on."""
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Learn the next tokens of the text."""
+        ...
+
+    def draft(self, most: int) -> list[int]:
+        """Return at most so many tokens that may come next."""
+        ...
 
 
 class NgramIndex:

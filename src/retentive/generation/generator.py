@@ -13,7 +13,7 @@ from retentive.engine.eager import evaluating
 from retentive.generation.beginning import begin
 from retentive.generation.decoding import Decoding, RowsDecoding
 from retentive.generation.drafted_decoding import DraftedDecoding
-from retentive.generation.drafts import PromptLookup
+from retentive.generation.drafts import NgramIndex, PromptLookup
 from retentive.generation.prompt import Prompt
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
@@ -194,7 +194,8 @@ def _begin(
             "drafts must be None with a retriever, but both are given: neighbours are found for chunks that end, "
             "and a draft may be wrong."
         )
-    return DraftedDecoding(model, beginning, sampling, stopping, drafts, engine)
+    drafter = NgramIndex(drafts)
+    return DraftedDecoding(model, beginning, sampling, stopping, drafter, pauses=drafts.pauses, engine=engine)
 
 
 class _TokenLog:

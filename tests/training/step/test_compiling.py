@@ -20,8 +20,8 @@ from pathlib import Path
 from retentive.training.run.trainer import train
 from training.conftest import asked_configs
 store, folder, family, compiled = sys.argv[1:]
-hardware = {"compile": compiled == "True"}
-train(*asked_configs(Path(store), {"run": Path(folder), "hardware": hardware, "model": {"family": family, "dropout": 0.0}}))
+asked = {"hardware": {"compile": compiled == "True"}, "model": {"family": family, "dropout": 0.0}}
+train(*asked_configs(Path(store), {"run": Path(folder), **asked}))
 """
 
 
