@@ -1,6 +1,6 @@
 """Rows of one call of `generate` or `stream`, continued by an engine until all have ended."""
 
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ _DRAWN_AHEAD = 64
 NewTokens = Int[Tensor, "rows"]
 
 
+@runtime_checkable
 class RowsDecoding(Protocol):
     """Rows that are being continued, whatever reads them; see `Decoding` for the attributes."""
 
