@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from retentive.checkpoints.fingerprint import weights_fingerprint
 from retentive.checkpoints.tensor_file import TensorReader, digest, listed, open_tensors, write_tensors
 from retentive.config_types import check_kind
 from retentive.errors import DamagedFileError, DivergedError, MismatchError
 from retentive.models.calls import check_is_model
+from retentive.models.fingerprint import weights_fingerprint
 from retentive.models.protocol import LanguageModel, as_module
 from retentive.models.registry import config_from_dict, config_to_dict
 from retentive.models.state_values import check_state_values

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from retentive.checkpoints.fingerprint import fingerprint_of
 from retentive.checkpoints.tensor_file import listed, open_tensors, write_tensors
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_json, write_atomically
 from retentive.huggingface.recurrent_memory import HuggingFaceRecurrentMemory
 from retentive.huggingface.recurrent_memory_config import HuggingFaceMemoryConfig
+from retentive.models.fingerprint import fingerprint_of
 
 TENSORS_FILE = "memory.safetensors"
 SETTINGS_FILE = "memory.json"
