@@ -97,3 +97,14 @@ def let_dimension_vary(tensor: Tensor, dim: int) -> None:
 def stays_in_place(tensor: Tensor) -> None:
     """Tell ``torch.compile`` that the tensor keeps its memory from call to call, for CUDA graphs (torch 2.13)."""
     torch._dynamo.mark_static_address(tensor)  # pyright: ignore[reportPrivateUsage]
+
+
+def write_package(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Compile an exported program into a package of AOTInductor (torch 2.13)."""
+    options = {"cpp_wrapper": True}
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)  # pyright: ignore[reportPrivateUsage]
+
+
+def load_package(path: Path) -> Callable[..., Any]:
+    """Return the program of such a package (torch 2.13)."""
+    return torch._inductor.aoti_load_package(str(path))  # pyright: ignore[reportPrivateUsage]

@@ -1,9 +1,10 @@
-"""Compiled steps beside calls, without the hook: give ``aot_eager FAMILY...``, ``inductor`` or ``long``."""
+"""Compiled steps beside calls, without the hook: give ``aot_eager FAMILY...``, ``inductor``, ``export`` or ``long``."""
 
 import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -11,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from laws.families import beside, random_tokens, small_model
 from retentive import generate, load_state, save_state
 from retentive.engine.compiled import CompiledSteps
+from retentive.engine.packaged import export_steps
+from retentive.errors import MismatchError
 from retentive.models.base import DecoderModel
 from retentive.state import named_tensors
 
@@ -65,6 +68,23 @@ def goes_on_across_engines() -> None:
     assert_same(found.tokens, generate(model, more, max_new_tokens=90).tokens)
 
 
+def exports() -> None:
+    """Steps that were compiled ahead of time write the same tokens, and refuse other weights."""
+    for family in ("hybrid", "rmt"):
+        model = small_model(family, dtype=torch.float32)
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "steps"
+            export_steps(model, out)
+            for prompt in ([[1, 2, 3]], [[1, 2, 3], [4, 5]], [[1], [2], [3], [4]]):
+                expected = generate(model, prompt, max_new_tokens=90)
+                found = generate(model, prompt, max_new_tokens=90, engine=out)
+                assert_same(found.tokens, expected.tokens)
+            with torch.no_grad():
+                next(model.parameters()).add_(1)
+            with pytest.raises(MismatchError, match="must be of these weights"):
+                generate(model, [[1, 2, 3]], max_new_tokens=2, engine=out)
+
+
 def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
     assert [row.tolist() for row in found] == [row.tolist() for row in expected]
 
@@ -76,6 +96,8 @@ def main() -> None:
         check_engine(small_model(family), family, backend=backend, steps=7)
     if backend == "inductor":
         goes_on_across_engines()
+    if backend == "export":
+        exports()
     if backend == "long":
         for family in ("retnet", "hybrid"):
             model = small_model(family, dtype=torch.float32)

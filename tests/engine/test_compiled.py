@@ -23,7 +23,7 @@ def run_process(*arguments: str) -> None:
 
 @pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
 def test_steps_in_rings_are_the_models_calls(family: str, changes: dict):
-    check_engine(small_model(family, **changes), family, backend=None, steps=13)
+    check_engine(small_model(family, **changes), family, backend=None, steps=9)
 
 
 @torch.inference_mode()
@@ -42,6 +42,11 @@ def test_inductor_goes_on_from_an_eager_state_and_back():
 
 
 @pytest.mark.slow
+def test_steps_are_exported_and_run_without_compiling():
+    run_process("export")
+
+
+@pytest.mark.slow
 def test_ten_thousand_tokens_stay_equal():
     run_process("long")
 
@@ -54,7 +59,10 @@ def test_hooks_are_called():
 
 
 def test_an_unknown_engine_is_named():
-    with pytest.raises(ValueError, match="engine must be one of eager, compile, but is 'fast'"):
+    with pytest.raises(
+        ValueError,
+        match="engine must be one of eager, compile, or a folder that 'retentive export' wrote, but is 'fast'",
+    ):
         generate(small_model("retnet"), [1, 2], max_new_tokens=1, engine="fast")
 
 

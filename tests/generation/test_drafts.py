@@ -3,26 +3,27 @@
 import pytest
 import torch
 
-from laws.families import case_name, cases, small_model
+from laws.families import small_model
 from retentive import Sampling, generate, stream
 from retentive.generation.drafted_decoding import DraftedDecoding
 from retentive.generation.drafts import NgramIndex, Pace, PromptLookup
 from retentive.generation.prompt import PromptBatch
 from retentive.generation.stopping import Stopping
+from retentive.models.registry import family_names
 from retentive.state import named_tensors
 
 ALWAYS = PromptLookup(longest=4, ngram=3, shortest_ngram=1, pauses=False)
 PROMPT = [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
 
 
-@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
-def test_tokens_and_state_are_those_without_drafts(family: str, changes: dict):
-    model = small_model(family, **changes)
-    for sampling in (Sampling(), Sampling(temperature=0.7, seed=5, top_k=4)):
-        expected = generate(model, PROMPT, max_new_tokens=24, sampling=sampling)
-        found = generate(model, PROMPT, max_new_tokens=24, sampling=sampling, drafts=ALWAYS)
-        assert found.tokens[0].tolist() == expected.tokens[0].tolist()
-        assert_same_state(found.state, expected.state)
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, seed=5, top_k=4)], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("family", family_names())
+def test_tokens_and_state_are_those_without_drafts(family: str, sampling: Sampling):
+    model = small_model(family)
+    expected = generate(model, PROMPT, max_new_tokens=16, sampling=sampling)
+    found = generate(model, PROMPT, max_new_tokens=16, sampling=sampling, drafts=ALWAYS)
+    assert found.tokens[0].tolist() == expected.tokens[0].tolist()
+    assert_same_state(found.state, expected.state)
 
 
 def assert_same_state(found: object, expected: object) -> None:
@@ -35,9 +36,9 @@ def assert_same_state(found: object, expected: object) -> None:
 @pytest.mark.parametrize("family", ["hybrid", "rmt"])
 def test_a_stream_can_be_left_at_any_token(family: str):
     model = small_model(family)
-    expected = generate(model, PROMPT, max_new_tokens=20).tokens[0].tolist()
-    tokens = stream(model, PROMPT, max_new_tokens=20, drafts=ALWAYS)
-    for count in range(1, 20):
+    expected = generate(model, PROMPT, max_new_tokens=12).tokens[0].tolist()
+    tokens = stream(model, PROMPT, max_new_tokens=12, drafts=ALWAYS)
+    for count in range(1, 12):
         assert next(tokens) == (expected[count - 1],)
         assert_same_state(tokens.state, generate(model, PROMPT, max_new_tokens=count).state)
     rest = generate(model, state=tokens.state, max_new_tokens=3, drafts=ALWAYS)
@@ -47,7 +48,7 @@ def test_a_stream_can_be_left_at_any_token(family: str):
 def test_a_stop_token_inside_a_draft_ends_the_text():
     model = small_model("retnet")
     free = generate(model, PROMPT, max_new_tokens=20).tokens[0].tolist()
-    for stop in set(free):
+    for stop in sorted(set(free))[:4]:
         expected = generate(model, PROMPT, max_new_tokens=20, stop_tokens=[stop])
         found = generate(model, PROMPT, max_new_tokens=20, stop_tokens=[stop], drafts=ALWAYS)
         assert found.tokens[0].tolist() == expected.tokens[0].tolist()
@@ -70,11 +71,11 @@ def test_right_drafts_save_calls():
 
 
 def test_sampled_tokens_have_the_models_distribution():
-    """Chi-square of 23 tokens at the third place, 250 times, against sampling without drafts by other seeds."""
+    """Chi-square of 23 tokens at the third place, 120 times, against sampling without drafts by other seeds."""
     model = small_model("retnet")
     counts = torch.zeros(2, 23)
     for row, drafts in enumerate((ALWAYS, None)):
-        for seed in range(250):
+        for seed in range(120):
             sampling = Sampling(temperature=1.0, seed=1000 * row + seed)
             found = generate(model, PROMPT, max_new_tokens=3, sampling=sampling, drafts=drafts)
             counts[row, found.tokens[0][2]] += 1

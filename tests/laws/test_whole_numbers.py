@@ -10,11 +10,11 @@ from torch import nn
 from laws.families import beside, case_name, cases, random_tokens, small_config, small_model
 from retentive import generate
 from retentive.checkpoints import load_model, load_state, save_model, save_state
-from retentive.checkpoints.fingerprint import weights_fingerprint
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
 from retentive.layers.quantised import QuantisationConfig, QuantisedEmbedding, QuantisedLinear
 from retentive.models.base import DecoderModel
+from retentive.models.fingerprint import weights_fingerprint
 from retentive.models.quantise import quantise
 from retentive.models.registry import build
 from retentive.ops.quantisation import (

@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": "Convert a checkpoint of another package.",
     "quantise": "Round a model's weights to 8 or 4 bits.",
     "linearise": "Turn attention layers of a Transformer into retention, matched and distilled.",
+    "export": "Compile a model's steps ahead of time.",
     "retro_evidence": "Test whether neighbours help: RETRO with, without and with wrong ones; half an hour.",
     "demo": "Run everything on real text, with a report: ten minutes on a laptop.",
 }

@@ -1,30 +1,36 @@
-"""The ways to run a model's steps, by name."""
+"""The ways to run a model's steps, by name or by the folder of an export."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from retentive.engine.compiled import CompiledSteps
 from retentive.engine.eager import EagerSteps
+from retentive.engine.packaged import MANIFEST, PackagedSteps
 from retentive.models.protocol import LanguageModel
 
 ENGINES: dict[str, Callable[[LanguageModel], EagerSteps]] = {"eager": EagerSteps, "compile": CompiledSteps}
 """Name -> what makes the steps of a model."""
 
 
-def check_engine(engine: str) -> None:
-    """Validate that there is an engine of this name.
+def check_engine(engine: str | Path) -> None:
+    """Validate that there is an engine of this name, or in this folder.
 
     Raises:
         ValueError: If there is none.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, but is {engine!r}.")
+    if str(engine) not in ENGINES and not (Path(engine) / MANIFEST).is_file():
+        raise ValueError(
+            f"engine must be one of {', '.join(ENGINES)}, or a folder that 'retentive export' wrote, but is "
+            f"{str(engine)!r}."
+        )
 
 
-def make_steps(model: LanguageModel, engine: str) -> EagerSteps:
+def make_steps(model: LanguageModel, engine: str | Path) -> EagerSteps:
     """Make the steps of a model.
 
     Raises:
-        ValueError: If there is no engine of this name.
+        ValueError: If there is no such engine, or it cannot run the model.
+        MismatchError: If the folder of an export is of another model.
     """
     check_engine(engine)
-    return ENGINES[engine](model)
+    return ENGINES[str(engine)](model) if str(engine) in ENGINES else PackagedSteps(model, Path(engine))

@@ -1,6 +1,7 @@
 """Rows that are being continued side by side: they come and go between steps, each with its own sampling and end."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -44,7 +45,7 @@ class Engine:
         beside: BesideTokens | None = None,
         *,
         tokens_per_step: int = TOKENS_PER_STEP,
-        engine: str = "eager",
+        engine: str | Path = "eager",
     ) -> None:
         """Begin without rows.
 
@@ -52,7 +53,7 @@ class Engine:
             model: Of any family that predicts next tokens; in eval mode during each call, and as it was afterwards.
             beside: Finds the family's inputs beside tokens, such as neighbours; None for families without any.
             tokens_per_step: Tokens of admitted prompts that one step reads, at most.
-            engine: How steps are run: a name of `retentive.engine.choice.ENGINES`.
+            engine: How steps are run: a name of `retentive.engine.choice.ENGINES`, or a folder of ``retentive export``.
 
         Raises:
             ValueError: If there is no engine of this name, or it cannot run the model.

@@ -1,5 +1,6 @@
 """Rows of one call of `generate` or `stream`, continued by an engine until all have ended."""
 
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -55,7 +56,7 @@ class Decoding:
         sampling: Sampling,
         stopping: Stopping,
         lookup: Lookup | None = None,
-        engine: str = "eager",
+        engine: str | Path = "eager",
     ) -> None:
         """Prepare; nothing is read before the first step."""
         self._engine = Engine(model, lookup, engine=engine)

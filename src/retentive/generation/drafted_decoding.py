@@ -1,6 +1,7 @@
 """One row that goes on several tokens a call, where drafts of them are right."""
 
 from collections import deque
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -40,7 +41,7 @@ class DraftedDecoding:
         drafter: Drafter,
         *,
         pauses: bool = True,
-        engine: str = "eager",
+        engine: str | Path = "eager",
     ) -> None:
         """Prepare; nothing is read before the first step.
 

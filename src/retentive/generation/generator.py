@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Int
@@ -92,7 +93,7 @@ def generate(
     stop_tokens: Collection[int] = (),
     state: ModelState | GenerationState | None = None,
     retriever: Retriever | Retrieval | None = None,
-    engine: str = "eager",
+    engine: str | Path = "eager",
     drafts: PromptLookup | None = None,
 ) -> GenerationResult:
     """Continue a text, or several side by side.
@@ -115,8 +116,9 @@ def generate(
         state: Of an earlier result, or of the model's output, with as many rows as the prompt.
         retriever: For families that read neighbours: finds those of each chunk, as soon as it has ended and once; a
             `StoreRetriever` over a datastore, any function, or a `Retrieval` with options. None reads none.
-        engine: How tokens are read one by one: ``eager``, or ``compile`` through ``torch.compile``, which takes up to a
-            minute once for a model in this process, and less time a token. Results differ by rounding.
+        engine: How tokens are read one by one: ``eager``; ``compile`` through ``torch.compile``, which takes up to a
+            minute once for a model in this process, and less time a token; or a folder that ``retentive export``
+            wrote, whose steps were compiled before. Results differ by rounding.
         drafts: Draft tokens from the text's own n-grams and read several in one call, where that gains time; for one
             row, without a retriever. Tokens are the same, sampled ones too; only rounding differs.
 
@@ -145,7 +147,7 @@ def stream(
     stop_tokens: Collection[int] = (),
     state: ModelState | GenerationState | None = None,
     retriever: Retriever | Retrieval | None = None,
-    engine: str = "eager",
+    engine: str | Path = "eager",
     drafts: PromptLookup | None = None,
 ) -> TokenStream:
     """`generate`, token by token: yields a tuple with the new id of each row, None for rows that have ended.
@@ -175,7 +177,7 @@ def _begin(
     stop_tokens: Collection[int],
     state: ModelState | GenerationState | None,
     retriever: Retriever | Retrieval | None,
-    engine: str,
+    engine: str | Path,
     drafts: PromptLookup | None,
 ) -> RowsDecoding:
     """Check all arguments and make the loop."""

@@ -10,8 +10,8 @@ from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.config_types import check_count, check_types
 from retentive.data.neighbour_stores import FOLDER
-from retentive.errors import MismatchError
 from retentive.engine.choice import check_engine
+from retentive.errors import MismatchError
 from retentive.files.targets import check_file_target
 from retentive.generation.chat import Conversation, next_turn
 from retentive.generation.drafts import PromptLookup
@@ -60,7 +60,8 @@ class GenerateConfig:
         show_neighbours: Say on standard error which neighbours were read, from which token on.
         drafts: Draft up to so many tokens from what the text said before, and read them in one call, where that gains
             time; the text stays the same. Not with a store or neighbours.
-        engine: "eager" starts at once; "compile" needs a C++ compiler and up to a minute, then less time a token.
+        engine: "eager" starts at once; "compile" needs a C++ compiler and up to a minute, then less time a token; a
+            folder of "retentive export" was compiled before.
     """
 
     checkpoint: Path
@@ -84,7 +85,7 @@ class GenerateConfig:
     end_with_prompt: bool = False
     show_neighbours: bool = False
     drafts: int | None = None
-    engine: Literal["eager", "compile"] = "eager"
+    engine: str = "eager"
 
     def __post_init__(self) -> None:
         """Validate the fields."""

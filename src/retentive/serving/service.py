@@ -9,13 +9,13 @@ from typing import Any
 
 from retentive.checkpoints import GenerationState, load_model
 from retentive.checkpoints.devices import chosen_device
-from retentive.checkpoints.fingerprint import weights_fingerprint
 from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.data.neighbour_stores import FOLDER
 from retentive.errors import MismatchError, RetentiveError
 from retentive.generation import RequestBatch, StoreRetriever
 from retentive.models.base import DecoderModel
 from retentive.models.calls import check_predicts_next
+from retentive.models.fingerprint import weights_fingerprint
 from retentive.retrieval import Datastore
 from retentive.serving.codec import from_bytes, to_bytes
 from retentive.serving.config import ServeConfig

@@ -1,0 +1,147 @@
+"""Steps compiled ahead of time: a folder of AOTInductor packages, with which a server starts without compiling."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from retentive.engine.static.ring_steps import Program, RingSteps
+from retentive.engine.static.rings import fill_rings
+from retentive.engine.static.tensor_step import StepForm, step_in_rings, with_borders, with_marks
+from retentive.errors import MismatchError
+from retentive.files import check_version, folder_written_atomically, read_checked_json, with_checksum, write_json
+from retentive.files.targets import check_folder_target
+from retentive.models.fingerprint import weights_fingerprint
+from retentive.models.protocol import LanguageModel, as_module
+from retentive.private_apis import load_package, write_package
+from retentive.state import ModelState, named_tensors
+
+MANIFEST = "steps.json"
+_VERSION = 1
+_ONE, _SEVERAL = "one_row.pt2", "several_rows.pt2"
+_CURE = "export the model again: retentive export MODEL OUT --format aoti."
+
+
+class _ExportedStep(nn.Module):
+    """`step_in_rings` of one form and one model."""
+
+    def __init__(self, form: StepForm, model: nn.Module) -> None:
+        super().__init__()
+        self._form, self.model = form, model
+
+    def forward(self, tokens: Tensor, clock: Tensor, tensors: list[Tensor]) -> Tensor:
+        return step_in_rings(self._form, self.model, tokens, clock, tensors)
+
+
+def export_steps(model: LanguageModel, folder: Path) -> None:
+    """Compile a model's step ahead of time into a folder, for one row and for several, on the model's device.
+
+    The folder holds the weights, too, and fits this release of torch and machines like this one.
+
+    Args:
+        model: In eval mode afterwards.
+        folder: Made; must not be there.
+
+    Raises:
+        ValueError: If the model has no steps that are functions of tensors, or the folder cannot be made.
+    """
+    check_folder_target("out", folder)
+    if folder.exists():
+        raise ValueError(f"out must be a folder that is not there yet, but {folder} is: choose another one.")
+    bordered, module = with_borders(model, "exported"), as_module(model.eval())
+    with folder_written_atomically(folder) as unfinished:
+        form: list[tuple[str, str]] = []
+        for rows, name in ((1, _ONE), (3, _SEVERAL)):
+            with torch.no_grad():
+                state = model(torch.zeros(rows, 1, dtype=torch.long, device=model.device), logits_to_keep=0).state
+                if bordered.tokens_within(state) == 0:
+                    raise ValueError(
+                        f"model must have segments or chunks of at least 3 tokens for its steps to be exported, but "
+                        f"this {model.config.family} has a border after its first token."
+                    )
+                state = with_marks(state)
+                form = _form_of(state)
+                _export(StepForm(model, state), module, state, unfinished / name)
+        content = {
+            "version": _VERSION,
+            "format": "aoti",
+            "torch": torch.__version__,
+            "device": model.device.type,
+            "weights": weights_fingerprint(module),
+            "state": form,
+        }
+        write_json(unfinished / MANIFEST, with_checksum(content))
+
+
+def _export(form: StepForm, model: nn.Module, state: ModelState, path: Path) -> None:
+    """Write one package."""
+    rings = fill_rings(named_tensors(state), form.growing)
+    tokens, clock = torch.zeros_like(state.position), torch.tensor(rings.clock, device=state.position.device)
+    any_rows = {0: torch.export.Dim.AUTO} if state.batch_size > 1 else {}
+    shapes: list[dict[int, Any]] = []
+    for name in rings.tensors:
+        growth = form.growing.get(name)
+        grows = growth is not None and growth.longest is None
+        shapes.append({**any_rows, **({growth.dim: torch.export.Dim.AUTO} if growth is not None and grows else {})})
+    inputs = (tokens, clock, list(rings.tensors.values()))
+    program = torch.export.export(
+        _ExportedStep(form, model), inputs, dynamic_shapes=(any_rows, {}, shapes), strict=False
+    )
+    write_package(program, path)
+
+
+def _form_of(state: ModelState) -> list[tuple[str, str]]:
+    return [(name, str(tensor.dtype)) for name, tensor in named_tensors(state).items()]
+
+
+class PackagedSteps(RingSteps):
+    """Steps by the packages of a folder that `export_steps` wrote."""
+
+    def __init__(self, model: LanguageModel, folder: Path) -> None:
+        """Open a folder.
+
+        Args:
+            model: The model that was exported; it reads prompts.
+            folder: Of `export_steps`.
+
+        Raises:
+            FileNotFoundError: If the folder holds no packages.
+            MismatchError: If they are of other weights, of another device or of another release of torch.
+            DamagedFileError: If the manifest is damaged.
+        """
+        super().__init__(model)
+        content = read_checked_json(folder / MANIFEST, cure=_CURE)
+        check_version(content, folder / MANIFEST, _VERSION, cure=_CURE)
+        facts = (
+            ("this release of torch", content["torch"], torch.__version__),
+            ("this device", content["device"], model.device.type),
+            ("these weights", content["weights"], weights_fingerprint(as_module(model))),
+        )
+        for name, held, wanted in facts:
+            if held != wanted:
+                raise MismatchError(f"{folder} must be of {name}, {wanted}, but is of {held}; {_CURE}")
+        self._folder, self._form = folder, [tuple(part) for part in cast("Sequence[Sequence[str]]", content["state"])]
+        self._programs: dict[str, tuple[StepForm, Program]] = {}
+
+    def program(self, state: ModelState) -> tuple[StepForm, Program]:
+        """Return the package for states of this form.
+
+        Raises:
+            MismatchError: If the state has another form than the one that was exported.
+        """
+        if _form_of(state) != self._form:
+            raise MismatchError(
+                "state must have the tensors that the exported steps take, but others are there, such as neighbours "
+                "that are being read; engine='compile' takes it."
+            )
+        name = _ONE if state.batch_size == 1 else _SEVERAL
+        if name not in self._programs:
+            package = load_package(self._folder / name)
+
+            def run(_: StepForm, __: nn.Module, tokens: Tensor, clock: Tensor, tensors: list[Tensor]) -> Tensor:
+                return cast("Tensor", package(tokens, clock, tensors))
+
+            self._programs[name] = StepForm(self.model, state), run
+        return self._programs[name]
