@@ -17,6 +17,7 @@ from matplotlib import pyplot
 
 from benchmarks.pictures import finish
 from retentive import RetNet, RetNetConfig, Sampling, Transformer, TransformerConfig
+from retentive.generation.beginning import Beginning
 from retentive.generation.drafted_decoding import DraftedDecoding
 from retentive.generation.prompt import PromptBatch
 from retentive.generation.stopping import Stopping
@@ -58,8 +59,8 @@ class NoDrafts:
 def write(model: DecoderModel, prompt: torch.Tensor, drafter: KnownText | NoDrafts) -> tuple[list[int], float]:
     """Write the text; its tokens and the seconds after the first."""
     stopping = Stopping(max_new_tokens=TOKENS)
-    batch = PromptBatch(tokens=prompt, mask=None)
-    decoding = DraftedDecoding(model, batch, None, Sampling(), stopping, drafter, pauses=False)
+    beginning = Beginning(first=PromptBatch(tokens=prompt, mask=None), state=None, counts=None)
+    decoding = DraftedDecoding(model, beginning, Sampling(), stopping, drafter, pauses=False)
     tokens = decoding.step().tolist()
     begun = time.perf_counter()
     while decoding.active:

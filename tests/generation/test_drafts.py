@@ -5,6 +5,7 @@ import torch
 
 from laws.families import small_model
 from retentive import Sampling, generate, stream
+from retentive.generation.beginning import Beginning
 from retentive.generation.drafted_decoding import DraftedDecoding
 from retentive.generation.drafts import NgramIndex, Pace, PromptLookup
 from retentive.generation.prompt import PromptBatch
@@ -61,9 +62,10 @@ def test_right_drafts_save_calls():
     greedy = generate(model, PROMPT, max_new_tokens=60).tokens[0].tolist()
     prompt = PromptBatch(tokens=torch.tensor([[*PROMPT, *greedy]]), mask=None)
     # Read again after itself, the text is known whole: what follows is drafted from it.
-    repeated = PromptBatch(tokens=torch.cat((prompt.tokens, prompt.tokens[:, : len(PROMPT)]), 1), mask=None)
+    tokens = torch.cat((prompt.tokens, prompt.tokens[:, : len(PROMPT)]), 1)
+    repeated = Beginning(first=PromptBatch(tokens=tokens, mask=None), state=None, counts=None)
     decoding = DraftedDecoding(
-        model, repeated, None, Sampling(), Stopping(max_new_tokens=40), NgramIndex(ALWAYS), pauses=False
+        model, repeated, Sampling(), Stopping(max_new_tokens=40), NgramIndex(ALWAYS), pauses=False
     )
     while decoding.active:
         decoding.step()
@@ -116,5 +118,7 @@ def test_drafts_are_refused_where_they_cannot_be():
         generate(model, [[1, 2], [3, 4]], max_new_tokens=2, drafts=ALWAYS)
     with pytest.raises(ValueError, match="drafts must be None with a retriever"):
         generate(model, [1, 2], max_new_tokens=2, drafts=ALWAYS, retriever=lambda chunks: chunks[:, None])
+    with pytest.raises(ValueError, match="drafts must be None with penalties"):
+        generate(model, [1, 2], max_new_tokens=2, drafts=ALWAYS, sampling=Sampling(presence_penalty=1.0))
     with pytest.raises(ValueError, match="shortest_ngram must be at most ngram = 2 tokens, but is 3"):
         PromptLookup(ngram=2, shortest_ngram=3)

@@ -12,10 +12,10 @@ from retentive.engine.choice import make_steps
 from retentive.engine.eager import evaluating
 from retentive.engine.engine import PREFILL_TOKENS, as_value
 from retentive.errors import DivergedError
+from retentive.generation.beginning import Beginning
 from retentive.generation.decoding import draw_seed
 from retentive.generation.drafts import Drafter, Pace
-from retentive.generation.prompt import PromptBatch
-from retentive.generation.sampling import Sampling, choose
+from retentive.generation.sampling import Sampling, add_counts, choose
 from retentive.generation.stopping import Stopping
 from retentive.generation.uniforms import uniforms
 from retentive.models.protocol import LanguageModel
@@ -34,8 +34,7 @@ class DraftedDecoding:
     def __init__(
         self,
         model: LanguageModel,
-        prompt: PromptBatch,
-        start: ModelState | None,
+        beginning: Beginning,
         sampling: Sampling,
         stopping: Stopping,
         drafter: Drafter,
@@ -46,9 +45,8 @@ class DraftedDecoding:
         """Prepare; nothing is read before the first step.
 
         Args:
-            model: See `Decoding`, like the next four.
-            prompt: See there.
-            start: See there.
+            model: See `Decoding`, like the next three.
+            beginning: See there.
             sampling: See there.
             stopping: See there.
             drafter: Guesses tokens; it has seen none.
@@ -58,6 +56,7 @@ class DraftedDecoding:
         Raises:
             ValueError: If there are several rows.
         """
+        prompt, start = beginning.first, beginning.state
         if prompt.tokens.shape[0] != 1:
             raise ValueError(
                 f"drafts must be None for several rows, which would go on at different paces, but there are "
@@ -77,7 +76,7 @@ class DraftedDecoding:
         self._said: list[int] = []
         self._drafter, self._pace = drafter, Pace(pauses=pauses)
         self._drafter.extend(self._unread)
-        self._owned = False
+        self._owned, self._counts = False, beginning.counts
 
     def step(self) -> Tensor:
         """Return the next token."""
@@ -86,6 +85,8 @@ class DraftedDecoding:
                 self._refill()
         token = self._ready.popleft()
         self._said.append(token)
+        if self._counts is not None:
+            add_counts(self._counts, torch.tensor([token], device=self.device))
         ends = token in self._stopping.stop_tokens
         if ends or len(self._said) == self._stopping.max_new_tokens:
             self.stopped, self.active = [ends], []
@@ -108,8 +109,9 @@ class DraftedDecoding:
             behind = tokens[: len(tokens) - len(self._ready) - 1]
             if behind:
                 state = self._steps.read(self._tensor(behind), None, state, {}, keep=0)[1]
-        model = map_tensors(cast("ModelState", state), as_value)
-        return GenerationState(model=model, unread=torch.tensor([self._said[-1]], device=self.device))
+        unread = torch.tensor([self._said[-1]], device=self.device)
+        reached = GenerationState(model=cast("ModelState", state), unread=unread, counts=self._counts)
+        return map_tensors(reached, as_value)
 
     def _refill(self) -> None:
         """Read what is unread and a draft, and keep what is right of it."""

@@ -196,6 +196,10 @@ def _begin(
             "drafts must be None with a retriever, but both are given: neighbours are found for chunks that end, "
             "and a draft may be wrong."
         )
+    if sampling.has_penalties:
+        raise ValueError(
+            "drafts must be None with penalties, which change with every token, but both are given; leave one out."
+        )
     drafter = NgramIndex(drafts)
     return DraftedDecoding(model, beginning, sampling, stopping, drafter, pauses=drafts.pauses, engine=engine)
 
