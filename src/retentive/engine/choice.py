@@ -18,7 +18,8 @@ def check_engine(engine: str | Path) -> None:
     Raises:
         ValueError: If there is none.
     """
-    if str(engine) not in ENGINES and not (Path(engine) / MANIFEST).is_file():
+    is_folder = isinstance(engine, str | Path) and (Path(engine) / MANIFEST).is_file()
+    if str(engine) not in ENGINES and not is_folder:
         raise ValueError(
             f"engine must be one of {', '.join(ENGINES)}, or a folder that 'retentive export' wrote, but is "
             f"{str(engine)!r}."
