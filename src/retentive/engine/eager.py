@@ -32,6 +32,10 @@ class EagerSteps:
         device = model.device
         self._rows_worth_sharing = rows_worth_sharing(model) if device.type == "cpu" else 0
 
+    def apart(self) -> "EagerSteps":
+        """Return steps of the same kind, whose states are their own."""
+        return EagerSteps(self.model)
+
     def read(
         self,
         tokens: Tokens,

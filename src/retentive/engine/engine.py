@@ -61,7 +61,8 @@ class Engine:
         check_count("tokens_per_step", tokens_per_step, unit="token")
         self._model, self._beside = model, beside
         # Apart, for steps go on from their own last state: reading a prompt of one token must not end a run of others.
-        self._steps, self._prompt_steps = make_steps(model, engine), make_steps(model, engine)
+        self._steps = make_steps(model, engine)
+        self._prompt_steps = self._steps.apart()
         self._waiting = WaitingPrompts(tokens_per_step)
         self._groups: list[Group] = []
         self._arrivals: list[Arrivals] = []

@@ -21,7 +21,7 @@ from retentive.state import ModelState, named_tensors
 MANIFEST = "steps.json"
 _VERSION = 1
 _ONE, _SEVERAL = "one_row.pt2", "several_rows.pt2"
-_CURE = "export the model again: retentive export MODEL OUT --format aoti."
+_CURE = "export the model again: retentive export MODEL OUT --format aoti"
 
 
 class _ExportedStep(nn.Module):
@@ -65,7 +65,7 @@ def export_steps(model: LanguageModel, folder: Path) -> None:
                 form = _form_of(state)
                 _export(StepForm(model, state), module, state, unfinished / name)
         content = {
-            "version": _VERSION,
+            "format_version": _VERSION,
             "format": "aoti",
             "torch": torch.__version__,
             "device": model.device.type,
@@ -121,7 +121,7 @@ class PackagedSteps(RingSteps):
         )
         for name, held, wanted in facts:
             if held != wanted:
-                raise MismatchError(f"{folder} must be of {name}, {wanted}, but is of {held}; {_CURE}")
+                raise MismatchError(f"{folder} must be of {name}, {wanted}, but is of {held}; {_CURE}.")
         self._folder, self._form = folder, [tuple(part) for part in cast("Sequence[Sequence[str]]", content["state"])]
         self._programs: dict[str, tuple[StepForm, Program]] = {}
 

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retentive.engine.context import EngineContext
 from retentive.engine.eager import EagerSteps
 from retentive.engine.lookup import is_observed
 from retentive.engine.static.rings import Rings, fill_rings
@@ -66,6 +68,12 @@ class RingSteps(EagerSteps):
         super().__init__(model)
         self._running: _Running | None = None
         self._is_observed = False
+
+    def apart(self) -> "RingSteps":
+        """Return steps of the same programs, whose states are their own."""
+        other = copy(self)
+        other._running, other._context = None, EngineContext()
+        return other
 
     @abstractmethod
     def program(self, state: ModelState) -> tuple[StepForm, Program]:
