@@ -72,6 +72,7 @@ def test_right_drafts_save_calls():
     assert decoding.calls < 40
 
 
+@pytest.mark.slow
 def test_sampled_tokens_have_the_models_distribution():
     """Chi-square of 23 tokens at the third place, 120 times, against sampling without drafts by other seeds."""
     model = small_model("retnet")

@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -108,3 +109,9 @@ def _evaluating(model: LanguageModel) -> Generator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def as_value(tensor: Tensor) -> Tensor:
+    """Return a copy that no step writes over, outside inference mode, so that it can be used with gradients."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor.detach().clone()

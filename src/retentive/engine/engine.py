@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retentive.config_types import check_count
 from retentive.engine.choice import make_steps
-from retentive.engine.eager import evaluating
+from retentive.engine.eager import as_value, evaluating
 from retentive.engine.protocol import (
     BesideTokens,
     EngineStep,
@@ -398,9 +398,3 @@ class Engine:
         if len(kept) not in (0, len(found)):
             raise ValueError("the rows must have samplers with the same kind of state; ask for `state` of each slot.")
         return join_rows(kept) if kept else None
-
-
-def as_value(tensor: Tensor) -> Tensor:
-    """Return a copy that no step writes over, outside inference mode, so that it can be used with gradients."""
-    with torch.inference_mode(False):
-        return tensor.clone() if tensor.is_inference() else tensor.detach().clone()

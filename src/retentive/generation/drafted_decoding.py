@@ -9,8 +9,8 @@ from torch import Tensor
 
 from retentive.checkpoints.states import GenerationState
 from retentive.engine.choice import make_steps
-from retentive.engine.eager import evaluating
-from retentive.engine.engine import PREFILL_TOKENS, as_value
+from retentive.engine.eager import as_value, evaluating
+from retentive.engine.engine import PREFILL_TOKENS
 from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning
 from retentive.generation.decoding import draw_seed
