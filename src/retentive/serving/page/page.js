@@ -75,7 +75,7 @@ const asked = (record) => (turnOf(record).input || []).filter((one) => one.role 
 function passagesOf(read) {
   return (read || []).flatMap((chunk) => [
     element("h3", { textContent: `From token ${chunk.from_token.toLocaleString()}` }),
-    ...chunk.passages.map(passage),
+    ...(chunk.passages.length ? chunk.passages.map(passage) : [element("p", { textContent: "Nothing was found." })]),
   ]);
 }
 
