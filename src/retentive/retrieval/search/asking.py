@@ -15,6 +15,7 @@ from retentive.retrieval.passages import Passages
 from retentive.retrieval.search.answers import Answer, answer_of
 from retentive.retrieval.search.language import ParsedQuery, parse_query
 from retentive.retrieval.search.passage import Surroundings, surroundings
+from retentive.retrieval.search.phrases import chunks_with_phrase
 from retentive.retrieval.search.queries import Neighbours, Query, query_rows
 from retentive.retrieval.search.searcher import RowNumbers, Searcher, search_allowed
 from retentive.retrieval.search.where import Condition, Where, allowed_documents, columns, conditions_of
@@ -127,7 +128,11 @@ def find_answers(
     candidates = _Candidates(corpus, words_of(store.encoder), asked, barred)
     passages = Passages(query_rows(asked.text, store.tokenizer), store.tokenizer)
     queries = store.searcher.queries(passages, [asked.text])
-    queries = queries.among(_chunks_of_others(corpus, barred)) if conditions else queries
+    if conditions or candidates.phrases:
+        among = _chunks_of_others(corpus, barred)
+        for phrase in candidates.phrases:
+            among &= chunks_with_phrase(corpus, words_of(store.encoder), store.searcher.words_index, phrase)
+        queries = queries.among(among)
     limit = max(corpus.num_chunks, 1)
     wanted = k + 4
     while True:
@@ -187,7 +192,7 @@ class _Candidates:
     ) -> None:
         self._corpus, self._encoder, self._barred = corpus, encoder, barred
         self._wanted = frozenset(_split(encoder, asked.text).keys)
-        self._phrases = [keys for phrase in asked.phrases if (keys := _split(encoder, phrase).keys)]
+        self.phrases = [keys for phrase in asked.phrases if (keys := _split(encoder, phrase).keys)]
         self._without = [keys for phrase in asked.without if (keys := _split(encoder, phrase).keys)]
         self._around: dict[int, Surroundings] = {}
         self._answers: dict[int, Answer] = {}
@@ -198,21 +203,19 @@ class _Candidates:
     ) -> Bool[np.ndarray, "rows candidates"]:
         """Whether each candidate may be an answer; the rows are of one query."""
         allowed = ~self._barred[self._corpus.documents(ids)]
-        if self._phrases or self._without:
+        if self._without:
             for place in zip(*np.nonzero(allowed), strict=True):
                 allowed[place] = self._fits(int(ids[place]))
         return allowed
 
     def _fits(self, chunk: int) -> bool:
-        """Whether the phrases begin in a chunk, and nothing that is not wanted stands in its answer."""
+        """Whether nothing that is not wanted stands in a chunk or its answer."""
         if chunk not in self._verdicts:
             around = surroundings(self._corpus, chunk, self._encoder)
-            fits = all(_begins(around.words.keys, around.own, phrase) for phrase in self._phrases)
-            if fits and self._without:
-                own = [around.words.keys[number] for number in around.own]
-                shown = _split(self._encoder, self._answer(chunk, 0.0, around).text).keys
-                fits = not any(_begins(keys, range(len(keys)), one) for one in self._without for keys in (own, shown))
-            self._verdicts[chunk] = fits
+            own = [around.words.keys[number] for number in around.own]
+            shown = _split(self._encoder, self._answer(chunk, 0.0, around).text).keys
+            unwanted = (_has(keys, one) for one in self._without for keys in (own, shown))
+            self._verdicts[chunk] = not any(unwanted)
         return self._verdicts[chunk]
 
     def _answer(self, chunk: int, score: float, around: Surroundings | None = None) -> Answer:
@@ -239,6 +242,6 @@ class _Candidates:
         return answers
 
 
-def _begins(keys: Sequence[str], places: range, phrase: list[str]) -> bool:
-    """Whether a phrase begins at one of some places in a text."""
-    return any(keys[place] == phrase[0] and list(keys[place : place + len(phrase)]) == phrase for place in places)
+def _has(keys: Sequence[str], phrase: list[str]) -> bool:
+    """Whether a phrase stands in a text."""
+    return any(list(keys[place : place + len(phrase)]) == phrase for place in range(len(keys)))

@@ -243,6 +243,11 @@ class Searcher:
             records = [record for record in manifest.indexes if record.kind != LEXICAL]
             self._vectors = (dense, rows, backend or VectorIndex(folder, records, rows))
 
+    @property
+    def words_index(self) -> LexicalIndex | None:
+        """The index of words; ``None`` for an encoder of vectors alone."""
+        return None if self._words is None else self._words[1]
+
     def queries(self, passages: Passages, texts: Sequence[str] | None = None) -> Queries:
         """Encode passages in the way chunks are encoded.
 
