@@ -54,6 +54,102 @@ def is_forward_differentiated() -> bool:
     return int(getattr(torch.autograd.forward_ad, "_current_level", -1)) >= 0
 
 
+def is_faking() -> bool:
+    """Tell whether a ``FakeTensorMode`` is on, whose tensors have no values and meet no real ones (torch 2.13)."""
+    keys = getattr(torch._C, "_TorchDispatchModeKey", None)  # pyright: ignore[reportPrivateUsage]
+    get = getattr(torch._C, "_get_dispatch_mode", None)  # pyright: ignore[reportPrivateUsage]
+    return keys is not None and get is not None and get(keys.FAKE) is not None
+
+
+def is_batched(tensor: Tensor) -> bool | None:
+    """Tell whether a tensor stands for many, inside ``vmap`` (torch 2.13); None where this torch cannot tell."""
+    try:
+        functions = torch._C._functorch  # pyright: ignore
+        return bool(functions.is_batchedtensor(tensor) or functions.is_legacy_batchedtensor(tensor))
+    except AttributeError:
+        return None
+
+
+def is_graph_kept() -> bool | None:
+    """Tell whether the running ``backward`` keeps its graph for another (torch 2.13); None where torch cannot tell."""
+    try:
+        return bool(torch._C._autograd._get_current_graph_task_keep_graph())  # pyright: ignore
+    except AttributeError:
+        return None
+
+
+def parameters_held_by(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Return the dictionary in which a module keeps its own parameters (torch 2.13)."""
+    return module._parameters  # pyright: ignore[reportPrivateUsage]
+
+
+def buffers_held_by(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return the dictionary in which a module keeps its own buffers (torch 2.13)."""
+    return module._buffers  # pyright: ignore[reportPrivateUsage]
+
+
+def parts_held_by(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the dictionary in which a module keeps the modules inside it (torch 2.13)."""
+    return module._modules  # pyright: ignore[reportPrivateUsage]
+
+
+def is_called_compiled(module: nn.Module) -> bool:
+    """Tell whether ``module.compile()`` has put a compiler's code in place of its call (torch 2.13)."""
+    return module._compiled_call_impl is not None  # pyright: ignore[reportPrivateUsage]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether a hook, of a module or of all modules, sees what it is given or returns (torch 2.13).
+
+    Where this torch cannot tell of all modules, there may be one.
+    """
+    has_global_hook = getattr(nn.modules.module, "_has_any_global_hook", None)
+    if has_global_hook is None or has_global_hook():
+        return True
+    forward = module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+    backward = module._backward_hooks or module._backward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+    return bool(forward or backward)
+
+
+def flash_attention_for_cpu() -> Any:
+    """Return torch's attention on CPUs, as its counter of operations names it (torch 2.13)."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def packed_linear_operators() -> tuple[Any, Any] | None:
+    """Return oneDNN's operators that order a linear layer's weights and apply it (torch 2.13); None without them."""
+    operators: Any = torch.ops.mkldnn
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(operators, name) for name in names):
+        return None
+    return operators._reorder_linear_weight, operators._linear_pointwise
+
+
+def product_of_eight_bits(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    """Return ``x @ values.T * scales`` by torch's kernel for CPUs, in bfloat16 (torch 2.13)."""
+    return torch.ops.aten._weight_int8pack_mm(x, values, scales)
+
+
+def pack_four_bits(values: Tensor) -> Tensor:
+    """Return numbers of 4 bits, given as int32, in the order of torch's kernel for this CPU (torch 2.13)."""
+    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1)
+
+
+def product_of_four_bits(x: Tensor, packed: Tensor, group_size: int, scales_and_zeros: Tensor) -> Tensor:
+    """Return ``x`` times a weight that `pack_four_bits` has ordered, in bfloat16 (torch 2.13)."""
+    return torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, group_size, scales_and_zeros)
+
+
+def options_of(parser: Any) -> list[Any]:
+    """Return the options of a parser, to be changed (jsonargparse 4.49, argparse of Python 3.11)."""
+    return parser._actions
+
+
+def is_protocol(kind: type) -> bool:
+    """Tell whether a class is a ``typing.Protocol`` and no class that satisfies one (Python 3.11)."""
+    return bool(getattr(kind, "_is_protocol", False))
+
+
 def keep_cache_in_output(cache: Any) -> None:
     """Let ``generate`` return a cache that the user gave it (transformers 5.24.0; in 5.0.0 it changes nothing)."""
     cache._is_user_defined = True

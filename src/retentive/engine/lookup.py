@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.derived import derived
 from retentive.ops.lean.plain import is_hooked
+from retentive.private_apis import buffers_held_by, is_called_compiled, parameters_held_by, parts_held_by
 
 Model = TypeVar("Model")
 
@@ -57,11 +58,11 @@ class ModelView:
         view = cast("Any", object.__new__(_LinearView if type(module) is nn.Linear else _view_class(type(module))))
         attributes: dict[str, Any] = view.__dict__
         attributes.update({name: self._shared(value) for name, value in module.__dict__.items()})
-        attributes.update(module._parameters)  # pyright: ignore[reportPrivateUsage]
-        attributes.update(module._buffers)  # pyright: ignore[reportPrivateUsage]
-        for name, part in module._modules.items():  # pyright: ignore[reportPrivateUsage]
+        attributes.update(parameters_held_by(module))
+        attributes.update(buffers_held_by(module))
+        for name, part in parts_held_by(module).items():
             attributes[name] = None if part is None else self._view(part)
-        self._holders += [module._parameters, module._modules]  # pyright: ignore[reportPrivateUsage]
+        self._holders += [parameters_held_by(module), parts_held_by(module)]
         for name, value in _derived_values(type(module)).items():
             attributes[name] = value.make(module)
         if type(module) is nn.Linear and cast("Tensor | None", module.bias) is None:
@@ -79,7 +80,7 @@ class ModelView:
 
 def is_observed(module: nn.Module) -> bool:
     """Whether calling ``module``, or a part of it, does more than its ``forward``: a hook, or a compiler's code."""
-    return any(is_hooked(part) or part._compiled_call_impl is not None for part in module.modules())  # pyright: ignore[reportPrivateUsage]
+    return any(is_hooked(part) or is_called_compiled(part) for part in module.modules())
 
 
 def _can_be_viewed(module: nn.Module) -> bool:

@@ -10,6 +10,8 @@ from typing import ParamSpec
 import torch
 from torch import Tensor
 
+from retentive.private_apis import is_faking
+
 Arguments = ParamSpec("Arguments")
 
 
@@ -27,7 +29,7 @@ def constant(make: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
             return make(*args, **kwargs)
         key = (args, tuple(sorted(kwargs.items())))
         found = kept.get(key)
-        if found is None or _is_faking():
+        if found is None or is_faking():
             with torch.inference_mode(False), torch.device("cpu"):
                 found = make(*args, **kwargs)
             if type(found) is Tensor:  # what a mode such as FakeTensorMode makes is no tensor of the next call
@@ -35,10 +37,3 @@ def constant(make: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
         return found
 
     return constant_of
-
-
-def _is_faking() -> bool:
-    """Whether a FakeTensorMode is on, whose tensors have no values and are not computed with real ones."""
-    keys = getattr(torch._C, "_TorchDispatchModeKey", None)  # pyright: ignore[reportPrivateUsage]
-    get = getattr(torch._C, "_get_dispatch_mode", None)  # pyright: ignore[reportPrivateUsage]
-    return keys is not None and get is not None and get(keys.FAKE) is not None

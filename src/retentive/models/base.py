@@ -16,6 +16,7 @@ from retentive.models.calls import ModelCall, check_call
 from retentive.models.decoder import Decoder
 from retentive.models.layer_states import check_layers
 from retentive.models.protocol import ChunkedReading, FamilyConfig, ModelOutput
+from retentive.private_apis import is_protocol
 from retentive.shapes import Hidden, TokenFlags, Tokens
 from retentive.state import ModelState
 
@@ -89,7 +90,7 @@ class DecoderModel(CalledModel):
         """Make the decoder that the config describes."""
         super().__init__()
         expected = get_type_hints(type(self)).get("config")
-        if isinstance(expected, type) and not getattr(expected, "_is_protocol", False) and type(config) is not expected:
+        if isinstance(expected, type) and not is_protocol(expected) and type(config) is not expected:
             cure = "retentive.models.registry.build(config) makes the model of any config"
             if isinstance(config, Mapping):
                 cure = f"give {expected.__name__}(**values)"

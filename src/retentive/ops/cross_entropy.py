@@ -9,6 +9,7 @@ from torch import Tensor
 from retentive.config_types import check_count
 from retentive.ops.precision import autocasts
 from retentive.ops.tracing import is_traced
+from retentive.private_apis import is_batched, is_graph_kept
 
 IGNORED = -100
 """The label of a position that has no loss."""
@@ -153,13 +154,8 @@ def _is_the_end(scale: Tensor) -> bool:
     """Whether ``backward`` began at this loss, with gradient 1, and will not be called on it again."""
     if scale.device.type != "cpu" or type(scale) is not Tensor or torch.compiler.is_compiling():
         return False
-    try:
-        functions = torch._C._functorch  # pyright: ignore
-        is_batched = functions.is_batchedtensor(scale) or functions.is_legacy_batchedtensor(scale)
-        is_kept = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore
-    except AttributeError:  # this torch cannot tell; a copy is always right
-        return False
-    return not is_batched and not is_kept and scale.item() == 1
+    # Where torch cannot tell (None), there may be more to come; a copy is always right.
+    return is_batched(scale) is False and is_graph_kept() is False and scale.item() == 1
 
 
 class _Logits:

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 from torch.nn.functional import linear
 
+from retentive.private_apis import pack_four_bits, product_of_eight_bits, product_of_four_bits
+
 Values8 = Int8[Tensor, "outputs inputs"]
 Values4 = UInt8[Tensor, "outputs half_inputs"]
 Scales = Float[Tensor, "outputs"]
@@ -90,7 +92,7 @@ def product_of_rows(
     # With another number of inputs the kernel reads past the end of a row.
     if flat.shape[0] <= FEW_ROWS and x.device.type == "cpu" and values.shape[1] % 16 == 0:
         one = torch.ones(values.shape[0], dtype=torch.bfloat16)  # the scales themselves keep their precision
-        made = torch.ops.aten._weight_int8pack_mm(flat.bfloat16(), values, one).to(x.dtype) * scales
+        made = product_of_eight_bits(flat.bfloat16(), values, one).to(x.dtype) * scales
     else:
         step = max(1, _MADE_TOGETHER // values.shape[1])
         parts = [linear(flat, values[at : at + step].to(x.dtype)) for at in range(0, values.shape[0], step)]
@@ -100,7 +102,7 @@ def product_of_rows(
 
 def pack(values: Values4) -> Values4:
     """Return a weight of 4 bits in the order in which this machine's kernel reads it."""
-    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(halves(values).to(torch.int32), 1)
+    return pack_four_bits(halves(values).to(torch.int32))
 
 
 def unpack(packed: Values4) -> Values4:
@@ -110,7 +112,7 @@ def unpack(packed: Values4) -> Values4:
     found = torch.zeros(outputs * inputs, dtype=torch.int32)
     # Packing moves numbers of 4 bits and changes none: the digits of its place tell where each one went.
     for digit in range(0, 32, 4):
-        moved = torch.ops.aten._convert_weight_to_int4pack_for_cpu(place >> digit & 15, 1)
+        moved = pack_four_bits(place >> digit & 15)
         found += halves(moved).flatten().to(torch.int32) << digit
     plain = torch.empty(outputs * inputs, dtype=torch.uint8)
     plain[found.long()] = halves(packed).flatten()
@@ -124,5 +126,5 @@ def product_of_groups(
     """``x @ weight.T`` for a weight of 4 bits that `pack` has ordered."""
     flat = x.reshape(-1, x.shape[-1])
     group_size = flat.shape[1] // scales_and_zeros.shape[0]
-    made = torch.ops.aten._weight_int4pack_mm_for_cpu(flat.bfloat16(), packed, group_size, scales_and_zeros)
+    made = product_of_four_bits(flat.bfloat16(), packed, group_size, scales_and_zeros)
     return made.to(x.dtype).unflatten(0, x.shape[:-1])

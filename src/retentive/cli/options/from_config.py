@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.cli.options.file import OptionsFile
+from retentive.private_apis import options_of
 
 Config = TypeVar("Config")
 
@@ -82,7 +83,7 @@ def add_config(parser: ArgumentParser, kind: type[Any], *, leave_out: frozenset[
     """Add an option for every field of ``kind``; nested configs become dotted options."""
     parser.add_class_arguments(kind, skip=set(leave_out), as_group=False)
     claims = {field.name for field in fields(kind) if field.type in (bool, "bool")}
-    for action in parser._actions:  # pyright: ignore[reportPrivateUsage] - it has no other way to find an option
+    for action in options_of(parser):
         if action.dest in claims:
             action.nargs, action.const = "?", True  # a claim can stand alone: --echo is --echo true
 

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from retentive.checkpoints.manifest import read_manifest
 from retentive.models.registry import preset, preset_names
 from retentive.models.retro import retro_over
+from retentive.private_apis import options_of
 
 
 def inner_option(family: str, size: str) -> str | None:
@@ -58,7 +59,7 @@ def add_model_options(parser: ArgumentParser, prefix: str, start: Any, *, whole:
     parser.add_class_arguments(type(start), prefix, skip=skipped, instantiate=False)
     defaults = {f"{prefix}.{name}": value for name, value in fields.items() if name not in skipped}
     parser.set_defaults(defaults)
-    for action in parser._actions:  # pyright: ignore[reportPrivateUsage] - it has no other way to find an option
+    for action in options_of(parser):
         if action.dest in defaults:
             action.required = False  # the config asks for it, and the size gives it
     for name, value in nested.items() if whole else ():

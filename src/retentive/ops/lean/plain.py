@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from retentive.private_apis import has_hooks, is_called_compiled, parameters_held_by
+
 _PLAIN_CLASSES = (nn.Linear, nn.Embedding)
 """An engine's views of plain modules have the class attribute ``is_view``; see `retentive.engine.lookup`."""
 
@@ -17,19 +19,12 @@ def is_plain(module: nn.Module) -> bool:
         return isinstance(module, _PLAIN_CLASSES)
     if type(module) not in _PLAIN_CLASSES:
         return False
-    if "forward" in module.__dict__ or module._compiled_call_impl is not None or is_hooked(module):  # pyright: ignore[reportPrivateUsage]
+    if "forward" in module.__dict__ or is_called_compiled(module) or is_hooked(module):
         return False
-    weight = module._parameters.get("weight")  # pyright: ignore[reportPrivateUsage]
+    weight = parameters_held_by(module).get("weight")
     return type(weight) is nn.Parameter and weight.device.type != "meta"
 
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether a hook, of the module or of all modules, sees what it is given or returns."""
-    if getattr(type(module), "is_view", False):
-        return False
-    has_global_hook = getattr(nn.modules.module, "_has_any_global_hook", None)
-    if has_global_hook is None or has_global_hook():  # this torch cannot tell, so there may be one
-        return True
-    forward = module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
-    backward = module._backward_hooks or module._backward_pre_hooks  # pyright: ignore[reportPrivateUsage]
-    return bool(forward or backward)
+    return not getattr(type(module), "is_view", False) and has_hooks(module)

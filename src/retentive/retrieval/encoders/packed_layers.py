@@ -5,10 +5,12 @@ memory. oneDNN, with which torch is built, does both inside the product, on weig
 `torch.compile` calls the same operators after many seconds of compilation. It encodes a seventh more passages a second.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
+
+from retentive.private_apis import packed_linear_operators
 
 _SAME_LAYOUT = ("bert", "roberta", "camembert", "xlm-roberta")
 """Model types whose layers have BERT's names and whose code does not access the weights of linear layers."""
@@ -28,14 +30,14 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, *, gelu: bool) -> None:
         super().__init__()
         with torch.no_grad():
-            self._weight: torch.Tensor = _operators()._reorder_linear_weight(linear.weight.detach(), _ROWS)
+            self._weight: torch.Tensor = _operators()[0](linear.weight.detach(), _ROWS)
         bias = cast("torch.Tensor | None", linear.bias)
         self._bias = None if bias is None else bias.detach()
         self._after = ("gelu", [], "none") if gelu else ("none", [], "")
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """``inputs @ weight.T + bias``, followed by GELU if ``gelu`` is True."""
-        return _operators()._linear_pointwise(inputs, self._weight, self._bias, *self._after)
+        return _operators()[1](inputs, self._weight, self._bias, *self._after)
 
 
 def pack_layers(network: nn.Module, model_type: str) -> None:
@@ -59,8 +61,7 @@ def pack_layers(network: nn.Module, model_type: str) -> None:
 
 def can_pack() -> bool:
     """Whether this torch has the operators; builds without oneDNN do not."""
-    names = ("_reorder_linear_weight", "_linear_pointwise")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    return packed_linear_operators() is not None
 
 
 def is_exact_gelu(activation: Any) -> bool:
@@ -69,5 +70,8 @@ def is_exact_gelu(activation: Any) -> bool:
     return torch.allclose(activation(values), nn.functional.gelu(values), atol=1e-6, rtol=0)
 
 
-def _operators() -> Any:
-    return cast("Any", torch.ops.mkldnn)
+def _operators() -> tuple[Any, Any]:
+    """See `packed_linear_operators`."""
+    found = packed_linear_operators()
+    assert found is not None
+    return found

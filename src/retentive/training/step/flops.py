@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from retentive.private_apis import flash_attention_for_cpu
+
 
 def _product(_: Any, left: torch.Size, right: torch.Size, **__: Any) -> int:
     """Operations of ``left @ right`` that is added to an existing tensor."""
@@ -22,7 +24,7 @@ def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, *
 _UNCOUNTED = {
     torch.ops.aten.addmm_: _product,
     torch.ops.aten.baddbmm_: _product,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    flash_attention_for_cpu(): _attention,
 }
 """Products that torch's counter does not count by itself."""
 
