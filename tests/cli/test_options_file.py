@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retentive.cli.main import main
-from retentive.cli.options.file import read_options
+from retentive.cli.options.file import read_options, typed_or_in_file
 
 NEEDED = "store: x\nrun: y\nsteps: 5\n"
 
@@ -53,6 +53,20 @@ def test_a_file_that_is_not_there_is_named(file: Path, capsys: pytest.CaptureFix
     assert f"config {file} cannot be read (No such file or directory)" in refused(
         capsys, "train", "--config", str(file)
     )
+
+
+def test_what_is_typed_counts_wherever_it_stands(file: Path, capsys: pytest.CaptureFixture[str]):
+    file.write_text(NEEDED + "optimizer: {learning-rate: -3}\nfamily: rmt\n")
+    for arguments in (
+        (f"--config={file}", "--optimizer.learning-rate=-4"),
+        ("--optimizer.learning-rate=-4", "--config", str(file)),
+    ):
+        assert "optimizer.learning_rate must be above 0, but is -4.0." in refused(capsys, "train", *arguments)
+    asked = ["--family=retnet", "--config", str(file), "--config={optimizer: {learning_rate: -5}, family: yoco}"]
+    assert typed_or_in_file(asked, "family") == "retnet"
+    assert typed_or_in_file(asked[1:], "family") == "yoco"
+    assert typed_or_in_file(asked[1:], "size") is None
+    assert "learning_rate must be above 0, but is -5.0" in refused(capsys, "train", *asked)
 
 
 def test_what_is_typed_takes_the_place_of_the_file_and_the_blame(file: Path, capsys: pytest.CaptureFixture[str]):

@@ -79,6 +79,7 @@ def run(name: str, arguments: list[str]) -> None:
         OutOfMemoryError: If memory runs out; the message names the options that save some.
     """
     with stopping_at_once():
+        from retentive.cli.options.file import files_first
         from retentive.cli.options.from_config import CommandParser
 
         command = cast("Command", import_module(f"retentive.cli.{name}"))
@@ -91,6 +92,7 @@ def run(name: str, arguments: list[str]) -> None:
     if positional and arguments and not arguments[0].startswith("-"):
         arguments = [f"--{positional}", *arguments]
     parser.typed |= {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
+    arguments = files_first(arguments)
     command.add_options(parser, arguments)
     options = parser.parse_args(arguments)
     try:

@@ -1,6 +1,7 @@
 """Files of options, for ``--config``: YAML whose keys are options, each once, with hyphens or underscores."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -86,17 +87,48 @@ def _place(error: yaml.YAMLError) -> str:
     return f"{where}: {getattr(error, 'problem', None) or error}"
 
 
+def files_first(arguments: list[str]) -> list[str]:
+    """The arguments in the order in which what is typed takes the place of what a file says, wherever it stands.
+
+    A word that stands first is an action, whose options these are.
+    """
+    files: list[str] = []
+    typed: list[str] = []
+    each = iter(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        files.append(next(each))
+    for argument in each:
+        if argument == "--config":
+            files += [argument, *islice(each, 1)]
+        else:
+            (files if argument.startswith("--config=") else typed).append(argument)
+    return files + typed
+
+
 def typed_or_in_file(arguments: list[str], option: str) -> str | None:
-    """The value of an option that decides which other options there are: typed, or in the YAML file that is named."""
-    found = None
+    """The value of an option that decides which other options there are: typed, or in the YAML that is given.
+
+    Of several values of one kind, the last one counts.
+    """
+    typed = in_file = None
     for place, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         value = value or next(iter(arguments[place + 1 :]), "")
         if name == f"--{option}":
-            found = value
-        elif name == "--config" and found is None:
-            found = read_options(Path(value)).get(option) if Path(value).is_file() else None
-    return found
+            typed = value
+        elif name == "--config":
+            in_file = _options_given(value).get(option, in_file)
+    return in_file if typed is None else typed
+
+
+def _options_given(config: str) -> dict[str, Any]:
+    """The options of a file, or of YAML in its place; none where it is neither, which the parser tells."""
+    if not config.lstrip().startswith("{"):
+        return read_options(Path(config)) if Path(config).is_file() else {}
+    try:
+        return {str(name).replace("-", "_"): value for name, value in yaml.safe_load(config).items()}
+    except (yaml.YAMLError, AttributeError):
+        return {}
 
 
 def _keys(node: yaml.MappingNode, path: Path, above: str = "") -> Iterator[tuple[yaml.ScalarNode, str]]:
