@@ -60,7 +60,8 @@ def test_data_and_scores_are_those_of_the_weights(tmp_path: Path):
 
 def test_a_card_that_a_person_took_over_is_left_alone(tmp_path: Path):
     save_model(small_model("retnet"), tmp_path)
-    (tmp_path / "README.md").write_text("mine")
-    assert not save_model_card(tmp_path, DATA)
-    save_model(small_model("retnet", seed=1), tmp_path)
-    assert (tmp_path / "README.md").read_text() == "mine"
+    for mine in (b"mine", "ma \xe8".encode("latin-1")):
+        (tmp_path / "README.md").write_bytes(mine)
+        assert not save_model_card(tmp_path, DATA)
+        save_model(small_model("retnet", seed=1), tmp_path)
+        assert (tmp_path / "README.md").read_bytes() == mine

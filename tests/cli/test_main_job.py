@@ -118,6 +118,7 @@ def refused(*arguments: str, cwd: Path, given: bytes = b"") -> str:
     [
         (["--prompt="], b"", "prompt must have at least one character, but is empty: leave it out"),
         (["--prompt=-"], b"", "prompt from standard input must have at least one character, but is empty"),
+        (["--prompt=-"], b"\xef\xbb\xbf", "prompt from standard input must have at least one character, but is empty"),
         (["--prompt=-"], b"na\xefve", "prompt from standard input must be UTF-8, but its byte 2 is 0xef: convert it"),
         (
             ["--save-state=nosuch/x.st"],

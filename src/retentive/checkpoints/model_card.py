@@ -83,7 +83,7 @@ def save_model_card(folder: Path | str, data: TrainingData | None = None, *, ori
         if told is not None:
             known = {"weights": read_manifest(folder).weights_digest, **asdict(told)}
             write_atomically(folder / name, (json.dumps(known, indent=1) + "\n").encode())
-    if path.exists() and MARK not in path.read_text("utf-8"):
+    if path.exists() and MARK.encode() not in path.read_bytes():
         return False
     write_atomically(path, model_card(folder).encode("utf-8"))
     return True

@@ -41,7 +41,7 @@ def _prompt(asked: str | None) -> str | None:
     if asked == "-":
         place, content = "prompt from standard input", sys.stdin.buffer.read()
     try:
-        prompt = content.decode("utf-8")
+        prompt = content.decode("utf-8").removeprefix("\ufeff")  # the byte order mark of a file
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{place} must be UTF-8, but its byte {error.start:,} is 0x{content[error.start]:02x}: convert it."

@@ -172,6 +172,9 @@ def test_damaged_and_foreign_reports_are_refused(tmp_path: Path):
     (tmp_path / "report.json").write_text(whole[:100])
     with pytest.raises(DamagedFileError, match=r"report.json: the report is not JSON .*: write the report again"):
         read_report(tmp_path)
+    (tmp_path / "report.json").write_bytes(b'{"title": "\xe8"}')
+    with pytest.raises(DamagedFileError, match=r"report\.json is not UTF-8 \(at byte 11\): write the report again"):
+        read_report(tmp_path)
     with pytest.raises(DamagedFileError, match="is no retentive report"):
         report_from_json('{"format": "something"}')
     with pytest.raises(MismatchError, match="format version 2, but 1 is read here"):

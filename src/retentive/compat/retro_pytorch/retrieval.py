@@ -140,7 +140,7 @@ def text_folder_to_chunks_(
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DamagedFileError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); convert it.") from error
 

@@ -47,6 +47,8 @@ def read_report(path: Path) -> Report:
         raise FileNotFoundError(f"there is no report {str(path)!r}.")
     try:
         return report_from_json(path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(f"{path} is not UTF-8 (at byte {error.start:,}): write the report again.") from error
     except (DamagedFileError, MismatchError) as error:
         raise type(error)(f"{path}: {error}") from error
 
