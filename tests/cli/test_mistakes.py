@@ -9,7 +9,8 @@ import torch
 
 from retentive.cli import commands, evaluate
 from retentive.cli.main import main
-from retentive.cli.mistakes import EXTRA_OF, explanation, is_out_of_memory, out_of_memory
+from retentive.cli.mistakes import EXTRA_OF, explanation, is_first_to_say, is_out_of_memory, out_of_memory
+from retentive.files.progress import say
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 MODULES = {"faiss-cpu": "faiss", "lm-eval": "lm_eval", "pyyaml": "yaml"}
@@ -74,3 +75,26 @@ def test_another_runtime_error_is_no_mistake_of_the_users(monkeypatch: pytest.Mo
     monkeypatch.setattr(evaluate, "run", fail)
     with pytest.raises(RuntimeError, match="something of ours"):
         commands.run("evaluate", ["m", "--store", "s"])
+
+
+def test_of_several_processes_one_says_what_all_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whichever fails first says it: torchrun gives each process of a machine a folder beside the others'."""
+    heard: list[bool] = []
+    for rank in ("0", "1"):
+        (tmp_path / rank).mkdir()
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / rank / "error.json"))
+        heard += [is_first_to_say("steps must be at least 1."), is_first_to_say(f"out of memory in {rank}.")]
+    assert heard == [True, True, False, True]
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "gone" / "0" / "error.json"))
+    assert is_first_to_say("steps must be at least 1.")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "")
+    assert is_first_to_say("steps must be at least 1.")
+
+
+def test_of_several_processes_the_first_says_what_is_going_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        say(f"process {rank}")
+    assert capsys.readouterr().err == "process 0\n"

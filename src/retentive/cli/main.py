@@ -24,12 +24,13 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         import os
 
-        from retentive.cli.mistakes import TRACEBACK, explanation
+        from retentive.cli.mistakes import TRACEBACK, explanation, is_first_to_say
 
         said = explanation(error)
         if said is None or os.environ.get(TRACEBACK):
             raise
-        print(f"retentive: {said}", file=sys.stderr)
+        if is_first_to_say(said):
+            print(f"retentive: {said}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,7 +1,10 @@
 """What a user reads after an error: one line with the cure, or nothing where the error is our own."""
 
+import hashlib
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from retentive.errors import RetentiveError
 
@@ -68,6 +71,23 @@ def explanation(error: Exception) -> str | None:
         if module in EXTRA_OF:
             return f"this needs {module}, which is not installed: pip install 'retentive[{EXTRA_OF[module]}]'"
     return str(error) if isinstance(error, MISTAKES) else None
+
+
+def is_first_to_say(line: str) -> bool:
+    """Whether no other of the processes that ``torchrun`` started on this machine has said the same.
+
+    Any of them may be the one that fails, and most mistakes are found by all. They have a folder in common, where
+    torchrun keeps errors, and deletes it.
+    """
+    own = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not own:
+        return True
+    claim = Path(own).parent.parent / f"said-{hashlib.sha256(line.encode()).hexdigest()[:16]}"
+    try:
+        claim.open("x").close()
+    except OSError as error:
+        return not isinstance(error, FileExistsError)
+    return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:

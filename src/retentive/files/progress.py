@@ -1,5 +1,6 @@
 """Progress on standard error: a bar on a terminal, a line every ten seconds elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,8 +15,12 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(line: str) -> None:
-    """Print a line to standard error; results go to standard output, this does not."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a line to standard error; results go to standard output, this does not.
+
+    Of processes that ``torchrun`` started, which all come by the same lines, the first prints them.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
 
 
 class ProgressBar:

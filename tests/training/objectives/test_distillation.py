@@ -14,6 +14,7 @@ from retentive.data.tasks.synthetic import repeat_copy
 from retentive.errors import MismatchError
 from retentive.models.base import DecoderModel
 from retentive.state import named_tensors
+from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.training.objectives.distillation import Distillation, DistillationConfig, divergence
 from retentive.training.objectives.protocol import Vocabulary
 from retentive.training.run.fit import fit
@@ -91,6 +92,15 @@ def test_a_student_learns_from_a_saved_teacher(tmp_path: Path):
     results = fit(student, task, objective=objective, **options)
     assert results[-1].loss < 0.3 * results[0].loss
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_teacher_without_a_tokenizer_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    save_model(small_model("transformer", vocab_size=257), tmp_path)
+    objective, said = DistillationConfig(teacher=tmp_path), f"the teacher in {tmp_path} was saved without a tokenizer"
+    objective.build(Vocabulary(size=257), torch.device("cpu"))
+    assert said not in capsys.readouterr().err, "nor is that of the text known"
+    objective.build(Vocabulary(size=257, fingerprint=ByteTokenizer().fingerprint()), torch.device("cpu"))
+    assert said in capsys.readouterr().err
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path):

@@ -13,6 +13,7 @@ from retentive.checkpoints.weights import load_model, read_manifest
 from retentive.config_types import check_types
 from retentive.data.batch import IGNORED
 from retentive.errors import MismatchError
+from retentive.files.progress import say
 from retentive.models.protocol import LanguageModel, ModelOutput, as_module
 from retentive.shapes import Logits
 from retentive.state import ModelState, RecurrentState
@@ -32,7 +33,7 @@ class TaughtConfig(ObjectiveConfig):
     teacher: Path
 
     def load_teacher(self, objective: str, vocabulary: Vocabulary, device: torch.device) -> LanguageModel:
-        """Read the teacher.
+        """Read the teacher; say so if it was saved without a tokenizer, so that nothing tells whether ids are its own.
 
         Raises:
             FileNotFoundError: If the folder holds no model.
@@ -46,6 +47,11 @@ class TaughtConfig(ObjectiveConfig):
                 f"{objective}.teacher must have been trained with the tokenizer of the text, {vocabulary.size} ids, "
                 f"but the model in {self.teacher} has another, of {size} ids: prepare the text with the teacher's "
                 f"(retentive prepare --tokenizer {self.teacher} ...)."
+            )
+        if known[0] is None and known[1] is not None:
+            say(
+                f"the teacher in {self.teacher} was saved without a tokenizer: its token ids are taken for those of "
+                "the text. save_model(model, folder, tokenizer) names it."
             )
         return load_model(self.teacher, device)
 
