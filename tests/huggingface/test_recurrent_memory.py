@@ -13,6 +13,7 @@ from retentive import generate, load_state, save_state
 from retentive.data.batch import IGNORED, Batch
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory, load_memory, save_memory
+from retentive.huggingface.segment_cache import cached_sizes
 from retentive.models.protocol import LanguageModel
 from retentive.training.run.fit import fit
 from retentive.training.step.config import OptimizerConfig
@@ -64,6 +65,16 @@ def tokens(batch: int, time: int, seed: int = 0) -> Tensor:
 
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+def test_what_a_model_caches_is_found_by_a_call_and_nothing_else_is_passed_over():
+    found = {name: cached_sizes(backbone(name)) for name in SIZES}
+    heads = {"GPT2LMHeadModel": (2, 8, 8), "LlamaForCausalLM": (1, 8, 8), "GPTNeoXForCausalLM": (2, 8, 8)}
+    assert found == {name: (sizes, sizes) for name, sizes in heads.items()} | {"MambaForCausalLM": ()}
+    broken = backbone()
+    broken.model.layers[1].mlp.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cached_sizes(broken)
 
 
 @pytest.mark.parametrize("name", SIZES)

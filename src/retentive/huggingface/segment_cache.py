@@ -17,7 +17,8 @@ LayerSizes = tuple[int, int, int]
 def cached_sizes(backbone: nn.Module) -> tuple[LayerSizes, ...]:
     """What each layer of a model caches for a token; empty for a model that caches anything but keys and values.
 
-    One token is read to find out: configs do not tell.
+    One token is read to find out: configs do not tell. A model that keeps something else fails in that call, for it is
+    given a cache that lacks what it looks for (Jamba, Mamba, xLSTM), or takes none. What else goes wrong is raised.
     """
     model = cast("Any", backbone)
     table: Tensor = model.get_input_embeddings().weight
@@ -31,7 +32,7 @@ def cached_sizes(backbone: nn.Module) -> tuple[LayerSizes, ...]:
             token = torch.zeros(1, 1, dtype=torch.long, device=table.device)
             model(input_ids=token, use_cache=True, **{_cache_argument(model): cache})
         layers = cache.layers
-    except Exception:
+    except (AttributeError, IndexError, TypeError):
         return ()
     finally:
         backbone.train(was_training)
