@@ -87,25 +87,38 @@ class Texts(torch.utils.data.Dataset):
         return {"input_ids": tokens, "labels": tokens}
 
 
-def trainer(family: str, folder: Path, steps: int) -> Trainer:
+class PaddedTexts(Texts):
+    """Rows with padding on the left, of different lengths, and five labels of their own."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        tokens, places = random_tokens(1, 12, seed=index)[0], torch.arange(12)
+        real = places >= 1 + index % 5
+        labelled = real & (places < 6 + index % 5)
+        return {"input_ids": tokens, "attention_mask": real.long(), "labels": tokens.where(labelled, -100)}
+
+
+def trainer(family: str, folder: Path, steps: int, texts: Texts | None = None, **options: object) -> Trainer:
     torch.manual_seed(0)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
         per_device_eval_batch_size=4,
-        learning_rate=0.01,
         lr_scheduler_type="constant",
         save_steps=4,
-        logging_steps=4,
         report_to=[],
         use_cpu=True,
         disable_tqdm=True,
         seed=0,
+        **{
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 0.01,
+            "logging_steps": 4,
+            **options,
+        },
     )
     model = RetentiveForCausalLM.of(build(small_config(family)))
-    return Trainer(model=model, args=arguments, train_dataset=Texts(), eval_dataset=Texts())
+    return Trainer(model=model, args=arguments, train_dataset=texts or Texts(), eval_dataset=Texts())
 
 
 @EVERY_FAMILY
@@ -126,6 +139,27 @@ def test_trainer_learns_and_goes_on_from_its_checkpoint(family: str, tmp_path: P
     torch.testing.assert_close(again(tokens).logits, whole.model.eval()(tokens).logits)
     save_model(again.model, tmp_path / "ours")
     torch.testing.assert_close(load_model(tmp_path / "ours")(tokens).logits, again(tokens).logits)
+
+
+def test_accumulated_rows_with_padding_on_the_left_are_one_batch(tmp_path: Path):
+    """Rows have as many labels, so that each part of a batch has its share, however the rows are drawn."""
+    parts: dict[int, Trainer] = {}
+    for count in (1, 4):
+        sizes = {"per_device_train_batch_size": 8 // count, "gradient_accumulation_steps": count}
+        parts[count] = trainer("retnet", tmp_path / str(count), 2, PaddedTexts(), logging_steps=1, **sizes)
+        parts[count].train()
+    found, expected = ([line["loss"] for line in each.state.log_history if "loss" in line] for each in parts.values())
+    assert found == pytest.approx(expected, rel=1e-5)
+    weights = parts[4].model.state_dict()
+    for name, tensor in parts[1].model.state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    rows = [PaddedTexts()[index] for index in range(8)]
+    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    total = int((batch["labels"][:, 1:] != -100).sum())
+    model = parts[1].model.eval()
+    each = [{name: tensor[begin : begin + 2] for name, tensor in batch.items()} for begin in range(0, 8, 2)]
+    summed = sum(model(**part, num_items_in_batch=total).loss for part in each)
+    torch.testing.assert_close(summed, model(**batch).loss)
 
 
 @EVERY_FAMILY

@@ -90,7 +90,7 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
                 families that read one token after another (``transformer``, ``retnet``).
             return_dict: False gives a tuple.
             logits_to_keep: Columns from the end, or indices of columns, whose logits are wanted; 0 is all.
-            num_items_in_batch: What the sum of losses is divided by, over accumulated batches; None takes the mean.
+            num_items_in_batch: Labels of all accumulated batches: this one's mean gets its share. None takes the mean.
             neighbours: For a RETRO, as its own call takes them.
             neighbour_mask: See there.
             cache: Where an earlier call stopped; its state is replaced. None starts new sequences.
