@@ -6,6 +6,7 @@ Torch cannot trace functions whose shapes are checked at run time, as those of t
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,22 +38,30 @@ class Logits(torch.nn.Module):
         return self.model(tokens).logits
 
 
-def compare_exported(family: str, *, any_length: bool) -> None:
-    """Run an exported program for more rows than its example had and, if asked, for another number of tokens."""
-    model = Logits(small_model(family))
-    free = {0: torch.export.Dim("batch", min=2)}
-    if any_length:
-        free[1] = torch.export.Dim("time", min=2)
-    program = torch.export.export(model, (random_tokens(2, 9),), dynamic_shapes=(free,)).module()
-    tokens = random_tokens(3, 13 if any_length else 9, seed=1)
-    torch.testing.assert_close(program(tokens), model(tokens), rtol=1e-8, atol=1e-10, msg=f"{family} exported")
+def compare_exported(family: str, **changes: object) -> None:
+    """Run an exported program for more rows than its example had, and for other numbers of tokens or none."""
+    model = Logits(small_model(family, **changes))
+    batch, time = torch.export.Dim("batch", min=2), torch.export.Dim("time", min=2)
+    lengths = (9,) if family in UNROLLED else (2, 8, 9, 12, 13)
+    if family in UNROLLED:
+        with pytest.raises(ValueError, match=f"the number of tokens must be fixed to export a {family}"):
+            torch.export.export(model, (random_tokens(2, 9),), dynamic_shapes=({0: batch, 1: time},))
+    free = {0: batch} if family in UNROLLED else {0: batch, 1: time}
+    exported = torch.export.export(model, (random_tokens(2, 9),), dynamic_shapes=(free,))
+    if family == "retnet":
+        assert not exported.constants, f"{family} copies {list(exported.constants)} to the device"
+    program = exported.module()
+    for length in lengths:
+        tokens = random_tokens(3, length, seed=1)
+        torch.testing.assert_close(program(tokens), model(tokens), rtol=1e-8, atol=1e-10, msg=f"{family} {length}")
 
 
 def main() -> None:
     """Compare compiled training and exported programs with plain calls, and count programs."""
-    compare_exported("transformer", any_length=True)
+    compare_exported("transformer")
+    compare_exported("retnet", log_decay=(-0.5, -0.01))
     for family in sys.argv[1:]:
-        compare_exported(family, any_length=False)
+        compare_exported(family)
         model = small_model(family).train()
         torch._dynamo.reset()
         programs = []

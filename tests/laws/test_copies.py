@@ -80,6 +80,15 @@ def test_a_second_call_copies_nothing(family: str, changes: dict[str, Any]):
     assert not copied(call)
 
 
+def test_segments_that_values_lay_out_are_made_of_no_numbers():
+    model = small_model("rmt", read_first=False)
+    tokens = random_tokens(3, 11)
+    mask = torch.arange(11) >= torch.tensor([[0], [2], [5]])
+    with Literals() as literals:
+        model(tokens, mask=mask, labels=tokens)
+    assert not literals.found
+
+
 def test_the_place_of_a_step_copies_nothing():
     rotary = small_model("transformer").decoder.rotary
     like = torch.zeros(2, dtype=torch.long, device=META)

@@ -110,6 +110,19 @@ def check_call(
         check_count("logits_to_keep", logits_to_keep, least=0, otherwise="None for all")
 
 
+def check_length_is_known(tokens: Tensor, family: str) -> None:
+    """Refuse to export one program for every length, of a family that cuts a call at borders of its own.
+
+    Raises:
+        ValueError: If ``torch.export`` follows the call with a number of tokens that is left open.
+    """
+    if torch.compiler.is_exporting() and isinstance(tokens.shape[1], torch.SymInt):
+        raise ValueError(
+            f"the number of tokens must be fixed to export a {family}, which cuts a text into segments or chunks as "
+            "it runs: leave dimension 1 of tokens out of dynamic_shapes, and export a program for each length."
+        )
+
+
 def _uneven(state: ModelState, rows: int) -> str | None:
     """What has another number of rows; None if nothing has."""
     found = ((name, tensor.shape[0]) for name, tensor in named_tensors(state).items() if tensor.shape[0] != rows)

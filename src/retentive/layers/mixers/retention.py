@@ -94,7 +94,9 @@ class RetentionConfig(RetentionHeadsConfig):
     def log_decays_on(self, device: torch.device | None) -> Float[Tensor, "heads"]:
         """The same on a device."""
         if self.log_decay is not None:
-            return torch.tensor(self.log_decay, dtype=torch.float64, device=device)
+            # Filled in where they stand: a list would be copied to the device by every call of compiled code.
+            each = [torch.full((1,), value, dtype=torch.float64, device=device) for value in self.log_decay]
+            return torch.cat(each)
         return DECAYS[self.decay](self.num_heads, device)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from retentive.layers.chunked_cross_attention import ChunkedCrossAttention, NeighbourState
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
-from retentive.models.calls import ModelCall, check_call
+from retentive.models.calls import ModelCall, check_call, check_length_is_known
 from retentive.models.decoder import blocks_of
 from retentive.models.document_starts import begun_anew, moved_starts
 from retentive.models.protocol import ModelOutput
@@ -175,6 +175,7 @@ class Retro(DecoderModel):
     ) -> tuple[Hidden, RetroState]:
         """Read tokens, and the neighbours of the chunks that end in the call."""
         tokens, mask = call.tokens, call.mask
+        check_length_is_known(tokens, self.config.family)
         carried = None if call.state is None else check_state(self.config, self.decoder.dtype, call.state)
         starts, pending = moved_starts(call.starts, mask)
         plan = self._plan(tokens, carried, mask, starts)

@@ -19,7 +19,7 @@ from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState
 from retentive.layers.mixers.protocol import Recalled
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
-from retentive.models.calls import ModelCall, check_call
+from retentive.models.calls import ModelCall, check_call, check_length_is_known
 from retentive.models.decoder import blocks_of
 from retentive.models.document_starts import begun_anew, moved_starts
 from retentive.models.rmt.config import RecurrentMemoryConfig
@@ -102,6 +102,7 @@ class RecurrentMemoryTransformer(DecoderModel):
         packed, padded or not, in one call or in many. With ``bidirectional``, a token sees what its segment holds when
         the call ends; the memory is the same however calls are cut.
         """
+        check_length_is_known(call.tokens, self.config.family)
         carried = self._carried(call.tokens, call.state)
         starts, pending = moved_starts(call.starts, call.mask)
         hidden, following = self._read(call.tokens, carried, call.mask, starts, call.columns_to_read_out)

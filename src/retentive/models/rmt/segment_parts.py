@@ -152,20 +152,22 @@ def ragged_plan(
     # A row's first part goes on at the place of the unfinished segment, the others begin at 0.
     offset = place[:, None] * (goes_on[:, None] & (number == 0))
     slot = layout.positions % segment_length - offset
+    grid = _grid(real, step * segment_length + slot, steps, segment_length)
+    widths = (grid >= 0).any(0).sum(-1).clamp_min(1)
     parts = _ragged_parts(
         _Cut(
             tokens=tokens,
-            grid=_grid(real, step * segment_length + slot, steps, segment_length),
+            grid=grid,
             begins=begins,
             starting=starting,
             first=layout.positions == 0,
             continues=goes_on[:, None]
             & (torch.arange(steps, device=tokens.device) == (steps - count).clamp_max(steps - 1)[:, None]),
             place=place,
+            widths=widths,
         )
     )
-    widths = torch.tensor([0, *(part.tokens.shape[1] for part in parts[:-1])], device=tokens.device)
-    columns = (widths.cumsum(0)[step.clamp(0, steps - 1)] + slot).where(real, 0)
+    columns = ((widths.cumsum(0) - widths)[step.clamp(0, steps - 1)] + slot).where(real, 0)
     return Plan(parts=parts, columns=columns, position=layout.next_position, unfinished=unfinished)
 
 
@@ -180,6 +182,7 @@ class _Cut:
     first: TokenMask
     continues: Bool[Tensor, "batch steps"]
     place: Int[Tensor, "batch"]
+    widths: Int[Tensor, "steps"]
 
 
 def _grid(
@@ -200,10 +203,10 @@ def _ragged_parts(cut: _Cut) -> tuple[SegmentPart, ...]:
     reached = occupied.sum(-1) + cut.place[:, None] * cut.continues
     ends = some & (reached == cut.grid.shape[2])
     claims = (begins, ends, starts, begins & first, cut.continues)
-    table = torch.stack((occupied.any(0).sum(-1), *(claim.any(0) for claim in claims)), 1).tolist()
+    table = torch.stack((cut.widths, *(claim.any(0) for claim in claims)), 1).tolist()
     parts: list[SegmentPart] = []
     for index, (width, *present) in enumerate(table):
-        columns = cut.grid[:, index, : max(width, 1)]
+        columns = cut.grid[:, index, :width]
         rows = [claim[:, index] if there else False for claim, there in zip(claims, present, strict=True)]
         parts.append(
             SegmentPart(

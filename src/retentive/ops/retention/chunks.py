@@ -94,8 +94,22 @@ def in_filled_chunks(tensor: Tensor, size: int, dim: int = 2) -> Tensor:
     """Split dimension ``dim``, time of any length, into chunks of ``size``; zeros (False) fill up the last one."""
     time = tensor.shape[dim]
     count = (time + size - 1) // size
+    if torch.compiler.is_exporting():
+        # torch cannot prove for every length that a filling fits; what is looked up needs no proof. It would also take
+        # a single chunk for all there ever are.
+        columns = torch.arange(size, device=tensor.device)
+        places = size * torch.arange(count + 1, device=tensor.device)[:, None] + columns
+        longer = torch.cat((tensor, tensor.new_zeros((*tensor.shape[:dim], 1, *tensor.shape[dim + 1 :]))), dim)
+        return longer[(slice(None),) * dim + (places.clamp_max(time),)]
     filling = tensor.new_zeros((*tensor.shape[:dim], count * size - time, *tensor.shape[dim + 1 :]))
     return torch.cat((tensor, filling), dim).unflatten(dim, (count, size))
+
+
+def without_filling(tensor: Tensor, time: int, dim: int = 2) -> Tensor:
+    """Undo `in_filled_chunks` where its chunks are joined again."""
+    if torch.compiler.is_exporting():
+        return tensor.index_select(dim, torch.arange(time, device=tensor.device))
+    return tensor.narrow(dim, 0, time)
 
 
 class ChunkGradients(NamedTuple):

@@ -21,6 +21,7 @@ from retentive.ops.retention.chunks import (
     read_chunks_plainly,
     split_flags,
     split_time,
+    without_filling,
 )
 from retentive.ops.retention.inputs import RetentionInputs, retention_dtype
 from retentive.ops.retention.protocol import Decay
@@ -68,7 +69,7 @@ def _in_plain_operations(inputs: RetentionInputs, decay: Decay, chunk_size: int)
     tables = decay.filled_tables(query.shape[2], chunk_size, time, state_dtype(dtype), (mask, starts))
     state = None if inputs.state is None else inputs.state.to(state_dtype(dtype))
     output, after = read_chunks_plainly(query, key, value, state, tables)
-    return output.flatten(2, 3)[:, :, :time], after
+    return without_filling(output.flatten(2, 3), time), after
 
 
 class ChunkwiseFunction(torch.autograd.Function):

@@ -166,6 +166,8 @@ def _shared_tables(powers: Float[Tensor, "heads powers"], size: int) -> DecayTab
 def _look_up(
     powers: Float[Tensor, "heads powers"], exponents: Int[Tensor, "rows chunks first second"]
 ) -> Float[Tensor, "rows heads chunks first second"]:
+    if torch.compiler.is_exporting():  # which cannot prove that a number of chunks divides what is split into them
+        return powers[:, exponents].transpose(0, 1)
     found = powers.index_select(1, exponents.flatten())
     return found.view(-1, *exponents.shape).transpose(0, 1)
 
