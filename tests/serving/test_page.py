@@ -165,6 +165,7 @@ def test_keyboard_alone_reaches_everything_by_name(page) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the message"
     page.keyboard.press("Enter")
+    assert page.evaluate("[document.activeElement.id, location.hash]") == ["input", ""]
     page.keyboard.type("Hello")
     page.get_by_text("Sampling", exact=True).press("Enter")
     page.get_by_label("Most new tokens").fill("4")

@@ -356,7 +356,12 @@ function listen() {
     at("ask").close();
     safely(begin)();
   });
-  addEventListener("hashchange", () => go(location.hash.slice(1) || null));
+  addEventListener("hashchange", () => {
+    const id = location.hash.slice(1) || null;
+    if (id === null || records.has(id)) go(id);
+  });
+  // The fragment names the state, and must not change for a jump inside of the page.
+  document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); at("input").focus(); });
   changes.addEventListener("message", () => { if (!running) safely(refresh)(); });
 }
 
