@@ -5,7 +5,7 @@ memory. oneDNN, with which torch is built, does both inside the product, on weig
 `torch.compile` calls the same operators after many seconds of compilation. It encodes a seventh more passages a second.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
