@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retentive.checkpoints import load_model, load_state, save_model, save_state
-    from retentive.generation import Sampling, generate, stream
+    from retentive.generation import PrefixCache, Sampling, generate, stream
     from retentive.layers.mixers.retention import MultiScaleRetention, RetentionConfig
     from retentive.models.hybrid import Hybrid, HybridConfig
     from retentive.models.retnet import RetNet, RetNetConfig
@@ -26,6 +26,7 @@ _HOMES = {
     "Hybrid": "retentive.models.hybrid",
     "HybridConfig": "retentive.models.hybrid",
     "MultiScaleRetention": "retentive.layers.mixers.retention",
+    "PrefixCache": "retentive.generation",
     "RecurrentMemoryConfig": "retentive.models.rmt",
     "RecurrentMemoryTransformer": "retentive.models.rmt",
     "RetNet": "retentive.models.retnet",
@@ -55,6 +56,7 @@ __all__ = [
     "Hybrid",
     "HybridConfig",
     "MultiScaleRetention",
+    "PrefixCache",
     "RecurrentMemoryConfig",
     "RecurrentMemoryTransformer",
     "RetNet",

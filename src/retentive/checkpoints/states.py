@@ -59,6 +59,24 @@ class GenerationState(RecurrentState):
     counts: TokenCounts | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StateOrigin:
+    """The model that made a state, as its file names it.
+
+    Attributes:
+        config: As JSON.
+        weights: `weights_fingerprint`.
+    """
+
+    config: str
+    weights: str
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> "StateOrigin":
+        """The model as it is now."""
+        return cls(json.dumps(config_to_dict(model.config)), weights_fingerprint(as_module(model)))
+
+
 def no_counts(rows: int, vocab_size: int, device: torch.device) -> TokenCounts:
     """The counts of a text without tokens."""
     return TokenCounts(
@@ -90,27 +108,39 @@ def save_state(
     check_kind("state", state, RecurrentState, cure="save_state(output.state, path, model)")
     check_kind("path", path, str, Path, cure="save_state(state, path, model)")
     check_is_model(model)
-    # Layers share one tensor of positions, and a selected state may be a view; a file holds each tensor apart.
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in named_tensors(state).items()}
     check_state_values(state, thorough=True)
     kind = "generation" if isinstance(state, GenerationState) else "model"
     has_counts = isinstance(state, GenerationState) and state.counts is not None
-    fault = _fault(tensors, _template(model, kind, state.batch_size, has_counts=has_counts))
+    fault = _fault(named_tensors(state), _template(model, kind, state.batch_size, has_counts=has_counts))
     if fault:
         raise MismatchError(f"state must be one of the given model's, but {fault}.")
     model.check_state(state.model if isinstance(state, GenerationState) else state)
+    write_state(state, Path(path), StateOrigin.of(model), metadata or {})
+
+
+def write_state(
+    state: ModelState | GenerationState, path: Path, origin: StateOrigin, metadata: Mapping[str, str]
+) -> None:
+    """`save_state` of a state that was checked, with what its model was when it made the state.
+
+    Raises:
+        OSError: If the disk is full or the file cannot be written; an earlier file is left as it was.
+    """
+    # Layers share one tensor of positions, and a selected state may be a view; a file holds each tensor apart.
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in named_tensors(state).items()}
+    has_counts = isinstance(state, GenerationState) and state.counts is not None
     about = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION_WITH_COUNTS if has_counts else FORMAT_VERSION),
         "library_version": LIBRARY_VERSION,
-        "kind": kind,
+        "kind": "generation" if isinstance(state, GenerationState) else "model",
         "rows": str(state.batch_size),
-        "config": json.dumps(config_to_dict(model.config)),
-        "weights": weights_fingerprint(as_module(model)),
+        "config": origin.config,
+        "weights": origin.weights,
         "sha256": digest(tensors),
-        "metadata": json.dumps(dict(metadata or {})),
+        "metadata": json.dumps(dict(metadata)),
     }
-    write_tensors(Path(path), tensors, about)
+    write_tensors(path, tensors, about)
 
 
 def load_state(
@@ -163,6 +193,17 @@ def read_state_metadata(path: Path | str) -> dict[str, str]:
     """
     with _open_state(Path(path)) as reader:
         return json.loads(reader.metadata["metadata"])
+
+
+def read_state_origin(path: Path) -> StateOrigin:
+    """Read which model made a state.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedFileError: If it is cut off, or no state.
+    """
+    with _open_state(path) as reader:
+        return StateOrigin(reader.metadata["config"], reader.metadata["weights"])
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor
 from retentive.config_types import check_count
 from retentive.engine.choice import make_steps
 from retentive.engine.eager import as_value, evaluating
+from retentive.engine.prompt_reading import PromptReading
 from retentive.engine.protocol import (
     BesideTokens,
     EngineStep,
@@ -27,13 +28,8 @@ from retentive.models.protocol import LanguageModel
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import ModelState, RecurrentState, join_rows, map_tensors
 
-PREFILL_TOKENS = 4096
-"""Tokens of prompts, over all rows, that one call reads: longer prompts need no more memory."""
-
 TOKENS_PER_STEP = 512
 """Tokens of admitted prompts that one step reads, at most: so long do rows that are being continued wait for them."""
-
-_SHORTEST_PIECE = 64
 
 
 class Engine:
@@ -60,9 +56,9 @@ class Engine:
         """
         check_count("tokens_per_step", tokens_per_step, unit="token")
         self._model, self._beside = model, beside
-        # Apart, for steps go on from their own last state: reading a prompt of one token must not end a run of others.
         self._steps = make_steps(model, engine)
-        self._prompt_steps = self._steps.apart()
+        # Apart, for steps go on from their own last state: reading a prompt of one token must not end a run of others.
+        self._prompts = PromptReading(model, self._steps.apart(), beside)
         self._waiting = WaitingPrompts(tokens_per_step)
         self._groups: list[Group] = []
         self._arrivals: list[Arrivals] = []
@@ -85,6 +81,8 @@ class Engine:
         state: ModelState | None,
         sampler: Sampler,
         limits: Sequence[RowLimits],
+        *,
+        has_begun: bool = False,
     ) -> tuple[int, ...]:
         """Read the prompts of new rows, which join the others at the next step.
 
@@ -94,6 +92,8 @@ class Engine:
             state: What the rows go on from; None begins new texts.
             sampler: Chooses their tokens.
             limits: When each row ends.
+            has_begun: Whether the state has read the begin of these prompts, so that they do not go on from another
+                text.
 
         Returns:
             The slots of the new rows: numbers that no other row of this engine ever has.
@@ -103,7 +103,7 @@ class Engine:
             ValueError: If the prompts cannot be read.
         """
         with torch.inference_mode(), evaluating(self._model):
-            logits, after = self._read_prompt(tokens, mask, state)
+            logits, after = self._prompts.read_whole(tokens, mask, state, has_begun=has_begun)
             sampler.begin(after.position)
         rows = [Row(self._next_slot + number, limit) for number, limit in enumerate(limits)]
         self._next_slot += len(rows)
@@ -127,14 +127,18 @@ class Engine:
         Raises:
             MismatchError: If the prompt's state is not one of this model's.
         """
-        state = prompt.state
-        if state is not None:
-            self._model.check_state(state)
-        if self._beside is not None and not prompt.known:
-            state = self._beside.begin(prompt.tokens[None], None, state)
-        self._waiting.add(WaitingPrompt(self._next_slot, prompt, sampler, limits, state, prompt.known))
+        self._waiting.add(WaitingPrompt(self._next_slot, self._prompts.begin(prompt), sampler, limits))
         self._next_slot += 1
         return self._next_slot - 1
+
+    def read(self, prompt: RowPrompt) -> ModelState:
+        """Read a prompt at once, for its state alone.
+
+        Returns:
+            The state after all of its tokens.
+        """
+        with torch.inference_mode(), evaluating(self._model):
+            return self._prompts.state_after(prompt)
 
     @property
     def waiting(self) -> tuple[int, ...]:
@@ -213,41 +217,6 @@ class Engine:
             raise ValueError(f"the row in slot {slot} has no state before its first token; call step first.")
         return place
 
-    def _read_prompt(
-        self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None
-    ) -> tuple[Float[Tensor, "rows vocab"], ModelState]:
-        if self._beside is not None:
-            state = self._beside.begin(tokens, mask, state)
-        width = max(_SHORTEST_PIECE, PREFILL_TOKENS // tokens.shape[0])
-        pieces = range(0, tokens.shape[1], width)
-        logits = None
-        for begin in pieces:
-            columns, real = tokens[:, begin : begin + width], None if mask is None else mask[:, begin : begin + width]
-            call = TokensCall(columns, real, state)
-            (beside,) = self._arguments([call])
-            logits, state = self._read(call, beside, is_whole=len(pieces) == 1, keep=1 if begin == pieces[-1] else 0)
-        assert logits is not None
-        assert state is not None
-        if not bool(logits.isfinite().all()):
-            raise diverged_after_prompt()
-        return logits, state
-
-    def _arguments(self, calls: Sequence[TokensCall]) -> Sequence[Mapping[str, Any]]:
-        """The inputs beside tokens of some calls."""
-        return [{} for _ in calls] if self._beside is None else self._beside.arguments(calls)
-
-    def _read(
-        self, call: TokensCall, beside: Mapping[str, Any], *, is_whole: bool, keep: int
-    ) -> tuple[Float[Tensor, "rows vocab"] | None, ModelState]:
-        """Read a piece of a prompt, or all of it."""
-        if is_whole and call.tokens.shape[1] == 1 and call.mask is None and call.state is not None:
-            # A text that goes on reads its newest token as any other step would, to the last bit.
-            steps = self._prompt_steps
-            steps.begin()
-            logits, state = steps.step(call.tokens[:, 0], steps.own(call.state), beside)
-            return logits, steps.value(state)
-        return self._prompt_steps.read(call.tokens, call.mask, call.state, beside, keep=keep)
-
     def _next_logits(self) -> tuple[Float[Tensor, "rows vocab"] | None, Failed]:
         """Read a piece of the waiting prompts and the newest token of each row.
 
@@ -256,10 +225,10 @@ class Engine:
             The rows that have failed.
         """
         pieces = self._waiting.next_pieces()
-        calls = [TokensCall(piece, None, waiting.state) for waiting, piece in pieces]
+        calls = [TokensCall(piece, None, waiting.progress.state) for waiting, piece in pieces]
         if self._groups:
             calls.append(self._next_call())
-        beside = self._arguments(calls)
+        beside = self._prompts.arguments(calls)
         logits = [self._read_unread(calls[-1], beside[-1])] if self._groups else []
         failed: Failed = ()
         if pieces:
@@ -284,15 +253,16 @@ class Engine:
         """Read a piece of each of some prompts; rows whose prompts are read arrive."""
         last: dict[int, Tensor] = {}
         for (waiting, piece), call, more in zip(pieces, calls, beside, strict=False):
-            left = waiting.prompt.tokens.shape[0] - waiting.read
-            is_last, is_whole = left == piece.shape[1], left == 1 and waiting.read == waiting.prompt.known
-            logits, state = self._read(call, more, is_whole=is_whole, keep=1 if is_last else 0)
-            waiting.advance(piece.shape[1], state)
+            progress = waiting.progress
+            is_last = progress.left == piece.shape[1]
+            is_whole = progress.left == 1 and progress.read == progress.prompt.known
+            logits, state = self._prompts.read(call, more, is_whole=is_whole, keep=1 if is_last else 0)
+            progress.advance(piece.shape[1], state)
             if is_last:
                 last[waiting.slot] = cast("Tensor", logits)
         failed: Failed = ()
         for waiting in self._waiting.turn(len(pieces)):
-            logits, state = last[waiting.slot], cast("ModelState", waiting.state)
+            logits, state = last[waiting.slot], cast("ModelState", waiting.progress.state)
             if not bool(logits.isfinite().all()):
                 failed += ((waiting.slot, diverged_after_prompt()),)
                 continue

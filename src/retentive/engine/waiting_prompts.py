@@ -1,7 +1,7 @@
 """Prompts that are read in pieces, so that rows which are being continued never wait longer than one piece."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jaxtyping import Int
 from torch import Tensor
@@ -11,29 +11,23 @@ from retentive.state import ModelState
 
 
 @dataclass(slots=True)
-class WaitingPrompt:
-    """A prompt that has not been read to its end.
+class PromptProgress:
+    """How far the prompt of a row is read.
 
     Attributes:
-        slot: Of its row.
         prompt: As it was admitted.
-        sampler: Will choose the row's tokens.
-        limits: When the row will end.
         state: After ``read`` tokens.
         read: Tokens that were read.
     """
 
-    slot: int
     prompt: RowPrompt
-    sampler: Sampler
-    limits: RowLimits
     state: ModelState | None
-    read: int = field(default=0)
+    read: int
 
     @property
-    def is_read(self) -> bool:
-        """Whether all of its tokens are read."""
-        return self.read == self.prompt.tokens.shape[0]
+    def left(self) -> int:
+        """Tokens that were not read."""
+        return self.prompt.tokens.shape[0] - self.read
 
     def piece(self, most: int) -> Int[Tensor, "1 piece"]:
         """The next tokens, at most so many and at most to the next mark."""
@@ -45,6 +39,23 @@ class WaitingPrompt:
         self.read, self.state = self.read + count, state
         if self.read in self.prompt.marks and self.prompt.on_mark is not None:
             self.prompt.on_mark(self.read, state)
+
+
+@dataclass(slots=True)
+class WaitingPrompt:
+    """A row whose prompt has not been read to its end.
+
+    Attributes:
+        slot: Of the row.
+        progress: Of its prompt.
+        sampler: Will choose the row's tokens.
+        limits: When the row will end.
+    """
+
+    slot: int
+    progress: PromptProgress
+    sampler: Sampler
+    limits: RowLimits
 
 
 class WaitingPrompts:
@@ -82,7 +93,7 @@ class WaitingPrompts:
         for waiting in self._queue:
             if room == 0:
                 break
-            piece = waiting.piece(room)
+            piece = waiting.progress.piece(room)
             room -= piece.shape[1]
             pieces.append((waiting, piece))
         return pieces
@@ -90,5 +101,5 @@ class WaitingPrompts:
     def turn(self, count: int) -> list[WaitingPrompt]:
         """After a step that read a piece of the first ``count``: let those that are read go, and return them."""
         turned = [self._queue.popleft() for _ in range(count)]
-        self._queue.extend(waiting for waiting in turned if not waiting.is_read)
-        return [waiting for waiting in turned if waiting.is_read]
+        self._queue.extend(waiting for waiting in turned if waiting.progress.left)
+        return [waiting for waiting in turned if not waiting.progress.left]

@@ -4,6 +4,7 @@ from retentive.checkpoints.states import GenerationState
 from retentive.generation.drafts import PromptLookup
 from retentive.generation.generator import GenerationResult, TokenStream, generate, stream
 from retentive.generation.logprobs import TokenLogprobs
+from retentive.generation.prefixes import Prefix, PrefixCache
 from retentive.generation.requests import Request, RequestBatch, RequestProgress, RequestStep
 from retentive.generation.retrieval import OwnNeighbours, Retrieval, StoreRetriever
 from retentive.generation.sampling import Sampling
@@ -12,6 +13,8 @@ __all__ = [
     "GenerationResult",
     "GenerationState",
     "OwnNeighbours",
+    "Prefix",
+    "PrefixCache",
     "PromptLookup",
     "Request",
     "RequestBatch",

@@ -1,12 +1,13 @@
 """What a generation begins with, checked: the tokens to read first, and the state that they are read after."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from retentive.checkpoints.states import GenerationState, TokenCounts, no_counts
 from retentive.config_types import check_kind
+from retentive.generation.prefixes import PrefixReader
 from retentive.generation.prompt import Prompt, PromptBatch, align, read_prompt
 from retentive.generation.sampling import Sampling, begin_counts
 from retentive.models.protocol import LanguageModel
@@ -22,11 +23,13 @@ class Beginning:
         first: The first tokens of each row.
         state: The model's state before them; None begins new texts.
         counts: Which tokens the rows have with the first ones; None where nobody counts them.
+        has_begun: Whether the state has read the begin of the same prompts, and not another text.
     """
 
     first: PromptBatch
     state: ModelState | None
     counts: TokenCounts | None
+    has_begun: bool = False
 
 
 def begin(
@@ -68,6 +71,24 @@ def begin(
     if counts is not None:
         counts = begin_counts(counts, batch.tokens, batch.mask)
     return Beginning(batch, carried, counts)
+
+
+def read_prefixes(beginning: Beginning, reader: PrefixReader) -> Beginning:
+    """Read all tokens of new texts but the last of each, after what a prefix cache knows of them.
+
+    Raises:
+        ValueError: If the texts go on from a state.
+    """
+    if beginning.state is not None:
+        raise ValueError(
+            "state must be None with a prefix_cache, which knows texts from their begin on: a state needs no prefix."
+        )
+    first = beginning.first
+    rows: list[list[int]] = first.tokens.tolist()
+    lengths = [first.longest] * len(rows) if first.mask is None else first.mask.sum(1).tolist()
+    texts = [row[first.longest - length :] for row, length in zip(rows, lengths, strict=True)]
+    state = reader.states_after([text[:-1] for text in texts])
+    return replace(beginning, first=PromptBatch(tokens=first.tokens[:, -1:], mask=None), state=state, has_begun=True)
 
 
 def _first_tokens(rows: list[Tensor], state: ModelState | GenerationState | None, device: torch.device) -> PromptBatch:

@@ -73,7 +73,8 @@ class Decoding:
             limits = RowLimits(max_new_tokens=self._stopping.max_new_tokens, stop_tokens=self._stopping.stop_tokens)
             rows = [limits] * self.num_rows
             first = self._beginning.first
-            self._engine.add(first.tokens, first.mask, self._beginning.state, self._sampler, rows)
+            start, has_begun = self._beginning.state, self._beginning.has_begun
+            self._engine.add(first.tokens, first.mask, start, self._sampler, rows, has_begun=has_begun)
             self._beginning = None
         step = self._engine.step()
         if step.ended:

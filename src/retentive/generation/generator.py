@@ -11,10 +11,11 @@ from torch import Tensor
 from retentive.checkpoints.states import GenerationState
 from retentive.config_types import check_kind
 from retentive.engine.eager import evaluating
-from retentive.generation.beginning import begin
+from retentive.generation.beginning import begin, read_prefixes
 from retentive.generation.decoding import Decoding, RowsDecoding
 from retentive.generation.drafted_decoding import DraftedDecoding
 from retentive.generation.drafts import NgramIndex, PromptLookup
+from retentive.generation.prefixes import PrefixCache, PrefixReader
 from retentive.generation.prompt import Prompt
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
@@ -95,6 +96,7 @@ def generate(
     retriever: Retriever | Retrieval | None = None,
     engine: str | Path = "eager",
     drafts: PromptLookup | None = None,
+    prefix_cache: PrefixCache | None = None,
 ) -> GenerationResult:
     """Continue a text, or several side by side.
 
@@ -121,6 +123,8 @@ def generate(
             wrote, whose steps were compiled before. Results differ by rounding.
         drafts: Draft tokens from the text's own n-grams and read several in one call, where that gains time; for one
             row, without a retriever. Tokens are the same, sampled ones too; only rounding differs.
+        prefix_cache: Has the states of texts that begin like these, which are then not read again, and keeps those of
+            these; None reads all. It is for texts from their begin on, and not after a ``state``.
 
     Raises:
         TypeError: If the prompt is not token ids, or an argument is of another class.
@@ -129,7 +133,9 @@ def generate(
         MismatchError: If ``state`` is of another model.
         DivergedError: If it has NaN, or the model's logits are not finite.
     """
-    decoding = _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine, drafts)
+    decoding = _begin(
+        model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine, drafts, prefix_cache
+    )
     log = _TokenLog(decoding.num_rows, decoding.device)
     with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
         while decoding.active:
@@ -149,6 +155,7 @@ def stream(
     retriever: Retriever | Retrieval | None = None,
     engine: str | Path = "eager",
     drafts: PromptLookup | None = None,
+    prefix_cache: PrefixCache | None = None,
 ) -> TokenStream:
     """`generate`, token by token: yields a tuple with the new id of each row, None for rows that have ended.
 
@@ -165,8 +172,11 @@ def stream(
         retriever: See there.
         engine: See there.
         drafts: See there.
+        prefix_cache: See there.
     """
-    return TokenStream(_begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine, drafts))
+    return TokenStream(
+        _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine, drafts, prefix_cache)
+    )
 
 
 def _begin(
@@ -179,6 +189,7 @@ def _begin(
     retriever: Retriever | Retrieval | None,
     engine: str | Path,
     drafts: PromptLookup | None,
+    prefix_cache: PrefixCache | None,
 ) -> RowsDecoding:
     """Check all arguments and make the loop."""
     check_predicts_next(model)
@@ -189,6 +200,14 @@ def _begin(
     stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
     stopping.check_vocab(model.vocab_size)
     beginning = begin(model, prompt, state, max_new_tokens, sampling)
+    if prefix_cache is not None:
+        check_kind("prefix_cache", prefix_cache, PrefixCache)
+        if drafts is not None:
+            raise ValueError(
+                "drafts must be None with a prefix_cache, but both are given: drafts come from the whole text, which "
+                "is not read again."
+            )
+        beginning = read_prefixes(beginning, PrefixReader(model, prefix_cache, lookup))
     if drafts is None:
         return Decoding(model, beginning, sampling, stopping, lookup, engine)
     if lookup is not None:

@@ -9,9 +9,11 @@ from retentive.config_types import check_count, check_kind
 from retentive.engine import Engine, RowLimits, RowPrompt
 from retentive.engine.engine import TOKENS_PER_STEP
 from retentive.errors import DivergedError
-from retentive.generation.beginning import begin
+from retentive.generation.beginning import Beginning, begin
 from retentive.generation.decoding import RowSampler, generation_state
 from retentive.generation.logprobs import TokenLogprobs
+from retentive.generation.prefixes import PrefixCache
+from retentive.generation.prefixes.reader import retrieval_key
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
 from retentive.generation.stop_strings import TextUntil, checked_stop_strings
@@ -37,6 +39,8 @@ class Request:
         logprobs: Tell the log-probability of each token, and those of so many of the likeliest; None tells none.
         row: Which row of a `generate` with many rows it equals: rows of one seed draw different tokens.
         state: What it goes on from, of one row; None begins a new text.
+        use_prefixes: Look the prompt of a new text up in the batch's prefix cache, and keep states of it there.
+        scope: Whose it is: prefixes of one scope are found for the same scope alone.
     """
 
     prompt: Sequence[int] = ()
@@ -47,6 +51,8 @@ class Request:
     logprobs: int | None = None
     row: int = 0
     state: ModelState | GenerationState | None = None
+    use_prefixes: bool = True
+    scope: str = ""
 
     def __post_init__(self) -> None:
         """Validate the fields that need no model."""
@@ -104,7 +110,7 @@ class _Entry:
     sampler: RowSampler
     text: TextUntil | None
     cached_tokens: int = 0
-    new_tokens: int = 0
+    tokens: list[int] = field(default_factory=list[int])
     new_text: str = ""
     has_failed: bool = False
 
@@ -116,7 +122,6 @@ class _Entry:
 
     def result(self, number: int, token: int, has_ended: bool, is_stopped: bool) -> RequestStep:
         """What the request got with a token."""
-        self.new_tokens += 1
         text, self.new_text = self.new_text, ""
         end: RequestEnd | None = None
         if has_ended:
@@ -140,6 +145,7 @@ class RequestBatch:
         *,
         tokenizer: Tokenizer | None = None,
         retriever: Retriever | Retrieval | None = None,
+        prefix_cache: PrefixCache | None = None,
         tokens_per_step: int = TOKENS_PER_STEP,
     ) -> None:
         """Begin without requests.
@@ -148,14 +154,20 @@ class RequestBatch:
             model: Of any family that predicts next tokens.
             tokenizer: Turns new tokens into text; None gives none.
             retriever: As in `generate`, for all requests. The chunks that end in one step are looked up together.
+            prefix_cache: As in `generate`, for requests that go on from no state. The states of answers are kept too,
+                for conversations that are sent whole each turn.
             tokens_per_step: Tokens of prompts that one step reads, at most.
 
         Raises:
             ValueError: If the model is an encoder, or reads no neighbours and a retriever is given.
         """
         check_predicts_next(model)
-        self._model, self._tokenizer = model, tokenizer
-        self._engine = Engine(model, make_lookup(model, retriever), tokens_per_step=tokens_per_step)
+        check_kind("prefix_cache", prefix_cache, PrefixCache, type(None))
+        self._model, self._tokenizer, self._cache = model, tokenizer, prefix_cache
+        lookup = make_lookup(model, retriever)
+        self._retrieval = "" if prefix_cache is None else retrieval_key(lookup)
+        self._keeps_answers = lookup is None or not lookup.reads_between_chunks
+        self._engine = Engine(model, lookup, tokens_per_step=tokens_per_step)
         self._entries: dict[int, _Entry] = {}
 
     def admit(self, request: Request) -> int:
@@ -191,9 +203,21 @@ class RequestBatch:
             stop_tokens=stop_tokens,
             ends=None if text is None else entry.read,
         )
-        number = self._engine.admit(RowPrompt(tokens=tokens[0], state=beginning.state), sampler, limits)
+        number = self._engine.admit(self._row_prompt(beginning, entry), sampler, limits)
         self._entries[number] = entry
         return number
+
+    def _row_prompt(self, beginning: Beginning, entry: _Entry) -> RowPrompt:
+        """The tokens of a request, after what the prefix cache knows of them."""
+        tokens, request = beginning.first.tokens[0], entry.request
+        if self._cache is None or beginning.state is not None or not request.use_prefixes or len(tokens) == 1:
+            return RowPrompt(tokens=tokens, state=beginning.state)
+        text = tokens[:-1].tolist()
+        prefix = self._cache.find(self._model, text, scope=request.scope, retrieval=self._retrieval)
+        entry.cached_tokens = prefix.length
+        return RowPrompt(
+            tokens=tokens, state=prefix.state, known=prefix.length, marks=prefix.marks, on_mark=prefix.keep
+        )
 
     @property
     def is_busy(self) -> bool:
@@ -228,8 +252,22 @@ class RequestBatch:
             self._entries[number].has_failed = True
             results.append(RequestStep(number=number, token=None, ended="failed", error=error))
         for number, token in zip(step.slots, step.tokens.tolist(), strict=True):
+            self._entries[number].tokens.append(token)
+            if number in ended:
+                self._keep_answer(number)
             results.append(self._entries[number].result(number, token, number in ended, number in stopped))
         return tuple(results)
+
+    def _keep_answer(self, number: int) -> None:
+        """Keep the state after a whole answer: the next turn of the conversation begins with it."""
+        entry = self._entries[number]
+        request, cache = entry.request, self._cache
+        if cache is None or request.state is not None or not request.use_prefixes or not self._keeps_answers:
+            return
+        text = [*request.prompt, *entry.tokens[:-1]]
+        prefix = cache.find(self._model, text, scope=request.scope, retrieval=self._retrieval, is_counted=False)
+        if len(text) in prefix.marks:
+            prefix.keep(len(text), self._engine.state(number).model)
 
     def progress(self, number: int) -> RequestProgress:
         """How far a request is.
@@ -239,7 +277,7 @@ class RequestBatch:
         """
         entry = self._entry(number)
         return RequestProgress(
-            prompt_tokens=len(entry.request.prompt), cached_tokens=entry.cached_tokens, new_tokens=entry.new_tokens
+            prompt_tokens=len(entry.request.prompt), cached_tokens=entry.cached_tokens, new_tokens=len(entry.tokens)
         )
 
     def state(self, number: int) -> GenerationState:

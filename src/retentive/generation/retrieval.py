@@ -1,5 +1,6 @@
 """Neighbours during generation: each row's chunk is looked up as soon as it has ended, once."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
@@ -68,6 +69,30 @@ class Lookup:
             raise ValueError(f"every must be at most chunk_size = {size} tokens, but is {retrieval.every}.")
         if isinstance(retrieval.retriever, StoreRetriever):
             retrieval.retriever.check(model)
+
+    def fingerprint(self) -> str:
+        """What tells the neighbours that are found from those of any other retriever, for a prefix cache.
+
+        Raises:
+            ValueError: If nothing does, or neighbours depend on how long a prompt is.
+        """
+        if self._retrieval.end_with_prompt:
+            raise ValueError(
+                "end_with_prompt must be False with a prefix_cache: it cuts each prompt into chunks by its length, so "
+                "that states after equal begins differ."
+            )
+        known = getattr(self._retrieval.retriever, "fingerprint", None)
+        if not callable(known):
+            raise ValueError(
+                "retriever must have a method `fingerprint` for a prefix_cache, which tells its answers from those of "
+                f"any other, but a {type(self._retrieval.retriever).__name__} has none; StoreRetriever has one."
+            )
+        return str(known())
+
+    @property
+    def reads_between_chunks(self) -> bool:
+        """Whether a text that is being continued ends chunks where a prompt would not."""
+        return self._retrieval.every is not None
 
     def begin(self, tokens: Tokens, mask: TokenMask | None, state: ModelState | None) -> ModelState | None:
         """The state that a prompt begins with; one token after a state is the newest of an earlier generation."""
@@ -195,6 +220,10 @@ class OwnNeighbours:
         for row, tokens in enumerate(neighbours):
             self._tokens[0, row, : len(tokens)] = torch.tensor(tokens)
 
+    def fingerprint(self) -> str:
+        """Tells these neighbours from all others."""
+        return hashlib.sha256(f"own {self._tokens.tolist()}".encode()).hexdigest()
+
     def __call__(self, chunks: Int[Tensor, "ended chunk"]) -> Int[Tensor, "ended neighbours length"]:
         """Return the same neighbours for each chunk."""
         return self._tokens.expand(len(chunks), -1, -1)
@@ -209,6 +238,11 @@ class SearchableStore(Protocol):
     @property
     def chunk_size(self) -> int:
         """Tokens per chunk."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Changes with what a search finds."""
         ...
 
     def search(self, query: Any, k: int) -> Any:
@@ -277,6 +311,10 @@ class StoreRetriever:
                 f"the datastore's tokenizer must have no more tokens than the model, {model.config.vocab_size}, but "
                 f"has {self._store.tokenizer.vocab_size}; build the datastore with the model's tokenizer."
             )
+
+    def fingerprint(self) -> str:
+        """Tells the answers of this version of the store from all others."""
+        return f"store {self._store.version} k {self._k}"
 
     def __call__(self, chunks: Int[Tensor, "ended chunk"]) -> Int[Tensor, "ended neighbours length"]:
         """The neighbours of each chunk."""

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from retentive.generation.prefixes import PrefixCache
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.huggingface.cache import CACHE_NAME, CACHE_NAMES, StateCache, advanced_cache
 from retentive.huggingface.columns import check_after_cache, one_cache, real_columns, without_pads
 from retentive.huggingface.config import RetentiveConfig
 from retentive.huggingface.hidden_states import kept_hidden_states
 from retentive.huggingface.positions import document_starts
+from retentive.huggingface.prefixes import cache_after_prefixes
 from retentive.huggingface.pretrained import RetentivePreTrainedModel, refuse_attentions
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig, ModelOutput
@@ -155,14 +157,28 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
         hidden, following = decoder(hidden, state, layout)
         return model.read_out(hidden, following, None, call["logits_to_keep"])
 
-    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def generate(
+        self, inputs: Tensor | None = None, *args: Any, prefix_cache: PrefixCache | None = None, **kwargs: Any
+    ) -> Any:
         """Write tokens as every transformers model does; see `GenerationMixin.generate`.
+
+        Args:
+            inputs: See there, like all that is not named here.
+            args: See there.
+            prefix_cache: Has the states of texts that begin like these rows, and keeps those of these.
+            kwargs: See there.
 
         Raises:
             ValueError: If a cache is given that has read as many columns as there are, or more, or other padding than
-                the mask tells of.
+                the mask tells of; or with a prefix cache, too.
         """
         cache = one_cache(*(kwargs.pop(name, None) for name in CACHE_NAMES))
+        if prefix_cache is not None:
+            if cache is not None:
+                raise ValueError("prefix_cache must be None where a cache is given, which has read the begin already.")
+            ids = kwargs.get("input_ids") if inputs is None else inputs
+            options = {"generation_config": args[0] if args else self.generation_config, **kwargs}
+            cache = cache_after_prefixes(self.model, self.retriever, prefix_cache, ids, options)
         if cache is not None:
             given = [inputs, *(kwargs.get(name) for name in ("attention_mask", "input_ids", "inputs_embeds"))]
             check_after_cache(cache, kwargs.get("attention_mask"), [one.shape[1] for one in given if one is not None])
