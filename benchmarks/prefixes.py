@@ -1,7 +1,7 @@
 """One document and many questions, with a prefix cache and without.
 
-``python -m benchmarks.prefixes --output benchmarks/results/prefixes.json``. Both ways answer the same questions in turn,
-question by question, in one process; the seconds of each way are summed. They must give the same tokens.
+``python -m benchmarks.prefixes --output docs/numbers/prefixes.json``. Both ways answer the same questions, one by one
+in turn, in one process; the seconds of each way are summed, and answers that differ are counted.
 """
 
 import argparse
@@ -61,9 +61,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--questions", type=int, default=50)
     parser.add_argument("--new-tokens", type=int, default=8)
+    parser.add_argument("--families", nargs="+", choices=sorted(CONFIGS), default=sorted(CONFIGS))
     options = parser.parse_args()
     results: dict[str, Any] = {}
     for name, config in CONFIGS.items():
+        if name not in options.families:
+            continue
         torch.manual_seed(0)
         results[name] = compare(build(config).eval(), options.tokens, options.questions, options.new_tokens)
         print(name, results[name], flush=True)

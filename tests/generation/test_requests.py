@@ -141,3 +141,29 @@ def test_a_stop_string_ends_a_request_and_is_not_part_of_its_text():
     assert got[stopped][-1].ended == "stop_string"
     assert "".join(step.text for step in got[free]) == whole
     assert got[free][-1].ended == "length"
+
+
+def test_neighbours_are_looked_up_once_a_step_and_are_part_of_the_answer():
+    model, asked = small_model("retro"), list[int]()
+
+    def retriever(chunks: torch.Tensor) -> torch.Tensor:
+        asked.append(len(chunks))
+        return torch.cat((chunks, (2 * chunks + 1) % 23), 1)[:, None]
+
+    prompts = random_tokens(2, 9).tolist()
+    batch = RequestBatch(model, retriever=retriever, tokens_per_step=4)
+    first = batch.admit(Request(prompt=prompts[0][:4], max_new_tokens=9))
+    got = run(batch, 4)
+    second = batch.admit(Request(prompt=prompts[1], max_new_tokens=3))
+    asked.clear()
+    batch.step()  # the first one ends its second chunk, and the prompt of the other its first
+    assert asked == [2]
+    for number, steps in run(batch).items():
+        got.setdefault(number, []).extend(steps)
+    alone = generate(model, prompts[0][:4], max_new_tokens=9, retriever=retriever).tokens[0].tolist()
+    read = [one for step in got[first] for one in step.neighbours]
+    assert [one.from_token for one in read] == [4, 8, 12]
+    text = prompts[0][:4] + alone
+    assert read[-1].chunk == tuple(text[8:12])
+    assert read[-1].tokens == ((*text[8:12], *((2 * token + 1) % 23 for token in text[8:12])),)
+    assert [one.from_token for step in got[second] for one in step.neighbours] == [4, 8]

@@ -9,7 +9,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from laws.families import case_name, cases, random_tokens, small_model
 from retentive.checkpoints import load_state, save_state
-from retentive.generation import generate
+from retentive.generation import PrefixCache, generate
 from retentive.huggingface import RetentiveForCausalLM, StateCache, register
 from retentive.huggingface.cache import CACHE_NAME
 from retentive.models.base import DecoderModel
@@ -249,3 +249,19 @@ def test_the_auto_class_is_given_a_model_that_was_saved(tmp_path: Path):
     theirs, _ = wrapped("retnet")
     theirs.save_pretrained(tmp_path)
     assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path), RetentiveForCausalLM)
+
+
+@pytest.mark.parametrize("family", ["transformer", "retnet"])
+def test_what_begins_alike_is_read_once(family: str):
+    theirs = RetentiveForCausalLM.of(small_model(family))
+    tokens, mask = padded()
+    cache = PrefixCache(least_tokens=1)
+    expected = theirs.generate(tokens, attention_mask=mask, max_new_tokens=5, **GREEDY)
+    for hits in (0, 2):
+        found = theirs.generate(tokens, attention_mask=mask, max_new_tokens=5, prefix_cache=cache, **GREEDY)
+        assert torch.equal(found, expected)
+        assert cache.hits == hits
+    with pytest.raises(ValueError, match="num_beams must be 1 with a prefix_cache, but is 2"):
+        theirs.generate(tokens, attention_mask=mask, max_new_tokens=5, prefix_cache=cache, num_beams=2, **GREEDY)
+    with pytest.raises(ValueError, match="attention_mask must be given with a prefix_cache where rows hold"):
+        theirs.generate(torch.tensor([[0, 1]]), max_new_tokens=5, prefix_cache=cache, **GREEDY)

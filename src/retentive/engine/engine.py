@@ -225,7 +225,7 @@ class Engine:
             The rows that have failed.
         """
         pieces = self._waiting.next_pieces()
-        calls = [TokensCall(piece, None, waiting.progress.state) for waiting, piece in pieces]
+        calls = [TokensCall(piece, None, waiting.progress.state, (waiting.slot,)) for waiting, piece in pieces]
         if self._groups:
             calls.append(self._next_call())
         beside = self._prompts.arguments(calls)
@@ -282,7 +282,8 @@ class Engine:
         if self._beside is not None:
             state = self._steps.at_border(self._beside.before_token(state))
         self._state = state
-        return TokensCall(self._unread[:, None], None, state)
+        slots = tuple(row.slot for group in self._groups for row in group.rows)
+        return TokensCall(self._unread[:, None], None, state, slots if self._beside is not None else ())
 
     def _read_unread(self, call: TokensCall, beside: Mapping[str, Any]) -> Float[Tensor, "rows vocab"]:
         """Read the newest token of each row."""

@@ -46,11 +46,13 @@ class TokensCall:
         tokens: Token ids.
         mask: False at padding; None where there is none.
         state: What it goes on from.
+        slots: The engine's slot of each row; empty where rows have none yet.
     """
 
     tokens: Tokens
     mask: TokenMask | None
     state: ModelState | None
+    slots: tuple[int, ...] = ()
 
 
 @runtime_checkable

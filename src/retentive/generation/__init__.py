@@ -6,7 +6,7 @@ from retentive.generation.generator import GenerationResult, TokenStream, genera
 from retentive.generation.logprobs import TokenLogprobs
 from retentive.generation.prefixes import Prefix, PrefixCache
 from retentive.generation.requests import Request, RequestBatch, RequestProgress, RequestStep
-from retentive.generation.retrieval import OwnNeighbours, Retrieval, StoreRetriever
+from retentive.generation.retrieval import OwnNeighbours, ReadNeighbours, Retrieval, StoreRetriever
 from retentive.generation.sampling import Sampling
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Prefix",
     "PrefixCache",
     "PromptLookup",
+    "ReadNeighbours",
     "Request",
     "RequestBatch",
     "RequestProgress",

@@ -14,7 +14,7 @@ from retentive.generation.decoding import RowSampler, generation_state
 from retentive.generation.logprobs import TokenLogprobs
 from retentive.generation.prefixes import PrefixCache
 from retentive.generation.prefixes.reader import retrieval_key
-from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
+from retentive.generation.retrieval import ReadNeighbours, Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
 from retentive.generation.stop_strings import TextUntil, checked_stop_strings
 from retentive.generation.stopping import Stopping
@@ -75,6 +75,7 @@ class RequestStep:
         text: Characters that are certain now, so that no stop string begins in them; empty without a tokenizer. With
             the last token comes the rest, without the stop string.
         logprobs: Of the token, where they were asked for.
+        neighbours: What it read beside its tokens since the last step, those of its prompt with the first token.
         ended: What ended it with this token; None while it goes on.
         error: Why it failed.
     """
@@ -83,6 +84,7 @@ class RequestStep:
     token: int | None
     text: str = ""
     logprobs: TokenLogprobs | None = None
+    neighbours: tuple[ReadNeighbours, ...] = ()
     ended: RequestEnd | None = None
     error: DivergedError | None = None
 
@@ -111,6 +113,7 @@ class _Entry:
     text: TextUntil | None
     cached_tokens: int = 0
     tokens: list[int] = field(default_factory=list[int])
+    neighbours: list[ReadNeighbours] = field(default_factory=list[ReadNeighbours])
     new_text: str = ""
     has_failed: bool = False
 
@@ -128,7 +131,8 @@ class _Entry:
             end = "length" if not is_stopped else "stop_token" if token in self.request.stop_tokens else "stop_string"
             text += "" if self.text is None else self.text.finish()
         logprobs = self.sampler.logprobs[0] if self.sampler.logprobs else None
-        return RequestStep(number=number, token=token, text=text, logprobs=logprobs, ended=end)
+        neighbours, self.neighbours = tuple(self.neighbours), []
+        return RequestStep(number=number, token=token, text=text, logprobs=logprobs, neighbours=neighbours, ended=end)
 
 
 class RequestBatch:
@@ -167,6 +171,7 @@ class RequestBatch:
         lookup = make_lookup(model, retriever)
         self._retrieval = "" if prefix_cache is None else retrieval_key(lookup)
         self._keeps_answers = lookup is None or not lookup.reads_between_chunks
+        self._lookup = lookup
         self._engine = Engine(model, lookup, tokens_per_step=tokens_per_step)
         self._entries: dict[int, _Entry] = {}
 
@@ -246,6 +251,8 @@ class RequestBatch:
         if not self.is_busy:
             raise ValueError("there must be a request to step, but all have ended; call admit first.")
         step = self._engine.step()
+        for number, found in ({} if self._lookup is None else self._lookup.read).items():
+            self._entries[number].neighbours += found
         ended, stopped = set(step.ended), set(step.stopped)
         results: list[RequestStep] = []
         for number, error in step.failed:

@@ -53,8 +53,31 @@ class Retrieval:
             raise ValueError(f"every must be at least 1 token, but is {self.every}.")
 
 
+@dataclass(frozen=True, slots=True)
+class ReadNeighbours:
+    """What a row read beside its tokens.
+
+    Attributes:
+        from_token: How many tokens of the text, with what stands before a document, are read without it.
+        chunk: Token ids of the chunk that it was found for.
+        tokens: Token ids of each neighbour.
+        ids: Of the chunks in the datastore, -1 where there were no more; empty for retrievers of another kind.
+        scores: How near each is; see there.
+    """
+
+    from_token: int
+    chunk: tuple[int, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    ids: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+
+
 class Lookup:
-    """Asks a retriever for the chunks that end in a model's calls."""
+    """Asks a retriever for the chunks that end in a model's calls.
+
+    Attributes:
+        read: What each slot of `TokensCall.slots` read in the last calls.
+    """
 
     def __init__(self, model: Retro, retrieval: Retrieval) -> None:
         """Check that the retrieval fits the model.
@@ -64,6 +87,7 @@ class Lookup:
             MismatchError: If the retriever's datastore is not one for this model.
         """
         self._model, self._retrieval = model, retrieval
+        self.read: dict[int, list[ReadNeighbours]] = {}
         size = model.config.chunk_size
         if retrieval.every is not None and retrieval.every > size:
             raise ValueError(f"every must be at most chunk_size = {size} tokens, but is {retrieval.every}.")
@@ -128,13 +152,20 @@ class Lookup:
         Raises:
             ValueError: If the retriever does not answer each chunk.
         """
+        self.read = {}
         ended = [self._ended_chunks(call) for call in calls]
         real = [None if chunks is None else (chunks != -1).any(2) for chunks in ended]
         asked = [chunks[there] for chunks, there in zip(ended, real, strict=True) if chunks is not None]
         counts = [0 if there is None else int(there.sum()) for there in real]
         if not sum(counts):
             return [{} for _ in calls]
-        found = self._ask(torch.cat(asked)).split(counts)
+        chunks, retriever = torch.cat(asked), self._retrieval.retriever
+        noted = len(retriever.found) if isinstance(retriever, StoreRetriever) else 0
+        answer = self._ask(chunks)
+        if any(call.slots for call in calls):
+            answers = retriever.found[noted:] if isinstance(retriever, StoreRetriever) else []
+            self._note(calls, real, chunks, answer, answers)
+        found = answer.split(counts)
         return [
             {"neighbours": _in_places(part, there)} if there is not None and len(part) else {}
             for part, there in zip(found, real, strict=True)
@@ -153,6 +184,36 @@ class Lookup:
         if call.tokens.shape[1] == 1 and state is not None and int(self._checked(state).place.max()) < last:
             return None
         return self._model.ended_chunks(call.tokens, state, mask=call.mask)
+
+    def _note(
+        self,
+        calls: Sequence[TokensCall],
+        real: Sequence[Tensor | None],
+        chunks: Int[Tensor, "ended chunk"],
+        found: Int[Tensor, "ended neighbours length"],
+        answers: "Sequence[RetrievedNeighbours]",
+    ) -> None:
+        """Note what each row of the calls reads."""
+        size, offset, number = self._model.config.chunk_size, self._model.config.chunk_offset, 0
+        for call, there in zip(calls, real, strict=True):
+            if there is None:
+                continue
+            state = None if call.state is None else self._checked(call.state)
+            counts: list[int] = there.sum(1).tolist()
+            for row, count in enumerate(counts):
+                begin, place = (0, -offset) if state is None else (int(state.position[row]), int(state.place[row]))
+                for ended in range(1, count + 1):
+                    end, neighbours = begin - place + ended * size, found[number].tolist()
+                    noted = ReadNeighbours(
+                        from_token=end,
+                        chunk=tuple(token for token in chunks[number].tolist() if token >= 0),
+                        tokens=tuple(tuple(token for token in tokens if token >= 0) for tokens in neighbours),
+                        ids=answers[number].ids if answers else (),
+                        scores=answers[number].scores if answers else (),
+                    )
+                    number += 1
+                    if call.slots:
+                        self.read.setdefault(call.slots[row], []).append(noted)
 
     def _ask(self, asked: Int[Tensor, "ended chunk"]) -> Int[Tensor, "ended neighbours length"]:
         """The retriever's answer, checked."""
@@ -240,11 +301,6 @@ class SearchableStore(Protocol):
         """Tokens per chunk."""
         ...
 
-    @property
-    def version(self) -> str:
-        """Changes with what a search finds."""
-        ...
-
     def search(self, query: Any, k: int) -> Any:
         """The ``k`` nearest chunks of each query, with ``ids``, ``scores`` and ``tokens``."""
         ...
@@ -313,8 +369,15 @@ class StoreRetriever:
             )
 
     def fingerprint(self) -> str:
-        """Tells the answers of this version of the store from all others."""
-        return f"store {self._store.version} k {self._k}"
+        """Tells the answers of this version of the store from all others.
+
+        Raises:
+            ValueError: If the store does not say its version.
+        """
+        version = getattr(self._store, "version", None)
+        if version is None:
+            raise ValueError("store must have a `version` for a prefix_cache, which changes with what it finds.")
+        return f"store {version} k {self._k}"
 
     def __call__(self, chunks: Int[Tensor, "ended chunk"]) -> Int[Tensor, "ended neighbours length"]:
         """The neighbours of each chunk."""

@@ -41,6 +41,10 @@ class GenerateConfig:
         temperature: Divides the logits: below 1, likely tokens become likelier; 0 always takes the likeliest.
         top_k: Draw among this many of the likeliest tokens.
         top_p: Draw among the fewest tokens whose probabilities add up to this.
+        min_p: Draw among tokens that are at least this share as likely as the likeliest.
+        repetition_penalty: Above 1, tokens that the text has, the prompt included, come again more seldom.
+        presence_penalty: Subtracted from the logits of tokens that were written already.
+        frequency_penalty: Subtracted from the logits of tokens as often as they were written already.
         seed: The same seed writes the same text; without it, another text each time.
         stop_at_end: Stop where the model ends the document.
         chat: Let the prompt be a user's message, written by the chat template that comes with the model, and stop at
@@ -70,6 +74,10 @@ class GenerateConfig:
     temperature: float = 0.8
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     stop_at_end: bool = True
     chat: bool = False
@@ -115,7 +123,16 @@ class GenerateConfig:
     @property
     def sampling(self) -> Sampling:
         """How tokens are drawn; temperature 0 always takes the likeliest."""
-        return Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed)
+        return Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            seed=self.seed,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,11 @@ class SharedStore:
         """Tokens per chunk."""
         return self.store.chunk_size
 
+    @property
+    def version(self) -> str:
+        """Changes with what a search finds."""
+        return self.store.version
+
     def search(self, query: Any, k: int) -> Any:
         """The ``k`` nearest chunks of each query, as a `StoreRetriever` asks for them."""
         with self._lock:
