@@ -156,7 +156,8 @@ def test_neighbours_are_looked_up_once_a_step_and_are_part_of_the_answer():
     got = run(batch, 4)
     second = batch.admit(Request(prompt=prompts[1], max_new_tokens=3))
     asked.clear()
-    batch.step()  # the first one ends its second chunk, and the prompt of the other its first
+    for result in batch.step():  # the first one ends its second chunk, and the prompt of the other its first
+        got[result.number].append(result)
     assert asked == [2]
     for number, steps in run(batch).items():
         got.setdefault(number, []).extend(steps)
