@@ -10,7 +10,7 @@ from torch import Tensor
 from retentive.checkpoints.states import GenerationState
 from retentive.engine.choice import make_steps
 from retentive.engine.eager import as_value, evaluating
-from retentive.engine.engine import PREFILL_TOKENS
+from retentive.engine.prompt_reading import PREFILL_TOKENS
 from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning
 from retentive.generation.decoding import draw_seed
