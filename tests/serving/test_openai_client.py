@@ -252,3 +252,16 @@ def test_a_response_that_is_cancelled_keeps_what_it_has(served: Running) -> None
         model="small", input="more", max_output_tokens=2, previous_response_id=last.response.id
     )
     assert again.previous_response_id == last.response.id
+
+
+def test_a_prompt_that_was_read_is_not_read_again(served: Running) -> None:
+    client = served.client()
+    said = [{"role": "user", "content": "A long question about one thing and another."}]
+    asking = {"model": "small", "max_tokens": 5, "temperature": 0}
+    first = client.chat.completions.create(messages=said, **asking)  # pyright: ignore
+    said += [{"role": "assistant", "content": first.choices[0].message.content}, {"role": "user", "content": "Why?"}]
+    second = client.chat.completions.create(messages=said, **asking)  # pyright: ignore
+    anew = client.chat.completions.create(messages=said, extra_body={"no_cache": True}, **asking)  # pyright: ignore
+    assert second.choices[0].message.content == anew.choices[0].message.content
+    assert second.usage.prompt_tokens_details.cached_tokens > 16  # pyright: ignore
+    assert anew.usage.prompt_tokens_details.cached_tokens == 0  # pyright: ignore

@@ -180,3 +180,13 @@ def test_keys_that_cannot_be_are_refused_without_being_shown(tmp_path: Path, tex
     assert "space in it" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="api_key_file"):
         read_keys(tmp_path / "none")
+
+
+def test_prefixes_of_another_are_not_found(kept_apart: Running) -> None:
+    prompt = "A prompt that both of them send, word for word."
+    cached = [
+        completion(kept_apart, key, prompt=prompt).json["usage"]["prompt_tokens_details"]["cached_tokens"]
+        for key in (ONE, OTHER, ONE)
+    ]
+    assert cached[:2] == [0, 0]
+    assert cached[2] > 16

@@ -128,6 +128,8 @@ def rows_of(
                 logprobs=logprobs,
                 row=row,
                 state=state,
+                use_prefixes=not fields.no_cache,
+                scope=owner,
             )
             for prompt in prompts
             for row in range(n)

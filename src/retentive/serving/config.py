@@ -58,6 +58,7 @@ class ServeConfig:
         device: "cpu", "cuda", or "auto": a GPU where there is one.
         replicas: Copies of the model that answer side by side, with engine "ray".
         engine: "process" answers in this process, "ray" through Ray Serve, on one machine or a cluster.
+        cache_bytes: Memory for the states of prompts, so that texts which begin alike are read once; 0 keeps none.
         limits: How much requests may take.
     """
 
@@ -72,6 +73,7 @@ class ServeConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     replicas: int = 1
     engine: Literal["process", "ray"] = "process"
+    cache_bytes: int = 256 << 20
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -87,6 +89,8 @@ class ServeConfig:
             raise ValueError(f"replicas must be 1 with engine 'process', but is {self.replicas}; add --engine ray.")
         if self.engine == "ray" and self.port == 0:
             raise ValueError("port must be from 1 to 65535 with engine 'ray', but is 0.")
+        if self.cache_bytes < 0:
+            raise ValueError(f"cache_bytes must be at least 0 (no cache), but is {self.cache_bytes}.")
         if not self.is_loopback and self.api_key_file is None:
             raise ValueError(
                 f"api_key_file must be given for host {self.host!r}, which other machines reach; give a file with one "

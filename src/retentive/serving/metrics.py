@@ -36,6 +36,9 @@ class Metrics:
         self.tokens_per_second = Gauge(
             "retentive_tokens_per_second", "Tokens written in the last ten seconds, a second.", registry=registry
         )
+        self.cache_hits = Gauge("retentive_cache_hits", "Prompts that began with a prefix state.", registry=registry)
+        self.cache_misses = Gauge("retentive_cache_misses", "Prompts that began with none.", registry=registry)
+        self.cache_bytes = Gauge("retentive_cache_bytes", "Bytes of prefix states.", registry=registry)
         self.states = Gauge("retentive_states", "Stored states.", registry=registry)
         self.state_bytes = Gauge("retentive_state_bytes", "Bytes of stored states.", registry=registry)
         self._recent: deque[tuple[float, int]] = deque()

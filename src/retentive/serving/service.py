@@ -12,7 +12,7 @@ from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.data.neighbour_stores import FOLDER
 from retentive.errors import MismatchError, RetentiveError
-from retentive.generation import RequestBatch, StoreRetriever
+from retentive.generation import PrefixCache, RequestBatch, StoreRetriever
 from retentive.models.base import DecoderModel
 from retentive.models.calls import check_predicts_next
 from retentive.models.fingerprint import weights_fingerprint
@@ -76,6 +76,7 @@ class Service:
         self.place: StatePlace = open_place(config.sessions_place)
         self.metrics = Metrics()
         self.created = int(time.time())
+        self.prefixes = PrefixCache(config.cache_bytes)
         self.thread = ModelThread(
             self._make_batch,
             self.metrics,
@@ -99,7 +100,9 @@ class Service:
     def _make_batch(self) -> RequestBatch:
         if self.store is not None and self.reads_neighbours:
             self._retriever = StoreRetriever(self.store, k=self.config.k, tokenizer=self.words.tokenizer)
-        return RequestBatch(self.model, tokenizer=self.words.tokenizer, retriever=self._retriever)
+        return RequestBatch(
+            self.model, tokenizer=self.words.tokenizer, retriever=self._retriever, prefix_cache=self.prefixes
+        )
 
     def _after_step(self) -> None:
         """Forget what was found: a retriever notes all of it, for as long as it lives."""
@@ -109,6 +112,7 @@ class Service:
     def close(self) -> None:
         """End the use of files."""
         self.place.close()
+        self.prefixes.close()
 
     # Streams of an owner
 

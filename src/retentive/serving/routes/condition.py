@@ -39,6 +39,9 @@ def router(service: Service) -> APIRouter:
         count, size = await asyncio.to_thread(service.place.size)
         service.metrics.states.set(count)
         service.metrics.state_bytes.set(size)
+        service.metrics.cache_hits.set(service.prefixes.hits)
+        service.metrics.cache_misses.set(service.prefixes.misses)
+        service.metrics.cache_bytes.set(service.prefixes.ram_in_use)
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

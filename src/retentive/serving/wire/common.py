@@ -80,6 +80,7 @@ class SamplingFields(Asked):
     stream: bool | None = Field(False, description="Send the text as server-sent events, as it is written.")
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=512, description="Taken for compatibility; the API key tells owners.")
+    no_cache: bool = Field(False, description="Read every token of the prompt, and keep no state of it.")
     return_neighbours: bool = Field(False, description="Say which passages are read; for a RETRO with a store.")
 
 
