@@ -74,6 +74,8 @@ def draw_queries(texts: dict[str, str]) -> dict[str, tuple[Topics, Judgements]]:
         if fitting:
             found["sentences"][name] = (drawn.choice(fitting), name)
     for number, (question, pep) in enumerate(QUESTIONS.items()):
+        if name_of(pep) not in texts:  # the corpus is a selection
+            continue
         found["questions"][str(number)] = (question, name_of(pep))
     return {
         kind: (

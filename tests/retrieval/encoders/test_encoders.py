@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 from retentive.errors import MismatchError
 from retentive.retrieval import Datastore, DenseEncoder, HybridEncoder, LexicalEncoder, VectorEncoder, make_encoder
 from retentive.retrieval.encoders import encoder_from_settings
-from retentive.retrieval.encoders.hybrid import fuse_ranks
+from retentive.retrieval.encoders.hybrid import fuse_ranks, fuse_scores
 from retentive.retrieval.encoders.words import split_words
 from retentive.retrieval.passages import Passages
 from retrieval.texts import HashedWords, make_documents
@@ -218,3 +218,17 @@ def test_fused_ranks_are_sums_of_reciprocal_ranks(rankings, k, missing):
     assert found == {number: pytest.approx(expected[number], rel=1e-6) for number in found}
     ordered = sorted(expected.values(), reverse=True)[:k]
     assert sorted(found.values(), reverse=True) == pytest.approx(ordered, rel=1e-6)
+
+
+def test_fused_scores_are_weighted_and_do_not_depend_on_how_many_are_asked_for():
+    words = (np.array([[9.0, 6.0, 3.0, 1.0]], dtype=np.float32), np.array([[4, 1, 2, 7]]))
+    vectors = (np.array([[-1.0, -2.0, -np.inf, -np.inf]], dtype=np.float32), np.array([[2, 4, -1, -1]]))
+    scores, ids = fuse_scores([words, vectors], [0.6, 0.4], 6, depth=3)
+    assert ids.tolist() == [[4, 2, 1, 7, -1, -1]]
+    np.testing.assert_allclose(scores[0], [0.6, 0.4, 0.3, 0.0, 0, 0], atol=1e-5)
+    assert fuse_scores([words, vectors], [0.6, 0.4], 2, depth=3)[1].tolist() == [[4, 2]]
+    nothing = (np.full((1, 4), -np.inf, dtype=np.float32), np.full((1, 4), -1))
+    assert fuse_scores([nothing, vectors], [0.6, 0.4], 2, depth=3)[1].tolist() == [[2, 4]]
+    assert fuse_scores([nothing, nothing], [0.6, 0.4], 2, depth=3)[1].tolist() == [[-1, -1]]
+    equal = (np.array([[5.0, 5.0, -np.inf, -np.inf]], dtype=np.float32), np.array([[3, 8, -1, -1]]))
+    assert fuse_scores([equal, nothing], [0.6, 0.4], 2, depth=3)[1].tolist() == [[3, 8]]

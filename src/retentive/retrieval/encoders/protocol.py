@@ -24,6 +24,9 @@ def count_words(keys: Sequence[str]) -> WordCounts:
 RankedIds = Int64[np.ndarray, "queries candidates"]
 """Ids of chunks, nearest first, -1 where there are no more."""
 
+ScoredIds = tuple[Float32[np.ndarray, "queries candidates"], Int64[np.ndarray, "queries candidates"]]
+"""Scores, higher is nearer, and ids of chunks, as `RankedIds`."""
+
 
 @runtime_checkable
 class VectorEncoder(Protocol):
@@ -99,9 +102,9 @@ class FusedEncoder(Protocol):
         ...
 
     def fuse(
-        self, rankings: list[RankedIds], k: int
+        self, rankings: list[ScoredIds], k: int
     ) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
-        """Scores and ids of the ``k`` best of several rankings; -1 where there are no more."""
+        """Scores and ids of the ``k`` best of several rankings, by words first; -1 where there are no more."""
         ...
 
 

@@ -201,7 +201,7 @@ class FusedQueries:
     def search(self, k: int) -> Ranking:
         """The ``k`` best chunks of each query by fused ranks."""
         depth = max(k, self.encoder.depth)
-        rankings = [self.words.search(depth)[1], self.vectors.search(depth)[1]]
+        rankings = [self.words.search(depth), self.vectors.search(depth)]
         scores, ids = self.encoder.fuse(rankings, k)
         return np.where(ids >= 0, scores, -np.inf).astype(np.float32), ids
 
