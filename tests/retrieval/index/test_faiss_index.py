@@ -10,7 +10,7 @@ from retentive.retrieval.engines.engine import LocalEngine
 from retentive.retrieval.index.choice import IndexConfig, choose_index, code_bytes, inverted_lists, rotated_dimension
 from retentive.retrieval.index.faiss_build import build_vector_index, exact_neighbours
 from retentive.retrieval.index.vector_index import VectorIndex
-from retrieval.texts import clustered, contents
+from retrieval.texts import HashedWords, clustered, contents
 
 SIZES = [0, 700, 1, 1300, 1000]
 
@@ -188,12 +188,86 @@ def test_packed_codes_on_disk_are_refused(tmp_path, rows):
         build_vector_index(tmp_path, rows, IndexConfig(factory="IVF16,PQ16x4fs", on_disk=True), say=quiet)
 
 
-def test_a_wanted_recall_that_is_not_reached_is_told(tmp_path, rows):
+def with_equal_vectors(count):
+    """Vectors of which most are the same: a graph over them falls apart."""
+    vectors = clustered(count, 32)
+    vectors[: count // 2] = vectors[0]
+    return vectors
+
+
+def test_a_wanted_recall_that_a_given_factory_does_not_reach_is_told(tmp_path):
     lines: list[str] = []
-    config = IndexConfig(factory="IVF16,PQ4x4fs", recall=1.0, rows_per_shard=10**6)
-    record = build_vector_index(tmp_path, rows, config, say=lines.append)
+    rows = write_vectors(tmp_path, with_equal_vectors(2500), [2500])
+    record = build_vector_index(tmp_path, rows, IndexConfig(factory="HNSW4", recall=1.0), say=lines.append)
     assert record.facts["recall"] < 1.0
-    assert "stays below the wanted 1.0: take a finer factory or a higher memory_limit" in lines[-1]
+    assert "stays below the wanted 1.0 with HNSW4" in lines[-1]
+
+
+def test_a_finer_index_is_built_until_the_recall_holds(tmp_path, monkeypatch):
+    from retentive.retrieval.index import choice
+
+    lines: list[str] = []
+    monkeypatch.setattr(choice, "FLAT_LIMIT", 1000)
+    monkeypatch.setattr(choice, "HNSW_LINKS", 4)
+    rows = write_vectors(tmp_path, with_equal_vectors(2500), [1500, 1000])
+    record = build_vector_index(tmp_path, rows, IndexConfig(recall=1.0), say=lines.append)
+    assert lines[0].startswith("index HNSW4: ")
+    assert "the recall of HNSW4 on a sample is below the wanted 1.0" in " ".join(lines)
+    assert record.facts["factory"] == "IVF256,Flat"
+    assert record.facts["recall"] == 1.0
+    index = VectorIndex(tmp_path, [record], rows)
+    queries = rows.gather(np.arange(0, 2500, 50))
+    scores, _ = index.search(queries, 5)
+    exact = np.sort(-np.square(queries[:, None] - rows.gather(np.arange(2500))[None]).sum(-1), axis=1)[:, :-6:-1]
+    np.testing.assert_allclose(scores, exact, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_equal_vectors_among_52_thousand(tmp_path):
+    vectors = clustered(52_000, 64, clusters=500)
+    vectors[:20_000] = vectors[0]
+    rows = write_vectors(tmp_path, vectors, [52_000])
+    record = build_vector_index(tmp_path, rows, IndexConfig(), say=quiet)
+    queries = vectors[::260]
+    scores, _ = VectorIndex(tmp_path, [record], rows).search(queries, 10)
+    exact = np.take_along_axis(
+        -np.square(queries[:, None] - vectors[exact_neighbours(rows, queries, 10)]).sum(-1), np.arange(10)[None], 1
+    )
+    assert (scores >= exact - 1e-4).mean() >= 0.95
+
+
+@pytest.mark.parametrize("factory", ["nonsense", "IVFx,Flat", "PQ7", ""])
+def test_a_factory_that_cannot_be_is_refused_before_any_work(tmp_path, factory):
+    from retentive.retrieval import Datastore
+
+    def documents():
+        raise AssertionError("no document may be read")
+        yield
+
+    message = rf"index.factory must be a FAISS factory string for 16 numbers, .*but is '{factory}'"
+    with pytest.raises(ValueError, match=message):
+        Datastore.build(documents(), tmp_path / "s", encoder=HashedWords(), index=IndexConfig(factory=factory))
+
+
+def test_faiss_says_nothing_to_standard_output(tmp_path, rows, capfd):
+    record = build_vector_index(tmp_path, rows, IndexConfig(factory="IVF16,PQ8np", on_disk=True), say=quiet)
+    VectorIndex(tmp_path, [record], rows)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_full_disk_is_an_error_where_lists_are_mapped_into_memory(tmp_path, rows, monkeypatch):
+    import errno
+    import os
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    config = IndexConfig(factory="IVF16,Flat", on_disk=True)
+    with pytest.raises(OSError, match=r"No space left on device while writing \(cure: free some space"):
+        build_vector_index(tmp_path, rows, config, say=quiet)
+    monkeypatch.undo()
+    assert build_vector_index(tmp_path, rows, config, say=quiet).facts["recall"] >= 0.95
 
 
 def test_the_training_sample_is_random_and_seeded(rows):

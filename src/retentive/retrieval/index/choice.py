@@ -1,6 +1,6 @@
 """Choosing a FAISS index by number of vectors, memory and wanted recall, with the reason in words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from retentive.config_types import check_counts, check_types
@@ -104,6 +104,48 @@ def choose_index(rows: int, dimension: int, config: IndexConfig) -> IndexChoice:
     return describe_factory(factory, rows, dimension, config, reason)
 
 
+def finer_index(choice: IndexChoice, rows: int, dimension: int, config: IndexConfig) -> IndexChoice | None:
+    """The index to try where the recall of another one stays below the wanted one; ``None`` if there is none.
+
+    Whole vectors in inverted lists are exact where all lists are searched, whatever the vectors: equal ones, which tear
+    a graph apart, are in one list. A factory string that the user gave is kept.
+    """
+    lists = inverted_lists(rows)
+    finer = f"IVF{lists},Flat"
+    if config.factory is not None or choice.factory in ("Flat", finer):
+        return None
+    on_disk = rows * (4 * dimension + _ID_BYTES) > config.memory_limit
+    reason = f"the recall of {choice.factory} on a sample is below the wanted {config.recall}"
+    if on_disk:
+        reason += ", and whole vectors do not fit the memory limit, so they stay on disk"
+    config = replace(config, on_disk=on_disk)
+    return describe_factory(finer, rows, dimension, config, reason)
+
+
+def check_factory(factory: str, dimension: int) -> None:
+    """Refuse a factory string that FAISS cannot build or that this library cannot describe.
+
+    Raises:
+        ValueError: If so, with FAISS's reason.
+    """
+    import faiss
+
+    try:
+        faiss.index_factory(dimension, factory, faiss.METRIC_L2)
+        describe_factory(factory, 0, dimension, IndexConfig(), "")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).rpartition(": ")[2].strip() or str(error)
+        message = f"index.factory must be a FAISS factory string for {dimension} numbers, as IVF4096,SQ8"
+        raise ValueError(f"{message}, but is {factory!r} ({reason}).") from error
+
+
+def vectors_needed(factory: str) -> int:
+    """The fewest vectors that an index of a factory string can be trained on."""
+    parts = factory.split(",")
+    lists = max((int(_digits(part[3:])) for part in parts if part.startswith("IVF")), default=0)
+    return max(lists, 256 if any(part.startswith("PQ") for part in parts) else 1)
+
+
 def describe_factory(factory: str, rows: int, dimension: int, config: IndexConfig, reason: str) -> IndexChoice:
     """Describe a factory string: its memory, its training sample, and the parameter that sets its recall."""
     parts = factory.split(",")
@@ -116,8 +158,8 @@ def describe_factory(factory: str, rows: int, dimension: int, config: IndexConfi
         trained = min(rows, 64 * lists if lists >= 65536 else 256 * lists)
     if compressed:
         trained = max(trained, min(rows, 65536))
-    if rows < max(lists, 256 if product else 1) and rows > 0:
-        needed = max(lists, 256 if product else 1)
+    needed = vectors_needed(factory)
+    if 0 < rows < needed:
         raise ValueError(f"factory {factory!r} needs at least {needed} vectors for its training, but there are {rows}.")
     per_row = 4 * dimension
     if product:

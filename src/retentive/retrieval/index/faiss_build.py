@@ -15,8 +15,9 @@ from retentive.retrieval.blocks.block import key_of
 from retentive.retrieval.blocks.sealed_folder import folder_record, sealed_folder
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors
 from retentive.retrieval.engines.engine import Engine, LocalEngine
-from retentive.retrieval.index.choice import IndexChoice, IndexConfig, choose_index
-from retentive.retrieval.index.faiss_index import FACTS_FILE, INDEX, INDEX_FILE, LISTS_FILE, FaissIndex, read_facts
+from retentive.retrieval.index.choice import IndexChoice, IndexConfig, choose_index, finer_index, vectors_needed
+from retentive.retrieval.index.faiss_files import INDEX_FILE, LISTS_FILE, merge_on_disk, write_index
+from retentive.retrieval.index.faiss_index import CANDIDATES_AGAIN, FACTS_FILE, INDEX, FaissIndex, read_facts
 from retentive.retrieval.index.protocol import Say
 from retentive.retrieval.manifest import FolderRecord
 
@@ -58,25 +59,48 @@ def build_vector_index(
         engine: Where shards are built.
         say: Called with the choice and its reason, and with the recall.
     """
+    if first_block > 0 and config.factory is not None and len(vectors) < vectors_needed(config.factory):
+        config = replace(config, factory=None)  # an addition that is too small for the store's own kind of index
     choice = choose_index(len(vectors), vectors.dimension, config)
     measured = [config.recall, config.recall_at, config.recall_sample]
     key = key_of(INDEX, vectors.keys, choice.factory, choice.on_disk, config.seed, measured)
     record = folder_record(folder, INDEX, key, first_block=first_block, num_blocks=len(vectors.keys))
     if record is not None:
         return replace(record, facts=read_facts(folder, key))
-    say(f"index {choice.factory}: {choice.reason}")
     with sealed_folder(folder, INDEX, key) as temporary:
-        if choice.effort == "nprobe":
-            index = _build_in_shards(folder, temporary, vectors, choice, config, engine or LocalEngine())
-        else:
-            index = _build_at_once(temporary, vectors, choice.factory)
-        facts = {"factory": choice.factory, "reason": choice.reason, "rows": len(vectors), "effort": choice.effort}
-        facts |= {"exact_again": choice.exact_again, "training_rows": choice.training_rows, "on_disk": choice.on_disk}
-        facts |= measure_recall(index, vectors, choice, config, say)
+        facts = _build_until_recall_holds(folder, temporary, vectors, choice, config, engine or LocalEngine(), say)
         (temporary / FACTS_FILE).write_text(json.dumps(facts, sort_keys=True, indent=1) + "\n")
     record = folder_record(folder, INDEX, key, first_block=first_block, num_blocks=len(vectors.keys))
     assert record is not None, "a folder that was just sealed is undamaged"
     return replace(record, facts=facts)
+
+
+def _build_until_recall_holds(
+    folder: Path,
+    temporary: Path,
+    vectors: VectorRows,
+    choice: IndexChoice,
+    config: IndexConfig,
+    engine: Engine,
+    say: Say,
+) -> dict[str, Any]:
+    """Build the chosen index, and finer ones while its recall on a sample stays below the wanted one."""
+    while True:
+        say(f"index {choice.factory}: {choice.reason}")
+        if choice.effort == "nprobe":
+            index = _build_in_shards(folder, temporary, vectors, choice, config, engine)
+        else:
+            index = _build_at_once(temporary, vectors, choice.factory)
+        facts = {"factory": choice.factory, "reason": choice.reason, "rows": len(vectors), "effort": choice.effort}
+        facts |= {"training_rows": choice.training_rows, "on_disk": choice.on_disk}
+        facts |= measure_recall(index, vectors, choice, config, say)
+        finer = None if facts.pop("holds") else finer_index(choice, len(vectors), vectors.dimension, config)
+        if finer is None:
+            return facts
+        choice = finer
+        del index
+        for path in temporary.iterdir():
+            path.unlink()
 
 
 @contextmanager
@@ -100,7 +124,7 @@ def _build_at_once(temporary: Path, vectors: VectorRows, factory: str) -> Any:
     with _reproducible(factory):
         for block in with_progress(vectors.blocks(), "index vectors", total=len(vectors), unit="vectors", count=len):
             index.add(np.ascontiguousarray(block))
-    faiss.write_index(index, str(temporary / INDEX_FILE))
+    write_index(index, temporary / INDEX_FILE)
     return index
 
 
@@ -144,7 +168,7 @@ class ShardTask:
                 for block in job.vectors.blocks():
                     index.add_with_ids(np.ascontiguousarray(block), np.arange(begin, begin + len(block)))
                     begin += len(block)
-                faiss.write_index(index, str(temporary / INDEX_FILE))
+                write_index(index, temporary / INDEX_FILE)
         return job.key
 
 
@@ -152,24 +176,23 @@ def _build_in_shards(
     folder: Path, temporary: Path, vectors: VectorRows, choice: IndexChoice, config: IndexConfig, engine: Engine
 ) -> Any:
     import faiss
-    from faiss.contrib.ondisk import merge_ondisk
 
     trained = train_index(folder, vectors, choice, config)
     jobs = shard_jobs(vectors, trained, config.rows_per_shard)
     built = engine.map(ShardTask(folder, trained, choice.factory), jobs)
     shards = list(with_progress(built, "index vectors", total=len(jobs), unit="shards"))
-    files = [str(folder / SHARDS / shard / INDEX_FILE) for shard in shards]
+    files = [folder / SHARDS / shard / INDEX_FILE for shard in shards]
     index = faiss.read_index(str(folder / SHARDS / trained / INDEX_FILE))
     if choice.on_disk:
-        merge_ondisk(index, files, str(temporary / LISTS_FILE))
+        merge_on_disk(index, files, temporary / LISTS_FILE)
         lists: Any = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)  # pyright: ignore[reportArgumentType]
         path, lists.filename = lists.filename, LISTS_FILE  # the written file must not depend on a temporary name
-        faiss.write_index(index, str(temporary / INDEX_FILE))
+        write_index(index, temporary / INDEX_FILE)
         lists.filename = path
     else:
-        for file in files:
-            index.merge_from(faiss.read_index(file), 0)
-        faiss.write_index(index, str(temporary / INDEX_FILE))
+        for file in with_progress(files, "merge", total=len(files), unit="shards"):
+            index.merge_from(faiss.read_index(str(file)), 0)
+        write_index(index, temporary / INDEX_FILE)
     return index
 
 
@@ -183,7 +206,7 @@ def train_index(folder: Path, vectors: VectorRows, choice: IndexChoice, config: 
             index = faiss.index_factory(vectors.dimension, choice.factory, faiss.METRIC_L2)
             if len(vectors) > 0:
                 index.train(vectors.gather(vectors.sample_ids(choice.training_rows, config.seed)))
-            faiss.write_index(index, str(temporary / INDEX_FILE))
+            write_index(index, temporary / INDEX_FILE)
     return key
 
 
@@ -209,7 +232,8 @@ def measure_recall(
     Recall is the share of answers, the vector itself left out, that are as near as the ``recall_at`` nearest ones.
 
     Returns:
-        ``recall`` (``None`` without vectors to compare), ``recall_at``, ``recall_sample``, ``effort_value``.
+        ``recall`` (``None`` without vectors to compare), ``recall_at``, ``recall_sample``, ``effort_value``,
+        ``exact_again`` and ``holds``, whether the recall is as wanted.
     """
     import faiss
 
@@ -218,27 +242,33 @@ def measure_recall(
     lists = faiss.extract_index_ivf(index).nlist if choice.effort == "nprobe" else 0
     efforts = {"nprobe": [min(lists, 1 << power) for power in range(2, 24)], "efSearch": [32, 64, 128, 256, 512, 1024]}
     values = sorted(set(efforts.get(choice.effort, [0])))
-    facts: dict[str, Any] = {"recall": None, "recall_at": wanted, "recall_sample": len(ids), "effort_value": values[0]}
+    again = CANDIDATES_AGAIN if choice.exact_again else 0
+    tries = [(value, again) for value in values]
+    if again:  # after the widest search more candidates are compared with the vectors themselves
+        tries += [(values[-1], 4 * again), (values[-1], 16 * again)]
+    facts: dict[str, Any] = {"recall": None, "recall_at": wanted, "recall_sample": len(ids)}
+    facts |= {"effort_value": values[0], "exact_again": again, "holds": True}
     if wanted < 1:
         return facts
     queries = vectors.gather(ids)
     limit = exact_scores(vectors, queries, wanted + 1)[:, -1:]
     limit = limit - 1e-5 * np.maximum(1.0, np.abs(limit))
-    searched = FaissIndex(index, vectors, effort=choice.effort, effort_value=0, exact_again=choice.exact_again)
-    for value in values:
-        searched.set_effort(value)
+    searched = FaissIndex(index, vectors, effort=choice.effort, effort_value=0, exact_again=again)
+    for value, again in with_progress(tries, "raise recall", total=len(tries), unit="efforts"):
+        searched.set_effort(value, again)
         scores, found = searched.search(queries, wanted + 1)
         near = (scores >= limit) & (found != ids[:, None])
         shares = np.minimum(near.sum(axis=1), wanted) / wanted
         facts["recall"] = round(float(shares.mean()), 4)
-        facts["effort_value"] = value
+        facts |= {"effort_value": value, "exact_again": again}
         # Two standard errors above the wanted recall: another sample is then very unlikely to fall below it.
-        if shares.mean() - 2 * shares.std() / len(ids) ** 0.5 >= config.recall:
+        facts["holds"] = bool(shares.mean() - 2 * shares.std() / len(ids) ** 0.5 >= config.recall)
+        if facts["holds"]:
             break
     effort = f" at {choice.effort} {facts['effort_value']}" if choice.effort else ""
     say(f"recall@{wanted} against exact search, {len(ids)} queries: {facts['recall']:.3f}{effort}")
-    if facts["recall"] < config.recall:
-        say(f"recall@{wanted} stays below the wanted {config.recall}: take a finer factory or a higher memory_limit")
+    if not facts["holds"]:
+        say(f"recall@{wanted} stays below the wanted {config.recall} with {choice.factory}, or too near to tell")
     return facts
 
 

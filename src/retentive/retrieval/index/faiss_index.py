@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from retentive.errors import DamagedFileError
 from retentive.files import read_json
 from retentive.retrieval.blocks.sealed_folder import MEND
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors
+from retentive.retrieval.index.faiss_files import read_index, unreadable
 from retentive.retrieval.index.protocol import Ranking, nothing
 
 INDEX = "index"
-INDEX_FILE = "index.faiss"
-LISTS_FILE = "index.ivfdata"
 FACTS_FILE = "facts.json"
 CANDIDATES_AGAIN = 16
 """For compressed codes: candidates per wanted answer that are compared with the exact vectors."""
@@ -28,10 +26,10 @@ class FaissIndex:
         vectors: The vectors that it was built from.
         effort: Name of the parameter that trades speed for recall, ``""`` for an exact index.
         effort_value: Its value.
-        exact_again: Whether candidates are compared again with the exact vectors.
+        exact_again: Candidates for each wanted answer that are compared again with the exact vectors; 0 for none.
     """
 
-    def __init__(self, index: Any, vectors: VectorRows, *, effort: str, effort_value: int, exact_again: bool) -> None:
+    def __init__(self, index: Any, vectors: VectorRows, *, effort: str, effort_value: int, exact_again: int) -> None:
         self._index = index
         self._vectors = vectors
         self._effort = effort
@@ -51,7 +49,7 @@ class FaissIndex:
         if index.ntotal != len(vectors):
             raise unreadable(place, f"it has {index.ntotal} vectors, not {len(vectors)}")
         try:
-            effort, value, again = facts["effort"], facts["effort_value"], facts["exact_again"]
+            effort, value, again = facts["effort"], facts["effort_value"], int(facts["exact_again"])
         except KeyError as error:
             raise unreadable(place, f"{FACTS_FILE} lacks {error}") from error
         return cls(index, vectors, effort=effort, effort_value=value, exact_again=again)
@@ -65,12 +63,12 @@ class FaissIndex:
         if not self._exact_again:
             distances, ids = self._candidates(queries, k)
             return np.where(ids >= 0, -distances, -np.inf).astype(np.float32), ids
-        _, candidates = self._candidates(queries, min(max(CANDIDATES_AGAIN * k, 64), rows))
+        _, candidates = self._candidates(queries, min(max(self._exact_again * k, 64), rows))
         return self._compare_again(queries, candidates, k)
 
-    def set_effort(self, value: int) -> None:
-        """Change the value of the parameter that trades speed for recall."""
-        self._effort_value = value
+    def set_effort(self, value: int, exact_again: int) -> None:
+        """Change what trades speed for recall: the parameter's value, and the candidates that are compared again."""
+        self._effort_value, self._exact_again = value, exact_again
 
     def _candidates(self, queries: Vectors, k: int) -> Ranking:
         import faiss
@@ -100,23 +98,6 @@ class FaissIndex:
         return scores, ids
 
 
-def read_index(place: Path) -> Any:
-    """Open a FAISS file, mapped into memory where FAISS can.
-
-    Raises:
-        DamagedFileError: If FAISS cannot read it.
-    """
-    import faiss
-
-    # Inverted lists on disk must not be opened with the memory-mapping flag: FAISS crashes.
-    on_disk = (place / LISTS_FILE).exists()
-    flags = faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR if on_disk else faiss.IO_FLAG_MMAP_IFC
-    try:
-        return faiss.read_index(str(place / INDEX_FILE), flags)
-    except RuntimeError as error:
-        raise unreadable(place, str(error).splitlines()[0]) from error
-
-
 def read_facts(folder: Path, key: str) -> dict[str, Any]:
     """Read what was measured when an index was built.
 
@@ -128,8 +109,3 @@ def read_facts(folder: Path, key: str) -> dict[str, Any]:
         return read_json(path, cure=MEND)
     except OSError as error:
         raise unreadable(path.parent, error) from error
-
-
-def unreadable(place: Path, reason: object) -> DamagedFileError:
-    """The error for an index that cannot be used."""
-    return DamagedFileError(f"the vector index {str(place)!r} cannot be opened ({reason}): {MEND}.")
