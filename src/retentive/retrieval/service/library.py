@@ -1,0 +1,136 @@
+"""A store that is searched, read and changed by many requests at once, each of which sees one version of it."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from retentive.config_types import check_count
+from retentive.errors import DamagedFileError
+from retentive.retrieval.manifest import current_key, read_manifest
+from retentive.retrieval.search.answers import Answer
+from retentive.retrieval.store import Datastore
+
+Result = TypeVar("Result")
+
+MOST_LINES = 2000
+"""Lines of a document that one request reads, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines of a document.
+
+    Attributes:
+        document: Its name.
+        first_line: Number of the first one that is here, from 1.
+        lines: How many lines the document has.
+        text: The lines.
+        metadata: Columns of the document.
+    """
+
+    document: str
+    first_line: int
+    lines: int
+    text: str
+    metadata: dict[str, Any]
+
+
+class Library:
+    """A store that other threads and processes change meanwhile.
+
+    Every request works on the version that is current when it begins, whole: none sees a part of a change, and what
+    was removed before a request is in none of its answers.
+
+    Args:
+        folder: Folder of the store.
+        writable: Whether documents may be added and removed.
+    """
+
+    def __init__(self, folder: Path, *, writable: bool = True) -> None:
+        self.folder = folder
+        self.writable = writable
+        self._store = Datastore.open(folder)
+        self._opening = threading.Lock()
+        self._writing = threading.Lock()
+
+    def search(self, query: str, k: int = 5, *, where: str | None = None) -> list[Answer]:
+        """The answers to a text; see `Datastore.answers`.
+
+        Raises:
+            ValueError: If the text is empty, ``k`` is below 1, or a condition cannot be.
+        """
+        return self._reading(lambda store: store.answers(query, k, where=where))
+
+    def read(self, document: str, first_line: int = 1, lines: int = 200) -> Lines:
+        """Lines of a document.
+
+        Raises:
+            ValueError: If there is no such document, or a number is below 1.
+        """
+        check_count("first_line", first_line, unit="line")
+        check_count("lines", lines, unit="line")
+
+        def read(store: Datastore) -> Lines:
+            number = store.document_number(document)
+            every = store.corpus.text(number).splitlines(keepends=True)
+            some = every[first_line - 1 : first_line - 1 + min(lines, MOST_LINES)]
+            return Lines(document, first_line, len(every), "".join(some), store.corpus.metadata(number))
+
+        return self._reading(read)
+
+    def documents(self) -> list[str]:
+        """Names of all documents."""
+        return self._reading(lambda store: [name for _, name in store.corpus.names()])
+
+    def add(self, document: str, text: str) -> dict[str, Any]:
+        """Add a document, or replace the one of this name.
+
+        Raises:
+            ValueError: If the text cannot be used, or the library is not writable.
+            BlockingIOError: If another process is writing to the store.
+        """
+        if not document.strip() or not text.strip():
+            raise ValueError("a document must have a name and a text, but one of them is empty.")
+        return self._changing(lambda store: store.add([(document, text)], replace=True))
+
+    def remove(self, documents: list[str]) -> dict[str, Any]:
+        """Remove documents by name.
+
+        Raises:
+            ValueError: If one is unknown, or the library is not writable.
+            BlockingIOError: If another process is writing to the store.
+        """
+        return self._changing(lambda store: store.remove(documents))
+
+    def _reading(self, ask: Callable[[Datastore], Result]) -> Result:
+        store = self._current()
+        try:
+            return ask(store)
+        except (DamagedFileError, FileNotFoundError):
+            # The files of an earlier version may be deleted while it is read; the current one is whole.
+            if current_key(self.folder) == store.version:
+                raise
+            return ask(self._current())
+
+    def _changing(self, change: Callable[[Datastore], Any]) -> dict[str, Any]:
+        if not self.writable:
+            raise ValueError("this store is served for reading alone: start it with --writable true.")
+        with self._writing:
+            report = change(self._another(current_key(self.folder)))
+        counts = ("added", "replaced", "removed", "unchanged")
+        return {name: count for name, count in asdict(report).items() if name in counts}
+
+    def _current(self) -> Datastore:
+        """The current version, as an object that nothing changes."""
+        key = current_key(self.folder)
+        with self._opening:
+            if key != self._store.version:
+                self._store = self._another(key)
+            self._store.open_indexes()  # once, and not by each of the threads that ask first
+            return self._store
+
+    def _another(self, key: str) -> Datastore:
+        known = self._store
+        return Datastore(self.folder, read_manifest(self.folder, key), known.tokenizer, known.encoder)

@@ -1,0 +1,172 @@
+"""The library over HTTP, and for assistants by the Model Context Protocol (MCP)."""
+
+import json
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from retentive.errors import RetentiveError
+from retentive.files.progress import say
+from retentive.retrieval.search.answers import Answer
+from retentive.retrieval.service.library import Library
+
+MCP_PATH = "/mcp"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_INSTRUCTIONS = (
+    "A library of documents. Search it before you answer from memory, and read the lines around an answer before you "
+    "quote it; name the document and the line that you quote."
+)
+
+
+def serve_store(folder: Path, *, host: str, port: int, stdio: bool, writable: bool) -> None:
+    """Serve a store until it is interrupted.
+
+    Args:
+        folder: Folder of the store.
+        host: Address to listen at.
+        port: Port to listen at.
+        stdio: Speak MCP over standard input and output instead, for an assistant that starts this command.
+        writable: Whether documents may be added and removed.
+
+    Raises:
+        ValueError: If a writable store would be open to other machines.
+        ImportError: If the package for it is not installed.
+    """
+    if writable and not stdio and host not in _LOOPBACK:
+        raise ValueError(
+            f"host must be of this machine (127.0.0.1) for a store that may be changed, but is {host}: "
+            "add --writable false, or put a server that asks who is there in front of it."
+        )
+    library = Library(folder, writable=writable)
+    server = make_mcp(library)
+    if stdio:
+        server.run("stdio")
+        return
+    import uvicorn
+
+    app = make_app(library, server, host)
+    say(f"serving {folder} at http://{host}:{port}/v1/search, and by MCP at http://{host}:{port}{MCP_PATH}")
+    uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+def make_mcp(library: Library) -> Any:
+    """The MCP server of a library: tools to search and read, and to add and remove where it is writable.
+
+    Raises:
+        ImportError: If the package ``mcp`` is not installed.
+    """
+    try:
+        from mcp.server import MCPServer
+    except ImportError as error:
+        raise ImportError("serving a store needs the package mcp: pip install 'retentive[mcp]'.") from error
+    server = MCPServer("retentive", instructions=_INSTRUCTIONS)
+
+    @server.tool()
+    def search(query: str, k: int = 5, where: str | None = None) -> list[dict[str, Any]]:
+        """Find the passages of the library that are nearest to a text.
+
+        Args:
+            query: A question, or words to look for; "a phrase" must be in every answer, -word in none.
+            k: How many passages.
+            where: Conditions on documents, as "year>=1999 path=docs/*"; path is a document's name.
+        """
+        with _told():
+            return [answer.as_dict() for answer in library.search(query, k, where=where)]
+
+    @server.tool()
+    def read(document: str, first_line: int = 1, lines: int = 200) -> dict[str, Any]:
+        """Read lines of a document of the library.
+
+        Args:
+            document: Its name, as search gives it.
+            first_line: The first line to read, from 1.
+            lines: How many lines.
+        """
+        with _told():
+            return asdict(library.read(document, first_line, lines))
+
+    if library.writable:
+
+        @server.tool()
+        def add(document: str, text: str) -> dict[str, Any]:
+            """Add a document to the library, or replace the one of this name.
+
+            Args:
+                document: Its name.
+                text: Its text.
+            """
+            with _told():
+                return library.add(document, text)
+
+        @server.tool()
+        def remove(documents: list[str]) -> dict[str, Any]:
+            """Remove documents from the library; no later answer has their text.
+
+            Args:
+                documents: Their names.
+            """
+            with _told():
+                return library.remove(documents)
+
+    return server
+
+
+def _passage(answer: Answer) -> dict[str, Any]:
+    """An answer, also by the names that the server of models gives it."""
+    return answer.as_dict() | {"id": answer.chunk, "position": answer.begin}
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Tell the assistant what is wrong; of other errors than these it is told that there was one."""
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    try:
+        yield
+    except (ValueError, RetentiveError, OSError) as error:
+        raise ToolError(str(error)) from error
+
+
+def make_app(library: Library, server: Any, host: str = "127.0.0.1") -> Any:
+    """The HTTP application: ``/v1`` for programs, and the MCP server at `MCP_PATH`."""
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+
+    def route(path: str, answer: Callable[[dict[str, Any]], dict[str, Any]], names: set[str]) -> None:
+        async def handle(request: Request) -> Response:
+            try:
+                asked: Any = json.loads(await request.body() or b"{}")
+                if not isinstance(asked, dict) or not set(asked) <= names:
+                    raise ValueError(f"the body must be a JSON object with {', '.join(sorted(names)) or 'nothing'}.")
+                return JSONResponse(await run_in_threadpool(answer, asked))
+            except (ValueError, KeyError, TypeError) as error:
+                message = f"{error.args[0]} is missing." if isinstance(error, KeyError) else str(error)
+                return _refusal(400, "invalid_request_error", message)
+            except BlockingIOError as error:
+                return _refusal(409, "busy", str(error))
+            except (RetentiveError, OSError) as error:
+                return _refusal(500, "store_error", str(error))
+
+        wrapped: Callable[[Request], Awaitable[Response]] = handle
+        server.custom_route(path, methods=["POST"])(wrapped)
+
+    def _refusal(status: int, kind: str, message: str) -> Response:
+        return JSONResponse({"error": {"type": kind, "message": message}}, status_code=status)
+
+    def search(asked: dict[str, Any]) -> dict[str, Any]:
+        found = library.search(asked["query"], asked.get("k", 5), where=asked.get("where"))
+        return {"object": "list", "data": [_passage(answer) for answer in found]}
+
+    def read(asked: dict[str, Any]) -> dict[str, Any]:
+        return asdict(library.read(asked["document"], asked.get("first_line", 1), asked.get("lines", 200)))
+
+    route("/v1/search", search, {"query", "k", "where"})
+    route("/v1/read", read, {"document", "first_line", "lines"})
+    route("/v1/documents", lambda _: {"object": "list", "data": library.documents()}, set())
+    if library.writable:
+        route("/v1/add", lambda asked: library.add(asked["document"], asked["text"]), {"document", "text"})
+        route("/v1/remove", lambda asked: library.remove(asked["documents"]), {"documents"})
+    return server.streamable_http_app(streamable_http_path=MCP_PATH, host=host)
