@@ -183,12 +183,14 @@ class Pipeline:
     def lexical_index(self) -> Work:
         """Words of every chunk to an index."""
         store, folder = self._store("lexical"), self._place / "lexical_index"
-        (job,) = segment_jobs(store.manifest.chunks, 0)
+        jobs = segment_jobs(store.manifest.chunks, ())
 
         def run() -> None:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(store.folder / "chunks", folder / "chunks")
-            SegmentTask(folder, self._encoder.tokenizer, LexicalEncoder())(job)
+            task = SegmentTask(folder, self._encoder.tokenizer, LexicalEncoder())
+            for job in jobs:
+                task(job)
 
         return Work(run=run, units=len(store))
 

@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 
 from retentive.cli.main import main
+from retentive.data.sources.text_source import SourceConfig
+from retentive.data.text_stores import watch_store
+from retentive.retrieval import LocalEngine
+from retentive.retrieval.maintenance import StoreChange
 from retrieval.texts import contents, make_documents
 
 TEXTS = {
@@ -160,7 +164,7 @@ def test_added_documents_are_found_and_removed_ones_are_not(
     run(capsys, "add", "--source", more, "--store", store, "--replace=true", "--reindex=true")
     assert "nothing found" in run(capsys, "search", "gnu", "--store", store)
     removed = run(capsys, "remove", "animals/zebra.txt", "animals/okapi.txt", "--store", store, "--table=true")
-    assert "removed 2 documents" in removed
+    assert "documents: 2 removed" in removed
     assert "nothing found" in run(capsys, "search", "zebra", "--store", store)
     message = run(capsys, "remove", "animals/zebra.txt", "--store", store, code=2)
     assert "document 'animals/zebra.txt' is not in the store" in message
@@ -174,7 +178,8 @@ def test_verify_names_the_damage_and_build_mends_it(text: Path, store: Path, cap
     victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     found = run(capsys, "verify", "--store", store, code=1)
     assert str(victim) in found
-    assert "1 damaged: build again" in found
+    assert f"{victim} does not have the content" in found
+    assert "build or sync the store from its source again" in found
     mended = run(capsys, "build", "--source", text, "--store", store)
     assert "blocks made: 1 chunks; found finished and sound: 1 lexical" in mended
     assert victim.read_bytes() == content
@@ -277,5 +282,40 @@ def test_options_that_cannot_be_are_refused(
 def test_a_store_that_is_gone_half_is_told_how_to_mend(store: Path, capsys: pytest.CaptureFixture[str]):
     shutil.rmtree(store / "lexical")
     message = run(capsys, "search", "zebra", "--store", store, code=2)
-    assert "the lexical index" in message
-    assert "build it again to mend it" in message
+    assert "lexical" in message
+    assert "is missing: retentive index reindex" in message
+    run(capsys, "reindex", "--store", store)
+    assert "\u27e6zebra\u27e7" in run(capsys, "search", "zebra", "--store", store)
+
+
+def test_a_store_follows_a_folder(text: Path, store: Path, capsys: pytest.CaptureFixture[str]):
+    (text / "animals/zebra.txt").unlink()
+    (text / "tools/hammer.txt").write_text("A hammer breaks stones.")
+    (text / "new.txt").write_text("A gnu grazes.")
+    synced = run(capsys, "sync", "--source", text, "--store", store)
+    assert "documents: 1 added, 1 replaced, 1 removed, 1 unchanged" in synced
+    listed = json.loads(run(capsys, "list", "--store", store, "--json"))
+    assert sorted(one["name"] for one in listed["documents"]) == ["animals/okapi.txt", "new.txt", "tools/hammer.txt"]
+    assert "new.txt" in run(capsys, "list", "--store", store)
+    assert "with the text of 2 removed documents" in run(capsys, "gc", "--store", store)
+    assert "everything is as its checksum says" in run(capsys, "verify", "--store", store)
+    assert "breaks \u27e6stones\u27e7" in run(capsys, "search", "stones", "--store", store)
+    for path in text.rglob("*.txt"):
+        path.write_bytes(b"\xff")
+    message = run(capsys, "sync", "--source", text, "--store", store, code=2)
+    assert "the source has no document that can be used (" in message
+    assert "breaks" in run(capsys, "search", "stones", "--store", store)
+
+
+def test_a_watched_folder_is_synced_when_it_changes(text: Path, store: Path):
+    changes: list[StoreChange] = []
+    looks = iter(range(6))
+
+    def stop() -> bool:
+        look = next(looks)
+        if look == 1:
+            (text / "new.txt").write_text("A gnu grazes.")
+        return look == 5
+
+    watch_store(SourceConfig(source=text), store, engine=LocalEngine(), seconds=0.01, show=changes.append, stop=stop)
+    assert [change.report.added for change in changes] == [0, 1]

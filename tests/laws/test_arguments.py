@@ -68,6 +68,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "RetentionHeadsConfig": HEADS,
     "RotaryConfig": {"dim": 4},
     "SearchConfig": {"text": "x", "store": HERE},
+    "ServeConfig": {"store": HERE},
     "SharedCacheAttentionConfig": {
         "hidden_size": 8,
         "num_heads": 2,
@@ -77,6 +78,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     },
     "SourceConfig": {"source": HERE},
     "StoreConfig": {"store": HERE},
+    "SyncConfig": {"store": HERE},
     "TrainConfig": {"store": HERE, "run": HERE, "steps": 5},
 }
 

@@ -3,7 +3,7 @@ import pytest
 
 from retentive.retrieval import Datastore, HybridEncoder, IndexConfig, NeighbourConfig
 from retentive.retrieval.verify import verify_store
-from retrieval.texts import HashedWords, make_documents, snapshot
+from retrieval.texts import HashedWords, make_documents, names_current, snapshot
 
 ENCODERS = {"lexical": None, "own": HashedWords(), "hybrid": HybridEncoder(HashedWords())}
 
@@ -35,8 +35,8 @@ def test_added_documents_are_found_and_nothing_is_computed_again(tmp_path, encod
     assert store.corpus.documents(found.ids).tolist() == [[12], [13]]
     assert [store.corpus.document_name(number) for number in (12, 13)] == ["new/1", "new/2"]
     after = snapshot(tmp_path / "s")
-    assert {name: after[name] for name in before if name != "current.json"} == {
-        name: entry for name, entry in before.items() if name != "current.json"
+    assert {name: after[name] for name in before if not names_current(name)} == {
+        name: entry for name, entry in before.items() if not names_current(name)
     }
     assert verify_store(tmp_path / "s") == []
 
@@ -128,3 +128,102 @@ def test_a_removal_can_be_reindexed_away(tmp_path, encoder):
     store.reindex(index=IndexConfig(factory="HNSW8") if encoder else None)
     assert not np.isin(store.search("baa bab bac", k=50).ids, gone).any()
     assert verify_store(tmp_path / "s") == []
+
+
+def test_building_again_keeps_what_was_added_and_removed(tmp_path, encoder):
+    documents = make_documents(12)
+    store = build(tmp_path / "s", documents, encoder=encoder)
+    store.add([("new", "zebra giraffe")])
+    store.add([("folder/1.txt", "okapi")], replace=True)
+    store.remove(["folder/3.txt"])
+    held = sorted(name for _, name in store.corpus.names())
+    again = build(tmp_path / "s", documents, encoder=encoder)
+    assert sorted(name for _, name in again.corpus.names()) == held
+    assert again.search("okapi").ids[0, 0] >= 0
+    assert build(tmp_path / "s", documents, encoder=encoder).version == again.version
+    # With other chunks, what was added is cut again from the text that is kept.
+    other = Datastore.build(documents, tmp_path / "s", chunk_size=8, block_bytes=700, encoder=encoder)
+    assert sorted(name for _, name in other.corpus.names()) == held
+    other.add([("folder/3.txt", documents[3][1])])
+    assert "folder/3.txt" in dict(map(reversed, other.corpus.names()))
+
+
+def test_a_source_that_cannot_be_used_changes_nothing(tmp_path):
+    store = build(tmp_path / "s", [("a", "apple")])
+    for source in ([], [("b", "half \ud800")]):
+        with pytest.raises(ValueError, match=r"the source has no document that can be used.*the store is as it was"):
+            build(tmp_path / "s", source, on_error="skip")
+        with pytest.raises(ValueError, match=r"the source has no document that can be used"):
+            store.sync(source, on_error="skip")
+    with pytest.raises(ValueError, match=r"no document that can be used \(.*half a surrogate pair"):
+        build(tmp_path / "new", [("b", "half \ud800")], on_error="skip")
+    assert Datastore.open(tmp_path / "s").version == store.version
+
+
+def test_a_replacement_that_fails_keeps_the_old_text(tmp_path):
+    store = build(tmp_path / "s", [("a", "apple"), ("b", "pear")])
+    report = store.add([("a", "half \ud800"), ("c", "plum")], replace=True, on_error="skip")
+    assert "half a surrogate pair" in report.skipped[0]
+    assert store.search("apple").ids[0, 0] == 0
+    assert (report.added, report.replaced) == (1, 0)
+
+
+def test_syncing_follows_the_source_and_keeps_what_cannot_be_read_now(tmp_path):
+    class Source(list):
+        def __init__(self, documents):
+            super().__init__(documents)
+            self.problems, self.unusable = ["b: is not UTF-8"], ["b", "folder"]
+
+    store = build(tmp_path / "s", [("a", "apple"), ("b", "pear"), ("folder/c", "plum"), ("d", "fig")])
+    report = store.sync(Source([("a", "quince"), ("e", "sloe")]))
+    assert {name for _, name in store.corpus.names()} == {"a", "b", "folder/c", "e"}
+    assert (report.added, report.replaced, report.removed, report.unchanged) == (1, 1, 1, 0)
+    version = store.version
+    assert store.sync(Source([("a", "quince"), ("e", "sloe")])).unchanged == 2
+    assert store.version == version
+
+
+def test_gc_takes_old_versions_and_removed_text_off_the_disk(tmp_path, encoder):
+    documents = [(f"{number}", f"shared words and secret{number} things") for number in range(40)]
+    store = build(tmp_path / "s", documents, encoder=encoder)
+    for number in range(5):
+        store.add([(f"more {number}", f"hidden{number} words")])
+    store.remove(["4", "more 1"])
+    expected = [store.corpus.text(number) for number, _ in store.corpus.names()]
+    store.build_neighbours()
+    freed = store.gc()
+    assert freed.documents == 2
+    assert freed.bytes > 0
+    assert [store.corpus.text(number) for number, _ in store.corpus.names()] == expected
+    assert store.corpus.num_documents == len(expected)
+    assert len(list((tmp_path / "s" / "manifests").iterdir())) == 1
+    assert len([block for block in store.manifest.chunks if block.added]) == 1, "small additions are put together"
+    tokens = store.tokens(np.arange(store.corpus.num_chunks))
+    assert not any("secret4 " in store.tokenizer.decode(row[row >= 0].tolist()) for row in tokens)
+    assert verify_store(tmp_path / "s") == []
+    left = snapshot(tmp_path / "s")
+    assert store.gc().files == 0
+    assert snapshot(tmp_path / "s") == left
+    # The same source again: removed documents stay out, and nothing is computed again.
+    again = build(tmp_path / "s", documents, encoder=encoder)
+    assert again.version == store.version
+    assert again.report.made == {}
+
+
+def test_index_options_belong_to_the_store(tmp_path):
+    store = build(tmp_path / "s", make_documents(12), encoder=HashedWords(), index=IndexConfig(factory="HNSW8"))
+    store.add([("new", "zebra")])
+    assert {record.facts["factory"] for record in store.manifest.indexes} == {"HNSW8"}
+    again = build(tmp_path / "s", make_documents(12), encoder=HashedWords())
+    assert again.manifest.settings["index"]["factory"] == "HNSW8"
+    again.reindex(index=IndexConfig(factory="Flat"))
+    assert [record.facts["factory"] for record in again.manifest.indexes] == ["Flat"]
+    again.add([("newer", "okapi")])
+    assert {record.facts["factory"] for record in again.manifest.indexes} == {"Flat"}
+
+
+def test_a_name_is_one_name_and_not_its_letters(tmp_path):
+    store = build(tmp_path / "s", [("ab", "apple"), ("a", "apple"), ("b", "apple")])
+    assert sorted(store.search("apple", k=3, exclude_documents="ab").ids[0].tolist()) == [-1, 1, 2]
+    store.remove("ab")
+    assert [name for _, name in store.corpus.names()] == ["a", "b"]

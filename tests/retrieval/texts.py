@@ -68,6 +68,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: content for name, (_, _, content) in snapshot(folder).items()}
 
 
+def names_current(name: str) -> bool:
+    """Whether a file of a store names the current version or is the second copy of its manifest."""
+    return name == "current.json" or name.startswith("spare/")
+
+
 def clustered(rows: int, dimension: int, *, clusters: int = 50, seed: int = 0) -> np.ndarray:
     """Unit vectors in clusters of low dimension, as those of real text are; uniform ones have no near neighbours."""
     random = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from retentive.files.json_files import (
     without_checksum,
     write_json,
 )
-from retentive.files.locks import only_writer
+from retentive.files.locks import has_writer, only_writer
 from retentive.files.names import TEMPORARY_SUFFIX, display_name, is_temporary, temporary_name
 from retentive.files.writing import GrowingFile, explain_full_disk, fill_atomically, sync, write_atomically
 
@@ -31,6 +31,7 @@ __all__ = [
     "explain_full_disk",
     "fill_atomically",
     "folder_written_atomically",
+    "has_writer",
     "is_temporary",
     "json_checksum",
     "only_writer",

@@ -2,9 +2,14 @@
 
 import errno
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+_ATTEMPTS = 5
+_PAUSE = 0.02
+"""Seconds: `has_writer` holds a lock for an instant."""
 
 
 @contextmanager
@@ -18,11 +23,31 @@ def only_writer(folder: Path) -> Generator[None]:
 
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            message = "another process is writing to this folder; wait for it to end or choose another output folder"
-            raise BlockingIOError(errno.EWOULDBLOCK, message, str(folder)) from error
+        for attempt in range(_ATTEMPTS):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if attempt + 1 == _ATTEMPTS:
+                    message = "another process is writing to this folder"
+                    cure = "wait for it to end or choose another output folder"
+                    raise BlockingIOError(errno.EWOULDBLOCK, f"{message}; {cure}", str(folder)) from error
+                time.sleep(_PAUSE)
         yield
+    finally:
+        os.close(handle)
+
+
+def has_writer(folder: Path) -> bool:
+    """Whether another process writes to a folder now."""
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # Held for an instant, which `only_writer` waits out.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
     finally:
         os.close(handle)

@@ -1,12 +1,14 @@
 """Building a version of a store: documents to chunks, chunks to words or vectors, those to indexes, then a manifest."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
+
+import numpy as np
 
 from retentive.config_types import check_types
-from retentive.errors import RetentiveError
+from retentive.errors import MismatchError
 from retentive.files import is_temporary, remove
 from retentive.files.progress import say, with_progress
 from retentive.retrieval.blocks.block import key_of
@@ -14,17 +16,15 @@ from retentive.retrieval.blocks.chunking import (
     CHUNKS,
     MAX_CHUNK_SIZE,
     Document,
-    DocumentParts,
-    document_hash,
-    document_parts,
     group_documents,
 )
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.sealed_folder import folder_record, sealed_folder
-from retentive.retrieval.encoders.protocol import Encoder, parts_of
+from retentive.retrieval.changes import changed_documents, changed_settings
+from retentive.retrieval.encoders.protocol import Encoder, VectorEncoder, WordEncoder, parts_of
 from retentive.retrieval.engines.engine import Engine
 from retentive.retrieval.index import index_kind
-from retentive.retrieval.index.choice import IndexConfig
+from retentive.retrieval.index.choice import IndexConfig, check_factory
 from retentive.retrieval.index.faiss_build import SHARDS
 from retentive.retrieval.index.lexical_index import LEXICAL
 from retentive.retrieval.manifest import (
@@ -36,24 +36,13 @@ from retentive.retrieval.manifest import (
     read_manifest,
     write_manifest,
 )
+from retentive.retrieval.runs import Run, vector_runs
 from retentive.retrieval.search.searcher import vector_rows
+from retentive.retrieval.sources import NamesMet, chunking_progress, refuse_empty
 from retentive.retrieval.stages import ChunkTask, EncodeTask, SegmentTask, segment_jobs
 from retentive.text.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer"
-
-
-@runtime_checkable
-class MeasuredDocuments(Protocol):
-    """Documents without a known count that tell how many bytes are read, for the progress bar.
-
-    Attributes:
-        total_bytes: Of the sources.
-        read_bytes: So far.
-    """
-
-    total_bytes: int
-    read_bytes: int
 
 
 @dataclass(slots=True)
@@ -65,12 +54,20 @@ class BuildReport:
         kept: Finished blocks that were found and checked, by stage.
         skipped: A line for every document that was left out.
         changes: Differences from the version before, in words; that version is kept.
+        added: Documents that are new.
+        replaced: Documents whose text or metadata changed.
+        removed: Documents that are gone.
+        unchanged: Documents that were there already.
     """
 
     made: dict[str, int] = field(default_factory=dict[str, int])
     kept: dict[str, int] = field(default_factory=dict[str, int])
     skipped: list[str] = field(default_factory=list[str])
     changes: list[str] = field(default_factory=list[str])
+    added: int = 0
+    replaced: int = 0
+    removed: int = 0
+    unchanged: int = 0
 
     def count(self, stage: str, computed: bool) -> None:
         """Count one block."""
@@ -114,6 +111,9 @@ class Builder:
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"on_error must be stop or skip, but is {self.on_error!r}.")
         index_kind(self.index.kind)  # fails before the work, not after it
+        _, dense = parts_of(self.encoder)
+        if dense is not None and self.index.factory is not None and self.index.kind == "faiss":
+            check_factory(self.index.factory, dense.dimension())
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,34 +125,44 @@ class Builder:
         _, dense = parts_of(self.encoder)
         if dense is not None:
             made["vectors"] = {"fingerprint": dense.fingerprint(), "dimension": dense.dimension()}
+            made["index"] = asdict(self.index)
         return made
 
     def build(self, documents: Iterable[Document], report: BuildReport) -> Manifest:
-        """Build a version of exactly these documents; the caller holds the lock."""
+        """Build a version of these documents and of those that were added; removed ones stay removed.
+
+        The caller holds the lock.
+        """
         clean(self.folder)
-        before = _readable_manifest(self.folder)
+        before = _earlier_manifest(self.folder)
         settings = self.settings
-        report.changes += changed_settings(before, settings) if before is not None else []
-        blocks = self._chunk(documents, report)
+        kept = _Kept() if before is None else _kept(self, before, settings, report)
+        left_out = NamesMet(kept.names)
+        blocks = self.chunk(documents, report, left_out=left_out)
+        if left_out.met:
+            told = f"{left_out.met:,} documents of the source stay as they were added, or removed, since"
+            report.skipped.append(told)
+        else:
+            refuse_empty(documents, blocks, before, report.skipped)
+        together = (*blocks, *kept.blocks)
+        first = sum(block.documents for block in blocks)
+        draft = Manifest(
+            settings=settings,
+            chunks=together,
+            vectors={},
+            indexes=(),
+            tokenizer=keep_tokenizer(self.folder, self.tokenizer),
+            removed=tuple(first + number for number in kept.removed),
+            withdrawn=() if before is None else before.withdrawn,
+        )
         if before is not None:
-            report.changes += changed_documents(self.folder, before, blocks)
+            report.changes += [*changed_settings(before, settings), *changed_documents(self.folder, before, draft)]
         for change in report.changes:
             self.tell(f"{change} (the earlier version is kept)")
-        manifest = self.complete(settings, blocks, (), report, first_block=0, indexes=())
-        return self.finish(manifest)
-
-    def extend(self, before: Manifest, documents: Iterable[Document], report: BuildReport) -> Manifest:
-        """Build a version with more documents at the end; indexes over the earlier ones are kept."""
-        clean(self.folder)
-        blocks = self._chunk(documents, report)
-        if not blocks:
-            return before
-        first = len(before.chunks)
-        together = (*before.chunks, *blocks)
-        manifest = self.complete(
-            before.settings, together, before.removed, report, first_block=first, indexes=before.indexes
-        )
-        return self.finish(manifest)
+        same = before is not None and [block.key for block in before.chunks] == [block.key for block in together]
+        same = same and before is not None and before.settings.get("index") == settings.get("index")
+        runs = vector_parts(before) if before is not None and same else []
+        return self.finish(self.complete(draft, runs, report))
 
     def finish(self, manifest: Manifest) -> Manifest:
         """Write the manifest, make it the current one, and remove intermediate files."""
@@ -162,50 +172,67 @@ class Builder:
         return manifest
 
     def complete(
-        self,
-        settings: dict[str, Any],
-        blocks: Sequence[ChunkBlock],
-        removed: Sequence[int],
-        report: BuildReport,
-        *,
-        first_block: int,
-        indexes: Sequence[FolderRecord],
+        self, draft: Manifest, runs: Sequence[Run], report: BuildReport, *, trusted: Manifest | None = None
     ) -> Manifest:
-        """Encode all blocks, and index those from ``first_block`` on beside the given ``indexes``."""
+        """Make the vectors and indexes of a version, or find those that are finished.
+
+        Args:
+            draft: The version, its vectors and indexes to be filled in.
+            runs: Runs of blocks whose vectors have an index already.
+            report: Counts what is made.
+            trusted: The version before: what it lists of the same blocks is taken without reading it. Without it
+                everything is checked, and made again where it is damaged.
+        """
         lexical, dense = parts_of(self.encoder)
-        tokenizer = keep_tokenizer(self.folder, self.tokenizer)
-        manifest = Manifest(
-            settings=settings,
-            chunks=tuple(blocks),
-            vectors={},
-            indexes=(),
-            tokenizer=tokenizer,
-            removed=tuple(sorted(removed)),
-        )
-        made = list(indexes)
-        total = sum(block.rows for block in blocks)
+        made: list[FolderRecord] = []
         if lexical is not None:
-            jobs = segment_jobs(blocks[first_block:], first_block)
-            task = SegmentTask(self.folder, lexical)
-            shown = with_progress(self.engine.map(task, jobs), "index words", total=len(jobs), unit="segments")
-            for record, computed in shown:
-                report.count(LEXICAL, computed)
-                made.append(record)
+            made += self._index_words(draft, lexical, report, trusted)
         if dense is not None:
-            fingerprint = settings["vectors"]["fingerprint"]
-            task = EncodeTask(self.folder, self.tokenizer, dense, fingerprint)
-            rows = iter([block.rows for block in blocks])
-            results = self.engine.map(task, blocks)
-            shown = with_progress(results, "encode", total=total, unit="chunks", count=lambda _: next(rows))
-            checksums: list[str] = []
-            for checksum, computed in shown:
-                report.count("vectors", computed)
-                checksums.append(checksum)
-            manifest = replace(manifest, vectors={fingerprint: tuple(checksums)})
-            vectors = vector_rows(self.folder, manifest, fingerprint, dense.dimension())
-            part = vectors.part(first_block, len(blocks) - first_block)
-            made.append(self._index_vectors(part, first_block, report))
-        return replace(manifest, indexes=tuple(made))
+            draft = self._encode(draft, dense, report, trusted)
+            fingerprint = draft.settings["vectors"]["fingerprint"]
+            rows = vector_rows(self.folder, draft, fingerprint, dense.dimension())
+            records = [] if trusted is None else vector_records(trusted)
+            known = {(record.first_block, record.num_blocks): record for record in records}
+            for first, count in vector_runs(draft.chunks, runs):
+                record = known.get((first, count))
+                made.append(record or self._index_vectors(rows.part(first, count), first, report))
+        return replace(draft, indexes=tuple(made))
+
+    def _index_words(
+        self, draft: Manifest, encoder: WordEncoder, report: BuildReport, trusted: Manifest | None
+    ) -> list[FolderRecord]:
+        known = [] if trusted is None else [record for record in trusted.indexes if record.kind == LEXICAL]
+        found = {(one.first_block, one.num_blocks, tuple(one.facts["removed"])): one for one in known}
+        jobs = segment_jobs(draft.chunks, draft.removed)
+        records = {job: found.get((*job.run, job.removed)) for job in jobs}
+        open_jobs = [job for job, record in records.items() if record is None]
+        task = SegmentTask(self.folder, encoder)
+        made = self.engine.map(task, open_jobs)
+        rows = iter([sum(block.rows for block in job.blocks) for job in open_jobs])
+        total = sum(block.rows for job in open_jobs for block in job.blocks)
+        shown = with_progress(made, "index words", total=total, unit="chunks", count=lambda _: next(rows))
+        for job, (record, computed) in zip(open_jobs, shown, strict=True):
+            report.count(LEXICAL, computed)
+            records[job] = record
+        return [record for record in records.values() if record is not None]
+
+    def _encode(
+        self, draft: Manifest, encoder: VectorEncoder, report: BuildReport, trusted: Manifest | None
+    ) -> Manifest:
+        fingerprint = draft.settings["vectors"]["fingerprint"]
+        known: dict[str, str] = {}
+        if trusted is not None:
+            listed = trusted.vectors.get(fingerprint, ())
+            known = {block.key: sum_ for block, sum_ in zip(trusted.chunks, listed, strict=False)}
+        fresh = [block for block in draft.chunks if block.key not in known]
+        rows = iter([block.rows for block in fresh])
+        results = self.engine.map(EncodeTask(self.folder, self.tokenizer, encoder, fingerprint), fresh)
+        total = sum(block.rows for block in fresh)
+        shown = with_progress(results, "encode", total=total, unit="chunks", count=lambda _: next(rows))
+        for block, (checksum, computed) in zip(fresh, shown, strict=True):
+            report.count("vectors", computed)
+            known[block.key] = checksum
+        return replace(draft, vectors={fingerprint: tuple(known[block.key] for block in draft.chunks)})
 
     def _index_vectors(self, part: Any, first_block: int, report: BuildReport) -> FolderRecord:
         lines: list[str] = []
@@ -219,33 +246,20 @@ class Builder:
         report.count(kind.folder, bool(lines))
         return record
 
-    def _chunk(self, documents: Iterable[Document], report: BuildReport) -> list[ChunkBlock]:
+    def chunk(
+        self, documents: Iterable[Document], report: BuildReport, *, added: bool = False, left_out: Container[str] = ()
+    ) -> list[ChunkBlock]:
+        """Cut documents into blocks of chunks, without those whose name is in ``left_out``."""
         chunking = {"chunk_size": self.chunk_size, "tokenizer": self.tokenizer.fingerprint()}
-        groups = group_documents(documents, chunking, self.block_bytes, self.on_error, report.skipped)
+        groups = group_documents(documents, chunking, self.block_bytes, self.on_error, report.skipped, left_out)
         task = ChunkTask(self.folder, self.tokenizer, self.chunk_size)
         results = self.engine.map(task, groups)
-        shown = _chunking_progress(results, documents)
+        shown = chunking_progress(results, documents)
         blocks: list[ChunkBlock] = []
         for block, computed in shown:
             report.count(CHUNKS, computed)
-            blocks.append(block)
+            blocks.append(replace(block, added=added))
         return blocks
-
-
-def _chunking_progress(
-    results: Iterable[tuple[ChunkBlock, bool]], documents: Iterable[Document]
-) -> Iterator[tuple[ChunkBlock, bool]]:
-    if not isinstance(documents, MeasuredDocuments):
-        total = len(documents) if isinstance(documents, Sized) else None
-        return with_progress(results, "chunk", total=total, unit="documents", count=lambda made: made[0].documents)
-    shown = 0
-
-    def read(_: object) -> int:
-        nonlocal shown
-        more, shown = documents.read_bytes - shown, documents.read_bytes
-        return more
-
-    return with_progress(results, "chunk", total=documents.total_bytes, unit="bytes", count=read)
 
 
 def keep_tokenizer(folder: Path, tokenizer: Tokenizer) -> FolderRecord:
@@ -272,69 +286,60 @@ def temporaries(folder: Path) -> Iterator[Path]:
         yield from (path for path in sorted(place.iterdir()) if is_temporary(path))
 
 
-def changed_settings(before: Manifest, settings: dict[str, Any]) -> list[str]:
-    """Differences between settings, in words."""
-    changes: list[str] = []
-    old, new = before.settings, settings
-    for name in ("chunk_size", "block_bytes"):
-        if old["chunking"][name] != new["chunking"][name]:
-            changes.append(f"{name} was {old['chunking'][name]} and is {new['chunking'][name]}")
-    if old["tokenizer"]["fingerprint"] != new["tokenizer"]["fingerprint"]:
-        changes.append(f"the tokenizer was {_short(old['tokenizer'])} and is {_short(new['tokenizer'])}")
-    if old["encoder"]["fingerprint"] != new["encoder"]["fingerprint"]:
-        kinds = [entry["encoder"]["settings"].get("kind", "own") for entry in (old, new)]
-        prints = [entry["encoder"]["fingerprint"][:8] for entry in (old, new)]
-        changes.append(f"the encoder was {kinds[0]} ({prints[0]}) and is {kinds[1]} ({prints[1]})")
-    return changes
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a build takes over from the version before: what was added, and what was taken out.
+
+    Attributes:
+        blocks: Blocks of documents that were added.
+        removed: Numbers of removed documents among them.
+        names: Names that the source of the build does not decide on.
+    """
+
+    blocks: tuple[ChunkBlock, ...] = ()
+    removed: tuple[int, ...] = ()
+    names: frozenset[str] = frozenset()
 
 
-def changed_documents(folder: Path, before: Manifest, blocks: Sequence[ChunkBlock]) -> list[str]:
-    """Documents that are new, gone or altered since a version, in words; only blocks that differ are read."""
-    old_keys, new_keys = {block.key for block in before.chunks}, {block.key for block in blocks}
-    try:
-        old = document_hashes(folder, [block for block in before.chunks if block.key not in new_keys])
-    except RetentiveError as error:
-        return [f"the changes since the last build are not known: {error}"]
-    new = document_hashes(folder, [block for block in blocks if block.key not in old_keys])
-    groups = {
-        "altered": [name for name in new if name in old and new[name] != old[name]],
-        "new": [name for name in new if name not in old],
-        "gone": [name for name in old if name not in new],
-    }
-    return [_listed(kind, names) for kind, names in groups.items() if names]
+def _kept(builder: Builder, before: Manifest, settings: dict[str, Any], report: BuildReport) -> _Kept:
+    corpus = Corpus(builder.folder, before.chunks, before.settings["chunking"]["chunk_size"], before.removed)
+    added = [number for number, block in enumerate(before.chunks) if block.added]
+    live = [(number, name) for block in added for number, name in corpus.live_names(block)]
+    names = frozenset([*before.withdrawn, *(name for _, name in live)])
+    cut = [("chunking", "chunk_size"), ("tokenizer", "fingerprint")]
+    if all(before.settings[part][name] == settings[part][name] for part, name in cut):
+        order = np.concatenate(
+            [np.zeros(0, np.int64), *(np.arange(*corpus.first_documents[block : block + 2]) for block in added)]
+        )
+        removed = np.flatnonzero(np.isin(order, corpus.removed))
+        return _Kept(tuple(before.chunks[block] for block in added), tuple(removed.tolist()), names)
+    documents = (corpus.document(number) for number, _ in live)
+    return _Kept(tuple(builder.chunk(documents, report, added=True)), (), names)
 
 
-def document_hashes(folder: Path, blocks: Sequence[ChunkBlock]) -> dict[str, bytes]:
-    """The `document_hash` of each document in the blocks, by name."""
-    corpus = Corpus(folder, blocks, 1, ())
-    found: dict[str, bytes] = {}
-    for number in range(len(blocks)):
-        texts = corpus.arrays(number)["text_hashes"]
-        parts = zip(corpus.block_names(number), texts, corpus.block_metadata(number), strict=True)
-        found |= {name: document_hash(digest.tobytes(), metadata) for name, digest, metadata in parts}
-    return found
+def vector_records(manifest: Manifest) -> list[FolderRecord]:
+    """The indexes of vectors of a version."""
+    return [record for record in manifest.indexes if record.kind != LEXICAL]
 
 
-def named(documents: Iterable[Document]) -> Iterator[DocumentParts]:
-    """Convert documents to name, text and metadata."""
-    return (document_parts(document) for document in documents)
+def vector_parts(manifest: Manifest) -> list[Run]:
+    """The runs of blocks that the indexes of vectors cover."""
+    return [(record.first_block, record.num_blocks) for record in vector_records(manifest)]
 
 
-def _listed(kind: str, names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
-    those = "document is" if len(names) == 1 else "documents are"
-    return f"{len(names):,} {those} {kind} since the last build: {shown}"
-
-
-def _short(tokenizer: dict[str, Any]) -> str:
-    return f"{tokenizer['name']} ({tokenizer['fingerprint'][:8]})"
-
-
-def _readable_manifest(folder: Path) -> Manifest | None:
+def _earlier_manifest(folder: Path) -> Manifest | None:
+    """The current version, ``None`` if there is none or its format is of another version of this library."""
     try:
         return read_manifest(folder, current_key(folder))
-    except (FileNotFoundError, RetentiveError):
+    except (FileNotFoundError, MismatchError):
         return None
+
+
+def kept_index(folder: Path) -> IndexConfig | None:
+    """How the store in a folder indexes vectors; ``None`` if there is no store, or one without vectors."""
+    before = _earlier_manifest(folder)
+    kept = None if before is None else before.settings.get("index")
+    return None if kept is None else IndexConfig(**kept)
 
 
 def is_store(folder: Path) -> bool:

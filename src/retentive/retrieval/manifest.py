@@ -8,11 +8,15 @@ from typing import Any
 
 from retentive.errors import DamagedFileError
 from retentive.files import canonical_json, check_version, read_json
-from retentive.retrieval.blocks.block import FORMAT_VERSION, STORE_CURE, damaged, key_of, write_store_file
+from retentive.retrieval.blocks.block import FORMAT_VERSION, STORE_CURE, key_of, write_store_file
 
 CURRENT = "current.json"
 MANIFESTS = "manifests"
 UPGRADE = "a store of an earlier version is rebuilt from its own text by: retentive index upgrade --store {folder}"
+SPARE = "spare"
+"""Folder with a second copy of the current manifest and of the file that names it: no other file could replace them."""
+
+_NO_CURE = "both copies are damaged, and no other file says what was added and removed: build in another folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,7 @@ class ChunkBlock:
         documents: Documents in it, those without any token included.
         tokens: Tokens in it.
         checksum: SHA-256 of its content.
+        added: Whether `Datastore.add` brought it: builds and syncs of a source leave it alone.
     """
 
     key: str
@@ -32,6 +37,7 @@ class ChunkBlock:
     documents: int
     tokens: int
     checksum: str
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +71,9 @@ class Manifest:
         vectors: Checksum of the block of vectors of each block of chunks, by encoder key.
         indexes: Parts of its indexes.
         tokenizer: Files of the tokenizer.
-        removed: Numbers of the removed documents; their ids are never reused.
+        removed: Numbers of the removed documents.
+        withdrawn: Names of the documents that `Datastore.remove` took out and nothing brought back: builds and syncs of
+            a source leave them out.
     """
 
     settings: dict[str, Any]
@@ -74,6 +82,7 @@ class Manifest:
     indexes: tuple[FolderRecord, ...]
     tokenizer: FolderRecord
     removed: tuple[int, ...] = ()
+    withdrawn: tuple[str, ...] = ()
 
     @property
     def corpus_key(self) -> str:
@@ -96,14 +105,23 @@ def manifest_path(folder: Path, key: str) -> Path:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write a manifest and make it the current one."""
-    path = manifest_path(folder, manifest.key)
-    if manifest_problem(path) is not None:
-        write_store_file(path, manifest.text().encode())
+    """Write a manifest and make it the current one; each file of it is written twice."""
+    text = manifest.text().encode()
     pointer = (canonical_json({"manifest": manifest.key}) + "\n").encode()
-    current = folder / CURRENT
-    if not current.exists() or current.read_bytes() != pointer:
-        write_store_file(current, pointer)
+    for path in (spare_path(folder, manifest.key), manifest_path(folder, manifest.key)):
+        if manifest_problem(path) is not None:
+            write_store_file(path, text)
+    for path in (folder / SPARE / CURRENT, folder / CURRENT):
+        if not path.exists() or path.read_bytes() != pointer:
+            write_store_file(path, pointer)
+    for path in (folder / SPARE).glob("*.json"):
+        if path.name not in (CURRENT, f"{manifest.key}.json"):
+            path.unlink()
+
+
+def spare_path(folder: Path, key: str) -> Path:
+    """The path of the second copy of the current manifest."""
+    return folder / SPARE / f"{key}.json"
 
 
 def current_key(folder: Path) -> str:
@@ -111,18 +129,27 @@ def current_key(folder: Path) -> str:
 
     Raises:
         FileNotFoundError: If there is no store, or no finished one.
-        DamagedFileError: If the file that names the current version is damaged.
+        DamagedFileError: If the files that name the current version are damaged.
     """
-    path = folder / CURRENT
-    try:
-        key = read_json(path, cure=STORE_CURE).get("manifest")
-    except FileNotFoundError as error:
+    pointers = [folder / CURRENT, folder / SPARE / CURRENT]
+    if not any(path.exists() for path in pointers):
         begun = (folder / "chunks").exists()
         cure = "its build was interrupted: build it again, finished blocks are kept" if begun else "build one"
-        raise FileNotFoundError(f"there is no finished store in {str(folder)!r}: {cure}.") from error
-    if not isinstance(key, str) or len(key) != 32 or not set(key) <= set("0123456789abcdef"):
-        raise damaged(path, "does not name a version")
-    return key
+        raise FileNotFoundError(f"there is no finished store in {str(folder)!r}: {cure}.")
+    for path in pointers:
+        key = pointed_key(path)
+        if key is not None:
+            return key
+    raise DamagedFileError(f"{pointers[0]} does not name a version: {_NO_CURE}.")
+
+
+def pointed_key(path: Path) -> str | None:
+    """The version that a file names, or ``None`` if it names none."""
+    try:
+        key = read_json(path, cure=STORE_CURE).get("manifest")
+    except (OSError, DamagedFileError):
+        return None
+    return key if isinstance(key, str) and len(key) == 32 and set(key) <= set("0123456789abcdef") else None
 
 
 def read_manifest(folder: Path, key: str) -> Manifest:
@@ -135,7 +162,9 @@ def read_manifest(folder: Path, key: str) -> Manifest:
     path = manifest_path(folder, key)
     problem = manifest_problem(path)
     if problem is not None:
-        raise damaged(path, problem)
+        path = spare_path(folder, key)
+        if manifest_problem(path) is not None:
+            raise DamagedFileError(f"{manifest_path(folder, key)} {problem}: {_NO_CURE}.")
     content = read_json(path, cure=STORE_CURE)
     check_version(content, path, FORMAT_VERSION, cure=UPGRADE.format(folder=folder))
     try:
@@ -146,6 +175,7 @@ def read_manifest(folder: Path, key: str) -> Manifest:
             indexes=tuple(FolderRecord(**entry) for entry in content["indexes"]),
             tokenizer=FolderRecord(**content["tokenizer"]),
             removed=tuple(content["removed"]),
+            withdrawn=tuple(content["withdrawn"]),
         )
     except (KeyError, TypeError) as error:
         raise DamagedFileError(f"{path} lacks entries ({error}): build the store again.") from error

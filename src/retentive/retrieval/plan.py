@@ -1,6 +1,7 @@
 """Estimating the size and build time of a large datastore, with a check against published figures."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from retentive.config_types import check_kind, check_types
 from retentive.retrieval.index.choice import IndexChoice, IndexConfig, choose_index
@@ -216,6 +217,38 @@ def check_plans() -> list[Check]:
             "8-byte codes with 8-byte ids are 93 GB; the rest of the published figure is not explained",
         ),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedPlan:
+    """A plan, and how the same formulas do where others have published figures.
+
+    Attributes:
+        plan: The plan.
+        checks: The published figures.
+    """
+
+    plan: Plan
+    checks: list[Check]
+
+    def lines(self) -> list[str]:
+        """Lines for the terminal."""
+        agreeing = sum(check.agrees for check in self.checks)
+        title = f"the same formulas at published points ({agreeing} of {len(self.checks)} agree within 15 percent):"
+        return [*self.plan.lines(), "", title, *(check.line() for check in self.checks)]
+
+    def content(self) -> dict[str, Any]:
+        """The plan as values that JSON has."""
+        plan = self.plan
+        sizes = {name: getattr(plan, name) for name in ("token_bytes", "vector_bytes", "index_bytes", "table_bytes")}
+        rates = {name: getattr(plan.config, f"{name}_rate") for name in ("tokenize", "encode", "add", "query")}
+        hours = {name: plan.hours(rate) for name, rate in rates.items()}
+        return {"chunks": plan.chunks, "blocks": plan.blocks, **sizes, "index": asdict(plan.choice), "hours": hours}
+
+
+def checked_plan(config: PlanConfig) -> CheckedPlan:
+    """A plan, and how the same formulas do where others have published figures."""
+    return CheckedPlan(make_plan(config), check_plans())
 
 
 def _size(size: float | int) -> str:

@@ -1,21 +1,24 @@
 """The stages of a build, as tasks over blocks: each is a pure function of its job and writes a block to disk."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from retentive.retrieval.blocks.block import check_block, key_of, read_block, write_block
 from retentive.retrieval.blocks.chunking import CHUNKS, DocumentGroup, chunk_group, padded
+from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.sealed_folder import folder_record
 from retentive.retrieval.blocks.texts import read_metadata, read_page, read_text
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
 from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts, WordEncoder, count_words
-from retentive.retrieval.index.lexical_index import LEXICAL, ROWS_PER_SEGMENT, write_segment
+from retentive.retrieval.index.lexical_index import LEXICAL, write_segment
 from retentive.retrieval.manifest import ChunkBlock, FolderRecord
 from retentive.retrieval.passages import Passages
+from retentive.retrieval.runs import Run, word_runs
 from retentive.text.tokenizer import Tokenizer, character_bytes
 
 
@@ -88,12 +91,14 @@ class SegmentJob:
     """A run of blocks for one lexical segment.
 
     Attributes:
-        first_block: Number of its first block in the store.
+        run: Number of its first block in the store, and how many blocks it has.
         blocks: The blocks.
+        removed: Documents that are left out, numbered from the first of the run.
     """
 
-    first_block: int
+    run: Run
     blocks: tuple[ChunkBlock, ...]
+    removed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +116,21 @@ class SegmentTask:
     def __call__(self, job: SegmentJob) -> tuple[FolderRecord, bool]:
         """Make one segment unless an undamaged one exists; return its record and whether it was made."""
         keys = [block.key for block in job.blocks]
-        key = key_of(LEXICAL, self.encoder.fingerprint(), keys)
-        first, count = job.first_block, len(job.blocks)
-        record = folder_record(self.folder, LEXICAL, key, first_block=first, num_blocks=count)
-        if record is not None:
-            return record, False
-        words: list[WordCounts] = []
-        for block in job.blocks:
-            words += block_words(self.folder, block.key, self.encoder)
-        return write_segment(self.folder, key, words, first_block=first, num_blocks=count), True
+        key = key_of(LEXICAL, self.encoder.fingerprint(), keys, job.removed)
+        record = folder_record(self.folder, LEXICAL, key, first_block=job.run[0], num_blocks=job.run[1])
+        made = record is None
+        if record is None:
+            corpus = Corpus(self.folder, job.blocks, 1, job.removed)
+            kept = corpus.live_ids(0, corpus.num_chunks)
+            record = write_segment(self.folder, key, self._words(corpus, kept), kept, run=job.run)
+        return replace(record, facts={"removed": list(job.removed)}), made
+
+    def _words(self, corpus: Corpus, kept: Int64[np.ndarray, "_"]) -> Iterator[WordCounts]:
+        for number, block in enumerate(corpus.blocks):
+            words = block_words(self.folder, block.key, self.encoder)
+            first, last = np.searchsorted(kept, corpus.first_chunks[number : number + 2])
+            for row in (kept[first:last] - corpus.first_chunks[number]).tolist():
+                yield words[row]
 
 
 def forget_blocks() -> None:
@@ -146,14 +157,13 @@ def block_words(folder: Path, key: str, encoder: WordEncoder) -> list[WordCounts
     return found
 
 
-def segment_jobs(blocks: Sequence[ChunkBlock], first_block: int) -> list[SegmentJob]:
-    """Divide blocks into runs of about a million chunks; runs without chunks get no segment."""
+def segment_jobs(blocks: Sequence[ChunkBlock], removed: Sequence[int]) -> list[SegmentJob]:
+    """The segments of a store: one for each run of blocks, without the removed documents (by number)."""
+    firsts = np.cumsum([0] + [block.documents for block in blocks], dtype=np.int64)
+    gone = np.array(sorted(removed), dtype=np.int64)
     jobs: list[SegmentJob] = []
-    run: list[ChunkBlock] = []
-    for number, block in enumerate(blocks):
-        run.append(block)
-        rows = sum(entry.rows for entry in run)
-        if rows >= ROWS_PER_SEGMENT or (number + 1 == len(blocks) and rows > 0):
-            jobs.append(SegmentJob(first_block + number + 1 - len(run), tuple(run)))
-            run = []
+    for first, count in word_runs(blocks):
+        begin, end = np.searchsorted(gone, firsts[[first, first + count]])
+        missing = tuple((gone[begin:end] - firsts[first]).tolist())
+        jobs.append(SegmentJob((first, count), tuple(blocks[first : first + count]), missing))
     return jobs

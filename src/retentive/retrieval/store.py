@@ -1,9 +1,7 @@
 """The datastore: documents in chunks that can be searched, with neighbour tables for training."""
 
-import hashlib
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,21 @@ from jaxtyping import Int64
 from retentive.config_types import check_kind
 from retentive.errors import MismatchError
 from retentive.files import only_writer
-from retentive.retrieval.blocks.block import damaged
-from retentive.retrieval.blocks.chunking import Document, DocumentParts, document_hash
+from retentive.retrieval.blocks.chunking import Document
 from retentive.retrieval.blocks.corpus import Corpus, Ids
-from retentive.retrieval.blocks.sealed_folder import folder_problems
-from retentive.retrieval.build import Builder, BuildReport, document_hashes, named, refuse_foreign_folder
-from retentive.retrieval.encoders import Encoder, encoder_from_settings
+from retentive.retrieval.build import Builder, BuildReport, kept_index, refuse_foreign_folder
+from retentive.retrieval.encoders import Encoder
 from retentive.retrieval.encoders.lexical import LexicalEncoder
 from retentive.retrieval.engines.engine import Engine, LocalEngine
+from retentive.retrieval.garbage import Freed, collect_garbage, compact
 from retentive.retrieval.index.choice import IndexConfig
 from retentive.retrieval.index.protocol import NearestVectors
-from retentive.retrieval.manifest import Manifest, current_key, read_manifest, write_manifest
+from retentive.retrieval.manifest import Manifest, current_key, read_manifest
 from retentive.retrieval.neighbours.table import NeighbourConfig, NeighbourTable, StoreVersion, build_table, find_table
-from retentive.retrieval.passages import read_tokenizer
+from retentive.retrieval.opening import open_parts
 from retentive.retrieval.search.asking import find_answers, search_chunks
 from retentive.retrieval.search.searcher import Searcher
+from retentive.retrieval.updates import add_documents, reindexed, remove_documents, sync_documents
 from retentive.retrieval.verify import Damage, verify_store
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.tokenizer import Tokenizer
@@ -65,7 +63,7 @@ class Datastore:
         self.manifest = manifest
         chunk_size = manifest.settings["chunking"]["chunk_size"]
         self.corpus = Corpus(self.folder, manifest.chunks, chunk_size, manifest.removed)
-        self.searcher = Searcher(self.folder, manifest, self.encoder, self.tokenizer, self._backend)
+        self._searcher: Searcher | None = None
 
     @classmethod
     def build(
@@ -84,7 +82,8 @@ class Datastore:
         """Build a store, resume an interrupted build, or repair a damaged store.
 
         Undamaged finished blocks are kept, all others are made. If documents or options differ from those of the store
-        in the folder, the differences are reported and a new version is made; the old one stays.
+        in the folder, the differences are reported and a new version is made; the old one stays. What `add` brought
+        stays in the store, and what `remove` took out stays out.
 
         Args:
             documents: ``(name, text)`` pairs or objects with ``name`` and ``text``; names must differ.
@@ -92,7 +91,7 @@ class Datastore:
             tokenizer: ``None`` takes bytes.
             chunk_size: Tokens per chunk.
             encoder: ``None`` takes words (BM25).
-            index: How vectors are indexed; unused for words alone.
+            index: How vectors are indexed, unused for words alone; ``None`` keeps the way of the store that is there.
             block_bytes: Bytes of text of a block: the work that an interruption can lose.
             engine: Where the work runs; ``None`` is this process.
             on_error: Whether a document that cannot be used stops the build or is left out and reported.
@@ -110,7 +109,7 @@ class Datastore:
             tokenizer=tokenizer or ByteTokenizer(),
             chunk_size=chunk_size,
             encoder=encoder or LexicalEncoder(),
-            index=index or IndexConfig(),
+            index=index or kept_index(folder) or IndexConfig(),
             block_bytes=block_bytes,
             engine=engine or LocalEngine(),
             on_error=on_error,
@@ -149,18 +148,22 @@ class Datastore:
             MismatchError: If the tokenizer or encoder is not the one that the store was built with.
         """
         folder = Path(folder)
-        manifest = read_manifest(folder, version or current_key(folder))
-        made = manifest.settings
-        kept = tokenizer or _kept_tokenizer(folder, manifest)
-        if tokenizer is not None:
-            _check_fingerprint("tokenizer", folder, made["tokenizer"]["fingerprint"], tokenizer.fingerprint())
-        comparing = encoder or encoder_from_settings(made["encoder"]["settings"])
-        if comparing is None:
-            kind = made["encoder"]["settings"].get("kind")
-            raise MismatchError(f"{str(folder)!r} was built with an encoder of kind {kind!r}: pass it as encoder=.")
-        if encoder is not None:
-            _check_fingerprint("encoder", folder, made["encoder"]["fingerprint"], encoder.fingerprint())
-        return cls(folder, manifest, kept, comparing, backend)
+        return cls(folder, *open_parts(folder, tokenizer, encoder, version), backend)
+
+    @property
+    def searcher(self) -> Searcher:
+        """Its indexes, opened and checked when they are first needed.
+
+        Raises:
+            DamagedFileError: If a file of them is damaged; it is named, with the cure.
+        """
+        if self._searcher is None:
+            self._searcher = Searcher(self.folder, self.manifest, self.encoder, self.tokenizer, self._backend)
+        return self._searcher
+
+    def open_indexes(self) -> Searcher:
+        """Open and check the indexes now, and not when they are first needed; see `searcher`."""
+        return self.searcher
 
     @property
     def chunk_size(self) -> int:
@@ -181,7 +184,7 @@ class Datastore:
     answers = find_answers
 
     def _numbers(self, names: Iterable[str]) -> set[int]:
-        wanted = set(names)
+        wanted = _names(names)
         if not wanted:
             return set()
         found = {name: number for number, name in self.corpus.names() if name in wanted}
@@ -189,6 +192,14 @@ class Datastore:
             unknown = sorted(wanted - set(found))[0]
             raise ValueError(f"document {unknown!r} is not in the store {str(self.folder)!r}.")
         return set(found.values())
+
+    def document_number(self, name: str) -> int:
+        """The number of a document.
+
+        Raises:
+            ValueError: If no document that can be found has this name.
+        """
+        return self._numbers({name}).pop()
 
     def tokens(self, ids: Ids) -> Int64[np.ndarray, "*shape length"]:
         """Chunks by id with their continuations, ``2 * chunk_size`` tokens, -1 where there is none."""
@@ -212,44 +223,74 @@ class Datastore:
         with only_writer(self.folder):
             self._refresh()
             builder = self._builder(engine, **options)
-            known = {name: number for number, name in self.corpus.names()}
-            hashes = document_hashes(self.folder, self.manifest.chunks)
-            fresh, gone = new_documents(documents, known, hashes, replace, report)
-            before = self.manifest
-            if gone:
-                before = _without(before, gone)
-            manifest = builder.extend(before, fresh, report)
-            if manifest is before and gone:
-                write_manifest(self.folder, manifest)
-            self._show(manifest)
+            self._show(add_documents(builder, self.manifest, documents, replace, report))
         return report
 
-    def remove(self, names: Iterable[str]) -> None:
+    def sync(self, documents: Iterable[Document], *, engine: Engine | None = None, **options: Any) -> BuildReport:
+        """Bring the documents in line with a source: add what is new, replace what changed, remove what is gone.
+
+        Documents that `add` brought stay, and those that `remove` took out stay out. What the source has but cannot be
+        read now (a `TextSource` notes it) stays as it was.
+
+        Args:
+            documents: All documents of the source, as for `build`.
+            engine: Where the work runs; ``None`` is this process.
+            options: ``on_error``, ``index`` and ``block_bytes`` of `build`.
+
+        Raises:
+            ValueError: If the source has no document that can be used.
+        """
+        report = BuildReport()
+        with only_writer(self.folder):
+            self._refresh()
+            self._show(sync_documents(self._builder(engine, **options), self.manifest, documents, report))
+        return report
+
+    def remove(self, names: Iterable[str], *, engine: Engine | None = None) -> BuildReport:
         """Remove documents by name: their text no longer appears as neighbour or continuation.
 
-        The text stays on disk until the store is built in another folder without it.
+        Building again, or a `sync`, does not bring them back; `add` does. The text stays on disk until `gc`.
+
+        Args:
+            names: Names of documents.
+            engine: Where statistics of words are computed again; ``None`` is this process.
 
         Raises:
             ValueError: If a document is unknown; then none is removed.
         """
-        wanted = list(names)
-        with only_writer(self.folder):
-            self._refresh()
-            manifest = _without(self.manifest, self._numbers(wanted))
-            write_manifest(self.folder, manifest)
-            self._show(manifest)
-
-    def reindex(self, *, index: IndexConfig | None = None, engine: Engine | None = None) -> BuildReport:
-        """Merge the indexes of all additions into one new index; ids do not change."""
         report = BuildReport()
         with only_writer(self.folder):
             self._refresh()
-            builder = self._builder(engine, index=index or IndexConfig())
-            before = self.manifest
-            manifest = builder.complete(
-                before.settings, before.chunks, before.removed, report, first_block=0, indexes=()
-            )
-            self._show(builder.finish(manifest))
+            self._show(remove_documents(self._builder(engine), self.manifest, _names(names), report))
+        return report
+
+    def gc(self, *, engine: Engine | None = None) -> Freed:
+        """Delete from the disk what this version does not need: earlier versions, and the text of removed documents.
+
+        Where documents were removed the chunks after them get other ids, so neighbour tables are deleted too. An object
+        that shows an earlier version can no longer read it.
+        """
+        with only_writer(self.folder):
+            self._refresh()
+            removed = len(self.manifest.removed)
+            manifest = compact(self._builder(engine), self.manifest, self.report)
+            self._show(manifest)
+            return collect_garbage(self.folder, manifest, removed)
+
+    def reindex(self, *, index: IndexConfig | None = None, engine: Engine | None = None) -> BuildReport:
+        """Make vectors and indexes again where they are missing or damaged, one index of vectors over everything.
+
+        No source is needed, and ids do not change.
+
+        Args:
+            index: How vectors are indexed from now on; ``None`` keeps the store's way.
+            engine: Where the work runs; ``None`` is this process.
+        """
+        report = BuildReport()
+        with only_writer(self.folder):
+            self._refresh()
+            builder = self._builder(engine, index=index)
+            self._show(reindexed(builder, self.manifest, report))
         return report
 
     def build_neighbours(
@@ -323,58 +364,19 @@ class Datastore:
             self._show(read_manifest(self.folder, key))
 
     def _builder(self, engine: Engine | None, **options: Any) -> Builder:
-        chunking = self.manifest.settings["chunking"]
+        chunking, kept = self.manifest.settings["chunking"], self.manifest.settings.get("index")
         return Builder(
             folder=self.folder,
             tokenizer=self.tokenizer,
             chunk_size=chunking["chunk_size"],
             encoder=self.encoder,
-            index=options.get("index") or IndexConfig(),
+            index=options.get("index") or (IndexConfig() if kept is None else IndexConfig(**kept)),
             block_bytes=options.get("block_bytes") or chunking["block_bytes"],
             engine=engine or LocalEngine(),
             on_error=options.get("on_error", "stop"),
         )
 
 
-def new_documents(
-    documents: Iterable[Document],
-    known: dict[str, int],
-    hashes: dict[str, bytes],
-    replacing: bool,
-    report: BuildReport,
-) -> tuple[list[DocumentParts], set[int]]:
-    """The documents to add, and the numbers of those that they replace."""
-    fresh: list[DocumentParts] = []
-    gone: set[int] = set()
-    for name, text, metadata in named(documents):
-        if name in known:
-            digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-            if document_hash(digest, metadata) == hashes[name]:
-                report.skipped.append(f"document {name!r} is there already, with the same text.")
-                continue
-            if not replacing:
-                raise ValueError(
-                    f"document {name!r} is there already with another text: pass replace=True to replace it."
-                )
-            gone.add(known[name])
-        fresh.append((name, text, metadata))
-    return fresh, gone
-
-
-def _kept_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
-    """The tokenizer that is saved in the store; checking its checksums is faster than its fingerprint."""
-    for path, reason in folder_problems(folder, manifest.tokenizer):
-        raise damaged(path, reason)
-    return read_tokenizer(folder / manifest.tokenizer.kind / manifest.tokenizer.key)
-
-
-def _without(manifest: Manifest, numbers: set[int]) -> Manifest:
-    return replace(manifest, removed=tuple(sorted({*manifest.removed, *numbers})))
-
-
-def _check_fingerprint(what: str, folder: Path, wanted: str, found: str) -> None:
-    if wanted != found:
-        message = (
-            f"{str(folder)!r} was built with the {what} of fingerprint {wanted[:16]}, but this one has {found[:16]}"
-        )
-        raise MismatchError(f"{message}: open it with the same {what}, or build a store with this one.")
+def _names(names: Iterable[str]) -> set[str]:
+    """Names of documents; a single string is one name, not its letters."""
+    return {names} if isinstance(names, str) else set(names)

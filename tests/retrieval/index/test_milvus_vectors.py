@@ -116,3 +116,18 @@ def test_what_cannot_be_is_refused(tmp_path: Path):
     assert backend.search(np.zeros((1, 16), dtype=np.float32), 0)[1].shape == (1, 0)
     backend.close()
     shutil.rmtree(tmp_path / "s")
+
+
+def test_vectors_of_another_store_and_of_another_version_are_refused(tmp_path: Path):
+    one = build(tmp_path / "one")
+    build(tmp_path / "other", documents=30)
+    backend = upload_vectors(one, str(tmp_path / "vectors.db"))
+    with pytest.raises(MismatchError, match=r"the vectors of the backend are of another store than .*other"):
+        Datastore.open(tmp_path / "other", encoder=HashedWords(), backend=backend).search("baa")
+    served = Datastore.open(tmp_path / "one", encoder=HashedWords(), backend=backend)
+    served.remove(["folder/1.txt"])
+    assert 1 not in served.corpus.documents(served.search("baa", k=20).ids)
+    served.add([("new", "zebra")])
+    with pytest.raises(MismatchError, match=r"are of version .* which is now .*: upload them again"):
+        served.search("zebra")
+    backend.close()

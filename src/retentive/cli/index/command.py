@@ -1,5 +1,6 @@
 """The command ``retentive index``: its actions, and the options of each."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from retentive.cli.index import actions
 from retentive.cli.index import options as configs
 from retentive.cli.options.from_config import CommandParser, add_config, read_config
 from retentive.data.sources.text_source import SourceConfig
+from retentive.retrieval.maintenance import Shown, Verdict
 from retentive.retrieval.plan import PlanConfig
 
 
@@ -61,6 +63,27 @@ ACTIONS = {
         actions.upgrade,
         (configs.StoreConfig, configs.EngineConfig),
     ),
+    "sync": Action(
+        "Bring a store in line with its source: add what is new, replace what changed, remove what is gone.",
+        actions.sync,
+        (SourceConfig, configs.SyncConfig, configs.EngineConfig),
+    ),
+    "list": Action("List the documents of a store.", actions.list_documents, (configs.StoreConfig,)),
+    "gc": Action(
+        "Take earlier versions, and the text of removed documents, off the disk.",
+        actions.gc,
+        (configs.StoreConfig, configs.EngineConfig),
+    ),
+    "reindex": Action(
+        "Make vectors and indexes again from the text that is kept; no source is needed.",
+        actions.reindex,
+        (configs.ReindexConfig, configs.EngineConfig),
+    ),
+    "serve": Action(
+        "Serve a store over HTTP, and to assistants by MCP.",
+        actions.serve,
+        (configs.ServeConfig,),
+    ),
     "verify": Action("Read everything and name what is damaged.", actions.verify, (configs.StoreConfig,)),
     "info": Action("Show counts, sizes, indexes and their recall.", actions.info, (configs.StoreConfig,)),
     "plan": Action("Work out sizes and hours for a corpus that does not fit here.", actions.plan, (PlanConfig,)),
@@ -77,6 +100,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 def _parser(action: Action, parent: ArgumentParser) -> ArgumentParser:
     assert isinstance(parent, CommandParser)
     parser = CommandParser(description=action.summary, parent=parent)
+    parser.add_argument("--json", nargs="?", const=True, default=False, type=bool, help="Print JSON for programs.")
     for kind in action.kinds:
         add_config(parser, kind, leave_out=frozenset(action.words))
     if "text" in action.words:
@@ -92,7 +116,12 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     """Run the action; exit with 1 where `verify` finds damage."""
     action = ACTIONS[options.action]
     asked = options[options.action]
+    as_json = asked.pop("json")
     words = {word: asked.pop(word) for word in action.words}
     values = [read_config(_parser(action, parser), asked, kind, **words) for kind in action.kinds]
-    if action.run(*values) is False:
+    result = action.run(*values)
+    if isinstance(result, Shown):
+        content = json.dumps(result.content(), ensure_ascii=False, indent=1) if as_json else "\n".join(result.lines())
+        print(content)
+    if isinstance(result, Verdict) and result.damage:
         sys.exit(1)

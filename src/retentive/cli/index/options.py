@@ -143,6 +143,71 @@ class AddConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SyncConfig:
+    """How a store is kept in line with its source.
+
+    Args:
+        store: Folder of the store.
+        watch: Go on until Ctrl-C, and sync whenever a file appears, changes or goes.
+        seconds: With watch, the time between two looks at the source.
+        table: Find the neighbours of every chunk again, for training.
+        neighbours: How that table is made.
+    """
+
+    store: Path
+    watch: bool = False
+    seconds: float = 2.0
+    table: bool = False
+    neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_types(self)
+        if self.seconds <= 0:
+            raise ValueError(f"seconds must be positive, but is {self.seconds}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """How a store is served.
+
+    Args:
+        store: Folder of the store.
+        host: Address to listen at; that of this machine, unless writable is false.
+        port: Port to listen at.
+        stdio: Speak MCP over standard input and output, for an assistant that starts this command itself.
+        writable: Whether documents may be added and removed.
+    """
+
+    store: Path
+    host: str = "127.0.0.1"
+    port: int = 8788
+    stdio: bool = False
+    writable: bool = True
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_types(self)
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port must be from 1 to 65535, but is {self.port}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReindexConfig:
+    """What is made again.
+
+    Args:
+        store: Folder of the store.
+        table: Find the neighbours of every chunk again too, for training.
+        neighbours: How that table is made.
+    """
+
+    store: Path
+    table: bool = False
+    neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchConfig:
     """What is searched for.
 
@@ -153,7 +218,6 @@ class SearchConfig:
         where: Conditions on columns of the documents, as "year>=1999 path=docs/*"; path is a document's name.
         one_per_document: Show the best answer of each document alone.
         operators: Read "a phrase", -word and conditions in the text; false takes all of it as plain words.
-        json: Print answers as a list in JSON.
     """
 
     text: str
@@ -162,7 +226,6 @@ class SearchConfig:
     where: str | None = None
     one_per_document: bool = False
     operators: bool = True
-    json: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +238,6 @@ class EvaluateConfig:
         store: Folder of the store.
         depth: Documents that are asked for, for each query.
         run: File to write the ranking to, as TREC's runs; other tools measure those too.
-        json: Print the measures as JSON.
     """
 
     queries: Path
@@ -183,7 +245,6 @@ class EvaluateConfig:
     store: Path
     depth: int = 100
     run: Path | None = None
-    json: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,7 @@ class TextSource:
         total_bytes: Size of all files.
         read_bytes: Bytes of files that were read so far.
         problems: A line for each document that was left out, or is used although it looks strange.
+        unusable: Names of the documents that were left out, but for empty ones.
     """
 
     def __init__(self, config: SourceConfig) -> None:
@@ -65,10 +66,11 @@ class TextSource:
         self.total_bytes = sum(file.size for file in self._files)
         self.read_bytes = 0
         self.problems: list[str] = []
+        self.unusable: list[str] = []
 
     def __iter__(self) -> Iterator[Document]:
         """Documents in the order of their names."""
-        self.read_bytes, self.problems = 0, []
+        self.read_bytes, self.problems, self.unusable = 0, [], []
         for problem in self._unlisted:
             self._note(problem)
         config = self._config
@@ -94,3 +96,5 @@ class TextSource:
         if self._config.on_error == "stop" and not problem.kept and problem.kind != "empty":
             raise ValueError(f"{line}; finished blocks are kept (on_error=skip leaves such documents out).")
         self.problems.append(line)
+        if not problem.kept and problem.kind != "empty":
+            self.unusable.append(problem.name)

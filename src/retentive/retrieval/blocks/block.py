@@ -96,10 +96,10 @@ def write_block(folder: Path, kind: str, key: str, arrays: Mapping[str, np.ndarr
 
 @lru_cache(maxsize=1024)  # a store may have more blocks than a process may have mappings
 def read_block(folder: Path, kind: str, key: str) -> Block:
-    """Open a block. Its header and size are checked, its content is not read.
+    """Open a block, memory-mapped. All of it is read once, and compared with its checksum.
 
     Raises:
-        DamagedFileError: If it is missing, truncated, or not the block that its name says.
+        DamagedFileError: If it is missing, truncated, altered, or not the block that its name says.
     """
     path = block_path(folder, kind, key)
     try:
@@ -108,6 +108,11 @@ def read_block(folder: Path, kind: str, key: str) -> Block:
         raise damaged(path, "cannot be read" if path.exists() else "is missing") from error
     header, begin = _header(path, content[:8].tobytes(), lambda size: content[8 : 8 + size].tobytes())
     reason = _wrong_header(header, begin, len(content), kind, key)
+    if (
+        reason is None
+        and hashlib.sha256(content[:-_CHECKSUM_BYTES].data).digest() != content[-_CHECKSUM_BYTES:].tobytes()
+    ):
+        reason = "does not have the content that its checksum was taken of"
     if reason is not None:
         raise damaged(path, reason)
     arrays: dict[str, np.ndarray] = {}

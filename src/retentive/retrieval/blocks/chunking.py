@@ -10,7 +10,7 @@ document is never split over two blocks.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -99,7 +99,12 @@ def document_hash(text_hash: bytes, metadata: Metadata) -> bytes:
 
 
 def group_documents(
-    documents: Iterable[Document], settings: dict[str, Any], block_bytes: int, on_error: str, skipped: list[str]
+    documents: Iterable[Document],
+    settings: dict[str, Any],
+    block_bytes: int,
+    on_error: str,
+    skipped: list[str],
+    left_out: Container[str] = (),
 ) -> Iterator[DocumentGroup]:
     """Group consecutive documents until their text fills a block.
 
@@ -108,7 +113,9 @@ def group_documents(
         settings: Settings of the chunking; part of every key.
         block_bytes: Bytes of UTF-8 that close a group.
         on_error: ``stop`` or ``skip``, for a document that is not encodable as UTF-8 or repeats a name.
-        skipped: A line is appended for each document that is left out.
+        skipped: A line is appended for each document that cannot be used.
+        left_out: Names of documents to leave out; the others are grouped as if they were there, so that the blocks
+            of other documents do not change.
 
     Raises:
         ValueError: For such a document, with its name, if ``on_error`` is ``stop``.
@@ -128,13 +135,15 @@ def group_documents(
                 raise
             skipped.append(str(error))
             continue
-        names.append(name)
-        texts.append(text)
-        hashes.append(hashlib.sha256(content).digest())
-        columns.append(metadata)
+        if name not in left_out:
+            names.append(name)
+            texts.append(text)
+            hashes.append(hashlib.sha256(content).digest())
+            columns.append(metadata)
         size += len(content)
         if size >= block_bytes:
-            yield _group(names, texts, hashes, columns, settings)
+            if names:
+                yield _group(names, texts, hashes, columns, settings)
             names, texts, hashes, columns, size = [], [], [], [], 0
     if names:
         yield _group(names, texts, hashes, columns, settings)

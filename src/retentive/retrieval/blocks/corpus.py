@@ -135,7 +135,7 @@ class Corpus:
         first, last = np.searchsorted(self.removed_chunks, [begin, end])
         return np.delete(np.arange(begin, end), self.removed_chunks[first:last] - begin)
 
-    def live_ranks(self, ids: Int64[np.ndarray, "_"]) -> Int64[np.ndarray, "_"]:
+    def live_ranks(self, ids: Ids) -> Ids:
         """The id that each chunk would have in a store that never had the removed documents."""
         return ids - np.searchsorted(self.removed_chunks, ids)
 
@@ -225,12 +225,20 @@ class Corpus:
 
     def names(self) -> Iterator[tuple[int, str]]:
         """Number and name of every document that was not removed."""
-        removed = set(self.removed.tolist())
         for block in range(len(self.blocks)):
-            for local, name in enumerate(self.block_names(block)):
-                number = int(self.first_documents[block]) + local
-                if number not in removed:
-                    yield number, name
+            yield from self.live_names(block)
+
+    def live_names(self, block: int) -> Iterator[tuple[int, str]]:
+        """Number and name of the documents of a block that were not removed."""
+        first, last = self.first_documents[block : block + 2].tolist()
+        gone = set(self.removed[np.searchsorted(self.removed, first) : np.searchsorted(self.removed, last)].tolist())
+        for number, name in enumerate(self.block_names(block), start=first):
+            if number not in gone:
+                yield number, name
+
+    def document(self, number: int) -> tuple[str, str, dict[str, Any]]:
+        """Name, text and metadata of a document."""
+        return self.document_name(number), self.text(number), self.metadata(number)
 
     def _checked(self, ids: Int[np.ndarray, "*shape"]) -> Int64[np.ndarray, "_"]:
         flat = ids.reshape(-1).astype(np.int64)

@@ -4,10 +4,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from retentive.errors import DamagedFileError
 from retentive.files import checksum, folder_written_atomically
 from retentive.retrieval.manifest import FolderRecord
 
-MEND = "verify the store to see which file is damaged, and build it again to mend it"
+MEND = "retentive index reindex (Datastore.reindex) makes it again, without a source"
 SEAL = "checksums"
 """File with the checksums, as ``sha256sum`` writes them; its first line names the folder."""
 
@@ -55,6 +56,16 @@ def folder_problems(folder: Path, record: FolderRecord) -> list[tuple[Path, str]
         except OSError as error:
             problems.append((place / name, f"cannot be read ({error.strerror})"))
     return problems
+
+
+def check_folder(folder: Path, record: FolderRecord, *, cure: str = MEND) -> None:
+    """Read every file of a folder and compare it with its checksum.
+
+    Raises:
+        DamagedFileError: If one is damaged; it is named, with the cure.
+    """
+    for path, reason in folder_problems(folder, record):
+        raise DamagedFileError(f"{path} {reason}: {cure}.")
 
 
 def _first_line(kind: str, key: str) -> str:

@@ -48,18 +48,28 @@ def merge_on_disk(trained: Any, shards: Sequence[Path], lists_file: Path) -> Non
         pointers.push_back(part.invlists)
         rows += part.ntotal
     index: Any = faiss.extract_index_ivf(trained)
+    _require_room(lists_file, rows * (index.code_size + _ID_BYTES))
     with _standard_output_to_error():
         lists: Any = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(lists_file))
-        if rows:
-            # The whole file at once: writing to a mapped page that the disk has no room for ends the process.
-            size = rows * (index.code_size + _ID_BYTES)
-            lists.update_totsize(size)
-            with lists_file.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
         merged = lists.merge_from_multiple(pointers.data(), pointers.size(), False)
     trained.ntotal = index.ntotal = merged
     index.replace_invlists(lists, True)
     lists.this.disown()
+
+
+def _require_room(path: Path, size: int) -> None:
+    """Reserve the whole file once before FAISS maps it: a mapped page that finds no room ends the process.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    if size == 0:
+        return
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    finally:
+        path.unlink()  # FAISS makes the file itself, and takes no other
 
 
 def read_index(place: Path) -> Any:

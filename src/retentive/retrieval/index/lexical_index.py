@@ -2,16 +2,19 @@
 
 tantivy gives segments random names and keeps them in one folder that it rewrites. Here each segment is built by one
 thread in a folder of its own and gets fixed names, so that its bytes are a pure function of its text. Opening links all
-segments into a temporary folder and writes the list that tantivy reads there. A store can thus be read-only, a segment
-is never rewritten, and additions add segments. Word statistics are those of all segments together.
+segments into a temporary folder and writes the list that tantivy reads there. A store can thus be read-only, and a
+segment is never rewritten: where documents were removed another one without them takes its place. Word statistics are
+those of all segments together, and so of the text that can be found.
 """
 
+import errno
 import json
+import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +24,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from retentive.errors import DamagedFileError
-from retentive.files import read_json
-from retentive.retrieval.blocks.sealed_folder import MEND, folder_record, sealed_folder
+from retentive.files import explain_full_disk, read_json
+from retentive.retrieval.blocks.sealed_folder import MEND, check_folder, folder_record, sealed_folder
 from retentive.retrieval.encoders.protocol import WordCounts
 from retentive.retrieval.index.protocol import Ranking
 from retentive.retrieval.manifest import FolderRecord
@@ -32,11 +35,13 @@ if TYPE_CHECKING:
 
 LEXICAL = "lexical"
 FIELD = "words"
-ROWS_PER_SEGMENT = 1 << 20
-"""Chunks of a segment: fewer segments search faster, smaller ones are cheaper to rebuild when damaged."""
+PART_CHARACTERS = 1 << 25
+"""Characters of words in a part of a segment: what is held in memory while it is built."""
 
-_PARTS = ("term", "idx", "pos", "fieldnorm", "fast", "store")
-_HEAP_BYTES = 1 << 30
+_FILES = ("term", "idx", "pos", "fieldnorm", "fast", "store")
+_HEAP_BYTES = 1 << 30  # tantivy divides a segment where this is not enough
+_IDS = "chunks"
+"""File with the number in the run of each chunk of a segment, where some were left out."""
 
 
 def schema() -> "tantivy.Schema":
@@ -49,41 +54,76 @@ def schema() -> "tantivy.Schema":
 
 
 def write_segment(
-    folder: Path, key: str, rows: Sequence[WordCounts], *, first_block: int, num_blocks: int
+    folder: Path, key: str, words: Iterable[WordCounts], kept: Int64[np.ndarray, "_"], *, run: tuple[int, int]
 ) -> FolderRecord:
     """Build the segment of a run of blocks.
 
     Args:
         folder: Folder of the store.
         key: Name of the segment.
-        rows: Words of each chunk, in the order of ids.
-        first_block: First block that it covers.
-        num_blocks: Number of blocks that it covers.
+        words: Words of each chunk that is kept, in the order of ids.
+        kept: Their numbers in the run.
+        run: First block that the segment covers, and how many.
     """
+    with sealed_folder(folder, LEXICAL, key) as temporary, explain_full_disk(folder):
+        sizes: list[int] = []
+        settings: dict[str, Any] = {"index_settings": {}, "schema": []}
+        for number, part in enumerate(_parts(words)):
+            settings = _write_part(temporary, number, part)
+            sizes.append(len(part))
+        if sum(sizes) != len(kept):
+            raise RuntimeError(f"the encoder must give words of {len(kept)} chunks, but gave those of {sum(sizes)}.")
+        if not np.array_equal(kept, np.arange(len(kept))):
+            (temporary / _IDS).write_bytes(kept.astype("<i8").tobytes())
+        (temporary / "segment.json").write_text(json.dumps({"parts": sizes, **settings}, sort_keys=True) + "\n")
+    record = folder_record(folder, LEXICAL, key, first_block=run[0], num_blocks=run[1])
+    assert record is not None, "a folder that was just sealed is undamaged"
+    return record
+
+
+def _parts(words: Iterable[WordCounts]) -> Iterator[list[WordCounts]]:
+    """Divide chunks into parts whose words fit in memory."""
+    part: list[WordCounts] = []
+    held = 0
+    for counts in words:
+        part.append(counts)
+        held += sum((len(word) + 1) * count for word, count in counts.items())
+        if held >= PART_CHARACTERS:
+            yield part
+            part, held = [], 0
+    if part:
+        yield part
+
+
+def _write_part(folder: Path, number: int, rows: Sequence[WordCounts]) -> dict[str, Any]:
+    """Have tantivy build one part, and move its files; return tantivy's settings and schema."""
     from tantivy import Document, Index
 
-    with sealed_folder(folder, LEXICAL, key) as temporary, tempfile.TemporaryDirectory() as building:
-        index = Index(schema(), path=building)
-        # One thread: with more, the order of chunks is random.
-        writer = index.writer(heap_size=_HEAP_BYTES, num_threads=1)
+    building = folder / "building"  # in the store: the system's folder for temporary files may be small
+    building.mkdir()
+    index = Index(schema(), path=str(building))
+    # One thread: with more, the order of chunks is random.
+    writer = index.writer(heap_size=_HEAP_BYTES, num_threads=1)
+    try:
         for words in rows:
             text = " ".join(" ".join([word] * count) for word, count in words.items())
             writer.add_document(Document(**{FIELD: text}))
         writer.commit()
         writer.wait_merging_threads()
-        listed = json.loads((Path(building) / "meta.json").read_bytes())
-        if len(listed["segments"]) != 1 or listed["segments"][0]["max_doc"] != len(rows):
-            found = [segment["max_doc"] for segment in listed["segments"]]
-            raise RuntimeError(f"tantivy made segments of {found} chunks where one of {len(rows)} was expected.")
-        name = listed["segments"][0]["segment_id"].replace("-", "")
-        for part in _PARTS:
-            content = (Path(building) / f"{name}.{part}").read_bytes()
-            (temporary / part).write_bytes(content)
-        settings = {"rows": len(rows), "index_settings": listed["index_settings"], "schema": listed["schema"]}
-        (temporary / "segment.json").write_text(json.dumps(settings, sort_keys=True) + "\n")
-    record = folder_record(folder, LEXICAL, key, first_block=first_block, num_blocks=num_blocks)
-    assert record is not None, "a folder that was just sealed is undamaged"
-    return record
+    except ValueError as error:  # as tantivy reports what the system could not write
+        if "os error 28" in str(error) or "No space left" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
+    listed = json.loads((building / "meta.json").read_bytes())
+    if len(listed["segments"]) != 1 or listed["segments"][0]["max_doc"] != len(rows):
+        found = [segment["max_doc"] for segment in listed["segments"]]
+        raise RuntimeError(f"tantivy made segments of {found} chunks where one of {len(rows)} was expected.")
+    name = listed["segments"][0]["segment_id"].replace("-", "")
+    for file in _FILES:
+        (building / f"{name}.{file}").rename(folder / f"{number}.{file}")
+    del writer, index
+    remove_when_left(building)
+    return {"index_settings": listed["index_settings"], "schema": listed["schema"]}
 
 
 class LexicalIndex:
@@ -102,41 +142,46 @@ class LexicalIndex:
     def __init__(
         self, folder: Path, segments: Sequence[FolderRecord], first_chunks: Int64[np.ndarray, "_"], threads: int = 2
     ) -> None:
-        self._segments = list(segments)
-        self._offsets = np.array([first_chunks[segment.first_block] for segment in segments], dtype=np.int64)
         self._threads = threads
-        expected = sum(
-            int(first_chunks[segment.first_block + segment.num_blocks] - first_chunks[segment.first_block])
-            for segment in segments
-        )
-        self._num_chunks = expected
         self._schema = schema()
-        self._searcher = None if expected == 0 else self._open(folder)
+        self._ids: list[np.ndarray] = []
+        self._searcher = self._open(folder, segments, first_chunks) if segments else None
 
-    def _open(self, folder: Path) -> "tantivy.Searcher":
+    def _open(
+        self, folder: Path, segments: Sequence[FolderRecord], first_chunks: Int64[np.ndarray, "_"]
+    ) -> "tantivy.Searcher | None":
         from tantivy import Index
 
         # tantivy maps all files when it opens, after which the links can be removed.
         with _temporary_folder() as links:
             listed: list[dict[str, Any]] = []
             settings: dict[str, Any] = {}
-            for number, segment in enumerate(self._segments):
+            for segment in segments:
+                check_folder(folder, segment)
                 place = (folder / LEXICAL / segment.key).absolute()
-                settings = _read_settings(place)
-                name = uuid.UUID(int=number + 1)
-                for part in _PARTS:
-                    (Path(links) / f"{name.hex}.{part}").symlink_to(place / part)
-                listed.append({"segment_id": str(name), "max_doc": settings["rows"], "deletes": None})
+                stated = _read_settings(place)
+                if not stated["parts"]:  # all of its documents were removed
+                    continue
+                settings = stated
+                ids = _read_ids(place, sum(settings["parts"])) + first_chunks[segment.first_block]
+                self._ids += np.split(ids, np.cumsum(settings["parts"])[:-1])
+                for part, size in enumerate(settings["parts"]):
+                    name = uuid.UUID(int=len(listed) + 1)
+                    for file in _FILES:
+                        (Path(links) / f"{name.hex}.{file}").symlink_to(place / f"{part}.{file}")
+                    listed.append({"segment_id": str(name), "max_doc": size, "deletes": None})
+            if not listed:
+                return None
             content = {"index_settings": settings["index_settings"], "schema": settings["schema"]}
             (Path(links) / "meta.json").write_text(json.dumps(content | {"segments": listed, "opstamp": 0}))
-            try:
+            with _panics_as_damage(folder / LEXICAL):
                 index = Index.open(links)
                 index.config_reader("manual")  # the segments never change, so they need not be watched
                 searcher = index.searcher()
-            except Exception as error:  # tantivy raises ValueError, OSError and its own panics
-                raise _damaged(folder / LEXICAL, error) from error
-        if searcher.num_docs != self._num_chunks:
-            raise _damaged(folder / LEXICAL, f"it has {searcher.num_docs} chunks, not {self._num_chunks}")
+        expected = sum(map(len, self._ids))
+        if searcher.num_docs != expected:
+            raise _damaged(folder / LEXICAL, f"it has {searcher.num_docs} chunks, not {expected}")
+        self._num_chunks, self._folder = expected, folder
         return searcher
 
     def search(self, queries: Sequence[WordCounts], k: int) -> Ranking:
@@ -150,7 +195,7 @@ class LexicalIndex:
             hits = self._hits(queries[row], k)
             for place, (score, address) in enumerate(hits):
                 scores[row, place] = score
-                ids[row, place] = self._offsets[address.segment_ord] + address.doc
+                ids[row, place] = self._ids[address.segment_ord][address.doc]
 
         if len(queries) < 2 * self._threads or self._threads == 1:
             for row in range(len(queries)):
@@ -172,7 +217,8 @@ class LexicalIndex:
             clauses.append((Occur.Should, term if count == 1 else Query.boost_query(term, float(count))))
         if not clauses:
             return []
-        return self._searcher.search(Query.boolean_query(clauses), min(k, self._num_chunks), count=False).hits
+        with _panics_as_damage(self._folder / LEXICAL):
+            return self._searcher.search(Query.boolean_query(clauses), min(k, self._num_chunks), count=False).hits
 
 
 def _read_settings(place: Path) -> dict[str, Any]:
@@ -181,23 +227,48 @@ def _read_settings(place: Path) -> dict[str, Any]:
         settings = read_json(place / "segment.json", cure=MEND)
     except OSError as error:
         raise _damaged(place, error) from error
-    if missing := {"rows", "index_settings", "schema"} - settings.keys():
+    if missing := {"parts", "index_settings", "schema"} - settings.keys():
         raise _damaged(place, f"segment.json lacks {', '.join(sorted(missing))}")
     return settings
 
 
+def _read_ids(place: Path, count: int) -> Int64[np.ndarray, "_"]:
+    """The number in its run of each chunk of a segment."""
+    path = place / _IDS
+    return np.fromfile(path, dtype="<i8").astype(np.int64) if path.exists() else np.arange(count)
+
+
+@contextmanager
+def _panics_as_damage(place: Path) -> Generator[None]:
+    """Report what tantivy cannot read as damage: ValueError, OSError, and panics, which are no ``Exception``."""
+    try:
+        yield
+    except Exception as error:
+        raise _damaged(place, error) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _damaged(place, error) from error
+
+
 @contextmanager
 def _temporary_folder() -> Generator[str]:
-    folder = tempfile.mkdtemp(prefix="retentive-lexical-")
-    try:
-        yield folder
-    finally:
-        # A thread of tantivy may still create its lock file in the folder after it was emptied.
-        for _ in range(50):
-            shutil.rmtree(folder, ignore_errors=True)
-            if not Path(folder).exists():
-                break
-            time.sleep(0.01)
+    """A folder for links, outside of the store: reading never writes there."""
+    with explain_full_disk(Path(tempfile.gettempdir())):
+        folder = tempfile.mkdtemp(prefix="retentive-lexical-")
+        try:
+            yield folder
+        finally:
+            remove_when_left(Path(folder))
+
+
+def remove_when_left(folder: Path) -> None:
+    """Remove a folder of an index; a thread of tantivy may still create its lock file there after it was emptied."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.01)
 
 
 def _damaged(place: Path, reason: object) -> DamagedFileError:

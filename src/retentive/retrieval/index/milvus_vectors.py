@@ -5,17 +5,20 @@ from it: ``Datastore.open(folder, backend=upload_vectors(store, "http://milvus:1
 a file that ends in ``.db`` works through ``milvus-lite``, for one process at a time.
 """
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from retentive.errors import MismatchError
+from retentive.files import canonical_json
 from retentive.files.progress import with_progress
 from retentive.retrieval.blocks.block import key_of
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors
 from retentive.retrieval.encoders.protocol import parts_of
-from retentive.retrieval.index.protocol import Ranking, nothing
-from retentive.retrieval.search.searcher import vector_rows
+from retentive.retrieval.index.protocol import Ranking, VectorsIdentity, nothing
+from retentive.retrieval.search.searcher import identity_of, vector_rows
 from retentive.retrieval.store import Datastore
 
 MOST_ANSWERS = 16_384
@@ -38,7 +41,7 @@ class MilvusVectors:
     Raises:
         ImportError: If pymilvus is not installed.
         ConnectionError: If there is no server.
-        MismatchError: If it has no such collection.
+        MismatchError: If it has no such collection, or one that this library did not make.
     """
 
     def __init__(self, uri: str, collection: str, *, token: str = "", effort: int = 128) -> None:
@@ -48,6 +51,7 @@ class MilvusVectors:
         self._client = _client(uri, token)
         if not self._client.has_collection(collection):
             raise MismatchError(f"{uri} has no collection {collection!r}: upload the store's vectors first.")
+        self.identity = _identity(self._client, uri, collection)
         self._client.load_collection(collection)
 
     def search(self, queries: Vectors, k: int) -> Ranking:
@@ -113,7 +117,7 @@ def upload_vectors(
     name, client = collection_name(store), _client(uri, token)
     if not client.has_collection(name):
         params = {"M": 32, "efConstruction": 200} if index_type == "HNSW" and index_params is None else index_params
-        _make_collection(client, name, rows.dimension, index_type, params or {})
+        _make_collection(client, name, rows.dimension, index_type, params or {}, identity_of(store.manifest))
     client.load_collection(name)
     numbers = with_progress(
         range(len(rows.keys)), "upload", total=len(rows), unit="vectors", count=lambda number: len(rows.block(number))
@@ -125,10 +129,12 @@ def upload_vectors(
     return MilvusVectors(uri, name, token=token, effort=effort)
 
 
-def _make_collection(client: Any, name: str, dimension: int, index_type: str, params: dict[str, Any]) -> None:
+def _make_collection(
+    client: Any, name: str, dimension: int, index_type: str, params: dict[str, Any], identity: VectorsIdentity
+) -> None:
     from pymilvus import DataType
 
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=_description(identity))
     schema.add_field(_ID, DataType.INT64, is_primary=True)
     schema.add_field(_VECTOR, DataType.FLOAT_VECTOR, dim=dimension)
     index = client.prepare_index_params()
@@ -146,6 +152,18 @@ def _upload_block(client: Any, name: str, rows: VectorRows, number: int) -> None
     for first in range(begin, end, step):
         some = range(first, min(first + step, end))
         client.upsert(name, [{_ID: one, _VECTOR: vectors[one - begin].tolist()} for one in some])
+
+
+def _description(identity: VectorsIdentity) -> str:
+    return canonical_json({"retentive": asdict(identity)})
+
+
+def _identity(client: Any, uri: str, collection: str) -> VectorsIdentity:
+    try:
+        return VectorsIdentity(**json.loads(client.describe_collection(collection)["description"])["retentive"])
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"collection {collection!r} of {uri} does not say whose vectors it holds"
+        raise MismatchError(f"{message}: upload the store's vectors with this version (upload_vectors).") from error
 
 
 def _client(uri: str, token: str) -> Any:

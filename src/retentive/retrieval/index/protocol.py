@@ -1,6 +1,7 @@
 """What the datastore asks of an index of vectors."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -25,6 +26,29 @@ class NearestVectors(Protocol):
 
     def search(self, queries: Vectors, k: int) -> Ranking:
         """The ``k`` nearest vectors of each query, by squared Euclidean distance; scores are its negative."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class VectorsIdentity:
+    """Which vectors a server holds: those of one version of one store.
+
+    Attributes:
+        corpus: Key of the text and its chunks (`Manifest.corpus_key`), which decides what an id means.
+        encoder: Fingerprint of the encoder of the vectors.
+    """
+
+    corpus: str
+    encoder: str
+
+
+@runtime_checkable
+class IdentifiedVectors(NearestVectors, Protocol):
+    """An index outside of the store, which says whose vectors it holds."""
+
+    @property
+    def identity(self) -> VectorsIdentity:
+        """Whose vectors it holds."""
         ...
 
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from retentive.errors import MismatchError
+from retentive.retrieval.blocks.sealed_folder import check_folder
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors
 from retentive.retrieval.index import INDEXES
 from retentive.retrieval.index.protocol import IndexKind, NearestVectors, Ranking, best, nothing
@@ -25,6 +27,7 @@ class VectorIndex:
         self._parts: list[NearestVectors] = []
         self._offsets: list[int] = []
         for record in records:
+            check_folder(folder, record)
             part = vectors.part(record.first_block, record.num_blocks)
             self._parts.append(index_kind_of(record).open(folder, record.key, part))
             self._offsets.append(int(vectors.firsts[record.first_block]))
@@ -36,6 +39,35 @@ class VectorIndex:
             return nothing(len(queries), k)
         ids = [np.where(ids >= 0, ids + offset, -1) for (_, ids), offset in zip(found, self._offsets, strict=True)]
         return best(np.concatenate([scores for scores, _ in found], axis=1), np.concatenate(ids, axis=1), k)
+
+
+class LiveVectors:
+    """An index without the vectors of removed chunks, as if they had never been in it.
+
+    They are left out inside the search, before ranks are counted.
+
+    Args:
+        index: The index.
+        removed: Ids of removed chunks, sorted.
+        rows: Number of vectors, removed ones included.
+    """
+
+    def __init__(self, index: NearestVectors, removed: Int64[np.ndarray, "_"], rows: int) -> None:
+        self._index = index
+        self._removed = removed
+        self._rows = rows
+
+    def search(self, queries: Vectors, k: int) -> Ranking:
+        """The ``k`` nearest vectors of each query that were not removed."""
+        wanted = min(k + min(len(self._removed), k), self._rows)
+        while True:
+            scores, ids = self._index.search(queries, max(wanted, k))
+            gone = np.isin(ids, self._removed) | (ids < 0)
+            enough = (~gone).sum(axis=1).min(initial=k) >= k
+            if enough or wanted >= self._rows:
+                found_scores, found = best(np.where(gone, np.float32(-np.inf), scores), np.where(gone, -1, ids), k)
+                return found_scores, found
+            wanted = min(4 * wanted, self._rows)
 
 
 def index_kind_of(record: FolderRecord) -> IndexKind:

@@ -31,8 +31,7 @@ class Searched(Protocol):
         """Its chunks and their text."""
         ...
 
-    @property
-    def searcher(self) -> Searcher:
+    def open_indexes(self) -> Searcher:
         """Its indexes."""
         ...
 
@@ -72,7 +71,7 @@ def search_chunks(
     """
     check_count("k", k, unit="neighbour")
     texts = [query] if isinstance(query, str) else list(query) if _are_texts(query) else None
-    queries = store.searcher.queries(Passages(query_rows(query, store.tokenizer), store.tokenizer), texts)
+    queries = store.open_indexes().queries(Passages(query_rows(query, store.tokenizer), store.tokenizer), texts)
     conditions = () if where is None else conditions_of(where)
     barred = barred_documents(store.corpus, conditions, exclude_documents)
     queries = queries.among(_chunks_of_others(store.corpus, barred)) if conditions else queries
@@ -127,11 +126,11 @@ def find_answers(
     barred = barred_documents(corpus, conditions, exclude_documents)
     candidates = _Candidates(corpus, words_of(store.encoder), asked, barred)
     passages = Passages(query_rows(asked.text, store.tokenizer), store.tokenizer)
-    queries = store.searcher.queries(passages, [asked.text])
+    queries = store.open_indexes().queries(passages, [asked.text])
     if conditions or candidates.phrases:
         among = _chunks_of_others(corpus, barred)
         for phrase in candidates.phrases:
-            among &= chunks_with_phrase(corpus, words_of(store.encoder), store.searcher.words_index, phrase)
+            among &= chunks_with_phrase(corpus, words_of(store.encoder), store.open_indexes().words_index, phrase)
         queries = queries.among(among)
     limit = max(corpus.num_chunks, 1)
     wanted = k + 4

@@ -1,13 +1,17 @@
 """Display for the terminal: answers with their position and marked words, and the contents of a store."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from retentive.files import write_atomically
+from retentive.files.progress import say, with_progress
 from retentive.retrieval.manifest import FolderRecord, version_keys
 from retentive.retrieval.neighbours.table import TABLES
 from retentive.retrieval.search.answers import Answer
+from retentive.retrieval.search.evaluation import quality_of, rank_documents, read_judgements, read_topics, run_lines
 from retentive.retrieval.search.passage import marks_for
 from retentive.retrieval.store import Datastore
 
@@ -34,6 +38,94 @@ def answer_lines(answers: Sequence[Answer], before: str = "", after: str = "") -
             shown = ", ".join(answer.copies[:3]) + (", ..." if len(answer.copies) > 3 else "")
             lines.append(f"   the same in {shown}".translate(_CONTROL))
     return lines
+
+
+@dataclass(frozen=True, slots=True)
+class ShownAnswers:
+    """Answers as a command prints them.
+
+    Attributes:
+        answers: Best first.
+        marks: What stands before and behind each word of the query, as for `answer_lines`.
+    """
+
+    answers: list[Answer]
+    marks: tuple[str, str]
+
+    def lines(self) -> list[str]:
+        """Lines for the terminal."""
+        return answer_lines(self.answers, *self.marks) or ["nothing found: no chunk has a word of it"]
+
+    def content(self) -> list[dict[str, Any]]:
+        """The answers as JSON takes them."""
+        return [answer.as_dict() for answer in self.answers]
+
+
+def search_store(
+    folder: Path,
+    text: str,
+    k: int,
+    *,
+    where: str | None,
+    one_per_document: bool,
+    operators: bool,
+    marks: tuple[str, str],
+) -> ShownAnswers:
+    """Open a store, find answers in it, and say how long both took; see `Datastore.answers`."""
+    begin = time.monotonic()
+    store = Datastore.open(folder)
+    store.open_indexes()
+    opened = time.monotonic()
+    answers = store.answers(text, k, where=where, one_per_document=one_per_document, operators=operators)
+    found = time.monotonic()
+    say(f"opened in {1000 * (opened - begin):,.0f} ms, searched in {1000 * (found - opened):,.0f} ms")
+    return ShownAnswers(answers, marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """How well documents were ranked, as a command prints it.
+
+    Attributes:
+        values: Each measure by its name.
+    """
+
+    values: dict[str, Any]
+
+    def lines(self) -> list[str]:
+        """Lines for the terminal."""
+        return [
+            f"{name:<14}{value:>10,.4f}" if isinstance(value, float) else f"{name:<14}{value:>10,}"
+            for name, value in self.values.items()
+        ]
+
+    def content(self) -> dict[str, Any]:
+        """The same as values that JSON has."""
+        return self.values
+
+
+def evaluate_store(folder: Path, queries: Path, judgements: Path, *, depth: int, run_file: Path | None) -> Measures:
+    """Rank the documents of a store for each query, and compare with judgements.
+
+    Args:
+        folder: Folder of the store.
+        queries: File of queries, as `read_topics` reads it.
+        judgements: File of judgements, as `read_judgements` reads it.
+        depth: Documents that are ranked for each query.
+        run_file: Where the ranking is written, in TREC's format; ``None`` writes none.
+
+    Raises:
+        ValueError: If a query is judged that is not asked.
+    """
+    topics, judged = read_topics(queries), read_judgements(judgements)
+    if unknown := judged.keys() - topics.keys():
+        raise ValueError(f"{judgements} judges query {min(unknown)!r}, which is not in {queries}.")
+    store = Datastore.open(folder)
+    asked = with_progress(topics.items(), "evaluate", total=len(topics), unit="queries")
+    run = {name: rank_documents(store, text, depth) for name, text in asked}
+    if run_file is not None:
+        write_atomically(run_file, "".join(f"{line}\n" for line in run_lines(run, "retentive")).encode())
+    return Measures(quality_of(run, judged, depth).as_dict())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +177,15 @@ class StoreInfo:
         ]
         lines += [f"bytes      {kind:<11}{size:>15,}" for kind, size in self.bytes_by_kind.items()]
         return [*lines, f"bytes      {'in all':<11}{sum(self.bytes_by_kind.values()):>15,}"]
+
+    def content(self) -> dict[str, Any]:
+        """The same as values that JSON has."""
+        return asdict(self) | {"folder": str(self.folder)}
+
+
+def describe_store(folder: Path) -> StoreInfo:
+    """Describe the contents of the store in a folder."""
+    return describe(Datastore.open(folder))
 
 
 def describe(store: Datastore) -> StoreInfo:

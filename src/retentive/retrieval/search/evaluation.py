@@ -62,7 +62,7 @@ def rank_documents(store: Searched, text: str, depth: int) -> dict[str, float]:
     """The ``depth`` best documents for a text, each with the score of its best chunk."""
     check_count("depth", depth, unit="document")
     corpus = store.corpus
-    queries = store.searcher.queries(Passages(query_rows(text, store.tokenizer), store.tokenizer), [text])
+    queries = store.open_indexes().queries(Passages(query_rows(text, store.tokenizer), store.tokenizer), [text])
     barred = barred_documents(corpus, (), ())
     limit = max(corpus.num_chunks, 1)
     wanted = min(4 * depth, limit)

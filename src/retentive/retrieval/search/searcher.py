@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from retentive.errors import MismatchError
+from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors, vector_key
 from retentive.retrieval.encoders.protocol import (
     Encoder,
@@ -20,9 +21,16 @@ from retentive.retrieval.encoders.protocol import (
     parts_of,
 )
 from retentive.retrieval.index.lexical_index import LEXICAL, LexicalIndex
-from retentive.retrieval.index.protocol import NearestVectors, Ranking, best, nothing
-from retentive.retrieval.index.vector_index import VectorIndex
-from retentive.retrieval.manifest import Manifest
+from retentive.retrieval.index.protocol import (
+    IdentifiedVectors,
+    NearestVectors,
+    Ranking,
+    VectorsIdentity,
+    best,
+    nothing,
+)
+from retentive.retrieval.index.vector_index import LiveVectors, VectorIndex
+from retentive.retrieval.manifest import Manifest, read_manifest, version_keys
 from retentive.retrieval.passages import Passages
 from retentive.retrieval.stages import block_words
 from retentive.text.tokenizer import Tokenizer
@@ -241,7 +249,13 @@ class Searcher:
             settings = manifest.settings["vectors"]
             rows = vector_rows(folder, manifest, settings["fingerprint"], settings["dimension"])
             records = [record for record in manifest.indexes if record.kind != LEXICAL]
-            self._vectors = (dense, rows, backend or VectorIndex(folder, records, rows))
+            if isinstance(backend, IdentifiedVectors):
+                check_identity(folder, manifest, backend.identity)
+            nearest = backend or VectorIndex(folder, records, rows)
+            if manifest.removed:
+                removed = Corpus(folder, manifest.chunks, 1, manifest.removed).removed_chunks
+                nearest = LiveVectors(nearest, removed, len(rows))
+            self._vectors = (dense, rows, nearest)
 
     @property
     def words_index(self) -> LexicalIndex | None:
@@ -295,6 +309,33 @@ class Searcher:
         found = words if words is not None else vectors
         assert found is not None, "every encoder makes words or vectors"
         return found
+
+
+def check_identity(folder: Path, manifest: Manifest, found: VectorsIdentity) -> None:
+    """Refuse vectors outside of the store that are not those of this version.
+
+    Raises:
+        MismatchError: If they are of another version or another store; the message says which.
+    """
+    wanted = identity_of(manifest)
+    if found == wanted:
+        return
+    for key in version_keys(folder):
+        earlier = read_manifest(folder, key)
+        if "vectors" in earlier.settings and found == identity_of(earlier):
+            raise MismatchError(
+                f"the vectors of the backend are of version {key} of {str(folder)!r}, which is now {manifest.key}: "
+                "upload them again (upload_vectors)."
+            )
+    raise MismatchError(
+        f"the vectors of the backend are of another store than {str(folder)!r}, or of a version that is no longer "
+        "there: upload the vectors of this one (upload_vectors)."
+    )
+
+
+def identity_of(manifest: Manifest) -> VectorsIdentity:
+    """Which vectors a version has."""
+    return VectorsIdentity(manifest.corpus_key, manifest.settings["vectors"]["fingerprint"])
 
 
 def vector_rows(folder: Path, manifest: Manifest, fingerprint: str, dimension: int) -> VectorRows:
