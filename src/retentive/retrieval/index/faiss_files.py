@@ -42,10 +42,10 @@ def merge_on_disk(trained: Any, shards: Sequence[Path], lists_file: Path) -> Non
 
     pointers: Any = getattr(faiss, "InvertedListsPtrVector")()  # noqa: B009 - its stubs do not know it
     rows = 0
-    for shard in shards:
-        part: Any = faiss.extract_index_ivf(faiss.read_index(str(shard), faiss.IO_FLAG_MMAP))
-        part.own_invlists = False  # they live on in the pointers
-        pointers.push_back(part.invlists)
+    # Kept until the lists are merged: each owns the lists that a pointer leads to.
+    parts: list[Any] = [faiss.read_index(str(shard), faiss.IO_FLAG_MMAP) for shard in shards]
+    for part in parts:
+        pointers.push_back(faiss.extract_index_ivf(part).invlists)
         rows += part.ntotal
     index: Any = faiss.extract_index_ivf(trained)
     _require_room(lists_file, rows * (index.code_size + _ID_BYTES))
