@@ -10,7 +10,7 @@ from retentive.cli.index.options import (
     ReindexConfig,
     RemoveConfig,
     SearchConfig,
-    ServeConfig,
+    ServeStoreConfig,
     StoreConfig,
     SyncConfig,
 )
@@ -119,7 +119,7 @@ def gc(config: StoreConfig, engine: EngineConfig) -> StoreChange:
     return collect_garbage_of_store(config.store, engine=engine.make())
 
 
-def serve(config: ServeConfig) -> None:
+def serve(config: ServeStoreConfig) -> None:
     """Serve a store until it is interrupted."""
     serve_store(config.store, host=config.host, port=config.port, stdio=config.stdio, writable=config.writable)
 

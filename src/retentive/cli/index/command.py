@@ -82,7 +82,7 @@ ACTIONS = {
     "serve": Action(
         "Serve a store over HTTP, and to assistants by MCP.",
         actions.serve,
-        (configs.ServeConfig,),
+        (configs.ServeStoreConfig,),
     ),
     "verify": Action("Read everything and name what is damaged.", actions.verify, (configs.StoreConfig,)),
     "info": Action("Show counts, sizes, indexes and their recall.", actions.info, (configs.StoreConfig,)),

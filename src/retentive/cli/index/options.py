@@ -168,7 +168,7 @@ class SyncConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServeConfig:
+class ServeStoreConfig:
     """How a store is served.
 
     Args:
