@@ -68,6 +68,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "RetentionHeadsConfig": HEADS,
     "RotaryConfig": {"dim": 4},
     "SearchConfig": {"text": "x", "store": HERE},
+    "ServeConfig": {"checkpoint": HERE},
     "ServeStoreConfig": {"store": HERE},
     "SharedCacheAttentionConfig": {
         "hidden_size": 8,
