@@ -69,6 +69,38 @@ def test_copies_of_a_document_are_on_one_side(write_files, tmp_path):
     assert not set(texts_of(store, "train").values()) & set(texts_of(store, "heldout").values())
 
 
+def test_documents_are_held_out_by_name_and_copies_of_training_are_not(write_files, tmp_path):
+    texts = {f"{release}/{name}.txt": f"text {name} of {release}" for release in ("1.0", "2.0") for name in "abc"}
+    texts |= {
+        "1.0/same.txt": "unchanged",
+        "2.0/same.txt": "unchanged",
+        "lines.jsonl": '{"text": "one"}\n{"text": "two"}\n',
+    }
+    folder = write_files(texts)
+    asked = PrepareConfig(
+        source=folder, output=tmp_path / "store", held_out="2.0/**, *.jsonl", tokenizer="bpe", vocab_size=300
+    )
+    report = prepare(asked)
+    store = TokenStore.open(tmp_path / "store")
+    assert set(store.document_names("heldout")) == {
+        "2.0/a.txt",
+        "2.0/b.txt",
+        "2.0/c.txt",
+        "lines.jsonl:1",
+        "lines.jsonl:2",
+    }
+    assert set(store.document_names("train")) == {"1.0/a.txt", "1.0/b.txt", "1.0/c.txt", "1.0/same.txt"}
+    assert report.problems == {"copy": 1}
+    assert "2.0/same.txt: is a copy of a document of training" in "\n".join(report.lines())
+    assert prepare(asked).seconds == 0
+    with pytest.raises(ValueError, match=r"held_out '3\.0/\*\*' finds no document"):
+        prepare(PrepareConfig(source=folder, output=tmp_path / "other", held_out="3.0/**"))
+    with pytest.raises(ValueError, match=r"so heldout_fraction and split_seed mean nothing, but are 0\.1 and 0"):
+        PrepareConfig(source=folder, output=tmp_path, held_out="*", heldout_fraction=0.1)
+    with pytest.raises(ValueError, match="held_out must hold a glob"):
+        PrepareConfig(source=folder, output=tmp_path, held_out=" ")
+
+
 def test_problems_are_counted_shown_and_kept(write_files, tmp_path):
     source = write_files(
         {

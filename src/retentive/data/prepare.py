@@ -3,7 +3,7 @@
 import hashlib
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,9 +14,9 @@ import numpy as np
 from retentive.config_types import check_counts, check_kind, check_types
 from retentive.data.manifest import MANIFEST_FILE, Split, SplitRecord
 from retentive.data.sources.documents import Document, Problem
-from retentive.data.sources.folders import EVERY_FILE, SourceFile, list_files
+from retentive.data.sources.folders import EVERY_FILE, SourceFile, list_files, name_matcher
 from retentive.data.sources.reading import MAX_DOCUMENT_BYTES, read_documents
-from retentive.data.splitting import draw, heldout_purpose, split_of
+from retentive.data.splitting import HeldOutByName, draw, heldout_purpose, split_of
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter, check_output
 from retentive.errors import RetentiveError
@@ -31,6 +31,9 @@ _BATCH_BYTES = 4 << 20
 _PROBLEMS_SHOWN = 10
 _GAPS = ("\n\n\n", "\n\n", "\n")
 """Separators to try, widest first: two empty lines, one empty line, a line end."""
+
+Splitter = Callable[[str, bytes], Split | None]
+"""The split of a document by its name and content; None for one that is in neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,8 @@ class PrepareConfig:
         tokenizer_training_bytes: Bytes of text that "bpe" learns from at most; above that, a sample of documents.
         heldout_fraction: Share of documents held out from training, 0 to below 1. The hash of a document's content
             decides, so the split does not depend on names or on the order of files.
+        held_out: Which documents are held out, in place of a share: globs over their names as in "pattern", such as
+            "2.1.0/**" for a release or a folder. One that is a copy of a document of training is reported and left out.
         split_seed: Another number draws another split.
         max_document_bytes: Documents and lines of JSON above this size in bytes are reported and left out.
         overwrite: Replace a store that is in the output folder already.
@@ -70,6 +75,7 @@ class PrepareConfig:
     end_of_text: str | None = None
     tokenizer_training_bytes: int = 256 << 20
     heldout_fraction: float = 0.05
+    held_out: str | None = None
     split_seed: int = 0
     max_document_bytes: int = MAX_DOCUMENT_BYTES
     overwrite: bool = False
@@ -86,6 +92,13 @@ class PrepareConfig:
             raise ValueError(message)
         if self.tokenizer in ("bytes", "bpe") and self.end_of_text is not None:
             raise ValueError(f"end_of_text is for a tokenizer.json, but the tokenizer is {self.tokenizer!r}.")
+        if self.held_out is not None:
+            name_matcher(self.held_out, "held_out")
+            if self.heldout_fraction != 0.05 or self.split_seed:
+                raise ValueError(
+                    f"held_out names what is held out, so heldout_fraction and split_seed mean nothing, but are "
+                    f"{self.heldout_fraction} and {self.split_seed}: leave them out."
+                )
         check_counts(self, "tokenizer_training_bytes", "max_document_bytes", unit="byte")
 
 
@@ -153,14 +166,20 @@ def prepare(config: PrepareConfig) -> PrepareReport:
         return _report(found, seconds=0.0)
     check_output(config.output, overwrite=config.overwrite)  # fails before the work, not after it
     check_folder_target("output", config.output)
-    tokenizer = given or _learn_tokenizer(config, files)
+    split = _splitter(config, files)
+    tokenizer = given or _learn_tokenizer(config, files, split)
     with TokenStoreWriter(config.output, tokenizer, request=request, overwrite=config.overwrite) as writer:
         for problem in problems:
             writer.report(problem)
         with ProgressBar("tokenize", total=sum(file.size for file in files), unit="B") as progress:
-            _write_documents(_read(config, files, progress), tokenizer, writer, config)
+            _write_documents(_read(config, files, progress), tokenizer, writer, split)
         if writer.counts()["train"].documents == 0:
             raise ValueError(_no_training_text(config, writer))
+        if config.held_out is not None and writer.counts()["heldout"].documents == 0:
+            raise ValueError(
+                f"held_out {config.held_out!r} finds no document of {config.source} that is not in training too: give "
+                "another glob."
+            )
         store = writer.finish()
     return _report(store, seconds=time.monotonic() - begin)
 
@@ -228,14 +247,16 @@ def _given_tokenizer(config: PrepareConfig) -> Tokenizer:
     return load_tokenizer(config.tokenizer, end_of_text=config.end_of_text)
 
 
-def _learn_tokenizer(config: PrepareConfig, files: list[SourceFile]) -> Tokenizer:
+def _learn_tokenizer(config: PrepareConfig, files: list[SourceFile], split: Splitter) -> Tokenizer:
     assert config.vocab_size is not None
     with ProgressBar("learn the tokenizer", total=sum(file.size for file in files), unit="B") as progress:
-        texts = _training_texts(config, files, progress)
+        texts = _training_texts(config, files, progress, split)
         return train_bpe(texts, vocab_size=config.vocab_size)
 
 
-def _training_texts(config: PrepareConfig, files: list[SourceFile], progress: ProgressBar) -> Iterator[str]:
+def _training_texts(
+    config: PrepareConfig, files: list[SourceFile], progress: ProgressBar, split: Splitter
+) -> Iterator[str]:
     """Texts of the training split; above the limit, a sample from the whole corpus and not its beginning."""
     share = config.tokenizer_training_bytes / max(1, sum(file.size for file in files))
     left = config.tokenizer_training_bytes
@@ -243,7 +264,7 @@ def _training_texts(config: PrepareConfig, files: list[SourceFile], progress: Pr
         if isinstance(found, Document):
             content = utf8(found.text)
             chosen = share >= 1 or draw(content, "tokenizer") < share
-            if chosen and len(content) <= left and _split(content, config) == "train":
+            if chosen and len(content) <= left and split(found.name, content) == "train":
                 left -= len(content)
                 yield found.text
 
@@ -258,12 +279,18 @@ def _read(config: PrepareConfig, files: list[SourceFile], progress: ProgressBar)
     )
 
 
-def _split(content: bytes, config: PrepareConfig) -> Split:
-    return split_of(content, heldout_fraction=config.heldout_fraction, seed=config.split_seed)
+def _splitter(config: PrepareConfig, files: list[SourceFile]) -> Splitter:
+    """Decide the split of each document by its name and content; None for one that is in neither."""
+    if config.held_out is None:
+        return lambda _, content: split_of(content, heldout_fraction=config.heldout_fraction, seed=config.split_seed)
+    with ProgressBar("compare documents", total=sum(file.size for file in files), unit="B") as progress:
+        found = (one for one in _read(config, files, progress) if isinstance(one, Document))
+        documents = ((document.name, utf8(document.text)) for document in found)
+        return HeldOutByName.of(name_matcher(config.held_out, "held_out"), documents).split_of
 
 
 def _write_documents(
-    found: Iterable[Document | Problem], tokenizer: Tokenizer, writer: TokenStoreWriter, config: PrepareConfig
+    found: Iterable[Document | Problem], tokenizer: Tokenizer, writer: TokenStoreWriter, split: Splitter
 ) -> None:
     byte_lengths = _known_byte_lengths(tokenizer)
     tolerated = (0, 1) if isinstance(tokenizer, SubwordTokenizer) and tokenizer.adds_prefix_space else (0,)
@@ -281,7 +308,11 @@ def _write_documents(
             if byte_lengths is not None and int(byte_lengths[ids].sum()) - len(content) not in tolerated:
                 message = "is changed by the tokenizer, which so has more or fewer bytes than the text: kept"
                 writer.report(Problem(name=one.name, kind="altered", message=message, kept=True))
-            writer.add(one.name, ids, num_bytes=len(content), split=_split(content, config))
+            if (side := split(one.name, content)) is None:
+                message = "is a copy of a document of training: it is not held out"
+                writer.report(Problem(name=one.name, kind="copy", message=message))
+                continue
+            writer.add(one.name, ids, num_bytes=len(content), split=side)
 
 
 def _batches(found: Iterable[Document | Problem]) -> Iterator[list[Document | Problem]]:
@@ -326,6 +357,8 @@ def _request(config: PrepareConfig, files: list[SourceFile], tokenizer: Tokenize
     asked = asdict(config) | {"files": listing.hexdigest()}
     if tokenizer is not None:
         asked["tokenizer"] = tokenizer.fingerprint()
+    if config.held_out is None:
+        del asked["held_out"]  # stores of versions without it are the same
     return {name: value for name, value in asked.items() if name not in ("source", "output", "overwrite")}
 
 

@@ -1,8 +1,39 @@
 """Splitting and sampling documents by a hash of their content."""
 
 import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from retentive.data.manifest import Split
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutByName:
+    """A split by names, with the digests of the texts of training: a copy of one of them must not be held out.
+
+    Attributes:
+        is_held_out: Whether a document of this name is.
+        training: Digests of all others.
+    """
+
+    is_held_out: Callable[[str], bool]
+    training: frozenset[bytes]
+
+    @classmethod
+    def of(cls, is_held_out: Callable[[str], bool], documents: Iterable[tuple[str, bytes]]) -> "HeldOutByName":
+        """Read all names and contents once."""
+        training = (_digest(content) for name, content in documents if not is_held_out(name))
+        return cls(is_held_out, frozenset(training))
+
+    def split_of(self, name: str, content: bytes) -> Split | None:
+        """The split of a document; None for a copy in the held-out part."""
+        if not self.is_held_out(name):
+            return "train"
+        return None if _digest(content) in self.training else "heldout"
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def split_of(content: bytes, *, heldout_fraction: float, seed: int) -> Split:

@@ -19,6 +19,7 @@ ProblemKind = Literal[
     "not_text",
     "not_encodable",
     "altered",  # kept
+    "copy",
 ]
 
 

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -100,6 +100,24 @@ def _parse_globs(globs: str, argument: str) -> list[tuple[str, ...]]:
     if argument == "pattern" and not found:
         raise ValueError(f"pattern must hold a glob such as '**/*.txt', but is {globs!r}.")
     return found
+
+
+def name_matcher(globs: str, argument: str) -> Callable[[str], bool]:
+    """A test of whether a document's name fits one of some globs, by the file that it is of.
+
+    Raises:
+        ValueError: If a glob is none, naming the argument.
+    """
+    wanted = _parse_globs(globs, argument)
+    if not wanted:
+        raise ValueError(f"{argument} must hold a glob such as 'folder/**', but is {globs!r}.")
+
+    def fits(name: str) -> bool:
+        file, _, number = name.rpartition(":")
+        parts = tuple((file if file and number.isdigit() else name).split("/"))
+        return any(_matches(parts, glob) for glob in wanted)
+
+    return fits
 
 
 def _matches(parts: tuple[str, ...], glob: tuple[str, ...]) -> bool:
