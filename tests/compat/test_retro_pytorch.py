@@ -389,3 +389,13 @@ def test_arguments_without_a_meaning_are_refused_by_name(tmp_path: Path):
         wrapper(tmp_path, max_index_memory_usage="much")
     with pytest.raises(ValueError, match="current_memory_available must be at least the index"):
         wrapper(tmp_path, current_memory_available="10")
+
+
+def test_layers_beyond_the_depth_are_absent_and_no_error():
+    sizes = {**SIZES, "dec_depth": 4}
+    del sizes["dec_cross_attn_layers"]
+    assert RETRO(**sizes).model.config.cross_layers == (1, 3)
+    assert RETRO(dec_depth=4, num_tokens=VOCAB).model.config.cross_layers == (1, 3)
+    given = RETRO(**{**sizes, "dec_cross_attn_layers": (3, 1, 3, 9), "enc_cross_attn_layers": (2, 7)})
+    assert given.model.config.cross_layers == (1, 3)
+    assert given.model.config.encoder_cross_layers == (2,)

@@ -140,5 +140,5 @@ def _heads(number: int, channels: int) -> dict[str, Any]:
 
 
 def _layers(given: tuple[int, ...] | None, depth: int) -> tuple[int, ...]:
-    """Layers by number; None is all of them."""
-    return tuple(range(1, depth + 1)) if given is None else tuple(given)
+    """Layers by number, from 1; None is all of them. Those beyond the depth are absent, as in the package."""
+    return tuple(layer for layer in range(1, depth + 1) if given is None or layer in given)
