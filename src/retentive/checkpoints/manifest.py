@@ -33,6 +33,7 @@ class ModelManifest:
         library_version: Version of the library that wrote the folder.
         quantisation: How the weights were rounded; None where they are floats.
         computed_in: Dtype of what a quantised model computes.
+        frozen: Parts of the model that are not trained, by their names in it.
         is_intact: Whether the config is the one that was saved, by its checksum; folders of earlier versions have none.
     """
 
@@ -43,6 +44,7 @@ class ModelManifest:
     library_version: str
     quantisation: QuantisationConfig | None = None
     computed_in: torch.dtype = torch.float32
+    frozen: tuple[str, ...] = ()
     is_intact: bool = True
 
 
@@ -87,6 +89,7 @@ def read_manifest(folder: Path | str) -> ModelManifest:
     try:
         described, weights = content["config"], content["weights"]
         parts = (Path(weights["file"]).name, str(weights["sha256"]), content["tokenizer"], content["library_version"])
+        frozen = tuple(map(str, content.get("frozen", ())))
     except (LookupError, TypeError) as error:
         raise DamagedFileError(
             f"{path} lacks a part of what `save_model` writes ({error!r}); copy it again."
@@ -104,6 +107,7 @@ def read_manifest(folder: Path | str) -> ModelManifest:
         weights_digest=parts[1],
         tokenizer_fingerprint=parts[2],
         library_version=parts[3],
+        frozen=frozen,
         is_intact=content.get("config_sha256") in (None, config_digest(described)),
     )
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from retentive.checkpoints.devices import usable_device
+from retentive.checkpoints.frozen import freeze, frozen_parts
 from retentive.checkpoints.manifest import (
     CONFIG_FILE,
     FORMAT,
@@ -77,7 +78,8 @@ def save_model(
     """Write a model into a folder, where `load_model` finds it; a model that is there already is replaced.
 
     Beside it stands its card, ``README.md``; see `save_model_card`. Every tensor keeps its dtype; weights that are used
-    twice (tied embeddings) are stored once.
+    twice (tied embeddings) are stored once. Where some parameters learn and others do not (RETROfit), the folder says
+    which do not, and `load_model` freezes them again.
 
     Args:
         model: The model, not wrapped (of ``DistributedDataParallel``, pass ``.module``).
@@ -140,7 +142,7 @@ def _check_arguments(model: object, folder: object, tokenizer: object) -> None:
 def load_model(
     folder: Path | str, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None
 ) -> DecoderModel:
-    """Read the model that `save_model` wrote, in eval mode.
+    """Read the model that `save_model` wrote, in eval mode; parameters that were frozen beside others that learn are.
 
     The model is made without memory first and takes the tensors as they are read, so that no weight is held twice.
 
@@ -184,6 +186,7 @@ def read_one_by_one(
     model = _skeleton(manifest.config, manifest.quantisation)
     if manifest.quantisation is not None:
         computes_in(model, manifest.computed_in if dtype is None else dtype)
+    freeze(model, manifest.frozen, folder)
     return model, _stored(folder, manifest, model, dtype)
 
 
@@ -274,6 +277,7 @@ def _write_config(
         "weights": {"file": weights_file, "sha256": weights_digest},
         **({} if rounded is None else {"quantisation": describe_quantisation(rounded, model.decoder.dtype)}),
         "tokenizer": None if tokenizer is None else tokenizer.fingerprint(),
+        **({"frozen": found} if (found := frozen_parts(model)) else {}),
         **transformers_settings(weights_file, {} if tokenizer is None else _special_ids(tokenizer)),
     }
     text = json.dumps(content, indent=2) + "\n"

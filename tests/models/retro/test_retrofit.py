@@ -1,15 +1,19 @@
 """A trained decoder learns to read neighbours and stays what it was."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from laws.families import random_tokens
 from models.retro.small import CHUNK, RETNET, random_neighbours, small_base, small_config
+from retentive.checkpoints import load_model, save_model
 from retentive.errors import MismatchError
 from retentive.models.registry import build
-from retentive.models.retro import retrofit, trainable_share
+from retentive.models.retro import retro_over, retrofit, trainable_share
+from retentive.ops.rotary import rotate
 from retentive.state import map_tensors
 from retentive.training.step.config import OptimizerConfig
 from retentive.training.step.optimizer import make_optimizer
@@ -68,3 +72,62 @@ def test_what_would_change_the_base_is_refused():
         retrofit(base, small_config(base=RETNET))
     with pytest.raises(ValueError, match="residual must be 'pre_norm', which the base was trained with"):
         retrofit(base, small_config(residual="deepnorm"))
+
+
+@pytest.mark.parametrize("pairs", ["interleaved", "half"])
+@pytest.mark.parametrize("kv_heads", [None, 1])
+def test_the_encoder_starts_from_the_first_layers_and_readers_from_nothing(pairs: str, kv_heads: int | None):
+    torch.manual_seed(0)
+    base = build(small_base(rotary_pairs=pairs, num_kv_heads=kv_heads)).eval()
+    model = retrofit(base, replace(retro_over(base.config), chunk_size=CHUNK, chunk_offset=0, encoder_cross_layers=()))
+    tokens, neighbours = random_tokens(2, 19), random_neighbours(2, 4)
+    assert torch.equal(model(tokens, neighbours=neighbours).logits, base(tokens).logits)
+    # One token at a place reads itself alone: there, what reads in both directions is what reads back.
+    single = random_tokens(1, 1)
+    encoded = model.encoder.blocks[0](
+        model.encoder.embedding(single)[:, None, None], None, torch.zeros(1, 1, CHUNK, 16), None
+    )
+    hidden = base.decoder.embed(single, base.decoder.layout(single, None))
+    expected, _ = base.decoder.blocks[0](hidden, None, base.decoder.layout(single, None))
+    assert torch.allclose(encoded.flatten(), expected.flatten(), atol=1e-6)
+    # Scores between places, too, whichever channels turn together.
+    read = base.decoder.blocks[0].mixer_norm(base.decoder.embed(tokens, base.decoder.layout(tokens, None)))
+    attention, places = model.encoder.blocks[0].attention, torch.arange(19)[None]
+    query, (key, _) = attention.query(read, places, 19), attention.key_value(read, places, 19)
+    parts = base.decoder.blocks[0].mixer.input_projections()[0].parts()
+    tables = base.decoder.layout(tokens, None).tables(base.config.attention.rotary)
+    theirs = [
+        rotate((read @ parts[name].T).unflatten(-1, (-1, 8)).transpose(1, 2), tables.cos, tables.sin, pairs=pairs)
+        for name in ("query", "key")
+    ]
+    scores = theirs[0] @ theirs[1].repeat_interleave(2 // theirs[1].shape[1], 1).mT
+    assert torch.allclose(query @ key.mT, scores, atol=1e-5)
+
+
+def test_a_base_of_another_kind_gives_what_fits():
+    base = build(RETNET).eval()
+    model = retrofit(base, retro_over(RETNET))
+    assert torch.equal(model.encoder.embedding.weight, base.decoder.embedding.tokens.weight)
+    ours, theirs = model.encoder.blocks[0].feed_forward, base.decoder.blocks[0].feed_forward
+    assert torch.equal(ours.input_proj.weight, theirs.input_proj.weight)
+
+
+def test_the_base_is_frozen_after_loading_too(tmp_path: Path):
+    model = retrofit(build(small_base()), small_config())
+    save_model(model, tmp_path / "fitted")
+    loaded = load_model(tmp_path / "fitted")
+    learns = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    assert {name: parameter.requires_grad for name, parameter in loaded.named_parameters()} == learns
+    assert set(learns.values()) == {True, False}
+    loaded.cross[0].requires_grad_(False)
+    loaded.decoder.norm.requires_grad_(True)
+    save_model(loaded, tmp_path / "changed")
+    again = load_model(tmp_path / "changed")
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in loaded.parameters()]
+    for learning in (True, False):  # all, and none: a model that is only used
+        save_model(model.requires_grad_(learning), tmp_path / "plain")
+        assert all(parameter.requires_grad for parameter in load_model(tmp_path / "plain").parameters())
+    content = json.loads((tmp_path / "fitted" / "config.json").read_text())
+    (tmp_path / "fitted" / "config.json").write_text(json.dumps({**content, "frozen": ["decodr"]}))
+    with pytest.raises(MismatchError, match="names 'decodr' among the parts that are not trained"):
+        load_model(tmp_path / "fitted")

@@ -5,6 +5,7 @@ which rotation does without: one of ``hidden_size`` to all heads in each attenti
 with every third layer from the 6th reading neighbours; for the two largest, its table lists these layers from the 9th.
 """
 
+import math
 from dataclasses import replace
 
 from retentive.config_types import check_kind
@@ -13,11 +14,24 @@ from retentive.models.registry import config_class
 from retentive.models.retro.config import RetroConfig
 
 
-def _around(base: FamilyConfig, cross_layers: tuple[int, ...], width: int, heads: int) -> RetroConfig:
-    """A RETRO with chunks of 64 tokens, after an end-of-text token, and an encoder of two layers of this width."""
+def chunk_tokens(vocab_size: int) -> int:
+    """Tokens of about 60 bytes of text, by how long the tokens of such a vocabulary are.
+
+    A small model copies from chunks of that length; shorter ones are more chances to read again what is there now.
+    """
+    return next(tokens for tokens, below in ((64, 300), (32, 1500), (24, 6000), (16, math.inf)) if vocab_size < below)
+
+
+def _around(
+    base: FamilyConfig, cross_layers: tuple[int, ...], width: int, heads: int, chunk_size: int | None = None
+) -> RetroConfig:
+    """A RETRO with chunks of about 60 bytes, after an end-of-text token, and an encoder of two layers of this width.
+
+    With one layer an encoder's token cannot know which token stood before it, and copying is not learned.
+    """
     return RetroConfig(
         base=base,
-        chunk_size=64,
+        chunk_size=chunk_tokens(base.decoder.embedding.vocab_size) if chunk_size is None else chunk_size,
         cross_layers=cross_layers,
         encoder_hidden_size=width,
         encoder_num_layers=2,
@@ -36,7 +50,7 @@ def _published(vocab_size: int, hidden_size: int, num_layers: int, num_heads: in
         num_heads=num_heads,
         head_dim=head_dim,
     )
-    made = _around(base, tuple(range(6, num_layers + 1, 3)), width=896, heads=16)
+    made = _around(base, tuple(range(6, num_layers + 1, 3)), width=896, heads=16, chunk_size=64)
     return replace(made, cross_head_dim=head_dim, encoder_head_dim=64)
 
 
@@ -77,14 +91,25 @@ def retro_small(vocab_size: int = 8192) -> RetroConfig:
 def retro_over(base: FamilyConfig) -> RetroConfig:
     """A RETRO around any decoder, trained or not: an encoder of two layers, at most as wide as the paper's.
 
+    Up to that width the encoder's layers have the shape of the decoder's, so that RETROfit can start from those.
     Neighbours are read in every third layer from the 6th, or in every second one of a decoder with fewer than 9.
     """
     check_kind("base", base, ModelConfig, cure="give a config, such as TransformerConfig(**values)")
     decoder = base.decoder
     layers = range(6, decoder.num_layers + 1, 3) if decoder.num_layers >= 9 else range(2, decoder.num_layers + 1, 2)
     hidden, heads = decoder.embedding.hidden_size, decoder.num_heads
-    size = hidden if hidden <= 896 else 896
-    return _around(base, tuple(layers) or (1,), width=size, heads=heads if size == hidden else 16)
+    cross_layers = tuple(layers) or (1,)
+    if hidden > 896:
+        return _around(base, cross_layers, width=896, heads=16)
+    inner = decoder.feed_forward
+    return replace(
+        _around(base, cross_layers, width=hidden, heads=heads),
+        encoder_intermediate_size=inner.intermediate_size,
+        activation=inner.activation,
+        gated=inner.gated,
+        norm=decoder.norm.kind,
+        norm_epsilon=decoder.norm.epsilon,
+    )
 
 
 PRESETS = {

@@ -7,13 +7,19 @@ from retentive.errors import MismatchError
 from retentive.models.base import DecoderModel
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.model import Retro
+from retentive.models.retro.starting import start_from
 
 
 def retrofit(base: DecoderModel, config: RetroConfig) -> Retro:
     """Give a trained decoder an encoder of neighbours and layers that read them; nothing else is trained.
 
     The decoder's weights are copied and frozen, so that without neighbours the result is the decoder's, to the last
-    bit, however long it is trained. Optimizers of this library leave frozen parameters alone.
+    bit, however long it is trained; a model that is saved and loaded stays frozen. Optimizers of this library leave
+    frozen parameters alone.
+
+    The encoder starts from the decoder's token table and first layers, as far as their shapes are those of its own
+    (`retro_over` makes it so); it has no biases. What reads neighbours starts from an output of zero, so that at first
+    the result is the decoder's with neighbours, too.
 
     Args:
         base: A plain decoder, such as a `Transformer` or a `RetNet`.
@@ -39,6 +45,7 @@ def retrofit(base: DecoderModel, config: RetroConfig) -> Retro:
     parameter = next(base.parameters())
     model = Retro(config).to(device=parameter.device, dtype=parameter.dtype)
     model.decoder.load_state_dict(base.decoder.state_dict())
+    start_from(model, base.decoder)
     model.decoder.requires_grad_(False)
     return model.train(base.training)
 
