@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from retentive.data.neighbour_stores import ChunkNeighbours, build_neighbours
 from retentive.data.packing import PackedWindows
 from retentive.data.prepare import PrepareConfig, prepare
-from retentive.data.retrieval_batches import ChunkedWindows, RetrievalBatches, ended_chunks
+from retentive.data.retrieval_batches import ChunkedWindows, OwnText, RetrievalBatches, ended_chunks
 from retentive.data.streams import StreamedWindows
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
@@ -218,9 +218,9 @@ def test_own_text_teaches_to_copy_and_falls_away(store: TokenStore, folder: Path
     neighbours = ChunkNeighbours(store, "train", folder, chunk_size=CHUNK)
     windows = ChunkedWindows(store, "train", 4 * CHUNK, 8, 3, chunk_size=CHUNK)
     plain = RetrievalBatches(windows, neighbours, seed=1)
-    batches = RetrievalBatches(windows, neighbours, own_text_steps=6, seed=1)
+    batches = RetrievalBatches(windows, neighbours, own_text=OwnText(released=2, fall=6), seed=1)
     changed = []
-    for step in range(8):
+    for step in range(10):
         given, real = batches.batch(step).extra_inputs["neighbours"], plain.batch(step).extra_inputs["neighbours"]
         assert given is not None
         assert real is not None
@@ -248,6 +248,23 @@ def test_own_text_teaches_to_copy_and_falls_away(store: TokenStore, folder: Path
                     ]
                     assert first
         changed.append(rows / 8)
-    assert changed[0] == 1
-    assert changed[3] < 1
-    assert changed[6:] == [0, 0]
+    assert changed[:3] == [1, 1, 1]
+    assert changed[5] < 1
+    assert changed[8:] == [0, 0]
+    assert [OwnText().share(step) for step in (0, 9, 10**6)] == [1, 1, 1]  # held until it is let go
+
+
+def test_others_neighbours_are_those_of_other_chunks_of_the_batch(store: TokenStore, folder: Path):
+    neighbours = ChunkNeighbours(store, "train", folder, chunk_size=CHUNK)
+    windows = ChunkedWindows(store, "train", 4 * CHUNK, 8, 3, chunk_size=CHUNK)
+    right, wrong = (
+        RetrievalBatches(windows, neighbours, others=others).batch(0).extra_inputs["neighbours"]
+        for others in (False, True)
+    )
+    assert right is not None
+    assert wrong is not None
+    documents, _ = ended_chunks(windows.stretches(0), CHUNK, carries_state=False)
+    there = documents.reshape(-1) >= 0
+    ours, theirs = right.flatten(0, 1)[there], wrong.flatten(0, 1)[there]
+    assert torch.equal(theirs, ours.roll(len(ours) // 2, 0))
+    assert (ours != theirs).flatten(1).any(1).float().mean() > 0.5

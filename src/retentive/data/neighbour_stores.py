@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from retentive.data.aligned_neighbours import aligned as aligned_windows
 from retentive.data.manifest import SPLITS, Split
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
@@ -101,6 +102,8 @@ class ChunkNeighbours:
         chunk_size: Tokens per chunk, as in the model's config.
         database: Another datastore than the one of the training documents; its table must have been made with
             ``Datastore.build_neighbours(config, database=...)``.
+        aligned: Shift each neighbour so that its longest run in common with the chunk stands at the chunk's own place;
+            see `aligned_neighbours`.
 
     Raises:
         FileNotFoundError: If there is no datastore, or no table for its version.
@@ -117,14 +120,15 @@ class ChunkNeighbours:
         config: NeighbourConfig | None = None,
         database: Path | None = None,
         chunk_size: int,
+        aligned: bool = False,
     ) -> None:
-        self._arguments = (store, split, folder, config, chunk_size, database)
+        self._arguments = (store, split, folder, config, chunk_size, database, aligned)
         queries = open_datastore(folder / split, store, chunk_size)
         searched = folder / "train" if database is None else database
         other = None if searched == folder / split else open_datastore(searched, store, chunk_size)
         self.table: NeighbourTable = queries.neighbours(config, database=other)
         self.database = queries if other is None else other
-        self.chunk_size, self.k = chunk_size, self.table.k
+        self.chunk_size, self.k, self.aligned = chunk_size, self.table.k, aligned
         self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
         self._corpus, self._names = queries.corpus, store.document_names(split)
         self._first_chunks = self._joined(queries, f"{split!r} of {store.folder}")
@@ -154,8 +158,13 @@ class ChunkNeighbours:
         """
         there = documents >= 0
         ids = np.where(there, self._first_chunks[np.maximum(documents, 0)] + numbers, MISSING)
-        self._check_text(documents[there], numbers[there], ids[there])
-        return self.table.tokens(ids)
+        chunks = self._checked_chunks(documents[there], numbers[there], ids[there])
+        if not self.aligned:
+            return self.table.tokens(ids)
+        found = np.full((*documents.shape, self.k, 2 * self.chunk_size), NO_TOKEN, dtype=np.int64)
+        texts = {document: self._whole_chunks(document) for document in np.unique(documents[there]).tolist()}
+        found[there] = aligned_windows(self.table, ids[there], chunks, documents[there], texts)
+        return found
 
     def text(
         self, documents: Int64[np.ndarray, "_"], begins: Int64[np.ndarray, "_"], length: int
@@ -167,7 +176,16 @@ class ChunkNeighbours:
         found = self._tokens[self._offsets[documents][:, None] + np.where(inside, places, 0)]
         return np.where(inside, found.astype(np.int64), NO_TOKEN)
 
-    def _check_text(self, documents: np.ndarray, numbers: np.ndarray, ids: np.ndarray) -> None:
+    def _whole_chunks(self, document: int) -> Int64[np.ndarray, "chunks length"]:
+        begin, end = self._offsets[document : document + 2].tolist()
+        count = (end - 1 - begin) // self.chunk_size
+        text = self._tokens[begin : begin + count * self.chunk_size]
+        return text.astype(np.int64).reshape(count, self.chunk_size)
+
+    def _checked_chunks(
+        self, documents: np.ndarray, numbers: np.ndarray, ids: np.ndarray
+    ) -> Int64[np.ndarray, "_ length"]:
+        """The tokens of chunks, which have to be those of the datastore."""
         begins = self._offsets[documents] + numbers * self.chunk_size
         ours = self._tokens[begins[:, None] + np.arange(self.chunk_size)]
         differs = (self._corpus.tokens(ids) != ours).any(1)
@@ -178,6 +196,7 @@ class ChunkNeighbours:
                 f"{self._corpus.folder} as in the token store, but is not: it is of another version of the text; "
                 "build it again in another folder."
             )
+        return ours.astype(np.int64)
 
     def _joined(self, queries: Datastore, where: str) -> Int64[np.ndarray, "documents"]:
         """The first chunk of each document of the token store, by its name in the datastore."""
@@ -213,8 +232,11 @@ def _opened(
     config: NeighbourConfig | None,
     chunk_size: int,
     database: Path | None,
+    is_aligned: bool,
 ) -> ChunkNeighbours:
-    return ChunkNeighbours(store, split, folder, config=config, chunk_size=chunk_size, database=database)
+    return ChunkNeighbours(
+        store, split, folder, config=config, chunk_size=chunk_size, database=database, aligned=is_aligned
+    )
 
 
 def open_datastore(folder: Path, store: TokenStore, chunk_size: int) -> Datastore:

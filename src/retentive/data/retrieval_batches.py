@@ -134,6 +134,25 @@ def _laid(
     return np.array(pieces, dtype=np.int64).reshape(-1, 4), np.array(rows, dtype=np.int64)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnText:
+    """How many samples find their own text in one of the neighbours of each chunk, over the steps of training.
+
+    Attributes:
+        released: Step from which on their share falls; None while all of them do.
+        fall: Steps in which it falls to 0.
+    """
+
+    released: int | None = None
+    fall: int = 1
+
+    def share(self, step: int) -> float:
+        """The share at a step, 0 to 1."""
+        if self.released is None or step < self.released:
+            return 1.0
+        return max(0.0, 1 - (step - self.released) / self.fall)
+
+
 @dataclass(frozen=True)
 class RetrievalBatches:
     """Windows joined with neighbours.
@@ -143,9 +162,9 @@ class RetrievalBatches:
         neighbours: Neighbours of the chunks of the same split.
         share_without: Share of samples (rows of a window) that are given no neighbours, 0 to 1, so that the model keeps
             working without them.
-        own_text_steps: Steps during which some samples find their own text, shifted by at most half a chunk, in one of
-            the neighbours of each chunk; their share falls from 1 to 0. This teaches copying, which a small corpus
-            hardly does.
+        own_text: How many samples find their own text, shifted by at most half a chunk, in one of the neighbours of
+            each chunk: this teaches copying, which a small corpus hardly does. None gives none.
+        others: Each chunk is given the neighbours of another chunk of the batch, as a control.
         seed: Decides which samples these are, and the shifts.
 
     Raises:
@@ -155,7 +174,8 @@ class RetrievalBatches:
     windows: PlacedWindows
     neighbours: ChunkNeighbours
     share_without: float = 0.0
-    own_text_steps: int = 0
+    own_text: OwnText | None = None
+    others: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -177,9 +197,11 @@ class RetrievalBatches:
         documents, chunks = ended_chunks(rows, self.neighbours.chunk_size, carries_state=carries_state)
         random = [np.random.default_rng((self.seed, number, 0x4E4E)) for number in numbers]
         documents[[drawn.random() < self.share_without for drawn in random]] = -1
+        if self.others:
+            documents, chunks = _of_others(documents, chunks)
         found = self.neighbours.tokens(documents, chunks)
-        if step < self.own_text_steps:
-            share = 1 - step / self.own_text_steps
+        if self.own_text is not None:
+            share = self.own_text.share(step)
             for row, drawn in enumerate(random):
                 if drawn.random() < share:
                     self._add_own_text(found[row], documents[row], chunks[row], drawn)
@@ -199,6 +221,18 @@ class RetrievalBatches:
         there = documents >= 0
         text = self.neighbours.text(documents[there], chunks[there] * size + shifts[there], found.shape[2])
         found[np.flatnonzero(there), places[there]] = text
+
+
+def _of_others(
+    documents: Int64[np.ndarray, "rows chunks"], numbers: Int64[np.ndarray, "rows chunks"]
+) -> tuple[Int64[np.ndarray, "rows chunks"], Int64[np.ndarray, "rows chunks"]]:
+    """Put in the place of each chunk the one that stands half of all chunks further on."""
+    there = documents >= 0
+    moved = documents.copy(), numbers.copy()
+    for each in moved:
+        found = each[there]
+        each[there] = np.roll(found, len(found) // 2)
+    return moved
 
 
 def ended_chunks(

@@ -44,10 +44,12 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 def test_a_new_process_goes_on_bit_for_bit(store: Path, tmp_path: Path, launch: Launch):
     retro = {"model": {"family": "retro"}, "neighbours": {"share_without": 0.3, "own_text_steps": 8}}
+    released = {**retro, "neighbours": {"own_text_steps": 4}}  # the share falls from before the restart on
     modes: dict[str, dict[str, Any]] = {
         "packed": {},
         "streamed": {"data": STREAMED},
         "neighbours": retro,
+        "less own text": released,
         "neighbours of streams": {**retro, "model": {"family": "retro", "base": "retnet"}, "data": STREAMED},
     }
     for mode, asked in modes.items():

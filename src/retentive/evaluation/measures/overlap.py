@@ -5,6 +5,7 @@ from jaxtyping import Float64, Int64
 
 from retentive.config_types import check_count
 from retentive.retrieval import Datastore
+from retentive.retrieval.neighbours.common_runs import common_runs
 
 
 def longest_common_runs(
@@ -16,15 +17,7 @@ def longest_common_runs(
         chunks: Token ids, below 0 where there is none.
         passages: What each chunk is compared with; below 0 where there is nothing.
     """
-    count, k, width = passages.shape
-    longest = np.zeros(count, dtype=np.int64)
-    # Length of the common run that ends at the chunk's token so far and at each token of the passages.
-    runs = np.zeros((count, k, width + 1), dtype=np.int32)
-    for tokens in chunks.T:
-        same = (passages == tokens[:, None, None]) & (tokens >= 0)[:, None, None]
-        runs[:, :, 1:] = np.where(same, runs[:, :, :-1] + 1, 0)
-        longest = np.maximum(longest, runs.max(axis=(1, 2)))
-    return longest
+    return common_runs(chunks, passages).lengths.max(1, initial=0)
 
 
 def overlaps(

@@ -44,6 +44,7 @@ class Progress:
         best_loss: That loss, in nats per token.
         seconds: Spent in those steps, by this process and those before it.
         pace: Sums of the meter since the last line of metrics; the next line holds their means.
+        own_text_released: Step at which own text began to be taken from the neighbours; None before.
     """
 
     step: int
@@ -51,6 +52,7 @@ class Progress:
     best_loss: float | None = None
     seconds: float = 0.0
     pace: Mapping[str, float] = field(default_factory=dict)
+    own_text_released: int | None = None
 
 
 def checkpoint_name(step: int) -> str:

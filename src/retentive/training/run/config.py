@@ -68,10 +68,13 @@ class NeighbourDataConfig:
         model: For "dense" and "hybrid": folder or hub id of a Hugging Face encoder.
         near_duplicates: Jaccard similarity of 13-token runs from which chunks and documents count as copies, which
             are not given as neighbours (0.8 in the RETRO paper); null excludes exact copies only.
+        aligned: Shift each neighbour so that its longest run in common with the chunk stands at the chunk's own place,
+            which helps where texts are revisions of one another.
         share_without: Share of samples that are given no neighbours, 0 to 1, so that the model keeps working
             without them.
-        own_text_steps: Steps during which some samples find their own text, shifted by some tokens, in one of their
-            neighbours; their share falls from 1 to 0. This teaches copying, which a small corpus hardly does.
+        own_text_steps: Teach copying, which a small corpus hardly does: all samples find their own text, shifted by
+            some tokens, in one of their neighbours, until it lowers the held-out loss by a tenth, or for this many
+            steps at most; then their share falls to 0 in as many steps as it was held. 0 gives none their own text.
     """
 
     folder: Path | None = None
@@ -79,6 +82,7 @@ class NeighbourDataConfig:
     encoder: str = "lexical"
     model: str | None = None
     near_duplicates: float | None = None
+    aligned: bool = False
     share_without: float = 0.0
     own_text_steps: int = 0
 

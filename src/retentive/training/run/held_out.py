@@ -9,12 +9,13 @@ from torch import Tensor
 
 from retentive.data.batch import IGNORED, Batch, rows_of_rank
 from retentive.data.evaluation_windows import bytes_of_labels
+from retentive.data.manifest import Split
 from retentive.data.token_store import TokenStore
 from retentive.models.protocol import FamilyConfig
 from retentive.text.tokenizer import token_byte_lengths
 from retentive.training.processes.processes import Processes
 from retentive.training.run.config import TrainConfig
-from retentive.training.run.sources import held_out_windows
+from retentive.training.run.sources import Reads, held_out_windows
 from retentive.training.step.learner import Learner
 
 
@@ -40,17 +41,30 @@ class HeldOutWindows:
         store: Where the tokens are.
         config: Options of the run.
         parts: Parts that each process's rows are cut into.
+        reads: What a model that reads neighbours is given.
+        split: ``train`` where nothing is held out.
+        windows: Windows at most; None is as many as the config says.
 
     Raises:
         ValueError: If no document is held out.
     """
 
-    def __init__(self, model: FamilyConfig, store: TokenStore, config: TrainConfig, parts: int) -> None:
+    def __init__(
+        self,
+        model: FamilyConfig,
+        store: TokenStore,
+        config: TrainConfig,
+        parts: int,
+        *,
+        reads: Reads = "neighbours",
+        split: Split = "heldout",
+        windows: int | None = None,
+    ) -> None:
         try:
-            self._source, count = held_out_windows(model, config, store)
+            self._source, count = held_out_windows(model, config, store, reads, split)
         except ValueError as error:
             raise ValueError(f"{error} Or train without evaluation: held_out.every=null.") from error
-        self._count = min(config.held_out.windows, count)
+        self._count = min(config.held_out.windows if windows is None else windows, count)
         self._parts = parts
         self._byte_lengths = byte_lengths(store)
 

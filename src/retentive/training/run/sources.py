@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -10,7 +10,7 @@ from retentive.data.batch import Batch
 from retentive.data.manifest import SPLITS, Split
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, build_neighbours
 from retentive.data.packing import PackedWindows
-from retentive.data.retrieval_batches import ChunkedWindows, RetrievalBatches
+from retentive.data.retrieval_batches import ChunkedWindows, OwnText, RetrievalBatches
 from retentive.data.streams import StreamedWindows
 from retentive.data.token_store import TokenStore
 from retentive.files.targets import check_folder_target
@@ -21,6 +21,9 @@ from retentive.training.run.config import NeighbourDataConfig, TrainConfig
 
 Parts = list[list[Batch]]
 """A process's rows of a step: a list of parts, each a list of consecutive windows."""
+
+Reads = Literal["neighbours", "nothing", "others' neighbours", "own text"]
+"""What is read beside held-out text: its neighbours, or one of three controls."""
 
 
 @runtime_checkable
@@ -59,13 +62,22 @@ def training_batches(model: FamilyConfig, config: TrainConfig, store: TokenStore
         windows,
         found,
         share_without=config.neighbours.share_without,
-        own_text_steps=config.neighbours.own_text_steps,
+        own_text=OwnText() if config.neighbours.own_text_steps else None,
         seed=config.seed,
     )
 
 
-def held_out_windows(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> tuple[BatchSource, int]:
-    """Make the source of held-out batches, with neighbours for models that read them, and count its windows.
+def held_out_windows(
+    model: FamilyConfig, config: TrainConfig, store: TokenStore, reads: Reads = "neighbours", split: Split = "heldout"
+) -> tuple[BatchSource, int]:
+    """Make the source of held-out batches, and count its windows.
+
+    Args:
+        model: Config of the model.
+        config: Options of the run.
+        store: Where the tokens are.
+        reads: What a model that reads neighbours is given.
+        split: ``train`` where nothing is held out.
 
     Raises:
         ValueError: If no document is held out.
@@ -73,10 +85,18 @@ def held_out_windows(model: FamilyConfig, config: TrainConfig, store: TokenStore
     sizes = (config.data.window, config.data.batch_size, config.seed)
     chunks = model.chunked_reading
     if chunks is None:
-        packed = PackedWindows(store, "heldout", *sizes)
+        packed = PackedWindows(store, split, *sizes)
         return packed, packed.windows_per_epoch
-    chunked = ChunkedWindows(store, "heldout", *sizes, chunk_size=chunks.chunk_size)
-    return RetrievalBatches(chunked, _neighbours(chunks, config, store, "heldout")), chunked.windows_per_epoch
+    chunked = ChunkedWindows(store, split, *sizes, chunk_size=chunks.chunk_size)
+    batches = RetrievalBatches(
+        chunked,
+        _neighbours(chunks, config, store, split),
+        share_without=1.0 if reads == "nothing" else 0.0,
+        own_text=OwnText() if reads == "own text" else None,
+        others=reads == "others' neighbours",
+        seed=config.seed,
+    )
+    return batches, chunked.windows_per_epoch
 
 
 def make_neighbours(model: FamilyConfig, config: TrainConfig, store: TokenStore, processes: Processes) -> None:
@@ -144,6 +164,7 @@ def _neighbours(chunks: ChunkedReading, config: TrainConfig, store: TokenStore, 
         neighbours_folder(config),
         config=_table_config(config.neighbours),
         chunk_size=chunks.chunk_size,
+        aligned=config.neighbours.aligned,
     )
 
 
@@ -182,10 +203,18 @@ class StepBatches:
     """
 
     def __init__(self, source: BatchSource, *, depth: int, processes: Processes, parts: int, workers: int) -> None:
-        self._steps = _Steps(source, depth, processes.rank * parts, parts, processes.count * parts)
+        self._place = (depth, processes.rank * parts, parts, processes.count * parts)
         self._workers = workers
         self._ahead: Iterator[Parts] | None = None
         self._next = -1
+        self.source = source
+        self._steps = _Steps(source, *self._place)
+
+    def change_source(self, source: BatchSource) -> None:
+        """Take the batches of the next steps from another source."""
+        self.source = source
+        self._steps = _Steps(source, *self._place)
+        self._ahead = None  # what was made ahead is of the other one
 
     def of_step(self, step: int, last: int) -> Parts:
         """Return the batches of a step.

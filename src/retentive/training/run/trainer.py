@@ -4,9 +4,11 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
+from retentive.checkpoints.frozen import freeze, frozen_parts
 from retentive.checkpoints.model_card import TrainingData, save_model_card
 from retentive.checkpoints.weights import save_model
 from retentive.config_types import check_kind
@@ -33,6 +35,7 @@ from retentive.training.run.checkpoint_folder import (
     write_checkpoint,
 )
 from retentive.training.run.config import TrainConfig
+from retentive.training.run.copying import Copying, falling_from
 from retentive.training.run.first_model import check_first_model, first_model, first_model_to_shard, say_if_unknown
 from retentive.training.run.held_out import HeldOutLoss, HeldOutWindows, byte_lengths, num_bytes
 from retentive.training.run.run_folder import (
@@ -165,6 +168,7 @@ class _Run:
             workers=config.hardware.workers,
         )
         self.held_out = None if config.held_out.every is None else HeldOutWindows(model, store, config, self.parts)
+        self.copying = Copying(model, store, config, self.parts) if model.chunked_reading is not None else None
         self.byte_lengths = byte_lengths(store)
         self.learner, self.meter = self._begin()
         self.progress = self._restore()
@@ -186,6 +190,7 @@ class _Run:
                 done = self.progress.step
                 if done % config.metrics.every == 0 or done == config.steps:
                     self._write_metrics()
+                self._let_own_text_go(bar)
                 improved = self._is_due(config.held_out.every) and self._evaluate(bar)
                 keeps = improved and config.checkpoints.keep_best
                 if keeps or asked or self._is_due(config.checkpoints.every):
@@ -203,13 +208,16 @@ class _Run:
 
         def write() -> None:
             check_whole(checkpoint, alone())
+            frozen = frozen_parts(cast("torch.nn.Module", self.learner.model))
             if self.is_sharded:  # the whole may not fit here either
                 with torch.device("meta"):
                     model = build(self.model)
+                freeze(model, frozen, checkpoint)
                 save_model(model, folder, self.store.tokenizer, weights=weights_one_by_one(checkpoint, model))
             else:
                 model = build(self.model)
                 read_weights(checkpoint, model)
+                freeze(model, frozen, checkpoint)
                 save_model(model, folder, self.store.tokenizer)
             save_model_card(folder, self._data(step))
 
@@ -294,6 +302,8 @@ class _Run:
         restore_run(self.learner, newest, parts=self.parts)
         progress = read_progress(newest)
         self.meter.go_on_from(progress.pace)
+        if progress.own_text_released is not None:
+            self.batches.change_source(falling_from(self.batches.source, progress.own_text_released))
         return progress
 
     def _open_log(self) -> MetricsLog:
@@ -331,6 +341,17 @@ class _Run:
         if self.log is not None:
             self.log.write(self.progress.step, "train", **numbers)
 
+    def _let_own_text_go(self, bar: ProgressBar) -> None:
+        """Let the share of samples that read their own text fall, once it is copied."""
+        step = self.progress.step
+        if self.copying is None or self.progress.own_text_released is not None:
+            return
+        if (found := self.copying.after(step, self.learner)) is None:
+            return
+        self.progress = replace(self.progress, own_text_released=step)
+        self.batches.change_source(falling_from(self.batches.source, step))
+        bar.say(f"step {step:,}: {found}")
+
     def _evaluate(self, bar: ProgressBar) -> bool:
         """Measure the held-out loss. Return whether it is the lowest so far."""
         assert self.held_out is not None
@@ -338,11 +359,16 @@ class _Run:
         improved = self.progress.best_loss is None or found.loss < self.progress.best_loss
         if improved:
             self.progress = replace(self.progress, best_step=self.progress.step, best_loss=found.loss)
+        controls = None if self.copying is None else self.copying.controls(self.learner)
         if self.log is not None:
-            self.log.write(self.progress.step, "held_out", loss=found.loss, bits_per_byte=found.bits_per_byte)
+            numbers = {"loss": found.loss, "bits_per_byte": found.bits_per_byte}
+            numbers |= {} if controls is None else controls.numbers()
+            self.log.write(self.progress.step, "held_out", **numbers)
         bits = "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte"
         best = ", the best so far" if improved else ""
         bar.say(f"step {self.progress.step:,}: held-out loss {found.loss:.4f}{bits}{best}")
+        if controls is not None:
+            bar.say(controls.line())
         return improved
 
     def _save(self) -> None:
