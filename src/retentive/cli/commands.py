@@ -31,6 +31,7 @@ COMMANDS = {
     "linearise": "Turn attention layers of a Transformer into retention, matched and distilled.",
     "export": "Compile a model's steps ahead of time.",
     "retro_evidence": "Test whether neighbours help: RETRO with, without and with wrong ones; half an hour.",
+    "retrieval_evidence": "Measure ways to use one datastore: in context, nearest tokens, RETROfit, RETRO; an hour.",
     "demo": "Run everything on real text, with a report: ten minutes on a laptop.",
 }
 """Name -> what it does; each is a module or a folder of this package with `add_options` and `run`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 WORDS = ["state", "token", "chunk", "neighbour", "decay", "query", "value", "reader", "memory", "segment"]
-OPTIONS = ["--seeds=[0]", "--own_text_steps=1", "--heldout_bytes=400", "--dense_model=null"]
+OPTIONS = ["--seeds=[0]", "--own_text_steps=1", "--heldout_bytes=400", "--dense_model=null", "--fit_steps=2"]
 
 
 @pytest.fixture

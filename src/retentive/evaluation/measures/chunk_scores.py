@@ -115,6 +115,77 @@ class OthersNeighbours:
 
 
 @dataclass(frozen=True)
+class RandomNeighbours:
+    """Each chunk is given chunks of the datastore that are drawn at random.
+
+    Attributes:
+        database: The datastore.
+        k: Neighbours of each.
+        seed: Decides which.
+    """
+
+    database: Datastore
+    k: int = 2
+    seed: int = 0
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a chunk."""
+        return self.database.chunk_size
+
+    def tokens(
+        self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
+    ) -> Int64[np.ndarray, "*shape k length"]:
+        """Neighbours at random; a chunk is given the same ones whatever is asked for beside it."""
+        corpus = self.database.corpus
+        keys = zip(documents.reshape(-1).tolist(), numbers.reshape(-1).tolist(), strict=True)
+        drawn = [
+            np.random.default_rng((self.seed, *key)).integers(corpus.num_chunks, size=self.k)
+            if key[0] >= 0
+            else np.full(self.k, -1)
+            for key in keys
+        ]
+        return corpus.with_continuations(np.array(drawn, dtype=np.int64).reshape(*documents.shape, self.k))
+
+
+@dataclass(frozen=True)
+class OwnTextNeighbours:
+    """One neighbour of each chunk is its own text and continuation, shifted: what a model that copies reads best.
+
+    Attributes:
+        neighbours: Finds the others.
+        seed: Decides the shifts, of at most half a chunk, and which neighbour it is.
+    """
+
+    neighbours: ChunkNeighbours
+    seed: int = 0
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a chunk."""
+        return self.neighbours.chunk_size
+
+    def tokens(
+        self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
+    ) -> Int64[np.ndarray, "*shape k length"]:
+        """Neighbours, one of them the own text."""
+        found = self.neighbours.tokens(documents, numbers)
+        there, half = documents >= 0, self.chunk_size // 2
+        owners, places = documents[there], numbers[there]
+        # Drawn for each chunk by itself: whatever is asked for beside it, it is given the same text.
+        drawn = [
+            np.random.default_rng((self.seed, *chunk)) for chunk in zip(owners.tolist(), places.tolist(), strict=True)
+        ]
+        shifts = np.array([each.integers(-half, half + 1) for each in drawn], dtype=np.int64)
+        slots = np.array([each.integers(found.shape[-2]) for each in drawn], dtype=np.int64)
+        text = self.neighbours.text(owners, places * self.chunk_size + shifts, found.shape[-1])
+        rows = found[there]
+        rows[np.arange(len(rows)), slots] = text
+        found[there] = rows
+        return found
+
+
+@dataclass(frozen=True)
 class FoundNeighbours:
     """Each chunk is looked for in a datastore, which need not be the one of training.
 
@@ -177,19 +248,38 @@ def score_chunks(
     if neighbours is not None and neighbours.chunk_size != size:
         raise ValueError(f"neighbours must be of chunks of {size} tokens, but are of {neighbours.chunk_size}.")
     documents.check_model(model)
-    windows = documents.windows(window=window, stride=stride, batch_size=batch_size)
-    place = {int(number): int(first) for number, first in zip(documents.numbers, chunks.first, strict=True)}
-    count = int(chunks.counts.sum())
-    nats, num_bytes = np.zeros(count), np.zeros(count, dtype=np.int64)
-    for batch in windows:
-        loss = _loss(model, batch, neighbours)
+    sums = ChunkSums(chunks)
+    for batch in documents.windows(window=window, stride=stride, batch_size=batch_size):
+        on_tokens(sums.add(batch, _loss(model, batch, neighbours)))
+    return sums.scores()
+
+
+class ChunkSums:
+    """Adds up the loss of tokens by the chunk that they are in.
+
+    Args:
+        chunks: All chunks that there are.
+    """
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._size = chunks.chunk_size
+        numbers = chunks.documents.numbers
+        self._place = {int(number): int(first) for number, first in zip(numbers, chunks.first, strict=True)}
+        count = int(chunks.counts.sum())
+        self._nats, self._bytes = np.zeros(count), np.zeros(count, dtype=np.int64)
+
+    def add(self, batch: EvaluationBatch, loss: Float64[np.ndarray, "batch time"]) -> int:
+        """Add the tokens of a batch that have labels, and return their number."""
         rows, columns = np.nonzero((batch.labels != IGNORED).numpy())
-        first = np.array([place[document] for document in batch.document.tolist()])
-        of_chunk = first[rows] + (batch.offset.numpy()[rows] + columns) // size
-        np.add.at(nats, of_chunk, loss[rows, columns])
-        np.add.at(num_bytes, of_chunk, batch.scored_bytes.numpy()[rows, columns])
-        on_tokens(len(rows))
-    return ChunkScores(nats=nats, num_bytes=num_bytes)
+        first = np.array([self._place[document] for document in batch.document.tolist()])
+        of_chunk = first[rows] + (batch.offset.numpy()[rows] + columns) // self._size
+        np.add.at(self._nats, of_chunk, loss[rows, columns])
+        np.add.at(self._bytes, of_chunk, batch.scored_bytes.numpy()[rows, columns])
+        return len(rows)
+
+    def scores(self) -> ChunkScores:
+        """The sums so far."""
+        return ChunkScores(nats=self._nats, num_bytes=self._bytes)
 
 
 def _loss(

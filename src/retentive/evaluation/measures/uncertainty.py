@@ -5,6 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from retentive.config_types import check_count
+
 
 def standard_error_of_ratio(
     totals: Float64[np.ndarray, "documents"], sizes: Int64[np.ndarray, "documents"]
@@ -48,3 +50,27 @@ def wilson_interval(hits: int, trials: int, *, deviations: float = 1.96) -> tupl
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap_interval(
+    totals: Float64[np.ndarray, "documents"], sizes: Int64[np.ndarray, "documents"], *, resamples: int = 1000
+) -> tuple[float, float]:
+    """The 95 percent interval of a sum over a size, from documents that are drawn again (Efron 1979).
+
+    Text within a document is alike, so documents are drawn and not chunks. The draws are always the same.
+
+    Args:
+        totals: Of each document, such as bits.
+        sizes: Of each document, such as bytes; documents of size 0 are left out.
+        resamples: Draws of as many documents as there are.
+
+    Raises:
+        ValueError: If no document has a size.
+    """
+    check_count("resamples", resamples)
+    totals, sizes = totals[sizes > 0], sizes[sizes > 0]
+    if len(sizes) == 0:
+        raise ValueError("sizes must have a document of more than 0, but all are 0.")
+    drawn = np.random.default_rng(0).integers(len(sizes), size=(resamples, len(sizes)))
+    low, high = np.quantile(totals[drawn].sum(1) / sizes[drawn].sum(1), (0.025, 0.975))
+    return float(low), float(high)

@@ -8,21 +8,36 @@ from retentive.evaluation.measures.overlap import bits_per_byte_up_to
 from retentive.evaluation.report.document import Curve, LineChart, Passage, Table
 from retentive.experiments.retro_evidence.evidence import (
     DENSE_PART,
+    FIT_OFF,
+    FIT_ON,
+    FIT_OWN,
+    FIT_SHUFFLED,
     LEXICAL_PART,
     OFF,
     ON,
+    OWN,
     SHUFFLED,
     TRANSFORMER,
+    TRANSFORMER_LONGER,
     Evidence,
 )
 
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 """Overlaps up to which chunks are counted; 12.5% is at most eight tokens of 64 in one piece."""
 
-CONDITIONS = (TRANSFORMER, OFF, SHUFFLED, ON, LEXICAL_PART, DENSE_PART)
+OF_FIT = (FIT_OFF, FIT_SHUFFLED, FIT_ON, FIT_OWN)
+CONDITIONS = (TRANSFORMER, TRANSFORMER_LONGER, OFF, SHUFFLED, ON, OWN, LEXICAL_PART, DENSE_PART, *OF_FIT)
 
-LABELS = {ON: "right ones", SHUFFLED: "wrong ones", LEXICAL_PART: "words, part", DENSE_PART: "dense, part"}
-"""What curves are called. The Transformer, whose weights are others, is in the table alone."""
+LABELS = {ON: "right ones", SHUFFLED: "wrong ones", FIT_ON: "RETROfit, right", FIT_SHUFFLED: "RETROfit, wrong"}
+"""What curves are called. What has other weights, or other neighbours, is in the table alone."""
+
+COPIED = 0.01
+"""Bits per byte that a chunk's own text has to save at least, for a model to be one that copies."""
+
+
+def without_neighbours(condition: str) -> str:
+    """The same model without neighbours."""
+    return FIT_OFF if condition in OF_FIT else OFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +48,7 @@ class Row:
         condition: Which neighbours were read.
         over: Which chunks: a share for those of at most this overlap, or "above" and a share.
         bits: Of each seed.
-        less_off: Of each seed, minus those of RETRO[OFF] of the same seed.
+        less_off: Of each seed, minus those of the same seed without neighbours (the Transformers', of RETRO[OFF]).
     """
 
     condition: str
@@ -48,7 +63,7 @@ class Row:
 
     @property
     def gain(self) -> float:
-        """Mean over seeds of what is saved against RETRO[OFF]; negative is a loss."""
+        """Mean over seeds of what neighbours save; negative is a loss."""
         return -float(np.mean(self.less_off))
 
 
@@ -60,7 +75,7 @@ def rows_of(evidence: Evidence) -> list[Row]:
     for over, chosen in _subsets(evidence):
         for name in present:
             bits = [_bits(evidence, seed, name, chosen) for seed in seeds]
-            off = [_bits(evidence, seed, OFF, chosen) for seed in seeds]
+            off = [_bits(evidence, seed, without_neighbours(name), chosen) for seed in seeds]
             if None in bits or None in off:
                 continue
             known = tuple(value for value in bits if value is not None)
@@ -93,26 +108,43 @@ def table(evidence: Evidence) -> Table:
             row.condition,
             f"{row.over} ({int(chosen[row.over].sum()):,} chunks)",
             f"{row.mean:.4f}",
-            "" if row.condition == OFF else f"{row.gain:+.4f}",
-            "" if row.condition == OFF else " ".join(f"{-value:+.4f}" for value in row.less_off),
+            "" if row.condition in (OFF, FIT_OFF) else f"{row.gain:+.4f}",
+            "" if row.condition in (OFF, FIT_OFF) else " ".join(f"{-value:+.4f}" for value in row.less_off),
         )
         for row in rows_of(evidence)
     ]
     sizes = ", ".join(f"{kind} {count:,}" for kind, count in evidence.parameters.items())
     return Table(
         title="Bits per byte of held-out text, with neighbours and without",
-        columns=("model", "over", "bits per byte", "saved against RETRO[OFF]", "by seed"),
+        columns=("model", "over", "bits per byte", "saved against [OFF]", "by seed"),
         rows=tuple(cells),
         caption=(
             f"Means over {len(evidence.scores)} seeds; {evidence.chunks.documents.coverage}. Overlap: the longest run "
             "of tokens that a chunk shares with one of its ten nearest training chunks and what follows them, by its "
-            f"length. Weights: {sizes}."
+            "length. Own text, shifted, is the copying control: a model that does not gain by it cannot copy. The "
+            f"Transformers' rows are compared with RETRO[OFF]. Weights: {sizes}.{copying_warning(evidence)}"
         ),
     )
 
 
+def copying_warning(evidence: Evidence) -> str:
+    """A sentence for each model that a chunk's own text does not help; empty where it helps all."""
+    chosen = evidence.overlap <= 1
+    found: list[str] = []
+    for off, own in ((OFF, OWN), (FIT_OFF, FIT_OWN)):
+        for seed in evidence.scores:
+            bits = [_bits(evidence, seed, name, chosen) for name in (off, own)]
+            if None not in bits and (bits[0] or 0.0) - (bits[1] or 0.0) < COPIED:
+                found.append(
+                    f" Warning: the own text saves {(bits[0] or 0.0) - (bits[1] or 0.0):.4f} bits per byte in "
+                    f"{own.partition('[')[0]} of seed {seed}, so it has not learned to copy, and no neighbour can help "
+                    "it: train longer, with more own_text_steps."
+                )
+    return "".join(found)
+
+
 def overlap_chart(evidence: Evidence) -> LineChart:
-    """What is saved against RETRO[OFF] over the chunks of at most some overlap, for every condition."""
+    """What is saved by neighbours over the chunks of at most some overlap, for every condition."""
     seeds = list(evidence.scores)
     curves: list[Curve] = []
     for name, label in LABELS.items():
@@ -133,14 +165,14 @@ def overlap_chart(evidence: Evidence) -> LineChart:
         x_label="chunks of at most this overlap (%)",
         y_label="bits per byte saved",
         curves=tuple(curves),
-        caption=f"Means over {len(seeds)} seeds, bars from the least to the most, against RETRO[OFF]; 100% is all.",
+        caption=f"Means over {len(seeds)} seeds, bars from the least to the most, against the same model without them.",
     )
 
 
 def _saved(evidence: Evidence, seed: int, name: str, share: float) -> float:
     values = [
         bits_per_byte_up_to(share, evidence.overlap, scores.nats, scores.num_bytes)
-        for scores in (evidence.scores[seed][OFF], evidence.scores[seed][name])
+        for scores in (evidence.scores[seed][without_neighbours(name)], evidence.scores[seed][name])
     ]
     off, found = (0.0 if value is None else value for value in values)
     return off - found

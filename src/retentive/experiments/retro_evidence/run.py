@@ -13,6 +13,7 @@ from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.report.document import Report, Table
 from retentive.evaluation.report.files import write_report
 from retentive.evaluation.report.pictures import draw, require_matplotlib, styles
+from retentive.experiments.retrieval_models.training import WINDOW
 from retentive.experiments.retro_evidence.evidence import EvidenceConfig, gather_evidence
 from retentive.experiments.retro_evidence.report import overlap_chart, passages, rows_of, table
 from retentive.files import write_atomically
@@ -54,8 +55,9 @@ def run_evidence(config: EvidenceConfig) -> EvidenceReport:
     seconds = time.perf_counter() - begin
     facts = {
         **describe_machine(torch.device("cpu")),
-        "corpus": f"{config.corpus.name}: {evidence.chunks.documents.coverage}",
-        "training": f"{config.steps:,} steps of 2,048 tokens for each of {len(config.seeds)} seeds",
+        "corpus": f"{config.corpus.name if config.corpus else config.package}: {evidence.chunks.documents.coverage}",
+        "training": f"{config.steps:,} steps of {WINDOW * config.batch_size:,} tokens for each of {len(config.seeds)} "
+        f"seeds; RETROfit {config.fit_steps:,} after the Transformer's",
         "minutes of this run": f"{seconds / 60:.1f}",
     }
     report = Report(

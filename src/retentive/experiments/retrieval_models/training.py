@@ -1,0 +1,157 @@
+"""The models: RETRO, RETROfit, and Transformers of the same size that were trained for as many steps, or as long."""
+
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import torch
+
+from retentive.data.token_store import TokenStore
+from retentive.experiments.retrieval_models.config import ModelsConfig
+from retentive.experiments.retrieval_models.corpus import CHUNK_SIZE
+from retentive.files import read_json, write_json
+from retentive.models.protocol import FamilyConfig
+from retentive.models.registry import build
+from retentive.models.retro import RetroConfig, retro_over
+from retentive.models.transformer import TransformerConfig
+from retentive.training.run.checkpoint_folder import checkpoint_folders, read_progress
+from retentive.training.run.config import (
+    CheckpointConfig,
+    DataConfig,
+    HeldOutConfig,
+    NeighbourDataConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from retentive.training.run.run_folder import CHECKPOINTS_FOLDER
+from retentive.training.run.step_time import seconds_per_step
+from retentive.training.run.trainer import train
+
+TRANSFORMER, LONGER, RETRO, RETROFIT = "transformer", "transformer-longer", "retro", "retrofit"
+KINDS = (TRANSFORMER, RETRO, LONGER, RETROFIT)
+WINDOW, STRIDE = 512, 384
+Trained = Mapping[tuple[str, int], Path]
+"""The folder of each model by kind and seed."""
+
+
+def model_configs(vocab_size: int) -> dict[str, FamilyConfig]:
+    """Configs of a RETRO, of a Transformer with as many weights, in wider feed-forwards, and of a RETRO around that."""
+    base = TransformerConfig(vocab_size=vocab_size, hidden_size=64, num_layers=3, num_heads=2, tie_embeddings=True)
+    retro = _retro(base)
+    more = num_parameters(retro) - num_parameters(base)
+    wider = base.decoder.feed_forward.intermediate_size + round(more / (2 * base.num_layers * base.hidden_size))
+    transformer = replace(base, intermediate_size=wider)
+    return {TRANSFORMER: transformer, LONGER: transformer, RETRO: retro, RETROFIT: _retro(transformer)}
+
+
+def _retro(base: TransformerConfig) -> RetroConfig:
+    return replace(retro_over(base), chunk_size=CHUNK_SIZE, cross_layers=(2, 3), share_embeddings=True)
+
+
+def num_parameters(config: FamilyConfig) -> int:
+    """Weights of the model that a config describes."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build(config).parameters())
+
+
+def train_all(config: ModelsConfig, store: TokenStore, kinds: Sequence[str] = KINDS) -> Trained:
+    """Train every model that is not trained yet."""
+    configs = model_configs(store.manifest.tokenizer.vocab_size)
+    first = [(kind, seed) for seed in config.seeds for kind in (TRANSFORMER, RETRO) if kind in kinds]
+    second = [(kind, seed) for seed in config.seeds for kind in (RETROFIT, LONGER) if kind in kinds]
+    steps = {TRANSFORMER: config.steps, RETRO: config.steps, RETROFIT: config.fit_steps}
+    if LONGER in kinds:
+        steps[LONGER] = round(config.steps * _step_ratio(config, configs))
+    # One process with one thread for each model: small models gain nothing from a second thread.
+    with ProcessPoolExecutor(config.side_by_side, get_context("spawn"), _watch_parent) as pool:
+        folders: dict[tuple[str, int], Path] = {}
+        for wanted in (first, second):  # RETROfit starts from what was trained first
+            jobs = [(configs[kind], _train_config(config, kind, seed, store, steps[kind])) for kind, seed in wanted]
+            folders |= dict(zip(wanted, pool.map(_train, *zip(*jobs, strict=True)), strict=True)) if jobs else {}
+    return folders
+
+
+def training_seconds(model: Path) -> float:
+    """Seconds of all training steps of a model in its run's folder, on the clock."""
+    newest = checkpoint_folders(model.parent / CHECKPOINTS_FOLDER)[-1]
+    return read_progress(newest).seconds
+
+
+def _step_ratio(config: ModelsConfig, configs: Mapping[str, FamilyConfig]) -> float:
+    """A step of RETRO in steps of the Transformer: measured in turns, once for a folder."""
+    path = config.output / "step_time.json"
+    if path.exists():
+        return float(read_json(path, cure="delete it: it is then measured again")["ratio"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    data = _data(config)
+    turns = [[seconds_per_step(configs[kind], data, repetitions=1) for kind in (RETRO, TRANSFORMER)] for _ in range(9)]
+    torch.set_num_threads(threads)
+    ratio = statistics.median(retro / transformer for retro, transformer in turns)
+    write_json(path, {"ratio": ratio})
+    return ratio
+
+
+def _data(config: ModelsConfig) -> DataConfig:
+    return DataConfig(window=WINDOW, batch_size=config.batch_size)
+
+
+def _train_config(config: ModelsConfig, kind: str, seed: int, store: TokenStore, steps: int) -> TrainConfig:
+    neighbours = NeighbourDataConfig(near_duplicates=config.near_duplicates, aligned=config.aligned)
+    if kind == RETRO:  # a fitted one keeps its base, which reads no neighbours
+        neighbours = replace(neighbours, share_without=0.1, own_text_steps=config.own_text_steps)
+    if kind == RETROFIT:
+        neighbours = replace(neighbours, own_text_steps=min(config.own_text_steps, config.fit_steps // 2))
+    return TrainConfig(
+        store=store.folder,
+        run=config.output / f"{kind}-{seed}",
+        steps=steps,
+        seed=seed,
+        data=_data(config),
+        retrofit=config.output / f"{TRANSFORMER}-{seed}" / "model" if kind == RETROFIT else None,
+        neighbours=neighbours if kind in (RETRO, RETROFIT) else NeighbourDataConfig(),
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+        schedule=ScheduleConfig(warmup_steps=min(40, steps - 1)),
+        held_out=HeldOutConfig(every=None),
+        checkpoints=CheckpointConfig(every=100, keep_last=1, keep_best=False),
+    )
+
+
+_STOPPED = threading.Event()
+
+
+def _train(model: FamilyConfig, config: TrainConfig) -> Path:
+    if _STOPPED.is_set():  # this job was still waiting when another was stopped
+        raise KeyboardInterrupt
+    torch.set_num_threads(1)
+    report = train(model, config)
+    if report.model is None:
+        _STOPPED.set()
+        raise KeyboardInterrupt
+    return report.model
+
+
+def _watch_parent() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Stop when the parent process has ended, even by SIGKILL; otherwise training would go on for hours.
+
+    As on Ctrl-C, training finishes its step and keeps a checkpoint.
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+    parent.join()
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)  # a second signal ends a process that is not in training
+        time.sleep(1)
