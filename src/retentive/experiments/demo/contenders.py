@@ -13,11 +13,19 @@ SIZES = {"hidden_size": 128, "num_layers": 4, "num_heads": 2}
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A model of the demo: its family in the registry, the name in the report, and its config by vocabulary size."""
+    """A model of the demo.
+
+    Attributes:
+        family: Its family in the registry.
+        name: What the report calls it.
+        config: Its config by vocabulary size.
+        fitted_to: Family of the contender before it that it is fitted to (RETROfit); None begins with new weights.
+    """
 
     family: str
     name: str
     config: Callable[[int], FamilyConfig]
+    fitted_to: str | None = None
 
 
 def _recurrent_memory(vocab_size: int) -> FamilyConfig:
@@ -27,15 +35,15 @@ def _recurrent_memory(vocab_size: int) -> FamilyConfig:
 
 
 def _with_neighbours(vocab_size: int) -> FamilyConfig:
-    """The same Transformer, which also reads the neighbours of each chunk of 64 tokens."""
+    """The same Transformer, which also reads the neighbours of each chunk: an encoder of two layers, which can copy."""
     base = config_class("transformer")(vocab_size=vocab_size, **SIZES)
-    return replace(retro_over(base), encoder_num_layers=1, share_embeddings=True)
+    return replace(retro_over(base), share_embeddings=True)
 
 
 CONTENDERS = (
     Contender("retnet", "RetNet", lambda size: config_class("retnet")(vocab_size=size, **SIZES)),
     Contender("transformer", "Transformer", lambda size: config_class("transformer")(vocab_size=size, **SIZES)),
     Contender("rmt", "RMT", _recurrent_memory),
-    Contender("retro", "RETRO", _with_neighbours),
+    Contender("retro", "RETRO", _with_neighbours, fitted_to="transformer"),
 )
 """Who is trained, measured and reported, in this order; the first one writes the sample."""

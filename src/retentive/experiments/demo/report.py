@@ -101,7 +101,8 @@ def _summary(measured: Measurements) -> str:
     )
     return (
         f"{', '.join(names[:-1])} and {names[-1]} were trained on the same text, for as many steps, with decoders of "
-        "equal size. RETRO reads neighbours beside: training documents that are like what it has read. "
+        "equal size. RETRO is the Transformer, fitted in as many steps more to read neighbours: training documents "
+        "that are like what it has read. "
         f"Held-out text takes {sizes} bits per byte. After {last:,} tokens the state that is carried takes {states}. "
         "The state of the text below was saved, and a new process went on from it with the same tokens as an "
         "uninterrupted run."

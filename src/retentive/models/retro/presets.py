@@ -19,7 +19,7 @@ def chunk_tokens(vocab_size: int) -> int:
 
     A small model copies from chunks of that length; shorter ones are more chances to read again what is there now.
     """
-    return next(tokens for tokens, below in ((64, 300), (32, 1500), (24, 6000), (16, math.inf)) if vocab_size < below)
+    return next(tokens for tokens, below in ((64, 300), (32, 1500), (16, math.inf)) if vocab_size < below)
 
 
 def _around(
