@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE := 1
 help:
 	@echo "make demo               train, evaluate and stream four small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
-	@echo "make retro-evidence     train RETROs with and without neighbours, and compare (CORPUS=path; half an hour)"
+	@echo "make retro-evidence     train RETROs with and without neighbours, and compare (CORPUS=path; two hours)"
 	@echo "make recall             train small memories and ask each for a fact after a million bytes (an hour)"
 	@echo "make smollm2            fetch a language model of 135 million weights (93 MB) and convert it"
 	@echo "make test               all tests (20 minutes on two cores)"

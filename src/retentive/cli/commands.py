@@ -30,7 +30,7 @@ COMMANDS = {
     "quantise": "Round a model's weights to 8 or 4 bits.",
     "linearise": "Turn attention layers of a Transformer into retention, matched and distilled.",
     "export": "Compile a model's steps ahead of time.",
-    "retro_evidence": "Test whether neighbours help: RETRO with, without and with wrong ones; half an hour.",
+    "retro_evidence": "Test whether neighbours help: RETRO with, without and with wrong ones; two hours.",
     "retrieval_evidence": "Measure ways to use one datastore: in context, nearest tokens, RETROfit, RETRO; an hour.",
     "demo": "Run everything on real text, with a report: ten minutes on a laptop.",
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 from jsonargparse import ArgumentParser, Namespace
@@ -9,8 +10,15 @@ from jsonargparse import ArgumentParser, Namespace
 from retentive.checkpoints.manifest import read_manifest
 from retentive.cli.options.file import typed_or_in_file
 from retentive.cli.options.from_config import add_config, read_config
-from retentive.cli.options.model import add_model_options, inner_option, read_model_options, starting_config
+from retentive.cli.options.model import (
+    SOME_VOCABULARY,
+    add_model_options,
+    inner_option,
+    read_model_options,
+    starting_config,
+)
 from retentive.data.token_store import TokenStore
+from retentive.errors import RetentiveError
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import family_names, is_plain_decoder, preset_names
 from retentive.training.objectives import OBJECTIVES, ObjectiveConfig
@@ -35,7 +43,9 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--size", default=sizes[0], choices=sizes, help="Where the options of --model start from.")
     trained = typed_or_in_file(arguments, "retrofit")
     inner = inner_option(family, size)
-    start = starting_config(family, size, typed_or_in_file(arguments, inner) if inner else None, trained, init)
+    kind = typed_or_in_file(arguments, inner) if inner else None
+    vocab_size = _vocab_size(typed_or_in_file(arguments, "store"))
+    start = starting_config(family, size, kind, trained, init, vocab_size)
     if inner and trained is None:
         kinds = [name for name in family_names() if is_plain_decoder(name)]
         kind = f"Kind of decoder below --model.{inner}."
@@ -52,7 +62,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     inner = inner_option(options.family, options.size)
     kind = getattr(options, inner, None) if inner else None
     trained, init = (None if folder is None else str(folder) for folder in (config.retrofit, config.init))
-    start = starting_config(options.family, options.size, kind, trained, init)
+    start = starting_config(options.family, options.size, kind, trained, init, vocab_size)
     if init is not None:  # a published model may have more rows than its tokenizer has tokens
         vocab_size = max(vocab_size, start.decoder.embedding.vocab_size)
     model = read_model_options(start, options.model.as_dict(), vocab_size)
@@ -67,6 +77,14 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         print("\n".join(lines))
     if report.model is None:
         sys.exit(130)  # so that a script does not go on with a model that is not there, or that of an earlier run
+
+
+def _vocab_size(store: str | None) -> int:
+    """Ids of a store's tokenizer; some number where there is no store, which training then says."""
+    try:
+        return SOME_VOCABULARY if store is None else TokenStore.open(Path(store)).manifest.tokenizer.vocab_size
+    except (OSError, RetentiveError):
+        return SOME_VOCABULARY
 
 
 def _add_objective(parser: ArgumentParser, name: str) -> None:

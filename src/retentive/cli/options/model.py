@@ -15,13 +15,24 @@ def inner_option(family: str, size: str) -> str | None:
     """The option of a family's config that is another family's config; None where there is none."""
     if size not in preset_names(family):
         return None  # the parser says so
-    start = preset(family, size)(257)
+    start = preset(family, size)(SOME_VOCABULARY)
     return next(
         (field.name for field in dataclasses.fields(start) if hasattr(getattr(start, field.name), "family")), None
     )
 
 
-def starting_config(family: str, size: str, inner: str | None, trained: str | None, init: str | None) -> Any:
+SOME_VOCABULARY = 257
+"""Ids of a tokenizer that is not known yet: bytes and end-of-text."""
+
+
+def starting_config(
+    family: str,
+    size: str,
+    inner: str | None,
+    trained: str | None,
+    init: str | None,
+    vocab_size: int = SOME_VOCABULARY,
+) -> Any:
     """The config whose values are the defaults.
 
     Args:
@@ -30,6 +41,7 @@ def starting_config(family: str, size: str, inner: str | None, trained: str | No
         inner: Kind of the decoder inside it; None is the preset's.
         trained: Folder of a trained model that is to be the decoder inside it.
         init: Folder of a saved model whose weights the run begins with.
+        vocab_size: Of the text; a RETRO's chunks are so many tokens of it that they have about 60 bytes.
     """
     if init is not None:
         saved = read_manifest(init).config
@@ -40,11 +52,11 @@ def starting_config(family: str, size: str, inner: str | None, trained: str | No
         if family != "retro":
             raise ValueError(f"retrofit needs --family retro, which reads neighbours, but family is {family!r}.")
         return retro_over(read_manifest(trained).config)
-    start = preset(family, size)(257)
+    start = preset(family, size)(vocab_size)
     name = inner_option(family, size)
     if inner is None or name is None or inner == getattr(start, name).family:
         return start
-    decoder = preset(inner, size)(257)
+    decoder = preset(inner, size)(vocab_size)
     if family == "retro":
         return retro_over(decoder)
     changes = {"causal_memory": True} if inner == "retnet" else {}
