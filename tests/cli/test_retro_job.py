@@ -158,3 +158,10 @@ def test_a_trained_model_stays_what_it_was(place: Path):
     assert int(share[1].replace(",", "")) == learned
     message = refused("train", "--retrofit=runs/b/model", "--store=store", "--run=runs/d", "--steps=4", cwd=place)
     assert "retrofit needs --family retro" in message
+    # Trained further, it is still that base, and learns in the parts that learned.
+    further = run("train", "--init=runs/c/model", "--store=store", "--run=runs/e", *TRAIN, cwd=place)
+    assert share[0] in further
+    assert '"own_text": ' in (place / "runs/e/metrics.jsonl").read_text()
+    more = load_model(place / "runs/e/model").state_dict()
+    assert all(torch.equal(more[name], tensor) for name, tensor in base.state_dict().items())
+    assert any(not torch.equal(more[name], weights[name]) for name in more)
