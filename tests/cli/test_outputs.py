@@ -34,6 +34,7 @@ WRITERS = {
     "quantise": ("dest", ["model", "{}"]),
     "linearise": ("dest", ["model", "{}", "--store=store"]),
     "retro_evidence": ("output", ["/nowhere/text", "--output={}"]),
+    "retrieval_evidence": ("output", ["/nowhere/text", "--output={}"]),
     "demo": ("output", ["--corpus=/nowhere/text", "--output={}"]),
     "index build": ("store", ["--source=/nowhere/text", "--store={}"]),
 }

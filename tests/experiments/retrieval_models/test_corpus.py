@@ -77,3 +77,5 @@ def test_what_is_no_name_or_no_corpus_is_refused(tmp_path: Path):
         ModelsConfig()
     with pytest.raises(ValueError, match="releases must be at least two releases"):
         ModelsConfig(package="tale", releases=("1.0",))
+    with pytest.raises(ValueError, match="releases must be at least two releases"):
+        ModelsConfig(corpus=tmp_path, releases=("1.0",))

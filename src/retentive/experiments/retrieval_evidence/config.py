@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from retentive.config_types import check_count, check_counts, check_types
+from retentive.config_types import check_count, check_counts
 from retentive.experiments.retrieval_models.config import ModelsConfig
 
 
@@ -54,13 +54,16 @@ class RetrievalEvidenceConfig(ModelsConfig):
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        if not self.packages:
-            super().__post_init__()
-        elif self.corpus is not None or self.package is not None:
-            raise ValueError(
-                f"packages take the place of a corpus and of a package, but these are {self.corpus} and "
-                f"{self.package}: leave them out."
-            )
-        check_types(self)
+        super().__post_init__()
         check_counts(self, "k", "datastore_bytes", "resamples", "heldout_bytes")
         check_count("context", self.context, least=0, unit="token")
+
+    def check_text(self) -> None:
+        """See `ModelsConfig.check_text`; the documentation of packages is a text, too."""
+        if not self.packages:
+            super().check_text()
+        elif self.corpus is not None or self.package is not None or self.releases:
+            raise ValueError(
+                f"packages take the place of a corpus and of a package with its releases, but these are {self.corpus}, "
+                f"{self.package} and {list(self.releases)}: leave them out."
+            )

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
+from retentive.config_types import check_kind
 from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.measures.uncertainty import bootstrap_interval
 from retentive.evaluation.report.document import Report, Table
 from retentive.evaluation.report.files import write_report
+from retentive.evaluation.report.pictures import require_matplotlib
 from retentive.experiments.retrieval_evidence.config import RetrievalEvidenceConfig
 from retentive.experiments.retrieval_evidence.evidence import NONE, PLAIN, RIGHT, SHUFFLED, Condition, Evidence, gather
 from retentive.files import write_atomically
+from retentive.files.targets import check_folder_target
 
 SLICES = (("all chunks", 0.0, 1.0), ("overlap at most 12.5%", 0.0, 0.125), ("overlap above 12.5%", 0.126, 1.0))
 
@@ -171,6 +174,9 @@ class EvidenceReport:
 
 def run_retrieval_evidence(config: RetrievalEvidenceConfig) -> EvidenceReport:
     """Gather the evidence, and write a table and a page."""
+    check_kind("config", config, RetrievalEvidenceConfig)
+    require_matplotlib()
+    check_folder_target("output", config.output)
     evidence = gather(config)
     rows = rows_of(evidence, config.resamples)
     found = table(evidence, rows, config.resamples)

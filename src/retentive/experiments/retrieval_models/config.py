@@ -51,18 +51,26 @@ class ModelsConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        if (self.corpus is None) == (self.package is None):
-            raise ValueError(
-                f"corpus must be a folder of text or a tar archive, or package the name of a package, one of them, but "
-                f"they are {self.corpus} and {self.package}."
-            )
-        if (self.package is None) != (len(self.releases) < 2):
-            raise ValueError(
-                "releases must be at least two releases of the package, the oldest first, and nothing without one, but "
-                f"are {list(self.releases)}."
-            )
+        self.check_text()
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be at least one, each another, but are {list(self.seeds)}.")
         check_counts(self, "steps", "fit_steps", "batch_size", "heldout_bytes", "side_by_side")
         if not 0 <= self.own_text_steps <= self.steps:
             raise ValueError(f"own_text_steps must be from 0 to steps = {self.steps}, but is {self.own_text_steps}.")
+
+    def check_text(self) -> None:
+        """Validate that there is one text.
+
+        Raises:
+            ValueError: If there is none, or more than one.
+        """
+        if (self.corpus is None) == (self.package is None):
+            raise ValueError(
+                f"corpus must be a folder of text or a tar archive, or package the name of a package, one of them, but "
+                f"they are {self.corpus} and {self.package}."
+            )
+        if bool(self.releases) != (self.package is not None) or len(self.releases) == 1:
+            raise ValueError(
+                "releases must be at least two releases of the package, the oldest first, and nothing without one, but "
+                f"are {list(self.releases)}."
+            )
