@@ -31,8 +31,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ways")
     (folder / "text").mkdir()
     drawn = random.Random(0)
-    for number in range(24):
-        text = " ".join(drawn.choice(WORDS) for _ in range(30))
+    for number in range(60):
+        text = " ".join(drawn.choice(WORDS) for _ in range(20))
         (folder / "text" / f"{number}.txt").write_text(text)
     prepare(PrepareConfig(source=folder / "text", output=folder / "store", heldout_fraction=0.3))
     store = TokenStore.open(folder / "store")
@@ -53,7 +53,7 @@ def test_neighbours_stand_in_front_of_the_context(parts: Parts):
     model, store, chunks, neighbours = parts
     context, number = 12, 0
     found, alone = (score_in_context(model, chunks, each, context=context) for each in (neighbours, None))
-    begin, gap = store.manifest.tokenizer.document_begin, store.tokenizer.encode("\n\n").tolist()
+    begin, gap = store.manifest.tokenizer.document_begin, list(store.tokenizer.encode("\n\n"))
     for document in chunks.documents.numbers.tolist():
         text = chunks.documents.text(document).tolist()
         for place in range(0, len(text), CHUNK):
@@ -61,7 +61,8 @@ def test_neighbours_stand_in_front_of_the_context(parts: Parts):
             if place:
                 read = neighbours.tokens(np.array([document]), np.array([place // CHUNK - 1]))[0]
                 for passage in read[::-1].tolist():
-                    passages += [token for token in passage if token >= 0] + gap
+                    there = [token for token in passage if token >= 0]
+                    passages += there + gap if there else []
             chunk = text[place : place + CHUNK]
             for scores, before in ((found, [begin, *passages]), (alone, [begin])):
                 ids = torch.tensor([[*before, *text[max(0, place - context) : place], *chunk]])
@@ -129,8 +130,10 @@ def states_of(model: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
         layout = decoder.layout(tokens, None)
         hidden = decoder.embed(tokens, layout)
         for block in decoder.blocks:
+            before = hidden
             hidden, _ = block(hidden, None, layout)
-        return hidden[0], decoder.logits(decoder.norm(hidden))[0]
+        mixed, _ = block.mixer(block.mixer_norm(before), None, layout)
+        return block.feed_forward_norm(before + mixed)[0], decoder.logits(decoder.norm(hidden))[0]
 
 
 def test_random_neighbours_do_not_depend_on_what_is_asked_beside(
@@ -158,7 +161,7 @@ def test_an_interval_over_documents():
 
 def test_all_ways_are_measured_and_nothing_twice(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    options = [str(place / "text"), "--output=made", "--seeds=[0]", "--heldout_bytes=300", "--resamples=50"]
+    options = [str(place / "text"), "--output=made", "--seeds=[0]", "--heldout_bytes=350", "--resamples=50"]
     sizes = ["--steps=2", "--fit_steps=2", "--own_text_steps=1", "--side_by_side=1", "--context=20", "--k=4"]
     run_or_explain(["retrieval_evidence", *options, *sizes])
     content = json.loads((tmp_path / "made" / "retrieval_evidence.json").read_text())

@@ -17,16 +17,19 @@ MODULE = '''"""A module that says what it does in some words."""
 
 
 def tell(name):
-    """Tell the tale of a name, which is a string of letters; nothing is told of those without any."""
+    """Tell the tale of a name.
+
+    WORDS
+    """
     return "not documentation"
-'''
+'''.replace("WORDS", 20 * "A name is a string of letters. ")
 
 
 def write_wheel(folder: Path, version: str, text: str) -> None:
     info = f"tale-{version}.dist-info"
     with zipfile.ZipFile(folder / f"tale-{version}-py3-none-any.whl", "w") as wheel:
         wheel.writestr("tale/page.md", text)
-        wheel.writestr("tale/__init__.py", 3 * MODULE)
+        wheel.writestr("tale/__init__.py", MODULE)
         wheel.writestr(f"{info}/METADATA", METADATA.format(version))
         wheel.writestr(f"{info}/WHEEL", WHEEL)
         wheel.writestr(f"{info}/RECORD", "")

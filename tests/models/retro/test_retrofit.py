@@ -95,12 +95,12 @@ def test_the_encoder_starts_from_the_first_layers_and_readers_from_nothing(pairs
     attention, places = model.encoder.blocks[0].attention, torch.arange(19)[None]
     query, (key, _) = attention.query(read, places, 19), attention.key_value(read, places, 19)
     parts = base.decoder.blocks[0].mixer.input_projections()[0].parts()
-    tables = base.decoder.layout(tokens, None).tables(base.config.attention.rotary)
+    tables, dim = base.decoder.layout(tokens, None).tables(base.config.attention.rotary), base.config.attention.key_dim
     theirs = [
-        rotate((read @ parts[name].T).unflatten(-1, (-1, 8)).transpose(1, 2), tables.cos, tables.sin, pairs=pairs)
+        rotate((read @ parts[name].T).unflatten(-1, (-1, dim)).transpose(1, 2), tables.cos, tables.sin, pairs=pairs)
         for name in ("query", "key")
     ]
-    scores = theirs[0] @ theirs[1].repeat_interleave(2 // theirs[1].shape[1], 1).mT
+    scores = theirs[0] @ theirs[1].repeat_interleave(base.config.num_heads // theirs[1].shape[1], 1).mT
     assert torch.allclose(query @ key.mT, scores, atol=1e-5)
 
 

@@ -96,7 +96,7 @@ def gather(config: RetrievalEvidenceConfig) -> Evidence:
     documents = select_documents(store, max_bytes=config.heldout_bytes)
     chunks = Chunks(documents, CHUNK_SIZE)
     neighbours = neighbours_of(config, store, "heldout")
-    work = _Work(config, store, chunks, neighbours, _others(documents, config.heldout_bytes // 2))
+    work = _Work(config, store, chunks, neighbours, _others(documents, config.heldout_bytes))
     measured: dict[int, dict[Condition, Measured]] = {}
     made: dict[int, dict[str, float]] = {}
     if config.model is not None:
@@ -138,10 +138,11 @@ def _others(documents: Documents, max_bytes: int) -> Documents:
     """Other held-out documents, to fit what a way leaves open."""
     sizes = documents.store.document_bytes(documents.split)
     measured = set(documents.numbers.tolist())
+    others = [number for number in range(len(sizes)) if number not in measured]
     numbers: list[int] = []
-    room = max_bytes
-    for number in range(len(sizes)):
-        if number not in measured and sizes[number] <= room:
+    room = max([max_bytes, *([int(sizes[others].min())] if others else [])])  # one at least
+    for number in others:
+        if sizes[number] <= room:
             numbers.append(number)
             room -= int(sizes[number])
     if not numbers:
@@ -246,7 +247,12 @@ class _Work:
         if way == IN_CONTEXT:
             facts["context"] = config.context
         if way == NEAREST:
-            facts |= {"k": config.k, "layer": config.layer, "datastore_bytes": config.datastore_bytes}
+            facts |= {
+                "keys": "feed-forward input",
+                "k": config.k,
+                "layer": config.layer,
+                "datastore_bytes": config.datastore_bytes,
+            }
         label = f"{way}, {reads}"
         say(f"seed {seed}: {label}")
         return measured_once(config.output / f"evidence-{seed}", label, facts, measure)

@@ -22,6 +22,7 @@ from retentive.evaluation.measures.mode import evaluating
 from retentive.evaluation.measures.scoring import Hook, quiet
 from retentive.files import read_json, write_json
 from retentive.models.base import DecoderModel
+from retentive.models.decoder import blocks_of
 from retentive.retrieval.blocks.block import key_of, read_block, write_block
 from retentive.retrieval.blocks.vectors import VECTORS, VectorRows
 from retentive.retrieval.engines.engine import LocalEngine
@@ -69,7 +70,8 @@ class NearestTokens:
         folder: Where keys, tokens and index are kept; made once.
         model: Whose hidden states are the keys.
         documents: The datastore's.
-        layer: The block whose output is the key, from 0; negative ones count from the last.
+        layer: The block whose feed-forward's input, normalised, is the key (the paper's choice, for the last block),
+            from 0; negative ones count from the last.
         windows: Tokens read together, and from window to window.
         on_tokens: Called with the number of tokens read since its last call.
     """
@@ -136,8 +138,8 @@ class NearestTokens:
     ) -> tuple[Float32[np.ndarray, "batch time size"], Float64[np.ndarray, "_ time"]]:
         """The hidden states of a batch, and the loss of its labels in nats."""
         kept: list[torch.Tensor] = []
-        blocks = self.model.decoder.blocks
-        handle = blocks[self.layer].register_forward_hook(lambda _module, _given, output: kept.append(output[0]))
+        norm = blocks_of(self.model.decoder)[self.layer].feed_forward_norm
+        handle = norm.register_forward_hook(lambda _module, _given, output: kept.append(output))
         mask = None if bool(batch.mask.all()) else batch.mask
         try:
             with evaluating(self.model):
