@@ -35,7 +35,8 @@ class RetrievalEvidenceConfig(ModelsConfig):
         aligned: Shift each neighbour so that its longest run in common with the chunk stands at the chunk's own place.
         heldout_bytes: Bytes of held-out text at most, in whole documents.
         side_by_side: Models that are trained at the same time, each on one thread.
-        layer: Block whose feed-forward's input is the key of a nearest token, from 0; negative ones count from the last.
+        layer: Block whose feed-forward's input is the key of a nearest token, from 0; negative ones count from the
+            last.
         k: Nearest tokens that are mixed into a prediction.
         datastore_bytes: Bytes of training text at most whose tokens have keys.
         context: Tokens of the document that are read after neighbours in the context.
