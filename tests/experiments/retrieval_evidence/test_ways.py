@@ -162,7 +162,15 @@ def test_an_interval_over_documents():
 def test_all_ways_are_measured_and_nothing_twice(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     options = [str(place / "text"), "--output=made", "--seeds=[0]", "--heldout_bytes=200", "--resamples=50"]
-    sizes = ["--steps=2", "--fit_steps=2", "--own_text_steps=1", "--side_by_side=1", "--context=20", "--k=4"]
+    sizes = [
+        "--steps=2",
+        "--fit_steps=2",
+        "--own_text_steps=1",
+        "--side_by_side=1",
+        "--batch_size=1",
+        "--context=20",
+        "--k=4",
+    ]
     run_or_explain(["retrieval_evidence", *options, *sizes])
     content = json.loads((tmp_path / "made" / "retrieval_evidence.json").read_text())
     rows = {(row["way"], row["reads"]): row for row in content["rows"] if row["over"] == "all chunks"}

@@ -93,7 +93,7 @@ def _step_ratio(config: ModelsConfig, configs: Mapping[str, FamilyConfig]) -> fl
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     data = _data(config)
-    turns = [[seconds_per_step(configs[kind], data, repetitions=1) for kind in (RETRO, TRANSFORMER)] for _ in range(9)]
+    turns = [[seconds_per_step(configs[kind], data, repetitions=1) for kind in (RETRO, TRANSFORMER)] for _ in range(5)]
     torch.set_num_threads(threads)
     ratio = statistics.median(retro / transformer for retro, transformer in turns)
     write_json(path, {"ratio": ratio})

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,8 @@ from retentive.layers.late_filling import late_filling
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
-from retentive.models.retro import RetroConfig, retrofit
+from retentive.models.retro import Retro, RetroConfig, retrofit
+from retentive.models.retro.starting import start_from
 from retentive.training.run.config import TrainConfig
 
 
@@ -78,7 +78,28 @@ def first_model_to_shard(model: FamilyConfig, config: TrainConfig) -> tuple[Deco
     with torch.device("meta"):
         bare = retrofit(base.train(), cast("RetroConfig", model))
     trained = dict.fromkeys(name for name, _ in base.named_parameters())
-    return bare, chain(stored, (pair for pair in _filled(bare) if pair[0] not in trained))
+    new = (pair for pair in _filled(bare) if pair[0] not in trained)
+    return bare, _fitted(cast("RetroConfig", model), stored, new)
+
+
+def _fitted(
+    model: RetroConfig, stored: Iterator[tuple[str, Tensor]], new: Iterator[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """The base's weights, then those of the other parts as RETROfit begins with them; of the base, the first layers
+    alone are held, which the encoder starts from.
+    """
+    first = ("decoder.embedding.", *(f"decoder.blocks.{layer}." for layer in range(model.encoder_num_layers)))
+    kept: dict[str, Tensor] = {}
+    for name, tensor in stored:
+        if name.startswith(first):
+            kept[name] = tensor
+        yield name, tensor
+    filled = dict(new)
+    with torch.device("meta"):
+        parts = Retro(model)
+    parts.load_state_dict({**kept, **filled}, strict=False, assign=True)
+    start_from(parts, parts.decoder)
+    yield from ((name, tensor) for name, tensor in parts.state_dict().items() if name in filled)
 
 
 def _filled(model: DecoderModel) -> Iterator[tuple[str, Tensor]]:
