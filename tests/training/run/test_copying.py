@@ -5,14 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from laws.families import small_config
+from retentive.data.batch import Batch
 from retentive.data.retrieval_batches import RetrievalBatches
 from retentive.data.token_store import TokenStore
+from retentive.models.registry import build
+from retentive.models.retro import retro_over, retrofit
 from retentive.training.metrics.log import read_metrics
+from retentive.training.processes.processes import alone
 from retentive.training.run import copying
 from retentive.training.run.copying import Copying, NeighbourControls, falling_from
 from retentive.training.run.sources import training_batches
 from retentive.training.run.trainer import train
+from retentive.training.step.config import OptimizerConfig, ScheduleConfig
+from retentive.training.step.learner import Learner
 from training.conftest import asked_configs
 
 RETRO: dict[str, Any] = {"model": {"family": "retro"}}
@@ -62,3 +70,25 @@ def test_where_nothing_is_held_out_text_of_training_shows_it(store: Path, tmp_pa
     assert isinstance(falling, RetrievalBatches)
     assert falling.own_text is not None
     assert [falling.own_text.share(step) for step in (0, 3, 4, 6, 8)] == [1, 1, 1, 0.5, 0]
+
+
+def test_a_fitted_model_trains_where_no_chunk_is_whole():
+    torch.manual_seed(0)
+    base = build(small_config("transformer", vocab_size=257))
+    model = retrofit(base, replace(retro_over(base.config), chunk_size=64))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = OptimizerConfig(weight_decay=0.0)
+    learner = Learner(
+        model,
+        optimizer=options,
+        schedule=ScheduleConfig(),
+        decay_steps=10,
+        seed=0,
+        carries_state=False,
+        processes=alone(),
+    )
+    tokens = torch.randint(0, 257, (2, 16))
+    batch = Batch(tokens=tokens, labels=tokens, starts=torch.zeros_like(tokens, dtype=torch.bool))
+    result = learner.step(0, [[batch]])
+    assert result.gradient_norm == 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

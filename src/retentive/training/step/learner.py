@@ -192,6 +192,9 @@ class Learner:
         with gradients_exchanged(self._wrapped, exchange):
             with self._autocast():  # around all windows, so that weights are cast once
                 loss, state = unrolled(self._pieces(windows, total_labels), state)
+            if not loss.requires_grad:  # nothing that learns was read: a fitted RETRO without any whole chunk
+                learning = [parameter for parameter in as_module(self.model).parameters() if parameter.requires_grad]
+                loss = loss + sum(0.0 * parameter.sum() for parameter in learning)
             (loss * scale).backward()
         return loss.detach(), state.detach()
 
