@@ -32,6 +32,7 @@ WRITERS = {
     "recall": ("output", ["--corpus=/nowhere/text", "--output={}"]),
     "convert": ("dest", ["model", "{}"]),
     "quantise": ("dest", ["model", "{}"]),
+    "export": ("out", ["model", "{}"]),
     "linearise": ("dest", ["model", "{}", "--store=store"]),
     "retro_evidence": ("output", ["/nowhere/text", "--output={}"]),
     "retrieval_evidence": ("output", ["/nowhere/text", "--output={}"]),
@@ -40,9 +41,18 @@ WRITERS = {
 }
 """Command -> the option that names its output, and arguments with which the work fails as soon as it begins: the model
 has lost its weights, the store's tokens are damaged, and other sources are not there."""
-OF_A_STORE = {"index add": ["--source=text"], "index remove": ["document-0"]}
+OF_A_STORE = {
+    "index add": ["--source=text"],
+    "index remove": ["document-0"],
+    "index sync": ["--source=text"],
+    "index gc": [],
+    "index reindex": [],
+    "index upgrade": [],
+}
 """Those that write into what must be there already."""
-READERS = {"index search", "index verify", "index info", "index plan"}
+READERS = {"index search", "index evaluate", "index list", "index verify", "index info", "index plan"}
+SERVERS = {"serve", "index serve"}
+"""They write when they are asked to; `tests/serving` and `tests/retrieval/service` see what they say."""
 
 
 def refusal(command: str, *arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -75,7 +85,7 @@ def refuse_to_write(**options: object) -> None:
 
 def test_the_tables_name_every_command():
     kinds = {name for name in COMMANDS if name != "index"} | {f"index {action}" for action in ACTIONS}
-    assert kinds | {"evaluate --harness"} == WRITERS.keys() | OF_A_STORE.keys() | READERS
+    assert kinds | {"evaluate --harness"} == WRITERS.keys() | OF_A_STORE.keys() | READERS | SERVERS
 
 
 @pytest.mark.parametrize("command", WRITERS)

@@ -10,6 +10,7 @@ from retentive.checkpoints import load_model
 from retentive.checkpoints.devices import chosen_device
 from retentive.cli.options.from_config import read_config
 from retentive.engine.packaged import export_steps
+from retentive.files.targets import check_folder_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Export, and say how it is used."""
     config = read_config(parser, options, ExportConfig)
+    check_folder_target("out", config.out)
     model = load_model(config.model, chosen_device(config.device))
     export_steps(model, config.out)
     print(f"the steps of {config.model} are in {config.out}; try:")

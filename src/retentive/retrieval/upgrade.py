@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from retentive.config_types import check_kind
 from retentive.errors import MismatchError
 from retentive.files import read_json, remove
 from retentive.retrieval.blocks.block import STORE_CURE, damaged, read_block
@@ -46,7 +47,10 @@ def upgrade_store(
     Raises:
         MismatchError: If the store is not of version 1, or its encoder is needed.
         DamagedFileError: If a file of it is damaged.
+        TypeError: If ``index`` is no config.
     """
+    if index is not None:
+        check_kind("index", index, IndexConfig)
     folder = Path(folder)
     old = _old_manifest(folder, current_key(folder))
     kept = old["tokenizer"]

@@ -140,7 +140,7 @@ def _others(documents: Documents, max_bytes: int) -> Documents:
     measured = set(documents.numbers.tolist())
     others = [number for number in range(len(sizes)) if number not in measured]
     numbers: list[int] = []
-    room = max([max_bytes, *([int(sizes[others].min())] if others else [])])  # one at least
+    room: int = max([max_bytes, *([int(sizes[others].min())] if others else [])])  # one at least
     for number in others:
         if sizes[number] <= room:
             numbers.append(number)

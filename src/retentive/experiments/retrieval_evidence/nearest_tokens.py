@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ class NearestTokens:
         made = read_json(note, cure="delete its folder: the keys are then made again")
         self._vectors = VectorRows(folder, made["keys"], made["rows"], made["dimension"])
         values = [read_block(folder, VALUES, key).arrays[VALUES] for key in made["keys"]]
-        self._values: Int64[np.ndarray, _] = np.concatenate(values)
+        self._values = np.concatenate(values)
         kind, count = index_kind("faiss"), len(self._vectors)
         lists = min(inverted_lists(count), 1024)
         config = IndexConfig(factory="Flat" if count <= FEW else f"IVF{lists},Flat", recall=0.9)
@@ -139,7 +139,7 @@ class NearestTokens:
         """The hidden states of a batch, and the loss of its labels in nats."""
         kept: list[torch.Tensor] = []
         norm = blocks_of(self.model.decoder)[self.layer].feed_forward_norm
-        handle = norm.register_forward_hook(lambda _module, _given, output: kept.append(output))
+        handle = norm.register_forward_hook(lambda _module, _given, output: kept.append(cast("torch.Tensor", output)))
         mask = None if bool(batch.mask.all()) else batch.mask
         try:
             with evaluating(self.model):

@@ -27,9 +27,10 @@ def chunks_with_phrase(
     """
     found = np.zeros(corpus.num_chunks, dtype=np.bool_)
     documents = np.arange(corpus.num_documents)
-    for key in set(phrase) if index is not None else ():
-        (ids,) = index.search([{key: 1}], max(corpus.num_chunks, 1))[1]
-        documents = np.intersect1d(documents, np.unique(corpus.documents(ids[ids >= 0])))
+    if index is not None:
+        for key in set(phrase):
+            (ids,) = index.search([{key: 1}], max(corpus.num_chunks, 1))[1]
+            documents = np.intersect1d(documents, np.unique(corpus.documents(ids[ids >= 0])))
     length = len(phrase)
     for document in documents.tolist():
         text = corpus.text(document)
