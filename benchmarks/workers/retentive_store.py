@@ -78,11 +78,11 @@ class Pipeline:
     def prepare(self, kinds: list[str]) -> Work:
         """Stores with their tables, and the words of every chunk for others to read."""
         stores = {kind: self._store(kind) for kind in kinds}
-        lexical, tokenizer = LexicalEncoder(), self._encoder.tokenizer
+        lexical = LexicalEncoder()
         rows = [
             [word for word, count in words.items() for _ in range(count)]
             for block in stores[kinds[-1]].manifest.chunks
-            for words in block_words(self._place / kinds[-1], block.key, tokenizer, lexical)
+            for words in block_words(self._place / kinds[-1], block.key, lexical)
         ]
         (self._place / "words.json").write_text(json.dumps(rows))
         return Work(run=lambda: None, facts={"chunks": float(len(rows)), "documents": float(len(self._documents))})

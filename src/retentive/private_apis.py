@@ -78,8 +78,8 @@ def is_graph_kept() -> bool | None:
         return None
 
 
-def parameters_held_by(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """Return the dictionary in which a module keeps its own parameters (torch 2.13)."""
+def parameters_held_by(module: nn.Module) -> dict[str, Any]:
+    """Return the dictionary in which a module keeps its own parameters (torch 2.13): tensors, within ``torch.func``."""
     return module._parameters  # pyright: ignore[reportPrivateUsage]
 
 

@@ -93,7 +93,7 @@ def test_the_place_of_a_step_copies_nothing():
     rotary = small_model("transformer").decoder.rotary
     like = torch.zeros(2, dtype=torch.long, device=META)
     for place in (
-        lambda: PLAIN.place_at(3, like, rotary, torch.float32),
+        lambda: PLAIN.place_at(3, like, 8, rotary, torch.float32),
         lambda: PLAIN.place(like, rotary, torch.float32),
     ):
         place()

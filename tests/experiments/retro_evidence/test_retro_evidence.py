@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 WORDS = ["state", "token", "chunk", "neighbour", "decay", "query", "value", "reader", "memory", "segment"]
-OPTIONS = ["--seeds=[0]", "--own_text_steps=1", "--heldout_bytes=400", "--dense_model=null", "--fit_steps=2"]
+OPTIONS = ["--seeds=[0]", "--own_text_steps=1", "--heldout_bytes=1500", "--dense_model=null", "--fit_steps=2"]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_every_condition_is_measured_and_nothing_twice(place: Path):
     parameters = content["parameters"]
     assert parameters["retro"] == pytest.approx(parameters["transformer"], rel=1e-3)
     found = {(row["condition"], row["over"]): row for row in content["rows"]}
-    conditions = ("Transformer", "RETRO[OFF]", "RETRO[ON]", "RETRO[ON], others' neighbours")
+    conditions = ("Transformer, as many steps", "RETRO[OFF]", "RETRO[ON]", "RETRO[ON], others' neighbours")
     bits = {name: found[name, "all chunks"]["bits"][0] for name in conditions}
     assert len(set(bits.values())) == len(conditions), "neighbours are read, and others' are others"
     off = found["RETRO[OFF]", "all chunks"]["bits"][0]

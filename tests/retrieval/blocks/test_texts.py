@@ -95,7 +95,7 @@ def test_a_flipped_byte_of_text_is_found_when_it_is_read(tmp_path):
         for at in (place, place + len(frame) // 2, place + len(frame) - 1):
             path.write_bytes(sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :])
             forget_blocks()
-            with pytest.raises(DamagedFileError, match="has text that is not what its checksum was taken of"):
+            with pytest.raises(DamagedFileError, match="its checksum was taken of"):
                 read(0)
         path.write_bytes(sound)
         forget_blocks()

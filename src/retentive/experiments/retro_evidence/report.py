@@ -187,8 +187,15 @@ def passages(evidence: Evidence) -> tuple[Passage, ...]:
     # The neighbours that a chunk reads were found for the chunk before it.
     readers = np.flatnonzero((chunks.numbers > 0) & (scores[ON].num_bytes > 0))
     ordered = readers[np.argsort(-saved[readers], kind="stable")]
-    picked = [("most", 0), ("second most", 1), ("in the middle", len(ordered) // 2), ("least", len(ordered) - 1)]
-    return tuple(_passage(evidence, int(ordered[place]), how, float(saved[ordered[place]])) for how, place in picked)
+    last = len(ordered) - 1
+    picked: dict[int, str] = {}  # a short text has fewer
+    for how, place in (("most", 0), ("least", last), ("second most", 1), ("in the middle", last // 2)):
+        if 0 <= place <= last:
+            picked.setdefault(place, how)
+    return tuple(
+        _passage(evidence, int(ordered[place]), how, float(saved[ordered[place]]))
+        for place, how in sorted(picked.items())
+    )
 
 
 def _passage(evidence: Evidence, chunk: int, how: str, saved: float) -> Passage:

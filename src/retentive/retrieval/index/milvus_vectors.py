@@ -27,6 +27,7 @@ MOST_ANSWERS = 16_384
 _BYTES_OF_A_CALL = 8 << 20
 _QUERIES_OF_A_CALL = 256
 _ID, _VECTOR = "id", "vector"
+_OWNER = "retentive"
 
 
 class MilvusVectors:
@@ -139,7 +140,9 @@ def _make_collection(
     schema.add_field(_VECTOR, DataType.FLOAT_VECTOR, dim=dimension)
     index = client.prepare_index_params()
     index.add_index(_VECTOR, index_type=index_type, metric_type="L2", params=params)
-    client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
+    # Milvus in a file keeps no description of a collection, and its properties alone.
+    properties = {_OWNER: _description(identity)}
+    client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong", properties=properties)
 
 
 def _upload_block(client: Any, name: str, rows: VectorRows, number: int) -> None:
@@ -160,7 +163,8 @@ def _description(identity: VectorsIdentity) -> str:
 
 def _identity(client: Any, uri: str, collection: str) -> VectorsIdentity:
     try:
-        return VectorsIdentity(**json.loads(client.describe_collection(collection)["description"])["retentive"])
+        found = client.describe_collection(collection)
+        return VectorsIdentity(**json.loads(found["description"] or found["properties"][_OWNER])["retentive"])
     except (KeyError, TypeError, ValueError) as error:
         message = f"collection {collection!r} of {uri} does not say whose vectors it holds"
         raise MismatchError(f"{message}: upload the store's vectors with this version (upload_vectors).") from error
