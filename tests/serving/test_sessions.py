@@ -134,7 +134,12 @@ for number in range(10**6):
 
 def test_a_kill_loses_nothing_that_was_stored_and_leaves_nothing_half(tmp_path: Path) -> None:
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],  # from where it imports what tests share
+        )
         assert process.stdout is not None
         told = [process.stdout.readline().strip() for _ in range(15)]
         process.send_signal(signal.SIGKILL)
