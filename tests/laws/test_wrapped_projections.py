@@ -89,7 +89,7 @@ def test_what_stands_in_place_of_a_projection_acts(family: str, changes: dict[st
         theirs = small_model(family, **changes)
         with_bias(theirs, name)
         expected = results(theirs)
-        for change in CHANGES:
+        for change in CHANGES if not changes else CHANGES[:1]:  # all ways on each family as it is by itself
             ours = small_model(family, **changes)
             change(ours, name)
             found = results(ours)
