@@ -9,7 +9,7 @@ from retentive.retrieval import Datastore, HybridEncoder, NeighbourConfig
 from retentive.retrieval.verify import verify_store
 from retrieval.texts import WORDS, HashedWords
 
-ENCODERS = {"lexical": None, "hybrid": HybridEncoder(HashedWords(), depth=4)}
+ENCODERS = {"lexical": None, "hybrid": HybridEncoder(HashedWords(), depth=64)}
 OPTIONS = {"chunk_size": 16, "block_bytes": 250}
 NAMES = [f"{number}.txt" for number in range(6)]
 TEXTS = st.lists(st.sampled_from(WORDS[:12]), min_size=1, max_size=14).map(" ".join)
