@@ -115,7 +115,7 @@ schemathesis: $(SCHEMATHESIS)/installed
 
 test-oldest: $(OLDEST)/installed
 	@OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -o addopts="--import-mode=importlib --strict-markers -ra" \
-		-m "not slow and not replicas" --ignore tests/serving/test_page.py $(OLDEST_TESTS) $(ARGS)
+		-m "not slow and not replicas" $(OLDEST_TESTS) $(ARGS)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check .

@@ -7,12 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from retentive.serving.config import ServeConfig
+from retentive.serving.config import Limits, ServeConfig
 from serving.http import call
 from serving.serving import Running, running
 
 SCREENSHOTS = os.environ.get("RETENTIVE_SCREENSHOTS")
 """A folder: where it is given, each test leaves pictures there to look at."""
+
+
+@pytest.fixture(scope="module")
+def served(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Running]:
+    """A server that writes answers which outlast any browser, however busy the machine is."""
+    sessions, limits = str(tmp_path_factory.mktemp("sessions")), Limits(max_new_tokens=10**7)
+    with running(ServeConfig(checkpoint=model_folder, port=0, sessions=sessions, limits=limits)) as one:
+        yield one
 
 
 @pytest.fixture
@@ -115,7 +123,7 @@ def long(page) -> None:
     """Begin an answer that does not end soon."""
     if not page.locator("#most").is_visible():
         page.get_by_text("Sampling", exact=True).click()
-    page.get_by_label("Most new tokens").fill("4000")
+    page.get_by_label("Most new tokens").fill("10000000")
     page.get_by_label("Message").fill("Tell me")
     page.keyboard.press("Control+Enter")
     page.locator("#stop:enabled").wait_for()
