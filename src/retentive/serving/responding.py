@@ -7,17 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from retentive.generation import Request, RequestStep
-from retentive.serving import logprobs
 from retentive.serving.asking import check_model, rows_of
 from retentive.serving.conversation import next_turn, plain_messages
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.passages import Reading, read_passages, readings_of
+from retentive.serving.passages import Reading, readings_of
 from retentive.serving.routes.common import prompt_size, state_reference, tokens_before
 from retentive.serving.rows import RowEnd
 from retentive.serving.service import Service
 from retentive.serving.sessions.record import StateRecord, new_id
-from retentive.serving.wire.chat import TokenLogprob
-from retentive.serving.wire.common import ReadPassages
 from retentive.serving.wire.responses import (
     Incomplete,
     InputDetails,
@@ -27,18 +24,10 @@ from retentive.serving.wire.responses import (
     ResponseRequest,
     ResponseUsage,
 )
+from retentive.serving.written import Written
 
 DEFAULT_TOKENS = 1024
 Status = Literal["in_progress", "completed", "incomplete", "cancelled", "failed"]
-
-
-@dataclass(slots=True)
-class Written:
-    """What was written: by one step, or so far."""
-
-    text: str = ""
-    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
-    neighbours: list[ReadPassages] = field(default_factory=list[ReadPassages])
 
 
 @dataclass(slots=True)
@@ -64,12 +53,7 @@ class Responding:
 
     async def add(self, step: RequestStep) -> Written:
         """Take a step; return what it added."""
-        one = logprobs.of_token(step, self.service.words.tokenizer)
-        added = Written(step.text, [] if one is None else [one], await read_passages(self.reading, step))
-        self.written.text += added.text
-        self.written.logprobs += added.logprobs
-        self.written.neighbours += added.neighbours
-        return added
+        return await self.written.add(step, self.reading, self.service.words.tokenizer)
 
     async def finish(self, end: RowEnd) -> Response:
         """Store the state, and return the whole answer: it is complete only then."""

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,12 +11,12 @@ from fastapi import Request as HttpRequest
 
 from retentive.generation import Request, RequestStep
 from retentive.serving import logprobs
-from retentive.serving.answering import DONE, EventStream, answering, data, events_of, finish_of, first_of
+from retentive.serving.answering import DONE, data, events_of, finish_of
 from retentive.serving.asking import check_model, rows_of
 from retentive.serving.conversation import first_turn, plain_messages
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.passages import Reading, read_passages, readings_of
-from retentive.serving.routes.common import Owner, state_reference, stream_errors, usage_of
+from retentive.serving.passages import Reading, readings_of
+from retentive.serving.routes.common import Owner, respond, state_reference, usage_of
 from retentive.serving.rows import Event, RowEnd, RowGroup
 from retentive.serving.service import Service
 from retentive.serving.sessions.record import new_id
@@ -29,20 +28,11 @@ from retentive.serving.wire.chat import (
     ChatRequest,
     ChunkChoice,
     Delta,
-    TokenLogprob,
 )
-from retentive.serving.wire.common import ReadPassages, StateReference, Usage
+from retentive.serving.wire.common import StateReference, Usage
+from retentive.serving.written import Written
 
 DEFAULT_TOKENS = 1024
-
-
-@dataclass(slots=True)
-class _Message:
-    """What a row has written."""
-
-    text: str = ""
-    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
-    neighbours: list[ReadPassages] = field(default_factory=list[ReadPassages])
 
 
 @dataclass(slots=True)
@@ -58,12 +48,9 @@ class _Answer:
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    async def add(self, row: int, message: _Message, step: RequestStep) -> None:
-        message.text += step.text
-        one = logprobs.of_token(step, self.service.words.tokenizer)
-        if one is not None:
-            message.logprobs.append(one)
-        message.neighbours += await read_passages(self.readings[row], step)
+    async def add(self, row: int, message: Written, step: RequestStep) -> None:
+        """Take a row's step."""
+        await message.add(step, self.readings[row], self.service.words.tokenizer)
 
     async def stored(self, text: str, end: RowEnd) -> StateReference | None:
         if end.state is None or not self.asked.return_state:
@@ -77,7 +64,8 @@ class _Answer:
         return state_reference(await self.service.keep(end.state, self.owner, kind="chat", parent=None, turn=turn))
 
     async def whole(self, group: RowGroup) -> ChatCompletion:
-        messages = [_Message() for _ in self.requests]
+        """See `RowsAnswer`."""
+        messages = [Written() for _ in self.requests]
         async for row, event in events_of(self.service, group):
             if isinstance(event, RequestStep):
                 await self.add(row, messages[row], event)
@@ -102,6 +90,7 @@ class _Answer:
         )
 
     async def events(self, group: RowGroup, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[bytes]:
+        """See `RowsAnswer`."""
         texts = [""] * len(self.requests)
         for row in range(len(self.requests)):
             yield self.chunk([ChunkChoice(index=row, delta=Delta(role="assistant", content=""))])
@@ -111,7 +100,7 @@ class _Answer:
                 finish = cast("Any", finish_of(event))
                 yield self.chunk([ChunkChoice(index=row, delta=Delta(), finish_reason=finish, state=stored)])
                 continue
-            part = _Message()
+            part = Written()
             await self.add(row, part, event)
             texts[row] += part.text
             if part.text or part.logprobs or part.neighbours:
@@ -150,12 +139,7 @@ def router(service: Service) -> APIRouter:
     async def create_chat_completion(asked: ChatRequest, http: HttpRequest, owner: Owner) -> Any:
         """Write the next message of a conversation."""
         answer = await _begin(service, asked, owner)
-        async with AsyncExitStack() as stack:
-            group = await stack.enter_async_context(answering(service, owner, http, answer.requests))
-            if not asked.stream:
-                return await answer.whole(group)
-            events = await first_of(events_of(service, group))
-            return EventStream(stream_errors(answer.events(group, events)), stack.pop_all())
+        return await respond(service, owner, http, answer, is_stream=bool(asked.stream))
 
     return routes
 

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from contextlib import AsyncExitStack
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends
 from fastapi import Request as HttpRequest
@@ -10,9 +11,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from retentive.checkpoints import GenerationState
 from retentive.generation import Request
-from retentive.serving.answering import data
+from retentive.serving.answering import EventStream, answering, data, events_of, first_of
 from retentive.serving.errors import ApiError
-from retentive.serving.rows import RowGroup
+from retentive.serving.rows import Event, RowGroup
+from retentive.serving.service import Service
 from retentive.serving.sessions.record import StateRecord
 from retentive.serving.wire.common import ErrorBody, StateReference, TokenDetails, Usage
 
@@ -81,6 +83,30 @@ def usage_of(requests: Sequence[Request], group: RowGroup, n: int) -> Usage:
         total_tokens=prompt + written,
         prompt_tokens_details=TokenDetails(cached_tokens=cached),
     )
+
+
+class RowsAnswer(Protocol):
+    """An answer that is written by rows, whole or as a stream."""
+
+    requests: list[Request]
+
+    async def whole(self, group: RowGroup) -> Any:
+        """The answer, after its last token."""
+        ...
+
+    def events(self, group: RowGroup, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[bytes]:
+        """Server-sent events, one for each step."""
+        ...
+
+
+async def respond(service: Service, owner: str, http: HttpRequest, answer: RowsAnswer, *, is_stream: bool) -> Any:
+    """Let the rows be written as long as the client listens."""
+    async with AsyncExitStack() as stack:
+        group = await stack.enter_async_context(answering(service, owner, http, answer.requests))
+        if not is_stream:
+            return await answer.whole(group)
+        events = await first_of(events_of(service, group))
+        return EventStream(stream_errors(answer.events(group, events)), stack.pop_all())
 
 
 async def stream_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,29 +12,20 @@ from fastapi import Request as HttpRequest
 from retentive.checkpoints import GenerationState
 from retentive.generation import Request, RequestStep
 from retentive.serving import logprobs
-from retentive.serving.answering import DONE, EventStream, answering, data, events_of, finish_of, first_of
+from retentive.serving.answering import DONE, data, events_of, finish_of
 from retentive.serving.asking import check_model, rows_of
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.passages import Reading, read_passages, readings_of
-from retentive.serving.routes.common import Owner, state_reference, stream_errors, usage_of
+from retentive.serving.passages import Reading, readings_of
+from retentive.serving.routes.common import Owner, respond, state_reference, usage_of
 from retentive.serving.rows import Event, RowEnd, RowGroup
 from retentive.serving.service import Service
 from retentive.serving.sessions.record import StateRecord, new_id
-from retentive.serving.wire.chat import TokenLogprob
-from retentive.serving.wire.common import ReadPassages, Usage
+from retentive.serving.wire.common import Usage
 from retentive.serving.wire.completions import Completion, CompletionChoice, CompletionRequest
+from retentive.serving.written import Written
 from retentive.text.tokenizer import begin_of, encode_prompt
 
 DEFAULT_TOKENS = 16
-
-
-@dataclass(slots=True)
-class _Text:
-    """What a row has written."""
-
-    text: str = ""
-    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
-    neighbours: list[ReadPassages] = field(default_factory=list[ReadPassages])
 
 
 @dataclass(slots=True)
@@ -74,7 +64,7 @@ class _Answer:
             usage=usage,
         )
 
-    async def choice(self, row: int, text: _Text, end: RowEnd | None, begin: int = 0) -> CompletionChoice:
+    async def choice(self, row: int, text: Written, end: RowEnd | None, begin: int = 0) -> CompletionChoice:
         """What a row has written; its state is stored where it has ended."""
         stored = None
         if end is not None and end.state is not None and self.asked.return_state:
@@ -90,15 +80,13 @@ class _Answer:
             neighbours=text.neighbours or None,
         )
 
-    async def add(self, row: int, text: _Text, step: RequestStep) -> None:
-        text.text += step.text
-        one = logprobs.of_token(step, self.service.words.tokenizer)
-        if one is not None:
-            text.logprobs.append(one)
-        text.neighbours += await read_passages(self.readings[row], step)
+    async def add(self, row: int, text: Written, step: RequestStep) -> None:
+        """Take a row's step."""
+        await text.add(step, self.readings[row], self.service.words.tokenizer)
 
     async def whole(self, group: RowGroup) -> Completion:
-        texts = [_Text(text=self.echoed(row)) for row in range(len(self.requests))]
+        """See `RowsAnswer`."""
+        texts = [Written(text=self.echoed(row)) for row in range(len(self.requests))]
         async for row, event in events_of(self.service, group):
             if isinstance(event, RequestStep):
                 await self.add(row, texts[row], event)
@@ -106,6 +94,7 @@ class _Answer:
         return self.body(choices, self.usage(group))
 
     async def events(self, group: RowGroup, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[bytes]:
+        """See `RowsAnswer`."""
         lengths = [0] * len(self.requests)
         if self.asked.echo:
             for row in range(len(self.requests)):
@@ -113,7 +102,7 @@ class _Answer:
                 lengths[row] = len(echoed)
                 yield data(self.body([CompletionChoice(index=row, text=echoed, finish_reason=None)], None))
         async for row, event in events:
-            text, end = _Text(), event if isinstance(event, RowEnd) else None
+            text, end = Written(), event if isinstance(event, RowEnd) else None
             if isinstance(event, RequestStep):
                 await self.add(row, text, event)
             if text.text or text.logprobs or text.neighbours or end is not None:
@@ -135,12 +124,7 @@ def router(service: Service) -> APIRouter:
     async def create_completion(asked: CompletionRequest, http: HttpRequest, owner: Owner) -> Any:
         """Go on with a text, or with several."""
         answer = await _begin(service, asked, owner)
-        async with AsyncExitStack() as stack:
-            group = await stack.enter_async_context(answering(service, owner, http, answer.requests))
-            if not asked.stream:
-                return await answer.whole(group)
-            events = await first_of(events_of(service, group))
-            return EventStream(stream_errors(answer.events(group, events)), stack.pop_all())
+        return await respond(service, owner, http, answer, is_stream=bool(asked.stream))
 
     return routes
 
