@@ -16,7 +16,7 @@ from retentive.serving.asking import check_model, rows_of
 from retentive.serving.conversation import first_turn, plain_messages
 from retentive.serving.errors import ApiError, invalid
 from retentive.serving.passages import Reading, readings_of
-from retentive.serving.routes.common import Owner, respond, state_reference, usage_of
+from retentive.serving.routes.common import STREAMED, Owner, respond, state_reference, usage_of
 from retentive.serving.rows import Event, RowEnd, RowGroup
 from retentive.serving.service import Service
 from retentive.serving.sessions.record import new_id
@@ -135,7 +135,9 @@ def router(service: Service) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["text"])
 
-    @routes.post("/v1/chat/completions", response_model=ChatCompletion, response_model_exclude_none=True)
+    @routes.post(
+        "/v1/chat/completions", response_model=ChatCompletion, response_model_exclude_none=True, responses=STREAMED
+    )
     async def create_chat_completion(asked: ChatRequest, http: HttpRequest, owner: Owner) -> Any:
         """Write the next message of a conversation."""
         answer = await _begin(service, asked, owner)

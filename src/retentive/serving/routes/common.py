@@ -52,6 +52,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+"""What routes answer with where a stream is asked for."""
+
+
 def state_reference(record: StateRecord) -> StateReference:
     """What an answer says of its stored state."""
     return StateReference(id=record.id, tokens=record.tokens, bytes=record.size)

@@ -16,7 +16,7 @@ from retentive.serving.answering import DONE, data, events_of, finish_of
 from retentive.serving.asking import check_model, rows_of
 from retentive.serving.errors import ApiError, invalid
 from retentive.serving.passages import Reading, readings_of
-from retentive.serving.routes.common import Owner, respond, state_reference, usage_of
+from retentive.serving.routes.common import STREAMED, Owner, respond, state_reference, usage_of
 from retentive.serving.rows import Event, RowEnd, RowGroup
 from retentive.serving.service import Service
 from retentive.serving.sessions.record import StateRecord, new_id
@@ -120,7 +120,7 @@ def router(service: Service) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["text"])
 
-    @routes.post("/v1/completions", response_model=Completion, response_model_exclude_none=True)
+    @routes.post("/v1/completions", response_model=Completion, response_model_exclude_none=True, responses=STREAMED)
     async def create_completion(asked: CompletionRequest, http: HttpRequest, owner: Owner) -> Any:
         """Go on with a text, or with several."""
         answer = await _begin(service, asked, owner)

@@ -12,7 +12,7 @@ from retentive.generation import RequestStep
 from retentive.serving.answering import EventStream, answering, data, events_of
 from retentive.serving.errors import ApiError, not_found
 from retentive.serving.responding import Responding, begin_response
-from retentive.serving.routes.common import LOG, Owner
+from retentive.serving.routes.common import LOG, STREAMED, Owner
 from retentive.serving.rows import RowGroup
 from retentive.serving.service import Service
 from retentive.serving.wire.common import Id
@@ -24,7 +24,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["sessions"])
     running: dict[tuple[str, str], RowGroup] = {}
 
-    @routes.post("/v1/responses", response_model=Response, response_model_exclude_none=True)
+    @routes.post("/v1/responses", response_model=Response, response_model_exclude_none=True, responses=STREAMED)
     async def create_response(asked: ResponseRequest, http: HttpRequest, owner: Owner) -> Any:
         """Answer after a stored state, and store the state that the answer leaves."""
         answer = await begin_response(service, asked, owner)

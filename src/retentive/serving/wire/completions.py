@@ -37,7 +37,7 @@ class CompletionLogprobs(Wire):
 
     tokens: list[str]
     token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float]] | None
+    top_logprobs: list[dict[str, float]] | None = None
     text_offset: list[int]
 
 
@@ -46,7 +46,7 @@ class CompletionChoice(Wire):
 
     index: int
     text: str
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Literal["stop", "length"] | None = None
     logprobs: CompletionLogprobs | None = None
     state: StateReference | None = None
     neighbours: list[ReadPassages] | None = None

@@ -120,12 +120,12 @@ class Response(Wire):
     parallel_tool_calls: bool = False
     previous_response_id: str | None = None
     store: bool = True
-    temperature: float | None
+    temperature: float | None = None
     text: TextOptions = Field(default_factory=TextOptions)
     tool_choice: Literal["none"] = "none"
     tools: list[Any] = Field(default_factory=list[Any])
     top_logprobs: int | None = None
-    top_p: float | None
+    top_p: float | None = None
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None
     user: str | None = None

@@ -13,7 +13,7 @@ class StoredState(Wire):
     id: str
     object: Literal["state"] = "state"
     created: float
-    parent: str | None = Field(description="The state that it went on from.")
+    parent: str | None = Field(None, description="The state that it went on from.")
     kind: Literal["response", "completion", "chat", "fork", "upload"]
     tokens: int = Field(description="Tokens of the whole text so far.")
     bytes: int = Field(description="Size of the state's file.")
