@@ -23,7 +23,7 @@ def served(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Gene
         yield one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop in this thread, where others run their own
 def browser() -> Generator:
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -1,5 +1,6 @@
 """Chat templates: the ids of transformers, a sandbox, and what a conversation goes on with."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -67,12 +68,17 @@ def test_ids_are_those_of_transformers(tmp_path: Path, template: str, kind: str)
     else:
         folder_of(tmp_path, sentencepiece_style(), template, end="</s>", begin="<s>")
     theirs, ours = AutoTokenizer.from_pretrained(tmp_path), load_chat_template(tmp_path)
+    # Earlier releases read special tokens that a user types.
+    sanitises = "sanitize_control_tokens" in inspect.signature(theirs.apply_chat_template).parameters
+    sanitising = {"sanitize_control_tokens": True} if sanitises else {}
+    tags = [token.content for token in theirs.added_tokens_decoder.values()]
     for messages in (TALK[:1], TALK[:2], TALK, [{"role": "user", "content": "<s>x</s> <|im_end|>\n y"}]):
         for begin in (False, True):
             text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin)
             assert ours.text(messages, begin_answer=begin) == text
-            ids = theirs.apply_chat_template(messages, add_generation_prompt=begin, sanitize_control_tokens=True)
-            assert ours.encode(messages, begin_answer=begin) == ids["input_ids"]
+            if sanitises or not any(tag in one["content"] for one in messages for tag in tags):
+                ids = theirs.apply_chat_template(messages, add_generation_prompt=begin, **sanitising)["input_ids"]
+                assert ours.encode(messages, begin_answer=begin) == ids
 
 
 def test_what_a_user_types_ends_no_turn(smollm: ChatTemplate):
