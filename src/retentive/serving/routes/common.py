@@ -52,8 +52,14 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-"""What routes answer with where a stream is asked for."""
+_EVENT = {
+    "type": "object",
+    "description": "One server-sent event; its data is JSON, and that of the last one may be [DONE].",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
+"""What routes answer with where a stream is asked for: each of its events."""
 
 
 def state_reference(record: StateRecord) -> StateReference:
