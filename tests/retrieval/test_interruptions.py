@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from retentive.files import is_temporary
-from retentive.retrieval import Datastore
+from retentive.files import is_temporary, temporary_name
+from retentive.retrieval import Datastore, LocalEngine
 from retentive.retrieval.blocks.block import read_block
 from retentive.retrieval.verify import verify_store
-from retrieval.interrupted_builds import STAGES, build, start
+from retrieval.interrupted_builds import ENCODER, STAGES, build, start
 from retrieval.texts import contents, make_documents, snapshot
 
 
@@ -151,6 +151,40 @@ def test_a_full_disk_is_told_with_the_path_and_the_build_goes_on_later(tmp_path,
     assert contents(folder) == finished[0]
     after = snapshot(folder)
     assert {name: after[name][:2] for name in left} == {name: entry[:2] for name, entry in left.items()}
+
+
+class LosingEngine:
+    """An engine one of whose workers is killed in every stage, while it writes a file; another does its job again."""
+
+    def __init__(self, folder):
+        self.folder, self.left = folder, []
+
+    def map(self, task, jobs):
+        for number, result in enumerate(LocalEngine().map(task, jobs)):
+            if number == 0:
+                for kind in [path for path in self.folder.iterdir() if path.is_dir()]:
+                    self.left.append(temporary_name(kind / "block.safetensors"))
+                    self.left[-1].write_bytes(b"half of")
+            yield result
+
+
+def test_nothing_is_left_of_workers_that_were_lost(tmp_path, finished):
+    folder = tmp_path / "s"
+    engine = LosingEngine(folder)
+    changes = {
+        "build": lambda: build(folder, engine),
+        "add": lambda: Datastore.open(folder, encoder=ENCODER).add([("new", "zebra " * 90)], engine=engine),
+        "sync": lambda: Datastore.open(folder, encoder=ENCODER).sync(make_documents(20, words=41), engine=engine),
+        "neighbours": lambda: Datastore.open(folder, encoder=ENCODER).build_neighbours(engine=engine),
+        "reindex": lambda: Datastore.open(folder, encoder=ENCODER).reindex(engine=engine),
+    }
+    for name, change in changes.items():
+        met = len(engine.left)
+        change()
+        assert len(engine.left) > met, name
+        assert verify_store(folder) == [], name
+        assert not any(is_temporary(path) for path in folder.rglob("*")), name
+        assert name != "build" or contents(folder) == finished[0]
 
 
 def test_a_source_that_fails_leaves_what_is_finished(tmp_path):

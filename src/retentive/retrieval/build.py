@@ -1,6 +1,7 @@
 """Building a version of a store: documents to chunks, chunks to words or vectors, those to indexes, then a manifest."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from retentive.config_types import check_types
 from retentive.errors import MismatchError
-from retentive.files import is_temporary, remove
+from retentive.files import is_temporary, only_writer, remove
 from retentive.files.progress import say, with_progress
 from retentive.retrieval.blocks.block import key_of
 from retentive.retrieval.blocks.chunking import (
@@ -133,7 +134,6 @@ class Builder:
 
         The caller holds the lock.
         """
-        clean(self.folder)
         before = _earlier_manifest(self.folder)
         settings = self.settings
         kept = _Kept() if before is None else _kept(self, before, settings, report)
@@ -274,9 +274,23 @@ def keep_tokenizer(folder: Path, tokenizer: Tokenizer) -> FolderRecord:
     return record
 
 
-def clean(folder: Path) -> None:
-    """Remove temporary files of interrupted builds; the caller holds the lock."""
-    for path in temporaries(folder):
+@contextmanager
+def writing(folder: Path) -> Generator[None]:
+    """Lock a store against other writers, and remove what writers that were stopped have left: before, and after.
+
+    After, because a worker of a cluster can end while its job is done again by another.
+
+    Raises:
+        BlockingIOError: If another process writes to the store.
+    """
+    with only_writer(folder):
+        _clean(folder)
+        yield
+        _clean(folder)
+
+
+def _clean(folder: Path) -> None:
+    for path in list(temporaries(folder)):
         remove(path)
 
 

@@ -12,7 +12,7 @@ from retentive.retrieval.blocks.block import SUFFIX, key_of
 from retentive.retrieval.blocks.chunking import CHUNKS
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
-from retentive.retrieval.build import Builder, BuildReport, clean
+from retentive.retrieval.build import Builder, BuildReport
 from retentive.retrieval.manifest import MANIFESTS, SPARE, ChunkBlock, Manifest
 from retentive.retrieval.neighbours.signatures import SIGNATURES, signature_key
 from retentive.retrieval.neighbours.table import BUILD_AGAIN, NEIGHBOURS, TABLES
@@ -39,7 +39,6 @@ def compact(builder: Builder, before: Manifest, report: BuildReport) -> Manifest
 
     Additions that are much smaller than a block are put together.
     """
-    clean(builder.folder)
     corpus = corpus_of(builder, before)
     blocks: list[ChunkBlock] = []
     for numbers in _groups(builder, corpus):
@@ -85,7 +84,6 @@ def collect_garbage(folder: Path, manifest: Manifest, removed: int) -> Freed:
         manifest: The current version.
         removed: Documents that were left out of it, for the report.
     """
-    clean(folder)
     wanted = _wanted(folder, manifest)
     files = size = 0
     for kind in _kinds(folder):

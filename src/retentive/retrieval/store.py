@@ -10,10 +10,9 @@ from jaxtyping import Int64
 
 from retentive.config_types import check_kind
 from retentive.errors import MismatchError
-from retentive.files import only_writer
 from retentive.retrieval.blocks.chunking import Document
 from retentive.retrieval.blocks.corpus import Corpus, Ids
-from retentive.retrieval.build import Builder, BuildReport, kept_index, refuse_foreign_folder
+from retentive.retrieval.build import Builder, BuildReport, kept_index, refuse_foreign_folder, writing
 from retentive.retrieval.encoders import Encoder
 from retentive.retrieval.encoders.lexical import LexicalEncoder
 from retentive.retrieval.engines.engine import Engine, LocalEngine
@@ -116,7 +115,7 @@ class Datastore:
         )
         report = BuildReport()
         folder.mkdir(parents=True, exist_ok=True)
-        with only_writer(folder):
+        with writing(folder):
             manifest = builder.build(documents, report)
         store = cls(folder, manifest, builder.tokenizer, builder.encoder)
         store.report = report
@@ -220,7 +219,7 @@ class Datastore:
             ValueError: If a name is known with another text and ``replace`` is False.
         """
         report = BuildReport()
-        with only_writer(self.folder):
+        with writing(self.folder):
             self._refresh()
             builder = self._builder(engine, **options)
             self._show(add_documents(builder, self.manifest, documents, replace, report))
@@ -241,7 +240,7 @@ class Datastore:
             ValueError: If the source has no document that can be used.
         """
         report = BuildReport()
-        with only_writer(self.folder):
+        with writing(self.folder):
             self._refresh()
             self._show(sync_documents(self._builder(engine, **options), self.manifest, documents, report))
         return report
@@ -259,7 +258,7 @@ class Datastore:
             ValueError: If a document is unknown; then none is removed.
         """
         report = BuildReport()
-        with only_writer(self.folder):
+        with writing(self.folder):
             self._refresh()
             self._show(remove_documents(self._builder(engine), self.manifest, _names(names), report))
         return report
@@ -270,7 +269,7 @@ class Datastore:
         Where documents were removed the chunks after them get other ids, so neighbour tables are deleted too. An object
         that shows an earlier version can no longer read it.
         """
-        with only_writer(self.folder):
+        with writing(self.folder):
             self._refresh()
             removed = len(self.manifest.removed)
             manifest = compact(self._builder(engine), self.manifest, self.report)
@@ -287,7 +286,7 @@ class Datastore:
             engine: Where the work runs; ``None`` is this process.
         """
         report = BuildReport()
-        with only_writer(self.folder):
+        with writing(self.folder):
             self._refresh()
             builder = self._builder(engine, index=index)
             self._show(reindexed(builder, self.manifest, report))
@@ -316,7 +315,7 @@ class Datastore:
         self._check_same_chunks(searched)
         with ExitStack() as locks:
             for folder in sorted({self.folder.absolute(), searched.folder.absolute()}):
-                locks.enter_context(only_writer(folder))
+                locks.enter_context(writing(folder))
             report = self.report = BuildReport()
             stores = self.as_version(), searched.as_version()
             key = build_table(*stores, config, engine or LocalEngine(), report.count)

@@ -8,7 +8,7 @@ from retentive.errors import DamagedFileError
 from retentive.retrieval.blocks.block import block_path, check_block
 from retentive.retrieval.blocks.chunking import CHUNKS, Document, DocumentParts, document_hash
 from retentive.retrieval.blocks.corpus import Corpus
-from retentive.retrieval.build import Builder, BuildReport, clean, keep_tokenizer, vector_parts
+from retentive.retrieval.build import Builder, BuildReport, keep_tokenizer, vector_parts
 from retentive.retrieval.changes import live_documents, named
 from retentive.retrieval.manifest import ChunkBlock, Manifest
 from retentive.retrieval.sources import NotedDocuments, refuse_empty
@@ -41,7 +41,6 @@ def add_documents(
     Raises:
         ValueError: If a name is known with another text and ``replacing`` is False.
     """
-    clean(builder.folder)
     corpus = corpus_of(builder, before)
     known = known_documents(builder, corpus)
 
@@ -71,7 +70,6 @@ def sync_documents(builder: Builder, before: Manifest, documents: Iterable[Docum
     Raises:
         ValueError: If the source has no document that can be used.
     """
-    clean(builder.folder)
     corpus = corpus_of(builder, before)
     known = known_documents(builder, corpus)
     withdrawn, seen, left = frozenset(before.withdrawn), set[str](), 0
@@ -126,7 +124,6 @@ def reindexed(builder: Builder, before: Manifest, report: BuildReport) -> Manife
     Raises:
         DamagedFileError: If text is damaged, which no index holds.
     """
-    clean(builder.folder)
     for block in before.chunks:
         problem, checksum = check_block(builder.folder, CHUNKS, block.key)
         if problem is not None or checksum != block.checksum:
