@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo recall smollm2 test test-slow test-replicas soak schemathesis bench-serve test-oldest test-weights lint docs bench agreement clean retro-evidence
+.PHONY: help demo recall smollm2 test test-slow test-replicas test-kernels soak schemathesis bench-serve test-oldest test-weights lint docs bench agreement clean retro-evidence
 help:
 	@echo "make demo               train, evaluate and stream four small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow          longer evidence, one test at a time; stopped, it goes on where it was (half an hour)"
 	@echo "make test-weights       tests on that model (a minute)"
 	@echo "make test-replicas      two replicas of a served model on a local Ray cluster (a minute)"
+	@echo "make test-kernels       the Triton kernels, by its interpreter and its compiler, without a GPU (3 minutes; Linux)"
 	@echo "make soak               a served model, 64 clients and 10 kills (half an hour)"
 	@echo "make schemathesis       requests of all kinds, made from the OpenAPI of a served model (3 minutes)"
 	@echo "make test-oldest        the tests that meet other packages, each at the oldest release that is supported"
@@ -72,7 +73,7 @@ test-weights: $(WEIGHTS)/smollm2/config.json
 	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m weights tests/weights $(ARGS)
 
 test: $(VENV)/installed
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not weights and not replicas" --durations=30 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not weights and not replicas and not kernels" --durations=30 $(ARGS)
 
 # Tests that have passed stand in a file, and are not run again until the code has changed.
 SLOW := runs/slow-tests/$(shell git rev-parse --short HEAD 2>/dev/null || echo none).txt
@@ -85,6 +86,20 @@ test-slow: $(VENV)/installed
 # A local Ray cluster, and two replicas of a small model on it.
 test-replicas: $(VENV)/installed
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m replicas tests/serving $(ARGS)
+
+# Triton is a gigabyte that only GPUs need, and changes what torch's compiler does: it has an environment of its own, which
+# sees the other one. The shape hook cannot read programs of Triton.
+KERNELS := .venvs/kernels
+$(KERNELS)/installed: $(VENV)/installed
+	@rm -rf $(KERNELS) && $(BIN)/python -m venv $(KERNELS)
+	@$(KERNELS)/bin/pip install --quiet --disable-pip-version-check --no-deps triton==3.9.0
+	@cd $(KERNELS)/lib/python3* && echo "import site; site.addsitedir('$(abspath $(VENV))/lib/$$(basename "$$PWD")/site-packages')" \
+		> site-packages/beside.pth
+	@touch $@
+
+test-kernels: $(KERNELS)/installed
+	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest -o addopts="--import-mode=importlib --strict-markers -ra" \
+		-m kernels tests/ops/kernels $(ARGS)
 
 # All that the metadata promises, each at its lower bound (torch as pinned): an environment of its own, made in minutes.
 OLDEST := .venvs/oldest
@@ -115,7 +130,7 @@ schemathesis: $(SCHEMATHESIS)/installed
 
 test-oldest: $(OLDEST)/installed
 	@OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -o addopts="--import-mode=importlib --strict-markers -ra" \
-		-m "not slow and not replicas" $(OLDEST_TESTS) $(ARGS)
+		-m "not slow and not replicas and not kernels" $(OLDEST_TESTS) $(ARGS)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check .

@@ -46,6 +46,11 @@ class TokenDecay:
         """The same tables: what fills up the last chunk does not decay."""
         return token_decay_tables(in_filled_chunks(self.log_decay, size), dtype, _flags_in_chunks(flags[1], size))
 
+    def filled_log_decay(self, size: int, time: int, flags: Flags) -> Float[Tensor, "batch heads chunks size"]:
+        """The numbers of the tokens."""
+        rate, starts = in_filled_chunks(self.log_decay, size), flags[1]
+        return rate if starts is None else rate.masked_fill(in_filled_chunks(starts, size, 1)[:, None], -torch.inf)
+
     def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "batch heads 1 1"]]:
         """``gamma`` of each token."""
         return token_decay(self.log_decay, dtype).unbind(2)

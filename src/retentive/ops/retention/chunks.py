@@ -165,16 +165,16 @@ def chunk_gradients(
         d_log_decay = None
         if read is not None and written is not None:
             pairs = scores.to(states.dtype).mul_(products).view(*read.shape, -1)
+            pairs.diagonal(0, 3, 4).zero_()
             carried = tables.chunk.squeeze(-1) * _dot(d_states, states).sum(3, keepdim=True)
-            d_log_decay = _decay_gradient(pairs, read, written, carried)
+            d_log_decay = decay_gradient(read + pairs.sum(4) - pairs.sum(3), written, carried)
         decay_scores(products, tables.intra, query)
         d_value = torch.bmm(k, d_s).view_as(value)
         flat(d_value.mul_(tables.key)).baddbmm_(products.mT, d_o)
     return ChunkGradients(d_query, d_key, d_value, d_state, d_log_decay)
 
 
-def _decay_gradient(
-    pairs: Float[Tensor, "batch heads chunks size size"],
+def decay_gradient(
     read: Float[Tensor, "batch heads chunks size"],
     written: Float[Tensor, "batch heads chunks size"],
     carried: Float[Tensor, "batch heads chunks 1"],
@@ -185,14 +185,12 @@ def _decay_gradient(
     key is added and subtracted again, and under strong decays rounding is all that is left.
 
     Args:
-        pairs: The loss's share of each query (first) and each key of one chunk; overwritten.
-        read: The share of each query and the state before its chunk.
+        read: The loss's share of each query, and all that it reads but its own key, less that of each key and the later
+            queries of its chunk.
         written: The share of each key and what comes after its chunk.
         carried: The share of the state before each chunk and what comes after it.
     """
-    pairs.diagonal(0, 3, 4).zero_()
-    later = read + pairs.sum(4) - pairs.sum(3)
-    later = later.double().flip(3).cumsum(3).flip(3)
+    later = read.double().flip(3).cumsum(3).flip(3)
     earlier = written.double().cumsum(3).roll(1, 3)
     earlier[..., 0] = 0
     return later + earlier + carried

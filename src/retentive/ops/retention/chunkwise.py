@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retentive.ops.kernels.choice import has_kernel
+from retentive.ops.kernels.chunkwise import chunkwise_by_kernels
 from retentive.ops.precision import state_dtype
 from retentive.ops.retention.chunks import (
     ChunkStates,
@@ -33,11 +35,14 @@ def chunkwise(inputs: RetentionInputs, decay: Decay, chunk_size: int) -> tuple[V
     """Read whole chunks, then the remainder (Sun et al. 2023, arXiv:2307.08621, eq. 7).
 
     The backward pass keeps the inputs and one state per chunk, and computes the scores again. Where a gradient is
-    differentiated, and in compiled or functionally transformed code, plain operations take its place.
+    differentiated, and in compiled or functionally transformed code, plain operations take its place. On a GPU that has
+    them, `retentive.ops.kernels` compute the same.
     """
     check_chunk_size(chunk_size)
     if is_traced():
         return _in_plain_operations(inputs, decay, chunk_size)
+    if has_kernel(inputs.query, inputs.key, inputs.value):
+        return chunkwise_by_kernels(inputs, decay, chunk_size, _in_plain_operations)
     dtype = retention_dtype(inputs.query)
     after = None if inputs.state is None else inputs.state.to(state_dtype(dtype))
     lengths = piece_lengths(inputs.query.shape[2], chunk_size)

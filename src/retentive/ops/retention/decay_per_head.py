@@ -15,6 +15,7 @@ from retentive.ops.retention.chunks import (
     ChunkStates,
     ValueChunks,
     chunk_gradients,
+    in_filled_chunks,
     read_chunks,
     read_chunks_plainly,
 )
@@ -43,6 +44,13 @@ class HeadDecay:
     def filled_tables(self, count: int, size: int, time: int, dtype: torch.dtype, flags: Flags) -> DecayTables:
         """Tables of which the last chunk's count its real tokens."""
         return padded_decay_tables(self.log_decay, size, dtype, time, count, *flags)
+
+    def filled_log_decay(self, size: int, time: int, flags: Flags) -> Float[Tensor, "rows heads chunks size"]:
+        """The same number for each real token; without flags, the same for all rows."""
+        mask, starts = flags
+        real = torch.ones(1, time, dtype=torch.bool, device=self.log_decay.device) if mask is None else mask
+        rate = self.log_decay[None, :, None, None].where(in_filled_chunks(real, size, 1)[:, None], 0)
+        return rate if starts is None else rate.masked_fill(in_filled_chunks(starts, size, 1)[:, None], -torch.inf)
 
     def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "heads 1 1"]]:
         """The same ``gamma`` for each token."""

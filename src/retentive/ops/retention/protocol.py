@@ -17,12 +17,21 @@ from retentive.shapes import RetentionMatrix, TokenFlags
 class Decay(Protocol):
     """``gamma`` of the tokens of one call, from float64."""
 
+    @property
+    def log_decay(self) -> Float[Tensor, "..."]:
+        """``log(gamma)``, of which gradients are taken where it learns."""
+        ...
+
     def tables(self, size: int, dtype: torch.dtype, mask: TokenFlags = None, starts: TokenFlags = None) -> DecayTables:
         """Return the tables of chunks of ``size`` tokens."""
         ...
 
     def filled_tables(self, count: int, size: int, time: int, dtype: torch.dtype, flags: Flags) -> DecayTables:
         """Return the tables of ``count`` chunks that zeros fill up after ``time`` tokens; flags are filled up too."""
+        ...
+
+    def filled_log_decay(self, size: int, time: int, flags: Flags) -> Float[Tensor, "rows heads chunks size"]:
+        """Return ``log(gamma)`` of ``time`` tokens in chunks: 0 at padding and at what fills up, ``-inf`` at starts."""
         ...
 
     def steps(self, time: int, dtype: torch.dtype) -> Sequence[Float[Tensor, "..."]]:
