@@ -1,7 +1,7 @@
 """Positions, padding and documents of the tokens of one call: made once per call, read by every layer."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retentive.config_types import check_types
 from retentive.layers.constants import constant
+from retentive.layers.text_parts import Exchange, TextParts, meet
 from retentive.ops.rotary import rotary_frequencies, rotary_tables
 from retentive.ops.tracing import is_traced
 from retentive.shapes import Positions, RotaryTable, TokenMask
@@ -120,6 +121,7 @@ class BatchLayout:
         starts: True where a document starts; None where none does.
         rotary: Tables of the rotations that the layers need.
         attention_mask: What attention may read; None where it follows from order, padding, documents and the window.
+        parts: The parts of the text, of which other processes read the others at the same time; None for a whole text.
     """
 
     positions: Positions
@@ -128,11 +130,12 @@ class BatchLayout:
     starts: TokenMask | None = None
     rotary: RotaryByConfig = field(default_factory=lambda: MappingProxyType({}))
     attention_mask: AttentionMask | None = None
+    parts: TextParts | None = None
 
     @property
     def is_one_token(self) -> bool:
-        """Whether the call is one token of every row, without a mask, document starts or an attention mask."""
-        plain = self.mask is None and self.starts is None and self.attention_mask is None
+        """Whether the call is one token of every row, the whole text, without a mask or document starts of any kind."""
+        plain = self.mask is None and self.starts is None and self.attention_mask is None and self.parts is None
         # False in compiled code: compilers do not fuse the complex numbers of a step.
         return plain and self.positions.shape[1] == 1 and not is_traced()
 
@@ -174,6 +177,37 @@ def make_layout(
         positions, following = _count(position, batch, time, mask, starts, device)
     tables = rotary_by_config(positions, rotary, dtype)
     return BatchLayout(positions=positions, next_position=following, mask=mask, starts=starts, rotary=tables)
+
+
+def make_part_layout(
+    exchange: Exchange,
+    position: Int[Tensor, "batch"] | None,
+    batch: int,
+    time: int,
+    *,
+    mask: TokenMask | None = None,
+    starts: TokenMask | None = None,
+    rotary: Collection[RotaryConfig] = (),
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> BatchLayout:
+    """Place the tokens of this process's part of a text, of which other processes read the others; see `make_layout`.
+
+    Args:
+        exchange: Who reads the text.
+        position: Tokens each row has read before the whole text. The ``next_position`` is the one after it.
+        batch: Rows.
+        time: Columns of this part.
+        mask: True where a token of it is real.
+        starts: True at the first token of a document in it.
+        rotary: The rotations that tables are made for.
+        device: Where the tensors are made.
+        dtype: Of the model.
+    """
+    own = make_layout(None, batch, time, mask=mask, starts=starts, device=device).next_position
+    parts, (first, following) = meet(exchange, own, time, position, mask, starts)
+    layout = make_layout(first, batch, time, mask=mask, starts=starts, rotary=rotary, device=device, dtype=dtype)
+    return replace(layout, next_position=following, parts=parts)
 
 
 def starts_at_tokens(starts: TokenMask, mask: TokenMask) -> "tuple[TokenMask, Bool[Tensor, 'batch']]":

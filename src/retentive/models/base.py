@@ -64,11 +64,13 @@ class DecoderModel(CalledModel):
         recomputes_segments: Whether a family that reads segments computes each again in the backward pass; None in
             families that read none.
         predicts_labels: Whether labels are what a head of another kind tells, such as classes, and not tokens.
+        read_in_order: Why the parts of a text cannot be read at the same time; None in families whose parts can.
         is_plain_decoder: Whether the family is a decoder and nothing around one, so that others can be built around it.
     """
 
     quantisation: QuantisationConfig | None = None
     recomputes_segments: bool | None = None
+    read_in_order: ClassVar[str | None] = None
     is_plain_decoder: ClassVar[bool] = True
     predicts_labels: ClassVar[bool] = False
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -9,13 +10,14 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from retentive.config_types import check_kind, check_types
-from retentive.layers.batch_layout import BatchLayout, RotaryConfig, make_layout
+from retentive.layers.batch_layout import BatchLayout, RotaryConfig, make_layout, make_part_layout
 from retentive.layers.block import Block
 from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_embedding
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.mixers.protocol import MixerConfig
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.reset import reset_parts
+from retentive.layers.text_parts import Exchange
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.ops.cross_entropy import IGNORED, linear_cross_entropy
 from retentive.ops.lean.plain import is_plain
@@ -107,7 +109,13 @@ class DecoderConfig:
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, norm and head; `forward` runs the blocks and the norm."""
+    """Embedding, blocks, norm and head; `forward` runs the blocks and the norm.
+
+    Attributes:
+        exchange: The processes that each read a part of every call's text; None reads whole texts.
+    """
+
+    exchange: Exchange | None = None
 
     def __init__(self, config: DecoderConfig) -> None:
         """Make and initialise the parts."""
@@ -144,7 +152,8 @@ class Decoder(nn.Module):
         starts: TokenFlags = None,
     ) -> BatchLayout:
         """Place the tokens that are read in one call, given as ids or embeddings; see `make_layout`."""
-        return make_layout(
+        place = make_layout if self.exchange is None else partial(make_part_layout, self.exchange)
+        return place(
             position,
             *read.shape[:2],
             mask=mask,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_counts, check_kind, check_types
 from retentive.layers.batch_layout import BatchLayout, RotaryConfig
+from retentive.layers.mixers.cache_parts import caches_around
 from retentive.layers.mixers.key_value_cache import (
     CacheReaderConfig,
     KeysAndValues,
@@ -108,6 +109,9 @@ class AttentionConfig(CacheReaderConfig):
 class Attention(nn.Module):
     """Multi-head or grouped-query causal attention (Vaswani et al. 2017, arXiv:1706.03762)."""
 
+    reads_parts = True
+    """See `PartReadingMixer`."""
+
     def __init__(self, config: AttentionConfig) -> None:
         """Make the projections: one product gives queries, keys and values."""
         check_kind("config", config, AttentionConfig)
@@ -154,6 +158,9 @@ class Attention(nn.Module):
             value = value.contiguous()  # a view would keep the unrotated queries and keys too
         if recalled is not None:
             key, value = torch.cat((recalled[0], key), dim=2), torch.cat((recalled[1], value), dim=2)
+        after = None
+        if layout.parts is not None:
+            state, after, query = caches_around(key, value, state, layout, config.window, query)
         if state is not None and state.key.shape[2]:
             key = torch.cat((state.key, key), dim=2)
             value = torch.cat((state.value, value), dim=2)
@@ -165,9 +172,10 @@ class Attention(nn.Module):
         mixed = attention(
             query, key, value, allowed=attention_mask.allowed, bias=attention_mask.bias, causal=causal, dropout=dropout
         )
-        gaps = layout.mask is not None or layout.starts is not None or layout.attention_mask is not None
-        following = cache_of(key, value, attention_mask.visible, config.window, gaps=gaps)
-        return self.output_proj(side_by_side(mixed)), following
+        if after is None:
+            gaps = layout.mask is not None or layout.starts is not None or layout.attention_mask is not None
+            after = cache_of(key, value, attention_mask.visible, config.window, gaps=gaps)
+        return self.output_proj(side_by_side(mixed)), after
 
     def step(
         self, x: Float[Tensor, "batch hidden"], state: KeyValueState, place: TokenPlace

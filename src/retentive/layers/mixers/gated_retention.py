@@ -12,7 +12,9 @@ from retentive.layers.mixers.protocol import InputProjection, MixerSizes
 from retentive.layers.mixers.retention_heads import Heads, RetentionHeads, RetentionHeadsConfig, RetentionState
 from retentive.layers.token_place import TokenPlace
 from retentive.ops.gated_retention import gated_retention, log_decay_gate, token_decay
+from retentive.ops.gated_retention.contribution import gated_retention_contribution
 from retentive.ops.retention import recurrent_step
+from retentive.ops.retention.contribution import Contribution
 from retentive.shapes import Hidden, RetentionMatrix, Values
 
 
@@ -69,6 +71,11 @@ class GatedRetention(RetentionHeads):
         return gated_retention(
             *heads, state, log_decay=log_decay, mask=layout.mask, starts=layout.starts, chunk_size=size
         )
+
+    def contribution(self, heads: Heads, x: Hidden, layout: BatchLayout) -> Contribution:
+        """With the decays of the tokens."""
+        log_decay = self.log_decay(x).transpose(1, 2)
+        return gated_retention_contribution(*heads[1:], log_decay=log_decay, mask=layout.mask, starts=layout.starts)
 
     def step(
         self, x: Float[Tensor, "batch hidden"], state: RetentionState, place: TokenPlace

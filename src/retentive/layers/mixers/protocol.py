@@ -165,3 +165,21 @@ class RecallingMixer(Protocol):
     def recall(self, recalled: Recalled) -> Any:
         """Return keys and values of hidden states, which make no queries."""
         ...
+
+
+@runtime_checkable
+class PartReadingMixer(Protocol):
+    """A mixer that can read a part of a text while other processes read the others.
+
+    Attributes:
+        reads_parts: True. Where ``layout.parts`` is not None, ``state`` is that before the whole text and the state
+            that is returned is that after it, the same in all processes; the tokens of this process's part read what
+            stands before them in the parts of the others.
+    """
+
+    reads_parts: bool
+
+
+def reads_parts(mixer: object) -> bool:
+    """Whether a mixer says that it is a `PartReadingMixer`."""
+    return isinstance(mixer, PartReadingMixer) and mixer.reads_parts

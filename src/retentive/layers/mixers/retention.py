@@ -27,6 +27,7 @@ from retentive.ops.retention import (
     retention_parallel,
     score_scale,
 )
+from retentive.ops.retention.contribution import Contribution, retention_contribution
 from retentive.shapes import Hidden, Positions, RetentionMatrix, Values
 
 DECAYS = {"geometric": log_decay_geometric, "linspace": log_decay_linspace}
@@ -135,6 +136,11 @@ class MultiScaleRetention(RetentionHeads):
         """The chunkwise form (eq. 7), with the decays of the config."""
         log_decay, size = _log_decay(self.config, x.device), self.config.chunk_size
         return retention(*heads, state, log_decay=log_decay, mask=layout.mask, starts=layout.starts, chunk_size=size)
+
+    def contribution(self, heads: Heads, x: Hidden, layout: BatchLayout) -> Contribution:
+        """With the decays of the config."""
+        log_decay = _log_decay(self.config, x.device)
+        return retention_contribution(*heads[1:], log_decay=log_decay, mask=layout.mask, starts=layout.starts)
 
     def step(
         self, x: Float[Tensor, "batch hidden"], state: RetentionState, place: TokenPlace

@@ -16,6 +16,7 @@ from retentive.layers.token_place import Rotation, TokenPlace, place_of
 from retentive.ops.activation import ACTIVATIONS
 from retentive.ops.lean.overwriting import may_write_over, times_heads
 from retentive.ops.precision import state_dtype
+from retentive.ops.retention.contribution import Contribution
 from retentive.ops.rotary import apply_rotary, rotate, rotate_token
 from retentive.shapes import Hidden, Positions, Queries, RetentionMatrix, Values
 from retentive.state import RecurrentState, StateShape
@@ -143,6 +144,9 @@ class RetentionHeads(nn.Module):
     ``input_proj.weight`` holds their rows in that order.
     """
 
+    reads_parts = True
+    """See `PartReadingMixer`."""
+
     def __init__(self, config: RetentionHeadsConfig) -> None:
         """Make the projections."""
         check_kind("config", config, RetentionHeadsConfig)
@@ -189,7 +193,13 @@ class RetentionHeads(nn.Module):
             output, following = self.step(x[:, 0], before, place_of(layout))
             return output[:, None], following
         query, key, value, gate = self.split_heads(self.input_proj(x), layout.tables(self.rotary))
-        mixed, kv = self.retain((query, key, value), x, None if state is None else state.kv, layout)
+        before = None if state is None else state.kv
+        if layout.parts is None:
+            mixed, kv = self.retain((query, key, value), x, before, layout)
+        else:
+            part = self.contribution((query, key, value), x, layout)
+            before, kv, query = layout.parts.states_around(part, before, query)
+            mixed, _ = self.retain((query, key, value), x, before, layout)
         output = self.read_out(self.scaled(mixed.transpose(1, 2), layout.positions), gate)
         return output, RetentionState(kv=kv, position=layout.next_position)
 
@@ -205,6 +215,10 @@ class RetentionHeads(nn.Module):
             state: Of the operator; None is empty.
             layout: Padding and documents.
         """
+
+    @abstractmethod
+    def contribution(self, heads: Heads, x: Hidden, layout: BatchLayout) -> Contribution:
+        """How the tokens of a call change the state, for the processes that read other parts of the text."""
 
     @abstractmethod
     def step(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_counts, check_kind, check_types
 from retentive.layers.batch_layout import AttentionMask, BatchLayout, RotaryConfig
+from retentive.layers.mixers.cache_parts import caches_around
 from retentive.layers.mixers.key_value_cache import CacheReaderConfig, KeyValueState, cache_of, causal_mask
 from retentive.layers.mixers.protocol import InputProjection
 from retentive.layers.norm import Norm, NormConfig
@@ -91,13 +92,17 @@ class SharedKeyValues(nn.Module):
         value = value.view(batch, time, config.num_kv_heads, config.head_dim).transpose(1, 2)
         key = rotate(key, tables.cos, tables.sin, pairs=config.rotary.pairs)
         value = value.contiguous()  # a view would keep the keys before rotation too
+        after = None
+        if layout.parts is not None:
+            state, after, key = caches_around(key, value, state, layout, None, key)
         if state is not None and state.key.shape[2]:
             key, value = torch.cat((state.key, key), dim=2), torch.cat((state.value, value), dim=2)
         gaps = layout.mask is not None or layout.starts is not None
         is_plain = not gaps and (state is None or state.visible is None)
         # Order alone needs no mask of every column: attention makes one for the columns that ask.
         mask = AttentionMask() if is_plain else causal_mask(state, layout, batch, time)
-        return KeyValueState(key=key, value=value), mask, cache_of(key, value, mask.visible, gaps=gaps)
+        after = cache_of(key, value, mask.visible, gaps=gaps) if after is None else after
+        return KeyValueState(key=key, value=value), mask, after
 
     def step(self, x: Float[Tensor, "batch hidden"], state: KeyValueState, place: TokenPlace) -> KeyValueState:
         """Return the cache with the next token of each row."""
@@ -121,6 +126,9 @@ class SharedCacheAttention(nn.Module):
 
     The layer's state is the shared cache, the tokens of the call included: it is read and given back as it is.
     """
+
+    reads_parts = True
+    """See `PartReadingMixer`: the cache has been joined where it was made."""
 
     def __init__(self, config: SharedCacheAttentionConfig) -> None:
         """Make the projections of queries and of the output."""

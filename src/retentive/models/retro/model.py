@@ -83,6 +83,7 @@ class Retro(DecoderModel):
     """
 
     config: RetroConfig
+    read_in_order = "the neighbours of a chunk are read across the borders of parts"
     is_plain_decoder = False
 
     def __init__(self, config: RetroConfig) -> None:

@@ -50,6 +50,7 @@ class RecurrentMemoryTransformer(DecoderModel):
     """
 
     config: RecurrentMemoryConfig
+    read_in_order = "its memory passes from segment to segment"
     is_plain_decoder = False
     recomputes_segments: bool | None = False
 

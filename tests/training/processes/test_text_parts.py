@@ -1,0 +1,72 @@
+"""Processes that read parts of one text compute what one process computes that reads all of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from laws.families import small_model
+from models.test_protocol import AverageConfig, MovingAverage
+from retentive.training.processes.text_parts import check_reads_parts, read_in_parts
+from training.conftest import environment
+from training.processes.parts_process import CASES, CUTS
+
+SCRIPT = Path(__file__).parent / "parts_process.py"
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What three processes say, of groups of two and of three of them."""
+    meeting = tmp_path_factory.mktemp("group") / "store"
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(rank), str(meeting)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(max(CUTS))
+    ]
+    said = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), said[0][1]
+    return [json.loads(line) for out, _ in said for line in out.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize(("count", "model", "text"), CASES)
+def test_outputs_and_gradients_are_those_of_one_process(lines: list[dict[str, Any]], count: int, model: str, text: str):
+    (found,) = (line for line in lines if line.get("case") == [count, model, text])
+    assert found["outputs"] < 1e-12
+    assert found["gradients"] < 1e-12
+
+
+def test_processes_must_read_the_same_rows(lines: list[dict[str, Any]]):
+    refusals = [line["refusal"] for line in lines if "refusal" in line]
+    assert len(refusals) == 3
+    assert all("as many rows in every process" in refusal and "[1, 2, 3]" in refusal for refusal in refusals)
+
+
+@pytest.mark.parametrize(
+    ("family", "why"), [("rmt", "from segment to segment"), ("retro", "across the borders of parts")]
+)
+def test_families_that_read_in_order_are_refused(family: str, why: str):
+    with pytest.raises(ValueError, match=f"model must not be a {family} to read a text in parts: .*{why}.*columns"):
+        check_reads_parts(small_model(family))
+
+
+def test_a_mixer_that_does_not_say_that_it_reads_parts_is_refused():
+    model = small_model("retnet")
+    model.decoder.blocks[1].mixer = nn.Identity()
+    with pytest.raises(ValueError, match="every mixer must read texts in parts, but Identity does not say"):
+        check_reads_parts(model)
+
+
+def test_a_model_from_elsewhere_is_refused():
+    with pytest.raises(
+        ValueError, match="model must be of a family of this library to read a text in parts, but is a "
+    ):
+        read_in_parts(MovingAverage(AverageConfig(vocab_size=8, hidden_size=4)), None)
