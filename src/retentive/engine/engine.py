@@ -71,8 +71,8 @@ class Engine:
     @property
     def slots(self) -> tuple[int, ...]:
         """Slots of the rows that have not ended, in the order of the batch; new rows come last."""
-        groups = (*self._groups, *(arrivals.group for arrivals in self._arrivals))
-        return tuple(row.slot for group in groups for row in group.rows)
+        groups = [*self._groups, *(arrivals.group for arrivals in self._arrivals)] if self._arrivals else self._groups
+        return tuple([row.slot for group in groups for row in group.rows])
 
     def add(
         self,
@@ -224,12 +224,14 @@ class Engine:
             The logits of the next token of each row, those of rows that have just come included; None without rows.
             The rows that have failed.
         """
+        if not self._waiting and not self._arrivals and self._beside is None:  # most steps: rows that nobody joins
+            return self._read_unread(self._owned_state(), {}), ()
         pieces = self._waiting.next_pieces()
         calls = [TokensCall(piece, None, waiting.progress.state, (waiting.slot,)) for waiting, piece in pieces]
         if self._groups:
             calls.append(self._next_call())
         beside = self._prompts.arguments(calls)
-        logits = [self._read_unread(calls[-1], beside[-1])] if self._groups else []
+        logits = [self._read_unread(calls[-1].state, beside[-1])] if self._groups else []
         failed: Failed = ()
         if pieces:
             failed = self._read_pieces(pieces, calls, beside)
@@ -271,24 +273,29 @@ class Engine:
             self._arrivals.append(Arrivals(group, logits, state))
         return failed
 
+    def _owned_state(self) -> ModelState:
+        """The state of all rows, which the next step may write over."""
+        assert self._state is not None
+        if not self._is_owned:
+            self._steps.begin()
+            self._state, self._is_owned = self._steps.own(self._state), True
+        return self._state
+
     def _next_call(self) -> TokensCall:
         """What the rows read in this step: the newest token of each."""
         assert self._unread is not None
-        assert self._state is not None
-        state = self._state
-        if not self._is_owned:
-            self._steps.begin()
-            state, self._is_owned = self._steps.own(state), True
-        if self._beside is not None:
-            state = self._steps.at_border(self._beside.before_token(state))
-        self._state = state
+        state = self._owned_state()
+        if self._beside is None:
+            return TokensCall(self._unread[:, None], None, state)
+        self._state = state = self._steps.at_border(self._beside.before_token(state))
         slots = tuple(row.slot for group in self._groups for row in group.rows)
-        return TokensCall(self._unread[:, None], None, state, slots if self._beside is not None else ())
+        return TokensCall(self._unread[:, None], None, state, slots)
 
-    def _read_unread(self, call: TokensCall, beside: Mapping[str, Any]) -> Float[Tensor, "rows vocab"]:
+    def _read_unread(self, state: ModelState | None, beside: Mapping[str, Any]) -> Float[Tensor, "rows vocab"]:
         """Read the newest token of each row."""
-        assert call.state is not None
-        logits, self._state = self._steps.step(call.tokens[:, 0], call.state, beside)
+        assert state is not None
+        assert self._unread is not None
+        logits, self._state = self._steps.step(self._unread, state, beside)
         return logits
 
     def _choose(self, logits: Float[Tensor, "rows vocab"]) -> tuple[Int[Tensor, "rows"], Failed]:

@@ -9,7 +9,7 @@ that the module had when the view was made; `ModelView.is_current` says whether 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any, TypeVar, cast
 
 import torch
@@ -38,17 +38,19 @@ class ModelView:
         self._holders: list[Mapping[str, object]] = []
         self._rotations: dict[RotaryConfig, RotaryConfig] = {}
         self.model = self._view(model)
-        self._held = list(chain.from_iterable(map(_values, self._holders)))  # none of their ids can be of another
-        self._ids = self._ids_now()
+        self._holders = [holder for holder in self._holders if holder]
+        self._held = self._held_now()
         self._versioned = [held for held in self._held if isinstance(held, Tensor) and not held.is_inference()]
         self._versions = [_version(weight) for weight in self._versioned]
 
     def is_current(self) -> bool:
         """Whether the model has the same layers and weights as when the view was made, unchanged."""
-        return self._ids_now() == self._ids and list(map(_version, self._versioned)) == self._versions
+        now = self._held_now()
+        same = len(now) == len(self._held) and all(map(is_, now, self._held))
+        return same and list(map(_version, self._versioned)) == self._versions
 
-    def _ids_now(self) -> list[int]:
-        return list(map(id, chain.from_iterable(map(_values, self._holders))))
+    def _held_now(self) -> list[object]:
+        return list(chain.from_iterable(map(_values, self._holders)))
 
     def _view(self, module: nn.Module) -> Any:
         if type(module) is nn.ModuleList:

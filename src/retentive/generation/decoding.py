@@ -155,7 +155,7 @@ class RowSampler:
         if self._counts is not None:
             add_counts(self._counts, tokens.clamp_min(0))
         if logits.device.type == "cpu":
-            if tokens.numpy().min() < 0:
+            if -1 in tokens.tolist():
                 raise _not_finite()
             return tokens
         self._unchecked.append(tokens)
