@@ -8,16 +8,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from retentive.checkpoints.states import GenerationState, TokenCounts
-from retentive.engine import Engine, RowLimits, RowState
+from retentive.engine import Engine, EngineStep, RowState
 from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning
 from retentive.generation.logprobs import TokenLogprobs, token_logprobs
 from retentive.generation.retrieval import Lookup
 from retentive.generation.sampling import Sampling, add_counts, choose
-from retentive.generation.stopping import Stopping
+from retentive.generation.stopping import RowText, Stopping, TextEnd
 from retentive.generation.uniforms import uniforms
 from retentive.models.protocol import LanguageModel
 from retentive.state import join_rows
+from retentive.text.tokenizer import Tokenizer
 
 _DRAWN_AHEAD = 64
 
@@ -30,8 +31,10 @@ class RowsDecoding(Protocol):
 
     num_rows: int
     device: torch.device
-    stopped: list[bool]
     active: list[int]
+    ended: list[TextEnd | None]
+    texts: list[str]
+    logprobs: list[TokenLogprobs | None]
 
     def step(self) -> NewTokens:
         """Choose the next token of each row that was active before the call."""
@@ -57,31 +60,50 @@ class Decoding:
         stopping: Stopping,
         lookup: Lookup | None = None,
         engine: str | Path = "eager",
+        tokenizer: Tokenizer | None = None,
+        logprobs: int | None = None,
     ) -> None:
         """Prepare; nothing is read before the first step."""
         self._engine = Engine(model, lookup, engine=engine)
         self._beginning: Beginning | None = beginning
-        self._sampler, self._stopping = RowSampler(sampling, counts=beginning.counts), stopping
+        self._sampler = RowSampler(sampling, counts=beginning.counts, logprobs=logprobs)
+        self._tells_each_step = tokenizer is not None or logprobs is not None
         self.num_rows, self.device = len(beginning.first.tokens), beginning.first.tokens.device
-        self.stopped = [False] * self.num_rows
         self.active = list(range(self.num_rows))
         """Numbers of the rows that have not ended; a row's number is its slot in the engine."""
+        self._row_texts = [RowText(stopping, tokenizer) for _ in self.active]
+        self.ended: list[TextEnd | None] = [None] * self.num_rows
+        """What has ended each row; None while it goes on."""
+        self.texts = [""] * self.num_rows
+        """The characters of each row that are certain since the last step; empty without a tokenizer."""
+        self.logprobs: list[TokenLogprobs | None] = [None] * self.num_rows
+        """Of the token that each row got in the last step, where they are wanted; None of a row that got none."""
 
     def step(self) -> NewTokens:
         """Choose the next token of each row that was active before the call."""
         if self._beginning is not None:
-            limits = RowLimits(max_new_tokens=self._stopping.max_new_tokens, stop_tokens=self._stopping.stop_tokens)
-            rows = [limits] * self.num_rows
+            rows = [text.limits for text in self._row_texts]
             first = self._beginning.first
             start, has_begun = self._beginning.state, self._beginning.has_begun
             self._engine.add(first.tokens, first.mask, start, self._sampler, rows, has_begun=has_begun)
             self._beginning = None
         step = self._engine.step()
-        if step.ended:
-            for row in step.stopped:
-                self.stopped[row] = True
-            self.active = list(self._engine.slots)
+        if step.ended or self._tells_each_step:
+            self._tell(step)
         return step.tokens
+
+    def _tell(self, step: EngineStep) -> None:
+        """Note what the rows have got with their tokens, and which have ended."""
+        ended, stopped = set(step.ended), set(step.stopped)
+        self.texts = [""] * self.num_rows
+        self.logprobs = [None] * self.num_rows
+        for row, token in zip(step.slots, step.tokens.tolist(), strict=True):
+            text = self._row_texts[row]
+            self.texts[row] = text.take(token, has_ended=row in ended, is_stopped=row in stopped)
+            self.ended[row] = text.ended
+        for row, found in zip(step.slots, self._sampler.logprobs, strict=False):
+            self.logprobs[row] = found
+        self.active = list(self._engine.slots)
 
     def check(self) -> None:
         """Validate that all tokens were chosen from numbers.

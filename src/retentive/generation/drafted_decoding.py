@@ -15,11 +15,13 @@ from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning
 from retentive.generation.decoding import draw_seed
 from retentive.generation.drafts import Drafter, Pace
+from retentive.generation.logprobs import TokenLogprobs, token_logprobs
 from retentive.generation.sampling import Sampling, add_counts, choose
-from retentive.generation.stopping import Stopping
+from retentive.generation.stopping import RowText, Stopping, TextEnd
 from retentive.generation.uniforms import uniforms
 from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState, map_tensors
+from retentive.text.tokenizer import Tokenizer
 
 _LONGEST_UNREAD = 64
 
@@ -41,6 +43,8 @@ class DraftedDecoding:
         *,
         pauses: bool = True,
         engine: str | Path = "eager",
+        tokenizer: Tokenizer | None = None,
+        logprobs: int | None = None,
     ) -> None:
         """Prepare; nothing is read before the first step.
 
@@ -52,6 +56,8 @@ class DraftedDecoding:
             drafter: Guesses tokens; it has seen none.
             pauses: Whether drafting pauses where it is measured to lose time.
             engine: Reads tokens for which there is no draft.
+            tokenizer: See `Decoding`.
+            logprobs: See there.
 
         Raises:
             ValueError: If there are several rows.
@@ -63,15 +69,20 @@ class DraftedDecoding:
                 f"{prompt.tokens.shape[0]}; leave them out, or give one row."
             )
         self.num_rows, self.device = 1, prompt.tokens.device
-        self.stopped, self.active = [False], [0]
+        self.active = [0]
+        self._row_text = RowText(stopping, tokenizer)
+        self._limits = self._row_text.limits
+        self.ended: list[TextEnd | None] = [None]
+        self.texts = [""]
+        self.logprobs: list[TokenLogprobs | None] = [None]
         self.calls = 0
         """Calls and steps after the prompt's so far."""
-        self._model, self._sampling, self._stopping = model, sampling, stopping
+        self._model, self._sampling, self._top = model, sampling, logprobs
         self._steps = make_steps(model, engine)
         self._seed = 0 if sampling.is_greedy else (draw_seed() if sampling.seed is None else sampling.seed)
         self._state, self._read = start, 0 if start is None else int(start.position)
         self._unread: list[int] = prompt.tokens[0].tolist()
-        self._ready: deque[int] = deque()
+        self._ready: deque[tuple[int, TokenLogprobs | None]] = deque()
         self._round: tuple[ModelState | None, list[int]] = (start, self._unread)
         self._said: list[int] = []
         self._drafter, self._pace = drafter, Pace(pauses=pauses)
@@ -83,13 +94,16 @@ class DraftedDecoding:
         if not self._ready:
             with torch.inference_mode(), evaluating(self._model):
                 self._refill()
-        token = self._ready.popleft()
+        token, self.logprobs[0] = self._ready.popleft()
         self._said.append(token)
         if self._counts is not None:
             add_counts(self._counts, torch.tensor([token], device=self.device))
-        ends = token in self._stopping.stop_tokens
-        if ends or len(self._said) == self._stopping.max_new_tokens:
-            self.stopped, self.active = [ends], []
+        is_stopped = self._limits.stops(token)
+        has_ended = is_stopped or len(self._said) == self._limits.max_new_tokens
+        self.texts[0] = self._row_text.take(token, has_ended=has_ended, is_stopped=is_stopped)
+        if has_ended:
+            self.ended = [self._row_text.ended]
+            self.active = []
         return torch.tensor([token], device=self.device)
 
     def check(self) -> None:
@@ -117,7 +131,7 @@ class DraftedDecoding:
         """Read what is unread and a draft, and keep what is right of it."""
         if self._state is None or len(self._unread) > _LONGEST_UNREAD:
             self._commit()
-        most = self._stopping.max_new_tokens - len(self._said) - 1
+        most = self._limits.max_new_tokens - len(self._said) - 1
         draft = self._drafter.draft(most) if self._pace.wants_draft() else []
         before = self._value() if draft else None
         logits, after = self._call(draft)
@@ -127,7 +141,8 @@ class DraftedDecoding:
                 "broken: load an earlier checkpoint."
             )
         self.calls += 1
-        chosen: list[int] = choose(logits, self._sampling, self._uniforms(len(logits))).tolist()
+        tokens = choose(logits, self._sampling, self._uniforms(len(logits)))
+        chosen: list[int] = tokens.tolist()
         right = next((n for n, token in enumerate(draft) if token != chosen[n]), len(draft))
         new = chosen[: right + 1]
         self._round = before, [*self._unread, *new]
@@ -137,7 +152,8 @@ class DraftedDecoding:
         else:
             self._unread = [*self._unread, *new]
         self._drafter.extend(new)
-        self._ready.extend(new)
+        found = [None] * len(new) if self._top is None else token_logprobs(logits, tokens, self._top)
+        self._ready.extend(zip(new, found, strict=False))
         self._pace.note(len(new), drafted=bool(draft))
 
     def _call(self, draft: list[int]) -> tuple[Tensor, ModelState]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Int
@@ -15,14 +16,17 @@ from retentive.generation.beginning import begin, read_prefixes
 from retentive.generation.decoding import Decoding, RowsDecoding
 from retentive.generation.drafted_decoding import DraftedDecoding
 from retentive.generation.drafts import NgramIndex, PromptLookup
+from retentive.generation.logprobs import TokenLogprobs, check_logprobs
 from retentive.generation.prefixes import PrefixCache, PrefixReader
 from retentive.generation.prompt import Prompt
 from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
-from retentive.generation.stopping import Stopping
+from retentive.generation.stop_strings import checked_stop_strings
+from retentive.generation.stopping import Stopping, TextEnd
 from retentive.models.calls import check_predicts_next
 from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState
+from retentive.text.tokenizer import Tokenizer
 
 _KEPT_TOGETHER = 256
 _GREEDY = Sampling()
@@ -36,12 +40,21 @@ class GenerationResult:
         tokens: The new tokens of each row, a stop token included; one tensor a row, as rows end at different lengths.
             ``torch.nn.utils.rnn.pad_sequence(result.tokens, batch_first=True)`` makes one tensor of them.
         state: Goes into the next call, or into `save_state`.
-        stopped: Which rows a stop token ended; the others reached ``max_new_tokens``.
+        ended: What ended each row: ``stop_token``, ``stop_string``, or ``length`` for ``max_new_tokens``.
+        text: The text of each row, without the stop string; None without a tokenizer.
+        logprobs: Those of each row's tokens; None where they were not asked for.
     """
 
     tokens: list[Int[Tensor, "_"]]
     state: GenerationState
-    stopped: tuple[bool, ...]
+    ended: tuple[TextEnd, ...]
+    text: tuple[str, ...] | None = None
+    logprobs: tuple[tuple[TokenLogprobs, ...], ...] | None = None
+
+    @property
+    def stopped(self) -> tuple[bool, ...]:
+        """Which rows a stop token has ended."""
+        return tuple(end == "stop_token" for end in self.ended)
 
 
 class TokenStream(Iterator[tuple[int | None, ...]]):
@@ -82,7 +95,25 @@ class TokenStream(Iterator[tuple[int | None, ...]]):
     @property
     def stopped(self) -> tuple[bool, ...]:
         """Which rows a stop token has ended."""
-        return tuple(self._decoding.stopped)
+        return tuple(end == "stop_token" for end in self._decoding.ended)
+
+    @property
+    def ended(self) -> tuple[TextEnd | None, ...]:
+        """What has ended each row; None while it goes on."""
+        return tuple(self._decoding.ended)
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The characters of each row that are certain with the last step: whole, and no begin of a stop string.
+
+        With a row's last token comes the rest, without the stop string. Empty without a tokenizer.
+        """
+        return tuple(self._decoding.texts)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs | None, ...]:
+        """Of the tokens of the last step; None for a row that got none, and where they were not asked for."""
+        return tuple(self._decoding.logprobs)
 
 
 def generate(
@@ -92,6 +123,9 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling = _GREEDY,
     stop_tokens: Collection[int] = (),
+    stop_strings: Collection[str] = (),
+    tokenizer: Tokenizer | None = None,
+    logprobs: int | None = None,
     state: ModelState | GenerationState | None = None,
     retriever: Retriever | Retrieval | None = None,
     engine: str | Path = "eager",
@@ -115,6 +149,9 @@ def generate(
         max_new_tokens: Tokens for each row, at most.
         sampling: How to choose; greedy if left out.
         stop_tokens: A row ends with the first of these ids.
+        stop_strings: A row ends with the first of these in the text of its new tokens; needs the tokenizer.
+        tokenizer: Turns new tokens into text; None gives none.
+        logprobs: Tell the log-probability of each token, and those of so many of the likeliest; None tells none.
         state: Of an earlier result, or of the model's output, with as many rows as the prompt.
         retriever: For families that read neighbours: finds those of each chunk, as soon as it has ended and once; a
             `StoreRetriever` over a datastore, any function, or a `Retrieval` with options. None reads none.
@@ -133,15 +170,30 @@ def generate(
         MismatchError: If ``state`` is of another model.
         DivergedError: If it has NaN, or the model's logits are not finite.
     """
+    stopping = _stopping(max_new_tokens, stop_tokens, stop_strings)
     decoding = _begin(
-        model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine, drafts, prefix_cache
+        model, prompt, stopping, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache
     )
     log = _TokenLog(decoding.num_rows, decoding.device)
+    texts = [list[str]() for _ in range(decoding.num_rows)]
+    likely = [list[TokenLogprobs]() for _ in range(decoding.num_rows)]
     with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
         while decoding.active:
             rows = decoding.active
             log.add(rows, decoding.step())
-    return GenerationResult(tokens=log.rows(), state=decoding.state(), stopped=tuple(decoding.stopped))
+            if tokenizer is not None:
+                for row in rows:
+                    texts[row].append(decoding.texts[row])
+            if logprobs is not None:
+                for row in rows:
+                    likely[row].append(cast("TokenLogprobs", decoding.logprobs[row]))
+    return GenerationResult(
+        tokens=log.rows(),
+        state=decoding.state(),
+        ended=tuple(cast("list[TextEnd]", decoding.ended)),
+        text=None if tokenizer is None else tuple("".join(parts) for parts in texts),
+        logprobs=None if logprobs is None else tuple(map(tuple, likely)),
+    )
 
 
 def stream(
@@ -151,6 +203,9 @@ def stream(
     max_new_tokens: int,
     sampling: Sampling = _GREEDY,
     stop_tokens: Collection[int] = (),
+    stop_strings: Collection[str] = (),
+    tokenizer: Tokenizer | None = None,
+    logprobs: int | None = None,
     state: ModelState | GenerationState | None = None,
     retriever: Retriever | Retrieval | None = None,
     engine: str | Path = "eager",
@@ -168,23 +223,37 @@ def stream(
         max_new_tokens: See there.
         sampling: See there.
         stop_tokens: See there.
+        stop_strings: See there.
+        tokenizer: See there.
+        logprobs: See there.
         state: See there.
         retriever: See there.
         engine: See there.
         drafts: See there.
         prefix_cache: See there.
     """
+    stopping = _stopping(max_new_tokens, stop_tokens, stop_strings)
     return TokenStream(
-        _begin(model, prompt, max_new_tokens, sampling, stop_tokens, state, retriever, engine, drafts, prefix_cache)
+        _begin(model, prompt, stopping, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache)
+    )
+
+
+def _stopping(max_new_tokens: int, stop_tokens: Collection[int], stop_strings: Collection[str]) -> Stopping:
+    check_kind("stop_tokens", stop_tokens, Collection, cure="give a list of token ids")
+    return Stopping(
+        max_new_tokens=max_new_tokens,
+        stop_tokens=frozenset(stop_tokens),
+        stop_strings=checked_stop_strings(stop_strings),
     )
 
 
 def _begin(
     model: LanguageModel,
     prompt: Prompt | None,
-    max_new_tokens: int,
+    stopping: Stopping,
     sampling: Sampling,
-    stop_tokens: Collection[int],
+    tokenizer: Tokenizer | None,
+    logprobs: int | None,
     state: ModelState | GenerationState | None,
     retriever: Retriever | Retrieval | None,
     engine: str | Path,
@@ -194,12 +263,12 @@ def _begin(
     """Check all arguments and make the loop."""
     check_predicts_next(model)
     check_kind("sampling", sampling, Sampling, cure="Sampling(temperature=0.8) draws, and without any it is greedy")
-    check_kind("stop_tokens", stop_tokens, Collection, cure="give a list of token ids")
+    check_kind("tokenizer", tokenizer, Tokenizer, type(None), cure="load_tokenizer(folder) reads the model's own")
+    check_logprobs(logprobs)
     check_kind("drafts", drafts, PromptLookup, type(None), cure="PromptLookup() drafts from the text")
     lookup = make_lookup(model, retriever)
-    stopping = Stopping(max_new_tokens=max_new_tokens, stop_tokens=frozenset(stop_tokens))
     stopping.check_vocab(model.vocab_size)
-    beginning = begin(model, prompt, state, max_new_tokens, sampling)
+    beginning = begin(model, prompt, state, stopping.max_new_tokens, sampling)
     if prefix_cache is not None:
         check_kind("prefix_cache", prefix_cache, PrefixCache)
         if drafts is not None:
@@ -209,7 +278,7 @@ def _begin(
             )
         beginning = read_prefixes(beginning, PrefixReader(model, prefix_cache, lookup))
     if drafts is None:
-        return Decoding(model, beginning, sampling, stopping, lookup, engine)
+        return Decoding(model, beginning, sampling, stopping, lookup, engine, tokenizer, logprobs)
     if lookup is not None:
         raise ValueError(
             "drafts must be None with a retriever, but both are given: neighbours are found for chunks that end, "
@@ -219,8 +288,17 @@ def _begin(
         raise ValueError(
             "drafts must be None with penalties, which change with every token, but both are given; leave one out."
         )
-    drafter = NgramIndex(drafts)
-    return DraftedDecoding(model, beginning, sampling, stopping, drafter, pauses=drafts.pauses, engine=engine)
+    return DraftedDecoding(
+        model,
+        beginning,
+        sampling,
+        stopping,
+        NgramIndex(drafts),
+        pauses=drafts.pauses,
+        engine=engine,
+        tokenizer=tokenizer,
+        logprobs=logprobs,
+    )
 
 
 class _TokenLog:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from retentive.config_types import check_count
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
@@ -39,3 +41,13 @@ def token_logprobs(logits: Float[Tensor, "rows vocab"], tokens: Int[Tensor, "row
         TokenLogprobs(value, tuple(zip(row, numbers, strict=True)))
         for value, row, numbers in zip(chosen, ids, values, strict=True)
     ]
+
+
+def check_logprobs(top: int | None) -> None:
+    """Validate how many of the likeliest tokens are told.
+
+    Raises:
+        ValueError: If it is no number of tokens.
+    """
+    if top is not None:
+        check_count("logprobs", top, least=0, otherwise="None for none")

@@ -6,24 +6,24 @@ from typing import Literal
 
 from retentive.checkpoints.states import GenerationState
 from retentive.config_types import check_count, check_kind
-from retentive.engine import Engine, RowLimits, RowPrompt
+from retentive.engine import Engine, RowPrompt
 from retentive.engine.engine import TOKENS_PER_STEP
 from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning, begin
 from retentive.generation.decoding import RowSampler, generation_state
-from retentive.generation.logprobs import TokenLogprobs
+from retentive.generation.logprobs import TokenLogprobs, check_logprobs
 from retentive.generation.prefixes import PrefixCache
 from retentive.generation.prefixes.reader import retrieval_key
 from retentive.generation.retrieval import ReadNeighbours, Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
-from retentive.generation.stop_strings import TextUntil, checked_stop_strings
-from retentive.generation.stopping import Stopping
+from retentive.generation.stop_strings import checked_stop_strings
+from retentive.generation.stopping import RowText, Stopping, TextEnd
 from retentive.models.calls import check_predicts_next
 from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState
 from retentive.text.tokenizer import Tokenizer
 
-RequestEnd = Literal["stop_token", "stop_string", "length", "failed"]
+RequestEnd = TextEnd | Literal["failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +58,18 @@ class Request:
         """Validate the fields that need no model."""
         check_kind("sampling", self.sampling, Sampling, cure="Sampling(temperature=0.8) draws")
         check_kind("stop_tokens", self.stop_tokens, Collection, cure="give a list of token ids")
-        checked_stop_strings(self.stop_strings)
-        Stopping(max_new_tokens=self.max_new_tokens, stop_tokens=frozenset(self.stop_tokens))
+        assert self.stopping is not None  # what cannot be is refused
         check_count("row", self.row, least=0)
-        if self.logprobs is not None:
-            check_count("logprobs", self.logprobs, least=0, otherwise="None for none")
+        check_logprobs(self.logprobs)
+
+    @property
+    def stopping(self) -> Stopping:
+        """When it ends."""
+        return Stopping(
+            max_new_tokens=self.max_new_tokens,
+            stop_tokens=frozenset(self.stop_tokens),
+            stop_strings=checked_stop_strings(self.stop_strings),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,29 +117,19 @@ class _Entry:
 
     request: Request
     sampler: RowSampler
-    text: TextUntil | None
+    text: RowText
     cached_tokens: int = 0
     tokens: list[int] = field(default_factory=list[int])
     neighbours: list[ReadNeighbours] = field(default_factory=list[ReadNeighbours])
-    new_text: str = ""
     has_failed: bool = False
-
-    def read(self, token: int) -> bool:
-        """Turn a token into text; whether a stop string is complete with it."""
-        assert self.text is not None
-        self.new_text = self.text.push(token)
-        return self.text.has_ended
 
     def result(self, number: int, token: int, has_ended: bool, is_stopped: bool) -> RequestStep:
         """What the request got with a token."""
-        text, self.new_text = self.new_text, ""
-        end: RequestEnd | None = None
-        if has_ended:
-            end = "length" if not is_stopped else "stop_token" if token in self.request.stop_tokens else "stop_string"
-            text += "" if self.text is None else self.text.finish()
+        text = self.text.take(token, has_ended=has_ended, is_stopped=is_stopped)
         logprobs = self.sampler.logprobs[0] if self.sampler.logprobs else None
         neighbours, self.neighbours = tuple(self.neighbours), []
-        return RequestStep(number=number, token=token, text=text, logprobs=logprobs, neighbours=neighbours, ended=end)
+        ended = self.text.ended
+        return RequestStep(number=number, token=token, text=text, logprobs=logprobs, neighbours=neighbours, ended=ended)
 
 
 class RequestBatch:
@@ -188,12 +185,9 @@ class RequestBatch:
             DivergedError: If the state has NaN.
         """
         check_kind("request", request, Request)
-        if request.stop_strings and self._tokenizer is None:
-            raise ValueError(
-                "stop_strings must come with a tokenizer, but the batch has none: RequestBatch(tokenizer=...)"
-            )
-        stop_tokens = frozenset(request.stop_tokens)
-        Stopping(max_new_tokens=request.max_new_tokens, stop_tokens=stop_tokens).check_vocab(self._model.vocab_size)
+        stopping = request.stopping
+        stopping.check_vocab(self._model.vocab_size)
+        text = RowText(stopping, self._tokenizer)
         beginning = begin(self._model, request.prompt or None, request.state, request.max_new_tokens, request.sampling)
         tokens = beginning.first.tokens
         if len(tokens) != 1:
@@ -201,14 +195,8 @@ class RequestBatch:
         sampler = RowSampler(
             request.sampling, first_row=request.row, logprobs=request.logprobs, counts=beginning.counts
         )
-        text = None if self._tokenizer is None else TextUntil(self._tokenizer, request.stop_strings)
         entry = _Entry(request, sampler, text)
-        limits = RowLimits(
-            max_new_tokens=request.max_new_tokens,
-            stop_tokens=stop_tokens,
-            ends=None if text is None else entry.read,
-        )
-        number = self._engine.admit(self._row_prompt(beginning, entry), sampler, limits)
+        number = self._engine.admit(self._row_prompt(beginning, entry), sampler, text.limits)
         self._entries[number] = entry
         return number
 
