@@ -116,6 +116,18 @@ def test_states_of_other_weights_and_of_other_people_are_not_found():
     assert cache.find(model, TEXTS[0], scope="ann").length == 0
 
 
+def test_the_second_question_about_a_document_does_not_read_it_all():
+    model, cache = small_model("retnet", dtype=torch.float32), PrefixCache()
+    (document,) = random_tokens(1, 1400).tolist()
+    asked = [[*document, *question] for question in TEXTS[:3]]
+    read(cache, model, asked[0])
+    assert cache.find(model, asked[1]).length == 1024
+    read(cache, model, asked[1])
+    assert cache.find(model, asked[2]).length == 1400
+    read(cache, model, document[:700] + TEXTS[3])  # where it parts from the others
+    assert cache.find(model, document[:700]).length == 700
+
+
 def said_in(batch: RequestBatch) -> list[int]:
     """What the only request of a batch gets until it ends."""
     said: list[int] = []

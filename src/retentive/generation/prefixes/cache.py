@@ -19,6 +19,9 @@ from retentive.generation.prefixes.tree import PrefixTree, Run
 from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState, map_tensors
 
+_LONG_TEXT = 1024
+_BEFORE_END = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
@@ -27,7 +30,8 @@ class Prefix:
     Attributes:
         length: How many tokens at its begin ``state`` has read; 0 without any.
         state: Of one row, on the model's device; None without any.
-        marks: After how many tokens the state is worth keeping: where another text goes another way, and at the end.
+        marks: After how many tokens the state is worth keeping: where another text goes another way, at the end, and
+            of a long text somewhat before the end.
         keep: Takes a number of tokens and the state after them.
     """
 
@@ -46,8 +50,9 @@ class PrefixCache:
     another ``scope``, are never found.
 
     The first time that two texts begin alike, the second one's reading keeps the state where they part. The state
-    before the last token of each prompt is kept too. Those that were used least recently go first: from memory into
-    ``folder`` where there is one, and from there for good.
+    before the last token of each prompt is kept too, and where a thousand tokens or more are read, one a few hundred
+    before it, so that the second question about a document does not read it all. Those that were used least recently
+    go first: from memory into ``folder`` where there is one, and from there for good.
 
     It may be used by several threads, and for several models.
 
@@ -123,7 +128,10 @@ class PrefixCache:
                 self.hits += length > 0
                 self.misses += length == 0
                 self.tokens_saved += length
-        marks = {mark for mark in (shared, len(run)) if mark - length >= self._least}
+        marks = {shared, len(run)}
+        if len(run) - length >= _LONG_TEXT:
+            marks.add((len(run) // _BEFORE_END - 1) * _BEFORE_END)
+        marks = {mark for mark in marks if mark - length >= self._least}
 
         def keep(count: int, state: ModelState) -> None:
             self._keep(PrefixEntry(root, run[:count].copy(), origin), state)
