@@ -1,8 +1,8 @@
 """Many clients for a long time, and a server that is killed now and then: ``make soak``.
 
-Clients send completions, turns of conversations, forks, cancels and files of states, at random. Every answer must be
-what ``generate`` gives alone, no status is 5xx, every turn that was answered is there after a kill, every stored state
-verifies, and the server's memory does not grow.
+Clients send completions, conversations, turns after stored states, forks, cancels and files of states, at random.
+Every answer must be what ``generate`` gives alone, no status is 5xx, every turn that was answered is there after a
+kill, every stored state verifies, and the server's memory does not grow.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,36 @@ from retentive.serving.codec import from_bytes
 from retentive.serving.sessions.opening import open_place
 from retentive.text.chat_template import ChatTemplate, load_chat_template
 from retentive.text.loading import load_tokenizer
-from retentive.text.tokenizer import Tokenizer, encode_prompt
+from retentive.text.tokenizer import encode_prompt
 from serving.http import call
 from serving.serving import save_small_model
 
 TURNS = ("Hello", "And then?", "Why?", "Say more.")
 TOKENS = (3, 24)
+STOPS = (None, None, "e", "an", "\n")
+MOST_GROWTH = 1.1
+LONG_LIFE = 100
+"""Measurements of memory, five a second, from which on its growth is judged."""
 BROKEN = (OSError, HTTPException, ValueError)
 """What a client meets when the server is killed: no connection, or an answer that breaks off."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and how it is gone on with."""
+
+    prompt: str
+    count: int
+    seed: int | None
+    stop: str | None
+    n: int
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The request."""
+        sampling = {"temperature": 0} if self.seed is None else {"temperature": 1, "seed": self.seed}
+        ends = {} if self.stop is None else {"stop": self.stop}
+        return {"model": "small", "prompt": self.prompt, "max_tokens": self.count, "n": self.n, **sampling, **ends}
 
 
 class Expected:
@@ -47,14 +69,15 @@ class Expected:
         self._known: dict[Any, Any] = {}
         self._lock = threading.Lock()
 
-    def completion(self, prompt: str, count: int, seed: int | None) -> str:
-        """The text after a prompt."""
-        key = (prompt, count, seed)
+    def completions(self, asked: Question) -> list[str]:
+        """The texts after a prompt."""
         with self._lock:
-            if key not in self._known:
-                sampling = Sampling() if seed is None else Sampling(temperature=1.0, seed=seed)
-                self._known[key] = self._text(encode_prompt(self.tokenizer, prompt), count, sampling)[0]
-            return self._known[key]
+            if asked not in self._known:
+                sampling = Sampling() if asked.seed is None else Sampling(temperature=1.0, seed=asked.seed)
+                ids = encode_prompt(self.tokenizer, asked.prompt)
+                ends = () if asked.stop is None else (asked.stop,)
+                self._known[asked] = self._generate([ids] * asked.n, asked.count, sampling, ends).text
+            return list(self._known[asked])
 
     def turns(self, counts: tuple[int, ...]) -> str:
         """The last answer of a conversation whose answers have so many tokens."""
@@ -75,14 +98,20 @@ class Expected:
         return self._known[counts]
 
     def _text(self, ids: list[int], count: int, sampling: Sampling, state: Any = None) -> tuple[str, Any]:
-        ends = (self.tokenizer.end_of_text,)
-        result = generate(self.model, ids, max_new_tokens=count, sampling=sampling, stop_tokens=ends, state=state)
-        return decoded(self.tokenizer, result.tokens[0].tolist()), result
+        result = self._generate([ids], count, sampling, state=state)
+        return result.text[0], result
 
-
-def decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """The text of ids, as a stream gives it."""
-    return b"".join(map(tokenizer.token_bytes, ids)).decode("utf-8", "replace")
+    def _generate(self, rows: Any, count: int, sampling: Sampling, stops: Any = (), state: Any = None) -> Any:
+        return generate(
+            self.model,
+            rows,
+            max_new_tokens=count,
+            sampling=sampling,
+            stop_tokens=(self.tokenizer.end_of_text,),
+            stop_strings=stops,
+            tokenizer=self.tokenizer,
+            state=state,
+        )
 
 
 @dataclass
@@ -107,6 +136,7 @@ class Report:
         peak = max(max(life, default=0) for life in self.memory) / 2**20
         return [
             *(f"{name}: {count:,}" for name, count in sorted(self.counts.items())),
+            f"answers with status 5xx: {sum(self.counts[f'status {status}'] for status in range(500, 600)):,}",
             f"stored states, all verified: {self.states:,}; turns that were answered and are there: {len(self.told):,}",
             f"resident memory: {peak:.0f} MiB at most; {self.growth:.3f}x from the middle to the last third of a life",
             f"faults: {len(self.faults)}",
@@ -172,7 +202,8 @@ class Soak:
 
     def _client(self, number: int) -> None:
         chance = random.Random(self._seed * 1000 + number)
-        acts = [self._complete, self._stream, self._leave, self._turn, self._turn, self._file]
+        acts = [self._complete, self._stream, self._chat, self._leave, self._cancel, self._fork, self._file]
+        acts += [self._turn] * 3
         while time.monotonic() < self._ends:
             try:
                 chance.choice(acts)(chance)
@@ -181,21 +212,32 @@ class Soak:
                 time.sleep(0.2)
 
     def _complete(self, chance: random.Random) -> None:
-        prompt, count, seed = self._question(chance)
-        answer = self._ask("/v1/completions", self._asked(prompt, count, seed))
+        asked = self._question(chance)
+        answer = self._ask("/v1/completions", asked.body)
         if answer is not None:
-            self._compare(answer["choices"][0]["text"], self.expected.completion(prompt, count, seed), "completion")
+            texts = [choice["text"] for choice in answer["choices"]]
+            self._compare(texts, self.expected.completions(asked), "completion")
 
     def _stream(self, chance: random.Random) -> None:
-        prompt, count, seed = self._question(chance)
-        answer = call(self.url, "POST", "/v1/completions", {**self._asked(prompt, count, seed), "stream": True})
-        if not self._is_fine(answer.status):
+        asked = self._question(chance)
+        events = self._events("/v1/completions", asked.body)
+        if events is None:
             return
-        events = [line[6:] for line in answer.content.decode().splitlines() if line.startswith("data: ")]
         if events[-1:] != ["[DONE]"]:
             raise HTTPException("broken off")
-        text = "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1])
-        self._compare(text, self.expected.completion(prompt, count, seed), "stream")
+        texts = [""] * asked.n
+        for choice in (json.loads(event)["choices"][0] for event in events[:-1]):
+            texts[choice["index"]] += choice["text"]
+        self._compare(texts, self.expected.completions(asked), "stream")
+
+    def _chat(self, chance: random.Random) -> None:
+        count = chance.choice(TOKENS)
+        said = [{"role": "user", "content": TURNS[0]}]
+        answer = self._ask(
+            "/v1/chat/completions", {"model": "small", "messages": said, "max_tokens": count, "temperature": 0}
+        )
+        if answer is not None:
+            self._compare(answer["choices"][0]["message"]["content"], self.expected.turns((count,)), "conversation")
 
     def _leave(self, chance: random.Random) -> None:
         """Ask for a long text and leave."""
@@ -206,6 +248,35 @@ class Soak:
             place.sendall(head.encode() + body.encode())
             place.recv(chance.randint(1, 4096))
         self.report.counts["clients that left"] += 1
+
+    def _cancel(self, chance: random.Random) -> None:
+        """Begin an answer and cancel it by its id: it ends with a begin of what it would have been."""
+        asked = {"model": "small", "input": TURNS[0], "max_output_tokens": TOKENS[-1], "temperature": 0, "stream": True}
+        head = {"content-type": "application/json"}
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection.request("POST", "/v1/responses", json.dumps(asked), head)
+        answer = connection.getresponse()
+        if self._is_fine(answer.status):
+            first = next(line for line in answer if line.startswith(b"data: "))
+            identifier = json.loads(first[6:])["response"]["id"]
+            self._is_fine(call(self.url, "POST", f"/v1/responses/{identifier}/cancel").status)
+            last = answer.read().rpartition(b"data: ")[2]
+            if not last.endswith(b"\n\n"):
+                raise HTTPException("broken off")
+            response = json.loads(last)["response"]
+            text = response["output"][0]["content"][0]["text"]
+            self._compare(text, self.expected.turns((TOKENS[-1],))[: len(text)], "cancelled answer")
+        connection.close()
+
+    def _fork(self, chance: random.Random) -> None:
+        """Fork a stored state; later turns go on from both."""
+        if self._known:
+            identifier, counts = chance.choice(self._known)
+            forked = self._ask(f"/v1/states/{identifier}/fork", {})
+            if forked is not None:
+                self.report.counts["forks"] += 1
+                self.report.told.add(forked["id"])
+                self._known.append((forked["id"], counts))
 
     def _turn(self, chance: random.Random) -> None:
         """A turn after one of the stored states, or a first one: several go on from one state, which forks it."""
@@ -234,33 +305,36 @@ class Soak:
             self._compare(hashlib.sha256(file.content).hexdigest(), record.json["sha256"], "file")
 
     @staticmethod
-    def _question(chance: random.Random) -> tuple[str, int, int | None]:
+    def _question(chance: random.Random) -> Question:
         prompt = f"question {chance.randrange(20)}" + "." * chance.randrange(3) * 40
-        return prompt, chance.choice(TOKENS), chance.choice([None, 1, 2])
+        seed, stop = chance.choice([None, 1, 2]), chance.choice(STOPS)
+        return Question(prompt, chance.choice(TOKENS), seed, stop, chance.choice([1, 1, 2]))
 
-    @staticmethod
-    def _asked(prompt: str, count: int, seed: int | None) -> dict[str, Any]:
-        sampling = {"temperature": 0} if seed is None else {"temperature": 1, "seed": seed}
-        return {"model": "small", "prompt": prompt, "max_tokens": count, **sampling}
+    def _events(self, path: str, asked: dict[str, Any]) -> list[str] | None:
+        answer = call(self.url, "POST", path, {**asked, "stream": True})
+        if not self._is_fine(answer.status):
+            return None
+        return [line[6:] for line in answer.content.decode().splitlines() if line.startswith("data: ")]
 
     def _ask(self, path: str, asked: dict[str, Any]) -> Any:
         answer = call(self.url, "POST", path, asked)
         return answer.json if self._is_fine(answer.status) else None
 
     def _is_fine(self, status: int) -> bool:
-        if status == 429:
-            self.report.counts["429"] += 1
-        elif status not in (200, 201):
+        self.report.counts[f"status {status}"] += 1
+        if status not in (200, 201, 429):
             self.report.faults.append(f"status {status}")
         return status in (200, 201)
 
-    def _compare(self, got: str, wanted: str, what: str) -> None:
+    def _compare(self, got: object, wanted: object, what: str) -> None:
         self.report.counts[f"{what}s that are right"] += got == wanted
         if got != wanted:
             self.report.faults.append(f"{what}: {got!r} in place of {wanted!r}")
 
     def _verify(self) -> None:
         """Every turn that was answered is there, and every state is whole and this model's."""
+        if max(map(len, self.report.memory)) > LONG_LIFE and self.report.growth > MOST_GROWTH:
+            self.report.faults.append(f"memory grew {self.report.growth:.3f}x")
         place = open_place(self.sessions)
         records = place.records("local", newest=10**7)
         missing = self.report.told - {record.id for record in records}
