@@ -55,8 +55,8 @@ def _print(session: TextSession) -> bool:
     """Write text as it comes; False if Ctrl-C ended it."""
     with Interrupts() as interrupts:
         for written in session:
-            if written.neighbours:
-                print("\n".join(written.neighbours), file=sys.stderr, flush=True)
+            if written.beside:
+                print("\n".join(written.beside), file=sys.stderr, flush=True)
             print(written.text, end="", flush=True)
             if interrupts.asked:
                 return False

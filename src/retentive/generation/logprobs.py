@@ -1,12 +1,14 @@
 """How likely a model found the tokens that were chosen, and which others it found likely."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from retentive.config_types import check_count
+from retentive.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +53,13 @@ def check_logprobs(top: int | None) -> None:
     """
     if top is not None:
         check_count("logprobs", top, least=0, otherwise="None for none")
+
+
+def shown(token: int, found: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The log-probabilities of a token as JSON; a token that is a part of a character is told by its bytes."""
+
+    def one(token: int, logprob: float) -> dict[str, Any]:
+        raw = tokenizer.token_bytes(token)
+        return {"id": token, "token": raw.decode("utf-8", "replace"), "bytes": list(raw), "logprob": logprob}
+
+    return {**one(token, found.logprob), "top_logprobs": [one(*likely) for likely in found.top]}

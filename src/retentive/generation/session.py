@@ -1,5 +1,6 @@
 """A text that a model goes on with, step by step: what ``retentive generate`` prints."""
 
+import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from retentive.files.targets import check_file_target
 from retentive.generation.chat import Conversation, next_turn
 from retentive.generation.drafts import PromptLookup
 from retentive.generation.generator import TokenStream, stream
+from retentive.generation.logprobs import check_logprobs, shown
 from retentive.generation.neighbour_display import NeighbourDisplay
 from retentive.generation.neighbour_file import read_neighbours
 from retentive.generation.retrieval import Retrieval, StoreRetriever
 from retentive.generation.sampling import Sampling
+from retentive.generation.stop_strings import TextUntil, checked_stop_strings
 from retentive.generation.text_stream import TextStream
 from retentive.models.protocol import ChunkedReading
 from retentive.retrieval import Datastore
@@ -46,6 +49,9 @@ class GenerateConfig:
         presence_penalty: Subtracted from the logits of tokens that were written already.
         frequency_penalty: Subtracted from the logits of tokens as often as they were written already.
         seed: The same seed writes the same text; without it, another text each time.
+        logit_bias: Token ids and what is added to their logits, as in "262:-5,90:2.5".
+        stop: Ends the text where the model writes this; of several, as in --stop '["Q:", "A:"]', the first.
+        logprobs: Say on standard error how likely each token was, and so many of the likeliest, a line of JSON each.
         stop_at_end: Stop where the model ends the document.
         chat: Let the prompt be a user's message, written by the chat template that comes with the model, and stop at
             the end of the answer. With a state, it is the next message of that conversation.
@@ -79,6 +85,9 @@ class GenerateConfig:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
+    logit_bias: str | None = None
+    stop: str | tuple[str, ...] = ()
+    logprobs: int | None = None
     stop_at_end: bool = True
     chat: bool = False
     system: str | None = None
@@ -101,6 +110,9 @@ class GenerateConfig:
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
         check_engine(self.engine)
+        checked_stop_strings(self.stop_strings)
+        check_logprobs(self.logprobs)
+        assert self.sampling is not None  # what cannot be is refused before the model is loaded
         if self.drafts is not None:
             check_count("drafts", self.drafts, unit="token")
             if self.store is not None or self.neighbours is not None:
@@ -132,7 +144,13 @@ class GenerateConfig:
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
+            logit_bias=() if self.logit_bias is None else _biases(self.logit_bias),
         )
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts that end the text."""
+        return (self.stop,) if isinstance(self.stop, str) else self.stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +159,12 @@ class Written:
 
     Attributes:
         text: The characters that are whole now; may be empty.
-        neighbours: Lines that show the neighbours found in this step, where they were asked for.
+        beside: Lines that show the neighbours found in this step and the token's log-probability, where they were asked
+            for.
     """
 
     text: str
-    neighbours: tuple[str, ...]
+    beside: tuple[str, ...]
 
 
 class TextSession:
@@ -173,19 +192,27 @@ class TextSession:
         retrieval, self._display = _retrieval(config, self._model.chunked_reading, self._tokenizer)
         self._tokens = self._stream(prompt, state, retrieval)
         metadata = None if config.state is None else read_state_metadata(config.state)
-        self._text = TextStream(self._tokenizer, metadata)
-        self.before = self._text.finish() if prompt else ""
+        self.before = ""
+        if prompt:
+            self.before, metadata = TextStream(self._tokenizer, metadata).finish(), None
+        self._text = TextUntil(self._tokenizer, config.stop_strings, metadata)
 
     def __iter__(self) -> Iterator[Written]:
-        """Draw one token after another."""
+        """Draw one token after another, until a stop string is complete."""
         shows = self._display is not None and self._config.show_neighbours
         for (token,) in self._tokens:
+            assert token is not None  # the only row
             lines = self._display.new_lines(self._tokens) if shows and self._display is not None else []
-            yield Written("" if token is None else self._text.push(token), tuple(lines))
+            (likely,) = self._tokens.logprobs
+            if likely is not None:
+                lines = [*lines, json.dumps(shown(token, likely, self._tokenizer))]
+            yield Written(self._text.push(token), tuple(lines))
+            if self._text.has_ended:
+                return
 
     def rest(self) -> str:
-        """What is left of a character, unless the state is saved: its rest comes when the session goes on."""
-        return self._text.finish() if self._config.save_state is None else ""
+        """What was held back, and what is left of a character; of one whose bytes the saved state keeps, nothing."""
+        return self._text.finish() if self._config.save_state is None else self._text.held
 
     def save(self, path: Path) -> None:
         """Write the state, with the bytes of a character that is not whole yet."""
@@ -211,11 +238,23 @@ class TextSession:
             max_new_tokens=config.max_new_tokens,
             sampling=replace(config.sampling, never=ids_without_text(tokenizer, vocab_size)),
             stop_tokens=ends if config.stop_at_end else [],
+            logprobs=config.logprobs,
             state=state,
             retriever=retrieval,
             engine=config.engine,
             drafts=None if config.drafts is None else PromptLookup(longest=config.drafts),
         )
+
+
+def _biases(pairs: str) -> tuple[tuple[int, float], ...]:
+    """Pairs of an id and a bias."""
+    try:
+        parted = [pair.split(":") for pair in pairs.split(",")]
+        return tuple((int(token), float(bias)) for token, bias in parted)
+    except ValueError as error:
+        raise ValueError(
+            f"logit_bias must be pairs of a token id and a number, as in '262:-5,90:2.5', but is {pairs!r}."
+        ) from error
 
 
 def _retrieval(

@@ -1,6 +1,6 @@
 """Text of one row up to the first of some strings, as it comes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from retentive.config_types import check_kind
 from retentive.generation.text_stream import TextStream
@@ -14,14 +14,17 @@ class TextUntil:
         has_ended: Whether a stop string has come; it is not part of the text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_strings: Collection[str] = ()) -> None:
-        """Begin without text.
+    def __init__(
+        self, tokenizer: Tokenizer, stop_strings: Collection[str] = (), metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Begin without text, or with what another stream left in ``metadata``; see `TextStream`.
 
         Raises:
             TypeError: If a stop string is no string.
             ValueError: If one is empty.
+            DamagedFileError: If the bytes in ``metadata`` are not the begin of a character.
         """
-        self._text = TextStream(tokenizer)
+        self._text = TextStream(tokenizer, metadata)
         self._ends = checked_stop_strings(stop_strings)
         self._held = ""
         self.has_ended = False
@@ -29,6 +32,16 @@ class TextUntil:
     def push(self, token: int) -> str:
         """The characters that are certain with this token: whole, and no begin of a stop string."""
         return self._release(self._text.push(token))
+
+    @property
+    def held(self) -> str:
+        """Characters that are held back, for they may begin a stop string."""
+        return self._held
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The bytes of a character that is not complete yet; see `TextStream.metadata`."""
+        return self._text.metadata
 
     def finish(self) -> str:
         """The rest: what was held back, and U+FFFD for a character that was not completed. Empty after the end."""
