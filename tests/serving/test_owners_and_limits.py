@@ -182,6 +182,19 @@ def test_keys_that_cannot_be_are_refused_without_being_shown(tmp_path: Path, tex
         read_keys(tmp_path / "none")
 
 
+def test_keys_are_read_as_editors_write_them(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(
+        b"\xef\xbb\xbf# ours\r\n\r\n  first-key-of-20-letters \r\n\t\nsecond-key-of-letters"
+    )
+    assert read_keys(tmp_path / "keys") == ("first-key-of-20-letters", "second-key-of-letters")
+    (tmp_path / "keys").write_bytes(b"a-key-of-sixteen\x0bcharacters-twice")  # one key, and none that can be sent
+    with pytest.raises(ValueError, match="printable ASCII characters and no space, but line 1"):
+        read_keys(tmp_path / "keys")
+    (tmp_path / "keys").write_bytes("a-key-of-sixteen".encode("utf-16"))
+    with pytest.raises(ValueError, match="api_key_file must be UTF-8, but byte 0 of"):
+        read_keys(tmp_path / "keys")
+
+
 def test_prefixes_of_another_are_not_found(kept_apart: Running) -> None:
     prompt = "A prompt that both of them send, word for word."
     cached = [

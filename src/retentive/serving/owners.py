@@ -55,18 +55,26 @@ def read_keys(path: Path) -> tuple[str, ...]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it has no key, or a key is too short or has a space; the key itself is not repeated.
+        ValueError: If it is no text, has no key, or a key is too short or cannot be sent, which is not repeated.
     """
     if not path.is_file():
         raise FileNotFoundError(f"api_key_file must be a file with one key a line, but there is none at {path}.")
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    try:
+        text = path.read_text("utf-8-sig")  # editors begin files with a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"api_key_file must be UTF-8, but byte {error.start:,} of {path} is not: convert it."
+        ) from error
+    # Line ends alone part keys: `splitlines` would cut one at a control character, and take both halves.
+    lines = [line.strip(" \t\r") for line in text.split("\n")]
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
     if not numbered:
         raise ValueError(f"api_key_file must have at least one key, but {path} has none: write one a line.")
     for number, key in numbered:
-        if len(key) < SHORTEST_KEY or not key.isascii() or any(letter.isspace() for letter in key):
+        if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
             raise ValueError(
-                f"every key must have at least {SHORTEST_KEY} ASCII characters and no space, but line {number} of "
-                f"{path} does not; 'python -c \"import secrets; print(secrets.token_urlsafe())\"' makes one."
+                f"every key must have at least {SHORTEST_KEY} printable ASCII characters and no space, but "
+                f"line {number} of {path} does not; one is made by "
+                "'python -c \"import secrets; print(secrets.token_urlsafe())\"'."
             )
     return tuple(key for _, key in numbered)
