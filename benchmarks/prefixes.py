@@ -17,7 +17,7 @@ from retentive.models.protocol import LanguageModel
 from retentive.models.registry import build
 
 VOCAB = 1024
-SIZES = {"vocab_size": VOCAB, "hidden_size": 256, "num_layers": 4, "num_heads": 4}
+SIZES: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 256, "num_layers": 4, "num_heads": 4}
 CONFIGS: dict[str, Any] = {
     "retnet": RetNetConfig(**SIZES),
     "rmt": RecurrentMemoryConfig(backbone=TransformerConfig(**SIZES), segment_length=512, num_memory_tokens=16),

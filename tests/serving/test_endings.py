@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from retentive.serving.config import ServeConfig
+from retentive.serving.service import Service
 from retentive.serving.sessions.opening import open_place
 from serving.http import call
 from serving.serving import running
@@ -112,3 +113,24 @@ def test_a_taken_port_and_a_missing_model_are_named(model_folder: Path, tmp_path
         assert said in capsys.readouterr().err
     place.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_states_of_prompts_outlive_the_server_on_disk(model_folder: Path, tmp_path: Path) -> None:
+    config = ServeConfig(
+        checkpoint=model_folder, port=0, sessions=str(tmp_path / "s"), cache_folder=tmp_path / "c", cache_bytes=0
+    )
+    prompt, said = "A prompt that is sent again tomorrow.", list[str]()
+    for cached in (0, len(prompt)):  # the token that begins texts, and all of these but the last
+        with running(config) as one:
+            answer = one.client().completions.create(model="small", prompt=prompt, max_tokens=4, temperature=0)
+            assert answer.usage is not None
+            assert answer.usage.prompt_tokens_details is not None
+            assert answer.usage.prompt_tokens_details.cached_tokens == cached
+            said.append(answer.choices[0].text)
+            with pytest.raises(BlockingIOError, match="another process is writing to this folder"):
+                Service(config)
+    assert said[0] == said[1]
+    with pytest.raises(ValueError, match="cache_folder must be left out with engine 'ray'"):
+        ServeConfig(checkpoint=model_folder, engine="ray", cache_folder=tmp_path)
+    with pytest.raises(ValueError, match="cache_folder must be given for cache_disk_bytes"):
+        ServeConfig(checkpoint=model_folder, cache_disk_bytes=5)

@@ -59,6 +59,9 @@ class ServeConfig:
         replicas: Copies of the model that answer side by side, with engine "ray".
         engine: "process" answers in this process, "ray" through Ray Serve, on one machine or a cluster.
         cache_bytes: Memory for the states of prompts, so that texts which begin alike are read once; 0 keeps none.
+        cache_folder: Folder for states of prompts that memory has no room for, and for all of them at the end; without
+            it they are forgotten. With engine "process" alone, for one process writes to it.
+        cache_disk_bytes: How much the files in it may take.
         limits: How much requests may take.
     """
 
@@ -74,6 +77,8 @@ class ServeConfig:
     replicas: int = 1
     engine: Literal["process", "ray"] = "process"
     cache_bytes: int = 256 << 20
+    cache_folder: Path | None = None
+    cache_disk_bytes: int = 16 << 30
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -89,8 +94,16 @@ class ServeConfig:
             raise ValueError(f"replicas must be 1 with engine 'process', but is {self.replicas}; add --engine ray.")
         if self.engine == "ray" and self.port == 0:
             raise ValueError("port must be from 1 to 65535 with engine 'ray', but is 0.")
-        if self.cache_bytes < 0:
-            raise ValueError(f"cache_bytes must be at least 0 (no cache), but is {self.cache_bytes}.")
+        for name, none in (("cache_bytes", "no memory"), ("cache_disk_bytes", "no files")):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0 ({none}), but is {getattr(self, name)}.")
+        if self.cache_folder is not None and self.engine == "ray":
+            raise ValueError(
+                "cache_folder must be left out with engine 'ray', whose replicas are many processes, but is "
+                f"{self.cache_folder}: one process writes to it."
+            )
+        if self.cache_folder is None and self.cache_disk_bytes != ServeConfig.cache_disk_bytes:
+            raise ValueError("cache_folder must be given for cache_disk_bytes, but is not: so much may be in it.")
         if not self.is_loopback and self.api_key_file is None:
             raise ValueError(
                 f"api_key_file must be given for host {self.host!r}, which other machines reach; give a file with one "

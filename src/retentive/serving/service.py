@@ -76,7 +76,7 @@ class Service:
         self.place: StatePlace = open_place(config.sessions_place)
         self.metrics = Metrics()
         self.created = int(time.time())
-        self.prefixes = PrefixCache(config.cache_bytes)
+        self.prefixes = PrefixCache(config.cache_bytes, folder=config.cache_folder, disk_bytes=config.cache_disk_bytes)
         self.thread = ModelThread(
             self._make_batch,
             self.metrics,
