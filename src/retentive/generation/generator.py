@@ -175,25 +175,13 @@ def generate(
         model, prompt, stopping, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache
     )
     log = _TokenLog(decoding.num_rows, decoding.device)
-    texts = [list[str]() for _ in range(decoding.num_rows)]
-    likely = [list[TokenLogprobs]() for _ in range(decoding.num_rows)]
+    beside = _Beside(decoding, has_text=tokenizer is not None, has_logprobs=logprobs is not None)
     with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
         while decoding.active:
             rows = decoding.active
             log.add(rows, decoding.step())
-            if tokenizer is not None:
-                for row in rows:
-                    texts[row].append(decoding.texts[row])
-            if logprobs is not None:
-                for row in rows:
-                    likely[row].append(cast("TokenLogprobs", decoding.logprobs[row]))
-    return GenerationResult(
-        tokens=log.rows(),
-        state=decoding.state(),
-        ended=tuple(cast("list[TextEnd]", decoding.ended)),
-        text=None if tokenizer is None else tuple("".join(parts) for parts in texts),
-        logprobs=None if logprobs is None else tuple(map(tuple, likely)),
-    )
+            beside.add(rows)
+    return beside.result(log.rows())
 
 
 def stream(
@@ -329,3 +317,31 @@ class _TokenLog:
         """The tokens of every row."""
         whole = torch.cat(self._blocks, 1)
         return [whole[row, :length].clone() for row, length in enumerate(self._lengths)]
+
+
+class _Beside:
+    """What rows get beside their tokens, where it is wanted."""
+
+    def __init__(self, decoding: RowsDecoding, *, has_text: bool, has_logprobs: bool) -> None:
+        self._decoding = decoding
+        self._texts = [list[str]() for _ in range(decoding.num_rows if has_text else 0)]
+        self._logprobs = [list[TokenLogprobs]() for _ in range(decoding.num_rows if has_logprobs else 0)]
+
+    def add(self, rows: list[int]) -> None:
+        """Note what some rows got in the newest step."""
+        if self._texts:
+            for row in rows:
+                self._texts[row].append(self._decoding.texts[row])
+        if self._logprobs:
+            for row in rows:
+                self._logprobs[row].append(cast("TokenLogprobs", self._decoding.logprobs[row]))
+
+    def result(self, tokens: list[Int[Tensor, "_"]]) -> GenerationResult:
+        """All of it, after the last step."""
+        return GenerationResult(
+            tokens=tokens,
+            state=self._decoding.state(),
+            ended=tuple(cast("list[TextEnd]", self._decoding.ended)),
+            text=tuple("".join(parts) for parts in self._texts) or None,
+            logprobs=tuple(map(tuple, self._logprobs)) or None,
+        )
