@@ -139,8 +139,8 @@ def generate(
 
     ``result.state`` has read everything but the newest token of each row, which it carries as ``unread``. So
     ``generate(model, state=result.state, ...)`` gives the tokens that a longer first call would have given, sampled
-    ones with the same ``seed`` too, and ``generate(model, more, state=result.state, ...)`` reads the unread token, then
-    ``more``. A model in training mode is in eval mode during each step, and as it was afterwards.
+    ones with the same ``seed`` too, and ``generate(model, more, state=result.state, ...)`` reads it, then ``more``.
+    A model in training mode is in eval mode during each step, and as it was afterwards.
 
     Args:
         model: Of any family.
@@ -155,9 +155,8 @@ def generate(
         state: Of an earlier result, or of the model's output, with as many rows as the prompt.
         retriever: For families that read neighbours: finds those of each chunk, as soon as it has ended and once; a
             `StoreRetriever` over a datastore, any function, or a `Retrieval` with options. None reads none.
-        engine: How tokens are read one by one: ``eager``; ``compile`` through ``torch.compile``, which takes up to a
-            minute once for a model in this process, and less time a token; or a folder that ``retentive export``
-            wrote, whose steps were compiled before. Results differ by rounding.
+        engine: How tokens are read one by one: ``eager``; ``compile`` through ``torch.compile``, up to a minute once a
+            model; or a folder that ``retentive export`` wrote, compiled before. Results differ by rounding.
         drafts: Draft tokens from the text's own n-grams and read several in one call, where that gains time; for one
             row, without a retriever. Tokens are the same, sampled ones too; only rounding differs.
         prefix_cache: Has the states of texts that begin like these, which are then not read again, and keeps those of
@@ -170,18 +169,15 @@ def generate(
         MismatchError: If ``state`` is of another model.
         DivergedError: If it has NaN, or the model's logits are not finite.
     """
-    stopping = _stopping(max_new_tokens, stop_tokens, stop_strings)
+    ends = _stopping(max_new_tokens, stop_tokens, stop_strings)
     decoding = _begin(
-        model, prompt, stopping, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache
+        model, prompt, ends, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache
     )
-    log = _TokenLog(decoding.num_rows, decoding.device)
-    beside = _Beside(decoding, has_text=tokenizer is not None, has_logprobs=logprobs is not None)
+    log = _RowsLog(decoding, has_text=tokenizer is not None, has_logprobs=logprobs is not None)
     with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
         while decoding.active:
-            rows = decoding.active
-            log.add(rows, decoding.step())
-            beside.add(rows)
-    return beside.result(log.rows())
+            log.add(decoding.active, decoding.step())
+    return log.result()
 
 
 def stream(
@@ -289,57 +285,40 @@ def _begin(
     )
 
 
-class _TokenLog:
-    """New tokens by row, on the model's device: an 8-byte number a token, and no wait for the device."""
+class _RowsLog:
+    """What rows get. Tokens stay on the model's device: an 8-byte number a token, and no wait for the device."""
 
-    def __init__(self, num_rows: int, device: torch.device) -> None:
-        self._lengths = [0] * num_rows
-        self._num_rows = num_rows
-        self._device = device
+    def __init__(self, decoding: RowsDecoding, *, has_text: bool, has_logprobs: bool) -> None:
+        self._decoding = decoding
+        self._lengths = [0] * decoding.num_rows
         self._blocks: list[Int[Tensor, "rows block"]] = []
         self._steps = 0
+        self._texts = [list[str]() for _ in range(decoding.num_rows if has_text else 0)]
+        self._logprobs = [list[TokenLogprobs]() for _ in range(decoding.num_rows if has_logprobs else 0)]
 
     def add(self, rows: list[int], tokens: Int[Tensor, "active"]) -> None:
-        """Note the newest token of some rows."""
-        column = self._steps % _KEPT_TOGETHER
+        """Note what some rows got in the newest step."""
+        decoding, column = self._decoding, self._steps % _KEPT_TOGETHER
         if column == 0:
-            shape = (self._num_rows, _KEPT_TOGETHER)
-            self._blocks.append(torch.zeros(shape, dtype=torch.long, device=self._device))
-        if len(rows) == self._num_rows:
+            shape = (decoding.num_rows, _KEPT_TOGETHER)
+            self._blocks.append(torch.zeros(shape, dtype=torch.long, device=decoding.device))
+        if len(rows) == decoding.num_rows:
             self._blocks[-1][:, column] = tokens
         else:
             self._blocks[-1][rows, column] = tokens
         for row in rows:
             self._lengths[row] += 1
+            if self._texts:
+                self._texts[row].append(decoding.texts[row])
+            if self._logprobs:
+                self._logprobs[row].append(cast("TokenLogprobs", decoding.logprobs[row]))
         self._steps += 1
 
-    def rows(self) -> list[Int[Tensor, "_"]]:
-        """The tokens of every row."""
-        whole = torch.cat(self._blocks, 1)
-        return [whole[row, :length].clone() for row, length in enumerate(self._lengths)]
-
-
-class _Beside:
-    """What rows get beside their tokens, where it is wanted."""
-
-    def __init__(self, decoding: RowsDecoding, *, has_text: bool, has_logprobs: bool) -> None:
-        self._decoding = decoding
-        self._texts = [list[str]() for _ in range(decoding.num_rows if has_text else 0)]
-        self._logprobs = [list[TokenLogprobs]() for _ in range(decoding.num_rows if has_logprobs else 0)]
-
-    def add(self, rows: list[int]) -> None:
-        """Note what some rows got in the newest step."""
-        if self._texts:
-            for row in rows:
-                self._texts[row].append(self._decoding.texts[row])
-        if self._logprobs:
-            for row in rows:
-                self._logprobs[row].append(cast("TokenLogprobs", self._decoding.logprobs[row]))
-
-    def result(self, tokens: list[Int[Tensor, "_"]]) -> GenerationResult:
+    def result(self) -> GenerationResult:
         """All of it, after the last step."""
+        whole = torch.cat(self._blocks, 1)
         return GenerationResult(
-            tokens=tokens,
+            tokens=[whole[row, :length].clone() for row, length in enumerate(self._lengths)],
             state=self._decoding.state(),
             ended=tuple(cast("list[TextEnd]", self._decoding.ended)),
             text=tuple("".join(parts) for parts in self._texts) or None,
