@@ -170,13 +170,11 @@ def generate(
         DivergedError: If it has NaN, or the model's logits are not finite.
     """
     ends = _stopping(max_new_tokens, stop_tokens, stop_strings)
-    decoding = _begin(
-        model, prompt, ends, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache
-    )
-    log = _RowsLog(decoding, has_text=tokenizer is not None, has_logprobs=logprobs is not None)
+    rows = _begin(model, prompt, ends, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache)
+    log = _RowsLog(rows, has_text=tokenizer is not None, has_logprobs=logprobs is not None)
     with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
-        while decoding.active:
-            log.add(decoding.active, decoding.step())
+        while rows.active:
+            log.add(rows.active, rows.step())
     return log.result()
 
 
