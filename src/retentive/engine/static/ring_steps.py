@@ -145,5 +145,6 @@ class RingSteps(EagerSteps):
                 let_dimension_vary(tensor, growth.dim)
             stays_in_place(tensor)
         clock = torch.tensor(rings.clock, device=state.position.device)
+        stays_in_place(clock)  # it is written too: of other memory that is written, no CUDA graph is captured
         held = form.state(list(rings.tensors.values()))
         return _Running(held, form, program, rings, tokens, clock, left, rows)
