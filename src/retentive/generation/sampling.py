@@ -1,6 +1,7 @@
 """Choosing the next token: the likeliest one, or one drawn by temperature, top-k and top-p."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 from typing import cast
 
@@ -120,11 +121,10 @@ def choose(
         logits = penalised(logits, sampling, counts)
     if sampling.logit_bias:
         ids, biases = zip(*sampling.logit_bias, strict=True)
-        bias = torch.tensor(biases, dtype=logits.dtype, device=logits.device)
-        logits = logits.index_add(-1, torch.tensor(ids, device=logits.device), bias.expand(len(logits), -1))
+        bias = _constant(biases, logits.dtype, logits.device)
+        logits = logits.index_add(-1, _constant(ids, torch.long, logits.device), bias.expand(len(logits), -1))
     if sampling.never:
-        never = torch.tensor(sampling.never, device=logits.device)
-        logits = logits.index_fill(-1, never, -torch.inf)
+        logits = logits.index_fill(-1, _constant(tuple(sampling.never), torch.long, logits.device), -torch.inf)
     if sampling.is_greedy:
         return _likeliest(logits)
     assert uniform is not None
@@ -135,6 +135,13 @@ def choose(
     tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     # Nothing is above NaN: the search ends behind the last token.
     return tokens.where(tokens < logits.shape[-1], -1)
+
+
+@lru_cache(maxsize=256)
+def _constant(numbers: tuple[int | float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers of a sampling as a tensor: made for each token anew, it would be copied to a GPU each time."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def _check_bias(bias: object) -> None:

@@ -123,7 +123,8 @@ def _readable(carried: NeighbourState) -> _Text | None:
     if real is None:
         return _Text(key, value)
     seeing = real.any(1, keepdim=True)
-    if not is_traced() and bool(seeing.all()):
+    # On a GPU this is not looked at, which would wait for it.
+    if real.device.type == "cpu" and not is_traced() and bool(seeing.all()):
         return _Text(key, value, real)
     return _Text(key, value, real | ~seeing, ~seeing)
 

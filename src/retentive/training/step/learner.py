@@ -228,17 +228,18 @@ class Learner:
             parts: Parts that this process's rows are cut into: batches of the same rows' windows stand ``parts`` apart.
         """
         self._wrapped.eval()
-        total, count = 0.0, 0
+        total, count = torch.zeros((), dtype=torch.float64, device=self.processes.device), 0
         for number, batch in enumerate(batches):
             step, part = divmod(number, parts)
             window = self._place(batch, (1, step), part, parts, carries_state=False)
             with self._autocast():
                 nats, labels, _ = self.objective(self._wrapped, window, None)
-            total += float(nats)
+            total = total + nats.double()
             count += int(labels)
         release(self._wrapped)
         self._wrapped.train()
-        nats, labels = self.processes.sum([total, count])
+        # Read once: a GPU works on the next batch while this one is prepared.
+        nats, labels = self.processes.sum([float(total), count])
         return nats, int(labels)
 
     def _place(
