@@ -198,6 +198,12 @@ request = Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text
 (found,) = harness.loglikelihood_rolling([request], disable_tqdm=True)
 wanted = expected[0, :-1].gather(1, tokens[0, 1:, None]).sum()
 assert abs(float(found) - float(wanted)) < 1e-3, (found, wanted)
+# Where the harness puts no begin of its own, the tokenizer's is the one that is read.
+harness = HFLM(pretrained=folder, trust_remote_code=True, device="cpu", batch_size=1)
+request = Instance(request_type="loglikelihood", doc={}, arguments=(text[:7], text[7:]), idx=0)
+((found, _),) = harness.loglikelihood([request], disable_tqdm=True)
+wanted = expected[0, 7:-1].gather(1, tokens[0, 8:, None]).sum()
+assert abs(float(found) - float(wanted)) < 1e-3, (found, wanted)
 model.save_pretrained(sys.argv[3])
 """
 

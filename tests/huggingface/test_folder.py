@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from laws.families import case_name, cases, random_tokens, small_config, small_model
 from retentive.checkpoints import load_model, save_model
 from retentive.errors import MismatchError
-from retentive.huggingface import RetentiveConfig, RetentiveForCausalLM, register
+from retentive.huggingface import RetentiveConfig, RetentiveForCausalLM, RetentiveForSequenceClassification, register
 from retentive.huggingface.cache import CACHE_NAME
 from retentive.layers.quantised import QuantisationConfig
 from retentive.models.quantise import quantise
@@ -45,6 +46,18 @@ def test_a_saved_folder_is_read_bit_for_bit(family: str, changes: dict, tmp_path
     tokens = random_tokens(1, 9)
     assert torch.equal(again(tokens).logits, theirs(tokens).logits)
     assert again.config.family_config == ours.config
+
+
+def test_the_architecture_of_a_folder_is_a_class_of_transformers(tmp_path: Path):
+    # Programs such as `transformers serve` look it up in the module, without an Auto class between.
+    ours = small_model("retnet", dtype=torch.float32)
+    save_model(ours, tmp_path / "ours")
+    RetentiveForCausalLM.of(ours).save_pretrained(tmp_path / "theirs")
+    RetentiveForSequenceClassification(small_config("retnet")).save_pretrained(tmp_path / "labels")
+    kinds = {"ours": RetentiveForCausalLM, "theirs": RetentiveForCausalLM, "labels": RetentiveForSequenceClassification}
+    for name, kind in kinds.items():
+        (architecture,) = json.loads((tmp_path / name / "config.json").read_text())["architectures"]
+        assert isinstance(getattr(transformers, architecture).from_pretrained(tmp_path / name), kind)
 
 
 def test_a_replaced_model_is_the_one_that_is_read(tmp_path: Path):

@@ -21,6 +21,12 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_retentive.RetentiveForSequenceClassification",
 }
 """The class of `CODE_FILE` that each Auto class makes, where nobody called `retentive.huggingface.register`."""
+AUTO_CLASSES = {path.rpartition(".")[2]: auto_class for auto_class, path in AUTO_MAP.items()}
+"""The Auto class that makes each class of `CODE_FILE`.
+
+``config.json`` names it as the architecture: programs such as ``transformers serve`` look that name up in the module
+``transformers``, which has the Auto classes and none of ours.
+"""
 
 
 def write_code_file(folder: Path) -> None:
@@ -48,7 +54,7 @@ def transformers_settings(weights_file: str, special_ids: dict[str, int]) -> dic
     """Return the keys of ``config.json`` that transformers reads, beside ``config``."""
     return {
         "model_type": "retentive",
-        "architectures": ["RetentiveForCausalLM"],
+        "architectures": [AUTO_CLASSES["RetentiveForCausalLM"]],
         "auto_map": AUTO_MAP,
         "transformers_weights": weights_file,
         **special_ids,

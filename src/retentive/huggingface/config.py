@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from retentive.checkpoints.transformers_files import AUTO_MAP
+from retentive.checkpoints.transformers_files import AUTO_CLASSES, AUTO_MAP
 from retentive.errors import MismatchError
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import config_from_dict, config_to_dict
@@ -62,6 +62,12 @@ class RetentiveConfig(PreTrainedConfig):
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
         """Do nothing: a folder leads to the installed package, and no copy of its code is saved."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``config.json`` says: the architecture is a class that the module ``transformers`` has."""
+        content: dict[str, Any] = super().to_dict()
+        named = content.get("architectures") or []
+        return {**content, "architectures": [AUTO_CLASSES.get(name, name) for name in named] or None}
 
     @property
     def family_config(self) -> Any:
