@@ -140,11 +140,6 @@ def product_of_four_bits(x: Tensor, packed: Tensor, group_size: int, scales_and_
     return torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, group_size, scales_and_zeros)
 
 
-def options_of(parser: Any) -> list[Any]:
-    """Return the options of a parser, to be changed (jsonargparse 4.49, argparse of Python 3.11)."""
-    return parser._actions
-
-
 def is_protocol(kind: type) -> bool:
     """Tell whether a class is a ``typing.Protocol`` and no class that satisfies one (Python 3.11)."""
     return bool(getattr(kind, "_is_protocol", False))

@@ -85,6 +85,16 @@ def test_importing_the_library_is_light():
     assert found.stdout.strip() == "[]"
 
 
+def test_commands_of_a_datastore_by_words_start_without_torch(tmp_path: Path):
+    # Importing it would be most of the time of a search, or of a sync of one changed file.
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("some words")
+    where = ["--source", str(tmp_path / "text"), "--store", str(tmp_path / "store")]
+    for arguments in (["build", *where, "--tokenizer", "bytes"], ["sync", *where], ["search", "words", *where[2:]]):
+        found = without(["torch", "transformers"], "index", *arguments)
+        assert found.returncode == 0, found.stderr
+
+
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_need_no_extra(option: str):
     hidden = ["jsonargparse", "yaml", "numpy", "torch", "tokenizers", "faiss", "transformers", "matplotlib"]

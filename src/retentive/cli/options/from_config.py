@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.cli.options.file import OptionsFile
-from retentive.private_apis import options_of
+from retentive.private_apis_of_parsers import options_of
 
 Config = TypeVar("Config")
 

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float32, Int64
 from retentive.config_types import check_count
 from retentive.errors import DamagedFileError
 from retentive.files import checksum, read_json
-from retentive.private_apis import set_threads_of_this_thread
 from retentive.retrieval.blocks.vectors import Vectors
 from retentive.retrieval.passages import NO_TOKEN, Passages, as_rows
 from retentive.text.subword_tokenizer import SubwordTokenizer
@@ -305,6 +304,8 @@ def _side_by_side(fill: Callable[[np.ndarray], None], batches: Sequence[np.ndarr
     of cores. Two batches on a core each are also faster than one after the other on both.
     """
     import torch
+
+    from retentive.private_apis import set_threads_of_this_thread
 
     with ThreadPoolExecutor(torch.get_num_threads(), "encode", set_threads_of_this_thread, (1,)) as pool:
         for _ in pool.map(fill, batches):
