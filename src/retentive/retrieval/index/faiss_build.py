@@ -230,6 +230,7 @@ def measure_recall(
     """Measure the recall on a random sample, and raise the effort until it is significantly above the wanted one.
 
     Recall is the share of answers, the vector itself left out, that are as near as the ``recall_at`` nearest ones.
+    Equal vectors count once in it: any of them answers for all, and many would hide a low recall of the others.
 
     Returns:
         ``recall`` (``None`` without vectors to compare), ``recall_at``, ``recall_sample``, ``effort_value``,
@@ -237,7 +238,7 @@ def measure_recall(
     """
     import faiss
 
-    ids = vectors.sample_ids(config.recall_sample, config.seed + 1)
+    ids = _distinct(vectors, vectors.sample_ids(config.recall_sample, config.seed + 1))
     wanted = min(config.recall_at, len(vectors) - 1)
     lists = faiss.extract_index_ivf(index).nlist if choice.effort == "nprobe" else 0
     efforts = {"nprobe": [min(lists, 1 << power) for power in range(2, 24)], "efSearch": [32, 64, 128, 256, 512, 1024]}
@@ -270,6 +271,12 @@ def measure_recall(
     if not facts["holds"]:
         say(f"recall@{wanted} stays below the wanted {config.recall} with {choice.factory}, or too near to tell")
     return facts
+
+
+def _distinct(vectors: VectorRows, ids: Int64[np.ndarray, "_"]) -> Int64[np.ndarray, "_"]:
+    """The first of some vectors and of each that differs from those before it."""
+    _, first = np.unique(vectors.gather(ids), axis=0, return_index=True)
+    return ids[np.sort(first)]
 
 
 def exact_scores(vectors: VectorRows, queries: Vectors, k: int) -> Float32[np.ndarray, "queries k"]:
