@@ -55,6 +55,24 @@ def rows_of_rank(batch_size: int, rank: int, world: int) -> range:
     return range(rank * share, (rank + 1) * share)
 
 
+def columns_of_part(batch: Batch, part: int, parts: int) -> Batch:
+    """Return the columns of a batch that the process reads which has one part, from 0, of as many equal ones as can be.
+
+    Raises:
+        ValueError: If the batch has something to read beside tokens, which may belong to no column.
+    """
+    if parts == 1:
+        return batch
+    if batch.extra_inputs:
+        raise ValueError(
+            f"a batch must hold tokens alone to be read in parts, but has {', '.join(batch.extra_inputs)}; share rows "
+            "among the processes, and not columns."
+        )
+    time = batch.tokens.shape[1]
+    columns = slice(time * part // parts, time * (part + 1) // parts)
+    return Batch(tokens=batch.tokens[:, columns], labels=batch.labels[:, columns], starts=batch.starts[:, columns])
+
+
 def check_sizes(**sizes: int) -> None:
     """Validate that sizes are whole numbers from 1 on; the message names the one that is not."""
     for name, size in sizes.items():

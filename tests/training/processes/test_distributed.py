@@ -30,16 +30,32 @@ TASKS: dict[str, dict[str, Any]] = {
     "distillation": {"model": {**PLAIN, "family": "rmt"}, "data": STREAMED, "objective": {"name": "distillation"}},
     "neighbours": {"model": {**PLAIN, "family": "retro"}, "neighbours": {"share_without": 0.3}},
     "neighbours of streams": {"model": {**PLAIN, "family": "retro", "base": "retnet"}, "data": STREAMED},
+    "parts of windows": {"model": PLAIN, "data": {"window": 15, "batch_size": 4}},
+    "parts of streams": {
+        "model": {
+            **PLAIN,
+            "family": "hybrid",
+            "pattern": ("gated_retention", "window_attention"),
+            "window": 5,
+            "chunk_size": 64,
+        },
+        "data": STREAMED,
+        "hardware": {"backpropagation": "replay"},
+    },
 }
+IN_PARTS = ("parts of windows", "parts of streams")
+"""Tasks of which the two processes read the same rows, each a part of the columns."""
 STRATEGIES = ("ddp", "fsdp")
 CASES = [(strategy, task) for strategy in STRATEGIES for task in TASKS]
 
 
-def asked_run(folder: Path, strategy: str, task: str, **more: Any) -> dict[str, Any]:
-    """A run of a task; ``alone`` is its name in one process."""
+def asked_run(folder: Path, strategy: str, task: str, *, together: bool = False, **more: Any) -> dict[str, Any]:
+    """A run of a task, in two processes or in one; ``alone`` is its name where it is whole in one."""
     asked = {"run": folder / f"{strategy}-{task}", **TASKS[task], **more}
     if strategy != "alone":
         asked["hardware"] = {**asked.get("hardware", {}), "strategy": strategy}
+    if together and task in IN_PARTS:
+        asked["hardware"] = {**asked["hardware"], "sequence_parallel": 2}
     return asked
 
 
@@ -52,22 +68,30 @@ def runs(store: Path, tmp_path_factory: pytest.TempPathFactory, launch: Launch) 
     for asked in halves:
         asked |= {"run": f"{asked['run']}-bfloat16", "hardware": {**asked["hardware"], "precision": "bfloat16"}}
     results = launch(
-        *(asked_run(folder, strategy, task, steps=6) for strategy, task in CASES),
+        *(asked_run(folder, strategy, task, together=True, steps=6) for strategy, task in CASES),
         *({"run": folder / f"diverging-{s}", "hardware": {"strategy": s}, **diverging} for s in STRATEGIES),
         {"run": folder / "odd", "data": {"window": 16, "batch_size": 3}},
+        {"run": folder / "thirds", "hardware": {"sequence_parallel": 3}},
+        {
+            "run": folder / "taught in parts",
+            "objective": {"name": "distillation"},
+            "hardware": {"sequence_parallel": 2},
+        },
         *halves,
         processes=2,
     )
-    assert len(results) == 2 * (len(CASES) + 3 + len(halves))
+    assert len(results) == 2 * (len(CASES) + 5 + len(halves))
     results, half_precision = results[: -2 * len(halves)], results[-2 * len(halves) :]
     assert all(result["steps"] == 6 for result in half_precision)
-    *trained, first, second, odd = [results[place : place + 2] for place in range(0, len(results), 2)]
+    *trained, first, second, odd, thirds, taught = [results[place : place + 2] for place in range(0, len(results), 2)]
     assert all(result["steps"] == 6 for results in trained for result in results)
     for result in (*first, *second):  # the same in both processes
         assert "training diverged at step" in result["error"]
         assert "is not finite" in result["error"]
     for result in odd:
         assert "batch_size must be a multiple of 2, the processes (2) times" in result["error"]
+    assert all("sequence_parallel must divide the number of processes, 2, but is 3" in r["error"] for r in thirds)
+    assert all("objective must be one that can be measured on each part of a text" in r["error"] for r in taught)
     for task in TASKS:
         train(*asked_configs(store, asked_run(folder, "alone", task)))
     return folder

@@ -54,7 +54,7 @@ def test_processes_must_read_the_same_rows(lines: list[dict[str, Any]]):
     ("family", "why"), [("rmt", "from segment to segment"), ("retro", "across the borders of parts")]
 )
 def test_families_that_read_in_order_are_refused(family: str, why: str):
-    with pytest.raises(ValueError, match=f"model must not be a {family} to read a text in parts: .*{why}.*columns"):
+    with pytest.raises(ValueError, match=f"parts of a text at the same time, but is of '{family}': .*{why}.*columns"):
         check_reads_parts(small_model(family))
 
 

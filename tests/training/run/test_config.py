@@ -38,6 +38,8 @@ CASES: list[tuple[type[Any], dict[str, Any], str]] = [
     (CheckpointConfig, {"every": 0}, r"checkpoints\.every must be at least 1 step, but is 0"),
     (CheckpointConfig, {"keep_last": 0}, r"checkpoints\.keep_last must be at least 1 checkpoint, but is 0"),
     (CheckpointConfig, {"weights": "best", "keep_best": False}, r"checkpoints\.keep_best must be true"),
+    (HardwareConfig, {"sequence_parallel": 0}, r"hardware\.sequence_parallel must be at least 1 process, but is 0"),
+    (HardwareConfig, {"sequence_parallel": 2, "compile": True}, r"compile must be false with .*sequence_parallel=2"),
     (HardwareConfig, {"accumulation": 0}, r"hardware\.accumulation must be at least 1 part, but is 0"),
     (
         NeighbourDataConfig,
@@ -73,6 +75,10 @@ def test_part_refuses(kind: type[Any], values: dict[str, Any], message: str):
         ({"steps": 50, "schedule": ScheduleConfig(warmup_steps=60)}, r"warmup_steps must be below the steps.*50, but"),
         ({"seed": -1}, r"seed must be from 0 to 2\*\*32 - 1, but is -1"),
         ({"steps": 50, "schedule": ScheduleConfig(warmup_steps=50)}, r"warmup_steps must be below the steps.*50, but"),
+        (
+            {"data": DataConfig(window=2), "hardware": HardwareConfig(sequence_parallel=3)},
+            r"data\.window must be at least hardware\.sequence_parallel, 3, so that .*, but is 2",
+        ),
         (
             {"held_out": HeldOutConfig(every=None), "checkpoints": CheckpointConfig(weights="best")},
             r"held_out\.every must be a number of steps for checkpoints\.weights='best'",

@@ -25,6 +25,7 @@ class NextToken(Objective):
     """Cross-entropy of the next token, in nats."""
 
     is_likelihood = True
+    reads_parts = True
 
     def check(self, model: LanguageModel, *, carries_state: bool) -> None:
         """Refuse encoders, whose tokens have already seen the next one."""

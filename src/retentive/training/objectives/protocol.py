@@ -57,9 +57,12 @@ class Objective(Protocol):
     Attributes:
         is_likelihood: Whether the sum of nats is the negative log-likelihood of the text, so that it can be told in
             bits per byte.
+        reads_parts: Whether processes that each measure a part of a text measure together what one does that has all
+            of it: ``prepare`` asks for nothing outside a part, and no other model reads it.
     """
 
     is_likelihood: bool = False
+    reads_parts: bool = False
 
     def check(self, model: LanguageModel, *, carries_state: bool) -> None:
         """Validate the model before anything is trained.

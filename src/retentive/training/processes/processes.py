@@ -19,6 +19,9 @@ _PATIENCE = timedelta(days=30)
 """How long processes wait while one of them prepares data or writes files: as long as it lives. The group that
 exchanges gradients has torch's limit (10 minutes with NCCL), after which a process that hangs ends the run."""
 
+_MESH = ("rows", "columns")
+"""Of processes that read texts in parts: in a line of the mesh stand those that read the same rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Processes:
@@ -31,6 +34,8 @@ class Processes:
         mesh: One-dimensional device mesh of all processes, for sharding; None for one alone.
         patient: Process group, on CPUs, in which processes wait for work that may take hours; None is the default
             group.
+        parts_of_text: Processes that read the same rows, each a part of their columns; their ranks follow one another.
+        text_group: Process group of those that read the same rows as this one; None where each reads rows of its own.
     """
 
     rank: int
@@ -38,6 +43,23 @@ class Processes:
     device: torch.device
     mesh: DeviceMesh | None = None
     patient: dist.ProcessGroup | None = None
+    parts_of_text: int = 1
+    text_group: dist.ProcessGroup | None = None
+
+    @property
+    def row_rank(self) -> int:
+        """Number of the rows of a batch that this process reads."""
+        return self.rank // self.parts_of_text
+
+    @property
+    def row_count(self) -> int:
+        """How many shares the rows of a batch are cut into."""
+        return self.count // self.parts_of_text
+
+    @property
+    def text_rank(self) -> int:
+        """Number of the part of its rows' columns that this process reads."""
+        return self.rank % self.parts_of_text
 
     @property
     def is_first(self) -> bool:
@@ -86,18 +108,27 @@ def alone(device: torch.device | None = None) -> Processes:
 
 
 @contextmanager
-def joined_processes(device: Literal["auto", "cpu", "cuda"]) -> Generator[Processes]:
+def joined_processes(device: Literal["auto", "cpu", "cuda"], parts_of_text: int = 1) -> Generator[Processes]:
     """Join the process group that ``torchrun`` started, and leave it at the end.
 
     Create DDP and FSDP models in a function called inside this context, so that they are freed before the group ends.
 
+    Args:
+        device: Where the processes compute.
+        parts_of_text: Processes that read the same rows, each a part of their columns.
+
     Raises:
-        ValueError: If a GPU is asked for and there is none.
+        ValueError: If a GPU is asked for and there is none, or the processes cannot be grouped for texts in parts.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("hardware.device must be 'cpu' or 'auto' on this machine, where torch finds no GPU.")
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
+    if count % parts_of_text:
+        raise ValueError(
+            f"hardware.sequence_parallel must divide the number of processes, {count}, but is {parts_of_text}; "
+            f"torchrun --nproc-per-node {parts_of_text} starts as many."
+        )
     on_gpu = device != "cpu" and torch.cuda.is_available()
     place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -111,7 +142,19 @@ def joined_processes(device: Literal["auto", "cpu", "cuda"]) -> Generator[Proces
     try:
         mesh = init_device_mesh(place.type, (count,))
         patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        yield Processes(dist.get_rank(), dist.get_world_size(), place, mesh, cast("dist.ProcessGroup", patient))
+        text_group = None
+        if parts_of_text > 1:
+            grouped = init_device_mesh(place.type, (count // parts_of_text, parts_of_text), mesh_dim_names=_MESH)
+            text_group = grouped.get_group("columns")
+        yield Processes(
+            rank=dist.get_rank(),
+            count=dist.get_world_size(),
+            device=place,
+            mesh=mesh,
+            patient=cast("dist.ProcessGroup", patient),
+            parts_of_text=parts_of_text,
+            text_group=text_group,
+        )
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
         raise

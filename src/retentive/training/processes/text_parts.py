@@ -10,6 +10,10 @@ from retentive.layers.mixers.protocol import reads_parts
 from retentive.models.base import DecoderModel
 from retentive.models.decoder import blocks_of
 from retentive.models.protocol import LanguageModel
+from retentive.ops.precision import state_dtype
+from retentive.training.objectives.protocol import Objective
+
+_CURE = "share rows among the processes, and not columns (hardware.sequence_parallel=1)."
 
 
 def read_in_parts(model: LanguageModel, group: dist.ProcessGroup | None) -> None:
@@ -32,33 +36,47 @@ def read_in_parts(model: LanguageModel, group: dist.ProcessGroup | None) -> None
     Raises:
         ValueError: If the parts of a text cannot be read at the same time, by the model or one of its mixers.
     """
-    if not isinstance(model, DecoderModel):
+    checked = check_reads_parts(model)
+    checked.decoder.exchange = None if group is None else GroupExchange(group)
+
+
+def check_learns_in_parts(model: LanguageModel, objective: Objective) -> None:
+    """Validate that processes that each read a part of a text can train a model together.
+
+    Raises:
+        ValueError: If the model cannot be read, or the objective not be measured in parts.
+    """
+    check_reads_parts(model)
+    if not objective.reads_parts:
         raise ValueError(
-            f"model must be of a family of this library to read a text in parts, but is a {type(model).__name__}; "
-            "share rows among the processes, and not columns."
+            f"objective must be one that can be measured on each part of a text, such as next_token, but is "
+            f"{type(objective).__name__}; {_CURE}"
         )
-    if group is not None:
-        check_reads_parts(model)
-    model.decoder.exchange = None if group is None else GroupExchange(group)
 
 
-def check_reads_parts(model: DecoderModel) -> None:
-    """Validate that several processes can read the parts of a text at the same time.
+def check_reads_parts(model: LanguageModel) -> DecoderModel:
+    """Validate that several processes can read the parts of a text at the same time; return the model.
 
     Raises:
         ValueError: If they cannot; the message says why.
     """
-    cure = "share rows among the processes, and not columns (hardware.sequence_parallel=1)."
+    if not isinstance(model, DecoderModel):
+        raise ValueError(
+            f"model must be of a family of this library to read a text in parts, but is a {type(model).__name__}; "
+            f"{_CURE}"
+        )
     if model.read_in_order is not None:
         raise ValueError(
-            f"model must not be a {model.config.family} to read a text in parts: {model.read_in_order}; {cure}"
+            f"model must be of a family that can read the parts of a text at the same time, but is of "
+            f"{model.config.family!r}: {model.read_in_order}; {_CURE}"
         )
     for block in blocks_of(model.decoder):
         if not reads_parts(block.mixer):
             raise ValueError(
                 f"every mixer must read texts in parts, but {type(block.mixer).__name__} does not say that it can "
-                f"(reads_parts = True); {cure}"
+                f"(reads_parts = True); {_CURE}"
             )
+    return model
 
 
 class GroupExchange:
@@ -90,9 +108,10 @@ class _Exchanged(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         of_all, through = gradients
-        of_all = of_all.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(of_all, group=ctx.exchange.group)
-        return of_all[ctx.exchange.rank], through, None
+        # Gradients of half types are summed in float32; a copy, as autograd may hand this tensor to others too.
+        total = of_all.to(state_dtype(of_all.dtype), memory_format=torch.contiguous_format, copy=True)
+        dist.all_reduce(total, group=ctx.exchange.group)
+        return total[ctx.exchange.rank].to(of_all.dtype), through, None
 
 
 def _gathered(tensor: Tensor, exchange: GroupExchange) -> Tensor:

@@ -162,6 +162,10 @@ class HardwareConfig:
             a shard of parameters, gradients and optimizer state. Has no effect with one process.
         precision: "float32", "bfloat16" (parameters and optimizer stay float32), or "auto": bfloat16 on GPUs that
             have it, float32 elsewhere. A resumed run keeps the precision that it was begun with.
+        sequence_parallel: Processes that read the same windows, each a part of every one, so that the memory of a
+            window's activations falls with their number; "--hardware.sequence_parallel 2" on four processes has two
+            such groups. Attention without a window keeps all keys and values in each of them. Not for models that read
+            a text in order (recurrent memory, RETRO). 1 gives each process windows of its own.
         accumulation: Parts that each process cuts its share of a batch into, one after another, to save memory.
         backpropagation: How gradients go back through a step: "plain" keeps the activations of all windows; "recompute"
             keeps only what goes into each block (or, with recurrent memory, into each segment) and computes the rest
@@ -175,6 +179,7 @@ class HardwareConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     strategy: Literal["ddp", "fsdp"] = "ddp"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    sequence_parallel: int = 1
     accumulation: int = 1
     backpropagation: Literal["plain", "recompute", "replay"] = "plain"
     workers: int = 0
@@ -186,6 +191,7 @@ class HardwareConfig:
         check_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
         check_choice("hardware.strategy", self.strategy, ("ddp", "fsdp"))
         check_choice("hardware.precision", self.precision, ("auto", "float32", "bfloat16"))
+        check_count("hardware.sequence_parallel", self.sequence_parallel, 1, "process")
         check_count("hardware.accumulation", self.accumulation, 1, "part")
         check_choice("hardware.backpropagation", self.backpropagation, ("plain", "recompute", "replay"))
         check_count("hardware.workers", self.workers, 0, "worker")
@@ -193,6 +199,11 @@ class HardwareConfig:
             raise ValueError(
                 "hardware.compile must be false with hardware.strategy='fsdp', whose shards are gathered by hooks that "
                 "compiled code would leave out; take 'ddp'."
+            )
+        if self.compile and self.sequence_parallel > 1:
+            raise ValueError(
+                f"hardware.compile must be false with hardware.sequence_parallel={self.sequence_parallel}, whose "
+                "processes exchange states in the middle of what would be compiled."
             )
 
 
@@ -274,6 +285,11 @@ class TrainConfig:
             raise ValueError(
                 f"schedule.warmup_steps must be below the steps of the run, {self.decay_steps}, but is "
                 f"{self.schedule.warmup_steps}; a tenth of them is a good start."
+            )
+        if self.data.window < self.hardware.sequence_parallel:
+            raise ValueError(
+                f"data.window must be at least hardware.sequence_parallel, {self.hardware.sequence_parallel}, so that "
+                f"each process has a token to read, but is {self.data.window}."
             )
         if self.hardware.backpropagation == "replay" and self.data.windows_per_graph == 1:
             raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from retentive.data.batch import IGNORED, Batch, rows_of_rank
+from retentive.data.batch import IGNORED, Batch, columns_of_part, rows_of_rank
 from retentive.data.evaluation_windows import bytes_of_labels
 from retentive.data.manifest import Split
 from retentive.data.token_store import TokenStore
@@ -82,15 +82,16 @@ class HeldOutWindows:
         return -(-self._count // self._source.batch_size)
 
     def _share(self, step: int, processes: Processes) -> list[Batch]:
-        """This process's rows of a batch; rows beyond the last window have no labels."""
-        world = processes.count * self._parts
+        """This process's rows and columns of a batch; rows beyond the last window have no labels."""
+        world = processes.row_count * self._parts
         found: list[Batch] = []
-        for rank in range(processes.rank * self._parts, (processes.rank + 1) * self._parts):
+        for rank in range(processes.row_rank * self._parts, (processes.row_rank + 1) * self._parts):
             batch = self._source.batch(step, rank, world)
             rows = rows_of_rank(self._source.batch_size, rank, world)
             beyond = torch.tensor([step * self._source.batch_size + row >= self._count for row in rows])
             labels = batch.labels.masked_fill(beyond[:, None], IGNORED)
-            found.append(replace(batch, labels=labels))
+            batch = replace(batch, labels=labels)
+            found.append(columns_of_part(batch, processes.text_rank, processes.parts_of_text))
         return found
 
 

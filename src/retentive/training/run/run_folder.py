@@ -29,7 +29,8 @@ FORMAT_VERSION = 1
 
 _MAY_CHANGE = (
     *(f"training.{part}" for part in ("run", "store", "held_out", "checkpoints", "metrics")),
-    *(f"training.hardware.{part}" for part in ("device", "strategy", "accumulation", "backpropagation", "workers")),
+    *(f"training.hardware.{part}" for part in ("device", "strategy", "accumulation", "sequence_parallel")),
+    *(f"training.hardware.{part}" for part in ("backpropagation", "workers", "compile")),
     *(f"training.{part}" for part in ("retrofit", "init", "neighbours.folder", "neighbours.model")),
 )
 """Options that may differ when a run is resumed: none changes what is learned, apart from rounding and dropout draws.

@@ -64,8 +64,8 @@ def restore_run(learner: Learner, path: Path, *, parts: int) -> None:
             learner.optimizer.state[parameter] = {key.removeprefix(prefix): value for key, value in slots[name].items()}
     mine = _my_blocks(learner.processes, parts)
     if blocks:
-        if _num_blocks(stored) != learner.processes.count * parts:
-            blocks = _cut_anew(blocks, learner.processes.count * parts)
+        if _num_blocks(stored) != learner.processes.row_count * parts:
+            blocks = _cut_anew(blocks, learner.processes.row_count * parts)
         rows = next(iter(blocks[mine[0]].values())).shape[0]
         template = learner.objective.initial_state(learner.model, rows)
         learner.states = [with_tensors(template, blocks[number]) for number in mine]
@@ -125,7 +125,7 @@ def _carried_targets(learner: Learner, stored: Stored, path: Path, parts: int) -
         if key.startswith(CARRIED):
             number, name = key.removeprefix(CARRIED).split(".", 1)
             shapes.setdefault(int(number), {})[name] = entry
-    count = learner.processes.count * parts
+    count = learner.processes.row_count * parts
     if len(shapes) in (0, count):
         needed = _my_blocks(learner.processes, parts) if shapes else range(0)
     else:
@@ -144,7 +144,7 @@ def _zeros(shapes: Stored, device: torch.device) -> Block:
 
 
 def _my_blocks(processes: Processes, parts: int) -> range:
-    return range(processes.rank * parts, (processes.rank + 1) * parts)
+    return range(processes.row_rank * parts, (processes.row_rank + 1) * parts)
 
 
 def _num_blocks(stored: Stored) -> int:

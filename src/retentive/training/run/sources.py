@@ -6,7 +6,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch.utils.data import DataLoader, Dataset
 
-from retentive.data.batch import Batch
+from retentive.data.batch import Batch, columns_of_part
 from retentive.data.manifest import SPLITS, Split
 from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, build_neighbours
 from retentive.data.packing import PackedWindows
@@ -182,13 +182,18 @@ def _check_no_neighbours(model: FamilyConfig, config: TrainConfig) -> None:
 class _Steps(Dataset[Parts]):
     """The batches of every step by number, as a dataset for worker processes."""
 
-    def __init__(self, source: BatchSource, depth: int, first: int, parts: int, world: int) -> None:
-        self.source, self.depth, self.first, self.parts, self.world = source, depth, first, parts, world
+    def __init__(self, source: BatchSource, depth: int, parts: int, processes: Processes) -> None:
+        self.source, self.depth = source, depth
+        self.ranks = range(processes.row_rank * parts, (processes.row_rank + 1) * parts)
+        self.world = processes.row_count * parts
+        self.columns = (processes.text_rank, processes.parts_of_text)
 
     def __getitem__(self, step: int) -> Parts:
         numbers = range(step * self.depth, (step + 1) * self.depth)
-        ranks = range(self.first, self.first + self.parts)
-        return [[self.source.batch(number, rank, self.world) for number in numbers] for rank in ranks]
+        return [[self._batch(number, rank) for number in numbers] for rank in self.ranks]
+
+    def _batch(self, number: int, rank: int) -> Batch:
+        return columns_of_part(self.source.batch(number, rank, self.world), *self.columns)
 
 
 class StepBatches:
@@ -197,13 +202,13 @@ class StepBatches:
     Args:
         source: The batches of the whole run.
         depth: Consecutive windows of a step.
-        processes: The processes that share the rows.
+        processes: The processes that share the rows and, where they read texts in parts, the columns.
         parts: Parts that each of them cuts its rows into.
         workers: Processes that make batches ahead of time; 0 makes each on demand.
     """
 
     def __init__(self, source: BatchSource, *, depth: int, processes: Processes, parts: int, workers: int) -> None:
-        self._place = (depth, processes.rank * parts, parts, processes.count * parts)
+        self._place = (depth, parts, processes)
         self._workers = workers
         self._ahead: Iterator[Parts] | None = None
         self._next = -1

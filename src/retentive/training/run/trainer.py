@@ -25,6 +25,7 @@ from retentive.training.metrics.report import TrainReport
 from retentive.training.objectives.protocol import Objective, Vocabulary
 from retentive.training.processes.parallelism import chosen_precision
 from retentive.training.processes.processes import Processes, alone, joined_processes
+from retentive.training.processes.text_parts import check_learns_in_parts
 from retentive.training.run.checkpoint_folder import (
     Progress,
     check_whole,
@@ -75,7 +76,7 @@ def train(model: FamilyConfig, config: TrainConfig) -> TrainReport:
     """
     check_kind("model", model, FamilyConfig, cure="give a family's config, such as RetNetConfig(**values)")
     check_kind("config", config, TrainConfig)
-    with joined_processes(config.hardware.device) as processes:
+    with joined_processes(config.hardware.device, config.hardware.sequence_parallel) as processes:
         return _train(model, config, processes)
 
 
@@ -124,10 +125,11 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
         raise ValueError(f"run must be another folder than store, but both are {config.run}.")
     for folder in (config.run, config.run / CHECKPOINTS_FOLDER, config.run / MODEL_FOLDER):
         check_folder_target("run", folder)
-    shares = processes.count * config.hardware.accumulation
+    shares = processes.row_count * config.hardware.accumulation
     if config.data.batch_size % shares:
+        each = f" over hardware.sequence_parallel ({processes.parts_of_text})" if processes.parts_of_text > 1 else ""
         raise ValueError(
-            f"data.batch_size must be a multiple of {shares}, the processes ({processes.count}) times "
+            f"data.batch_size must be a multiple of {shares}, the processes ({processes.count}){each} times "
             f"hardware.accumulation ({config.hardware.accumulation}), but is {config.data.batch_size}."
         )
 
@@ -140,7 +142,10 @@ def _objective(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
     )
     objective = config.objective.build(vocabulary, processes.device)
     with torch.device("meta"):
-        objective.check(build(model), carries_state=config.data.mode == "streamed")
+        bare = build(model)
+    objective.check(bare, carries_state=config.data.mode == "streamed")
+    if processes.parts_of_text > 1:
+        check_learns_in_parts(bare, objective)
     return objective
 
 

@@ -25,6 +25,7 @@ from retentive.training.objectives.draws import RowDraws
 from retentive.training.objectives.protocol import Objective
 from retentive.training.processes.parallelism import Precision, autocast, gradients_exchanged, parallelise, release
 from retentive.training.processes.processes import Processes
+from retentive.training.processes.text_parts import check_learns_in_parts, read_in_parts
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 from retentive.training.step.optimizer import gradient_norm, make_optimizer, scale_gradients
 from retentive.training.step.pieces import NEXT_TOKEN, TextPiece
@@ -113,6 +114,9 @@ class Learner:
         self.carries_state = carries_state
         self.objective = objective
         self.states: list[RecurrentState] = []
+        if processes.text_group is not None:
+            check_learns_in_parts(model, objective)
+            read_in_parts(model, processes.text_group)
         self._wrapped = parallelise(model, processes, "fsdp" if strategy == "fsdp" else "ddp", precision, weights)
         self.optimizer = make_optimizer(as_module(model), optimizer)
         self._config, self._schedule, self._decay_steps = optimizer, schedule, decay_steps
@@ -247,12 +251,13 @@ class Learner:
     ) -> Window:
         """Prepare one part's batch for the objective and move it to the model."""
         carries_state = self.carries_state if carries_state is None else carries_state
-        first_row = (self.processes.rank * parts + part) * batch.tokens.shape[0]
+        first_row = (self.processes.row_rank * parts + part) * batch.tokens.shape[0]
         batch = self.objective.prepare(batch, RowDraws(key=(self._seed, *key), first_row=first_row))
         # A cache marks its visible entries from the first document start on. Passing starts always keeps the state's
         # tensors the same in all processes, so that a checkpoint can hold them.
         keeps_starts = carries_state and self.model.caches_tokens
-        return place(batch, self.processes.device, carries_state=carries_state, keeps_starts=keeps_starts)
+        goes_on = carries_state or self.processes.text_rank > 0  # a part of a text has another before it
+        return place(batch, self.processes.device, carries_state=goes_on, keeps_starts=keeps_starts)
 
     def _forked_devices(self) -> list[torch.device]:
         return [self.processes.device] if self.processes.device.type == "cuda" else []
