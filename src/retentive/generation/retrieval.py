@@ -136,7 +136,7 @@ class Lookup:
         if every is None:
             return state
         checked = self._checked(state)
-        if int(checked.place.max()) < every - 1:
+        if max(checked.place.tolist()) < every - 1:
             return checked  # the same object, so that an engine keeps its buffers
         return end_chunks_every(checked, every, self._model.config.chunk_size)
 
@@ -181,7 +181,7 @@ class Lookup:
         """The chunks that end in a call; None where it is plain that none does."""
         # Most new tokens end no chunk, and are not asked about further.
         last, state = self._model.config.chunk_size - 1, call.state
-        if call.tokens.shape[1] == 1 and state is not None and int(self._checked(state).place.max()) < last:
+        if call.tokens.shape[1] == 1 and state is not None and max(self._checked(state).place.tolist()) < last:
             return None
         return self._model.ended_chunks(call.tokens, state, mask=call.mask)
 

@@ -116,7 +116,7 @@ class Attention(nn.Module):
         """Make the projections: one product gives queries, keys and values."""
         check_kind("config", config, AttentionConfig)
         super().__init__()
-        self.config = config
+        self.config, self.rotary = config, config.rotary
         self.query_size = config.num_heads * config.key_dim
         self.key_size = config.num_kv_heads * config.key_dim
         self.value_size = config.num_kv_heads * config.value_dim
@@ -190,10 +190,10 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, key = both.view(batch, heads, config.key_dim).split((config.num_heads, config.num_kv_heads), 1)
             both = torch.cat((self.query_norm(query), self.key_norm(key)), 1).flatten(1)
-        if config.rotary is None:
+        if (rotary := self.rotary) is None:
             both = both.view(batch, heads, config.key_dim)
         else:  # the keys' rotation for both: attention scales the queries
-            both = rotate_token(both, (heads,), place.key_rotation(config.rotary), pairs=config.rotary.pairs)
+            both = rotate_token(both, (heads,), place.key_rotation(rotary), pairs=rotary.pairs)
         value = projected[:, values_begin:].view(batch, config.num_kv_heads, config.value_dim)
         keys, key = append(state.key, both[:, config.num_heads :], 2, longest)
         values, value = append(state.value, value, 2, longest)

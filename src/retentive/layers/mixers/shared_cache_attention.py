@@ -67,7 +67,7 @@ class SharedKeyValues(nn.Module):
         """
         check_kind("config", config, SharedCacheAttentionConfig)
         super().__init__()
-        self.config = config
+        self.config, self.rotary = config, config.rotary
         self.size = config.num_kv_heads * config.head_dim
         self.norm = Norm(config.hidden_size, norm)
         self.key_value_proj = nn.Linear(config.hidden_size, 2 * self.size, bias=False)
@@ -108,7 +108,7 @@ class SharedKeyValues(nn.Module):
         """Return the cache with the next token of each row."""
         config, batch, append = self.config, x.shape[0], place.context.append
         key, value = self.key_value_proj(self.norm(x)).split(self.size, -1)
-        key = _rotated(key.view(batch, config.num_kv_heads, config.head_dim), place, config.rotary)
+        key = _rotated(key.view(batch, config.num_kv_heads, config.head_dim), place, self.rotary)
         visible = state.visible
         return KeyValueState(
             key=append(state.key, key, 2)[1],
@@ -134,7 +134,7 @@ class SharedCacheAttention(nn.Module):
         """Make the projections of queries and of the output."""
         check_kind("config", config, SharedCacheAttentionConfig)
         super().__init__()
-        self.config = config
+        self.config, self.rotary = config, config.rotary
         self.query_size = config.num_heads * config.head_dim
         self.query_proj = nn.Linear(config.hidden_size, self.query_size, bias=False)
         self.output_proj = nn.Linear(self.query_size, config.hidden_size, bias=False)
@@ -169,7 +169,7 @@ class SharedCacheAttention(nn.Module):
         """Read the cache, in which the token of each row is the last."""
         config = self.config
         query = self.query_proj(x).view(x.shape[0], config.num_heads, config.head_dim)
-        mixed = attention_step(_rotated(query, place, config.rotary), state.key, state.value, state.visible)
+        mixed = attention_step(_rotated(query, place, self.rotary), state.key, state.value, state.visible)
         return self.output_proj(mixed.flatten(1)), state
 
     def input_projections(self) -> tuple[InputProjection, ...]:

@@ -212,7 +212,7 @@ class Retro(DecoderModel):
 
     def tokens_within(self, state: ModelState) -> int:
         """Tokens up to the last of the chunk, see `BorderedSteps`: with that one, other neighbours are read."""
-        return max(0, self.config.chunk_size - 1 - int(cast("RetroState", state).place.max()))
+        return max(0, self.config.chunk_size - 1 - max(cast("RetroState", state).place.tolist()))
 
     def step_within(
         self, tokens: Int[Tensor, "batch"], state: ModelState, context: StepContext
