@@ -135,6 +135,23 @@ def command(store: Path, *asked: dict[str, Any], processes: int = 1) -> list[str
     return [sys.executable, *arguments]
 
 
+def outputs_of_group(script: Path, count: int, *arguments: str) -> list[str]:
+    """What each of some processes of a script prints, which get their rank and these arguments."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), *arguments],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    said = [process.communicate(timeout=280) for process in started]
+    assert [process.returncode for process in started] == [0] * count, "\n".join(errors for _, errors in said)
+    return [output for output, _ in said]
+
+
 def environment() -> dict[str, str]:
     """One quiet thread a process."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}

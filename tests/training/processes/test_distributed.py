@@ -12,9 +12,11 @@ import torch
 from retentive.training.metrics.log import read_metrics
 from retentive.training.processes.parallelism import chosen_precision
 from retentive.training.run.trainer import train
-from training.conftest import STREAMED, Launch, asked_configs, environment, final_tensors
+from training.conftest import STREAMED, Launch, asked_configs, environment, final_tensors, outputs_of_group
 
-WAITING, SHARDING = (Path(__file__).parent / f"{name}_process.py" for name in ("waiting", "sharding"))
+WAITING, SHARDING, SHRINKING = (
+    Path(__file__).parent / f"{name}_process.py" for name in ("waiting", "sharding", "shrinking")
+)
 
 # Without dropout: each process draws its own, so only without it two are one.
 PLAIN = {"dropout": 0.0}
@@ -167,3 +169,15 @@ def test_two_processes_go_on_from_one(store: Path, tmp_path: Path, launch: Launc
     for strategy in STRATEGIES:
         found = read_metrics(tmp_path / f"{strategy}-streamed" / "metrics.jsonl", "train")
         assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in expected], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_one_two_and_three_processes_go_on_from_shards_of_four(store: Path, tmp_path: Path):
+    outputs_of_group(SHRINKING, 4, str(store), str(tmp_path))
+    found = {folder.name: read_metrics(folder / "metrics.jsonl", "train") for folder in tmp_path.glob("*by*")}
+    assert len(found) == 9
+    for name, lines in found.items():
+        expected = read_metrics(tmp_path / f"{name.split(' by ')[0]} whole" / "metrics.jsonl", "train")
+        assert [line["step"] for line in lines] == [1, 2, 3, 4], name
+        for measured in ("loss", "gradient_norm"):
+            assert [line[measured] for line in lines] == pytest.approx([line[measured] for line in expected], abs=1e-5)

@@ -1,8 +1,6 @@
 """Processes that read parts of one text compute what one process computes that reads all of it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from torch import nn
 from laws.families import small_model
 from models.test_protocol import AverageConfig, MovingAverage
 from retentive.training.processes.text_parts import check_reads_parts, read_in_parts
-from training.conftest import environment
+from training.conftest import outputs_of_group
 from training.processes.parts_process import CASES, CUTS
 
 SCRIPT = Path(__file__).parent / "parts_process.py"
@@ -22,19 +20,8 @@ SCRIPT = Path(__file__).parent / "parts_process.py"
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What three processes say, of groups of two and of three of them."""
     meeting = tmp_path_factory.mktemp("group") / "store"
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), str(meeting)],
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(max(CUTS))
-    ]
-    said = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0] * len(started), said[0][1]
-    return [json.loads(line) for out, _ in said for line in out.splitlines() if line.startswith("{")]
+    said = outputs_of_group(SCRIPT, max(CUTS), str(meeting))
+    return [json.loads(line) for output in said for line in output.splitlines() if line.startswith("{")]
 
 
 @pytest.mark.parametrize(("count", "model", "text"), CASES)
