@@ -11,6 +11,9 @@ import torch
 
 # Two spinning OpenMP threads beside another process slow small operations tenfold.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+# All that tests make stands on this device: `make gpu-check` takes a GPU.
+if "RETENTIVE_TEST_DEVICE" in os.environ:
+    torch.set_default_device(os.environ["RETENTIVE_TEST_DEVICE"])
 # `from laws.families import ...` from any test.
 sys.path.insert(0, str(Path(__file__).parent))
 # A shell starts what it runs in the background deaf to Ctrl-C, and so would be the commands that tests interrupt.

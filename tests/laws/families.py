@@ -11,6 +11,7 @@ from torch import nn
 
 from retentive.models.base import DecoderModel
 from retentive.models.registry import build, config_class, family_names
+from seeds import seeded
 
 VOCAB = 23
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -210,4 +211,4 @@ def options(family: str) -> list[str]:
 
 def random_tokens(batch: int, time: int, seed: int = 0) -> torch.Tensor:
     """Token ids, the same for the same seed."""
-    return torch.randint(0, VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(0, VOCAB, (batch, time), generator=seeded(seed))

@@ -5,13 +5,14 @@ import torch
 
 from laws.families import ALTERNATIVES, SPEED_ONLY, beside, family_names, options, random_tokens, small_config
 from retentive.models.registry import build, config_from_dict, config_to_dict
+from seeds import seeded
 
 
 def behaviour(family: str, changes: dict) -> list[torch.Tensor]:
     """Parameters, logits and gradients of a model, the same for the same config; in training mode, for dropout."""
     torch.manual_seed(0)
     model = build(small_config(family, **changes)).double().train()
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))

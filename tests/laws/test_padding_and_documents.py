@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from laws.families import case_name, cases, random_tokens, small_model
 from retentive.models.base import DecoderModel
+from seeds import seeded
 
 
 def over_families_and_seeds(test: Callable[..., None]) -> Callable[..., None]:
@@ -20,7 +21,7 @@ def over_families_and_seeds(test: Callable[..., None]) -> Callable[..., None]:
 @over_families_and_seeds
 def test_padding_anywhere_changes_no_real_token(family: str, changes: dict, seed: int):
     model = small_model(family, **changes)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     tokens = random_tokens(3, 17, seed)
     mask = torch.rand(3, 17, generator=generator) > 0.4
     mask[:, 0] |= ~mask.any(1)
@@ -50,7 +51,7 @@ def test_what_stands_in_the_padding_does_not_matter(family: str, changes: dict):
 def test_packed_documents_equal_each_alone(family: str, changes: dict, seed: int):
     model = small_model(family, **changes)
     before = model(random_tokens(1, 4, seed + 1)).state
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     tokens = random_tokens(1, 21, seed)
     starts = torch.rand(1, 21, generator=generator) > 0.8
     packed = model(tokens, before, starts=starts)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seeds import seeded
+
 
 class Case(NamedTuple):
     """Arguments of one retention call, in float64."""
@@ -61,7 +63,7 @@ def random_case(
 
     With ``gates``, the name of a kind of decay in `GATES`, each row, head and token has a decay of its own.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = seeded(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random, dtype=torch.float64)
@@ -138,7 +140,7 @@ def check_long_text(
 ) -> None:
     """Compare a form over 131,072 tokens with sums in float64; ``weights(now)`` are those of the tokens up to one."""
     time, heads, dim = 131_072, 2, 4
-    random = torch.Generator().manual_seed(0)
+    random = seeded(0)
     # Positive inputs: sums as large as they get.
     query, key, value = (torch.rand(1, heads, time, dim, generator=random).to(dtype) for _ in range(3))
     output, state = form(query, key, value, log_decay=log_decay)

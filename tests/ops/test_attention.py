@@ -10,6 +10,7 @@ from torch import Tensor
 
 from retentive.ops import attention
 from retentive.ops.attention import attention_step
+from seeds import seeded
 
 
 def direct(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def direct(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor
 )
 @settings(deadline=None, max_examples=60)
 def test_is_the_direct_softmax(seed: int, time: int, earlier: int, groups: tuple[int, int], causal: bool, masked: bool):
-    random = torch.Generator().manual_seed(seed)
+    random = seeded(seed)
     past = time + earlier
 
     def normal(*shape: int) -> Tensor:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retentive.ops import rotary_frequencies, rotary_tables, rotate
+from seeds import seeded
 
 LAYOUTS = ["interleaved", "half"]
 
@@ -43,7 +44,7 @@ def test_each_pair_turns_by_its_angle(layout: str):
 @settings(deadline=None, max_examples=40)
 def test_the_key_is_rotated_and_not_conjugated(seed: int, n: int, m: int, shift: int):
     """The theorem of docs/theory/rotation.md, in its three readings."""
-    random = torch.Generator().manual_seed(seed)
+    random = seeded(seed)
     query, key = (torch.randn(1, 1, 1, 6, generator=random, dtype=torch.float64) for _ in range(2))
     frequencies = rotary_frequencies(6)
 

@@ -13,6 +13,7 @@ from laws.families import random_tokens, small_model
 from ops.direct_sum import GATES, Case, random_case, relative_error
 from ops.forms import FORMS, KINDS
 from ops.kernels.on_device import DEVICE, kernels, on_device
+from seeds import seeded
 
 pytestmark = pytest.mark.kernels
 
@@ -25,7 +26,7 @@ def results(operator: str, form: str, case: Case, dtype: torch.dtype, taken: str
     """Output, state, and the gradients of a sum over both, or over one of them."""
     on = on_device(case, dtype)
     output, state = FORMS[operator][form](*on[:4], **on.flags())
-    random = torch.Generator().manual_seed(1)
+    random = seeded(1)
     parts = {
         name: (result * torch.randn(result.shape, generator=random, dtype=torch.float64).to(result)).sum()
         for name, result in (("output", output), ("state", state))

@@ -6,10 +6,11 @@ from torch.autograd import forward_ad
 from torch.func import grad, vmap
 
 from retentive.ops.lean.overwriting import may_write_over, times_heads
+from seeds import seeded
 
 
 def factors() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     fresh = torch.randn(2, 3, 8, dtype=torch.float64, generator=generator)
     return fresh, torch.randn(2, 3, 4, 2, dtype=torch.float64, generator=generator)
 
