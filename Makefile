@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo recall smollm2 test test-slow test-replicas test-kernels soak schemathesis bench-serve test-oldest test-weights lint docs bench agreement clean retro-evidence
+.PHONY: help demo recall smollm2 test test-slow test-replicas test-kernels soak schemathesis bench-serve test-oldest test-weights lint docs bench gpu-check agreement clean retro-evidence
 help:
 	@echo "make demo               train, evaluate and stream four small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
@@ -26,6 +26,7 @@ help:
 	@echo "make lint               style, types and import floors"
 	@echo "make docs               the documentation as a site, in site/; warnings are errors"
 	@echo "make bench              speed and memory against other packages"
+	@echo "make gpu-check          laws, precisions, compiled steps and speed on a GPU (10 minutes; DEVICE=cuda:1)"
 	@echo "make bench-serve        a served model against a plain loop of generate behind HTTP"
 	@echo "make agreement          install other packages, and compare what their checkpoints compute there and here"
 
@@ -153,6 +154,11 @@ bench: $(VENV)/installed
 
 bench-serve: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.serve $(ARGS)
+
+# flash-linear-attention is measured beside where it is installed. Without a GPU: make gpu-check DEVICE=cpu ARGS=--quick
+DEVICE ?= cuda
+gpu-check: $(VENV)/installed
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.gpu_check --device $(DEVICE) $(ARGS)
 
 agreement: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.yardsticks.install torchscale yet_another_retnet flash_linear_attention \
