@@ -61,7 +61,8 @@ def test_hooks_are_called():
 def test_an_unknown_engine_is_named():
     with pytest.raises(
         ValueError,
-        match="engine must be one of eager, compile, or a folder that 'retentive export' wrote, but is 'fast'",
+        match="engine must be one of eager, compile, onnx, onnx-int8, onnx-int4, or a folder that 'retentive export' "
+        "wrote, but is 'fast'",
     ):
         generate(small_model("retnet"), [1, 2], max_new_tokens=1, engine="fast")
 

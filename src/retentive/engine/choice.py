@@ -1,14 +1,22 @@
 """The ways to run a model's steps, by name or by the folder of an export."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from retentive.engine.compiled import CompiledSteps
 from retentive.engine.eager import EagerSteps
-from retentive.engine.packaged import MANIFEST, PackagedSteps
+from retentive.engine.onnx.steps import OnnxSteps
+from retentive.engine.packaged import MANIFEST, packaged_steps
 from retentive.models.protocol import LanguageModel
 
-ENGINES: dict[str, Callable[[LanguageModel], EagerSteps]] = {"eager": EagerSteps, "compile": CompiledSteps}
+ENGINES: dict[str, Callable[[LanguageModel], EagerSteps]] = {
+    "eager": EagerSteps,
+    "compile": CompiledSteps,
+    "onnx": OnnxSteps,
+    "onnx-int8": partial(OnnxSteps, bits=8),
+    "onnx-int4": partial(OnnxSteps, bits=4),
+}
 """Name -> what makes the steps of a model."""
 
 
@@ -34,4 +42,4 @@ def make_steps(model: LanguageModel, engine: str | Path) -> EagerSteps:
         MismatchError: If the folder of an export is of another model.
     """
     check_engine(engine)
-    return ENGINES[str(engine)](model) if str(engine) in ENGINES else PackagedSteps(model, Path(engine))
+    return ENGINES[str(engine)](model) if str(engine) in ENGINES else packaged_steps(model, Path(engine))

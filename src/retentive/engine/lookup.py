@@ -85,6 +85,12 @@ def is_observed(module: nn.Module) -> bool:
     return any(is_hooked(part) or is_called_compiled(part) for part in module.modules())
 
 
+def weight_versions(module: nn.Module) -> tuple[object, ...]:
+    """What differs as soon as a weight is replaced or written to; tensors of inference mode keep no count."""
+    held = chain(module.parameters(), module.buffers())
+    return tuple((tensor.data_ptr(), None if tensor.is_inference() else _version(tensor)) for tensor in held)
+
+
 def _can_be_viewed(module: nn.Module) -> bool:
     """Whether the class keeps nothing between calls, and the instance overrides nothing of its class."""
     kind = type(module)

@@ -1,4 +1,4 @@
-"""Steps compiled ahead of time: a folder of AOTInductor packages, with which a server starts without compiling."""
+"""Steps made ahead of time: a folder of AOTInductor packages or of an ONNX file, with which a server starts at once."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from retentive.engine.onnx.file import BITS, write_step
+from retentive.engine.onnx.steps import OnnxSteps, check_onnx
 from retentive.engine.static.ring_steps import Program, RingSteps
 from retentive.engine.static.rings import fill_rings
 from retentive.engine.static.tensor_step import StepForm, step_in_rings, with_borders, with_marks
@@ -20,8 +22,11 @@ from retentive.state import ModelState, named_tensors
 
 MANIFEST = "steps.json"
 _VERSION = 1
-_ONE, _SEVERAL = "one_row.pt2", "several_rows.pt2"
-_CURE = "export the model again: retentive export MODEL OUT --format aoti"
+FORMATS = ("aoti", "onnx")
+"""Names of what can be exported."""
+
+_ONE, _SEVERAL, _FILE = "one_row.pt2", "several_rows.pt2", "step.onnx"
+_CURE = "export the model again: retentive export MODEL OUT --format {}"
 
 
 class _ExportedStep(nn.Module):
@@ -35,44 +40,70 @@ class _ExportedStep(nn.Module):
         return step_in_rings(self._form, self.model, tokens, clock, tensors)
 
 
-def export_steps(model: LanguageModel, folder: Path) -> None:
-    """Compile a model's step ahead of time into a folder, for one row and for several, on the model's device.
+def export_steps(model: LanguageModel, folder: Path, *, format: str = "aoti", bits: int | None = None) -> None:
+    """Write a model's step into a folder, to be run instead of the model's code.
 
-    The folder holds the weights, too, and fits this release of torch and machines like this one.
+    The folder holds the weights, too. ``aoti`` is compiled code, for one row and for several, on the model's device; it
+    fits this release of torch and machines like this one. ``onnx`` is `write_step`'s file.
 
     Args:
         model: In eval mode afterwards.
         folder: Made; must not be there.
+        format: One of `FORMATS`.
+        bits: Round the weights of an ONNX file to 8 or 4 bits; None keeps them.
 
     Raises:
         ValueError: If the model has no steps that are functions of tensors, or the folder cannot be made.
+        ImportError: If ``onnx`` is wanted, and ``retentive[onnx]`` is not installed.
     """
+    _check_format(format, bits)
     check_folder_target("out", folder)
     if folder.exists():
         raise ValueError(f"out must be a folder that is not there yet, but {folder} is: choose another one.")
-    bordered, module = with_borders(model, "exported"), as_module(model.eval())
+    if format == "onnx":
+        check_onnx(model)
+    module = as_module(model.eval())
     with folder_written_atomically(folder) as unfinished:
-        form: list[tuple[str, str]] = []
-        for rows, name in ((1, _ONE), (3, _SEVERAL)):
-            with torch.no_grad():
-                state = model(torch.zeros(rows, 1, dtype=torch.long, device=model.device), logits_to_keep=0).state
-                if bordered.tokens_within(state) == 0:
-                    raise ValueError(
-                        f"model must have segments or chunks of at least 3 tokens for its steps to be exported, but "
-                        f"this {model.config.family} has a border after its first token."
-                    )
-                state = with_marks(state)
-                form = _form_of(state)
-                _export(StepForm(model, state), module, state, unfinished / name)
+        state = _first_state(model, 1)
+        if format == "onnx":
+            write_step(model, StepForm(model, state), state, unfinished / _FILE, bits)
+        else:
+            _export(StepForm(model, state), module, state, unfinished / _ONE)
+            state = _first_state(model, 3)
+            _export(StepForm(model, state), module, state, unfinished / _SEVERAL)
         content = {
             "format_version": _VERSION,
-            "format": "aoti",
+            "format": format,
             "torch": torch.__version__,
             "device": model.device.type,
             "weights": weights_fingerprint(module),
-            "state": form,
+            "state": _form_of(state),
         }
         write_json(unfinished / MANIFEST, with_checksum(content))
+
+
+def _check_format(format: str, bits: int | None) -> None:
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, but is {format!r}.")
+    if bits is not None and (format != "onnx" or bits not in BITS):
+        raise ValueError(f"bits must be 8 or 4, with format 'onnx', but is {bits} with format {format!r}.")
+
+
+def _first_state(model: LanguageModel, rows: int) -> ModelState:
+    """The state after one token, with marks.
+
+    Raises:
+        ValueError: If a border follows it.
+    """
+    bordered = with_borders(model, "exported")
+    with torch.no_grad():
+        state = model(torch.zeros(rows, 1, dtype=torch.long, device=model.device), logits_to_keep=0).state
+    if bordered.tokens_within(state) == 0:
+        raise ValueError(
+            f"model must have segments or chunks of at least 3 tokens, the first of which reads a memory, for its "
+            f"steps to be exported, but this {model.config.family} has a border after its first token."
+        )
+    return with_marks(state)
 
 
 def _export(form: StepForm, model: nn.Module, state: ModelState, path: Path) -> None:
@@ -99,30 +130,16 @@ def _form_of(state: ModelState) -> list[tuple[str, str]]:
 class PackagedSteps(RingSteps):
     """Steps by the packages of a folder that `export_steps` wrote."""
 
-    def __init__(self, model: LanguageModel, folder: Path) -> None:
-        """Open a folder.
+    def __init__(self, model: LanguageModel, folder: Path, form: Sequence[tuple[str, str]]) -> None:
+        """Open a folder; see `packaged_steps`.
 
         Args:
             model: The model that was exported; it reads prompts.
             folder: Of `export_steps`.
-
-        Raises:
-            FileNotFoundError: If the folder holds no packages.
-            MismatchError: If they are of other weights, of another device or of another release of torch.
-            DamagedFileError: If the manifest is damaged.
+            form: Names and types of the state's tensors.
         """
         super().__init__(model)
-        content = read_checked_json(folder / MANIFEST, cure=_CURE)
-        check_version(content, folder / MANIFEST, _VERSION, cure=_CURE)
-        facts = (
-            ("this release of torch", content["torch"], torch.__version__),
-            ("this device", content["device"], model.device.type),
-            ("these weights", content["weights"], weights_fingerprint(as_module(model))),
-        )
-        for name, held, wanted in facts:
-            if held != wanted:
-                raise MismatchError(f"{folder} must be of {name}, {wanted}, but is of {held}; {_CURE}.")
-        self._folder, self._form = folder, [tuple(part) for part in cast("Sequence[Sequence[str]]", content["state"])]
+        self._folder, self._form = folder, form
         self._programs: dict[str, tuple[StepForm, Program]] = {}
 
     def program(self, state: ModelState) -> tuple[StepForm, Program]:
@@ -145,3 +162,33 @@ class PackagedSteps(RingSteps):
 
             self._programs[name] = StepForm(self.model, state), run
         return self._programs[name]
+
+
+def packaged_steps(model: LanguageModel, folder: Path) -> RingSteps:
+    """Return steps by what `export_steps` wrote.
+
+    Args:
+        model: The model that was exported; it reads prompts.
+        folder: Of `export_steps`.
+
+    Raises:
+        FileNotFoundError: If the folder holds no packages.
+        MismatchError: If they are of other weights, of another device or of another release of torch.
+        DamagedFileError: If the manifest is damaged.
+    """
+    content = read_checked_json(folder / MANIFEST, cure=_CURE.format("aoti"))
+    cure = _CURE.format(content["format"])
+    check_version(content, folder / MANIFEST, _VERSION, cure=cure)
+    is_onnx = content["format"] == "onnx"
+    facts = (
+        ("this release of torch", content["torch"], content["torch"] if is_onnx else torch.__version__),
+        ("this device", content["device"], model.device.type),
+        ("these weights", content["weights"], weights_fingerprint(as_module(model))),
+    )
+    for name, held, wanted in facts:
+        if held != wanted:
+            raise MismatchError(f"{folder} must be of {name}, {wanted}, but is of {held}; {cure}.")
+    if is_onnx:
+        return OnnxSteps(model, path=folder / _FILE)
+    form = [(name, kind) for name, kind in cast("Sequence[tuple[str, str]]", content["state"])]
+    return PackagedSteps(model, folder, form)

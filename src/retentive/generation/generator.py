@@ -155,8 +155,8 @@ def generate(
         state: Of an earlier result, or of the model's output, with as many rows as the prompt.
         retriever: For families that read neighbours: finds those of each chunk, as soon as it has ended and once; a
             `StoreRetriever` over a datastore, any function, or a `Retrieval` with options. None reads none.
-        engine: How tokens are read one by one: ``eager``; ``compile`` through ``torch.compile``, up to a minute once a
-            model; or a folder that ``retentive export`` wrote, compiled before. Results differ by rounding.
+        engine: How tokens are read one by one: ``eager``; ``compile`` through ``torch.compile``, ``onnx``,
+            ``onnx-int8`` or ``onnx-int4``, made once a model; or a folder of ``retentive export``, made before.
         drafts: Draft tokens from the text's own n-grams and read several in one call, where that gains time; for one
             row, without a retriever. Tokens are the same, sampled ones too; only rounding differs.
         prefix_cache: Has the states of texts that begin like these, which are then not read again, and keeps those of

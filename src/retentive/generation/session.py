@@ -70,8 +70,9 @@ class GenerateConfig:
         show_neighbours: Say on standard error which neighbours were read, from which token on.
         drafts: Draft up to so many tokens from what the text said before, and read them in one call, where that gains
             time; the text stays the same. Not with a store or neighbours.
-        engine: "eager" starts at once; "compile" needs a C++ compiler and up to a minute, then less time a token; a
-            folder of "retentive export" was compiled before.
+        engine: "eager" starts at once; "compile" needs a C++ compiler and up to a minute, then less time a token;
+            "onnx" needs retentive[onnx], a CPU and some seconds; "onnx-int8" and "onnx-int4" round the weights, too; a
+            folder of "retentive export" was made before.
     """
 
     checkpoint: Path

@@ -1,0 +1,1 @@
+"""Steps as ONNX files, run by onnxruntime; needs ``retentive[onnx]``."""

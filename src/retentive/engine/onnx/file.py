@@ -1,0 +1,152 @@
+"""A model's step as an ONNX file, with the state in and out."""
+
+import logging
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from retentive.engine.static.rings import fill_rings
+from retentive.engine.static.tensor_step import StepForm, step_in_rings
+from retentive.models.protocol import LanguageModel, as_module
+from retentive.state import ModelState, named_tensors
+
+BITS = (8, 4)
+"""To which weights can be rounded."""
+
+_BLOCK = 32
+"""Weights that share a scale where they are rounded: as in llama.cpp's Q8_0 and Q4_0."""
+
+_LARGEST = 1 << 30
+"""Bytes of weights in one file; more go into a second one beside it: Protocol Buffers have at most 2 GB."""
+
+
+class _StepWithState(nn.Module):
+    """`step_in_rings` with the state in and out, for runtimes that write over no input."""
+
+    def __init__(self, form: StepForm, model: nn.Module) -> None:
+        super().__init__()
+        self._form, self.model = form, model
+
+    def forward(self, tokens: Tensor, clock: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        held = [tensor.clone() for tensor in tensors]
+        return step_in_rings(self._form, self.model, tokens, clock.clone(), held), *held
+
+
+def write_step(model: LanguageModel, form: StepForm, state: ModelState, path: Path, bits: int | None = None) -> None:
+    """Write a model's step as an ONNX file for any number of rows.
+
+    Inputs are ``tokens`` (one of each row), ``clock`` (the number of the token, where caches are there) and the tensors
+    of the state by name; outputs are ``logits`` and, with ``next_`` before its name, each tensor of the next state.
+    Entries that grow with every token stand in rings: that of the token with number ``clock`` at ``clock % size``.
+
+    Args:
+        model: In eval mode, on the CPU, in float32.
+        form: Of the state.
+        state: From which the model can step, with marks; its sizes are the file's, but for rows and caches.
+        path: Of the file.
+        bits: Round the weights of products to 8 or 4 bits, in blocks with a scale each (``MatMulNBits``); None keeps
+            them.
+    """
+    rings = fill_rings(named_tensors(state.select(torch.zeros(3, dtype=torch.long))), form.growing)
+    rows = {0: torch.export.Dim.AUTO}
+    shapes: list[dict[int, Any]] = []
+    for name in rings.tensors:
+        growth = form.growing.get(name)
+        is_endless = growth is not None and growth.longest is None
+        shapes.append({**rows, **({growth.dim: torch.export.Dim.AUTO} if growth is not None and is_endless else {})})
+    with torch.inference_mode(False), torch.no_grad(), _quiet():
+        tensors = [tensor.clone() for tensor in rings.tensors.values()]
+        program = torch.onnx.export(
+            _StepWithState(form, as_module(model)).eval(),
+            (torch.zeros(3, dtype=torch.long), torch.tensor(rings.clock), *tensors),
+            dynamo=True,
+            input_names=["tokens", "clock", *form.names],
+            output_names=["logits", *(f"next_{name}" for name in form.names)],
+            dynamic_shapes=(rows, {}, tuple(shapes)),
+            custom_translation_table=_translations(),
+            verbose=False,
+        )
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    cast("Any", program).save(str(path), external_data=weights > _LARGEST)
+    if bits is not None:
+        _round_weights(path, bits)
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operators of torch that the exporter translates not at all, or to what copies a cache more than once."""
+    op: Any = import_module("onnxscript").opset20
+
+    def remainder(number: Any, size: Any) -> Any:
+        return op.Mod(number, op.CastLike(size, number))
+
+    def index_copy(entries: Any, dim: int, place: Any, entry: Any) -> Any:
+        sizes = [1] * len(entries.shape)
+        sizes[dim] = -1
+        places = op.Expand(op.Reshape(place, op.Constant(value_ints=sizes)), op.Shape(entry))
+        return op.ScatterElements(entries, places, entry, axis=dim)
+
+    return {torch.ops.aten.remainder.Scalar: remainder, torch.ops.aten.index_copy.default: index_copy}
+
+
+def _round_weights(path: Path, bits: int) -> None:
+    onnx: Any = import_module("onnx")
+    with _own_logging():
+        quantization: Any = import_module("onnxruntime.quantization.matmul_nbits_quantizer")
+    model: Any = import_module("onnxruntime.quantization.onnx_model").ONNXModel(onnx.load(str(path)))
+    model.replace_gemm_with_matmul()
+    # accuracy_level=4: products of whole numbers, for which activations are rounded to 8 bits in blocks as well.
+    quantizer = quantization.MatMulNBitsQuantizer(
+        model.model, bits=bits, block_size=_BLOCK, is_symmetric=True, accuracy_level=4
+    )
+    quantizer.process()
+    is_split = bool(list(path.parent.glob(f"{path.name}.data")))
+    quantizer.model.save_model_to_file(str(path), use_external_data_format=is_split)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Leave out what torch's exporter says of packages that it would not need, and of its own old functions."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def _own_logging() -> Generator[None]:
+    """Undo what a module does to the logging of the whole process when it is imported."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def runtime() -> ModuleType:
+    """Return onnxruntime, where all that the export needs is there, too.
+
+    Raises:
+        ImportError: If a package is not installed.
+    """
+    try:
+        for name in ("onnx", "onnxscript"):
+            import_module(name)
+        return import_module("onnxruntime")
+    except ImportError as error:
+        raise ImportError(
+            f"engine 'onnx' needs the package {error.name}, which is not installed: pip install 'retentive[onnx]'."
+        ) from error

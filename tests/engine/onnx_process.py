@@ -1,0 +1,134 @@
+"""Steps in onnxruntime beside eager ones, without the shape hook: give names of `MODELS`, or ``folder``."""
+
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from laws.families import VARIANTS, random_tokens, small_model
+from retentive import generate, load_state, save_state
+from retentive.engine.choice import make_steps
+from retentive.engine.packaged import export_steps
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.models.base import DecoderModel
+from retentive.state import ModelState, named_tensors
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "hybrid": ("hybrid", VARIANTS["hybrid"][1]),  # a window, gated retention and a cache
+    "rmt": ("rmt", VARIANTS["rmt"][0]),
+    **{f"retnet_{number}": ("retnet", changes) for number, changes in enumerate(({}, *VARIANTS["retnet"]))},
+    **{f"hybrid_{number}": ("hybrid", changes) for number, changes in enumerate(({}, *VARIANTS["hybrid"]))},
+    **{
+        f"transformer_{number}": ("transformer", changes)
+        for number, changes in enumerate(({}, *VARIANTS["transformer"]))
+    },
+    **{f"yoco_{number}": ("yoco", changes) for number, changes in enumerate(({}, *VARIANTS["yoco"]))},
+    **{f"rmt_{number}": ("rmt", changes) for number, changes in enumerate(({}, *VARIANTS["rmt"]))},
+}
+TOLERANCE = 1e-4
+
+
+def assert_close(found: ModelState, expected: ModelState) -> None:
+    assert named_tensors(found).keys() == named_tensors(expected).keys()
+    for name, tensor in named_tensors(expected).items():
+        torch.testing.assert_close(named_tensors(found)[name], tensor, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
+
+
+@torch.inference_mode()
+def check_steps(model: DecoderModel, rows: int) -> None:
+    """Logits and states are the model's, whenever they are asked for; a cache outgrows its ring."""
+    state = model(random_tokens(rows, 3)).state
+    steps = make_steps(model, "onnx")
+    steps.begin()
+    mine = steps.own(state)
+    count = min(70, (model.longest_text or 70) - 3)
+    for number in range(count):
+        column = random_tokens(rows, 1, seed=number)
+        output = model(column, state)
+        state = output.state
+        logits, mine = steps.step(column[:, 0], mine, {})
+        # Of the largest: norms of three channels make eager steps themselves as inexact as 3e-5, beside float64.
+        largest = float(output.logits.abs().max())
+        torch.testing.assert_close(logits, output.logits[:, 0], rtol=0, atol=TOLERANCE * max(1.0, largest))
+        if number in (0, 3, count - 1):  # after odd and even numbers of steps, which stand in two memories by turns
+            assert_close(steps.value(mine), state)
+
+
+def check_engines_by_turns(model: DecoderModel) -> None:
+    """A text that eager steps and onnxruntime write by turns, through files of states, is that of one of them."""
+    prompts = [[1, 2, 3], [4, 5, 6]]
+    expected = generate(model, prompts, max_new_tokens=24)
+    assert_same(generate(model, prompts, max_new_tokens=24, engine="onnx").tokens, expected.tokens)
+    parts, state = [], None
+    with tempfile.TemporaryDirectory() as folder:
+        for engine in ("eager", "onnx", "eager", "onnx"):
+            result = generate(model, None if state else prompts, max_new_tokens=6, state=state, engine=engine)
+            parts.append(torch.stack(result.tokens))
+            save_state(result.state, Path(folder) / "state", model)
+            state = load_state(Path(folder) / "state", model)
+    assert_same(list(torch.cat(parts, 1)), expected.tokens)
+    for name, tensor in named_tensors(expected.state).items():
+        torch.testing.assert_close(named_tensors(result.state)[name], tensor, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def check_weights_that_change(model: DecoderModel) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    assert_same(
+        generate(model, [1, 2], max_new_tokens=8, engine="onnx").tokens,
+        generate(model, [1, 2], max_new_tokens=8).tokens,
+    )
+
+
+def check_folder() -> None:
+    """A file of weights of 8 bits writes what float32 writes, nearly; other weights, and damage, are refused."""
+    model = small_model("hybrid", dtype=torch.float32, hidden_size=32)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "steps"
+        export_steps(model, out, format="onnx", bits=8)
+        state = model(random_tokens(2, 3)).state
+        with torch.inference_mode():
+            steps = make_steps(model, out)
+            steps.begin()
+            found = steps.step(torch.tensor([1, 2]), steps.own(state), {})[0]
+            expected = model(torch.tensor([[1], [2]]), state).logits[:, 0]
+            difference = (found - expected).norm() / expected.norm()
+        assert 0 < difference < 0.03, difference
+        (out / "step.onnx").write_bytes(b"no file")
+        with pytest.raises(DamagedFileError, match="cannot be read by onnxruntime"):
+            generate(model, [1, 2], max_new_tokens=3, engine=out)
+        with torch.no_grad():
+            next(model.parameters()).add_(1)
+        with pytest.raises(MismatchError, match=r"must be of these weights.*--format onnx"):
+            generate(model, [1, 2], max_new_tokens=3, engine=out)
+
+
+def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    assert [row.tolist() for row in found] == [row.tolist() for row in expected]
+
+
+def main() -> None:
+    warnings.simplefilter("error")  # the export says nothing that is not of use
+    torch.manual_seed(0)
+    for name in sys.argv[1:]:
+        if name == "folder":
+            check_folder()
+            continue
+        family, changes = MODELS[name]
+        model = small_model(family, dtype=torch.float32, **changes).eval()
+        for rows in (1, 3):
+            check_steps(model, rows)
+        check_engines_by_turns(model)
+        if name == "retnet_0":
+            check_weights_that_change(model)
+
+
+if __name__ == "__main__":
+    main()
