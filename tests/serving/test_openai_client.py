@@ -1,15 +1,20 @@
 """OpenAI's own client against the server, unchanged: each text is what `generate` gives alone."""
 
 import asyncio
+import json
+import socket
 import time
+from pathlib import Path
 
 import openai
 import pytest
 
 from retentive import Sampling, generate
 from retentive.generation import GenerationState
+from retentive.serving.config import ServeConfig
 from retentive.text.tokenizer import encode_prompt
-from serving.serving import Running
+from serving.http import call
+from serving.serving import Running, running
 
 GREEDILY = Sampling()
 GREEDY = {"temperature": 0, "seed": 1}
@@ -109,6 +114,40 @@ def test_logprobs_have_both_shapes(served: Running) -> None:
     assert [len(token.top_logprobs) for token in content] == [2, 2, 2]
     # Greedy takes the likeliest.
     assert all(token.logprob == token.top_logprobs[0].logprob for token in content)
+
+
+def test_parts_of_characters_are_told_apart_and_begin_where_the_character_does(served: Running) -> None:
+    # The bytes of two letters, in any order.
+    asked = {
+        "model": "small", "prompt": "Once", "max_tokens": 40, "logprobs": 5, "seed": 2, "temperature": 8,
+        "logit_bias": {str(byte): 90 for byte in (0xC3, 0xA0, 0xA1, 97)},
+    }  # fmt: skip
+    choice = call(served, "POST", "/v1/completions", asked).json["choices"][0]
+    found, text = choice["logprobs"], choice["text"]
+    assert {"bytes:\\xc3", "bytes:\\xa0", "a"} <= set(found["tokens"])
+    assert [len(top) for top in found["top_logprobs"]] == [5] * 40
+    for token, place in zip(found["tokens"], found["text_offset"], strict=True):
+        assert text[place] >= "\x80" if token.startswith("bytes:") else text[place] == token
+    streamed = call(served, "POST", "/v1/completions", {**asked, "stream": True}).content.decode().splitlines()
+    events = [json.loads(line[6:]) for line in streamed if line.startswith("data: {")]
+    told = [event["choices"][0]["logprobs"] for event in events if "logprobs" in event["choices"][0]]
+    assert [place for one in told for place in one["text_offset"]] == found["text_offset"]
+    letter = next(character for character in text if character in "àá")
+    stopped = call(served, "POST", "/v1/completions", {**asked, "stop": letter}).json["choices"][0]
+    assert (stopped["text"], stopped["finish_reason"]) == (text.partition(letter)[0], "stop")
+
+
+def test_a_cancel_that_reaches_another_replica_is_refused_by_name(model_folder: Path, tmp_path: Path) -> None:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+    config = ServeConfig(checkpoint=model_folder, port=port, sessions=str(tmp_path / "s"), engine="ray", replicas=2)
+    with running(config) as one:  # one of the two
+        refused = call(one, "POST", "/v1/responses/resp_0123456789/cancel")
+        assert (refused.status, refused.json["error"]["code"]) == (409, "other_replica")
+        assert "with 2 replicas, end an answer by leaving its stream" in refused.json["error"]["message"]
+        done = call(one, "POST", "/v1/responses", {"model": "small", "input": "Hi", "max_output_tokens": 2}).json
+        assert call(one, "POST", f"/v1/responses/{done['id']}/cancel").json["id"] == done["id"]
 
 
 def test_a_chat_is_the_template_and_then_generate(served: Running) -> None:

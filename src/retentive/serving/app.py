@@ -65,7 +65,9 @@ async def _explain(http: HttpRequest, error: Any) -> JSONResponse:
 
 async def _explain_fields(http: HttpRequest, error: Any) -> JSONResponse:
     """Name the first field that is wrong; what was sent is not repeated, for it may be long, or a secret."""
-    first = error.errors()[0]
+    errors = error.errors()
+    # Of a field that may be one of several things, the error that lies deepest is of the one that was meant.
+    first = max((one for one in errors if one["loc"][:2] == errors[0]["loc"][:2]), key=lambda one: len(one["loc"]))
     place = ".".join(str(part) for part in first["loc"][1:])[:100] or "the body"
     rule = "is not known to this server" if first["type"] == "extra_forbidden" else f"is refused: {first['msg']}"
     return answer_of(invalid(f"{place} {rule}.", place))

@@ -43,7 +43,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         401: "The API key is missing or unknown.",
         403: "The request is of a page of another site, or for a host that is none of this server.",
         404: "There is nothing of this name among yours.",
-        409: "A stored state is damaged, or of other weights.",
+        409: "A stored state is damaged, or of other weights; or an answer is written by another replica.",
         413: "More than this server takes in one request.",
         429: "More at once than this server takes; Retry-After says when to try again.",
         500: "The model failed.",

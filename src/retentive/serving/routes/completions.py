@@ -11,10 +11,10 @@ from fastapi import Request as HttpRequest
 
 from retentive.checkpoints import GenerationState
 from retentive.generation import Request, RequestStep
-from retentive.serving import logprobs
 from retentive.serving.answering import DONE, data, events_of, finish_of
 from retentive.serving.asking import check_model, rows_of
 from retentive.serving.errors import ApiError, invalid
+from retentive.serving.logprobs import TextOffsets, of_completion
 from retentive.serving.passages import Reading, readings_of
 from retentive.serving.routes.common import STREAMED, Owner, respond, state_reference, usage_of
 from retentive.serving.rows import Event, RowEnd, RowGroup
@@ -64,7 +64,7 @@ class _Answer:
             usage=usage,
         )
 
-    async def choice(self, row: int, text: Written, end: RowEnd | None, begin: int = 0) -> CompletionChoice:
+    async def choice(self, row: int, text: Written, end: RowEnd | None, offsets: TextOffsets) -> CompletionChoice:
         """What a row has written; its state is stored where it has ended."""
         stored = None
         if end is not None and end.state is not None and self.asked.return_state:
@@ -75,7 +75,7 @@ class _Answer:
             index=row,
             text=text.text,
             finish_reason=None if end is None else cast("Any", finish_of(end)),
-            logprobs=logprobs.of_completion(text.logprobs, begin),
+            logprobs=of_completion(text.logprobs, offsets),
             state=None if stored is None else state_reference(stored),
             neighbours=text.neighbours or None,
         )
@@ -90,24 +90,22 @@ class _Answer:
         async for row, event in events_of(self.service, group):
             if isinstance(event, RequestStep):
                 await self.add(row, texts[row], event)
-        choices = [await self.choice(row, text, group.ends[row]) for row, text in enumerate(texts)]
+        choices = [await self.choice(row, text, group.ends[row], TextOffsets()) for row, text in enumerate(texts)]
         return self.body(choices, self.usage(group))
 
     async def events(self, group: RowGroup, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[bytes]:
         """See `RowsAnswer`."""
-        lengths = [0] * len(self.requests)
+        offsets = [TextOffsets() for _ in self.requests]
         if self.asked.echo:
             for row in range(len(self.requests)):
                 echoed = self.echoed(row)
-                lengths[row] = len(echoed)
                 yield data(self.body([CompletionChoice(index=row, text=echoed, finish_reason=None)], None))
         async for row, event in events:
             text, end = Written(), event if isinstance(event, RowEnd) else None
             if isinstance(event, RequestStep):
                 await self.add(row, text, event)
             if text.text or text.logprobs or text.neighbours or end is not None:
-                yield data(self.body([await self.choice(row, text, end, lengths[row])], None))
-            lengths[row] += len(text.text)
+                yield data(self.body([await self.choice(row, text, end, offsets[row])], None))
         if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
             yield data(self.body([], self.usage(group)))
         yield DONE

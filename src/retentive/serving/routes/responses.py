@@ -52,7 +52,7 @@ def router(service: Service) -> APIRouter:
         """Let an answer end with what it has; its stream then says so, and its state is stored."""
         group = running.get((owner, response_id))
         if group is None:
-            return await get_response(response_id, owner)
+            return await _not_running_here(response_id, owner)
         group.end()
         return Response(
             id=response_id,
@@ -63,6 +63,20 @@ def router(service: Service) -> APIRouter:
             temperature=None,
             top_p=None,
         )
+
+    async def _not_running_here(response_id: str, owner: str) -> Response:
+        """An answer that has ended; what another replica may be writing is not said to be none."""
+        try:
+            return await get_response(response_id, owner)
+        except ApiError as error:
+            if service.config.replicas == 1 or error.status != 404:
+                raise
+            raise ApiError(
+                409,
+                f"{response_id!r} is not being written by the replica that was asked, and none of {response_id!r} is "
+                f"stored: with {service.config.replicas} replicas, end an answer by leaving its stream.",
+                code="other_replica",
+            ) from error
 
     @routes.delete("/v1/responses/{response_id}", response_model=DeletedResponse)
     async def delete_response(response_id: Id, owner: Owner) -> Any:
