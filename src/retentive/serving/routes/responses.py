@@ -42,17 +42,14 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/responses/{response_id}", response_model=Response, response_model_exclude_none=True)
     async def get_response(response_id: Id, owner: Owner) -> Any:
         """A stored answer."""
-        record = await service.find(owner, response_id)
-        if "response" not in record.turn:
-            raise not_found("response", response_id)
-        return Response.model_validate(record.turn["response"])
+        return await _stored(service, owner, response_id)
 
     @routes.post("/v1/responses/{response_id}/cancel", response_model=Response, response_model_exclude_none=True)
     async def cancel_response(response_id: Id, owner: Owner) -> Any:
         """Let an answer end with what it has; its stream then says so, and its state is stored."""
         group = running.get((owner, response_id))
         if group is None:
-            return await _not_running_here(response_id, owner)
+            return await _not_running_here(service, owner, response_id)
         group.end()
         return Response(
             id=response_id,
@@ -64,28 +61,37 @@ def router(service: Service) -> APIRouter:
             top_p=None,
         )
 
-    async def _not_running_here(response_id: str, owner: str) -> Response:
-        """An answer that has ended; what another replica may be writing is not said to be none."""
-        try:
-            return await get_response(response_id, owner)
-        except ApiError as error:
-            if service.config.replicas == 1 or error.status != 404:
-                raise
-            raise ApiError(
-                409,
-                f"{response_id!r} is not being written by the replica that was asked, and none of {response_id!r} is "
-                f"stored: with {service.config.replicas} replicas, end an answer by leaving its stream.",
-                code="other_replica",
-            ) from error
-
     @routes.delete("/v1/responses/{response_id}", response_model=DeletedResponse)
     async def delete_response(response_id: Id, owner: Owner) -> Any:
         """Delete a stored answer and its state; answers that went on from it stay."""
-        await get_response(response_id, owner)
+        await _stored(service, owner, response_id)
         service.place.delete(owner, response_id)
         return DeletedResponse(id=response_id)
 
     return routes
+
+
+async def _stored(service: Service, owner: str, response_id: str) -> Response:
+    """A stored answer."""
+    record = await service.find(owner, response_id)
+    if "response" not in record.turn:
+        raise not_found("response", response_id)
+    return Response.model_validate(record.turn["response"])
+
+
+async def _not_running_here(service: Service, owner: str, response_id: str) -> Response:
+    """An answer that has ended; what another replica may be writing is not said to be none."""
+    try:
+        return await _stored(service, owner, response_id)
+    except ApiError as error:
+        if service.config.replicas == 1 or error.status != 404:
+            raise
+        raise ApiError(
+            409,
+            f"{response_id!r} is not stored, nor written by the replica that was asked: with {service.config.replicas} "
+            "replicas, end an answer by leaving its stream.",
+            code="other_replica",
+        ) from error
 
 
 async def _events(service: Service, answer: Responding, group: RowGroup) -> AsyncIterator[bytes]:
