@@ -65,7 +65,7 @@ class Launch:
         self._chunks = log_decay.shape[2]
         self._wide = state_dtype(query.dtype)
         self._decays = kernel_decays(log_decay, self._wide)
-        product, precision = _products(query)
+        product, precision = products_of(query)
         # Tiles of equal size in memory: what a program holds fits the least of the GPUs.
         block = 128 // product.itemsize
         self._blocks = _block(key.shape[3], block), _block(value.shape[3], block)
@@ -149,13 +149,14 @@ class Launch:
         return *self.query.shape[:2], self._chunks, int(self._constants["SIZE"])
 
 
-def _products(query: Tensor) -> tuple[torch.dtype, str]:
+def products_of(query: Tensor) -> tuple[torch.dtype, str]:
     """The dtype of products and how float32 is multiplied. Sums of float16 would overflow: its numbers are widened."""
     if query.dtype is torch.bfloat16 and not _interprets():
         return torch.bfloat16, "ieee"
     if query.dtype is torch.float16:
         return torch.float32, "tf32"  # which holds every float16 number exactly
-    rounds = query.dtype is torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    # Not `allow_tf32`, which raises where the user has set this one.
+    rounds = query.dtype is torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     return torch.promote_types(query.dtype, torch.float32), "tf32" if rounds else "ieee"
 
 
