@@ -20,8 +20,7 @@ from retentive.models.base import DecoderModel
 from retentive.state import ModelState, named_tensors
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "hybrid": ("hybrid", VARIANTS["hybrid"][1]),  # a window, gated retention and a cache
-    "rmt": ("rmt", VARIANTS["rmt"][0]),
+    "gated_and_cache": ("hybrid", {"pattern": ("gated_retention", "attention")}),
     **{f"retnet_{number}": ("retnet", changes) for number, changes in enumerate(({}, *VARIANTS["retnet"]))},
     **{f"hybrid_{number}": ("hybrid", changes) for number, changes in enumerate(({}, *VARIANTS["hybrid"]))},
     **{

@@ -18,8 +18,8 @@ from retentive.models.quantise import quantise
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "names",
-    [["hybrid"], pytest.param([*MODELS, "folder"], marks=pytest.mark.slow)],
-    ids=["hybrid", "all"],
+    [["gated_and_cache"], pytest.param([*MODELS, "folder"], marks=pytest.mark.slow)],
+    ids=["one", "all"],
 )
 def test_steps_in_onnxruntime_are_the_models_calls(names: list[str]):
     """In a process without the shape hook: torch cannot trace functions whose shapes are checked at run time."""

@@ -9,7 +9,6 @@ from jsonargparse import ArgumentParser, Namespace
 from retentive.checkpoints import load_model
 from retentive.checkpoints.devices import chosen_device
 from retentive.cli.options.from_config import read_config
-from retentive.engine.onnx.file import BITS
 from retentive.engine.packaged import FORMATS, export_steps
 from retentive.files.targets import check_folder_target
 
@@ -39,7 +38,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("model", type=Path, help="folder of a model")
     parser.add_argument("out", type=Path, help="folder that is made")
     parser.add_argument("--format", choices=FORMATS, default="aoti", help="AOTInductor's packages, or an ONNX file")
-    parser.add_argument("--bits", type=int, choices=BITS, help="round the weights of an ONNX file")
+    parser.add_argument("--bits", type=int, help="8 or 4: round the weights of an ONNX file")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the steps will run")
 
 
