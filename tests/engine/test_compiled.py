@@ -31,6 +31,19 @@ def test_a_cache_outgrows_its_rings():
     check_engine(small_model("hybrid"), "hybrid", backend=None, steps=70, rows=2)
 
 
+@torch.inference_mode()
+def test_all_that_a_step_writes_is_known_to_stay_in_place():
+    """Or else no CUDA graph is captured."""
+    model = small_model("hybrid")
+    steps = CompiledSteps(model, backend=None)
+    steps.begin()
+    steps.step(torch.tensor([1, 2]), steps.own(model(random_tokens(2, 3)).state), {})
+    running = steps._running
+    assert running is not None
+    for tensor in (running.tokens, running.clock, *running.rings.tensors.values()):
+        assert getattr(tensor, "_dynamo_static_input_type", None) == "unguarded"
+
+
 @pytest.mark.slow
 def test_compiled_steps_are_the_models_calls():
     run_process("aot_eager", *family_names())
