@@ -112,6 +112,20 @@ def _negative(tensors, about):
             tensors[name] = torch.full_like(tensors[name], -5)
 
 
+def _endless(tensors, about):
+    tensors["model.position"] = torch.tensor([2**63 - 1])
+
+
+def _negative_in_a_layer(tensors, about):
+    tensors["model.layers.1.position"] = torch.tensor([-1])
+
+
+def _negative_counts(tensors, about):
+    tensors["counts.read"] = torch.zeros(1, 257, dtype=torch.bool)
+    tensors["counts.said"] = torch.full((1, 257), -3, dtype=torch.int32)
+    about["format_version"] = "2"
+
+
 def _rows(tensors, about):
     about["rows"] = str(10**12)
 
@@ -128,11 +142,11 @@ def _deep(tensors, about):
     about["config"] = "[" * 100000 + "]" * 100000
 
 
-@pytest.mark.parametrize(
-    "change",
-    [_nan, _infinite, _shape, _unread, _negative, _rows, _weights, _no_header, _deep],
-    ids=lambda one: one.__name__,
-)
+CRAFTED = [_nan, _infinite, _shape, _unread, _negative, _endless, _negative_in_a_layer, _negative_counts]
+CRAFTED += [_rows, _weights, _no_header, _deep]
+
+
+@pytest.mark.parametrize("change", CRAFTED, ids=lambda one: one.__name__)
 def test_a_crafted_state_is_refused_and_changes_nothing(served: Running, tmp_path: Path, change) -> None:
     content = call(served, "GET", f"/v1/states/{first_answer(served)['id']}").content
     before = served.service.place.size()

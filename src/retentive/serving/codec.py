@@ -12,10 +12,12 @@ from retentive.checkpoints import GenerationState, load_state, read_state_metada
 from retentive.errors import DamagedFileError, DivergedError, MismatchError, RetentiveError
 from retentive.models.base import DecoderModel
 from retentive.serving.errors import ApiError
+from retentive.state import named_tensors
 
 TURN = "retentive_turn"
 """Name of a state's metadata that holds what the server needs to go on with a conversation."""
 _LONGEST_TURN = 1 << 20
+_LONGEST_TEXT = 1 << 48
 
 
 def to_bytes(state: GenerationState, model: DecoderModel, turn: Mapping[str, Any]) -> bytes:
@@ -72,8 +74,14 @@ def _check_goes_on(state: GenerationState, model: DecoderModel) -> None:
     unread = int(state.unread[0])
     if not 0 <= unread < vocab:
         raise DamagedFileError(f"its unread token must be from 0 to {vocab - 1}, but is {unread}.")
-    if int(state.model.position.min()) < 0:
-        raise DamagedFileError(f"its position must be at least 0, but is {int(state.model.position.min())}.")
+    limits = {name: _LONGEST_TEXT for name in named_tensors(state) if name.endswith("position")}
+    if state.counts is not None:
+        limits["counts.said"] = int(state.model.position[0]) + 1
+    for name, most in limits.items():
+        numbers = named_tensors(state)[name]
+        if int(numbers.min()) < 0 or int(numbers.max()) > most:
+            found = int(numbers.min()) if int(numbers.min()) < 0 else int(numbers.max())
+            raise DamagedFileError(f"its {name} must be from 0 to {most} tokens, but has {found}.")
     model.check_state(state.model)
     with torch.inference_mode():
         output = model(state.unread[:, None], state.model, logits_to_keep=1)
