@@ -12,6 +12,7 @@ from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.data.neighbour_stores import FOLDER
 from retentive.errors import MismatchError, RetentiveError
+from retentive.files.targets import check_folder_target
 from retentive.generation import PrefixCache, RequestBatch, StoreRetriever
 from retentive.models.base import DecoderModel
 from retentive.models.calls import check_predicts_next
@@ -66,6 +67,8 @@ class Service:
 
     def __init__(self, config: ServeConfig) -> None:
         self.config, self.limits = config, config.limits
+        if config.cache_folder is not None:
+            check_folder_target("cache_folder", config.cache_folder)
         self.owners = Owners(() if config.api_key_file is None else read_keys(config.api_key_file))
         self.model: DecoderModel = load_model(config.checkpoint, chosen_device(config.device)).eval()
         check_predicts_next(self.model)
