@@ -106,6 +106,9 @@ class RotaryTables:
         return RotaryTables(cos=torch.cat((self.cos, other.cos), 1), sin=torch.cat((self.sin, other.sin), 1))
 
 
+MaskKey = tuple[int, int, int | None, torch.dtype]
+"""Cached tokens, tokens of the call, the window, and the dtype of scores."""
+
 RotaryByConfig = Mapping[RotaryConfig, RotaryTables]
 """The tables of every rotation that some layer of a model needs."""
 
@@ -122,6 +125,7 @@ class BatchLayout:
         rotary: Tables of the rotations that the layers need.
         attention_mask: What attention may read; None where it follows from order, padding, documents and the window.
         parts: The parts of the text, of which other processes read the others at the same time; None for a whole text.
+        masks_of_order: Masks that follow from order and a window alone, filled in by the first layer that needs one.
     """
 
     positions: Positions
@@ -131,6 +135,7 @@ class BatchLayout:
     rotary: RotaryByConfig = field(default_factory=lambda: MappingProxyType({}))
     attention_mask: AttentionMask | None = None
     parts: TextParts | None = None
+    masks_of_order: dict[MaskKey, AttentionMask] = field(default_factory=dict[MaskKey, AttentionMask], repr=False)
 
     @property
     def is_one_token(self) -> bool:

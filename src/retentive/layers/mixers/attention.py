@@ -23,6 +23,7 @@ from retentive.layers.projection import side_by_side
 from retentive.layers.token_place import TokenPlace, place_of
 from retentive.ops.attention import attention, attention_step
 from retentive.ops.lean.plain import is_plain
+from retentive.ops.precision import compute_dtype
 from retentive.ops.rotary import rotate, rotate_token
 from retentive.shapes import Hidden
 from retentive.state import StateShape
@@ -166,7 +167,7 @@ class Attention(nn.Module):
             value = torch.cat((state.value, value), dim=2)
         attention_mask = layout.attention_mask
         if attention_mask is None:
-            attention_mask = causal_mask(state, layout, batch, time, config.window)
+            attention_mask = causal_mask(state, layout, batch, time, config.window, dtype=compute_dtype(query))
         dropout = self.config.dropout if self.training else 0.0
         causal = attention_mask.allowed is None and attention_mask.bias is None and time > 1
         mixed = attention(

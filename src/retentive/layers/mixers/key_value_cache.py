@@ -1,5 +1,6 @@
 """The key-value cache: the state of attention, the mask over it, and how a window trims it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from retentive.layers.batch_layout import AttentionMask, BatchLayout
+from retentive.ops.tracing import is_traced
 from retentive.state import RaggedFields, RecurrentState, StateShape
 
 KeysAndValues = tuple[Tensor, Tensor]
@@ -98,9 +100,18 @@ class KeyValueState(RecurrentState):
 
 
 def causal_mask(
-    state: KeyValueState | None, layout: BatchLayout, batch: int, time: int, window: int | None = None
+    state: KeyValueState | None,
+    layout: BatchLayout,
+    batch: int,
+    time: int,
+    window: int | None = None,
+    *,
+    dtype: torch.dtype,
 ) -> AttentionMask:
     """Return which keys each token of a call may read, by order, padding, documents and the window.
+
+    By order and the window alone it is one bias for all layers of the call: attention would make, and keep for its
+    backward pass, one of each layer's mask.
 
     Args:
         state: The cache before the call; None is empty.
@@ -108,6 +119,7 @@ def causal_mask(
         batch: Rows of the call.
         time: Its columns.
         window: A token sees itself and the ``window - 1`` tokens before it; None sees all.
+        dtype: Of scores.
     """
     past = 0 if state is None else state.key.shape[2]
     cached = None if state is None else state.visible
@@ -115,11 +127,22 @@ def causal_mask(
         inside = window is None or past + time <= window
         if inside and (past == 0 or time == 1):
             return AttentionMask()
-        columns = torch.arange(past + time, device=layout.positions.device) - past
-        rows = columns[past:, None]
-        allowed = (columns <= rows) if window is None else (columns <= rows) & (columns > rows - window)
-        return AttentionMask(allowed=allowed[None, None])
+        if is_traced():  # a compiler cannot look up sizes that it leaves open
+            return AttentionMask(allowed=_in_order(past, time, window, layout.positions.device))
+        order, masks = (past, time, window, dtype), layout.masks_of_order
+        if order not in masks:
+            later = ~_in_order(past, time, window, layout.positions.device)
+            masks[order] = AttentionMask(bias=later.new_zeros(later.shape, dtype=dtype).masked_fill_(later, -math.inf))
+        return masks[order]
     return _ragged_mask(cached, layout, batch, past, time, window)
+
+
+def _in_order(past: int, time: int, window: int | None, device: torch.device) -> Bool[Tensor, "1 1 time total"]:
+    """Whether each key is the token's own or an earlier one, inside the window."""
+    columns = torch.arange(past + time, device=device) - past
+    rows = columns[past:, None]
+    allowed = (columns <= rows) if window is None else (columns <= rows) & (columns > rows - window)
+    return allowed[None, None]
 
 
 def _ragged_mask(

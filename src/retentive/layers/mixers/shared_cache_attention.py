@@ -100,7 +100,7 @@ class SharedKeyValues(nn.Module):
         gaps = layout.mask is not None or layout.starts is not None
         is_plain = not gaps and (state is None or state.visible is None)
         # Order alone needs no mask of every column: attention makes one for the columns that ask.
-        mask = AttentionMask() if is_plain else causal_mask(state, layout, batch, time)
+        mask = AttentionMask() if is_plain else causal_mask(state, layout, batch, time, dtype=key.dtype)
         after = cache_of(key, value, mask.visible, gaps=gaps) if after is None else after
         return KeyValueState(key=key, value=value), mask, after
 
