@@ -12,7 +12,7 @@ from retentive.retrieval.blocks.block import check_block, key_of, read_block, wr
 from retentive.retrieval.blocks.chunking import CHUNKS, DocumentGroup, chunk_group, padded
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.sealed_folder import folder_record
-from retentive.retrieval.blocks.texts import read_metadata, read_page, read_text
+from retentive.retrieval.blocks.texts import line_ends_of, read_metadata, read_page, read_text
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
 from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts, WordEncoder, count_words
 from retentive.retrieval.index.lexical_index import LEXICAL, write_segment
@@ -135,7 +135,7 @@ class SegmentTask:
 
 def forget_blocks() -> None:
     """Forget what was read of blocks, after one was written again."""
-    for cached in (read_block, read_page, read_metadata):
+    for cached in (read_block, read_page, line_ends_of, read_metadata):
         cached.cache_clear()
 
 

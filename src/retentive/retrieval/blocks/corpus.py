@@ -154,11 +154,12 @@ class Corpus:
         begins, ends = np.full(len(flat), -1, dtype=np.int64), np.full(len(flat), -1, dtype=np.int64)
         for block, places, rows in self.by_block(flat):
             arrays = self.arrays(block)
-            starts, firsts = arrays["begins"].astype(np.int64), arrays["first_rows"]
-            following = np.append(starts[1:], 0)
-            held = np.flatnonzero(np.diff(firsts))  # documents that have chunks
-            following[firsts[held + 1] - 1] = np.diff(arrays["text_ends"], prepend=0)[held]
-            begins[places], ends[places] = starts[rows], following[rows]
+            starts, firsts, text_ends = arrays["begins"], arrays["first_rows"], arrays["text_ends"]
+            local = np.searchsorted(firsts, rows, side="right") - 1
+            sizes = text_ends[local] - np.where(local > 0, text_ends[local - 1], 0)
+            is_last = rows + 1 == firsts[local + 1]
+            begins[places] = starts[rows]
+            ends[places] = np.where(is_last, sizes, starts[np.minimum(rows + 1, len(starts) - 1)])
         return begins.reshape(ids.shape), ends.reshape(ids.shape)
 
     def content(self, document: int, begin: int = 0, end: int | None = None) -> bytes:
@@ -198,7 +199,9 @@ class Corpus:
     def document_name(self, document: int) -> str:
         """The name of a document."""
         block, local = self._place(document)
-        return self.block_names(block)[local]
+        arrays = self.arrays(block)
+        begin = int(arrays["name_ends"][local - 1]) if local else 0
+        return arrays["names"][begin : int(arrays["name_ends"][local])].tobytes().decode("utf-8")
 
     def _place(self, document: int) -> tuple[int, int]:
         """The block of a document, and its number in the block."""

@@ -70,8 +70,15 @@ def lines_before(folder: Path, kind: str, key: str, place: int) -> int:
         page = len(arrays["page_lines"]) - 1
     if page < 0:
         return 0
-    inside = read_page(folder, kind, key, page)[: place - page * PAGE_BYTES]
-    return int(arrays["page_lines"][page]) + inside.count(_LINE_END)
+    inside = np.searchsorted(line_ends_of(folder, kind, key, page), place - page * PAGE_BYTES)
+    return int(arrays["page_lines"][page]) + int(inside)
+
+
+@lru_cache(maxsize=64)
+def line_ends_of(folder: Path, kind: str, key: str, page: int) -> np.ndarray:
+    """Where the lines of a page end, ascending."""
+    content = np.frombuffer(read_page(folder, kind, key, page), dtype=np.uint8)
+    return np.flatnonzero(content == _LINE_END).astype(np.int32)
 
 
 @lru_cache(maxsize=64)

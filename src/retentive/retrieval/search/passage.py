@@ -19,6 +19,9 @@ AROUND = 240
 _BYTES_AROUND = 2048
 """Bytes of text that are read on each side of a chunk: enough for a sentence or a long phrase."""
 
+_MARGIN = 64
+"""Characters of text beyond the longest answer, so that a word which is cut there is in none."""
+
 _SENTENCE_END = re.compile(
     r"[.!?\u2026\u061f\u0964\u06d4][\"')\]\u201d\u2019]*\s+"  # full stops of scripts that write spaces
     r"|[\u3002\uff01\uff1f]+"  # and of those that do not
@@ -77,6 +80,9 @@ def surroundings(corpus: Corpus, chunk: int, encoder: Any) -> Surroundings:
     first += cut
     before = _characters(content[cut : begin - first + cut])
     inside = _characters(content[cut : end - first + cut])
+    skipped = max(0, before - AROUND - _MARGIN)
+    first += len(text[:skipped].encode("utf-8"))
+    text, before, inside = text[skipped : inside + LONGEST + AROUND + _MARGIN], before - skipped, inside - skipped
     words = split_words(text) if encoder is None else encoder.split(text)
     return Surroundings(document, text, first, before, inside, words)
 
