@@ -40,6 +40,11 @@ def offloading_hook(module: nn.Module) -> Any:
     return hook if getattr(hook, "offload", False) else None
 
 
+def is_offloaded(module: nn.Module) -> bool:
+    """Tell whether accelerate has put a hook around a module's call (accelerate 1.3.0, 1.15.0)."""
+    return hasattr(module, "_hf_hook")
+
+
 # Looked up once: it is asked several times a token.
 _functorch_is_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)  # pyright: ignore[reportPrivateUsage]
 

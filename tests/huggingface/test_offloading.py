@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from transformers import AutoModelForCausalLM
 
 from laws.families import random_tokens, small_config, small_model
 from retentive.checkpoints import save_model
-from retentive.huggingface import register
+from retentive.huggingface import RetentiveForCausalLM, register
 from retentive.models.registry import family_names
 
 register()
@@ -37,3 +38,15 @@ def test_an_offloaded_model_is_the_whole_one(family: str, changes: dict, tmp_pat
         assert torch.equal(theirs(tokens, attention_mask=mask).logits, whole(tokens, attention_mask=mask).logits)
         torch.testing.assert_close(theirs(tokens, labels=tokens).loss, whole(tokens, labels=tokens).loss)
     assert torch.equal(theirs.generate(tokens, max_new_tokens=3), whole.generate(tokens, max_new_tokens=3))
+
+
+@pytest.mark.parametrize(("family", "changes"), CASES, ids=[f"{family}-{len(changes)}" for family, changes in CASES])
+def test_a_model_that_is_offloaded_after_it_was_made_is_the_whole_one(family: str, changes: dict):
+    tokens = random_tokens(2, 7)
+    whole = RetentiveForCausalLM.of(small_model(family, **changes)).eval()
+    theirs = RetentiveForCausalLM.of(small_model(family, **changes)).eval()
+    cpu_offload(theirs, execution_device=torch.device("cpu"))
+    with torch.no_grad():
+        assert torch.equal(theirs(tokens, labels=tokens).logits, whole(tokens, labels=tokens).logits)
+    assert torch.equal(theirs.generate(tokens, max_new_tokens=3), whole.generate(tokens, max_new_tokens=3))
+    assert any(parameter.is_meta for parameter in theirs.parameters())

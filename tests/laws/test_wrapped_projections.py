@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import register_parametrization
 
 from laws.families import beside, case_name, cases, options, random_tokens, small_model
 from retentive import generate
@@ -48,6 +50,21 @@ def patched(model: LanguageModel, name: str) -> None:
 
 def hooked(model: LanguageModel, name: str) -> None:
     model.get_submodule(name).register_forward_hook(lambda _, __, output: output + 0.1)
+
+
+class Plus(nn.Module):
+    """A parametrisation."""
+
+    def forward(self, bias: Tensor) -> Tensor:
+        return bias + 0.1
+
+
+def parametrised(model: LanguageModel, name: str) -> None:
+    linear = model.get_submodule(name)
+    if linear.bias is None:
+        linear.bias = nn.Parameter(torch.zeros(linear.out_features, dtype=torch.float64))
+    register_parametrization(linear, "bias", Plus(), unsafe=True)
+    weight_norm(linear)
 
 
 def projections(model: nn.Module) -> list[str]:
@@ -98,7 +115,7 @@ def test_what_stands_in_place_of_a_projection_acts(family: str, changes: dict[st
     if not changes:
         for name in names:
             compare(family, changes, wrapped, [name])
-        for change in (patched, hooked):
+        for change in (patched, hooked, parametrised):
             compare(family, changes, change, names)
 
 

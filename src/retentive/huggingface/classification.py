@@ -12,6 +12,7 @@ from retentive.huggingface.cache import CACHE_NAME, StateCache, advanced_cache
 from retentive.huggingface.columns import one_cache, real_columns, without_pads
 from retentive.huggingface.config import RetentiveConfig
 from retentive.huggingface.hidden_states import last_real, read_hidden
+from retentive.huggingface.offloading import keep_own_tensors
 from retentive.huggingface.pretrained import RetentivePreTrainedModel, refuse_attentions
 from retentive.models.protocol import FamilyConfig
 from retentive.shapes import Tokens
@@ -76,6 +77,7 @@ class RetentiveForSequenceClassification(RetentivePreTrainedModel):
             ValueError: If something is asked for that cannot be, or shapes do not fit.
         """
         refuse_attentions(output_attentions)
+        keep_own_tensors(self)
         cache = one_cache(cache, past_key_values)
         given_mask = real_columns(attention_mask, cache, *input_ids.shape)
         pad = getattr(self.config, "pad_token_id", None)

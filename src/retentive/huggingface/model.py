@@ -14,6 +14,7 @@ from retentive.huggingface.cache import CACHE_NAME, CACHE_NAMES, StateCache, adv
 from retentive.huggingface.columns import check_after_cache, one_cache, real_columns, without_pads
 from retentive.huggingface.config import RetentiveConfig
 from retentive.huggingface.hidden_states import kept_hidden_states
+from retentive.huggingface.offloading import keep_own_tensors
 from retentive.huggingface.positions import document_starts
 from retentive.huggingface.prefixes import cache_after_prefixes
 from retentive.huggingface.pretrained import RetentivePreTrainedModel, refuse_attentions
@@ -88,8 +89,7 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
             labels: The ``input_ids`` themselves, -100 where none counts, nor does a token after a column of padding.
             use_cache: Return a cache; None does what the config says, or else returns one outside of training.
             output_attentions: Refused: retention has no attention weights, and no family keeps them.
-            output_hidden_states: Return what each block reads, and last what the head reads; like ``inputs_embeds`` for
-                families that read one token after another (``transformer``, ``retnet``).
+            output_hidden_states: Return what each block reads, and last the head; where ``model.is_plain_decoder``.
             return_dict: False gives a tuple.
             logits_to_keep: Columns from the end, or indices of columns, whose logits are wanted; 0 is all.
             num_items_in_batch: Labels of all accumulated batches: this one's mean gets its share. None takes the mean.
@@ -102,6 +102,7 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
             ValueError: If something is asked for that cannot be, or shapes do not fit.
         """
         refuse_attentions(output_attentions)
+        keep_own_tensors(self)
         cache = one_cache(cache, past_key_values)
         rows, columns = _one_of(input_ids, inputs_embeds).shape[:2]
         given_mask = real_columns(attention_mask, cache, rows, columns)

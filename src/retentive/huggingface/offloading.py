@@ -5,16 +5,17 @@ from typing import Any
 
 from torch import nn
 
-from retentive.private_apis import offloading_hook
+from retentive.private_apis import is_offloaded, offloading_hook
 
 
 def keep_own_tensors(model: nn.Module) -> None:
     """Keep loaded what is read without a call of its module, before which it would be loaded.
 
+    A model calls it before it reads: ``accelerate.cpu_offload`` and its like come when the model is loaded already.
     These are tensors that modules of this library hold themselves (scales, memory tokens), and tables: a tied head
     reads one, and it says where and in what dtype a model computes. Linear layers stay where they are.
     """
-    if not hasattr(model, "hf_device_map") or find_spec("accelerate") is None:
+    if not (hasattr(model, "hf_device_map") or is_offloaded(model)) or find_spec("accelerate") is None:
         return
     from accelerate.hooks import remove_hook_from_module
     from accelerate.utils import set_module_tensor_to_device
