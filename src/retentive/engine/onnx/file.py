@@ -106,7 +106,9 @@ def _round_weights(path: Path, bits: int) -> None:
         model.model, bits=bits, block_size=_BLOCK, is_symmetric=True, accuracy_level=4
     )
     quantizer.process()
-    is_split = bool(list(path.parent.glob(f"{path.name}.data")))
+    weights = path.with_name(f"{path.name}.data")
+    is_split = weights.exists()
+    weights.unlink(missing_ok=True)  # its weights are in memory, and new ones would be written behind them
     quantizer.model.save_model_to_file(str(path), use_external_data_format=is_split)
 
 
