@@ -32,3 +32,21 @@ def test_a_task_is_trained_on_and_more_steps_go_on(tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit):
         main(["curriculum", f"--run={tmp_path}", "--task=text"])
     assert "store goes with task='text' and with nothing else, but task is 'text'" in capsys.readouterr().err
+
+
+def test_prepared_text_is_trained_on_and_no_longer_text_than_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "text").mkdir()
+    for number in range(20):
+        (tmp_path / "text" / f"{number}.txt").write_text(f"words of text {number}")
+    main(["prepare", f"--source={tmp_path / 'text'}", f"--output={tmp_path / 'store'}", "--held_out=1*.txt"])
+    options = [f"--run={tmp_path / 'run'}", "--task=text", f"--store={tmp_path / 'store'}", "--batch_size=2", *SMALL]
+    held_out = ["--curriculum.held_out_batches=1", "--curriculum.learned_below=100", "--curriculum.patience=1"]
+    main(["curriculum", *options, *held_out, "--curriculum.stages=[1,2]", "--steps=9"])
+    assert "2 segments: learned after" in capsys.readouterr().out
+    for more, split in (([], "train"), (held_out, "heldout")):
+        stages = "--curriculum.stages=[1,900]" if not more else "--curriculum.stages=[1,30]"
+        with pytest.raises(SystemExit):
+            main(["curriculum", *options, *more, stages, f"--run={tmp_path / 'longer'}"])
+        assert f"curriculum.stages must fit the store's {split} text" in capsys.readouterr().err

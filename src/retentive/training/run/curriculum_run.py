@@ -144,6 +144,18 @@ def _task(config: CurriculumRunConfig, length: int) -> Task:
 
 
 def _texts(store: TokenStore, config: CurriculumRunConfig, length: int) -> Task:
+    curriculum = config.curriculum
+    longest = {"train": curriculum.stages[-1]}
+    if curriculum.held_out_batches:
+        longest["heldout"] = math.ceil(curriculum.stages[-1] * curriculum.held_out_length)
+    for split, segments in longest.items():
+        tokens = len(store.tokens("train" if split == "train" else "heldout"))
+        if segments * length > tokens:
+            raise ValueError(
+                f"curriculum.stages must fit the store's {split} text, {tokens:,} tokens, with held_out_length where "
+                f"texts are held out, but lead to {segments:,} segments of {length:,} tokens."
+            )
+
     @cache
     def windows(split: Literal["train", "heldout"], segments: int) -> PackedWindows:
         return PackedWindows(store, split, segments * length, config.batch_size, config.curriculum.seed)
