@@ -140,6 +140,10 @@ class Engine:
         with torch.inference_mode(), evaluating(self._model):
             return self._prompts.state_after(prompt)
 
+    def keep_model(self) -> None:
+        """From now on take the model as it is: nobody else acts between two steps, which need not look at it."""
+        self._steps.watches_model = False
+
     @property
     def waiting(self) -> tuple[int, ...]:
         """Slots of the admitted rows whose prompts are being read, the one that is read next first."""

@@ -36,6 +36,10 @@ class RowsDecoding(Protocol):
     texts: list[str]
     logprobs: list[TokenLogprobs | None]
 
+    def keep_model(self) -> None:
+        """From now on take the model as it is: nobody else acts between two steps, which need not look at it."""
+        ...
+
     def step(self) -> NewTokens:
         """Choose the next token of each row that was active before the call."""
         ...
@@ -78,6 +82,10 @@ class Decoding:
         """The characters of each row that are certain since the last step; empty without a tokenizer."""
         self.logprobs: list[TokenLogprobs | None] = [None] * self.num_rows
         """Of the token that each row got in the last step, where they are wanted; None of a row that got none."""
+
+    def keep_model(self) -> None:
+        """See `RowsDecoding`."""
+        self._engine.keep_model()
 
     def step(self) -> NewTokens:
         """Choose the next token of each row that was active before the call."""

@@ -89,6 +89,10 @@ class DraftedDecoding:
         self._drafter.extend(self._unread)
         self._owned, self._counts = False, beginning.counts
 
+    def keep_model(self) -> None:
+        """See `RowsDecoding`."""
+        self._steps.watches_model = False
+
     def step(self) -> Tensor:
         """Return the next token."""
         if not self._ready:

@@ -172,6 +172,7 @@ def generate(
     ends = _stopping(max_new_tokens, stop_tokens, stop_strings)
     rows = _begin(model, prompt, ends, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache)
     log = _RowsLog(rows, has_text=tokenizer is not None, has_logprobs=logprobs is not None)
+    rows.keep_model()
     with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
         while rows.active:
             log.add(rows.active, rows.step())
