@@ -172,10 +172,8 @@ def generate(
     ends = _stopping(max_new_tokens, stop_tokens, stop_strings)
     rows = _begin(model, prompt, ends, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache)
     log = _RowsLog(rows, has_text=tokenizer is not None, has_logprobs=logprobs is not None)
-    rows.keep_model()
     with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
-        while rows.active:
-            log.add(rows.active, rows.step())
+        log.add_all()
     return log.result()
 
 
@@ -295,7 +293,13 @@ class _RowsLog:
         self._texts = [list[str]() for _ in range(decoding.num_rows if has_text else 0)]
         self._logprobs = [list[TokenLogprobs]() for _ in range(decoding.num_rows if has_logprobs else 0)]
 
-    def add(self, rows: list[int], tokens: Int[Tensor, "active"]) -> None:
+    def add_all(self) -> None:
+        """Go on until all rows have ended."""
+        self._decoding.keep_model()
+        while self._decoding.active:
+            self._add(self._decoding.active, self._decoding.step())
+
+    def _add(self, rows: list[int], tokens: Int[Tensor, "active"]) -> None:
         """Note what some rows got in the newest step."""
         decoding, column = self._decoding, self._steps % _KEPT_TOGETHER
         if column == 0:
