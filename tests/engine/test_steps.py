@@ -172,3 +172,27 @@ def test_a_state_after_bound_steps_goes_into_a_file(family: str, rows: int, tmp_
     expected = generate(model, state=state, max_new_tokens=3).tokens
     found = generate(model, state=load_state(tmp_path / "state", model), max_new_tokens=3).tokens
     assert [row.tolist() for row in found] == [row.tolist() for row in expected]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("write", ["copy", "replace", "cast"])
+def test_a_run_of_steps_begins_with_the_weights_that_are_there(write: str):
+    """Writes to ``data`` are not counted by torch; an engine's norms and columns are made of weights."""
+    with torch.inference_mode(False):
+        model = small()
+    steps, tokens = EagerSteps(model), torch.tensor([1])
+    state = model(random_tokens(1, 3)).state
+    steps.begin()
+    steps.step(tokens, steps.own(state), {})
+    for parameter in model.parameters():
+        new = torch.rand_like(parameter)
+        if write == "copy":
+            parameter.data.copy_(new)
+        elif write == "replace":
+            parameter.data = new
+    if write == "cast":
+        model.float()  # replaces the data of each parameter
+        state = model(random_tokens(1, 3)).state
+    steps.begin()
+    found, _ = steps.step(tokens, steps.own(state), {})
+    torch.testing.assert_close(found, model(tokens[:, None], state).logits[:, 0])

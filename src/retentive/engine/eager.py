@@ -84,6 +84,8 @@ class EagerSteps:
             self._view = None
         elif self._view is None or not self._view.is_current():
             self._view = ModelView(as_module(self.model))
+        else:
+            self._view.derive()
 
     def _can_step(self) -> bool:
         """Whether the model's ``step`` does all that a call does: not with hooks, which only calls run."""

@@ -7,7 +7,7 @@ that the module had when the view was made; `ModelView.is_current` says whether 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any, TypeVar, cast
@@ -37,7 +37,9 @@ class ModelView:
         # Side by side, so that `is_current` is a few passes over lists: it is asked before each token.
         self._holders: list[Mapping[str, object]] = []
         self._rotations: dict[RotaryConfig, RotaryConfig] = {}
+        self._derived: list[tuple[dict[str, Any], str, Callable[[], object]]] = []
         self.model = self._view(model)
+        self.derive()
         self._holders = [holder for holder in self._holders if holder]
         self._held = self._held_now()
         self._versioned = [held for held in self._held if isinstance(held, Tensor) and not held.is_inference()]
@@ -48,6 +50,11 @@ class ModelView:
         now = self._held_now()
         same = len(now) == len(self._held) and all(map(is_, now, self._held))
         return same and list(map(_version, self._versioned)) == self._versions
+
+    def derive(self) -> None:
+        """Compute what follows from weights, again: a write to ``.data`` is one that torch does not count."""
+        for attributes, name, make in self._derived:
+            attributes[name] = make()
 
     def _held_now(self) -> list[object]:
         return list(chain.from_iterable(map(_values, self._holders)))
@@ -66,9 +73,9 @@ class ModelView:
             attributes[name] = None if part is None else self._view(part)
         self._holders += [parameters_held_by(module), parts_held_by(module)]
         for name, value in _derived_values(type(module)).items():
-            attributes[name] = value.make(module)
+            self._derived.append((attributes, name, partial(value.make, module)))
         if type(module) is nn.Linear and cast("Tensor | None", module.bias) is None:
-            attributes["columns"] = module.weight.t()
+            self._derived.append((attributes, "columns", module.weight.t))
         return view
 
     def _shared(self, value: object) -> object:
