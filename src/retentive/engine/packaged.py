@@ -1,6 +1,6 @@
 """Steps made ahead of time: a folder of AOTInductor packages or of an ONNX file, with which a server starts at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +12,15 @@ from retentive.engine.onnx.steps import OnnxSteps, check_onnx
 from retentive.engine.static.ring_steps import Program, RingSteps
 from retentive.engine.static.rings import fill_rings
 from retentive.engine.static.tensor_step import StepForm, step_in_rings, with_borders, with_marks
-from retentive.errors import MismatchError
-from retentive.files import check_version, folder_written_atomically, read_checked_json, with_checksum, write_json
+from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import (
+    check_version,
+    checksum,
+    folder_written_atomically,
+    read_checked_json,
+    with_checksum,
+    write_json,
+)
 from retentive.files.targets import check_folder_target
 from retentive.models.fingerprint import weights_fingerprint
 from retentive.models.protocol import LanguageModel, as_module
@@ -21,7 +28,7 @@ from retentive.private_apis import load_package, write_package
 from retentive.state import ModelState, named_tensors
 
 MANIFEST = "steps.json"
-_VERSION = 1
+_VERSION = 2
 FORMATS = ("aoti", "onnx")
 """Names of what can be exported."""
 
@@ -78,6 +85,7 @@ def export_steps(model: LanguageModel, folder: Path, *, format: str = "aoti", bi
             "device": model.device.type,
             "weights": weights_fingerprint(module),
             "state": _form_of(state),
+            "files": {path.name: checksum(path) for path in sorted(unfinished.iterdir())},
         }
         write_json(unfinished / MANIFEST, with_checksum(content))
 
@@ -174,7 +182,7 @@ def packaged_steps(model: LanguageModel, folder: Path) -> RingSteps:
     Raises:
         FileNotFoundError: If the folder holds no packages.
         MismatchError: If they are of other weights, of another device or of another release of torch.
-        DamagedFileError: If the manifest is damaged.
+        DamagedFileError: If a file is damaged or missing.
     """
     content = read_checked_json(folder / MANIFEST, cure=_CURE.format("aoti"))
     cure = _CURE.format(content["format"])
@@ -188,6 +196,9 @@ def packaged_steps(model: LanguageModel, folder: Path) -> RingSteps:
     for name, held, wanted in facts:
         if held != wanted:
             raise MismatchError(f"{folder} must be of {name}, {wanted}, but is of {held}; {cure}.")
+    for name, digest in cast("Mapping[str, str]", content["files"]).items():
+        if not (folder / name).is_file() or checksum(folder / name) != digest:
+            raise DamagedFileError(f"{folder / name} is missing or damaged, as its checksum says: {cure}.")
     if is_onnx:
         return OnnxSteps(model, path=folder / _FILE)
     form = [(name, kind) for name, kind in cast("Sequence[tuple[str, str]]", content["state"])]

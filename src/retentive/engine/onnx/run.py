@@ -59,7 +59,8 @@ class OnnxRun:
         self._turns: list[Any] = []
         self._memories: list[list[Tensor]] = []
         self._logits: Tensor | None = None
-        self._nothing = torch.empty(1)  # the address of tensors without numbers, which have none
+        # The address of tensors without numbers, which have none.
+        self._nothing = torch.empty(1, dtype=torch.float32, device="cpu")
 
     def __call__(
         self, form: StepForm, model: nn.Module, tokens: Tensor, clock: Tensor, tensors: list[Tensor]
@@ -84,7 +85,7 @@ class OnnxRun:
 
     def _bind(self, form: StepForm, tokens: Tensor, clock: Tensor, tensors: list[Tensor]) -> None:
         vocab = next(node.shape[1] for node in self._session.get_outputs() if node.name == "logits")
-        self._logits = torch.empty(tokens.shape[0], vocab)
+        self._logits = torch.empty(tokens.shape[0], vocab, dtype=torch.float32, device="cpu")
         self._memories = [tensors, [torch.empty_like(tensor) for tensor in tensors]]
         for before, after in (self._memories, self._memories[::-1]):
             binding = self._session.io_binding()

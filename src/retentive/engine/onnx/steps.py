@@ -14,6 +14,7 @@ from retentive.engine.static.ring_steps import Program, RingSteps
 from retentive.engine.static.rings import fill_rings
 from retentive.engine.static.tensor_step import StepForm
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.models.fingerprint import weights_fingerprint
 from retentive.models.protocol import LanguageModel, as_module
 from retentive.state import ModelState, named_tensors
 
@@ -52,7 +53,9 @@ class OnnxSteps(RingSteps):
     def begin(self) -> None:
         """Look whether the weights are still those that were exported."""
         super().begin()
-        self._weights = weight_versions(as_module(self.model))
+        module = as_module(self.model)
+        # Versions tell of any write that torch counts; the fingerprint tells of others, such as those to `.data`.
+        self._weights = (weight_versions(module), weights_fingerprint(module))
 
     def value(self, state: ModelState) -> ModelState:
         """See `RingSteps.value`."""
