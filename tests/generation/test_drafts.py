@@ -5,6 +5,7 @@ import torch
 
 from laws.families import small_model
 from retentive import Sampling, generate, stream
+from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning
 from retentive.generation.drafted_decoding import DraftedDecoding
 from retentive.generation.drafts import NgramIndex, Pace, PromptLookup
@@ -123,3 +124,12 @@ def test_drafts_are_refused_where_they_cannot_be():
         generate(model, [1, 2], max_new_tokens=2, drafts=ALWAYS, sampling=Sampling(presence_penalty=1.0))
     with pytest.raises(ValueError, match="shortest_ngram must be at most ngram = 2 tokens, but is 3"):
         PromptLookup(ngram=2, shortest_ngram=3)
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_where_no_token_is_left_the_model_has_diverged(logprobs: int | None):
+    model = small_model("retnet")
+    nothing = Sampling(never=tuple(range(model.vocab_size)))
+    for drafts in (None, ALWAYS):
+        with pytest.raises(DivergedError, match="logits must be finite"):
+            generate(model, PROMPT, max_new_tokens=4, sampling=nothing, drafts=drafts, logprobs=logprobs)

@@ -186,7 +186,7 @@ class RowSampler:
             add_counts(self._counts, tokens.clamp_min(0))
         if logits.device.type == "cpu":
             if -1 in tokens.tolist():
-                raise _not_finite()
+                raise not_finite()
             return tokens
         self._unchecked.append(tokens)
         if len(self._unchecked) == _DRAWN_AHEAD:  # not after each token, for reading the answer waits for the device
@@ -201,7 +201,7 @@ class RowSampler:
         """
         unchecked, self._unchecked = self._unchecked, []
         if any(int(tokens.min()) < 0 for tokens in unchecked):
-            raise _not_finite()
+            raise not_finite()
 
     def keep(self, rows: Bool[Tensor, "rows"]) -> None:
         """Go on with some rows."""
@@ -212,7 +212,8 @@ class RowSampler:
             self._counts = self._counts.select(rows)
 
 
-def _not_finite() -> DivergedError:
+def not_finite() -> DivergedError:
+    """The error to raise where no token can be chosen."""
     return DivergedError(
         "the model's logits must be finite, but some are NaN or infinite; its weights or the given state are broken: "
         "load an earlier checkpoint."

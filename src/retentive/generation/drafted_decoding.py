@@ -11,9 +11,8 @@ from retentive.checkpoints.states import GenerationState
 from retentive.engine.choice import make_steps
 from retentive.engine.eager import as_value, evaluating
 from retentive.engine.prompt_reading import PREFILL_TOKENS
-from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning
-from retentive.generation.decoding import draw_seed
+from retentive.generation.decoding import draw_seed, not_finite
 from retentive.generation.drafts import Drafter, Pace
 from retentive.generation.logprobs import TokenLogprobs, token_logprobs
 from retentive.generation.sampling import Sampling, add_counts, choose
@@ -140,13 +139,12 @@ class DraftedDecoding:
         before = self._value() if draft else None
         logits, after = self._call(draft)
         if not bool(logits.isfinite().all()):
-            raise DivergedError(
-                "the model's logits must be finite, but some are NaN or infinite; its weights or the given state are "
-                "broken: load an earlier checkpoint."
-            )
+            raise not_finite()
         self.calls += 1
         tokens = choose(logits, self._sampling, self._uniforms(len(logits)))
         chosen: list[int] = tokens.tolist()
+        if -1 in chosen:  # biases and banned tokens have left none
+            raise not_finite()
         right = next((n for n, token in enumerate(draft) if token != chosen[n]), len(draft))
         new = chosen[: right + 1]
         self._round = before, [*self._unread, *new]
