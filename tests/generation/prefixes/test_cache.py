@@ -68,6 +68,9 @@ def test_the_disk_stays_within_its_budget(tmp_path: Path):
         assert cache.disk_in_use <= 2 * size + size // 2
         assert known(cache, model) == [0, 0, 20, 20, 0, 0]
     assert len(list((tmp_path / "cache").iterdir())) == 2
+    with PrefixCache(0, folder=tmp_path / "cache", disk_bytes=size + size // 2) as cache:  # a smaller one from now on
+        assert known(cache, model) == [0, 0, 0, 20, 0, 0]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "gone"])

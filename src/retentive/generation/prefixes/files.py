@@ -50,7 +50,7 @@ class PrefixFiles:
         return sum(self._sizes.values())
 
     def found(self) -> Iterator[PrefixEntry]:
-        """The states that earlier processes left; files that are damaged are removed, with a warning."""
+        """The states that earlier processes left, within the budget; damaged files are removed, with a warning."""
         for half in self._folder.glob(f"{_PATTERN}{TEMPORARY_SUFFIX}"):  # of a process that was killed
             half.unlink()
         for path in sorted(self._folder.glob(_PATTERN), key=lambda path: path.stat().st_mtime):
@@ -60,7 +60,8 @@ class PrefixFiles:
                 _forget(path, error)
                 continue
             self._add(entry, path)
-            yield entry
+        self._shrink()
+        yield from list(self.entries.values())
 
     def write(self, entry: PrefixEntry) -> list[PrefixEntry]:
         """Write a state, unless its file is there; return the entries that are on disk no more, or never were."""
@@ -75,6 +76,10 @@ class PrefixFiles:
                 return [entry]
             self._add(entry, path)
         self.entries.move_to_end(entry.key)
+        return self._shrink()
+
+    def _shrink(self) -> list[PrefixEntry]:
+        """Drop what was used longest ago until the rest is within the budget."""
         gone: list[PrefixEntry] = []
         while self.in_use > self._budget:
             gone.append(self._drop(next(iter(self.entries.values()))))
