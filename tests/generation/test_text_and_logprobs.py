@@ -4,6 +4,8 @@ import pytest
 
 from laws.families import small_model
 from retentive.generation import PromptLookup, Request, RequestBatch, RequestStep, Sampling, generate, stream
+from retentive.generation.logprobs import shown
+from retentive.serving.logprobs import of_token
 from retentive.text.byte_tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
@@ -96,3 +98,21 @@ def test_a_stop_token_is_no_text_and_wins_over_a_stop_string():
 def test_what_cannot_be_is_refused(call, arguments: dict, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         call(small_model("retnet"), [1], max_new_tokens=2, **arguments)
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_no_text_and_end_nothing():
+    """A model may have more rows than its tokenizer has ids."""
+    model = small_model("retnet", vocab_size=300)
+    unknown = Sampling(never=tuple(range(257)))
+    result = generate(model, [1], max_new_tokens=3, sampling=unknown, tokenizer=TOKENIZER, logprobs=2)
+    assert result.text == ("\ufffd" * 3,)
+    first = shown(int(result.tokens[0][0]), result.logprobs[0][0], TOKENIZER)
+    assert (first["token"], len(first["top_logprobs"])) == ("\ufffd", 2)
+    batch = RequestBatch(model, tokenizer=TOKENIZER)
+    batch.admit(Request(prompt=[1], max_new_tokens=3, sampling=unknown, logprobs=2))
+    step = batch.step()[0]
+    while step.token is None:
+        step = batch.step()[0]
+    named = of_token(step, TOKENIZER)
+    assert named is not None
+    assert named.token == "\ufffd"

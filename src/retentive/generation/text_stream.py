@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Mapping
 
 from retentive.errors import DamagedFileError
-from retentive.text.tokenizer import Tokenizer
+from retentive.text.tokenizer import Tokenizer, bytes_of_token
 
 PENDING = "pending_bytes"
 """Name of a state's metadata that holds the bytes of an unfinished character; see `TextStream.metadata`."""
@@ -39,8 +39,8 @@ class TextStream:
             )
 
     def push(self, token: int) -> str:
-        """The characters that this token completes."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token))
+        """The characters that this token completes; U+FFFD for an id that the tokenizer does not have."""
+        return self._decoder.decode(bytes_of_token(self._tokenizer, token))
 
     @property
     def pending(self) -> bytes:

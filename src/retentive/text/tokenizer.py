@@ -186,10 +186,19 @@ def encode_prompt(tokenizer: Tokenizer, text: str, *, tags: bool = False, around
     return [*((tokenizer.end_of_text,) if around else ()), *tokenizer.encode(text)]
 
 
+def bytes_of_token(tokenizer: Tokenizer, token: int) -> bytes:
+    """What `Tokenizer.token_bytes` gives; U+FFFD for an id of `ids_without_text`, of which nobody knows the text."""
+    return tokenizer.token_bytes(token) if token in _known_ids(tokenizer) else "\ufffd".encode()
+
+
 def ids_without_text(tokenizer: Tokenizer, vocab_size: int) -> tuple[int, ...]:
     """Return the ids of a model that its tokenizer does not know, in order: a published table may have more rows."""
-    known: Collection[int] = getattr(tokenizer, "known_ids", range(tokenizer.vocab_size))
+    known = _known_ids(tokenizer)
     return tuple(token for token in range(vocab_size) if token not in known)
+
+
+def _known_ids(tokenizer: Tokenizer) -> Collection[int]:
+    return getattr(tokenizer, "known_ids", range(tokenizer.vocab_size))
 
 
 def save_for_transformers(folder: Path, end_of_text: str, pad: str) -> None:
