@@ -135,7 +135,7 @@ class BatchLayout:
     rotary: RotaryByConfig = field(default_factory=lambda: MappingProxyType({}))
     attention_mask: AttentionMask | None = None
     parts: TextParts | None = None
-    masks_of_order: dict[MaskKey, AttentionMask] = field(default_factory=dict[MaskKey, AttentionMask], repr=False)
+    masks_of_order: dict[MaskKey, AttentionMask] = field(default_factory=lambda: {}, repr=False)
 
     @property
     def is_one_token(self) -> bool:
