@@ -31,7 +31,9 @@ def test_a_text_ends_at_a_stop_string_and_goes_on_after_it(tmp_path: Path, capsy
     assert len(whole) == 20
     stops = [whole[7:10], whole[8:11]]
     begin = whole.index(stops[0])
-    text, lines = written(capsys, *prompt, "--stop", json.dumps(stops), "--logprobs", "2", "--save-state", state)
+    text, lines = written(
+        capsys, *prompt, "--stop", stops[0], "--stop", stops[1], "--logprobs", "2", "--save-state", state
+    )
     assert text == whole[:begin]
     told = [json.loads(line) for line in lines if line.startswith("{")]
     assert "".join(one["token"] for one in told) == whole[: begin + 3]

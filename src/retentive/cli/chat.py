@@ -29,7 +29,7 @@ HELP = """\
 
 def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     """Every field of `ChatConfig`."""
-    add_config(parser, ChatConfig)
+    add_config(parser, ChatConfig, texts=frozenset({"session", "system"}))
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:

@@ -13,7 +13,7 @@ POSITIONAL = "checkpoint"
 
 def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     """Every field of `GenerateConfig`."""
-    add_config(parser, GenerateConfig)
+    add_config(parser, GenerateConfig, texts=frozenset({"prompt", "stop", "system", "logit_bias"}))
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:

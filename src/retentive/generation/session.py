@@ -9,7 +9,7 @@ from typing import Literal
 from retentive.checkpoints import GenerationState, load_model, load_state, read_state_metadata, save_state
 from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
-from retentive.config_types import check_count, check_types
+from retentive.config_types import check_count, check_kind, check_types
 from retentive.data.neighbour_stores import FOLDER
 from retentive.engine.choice import check_engine
 from retentive.errors import MismatchError
@@ -50,7 +50,7 @@ class GenerateConfig:
         frequency_penalty: Subtracted from the logits of tokens as often as they were written already.
         seed: The same seed writes the same text; without it, another text each time.
         logit_bias: Token ids and what is added to their logits, as in "262:-5,90:2.5".
-        stop: Ends the text where the model writes this; of several, as in --stop '["Q:", "A:"]', the first.
+        stop: Ends the text where the model writes this; of several, as in --stop Q: --stop A:, the first.
         logprobs: Say on standard error how likely each token was, and so many of the likeliest, a line of JSON each.
         stop_at_end: Stop where the model ends the document.
         chat: Let the prompt be a user's message, written by the chat template that comes with the model, and stop at
@@ -111,6 +111,7 @@ class GenerateConfig:
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
         check_engine(self.engine)
+        check_kind("stop", self.stop, str, tuple, list, cure="give a text, several in a tuple, or leave it out")
         checked_stop_strings(self.stop_strings)
         check_logprobs(self.logprobs)
         assert self.sampling is not None  # what cannot be is refused before the model is loaded

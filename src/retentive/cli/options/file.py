@@ -73,12 +73,12 @@ def read_options_text(path: Path) -> str:
     return "".join(letters)
 
 
-def option_names(content: dict[str, Any], above: str = "") -> Iterator[str]:
+def option_names(content: dict[Any, Any], above: str = "") -> Iterator[str]:
     """Names of all options in a file, those of a group with a dot: ``optimizer.learning_rate``."""
     for name, value in content.items():
-        yield above + name
+        yield f"{above}{name}"
         if isinstance(value, dict):
-            yield from option_names(cast("dict[str, Any]", value), f"{above}{name}.")
+            yield from option_names(cast("dict[Any, Any]", value), f"{above}{name}.")
 
 
 def _place(error: yaml.YAMLError) -> str:

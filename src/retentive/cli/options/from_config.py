@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.cli.options.file import OptionsFile
+from retentive.cli.options.texts import add_texts
 from retentive.private_apis_of_parsers import options_of
 
 Config = TypeVar("Config")
@@ -21,6 +22,7 @@ _UNKNOWN = re.compile(
 _WRONG_TYPE = re.compile(
     r"Parser key \"(?P<name>[^\"]*)\":\s+Expected a <class '(?P<type>\w+)'>\. Got value: (?P<value>.*)"
 )
+_REFUSED = re.compile(r"Parser key \"(?P<name>[^\"]*)\": must ")
 _NAMED = re.compile(r"(?:[Oo]ption '|Parser key \")(?P<name>[^'\"]*)")
 
 
@@ -51,6 +53,7 @@ class CommandParser(ArgumentParser):
         found = _NAMED.search(message)
         origin = self.origin(found["name"]) if found else ""
         message = _WRONG_TYPE.sub(r"\g<name> must be \g<type>, but is \g<value>", message)
+        message = _REFUSED.sub(r"\g<name> must ", message)
         print(f"{name}: {message.rstrip('.')}{origin}{self._cure(message)}", file=sys.stderr)
         print(f"{name} --help explains every option.", file=sys.stderr)
         self.exit(2)
@@ -79,9 +82,24 @@ class CommandParser(ArgumentParser):
         return "."
 
 
-def add_config(parser: ArgumentParser, kind: type[Any], *, leave_out: frozenset[str] = frozenset()) -> None:
-    """Add an option for every field of ``kind``; nested configs become dotted options."""
-    parser.add_class_arguments(kind, skip=set(leave_out), as_group=False)
+def add_config(
+    parser: ArgumentParser,
+    kind: type[Any],
+    *,
+    leave_out: frozenset[str] = frozenset(),
+    texts: frozenset[str] = frozenset(),
+) -> None:
+    """Add an option for every field of ``kind``; nested configs become dotted options.
+
+    Args:
+        parser: Gets the options.
+        kind: A frozen dataclass.
+        leave_out: Fields without an option.
+        texts: Fields whose values count to the letter: "null" and "[DONE]" are texts like others.
+    """
+    parser.add_class_arguments(kind, skip=set(leave_out | texts), as_group=False)
+    if texts:
+        add_texts(parser, kind, texts)
     claims = {field.name for field in fields(kind) if field.type in (bool, "bool")}
     for action in options_of(parser):
         if action.dest in claims:
