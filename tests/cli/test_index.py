@@ -129,6 +129,9 @@ def test_answers_as_json_of_chosen_documents(store: Path, capsys: pytest.Capture
     assert answer["document"] == "animals/zebra.txt"
     marked = [answer["text"][begin:end] for begin, end in answer["matches"]]
     assert {"no", "two", "zebras"} <= {word.lower() for word in marked}
+    with pytest.raises(SystemExit):  # a condition to the letter, not one that is left out
+        main(["index", "search", "zebras", "--store", str(store), "--where", "null"])
+    assert "'null'" in capsys.readouterr().err
 
 
 def test_the_place_of_an_answer_is_its_place_in_the_file(store: Path, text: Path, capsys: pytest.CaptureFixture[str]):

@@ -102,7 +102,8 @@ def _parser(action: Action, parent: ArgumentParser) -> ArgumentParser:
     parser = CommandParser(description=action.summary, parent=parent)
     parser.add_argument("--json", nargs="?", const=True, default=False, type=bool, help="Print JSON for programs.")
     for kind in action.kinds:
-        add_config(parser, kind, leave_out=frozenset(action.words))
+        conditions = frozenset({"where"} if kind is configs.SearchConfig else ())
+        add_config(parser, kind, leave_out=frozenset(action.words), texts=conditions)
     if "text" in action.words:
         parser.add_argument("text", help='What to search for; "-" reads it from standard input.')
     if "queries" in action.words:
