@@ -19,6 +19,7 @@ from retentive.generation.sampling import (
     penalised,
     token_probabilities,
 )
+from without_hook import errors_of
 
 # Whole numbers make ties, halves and the long tail of a large vocabulary make the rest.
 LOGITS = st.lists(st.integers(-8, 8).map(lambda n: n / 2), min_size=1, max_size=40)
@@ -40,9 +41,17 @@ def probabilities_of(logits: list[float]) -> torch.Tensor:
         ({"temperature": 1.0, "top_p": math.nan}, r"top_p must be a finite number or None, but is nan \(float\)"),
         ({"temperature": 1.0, "seed": -1}, r"seed must be from 0 to 2\*\*63 - 1, but is -1"),
         ({"temperature": 1.0, "min_p": 1.5}, "min_p must be above 0 and at most 1, but is 1.5"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty must be a positive number, but is 0.0; 1 is none"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be from 0.0001 to 10000, but is 0.0; 1 is none"),
         ({"presence_penalty": math.inf}, "presence_penalty must be a finite number, but is inf"),
         ({"logit_bias": ((1, math.nan),)}, r"logit_bias must be pairs of a token id .*, but one is \(1, nan\)"),
+        (
+            {"logit_bias": ((1, 1e39),)},
+            r"pairs of a token id and a number from -10000 to 10000, but one is \(1, 1e\+39\)",
+        ),
+        ({"presence_penalty": -1e39}, r"presence_penalty must be from -10000 to 10000, but is -1e\+39; 0 is none"),
+        ({"frequency_penalty": 1e39}, r"frequency_penalty must be from -10000 to 10000, but is 1e\+39; 0 is none"),
+        ({"repetition_penalty": 1e39}, r"repetition_penalty must be from 0.0001 to 10000, but is 1e\+39; 1 is none"),
+        ({"repetition_penalty": 1e-39}, r"repetition_penalty must be from 0.0001 to 10000, but is 1e-39; 1 is none"),
         ({"logit_bias": ((1, 2.0), (1, 3.0))}, "logit_bias must name each id once, but has 1 twice"),
         ({"min_p": 0.1}, "temperature must be above 0 for min_p=0.1 to mean anything"),
         ({"top_p": 0.9}, "temperature must be above 0 for top_p=0.9 to mean anything, but is 0"),
@@ -72,6 +81,30 @@ def test_each_penalty_does_what_its_paper_says():
     assert found.tolist() == [[2.0, -2.0, 0.5, 0.0, 0.0]]
     found = penalised(logits, Sampling(frequency_penalty=0.5), counts)
     assert found.tolist() == [[2.0, -2.0, 0.0, 0.0, 0.0]]
+
+
+def test_biases_that_are_no_numbers_of_the_range_are_refused():
+    biases = (10**400, -(10**400), True)
+    for kind, message in errors_of([("retentive.generation:Sampling", {"logit_bias": [[1, bias]]}) for bias in biases]):
+        assert kind == "ValueError"
+        assert message.startswith(
+            "logit_bias must be pairs of a token id and a number from -10000 to 10000, but one is [1,"
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_largest_biases_and_penalties_keep_logits_finite(dtype: torch.dtype):
+    logits = torch.tensor([[200.0, -200.0, 1.0]], dtype=dtype)
+    counts = counts_of([0, 1], [2] * 50, 3)
+    for penalty in (1e4, -1e4):
+        sampling = Sampling(
+            repetition_penalty=1e4,
+            presence_penalty=penalty,
+            frequency_penalty=penalty,
+            logit_bias=((0, penalty), (1, -penalty)),
+        )
+        assert choose(logits, sampling, None, counts) >= 0
+        assert choose(logits, Sampling(logit_bias=sampling.logit_bias), None) == (0 if penalty > 0 else 1)
 
 
 def test_penalties_and_biases_change_the_choice():

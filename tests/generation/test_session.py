@@ -50,7 +50,8 @@ def test_a_text_ends_at_a_stop_string_and_goes_on_after_it(tmp_path: Path, capsy
         (["--stop", ""], "every stop string must have at least one character"),
         (["--logprobs", "-1"], "logprobs must be at least 0, or None for none, but is -1"),
         (["--logit-bias", "3:1,4"], "logit_bias must be pairs of a token id and a number, as in '262:-5,90:2.5'"),
-        (["--logit-bias", "3:nan"], "logit_bias must be pairs of a token id and a finite number"),
+        (["--logit-bias", "3:nan"], "logit_bias must be pairs of a token id and a number from -10000 to 10000"),
+        (["--logit-bias", "3:1e400"], "logit_bias must be pairs of a token id and a number from -10000 to 10000"),
         (["--logit-bias", "3:1,3:2"], "logit_bias must name each id once, but has 3 twice"),
     ],
 )

@@ -14,6 +14,9 @@ from retentive.checkpoints.states import TokenCounts
 from retentive.config_types import check_types
 from retentive.shapes import TokenFlags, Tokens
 
+_LARGEST = 1e4
+"""Of what is added to a logit, or multiplied with it: far above any logit, and far below where float16 ends."""
+
 Probabilities = Float[Tensor, "rows vocab"]
 
 
@@ -35,7 +38,7 @@ class Sampling:
             above 1 they come again more seldom.
         presence_penalty: Subtracted from the logit of each token that was chosen before.
         frequency_penalty: Subtracted from the logit of each token as often as it was chosen before.
-        logit_bias: Pairs of an id and what is added to its logit, after the penalties.
+        logit_bias: Pairs of an id and what is added to its logit, after the penalties; from -10000 to 10000.
     """
 
     temperature: float = 0.0
@@ -61,12 +64,18 @@ class Sampling:
             raise ValueError(f"top_p must be above 0 and at most 1, but is {self.top_p}; None keeps all.")
         if self.min_p is not None and not 0 < self.min_p <= 1:
             raise ValueError(f"min_p must be above 0 and at most 1, but is {self.min_p}; None keeps all.")
-        if self.repetition_penalty <= 0:
+        if not 1 / _LARGEST <= self.repetition_penalty <= _LARGEST:
             raise ValueError(
-                f"repetition_penalty must be a positive number, but is {self.repetition_penalty}; 1 is none."
+                f"repetition_penalty must be from {1 / _LARGEST} to {_LARGEST:.0f}, but is {self.repetition_penalty}; "
+                "1 is none."
             )
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, but is {self.seed}.")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if abs(getattr(self, name)) > _LARGEST:
+                raise ValueError(
+                    f"{name} must be from -{_LARGEST:.0f} to {_LARGEST:.0f}, but is {getattr(self, name)}; 0 is none."
+                )
         given = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p, "seed": self.seed}
         useless = [f"{name}={value}" for name, value in given.items() if value is not None]
         if self.is_greedy and useless:
@@ -152,12 +161,14 @@ def _check_bias(bias: object) -> None:
     ids: list[int] = []
     for pair in cast("tuple[object, ...]", bias):
         match pair:
-            case (int() as token, int() | float() as value) if not isinstance(token, bool) and isfinite(value):
+            case (int() as token, int() | float() as value) if (
+                not isinstance(token, bool) and not isinstance(value, bool) and abs(value) <= _LARGEST
+            ):
                 ids.append(token)
             case _:
                 raise ValueError(
-                    f"logit_bias must be pairs of a token id and a finite number, but one is {pair!r}: {cure}; ids of "
-                    "`never` are not drawn at all."
+                    f"logit_bias must be pairs of a token id and a number from -{_LARGEST:.0f} to {_LARGEST:.0f}, but "
+                    f"one is {pair!r}: {cure}; ids of `never` are not drawn at all."
                 )
     twice = sorted(token for token in set(ids) if ids.count(token) > 1)
     if twice:
