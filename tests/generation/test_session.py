@@ -43,6 +43,11 @@ def test_a_text_ends_at_a_stop_string_and_goes_on_after_it(tmp_path: Path, capsy
     for held in (whole + "!", whole[-1] + "!"):  # held back to the end, and not lost
         assert written(capsys, *prompt, "--stop", held, "--max-new-tokens", "20", "--save-state", state)[0] == whole
 
+    for stop, rest in ((whole[8:12], ""), (whole[8:11] + "!", whole[10:])):  # it begins before the state is saved
+        ten = ("--stop", stop, "--max-new-tokens", "10")
+        assert written(capsys, *prompt, *ten, "--save-state", state)[0] == whole[:10]
+        assert written(capsys, model, "--state", state, "--temperature", "2", *ten)[0] == rest
+
 
 @pytest.mark.parametrize(
     ("options", "message"),

@@ -50,7 +50,8 @@ class GenerateConfig:
         frequency_penalty: Subtracted from the logits of tokens as often as they were written already.
         seed: The same seed writes the same text; without it, another text each time.
         logit_bias: Token ids and what is added to their logits, as in "262:-5,90:2.5".
-        stop: Ends the text where the model writes this; of several, as in --stop Q: --stop A:, the first.
+        stop: Ends the text where the model writes this; of several, as in --stop Q: --stop A:, the first. It may begin
+            in the call that saved the state, where its begin was printed.
         logprobs: Say on standard error how likely each token was, and so many of the likeliest, a line of JSON each.
         stop_at_end: Stop where the model ends the document.
         chat: Let the prompt be a user's message, written by the chat template that comes with the model, and stop at
@@ -217,7 +218,7 @@ class TextSession:
         return self._text.finish() if self._config.save_state is None else self._text.held
 
     def save(self, path: Path) -> None:
-        """Write the state, with the bytes of a character that is not whole yet."""
+        """Write the state, with the bytes of a character that is not whole yet and the begin of a stop string."""
         save_state(self._tokens.state, path, self._model, metadata=self._text.metadata)
 
     def _stream(

@@ -6,6 +6,9 @@ from retentive.config_types import check_kind
 from retentive.generation.text_stream import TextStream
 from retentive.text.tokenizer import Tokenizer
 
+HELD = "held_text"
+"""Name of a state's metadata that holds the begin of a stop string, which the text ends with; see `TextUntil`."""
+
 
 class TextUntil:
     """Turns tokens into text until a stop string is complete; characters that may begin one are held back.
@@ -19,6 +22,8 @@ class TextUntil:
     ) -> None:
         """Begin without text, or with what another stream left in ``metadata``; see `TextStream`.
 
+        A stop string may begin in the text of that stream. Characters that it held back are not given again.
+
         Raises:
             TypeError: If a stop string is no string.
             ValueError: If one is empty.
@@ -26,7 +31,9 @@ class TextUntil:
         """
         self._text = TextStream(tokenizer, metadata)
         self._ends = checked_stop_strings(stop_strings)
-        self._held = ""
+        self._held = (metadata or {}).get(HELD, "")
+        self._held = self._held[len(self._held) - self._longest_begin() :]
+        self._given = len(self._held)  # characters held back that the other stream gave at its end
         self.has_ended = False
 
     def push(self, token: int) -> str:
@@ -36,19 +43,19 @@ class TextUntil:
     @property
     def held(self) -> str:
         """Characters that are held back, for they may begin a stop string."""
-        return self._held
+        return self._held[self._given :]
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The bytes of a character that is not complete yet; see `TextStream.metadata`."""
-        return self._text.metadata
+        """The bytes of a character that is not complete yet, and what may begin a stop string; for `save_state`."""
+        return self._text.metadata | ({HELD: self._held} if self._held else {})
 
     def finish(self) -> str:
         """The rest: what was held back, and U+FFFD for a character that was not completed. Empty after the end."""
         if self.has_ended:
             return ""
         rest = self._release(self._text.finish())
-        rest, self._held = rest + self._held, ""
+        rest, self._held, self._given = rest + self.held, "", 0
         return rest
 
     def _release(self, new: str) -> str:
@@ -58,10 +65,11 @@ class TextUntil:
         begins = [begin for end in self._ends if (begin := self._held.find(end)) >= 0]
         if begins:
             certain, self._held, self.has_ended = self._held[: min(begins)], "", True
-            return certain
-        kept = self._longest_begin()
-        certain, self._held = self._held[: len(self._held) - kept], self._held[len(self._held) - kept :]
-        return certain
+        else:
+            kept = self._longest_begin()
+            certain, self._held = self._held[: len(self._held) - kept], self._held[len(self._held) - kept :]
+        given, self._given = self._given, max(0, self._given - len(certain))
+        return certain[given:]
 
     def _longest_begin(self) -> int:
         """The length of the longest end of the text that is a begin of a stop string."""
