@@ -168,3 +168,16 @@ def test_missing_chunks_are_no_answers(words):
     found = words.search("zebra", k=3)
     assert (len(found), list(found)) == (0, [])
     assert np.isneginf(found.scores).all()
+
+
+@pytest.mark.parametrize("length", [300, 560, 640, 1500])
+def test_an_answer_is_not_cut_inside_a_long_word(tmp_path, length):
+    word, rest = "x" * length, " The end of it"
+    text = "See https://example.org. " + word + rest + " and more" * 40 + ". Another sentence."
+    store = Datastore.build([("a", text)], tmp_path / "s", chunk_size=64)
+    answers = store.answers(word, k=9)
+    assert [answer.text[begin:end] for answer in answers for begin, end in answer.matches] == [word] * len(answers)
+    for answer in answers:
+        assert answer.text.startswith(word + rest)
+        assert text[len(text.partition(answer.text)[0]) + len(answer.text)].isspace()
+    assert answers

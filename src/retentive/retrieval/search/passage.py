@@ -82,7 +82,10 @@ def surroundings(corpus: Corpus, chunk: int, encoder: Any) -> Surroundings:
     inside = _characters(content[cut : end - first + cut])
     skipped = max(0, before - AROUND - _MARGIN)
     first += len(text[:skipped].encode("utf-8"))
-    text, before, inside = text[skipped : inside + LONGEST + AROUND + _MARGIN], before - skipped, inside - skipped
+    # A hit ends with the last word that begins in the chunk, or before: base64 and addresses are long words.
+    space = _SPACE.search(text, inside)
+    last = max(inside + LONGEST, len(text) if space is None else space.start())
+    text, before, inside = text[skipped : last + AROUND + _MARGIN], before - skipped, inside - skipped
     words = split_words(text) if encoder is None else encoder.split(text)
     return Surroundings(document, text, first, before, inside, words)
 
