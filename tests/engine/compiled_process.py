@@ -9,8 +9,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from engine.by_turns import assert_same, check_by_turns
 from laws.families import beside, random_tokens, small_model
-from retentive import generate, load_state, save_state
+from retentive import generate
 from retentive.engine.compiled import CompiledSteps
 from retentive.engine.packaged import export_steps
 from retentive.errors import MismatchError
@@ -48,20 +49,7 @@ def check_engine(
 def goes_on_across_engines() -> None:
     """Tokens of eager steps, of compiled ones, and of both in turns through a file; one compilation for all rows."""
     model = small_model("hybrid", dtype=torch.float32)
-    prompts = [[1, 2, 3], [4, 5, 6]]
-    expected = generate(model, prompts, max_new_tokens=24)
-    assert_same(generate(model, prompts, max_new_tokens=24, engine="compile").tokens, expected.tokens)
-    parts, state = [], None
-    with tempfile.TemporaryDirectory() as folder:
-        for engine in ("eager", "compile", "eager", "compile"):
-            prompt = prompts if state is None else None
-            result = generate(model, prompt, max_new_tokens=6, state=state, engine=engine)
-            parts.append(torch.stack(result.tokens))
-            save_state(result.state, Path(folder) / "state", model)
-            state = load_state(Path(folder) / "state", model)
-    assert_same(list(torch.cat(parts, 1)), expected.tokens)
-    for name, tensor in named_tensors(expected.state).items():
-        torch.testing.assert_close(named_tensors(result.state)[name], tensor, rtol=0, atol=1e-4)
+    check_by_turns(model, "compile")
     torch._dynamo.config.error_on_recompile = True
     more = [[1, 2, 3], [7, 8, 9, 1, 2], [4]]
     found = generate(model, more, max_new_tokens=90, engine="compile")
@@ -83,10 +71,6 @@ def exports() -> None:
                 next(model.parameters()).add_(1)
             with pytest.raises(MismatchError, match="must be of these weights"):
                 generate(model, [[1, 2, 3]], max_new_tokens=2, engine=out)
-
-
-def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    assert [row.tolist() for row in found] == [row.tolist() for row in expected]
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from engine.by_turns import assert_same, check_by_turns
 from laws.families import VARIANTS, random_tokens, small_model
-from retentive import generate, load_state, save_state
+from retentive import generate
 from retentive.engine.choice import make_steps
 from retentive.engine.packaged import export_steps
 from retentive.errors import DamagedFileError, MismatchError
@@ -59,23 +60,6 @@ def check_steps(model: DecoderModel, rows: int) -> None:
             assert_close(steps.value(mine), state)
 
 
-def check_engines_by_turns(model: DecoderModel) -> None:
-    """A text that eager steps and onnxruntime write by turns, through files of states, is that of one of them."""
-    prompts = [[1, 2, 3], [4, 5, 6]]
-    expected = generate(model, prompts, max_new_tokens=24)
-    assert_same(generate(model, prompts, max_new_tokens=24, engine="onnx").tokens, expected.tokens)
-    parts, state = [], None
-    with tempfile.TemporaryDirectory() as folder:
-        for engine in ("eager", "onnx", "eager", "onnx"):
-            result = generate(model, None if state else prompts, max_new_tokens=6, state=state, engine=engine)
-            parts.append(torch.stack(result.tokens))
-            save_state(result.state, Path(folder) / "state", model)
-            state = load_state(Path(folder) / "state", model)
-    assert_same(list(torch.cat(parts, 1)), expected.tokens)
-    for name, tensor in named_tensors(expected.state).items():
-        torch.testing.assert_close(named_tensors(result.state)[name], tensor, rtol=TOLERANCE, atol=TOLERANCE)
-
-
 def check_weights_that_change(model: DecoderModel) -> None:
     def check() -> None:
         expected = generate(model, [1, 2], max_new_tokens=8).tokens
@@ -118,10 +102,6 @@ def check_folder() -> None:
             generate(model, [1, 2], max_new_tokens=3, engine=out)
 
 
-def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    assert [row.tolist() for row in found] == [row.tolist() for row in expected]
-
-
 def main() -> None:
     warnings.simplefilter("error")  # the export says nothing that is not of use
     torch.manual_seed(0)
@@ -133,7 +113,7 @@ def main() -> None:
         model = small_model(family, dtype=torch.float32, **changes).eval()
         for rows in (1, 3):
             check_steps(model, rows)
-        check_engines_by_turns(model)
+        check_by_turns(model, "onnx")
         if name == "retnet_0":
             check_weights_that_change(model)
 
