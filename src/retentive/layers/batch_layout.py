@@ -159,6 +159,7 @@ def make_layout(
     rotary: Collection[RotaryConfig] = (),
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    exchange: Exchange | None = None,
 ) -> BatchLayout:
     """Place ``time`` tokens after ``position``: padding takes no position, a document start begins again at 0.
 
@@ -171,7 +172,14 @@ def make_layout(
         rotary: The rotations that tables are made for.
         device: Where the tensors are made.
         dtype: Of the model; rotary tables are float32 or wider, their angles float64.
+        exchange: The processes that each read a part of the text, of which these tokens are this one's; ``position`` is
+            that before the whole text, and ``next_position`` that after it. None is a whole text.
     """
+    if exchange is not None:
+        own = make_layout(None, batch, time, mask=mask, starts=starts, device=device).next_position
+        parts, (first, following) = meet(exchange, own, time, position, mask, starts)
+        layout = make_layout(first, batch, time, mask=mask, starts=starts, rotary=rotary, device=device, dtype=dtype)
+        return replace(layout, next_position=following, parts=parts)
     if mask is None and starts is None and time == 1 and position is not None:
         positions, following = position[:, None], position + 1
     elif mask is None and starts is None:
@@ -182,37 +190,6 @@ def make_layout(
         positions, following = _count(position, batch, time, mask, starts, device)
     tables = rotary_by_config(positions, rotary, dtype)
     return BatchLayout(positions=positions, next_position=following, mask=mask, starts=starts, rotary=tables)
-
-
-def make_part_layout(
-    exchange: Exchange,
-    position: Int[Tensor, "batch"] | None,
-    batch: int,
-    time: int,
-    *,
-    mask: TokenMask | None = None,
-    starts: TokenMask | None = None,
-    rotary: Collection[RotaryConfig] = (),
-    device: torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> BatchLayout:
-    """Place the tokens of this process's part of a text, of which other processes read the others; see `make_layout`.
-
-    Args:
-        exchange: Who reads the text.
-        position: Tokens each row has read before the whole text. The ``next_position`` is the one after it.
-        batch: Rows.
-        time: Columns of this part.
-        mask: True where a token of it is real.
-        starts: True at the first token of a document in it.
-        rotary: The rotations that tables are made for.
-        device: Where the tensors are made.
-        dtype: Of the model.
-    """
-    own = make_layout(None, batch, time, mask=mask, starts=starts, device=device).next_position
-    parts, (first, following) = meet(exchange, own, time, position, mask, starts)
-    layout = make_layout(first, batch, time, mask=mask, starts=starts, rotary=rotary, device=device, dtype=dtype)
-    return replace(layout, next_position=following, parts=parts)
 
 
 def starts_at_tokens(starts: TokenMask, mask: TokenMask) -> "tuple[TokenMask, Bool[Tensor, 'batch']]":

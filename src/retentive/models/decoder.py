@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from retentive.config_types import check_kind, check_types
-from retentive.layers.batch_layout import BatchLayout, RotaryConfig, make_layout, make_part_layout
+from retentive.layers.batch_layout import BatchLayout, RotaryConfig, make_layout
 from retentive.layers.block import Block
 from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_embedding
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
@@ -152,8 +151,7 @@ class Decoder(nn.Module):
         starts: TokenFlags = None,
     ) -> BatchLayout:
         """Place the tokens that are read in one call, given as ids or embeddings; see `make_layout`."""
-        place = make_layout if self.exchange is None else partial(make_part_layout, self.exchange)
-        return place(
+        return make_layout(
             position,
             *read.shape[:2],
             mask=mask,
@@ -161,6 +159,7 @@ class Decoder(nn.Module):
             rotary=self.rotary,
             device=read.device,
             dtype=self.dtype,
+            exchange=self.exchange,
         )
 
     def embed(self, tokens: Tokens, layout: BatchLayout) -> Hidden:
