@@ -44,6 +44,22 @@ def weights(clock, fine, query, key):
 
 
 @triton.jit
+def own_chunk(DECAYS, CHUNKS, SIZE: tl.constexpr):
+    """This program's chunk among those of all heads, its head, where its decays begin, and places of its tokens."""
+    at = tl.program_id(0).to(tl.int64)
+    head, chunk = at // CHUNKS, at % CHUNKS
+    place = tl.arange(0, SIZE)
+    return at, head, ((head % DECAYS) * CHUNKS + chunk) * SIZE, place, (chunk * SIZE + place).to(tl.int32)
+
+
+@triton.jit
+def without_diagonal(square, place):
+    """The diagonal of a square, and the square with zeros there."""
+    own = place[:, None] == place[None, :]
+    return tl.sum(tl.where(own, square, 0.0), 1), tl.where(own, 0.0, square)
+
+
+@triton.jit
 def carry_states(
     keys,
     values,
@@ -109,13 +125,9 @@ def read_outputs(
     PRECISION: tl.constexpr,
 ):
     """Write one chunk's outputs: what its queries read of the state, and of the keys of the chunk."""
-    at = tl.program_id(0).to(tl.int64)
-    head, chunk = at // CHUNKS, at % CHUNKS
     WIDE: tl.constexpr = clock.dtype.element_ty
-    decays = ((head % DECAYS) * CHUNKS + chunk) * SIZE
+    at, head, decays, place, token = own_chunk(DECAYS, CHUNKS, SIZE)
     column = tl.program_id(1) * BLOCK_VALUES + tl.arange(0, BLOCK_VALUES)[None, :]
-    place = tl.arange(0, SIZE)
-    token = (chunk * SIZE + place).to(tl.int32)
     scores = tl.zeros((SIZE, SIZE), WIDE)
     output = tl.zeros((SIZE, BLOCK_VALUES), WIDE)
     for begin in range(0, KEYS, BLOCK_KEYS):
@@ -154,13 +166,9 @@ def value_gradients(
     PRECISION: tl.constexpr,
 ):
     """Write one chunk's gradients of the values: through the state after the chunk, and through its own outputs."""
-    at = tl.program_id(0).to(tl.int64)
-    head, chunk = at // CHUNKS, at % CHUNKS
     WIDE: tl.constexpr = clock.dtype.element_ty
-    decays = ((head % DECAYS) * CHUNKS + chunk) * SIZE
+    at, head, decays, place, token = own_chunk(DECAYS, CHUNKS, SIZE)
     column = tl.program_id(1) * BLOCK_VALUES + tl.arange(0, BLOCK_VALUES)[None, :]
-    place = tl.arange(0, SIZE)
-    token = (chunk * SIZE + place).to(tl.int32)
     scores = tl.zeros((SIZE, SIZE), WIDE)  # of keys (first) and queries
     d_value = tl.zeros((SIZE, BLOCK_VALUES), WIDE)
     for begin in range(0, KEYS, BLOCK_KEYS):
@@ -202,13 +210,9 @@ def query_gradients(
     OF_DECAY: tl.constexpr,
 ):
     """Write one chunk's gradients of the queries, and what each reads of all but its own key, times the gradient."""
-    at = tl.program_id(0).to(tl.int64)
-    head, chunk = at // CHUNKS, at % CHUNKS
     WIDE: tl.constexpr = clock.dtype.element_ty
-    decays = ((head % DECAYS) * CHUNKS + chunk) * SIZE
+    at, head, decays, place, token = own_chunk(DECAYS, CHUNKS, SIZE)
     dim = tl.program_id(1) * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)[None, :]
-    place = tl.arange(0, SIZE)
-    token = (chunk * SIZE + place).to(tl.int32)
     pairs = tl.zeros((SIZE, SIZE), WIDE)  # of queries (first) and keys
     d_query = tl.zeros((SIZE, BLOCK_KEYS), WIDE)
     for begin in range(0, VALUES, BLOCK_VALUES):
@@ -218,8 +222,7 @@ def query_gradients(
         state = tile(states + at * KEYS * VALUES, dim, column[:, None], KEYS, VALUES).to(PRODUCT)
         pairs = product(d_output, value, pairs, PRECISION)
         d_query = product(d_output, state, d_query, PRECISION)
-    own = tl.sum(tl.where(place[:, None] == place[None, :], pairs, 0.0), 1)
-    pairs = tl.where(place[:, None] == place[None, :], 0.0, pairs)
+    own, pairs = without_diagonal(pairs, place)
     pairs *= weights(clock + decays, fine + decays, place[:, None], place[None, :])
     key = tile(keys + head * TIME * KEYS, token[:, None], dim, TIME, KEYS)
     d_query *= tl.load(query_decay + decays + place)[:, None]
@@ -257,13 +260,9 @@ def key_gradients(
     OF_DECAY: tl.constexpr,
 ):
     """Write one chunk's gradients of the keys, and the shares in them of later queries and of the state after it."""
-    at = tl.program_id(0).to(tl.int64)
-    head, chunk = at // CHUNKS, at % CHUNKS
     WIDE: tl.constexpr = clock.dtype.element_ty
-    decays = ((head % DECAYS) * CHUNKS + chunk) * SIZE
+    at, head, decays, place, token = own_chunk(DECAYS, CHUNKS, SIZE)
     dim = tl.program_id(1) * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)[None, :]
-    place = tl.arange(0, SIZE)
-    token = (chunk * SIZE + place).to(tl.int32)
     pairs = tl.zeros((SIZE, SIZE), WIDE)  # of keys (first) and queries
     later = tl.zeros((SIZE, BLOCK_KEYS), WIDE)
     for begin in range(0, VALUES, BLOCK_VALUES):
@@ -273,8 +272,7 @@ def key_gradients(
         d_state = tile(d_states + at * KEYS * VALUES, dim, column[:, None], KEYS, VALUES).to(PRODUCT)
         pairs = product(value, d_output, pairs, PRECISION)
         later = product(value, d_state, later, PRECISION)
-    own = tl.sum(tl.where(place[:, None] == place[None, :], pairs, 0.0), 1)
-    pairs = tl.where(place[:, None] == place[None, :], 0.0, pairs)
+    own, pairs = without_diagonal(pairs, place)
     pairs *= weights(clock + decays, fine + decays, place[None, :], place[:, None])
     query = tile(queries + head * TIME * KEYS, token[:, None], dim, TIME, KEYS)
     later *= tl.load(key_decay + decays + place)[:, None]
