@@ -56,7 +56,12 @@ def rows_of_rank(batch_size: int, rank: int, world: int) -> range:
 
 
 def columns_of_part(batch: Batch, part: int, parts: int) -> Batch:
-    """Return the columns of a batch that the process reads which has one part, from 0, of as many equal ones as can be.
+    """Cut the columns of a batch into parts of about equal length, and return one of them.
+
+    Args:
+        batch: Tokens alone.
+        part: Its number, from 0.
+        parts: How many there are.
 
     Raises:
         ValueError: If the batch has something to read beside tokens, which may belong to no column.

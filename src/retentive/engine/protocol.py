@@ -82,7 +82,7 @@ class RowLimits:
     Attributes:
         max_new_tokens: It ends after this many tokens.
         stop_tokens: It ends with the first of these, which is its last token.
-        ends: Asked about each token that is none of these, in order; the row ends with the first for which it is true.
+        ends: Told each token that is none of these, once and in order; the row ends with the first that it is true of.
     """
 
     max_new_tokens: int
@@ -94,7 +94,7 @@ class RowLimits:
         check_count("max_new_tokens", self.max_new_tokens)
 
     def stops(self, token: int) -> bool:
-        """Whether a row ends with this token, its newest."""
+        """Take a row's newest token, and say whether the row ends with it; call it once a token."""
         return token in self.stop_tokens or (self.ends is not None and self.ends(token))
 
 

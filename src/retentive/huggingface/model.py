@@ -89,7 +89,7 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
             labels: The ``input_ids`` themselves, -100 where none counts, nor does a token after a column of padding.
             use_cache: Return a cache; None does what the config says, or else returns one outside of training.
             output_attentions: Refused: retention has no attention weights, and no family keeps them.
-            output_hidden_states: Return what each block reads, and last the head; where ``model.is_plain_decoder``.
+            output_hidden_states: Return what each block and the head read; where ``model.is_plain_decoder``.
             return_dict: False gives a tuple.
             logits_to_keep: Columns from the end, or indices of columns, whose logits are wanted; 0 is all.
             num_items_in_batch: Labels of all accumulated batches: this one's mean gets its share. None takes the mean.

@@ -70,8 +70,7 @@ class OnnxRun:
             self._bind(form, tokens, clock, tensors)
         assert self._logits is not None
         self._session.run_with_iobinding(self._turns[0])
-        self._turns.reverse()
-        self._memories.reverse()
+        self._swap()
         clock.add_(1)
         return self._logits.clone()
 
@@ -80,8 +79,12 @@ class OnnxRun:
         if self._memories and any(held is not there for held, there in zip(self._memories[0], tensors, strict=True)):
             for held, there in zip(*self._memories, strict=True):
                 there.copy_(held)
-            self._turns.reverse()
-            self._memories.reverse()
+            self._swap()
+
+    def _swap(self) -> None:
+        """The next step reads what this one wrote, and writes over what it read."""
+        self._turns.reverse()
+        self._memories.reverse()
 
     def _bind(self, form: StepForm, tokens: Tensor, clock: Tensor, tensors: list[Tensor]) -> None:
         vocab = next(node.shape[1] for node in self._session.get_outputs() if node.name == "logits")
