@@ -134,3 +134,5 @@ def test_states_of_prompts_outlive_the_server_on_disk(model_folder: Path, tmp_pa
         ServeConfig(checkpoint=model_folder, engine="ray", cache_folder=tmp_path)
     with pytest.raises(ValueError, match="cache_folder must be given for cache_disk_bytes"):
         ServeConfig(checkpoint=model_folder, cache_disk_bytes=5)
+    with pytest.raises(ValueError, match=r"step_engine must be one of eager, compile.*but is 'fast'"):
+        ServeConfig(checkpoint=model_folder, step_engine="fast")

@@ -20,8 +20,8 @@ ENGINES: dict[str, Callable[[LanguageModel], EagerSteps]] = {
 """Name -> what makes the steps of a model."""
 
 
-def check_engine(engine: str | Path) -> None:
-    """Validate that there is an engine of this name, or in this folder.
+def check_engine(engine: str | Path, name: str = "engine") -> None:
+    """Validate that there is an engine of this name, or in this folder; ``name`` is that of the argument.
 
     Raises:
         ValueError: If there is none.
@@ -29,7 +29,7 @@ def check_engine(engine: str | Path) -> None:
     is_folder = isinstance(engine, str | Path) and (Path(engine) / MANIFEST).is_file()
     if str(engine) not in ENGINES and not is_folder:
         raise ValueError(
-            f"engine must be one of {', '.join(ENGINES)}, or a folder that 'retentive export' wrote, but is "
+            f"{name} must be one of {', '.join(ENGINES)}, or a folder that 'retentive export' wrote, but is "
             f"{str(engine)!r}."
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from retentive.checkpoints.states import GenerationState
@@ -148,6 +149,7 @@ class RequestBatch:
         retriever: Retriever | Retrieval | None = None,
         prefix_cache: PrefixCache | None = None,
         tokens_per_step: int = TOKENS_PER_STEP,
+        engine: str | Path = "eager",
     ) -> None:
         """Begin without requests.
 
@@ -158,9 +160,11 @@ class RequestBatch:
             prefix_cache: As in `generate`, for requests that go on from no state. The states of answers are kept too,
                 for conversations that are sent whole each turn.
             tokens_per_step: Tokens of prompts that one step reads, at most.
+            engine: As in `generate`.
 
         Raises:
-            ValueError: If the model is an encoder, or reads no neighbours and a retriever is given.
+            ValueError: If the model is an encoder, reads no neighbours while a retriever is given, or is none for the
+                engine.
         """
         check_predicts_next(model)
         check_kind("prefix_cache", prefix_cache, PrefixCache, type(None))
@@ -169,7 +173,7 @@ class RequestBatch:
         self._retrieval = "" if prefix_cache is None else retrieval_key(lookup)
         self._keeps_answers = lookup is None or not lookup.reads_between_chunks
         self._lookup = lookup
-        self._engine = Engine(model, lookup, tokens_per_step=tokens_per_step)
+        self._engine = Engine(model, lookup, tokens_per_step=tokens_per_step, engine=engine)
         self._entries: dict[int, _Entry] = {}
 
     def admit(self, request: Request) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from retentive.config_types import check_types
+from retentive.engine.choice import check_engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,8 @@ class ServeConfig:
         device: "cpu", "cuda", or "auto": a GPU where there is one.
         replicas: Copies of the model that answer side by side, with engine "ray".
         engine: "process" answers in this process, "ray" through Ray Serve, on one machine or a cluster.
+        step_engine: How tokens are read one by one: "eager", "compile", "onnx", "onnx-int8", "onnx-int4", or a folder
+            of "retentive export", with which a server starts at once.
         cache_bytes: Memory for the states of prompts, so that texts which begin alike are read once; 0 keeps none.
         cache_folder: Folder for states of prompts that memory has no room for, and for all of them at the end; without
             it they are forgotten. With engine "process" alone, for one process writes to it.
@@ -76,6 +79,7 @@ class ServeConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     replicas: int = 1
     engine: Literal["process", "ray"] = "process"
+    step_engine: str = "eager"
     cache_bytes: int = 256 << 20
     cache_folder: Path | None = None
     cache_disk_bytes: int = 16 << 30
@@ -84,6 +88,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
+        check_engine(self.step_engine, "step_engine")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be from 0 to 65535, but is {self.port}; 0 takes a free one.")
         if self.replicas < 1:

@@ -104,7 +104,11 @@ class Service:
         if self.store is not None and self.reads_neighbours:
             self._retriever = StoreRetriever(self.store, k=self.config.k, tokenizer=self.words.tokenizer)
         return RequestBatch(
-            self.model, tokenizer=self.words.tokenizer, retriever=self._retriever, prefix_cache=self.prefixes
+            self.model,
+            tokenizer=self.words.tokenizer,
+            retriever=self._retriever,
+            prefix_cache=self.prefixes,
+            engine=self.config.step_engine,
         )
 
     def _after_step(self) -> None:
