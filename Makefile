@@ -149,6 +149,7 @@ bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.yardsticks.install yet_another_retnet retro_pytorch bm25s \
 		recurrent_memory_transformer_pytorch
 	@$(BIN)/python -m benchmarks.retnet
+	@$(BIN)/python -m benchmarks.engines
 	@$(if $(CORPUS),$(BIN)/python -m benchmarks.retrieval --corpus "$(CORPUS)",echo "the datastore is left out: it needs make bench CORPUS=text.tar.gz")
 	@$(BIN)/python -m benchmarks.rmt
 	@$(BIN)/python -m benchmarks.retro

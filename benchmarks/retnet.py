@@ -72,12 +72,10 @@ TRAINING_TARGETS = {512: 1.15, 2048: 2.5, 4096: 5.0}
 PEAK_TARGET, PREFILL_TARGET, DECODE_TARGET, SHARE_TARGET, GROWTH_TARGET = 0.35, 2.5, 2.0, 0.7, 1.1
 
 
-def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
-    """Who competes, the machine itself included."""
-    shape = plan.sizes("intermediate_size")
-    # What yet-another-retnet is made of, option by option.
+def as_theirs(shape: dict[str, Any]) -> dict[str, Any]:
+    """The config of a RetNet that is what yet-another-retnet makes of a shape, option by option."""
     same = {
-        "value_dim": plan.hidden_size // plan.num_heads,
+        "value_dim": shape["hidden_size"] // shape["num_heads"],
         "activation": "swish",
         "norm": "layer_norm",
         "head_norm": "layer_norm",
@@ -86,9 +84,15 @@ def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Conte
         "bias": True,
         "head_bias": True,
     }
+    return {"family": "retnet", **shape, **same}
+
+
+def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
+    """Who competes, the machine itself included."""
+    shape = plan.sizes("intermediate_size")
     found = [
         machine.contestant(threads=threads),
-        ours(OURS, "retentive_model", config={"family": "retnet", **shape, **same}, threads=threads),
+        ours(OURS, "retentive_model", config=as_theirs(shape), threads=threads),
         ours(TRANSFORMER, "retentive_model", config={"family": "transformer", **shape}, threads=threads),
     ]
     if with_yardstick:

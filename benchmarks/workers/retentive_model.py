@@ -54,11 +54,16 @@ def _prefill(model: DecoderModel, vocab_size: int, *, time: int) -> Work:
     return Work(run=lambda: generate(model, tokens, max_new_tokens=1), units=time)
 
 
-def _decode(model: DecoderModel, vocab_size: int, *, batch: int, context: int, steps: int) -> Work:
+def _decode(
+    model: DecoderModel, vocab_size: int, *, batch: int, context: int, steps: int, engine: str = "eager"
+) -> Work:
     """Greedy tokens after ``context`` tokens, as `generate` writes them; each repetition starts from the same state."""
     state = generate(model, random_tokens(batch, context, vocab_size), max_new_tokens=1).state
-    run = partial(generate, model, state=state, max_new_tokens=steps)
-    return Work(run=lambda: run(), units=steps, facts={"state_bytes": state.model.size_in_bytes})
+    run = partial(generate, model, state=state, max_new_tokens=steps, engine=engine)
+    table = model.decoder.embedding.tokens.weight  # of which a token reads one row
+    weights = sum(tensor.nbytes for tensor in model.parameters() if tensor is not table)
+    size = state.model.size_in_bytes
+    return Work(run=lambda: run(), units=steps, facts={"state_bytes": size, "step_bytes": weights + 2 * size})
 
 
 def _take_over(model: DecoderModel, *, path: str) -> Work:
