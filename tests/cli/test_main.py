@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from retentive.cli.commands import COMMANDS
 from retentive.cli.main import main
+from retentive.cli.registry import COMMANDS
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retentive.cli.train import TORCHRUN
+from retentive.cli.commands.train import TORCHRUN
 
 TRAIN = [
     "--steps=6",

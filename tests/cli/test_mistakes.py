@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from retentive.cli import commands, evaluate
+from retentive.cli import registry
+from retentive.cli.commands import evaluate
 from retentive.cli.main import main
 from retentive.cli.mistakes import EXTRA_OF, explanation, is_first_to_say, is_out_of_memory, out_of_memory
 from retentive.files.progress import say
@@ -74,7 +75,7 @@ def test_another_runtime_error_is_no_mistake_of_the_users(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(evaluate, "run", fail)
     with pytest.raises(RuntimeError, match="something of ours"):
-        commands.run("evaluate", ["m", "--store", "s"])
+        registry.run("evaluate", ["m", "--store", "s"])
 
 
 def test_of_several_processes_one_says_what_all_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

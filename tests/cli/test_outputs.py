@@ -9,9 +9,9 @@ import torch
 
 from laws.families import small_model
 from retentive.checkpoints import save_model
-from retentive.cli.commands import COMMANDS
-from retentive.cli.index.command import ACTIONS
+from retentive.cli.commands.index.command import ACTIONS
 from retentive.cli.main import main
+from retentive.cli.registry import COMMANDS
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.retrieval import Datastore
 from retentive.text.byte_tokenizer import ByteTokenizer

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from jsonargparse import Namespace
 
-from retentive.cli import generate
+from retentive.cli.commands import generate
 from retentive.cli.main import main
 from retentive.cli.options.from_config import CommandParser, read_config
 from retentive.generation.session import GenerateConfig

@@ -10,7 +10,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run ``retentive COMMAND OPTIONS``; exit with 0, with 2 after a mistake of the user's, with 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        from retentive.cli.commands import run_or_explain
+        from retentive.cli.registry import run_or_explain
 
         run_or_explain(arguments)
         sys.stdout.flush()

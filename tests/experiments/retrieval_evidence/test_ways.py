@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from laws.families import small_config
-from retentive.cli.commands import run_or_explain
+from retentive.cli.registry import run_or_explain
 from retentive.data.neighbour_stores import ChunkNeighbours, build_neighbours
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.token_store import TokenStore

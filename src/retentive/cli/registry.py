@@ -34,11 +34,13 @@ COMMANDS = {
     "retrieval_evidence": "Measure ways to use one datastore: in context, nearest tokens, RETROfit, RETRO; an hour.",
     "demo": "Run everything on real text, with a report: ten minutes on a laptop.",
 }
-"""Name -> what it does; each is a module or a folder of this package with `add_options` and `run`."""
+"""Name -> what it does; each is a module of `commands` or of `experiments`, with `add_options` and `run`."""
+_EXPERIMENTS = frozenset({"demo", "linearise", "recall", "retrieval_evidence", "retro_evidence"})
+"""Those that train models to show something; see `retentive.experiments`."""
 
 
 class Command(Protocol):
-    """One command: a module of this package.
+    """One command: a module.
 
     ``POSITIONAL``, where it has one, names the option that may stand first without its name.
     """
@@ -83,7 +85,8 @@ def run(name: str, arguments: list[str]) -> None:
         from retentive.cli.options.file import files_first
         from retentive.cli.options.from_config import CommandParser
 
-        command = cast("Command", import_module(f"retentive.cli.{name}"))
+        room = "experiments" if name in _EXPERIMENTS else "commands"
+        command = cast("Command", import_module(f"retentive.cli.{room}.{name}"))
     parser = CommandParser(prog=f"retentive {name}", description=COMMANDS[name])
     arguments = [_with_underscores(argument) for argument in arguments]
     positional = getattr(command, "POSITIONAL", None)

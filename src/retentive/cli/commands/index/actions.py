@@ -2,7 +2,7 @@
 
 import sys
 
-from retentive.cli.index.options import (
+from retentive.cli.commands.index.options import (
     AddConfig,
     BuildConfig,
     EngineConfig,

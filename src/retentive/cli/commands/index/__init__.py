@@ -1,5 +1,5 @@
 """``retentive index``: a folder of text as a store that can be searched, added to, checked and planned."""
 
-from retentive.cli.index.command import add_options, run
+from retentive.cli.commands.index.command import add_options, run
 
 __all__ = ["add_options", "run"]

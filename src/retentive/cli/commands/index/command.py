@@ -9,8 +9,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from retentive.cli.index import actions
-from retentive.cli.index import options as configs
+from retentive.cli.commands.index import actions
+from retentive.cli.commands.index import options as configs
 from retentive.cli.options.from_config import CommandParser, add_config, read_config
 from retentive.data.sources.text_source import SourceConfig
 from retentive.retrieval.maintenance import Shown, Verdict
