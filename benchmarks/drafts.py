@@ -18,7 +18,7 @@ from matplotlib import pyplot
 from benchmarks.pictures import finish
 from retentive import RetNet, RetNetConfig, Sampling, Transformer, TransformerConfig
 from retentive.generation.beginning import Beginning
-from retentive.generation.drafted_decoding import DraftedDecoding
+from retentive.generation.drafts.decoding import DraftedDecoding
 from retentive.generation.prompt import PromptBatch
 from retentive.generation.stopping import Stopping
 from retentive.models.base import DecoderModel

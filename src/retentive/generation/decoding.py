@@ -12,7 +12,7 @@ from retentive.engine import Engine, EngineStep, RowState
 from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning
 from retentive.generation.logprobs import TokenLogprobs, token_logprobs
-from retentive.generation.retrieval import Lookup
+from retentive.generation.neighbours.retrieval import Lookup
 from retentive.generation.sampling import Sampling, add_counts, choose
 from retentive.generation.stopping import RowText, Stopping, TextEnd
 from retentive.generation.uniforms import uniforms

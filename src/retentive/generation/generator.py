@@ -14,12 +14,12 @@ from retentive.config_types import check_kind
 from retentive.engine.eager import evaluating
 from retentive.generation.beginning import begin, read_prefixes
 from retentive.generation.decoding import Decoding, RowsDecoding
-from retentive.generation.drafted_decoding import DraftedDecoding
-from retentive.generation.drafts import NgramIndex, PromptLookup
+from retentive.generation.drafts.decoding import DraftedDecoding
+from retentive.generation.drafts.prompt_lookup import NgramIndex, PromptLookup
 from retentive.generation.logprobs import TokenLogprobs, check_logprobs
+from retentive.generation.neighbours.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.prefixes import PrefixCache, PrefixReader
 from retentive.generation.prompt import Prompt
-from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
 from retentive.generation.stop_strings import checked_stop_strings
 from retentive.generation.stopping import Stopping, TextEnd

@@ -13,9 +13,9 @@ from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning, begin
 from retentive.generation.decoding import RowSampler, generation_state
 from retentive.generation.logprobs import TokenLogprobs, check_logprobs
+from retentive.generation.neighbours.retrieval import ReadNeighbours, Retrieval, Retriever, make_lookup
 from retentive.generation.prefixes import PrefixCache
 from retentive.generation.prefixes.reader import retrieval_key
-from retentive.generation.retrieval import ReadNeighbours, Retrieval, Retriever, make_lookup
 from retentive.generation.sampling import Sampling
 from retentive.generation.stop_strings import checked_stop_strings
 from retentive.generation.stopping import RowText, Stopping, TextEnd

@@ -14,13 +14,13 @@ from retentive.data.neighbour_stores import FOLDER
 from retentive.engine.choice import check_engine
 from retentive.errors import MismatchError
 from retentive.files.targets import check_file_target
-from retentive.generation.chat import Conversation, next_turn
-from retentive.generation.drafts import PromptLookup
+from retentive.generation.chat.conversation import Conversation, next_turn
+from retentive.generation.drafts.prompt_lookup import PromptLookup
 from retentive.generation.generator import TokenStream, stream
 from retentive.generation.logprobs import check_logprobs, shown
-from retentive.generation.neighbour_display import NeighbourDisplay
-from retentive.generation.neighbour_file import read_neighbours
-from retentive.generation.retrieval import Retrieval, StoreRetriever
+from retentive.generation.neighbours.display import NeighbourDisplay
+from retentive.generation.neighbours.file import read_neighbours
+from retentive.generation.neighbours.retrieval import Retrieval, StoreRetriever
 from retentive.generation.sampling import Sampling
 from retentive.generation.stop_strings import TextUntil, checked_stop_strings
 from retentive.generation.text_stream import TextStream

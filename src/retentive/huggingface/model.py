@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from retentive.generation.neighbours.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.prefixes import PrefixCache
-from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.huggingface.cache import CACHE_NAME, CACHE_NAMES, StateCache, advanced_cache
 from retentive.huggingface.columns import check_after_cache, one_cache, real_columns, without_pads
 from retentive.huggingface.config import RetentiveConfig

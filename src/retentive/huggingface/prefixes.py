@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from retentive.config_types import check_kind
+from retentive.generation.neighbours.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.prefixes import PrefixCache, PrefixReader
-from retentive.generation.retrieval import Retrieval, Retriever, make_lookup
 from retentive.huggingface.cache import StateCache
 from retentive.models.base import DecoderModel
 

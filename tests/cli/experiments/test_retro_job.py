@@ -10,7 +10,7 @@ import torch
 from cli.test_main_job import run, start
 from retentive import generate
 from retentive.checkpoints import load_model
-from retentive.generation.neighbour_file import read_neighbours
+from retentive.generation.neighbours.file import read_neighbours
 from retentive.text.loading import load_tokenizer
 
 TRAIN = [

@@ -8,8 +8,8 @@ import torch
 
 from laws.families import random_tokens, small_model
 from retentive.generation import PrefixCache, Request, RequestBatch, Retrieval, Sampling, generate
+from retentive.generation.neighbours.retrieval import OwnNeighbours
 from retentive.generation.prefixes import PrefixReader
-from retentive.generation.retrieval import OwnNeighbours
 from retentive.models.base import DecoderModel
 from retentive.state import named_tensors
 

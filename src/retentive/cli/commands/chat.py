@@ -13,9 +13,9 @@ from retentive.cli.interrupts import Interrupts
 from retentive.cli.options.from_config import add_config, read_config
 from retentive.errors import RetentiveError
 from retentive.files.targets import check_folder_target
-from retentive.generation.chat import Answer, Conversation
-from retentive.generation.chat_config import ChatConfig, OpenChat, open_chat
-from retentive.generation.chat_sessions import list_sessions, load_conversation, save_conversation, session_path
+from retentive.generation.chat.config import ChatConfig, OpenChat, open_chat
+from retentive.generation.chat.conversation import Answer, Conversation
+from retentive.generation.chat.sessions import list_sessions, load_conversation, save_conversation, session_path
 
 POSITIONAL = "checkpoint"
 HELP = """\

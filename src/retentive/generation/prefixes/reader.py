@@ -6,8 +6,8 @@ import torch
 
 from retentive.engine import Engine, RowPrompt
 from retentive.engine.eager import as_value
+from retentive.generation.neighbours.retrieval import Lookup
 from retentive.generation.prefixes.cache import PrefixCache
-from retentive.generation.retrieval import Lookup
 from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState, join_rows, map_tensors
 

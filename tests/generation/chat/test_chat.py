@@ -12,8 +12,8 @@ from retentive.checkpoints import save_model
 from retentive.cli.interrupts import Interrupts
 from retentive.cli.main import main
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.generation.chat import Chat, Conversation
-from retentive.generation.chat_sessions import list_sessions, load_conversation, save_conversation, session_path
+from retentive.generation.chat.conversation import Chat, Conversation
+from retentive.generation.chat.sessions import list_sessions, load_conversation, save_conversation, session_path
 from retentive.generation.generator import generate
 from retentive.generation.text_stream import TextStream
 from retentive.models.base import DecoderModel

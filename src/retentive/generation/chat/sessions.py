@@ -9,7 +9,7 @@ from typing import Any
 
 from retentive.checkpoints import GenerationState, load_state, read_state_metadata, save_state
 from retentive.errors import DamagedFileError, MismatchError, RetentiveError
-from retentive.generation.chat import Conversation
+from retentive.generation.chat.conversation import Conversation
 from retentive.models.protocol import LanguageModel
 
 KEY = "conversation"

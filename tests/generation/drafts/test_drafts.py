@@ -7,8 +7,8 @@ from laws.families import small_model
 from retentive import Sampling, generate, stream
 from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning
-from retentive.generation.drafted_decoding import DraftedDecoding
-from retentive.generation.drafts import NgramIndex, Pace, PromptLookup
+from retentive.generation.drafts.decoding import DraftedDecoding
+from retentive.generation.drafts.prompt_lookup import NgramIndex, Pace, PromptLookup
 from retentive.generation.prompt import PromptBatch
 from retentive.generation.stopping import Stopping
 from retentive.models.registry import family_names

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retentive.generation.neighbour_file import read_neighbours
+from retentive.generation.neighbours.file import read_neighbours
 from retentive.text.byte_tokenizer import ByteTokenizer
 
 

@@ -5,7 +5,7 @@ from typing import cast
 import numpy as np
 
 from retentive.generation.generator import TokenStream
-from retentive.generation.retrieval import RetrievedNeighbours, StoreRetriever
+from retentive.generation.neighbours.retrieval import RetrievedNeighbours, StoreRetriever
 from retentive.models.retro import RetroState
 from retentive.retrieval import Datastore
 

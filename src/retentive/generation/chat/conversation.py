@@ -7,7 +7,7 @@ from typing import Any
 from retentive.checkpoints import GenerationState
 from retentive.config_types import check_count
 from retentive.generation.generator import TokenStream, stream
-from retentive.generation.retrieval import Retrieval, Retriever
+from retentive.generation.neighbours.retrieval import Retrieval, Retriever
 from retentive.generation.sampling import Sampling
 from retentive.generation.text_stream import TextStream
 from retentive.models.protocol import LanguageModel

@@ -8,9 +8,9 @@ from retentive.checkpoints import load_model
 from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.config_types import check_counts, check_types
-from retentive.generation.chat import Chat, Conversation
-from retentive.generation.neighbour_display import NeighbourDisplay
-from retentive.generation.retrieval import StoreRetriever
+from retentive.generation.chat.conversation import Chat, Conversation
+from retentive.generation.neighbours.display import NeighbourDisplay
+from retentive.generation.neighbours.retrieval import StoreRetriever
 from retentive.generation.sampling import Sampling
 from retentive.generation.session import open_store
 from retentive.models.base import DecoderModel

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from retentive.generation.retrieval import OwnNeighbours
+from retentive.generation.neighbours.retrieval import OwnNeighbours
 from retentive.text.tokenizer import Tokenizer
 
 

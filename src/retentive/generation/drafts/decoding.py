@@ -13,7 +13,7 @@ from retentive.engine.eager import as_value, evaluating
 from retentive.engine.prompt_reading import PREFILL_TOKENS
 from retentive.generation.beginning import Beginning
 from retentive.generation.decoding import draw_seed, not_finite
-from retentive.generation.drafts import Drafter, Pace
+from retentive.generation.drafts.prompt_lookup import Drafter, Pace
 from retentive.generation.logprobs import TokenLogprobs, token_logprobs
 from retentive.generation.sampling import Sampling, add_counts, choose
 from retentive.generation.stopping import RowText, Stopping, TextEnd

@@ -1,0 +1,1 @@
+"""Self-speculation: which tokens are drafted, and how a row goes on with drafts."""
