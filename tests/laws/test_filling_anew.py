@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from laws.families import ALTERNATIVES, VARIANTS, VOCAB, small_config
-from retentive.layers.late_filling import late_filling
+from retentive.layers.parameters.late_filling import late_filling
 from retentive.models.registry import build, family_names
 from retentive.models.rmt.classifier import ClassifierConfig
 from retentive.nucleotides.model import ReverseComplementConfig

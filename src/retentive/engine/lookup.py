@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from retentive.layers.batch_layout import RotaryConfig
-from retentive.layers.derived import derived
+from retentive.layers.parameters.derived import derived
 from retentive.ops.lean.plain import is_hooked
 from retentive.private_apis import buffers_held_by, is_called_compiled, parameters_held_by, parts_held_by
 

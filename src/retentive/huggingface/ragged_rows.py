@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.huggingface.segment_cache import read_columns
-from retentive.layers.memory_tokens import MemoryTokens
+from retentive.layers.memory.tokens import MemoryTokens
 from retentive.layers.mixers.key_value_cache import KeyValueState
 from retentive.shapes import Memory
 

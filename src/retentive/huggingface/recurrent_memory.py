@@ -21,7 +21,7 @@ from retentive.huggingface.ragged_rows import RowPart, RowResult, can_be_masked,
 from retentive.huggingface.recurrent_memory_config import HuggingFaceMemoryConfig, check_reach
 from retentive.huggingface.recurrent_memory_state import HuggingFaceMemoryState, has_cache, row_of, side_by_side
 from retentive.huggingface.segment_cache import LayerSizes, cached_sizes, empty_layers, read_columns
-from retentive.layers.memory_tokens import MemoryTokens
+from retentive.layers.memory.tokens import MemoryTokens
 from retentive.layers.mixers.key_value_cache import KeyValueState
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import CalledModel

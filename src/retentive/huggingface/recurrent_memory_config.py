@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from retentive.config_types import check_types
-from retentive.layers.memory_tokens import MemoryTokensConfig
+from retentive.layers.memory.tokens import MemoryTokensConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from retentive.config_types import check_types
-from retentive.layers.constants import constant
+from retentive.layers.parameters.constants import constant
 from retentive.layers.text_parts import Exchange, TextParts, meet
 from retentive.ops.rotary import rotary_frequencies, rotary_tables
 from retentive.ops.tracing import is_traced

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_counts, check_kind, check_types
 from retentive.layers.batch_layout import RotaryConfig
-from retentive.layers.constants import constant
+from retentive.layers.parameters.constants import constant
 from retentive.layers.projection import side_by_side
 from retentive.layers.token_place import KeyRotation
 from retentive.ops.attention import attention, attention_step

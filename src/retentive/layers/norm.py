@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_count, check_kind, check_types
-from retentive.layers.derived import derived
+from retentive.layers.parameters.derived import derived
 from retentive.ops.rms_norm import rms_norm, rms_norm_of_length
 
 NormKind = Literal["rms_norm", "layer_norm", "gated_rms_norm"]

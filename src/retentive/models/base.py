@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retentive.layers.parameters.reset import reset_parts
 from retentive.layers.quantised import QuantisationConfig
-from retentive.layers.reset import reset_parts
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.calls import ModelCall, check_call
 from retentive.models.decoder import Decoder

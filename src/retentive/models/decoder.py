@@ -15,7 +15,7 @@ from retentive.layers.embedding import Embedding, EmbeddingConfig, initialise_em
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.mixers.protocol import MixerConfig
 from retentive.layers.norm import Norm, NormConfig
-from retentive.layers.reset import reset_parts
+from retentive.layers.parameters.reset import reset_parts
 from retentive.layers.text_parts import Exchange
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.ops.cross_entropy import IGNORED, linear_cross_entropy

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_kind
 from retentive.layers.batch_layout import BatchLayout
-from retentive.layers.constants import constant
-from retentive.layers.derived import derived
 from retentive.layers.mixers.protocol import MixerSizes
 from retentive.layers.mixers.retention_heads import Heads, RetentionHeads, RetentionHeadsConfig, RetentionState
+from retentive.layers.parameters.constants import constant
+from retentive.layers.parameters.derived import derived
 from retentive.layers.token_place import TokenPlace
 from retentive.ops.lean.plain import is_plain
 from retentive.ops.precision import state_dtype

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from retentive.layers.cross_attention import CrossAttention
 from retentive.layers.feed_forward import FeedForward
 from retentive.layers.norm import Norm
-from retentive.layers.reset import reset_parts
+from retentive.layers.parameters.reset import reset_parts
 from retentive.models.retro.config import RetroConfig
 
 Encoded = Float[Tensor, "batch chunks neighbours length memory"]

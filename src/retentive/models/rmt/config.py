@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
-from retentive.layers.associative_memory import AssociativeMemoryConfig
-from retentive.layers.memory_tokens import MemoryTokensConfig
+from retentive.layers.memory.associative import AssociativeMemoryConfig
+from retentive.layers.memory.tokens import MemoryTokensConfig
 from retentive.models.decoder import DecoderConfig
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import check_is_plain

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
-from retentive.layers.memory_tokens import MemoryTokens
+from retentive.layers.memory.associative import AssociativeMemory, AssociativeState
+from retentive.layers.memory.tokens import MemoryTokens
 from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState
 from retentive.layers.mixers.protocol import Recalled
 from retentive.layers.token_place import PLAIN, StepContext

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from retentive.layers.associative_memory import AssociativeState
+from retentive.layers.memory.associative import AssociativeState
 from retentive.layers.mixers.key_value_cache import KeysAndValues
 from retentive.shapes import Hidden
 from retentive.state import RecurrentState

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from retentive.errors import MismatchError
-from retentive.layers.associative_memory import AssociativeState
+from retentive.layers.memory.associative import AssociativeState
 from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts, state_of_kind
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.ops.tracing import is_traced

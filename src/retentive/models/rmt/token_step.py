@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from retentive.layers.associative_memory import AssociativeMemory
+from retentive.layers.memory.associative import AssociativeMemory
 from retentive.layers.token_place import StepContext, TokenPlace
 from retentive.models.decoder import Decoder, blocks_of
 from retentive.models.rmt.config import RecurrentMemoryConfig

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from retentive.layers.associative_memory import AssociativeMemory, AssociativeState
+from retentive.layers.memory.associative import AssociativeMemory, AssociativeState
 from retentive.models.decoder import Decoder
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.segment_layout import Past, as_flags

@@ -13,7 +13,7 @@ from retentive.checkpoints.weights import load_model, read_one_by_one
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
 from retentive.files.progress import say
-from retentive.layers.late_filling import late_filling
+from retentive.layers.parameters.late_filling import late_filling
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retentive.config_types import check_kind, check_types
-from retentive.layers.reset import reset_parts
+from retentive.layers.parameters.reset import reset_parts
 from retentive.ops.precision import state_dtype
 from retentive.shapes import Hidden
 from retentive.state import RecurrentState

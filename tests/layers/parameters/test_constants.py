@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retentive import RetNet, RetNetConfig
-from retentive.layers.constants import constant
+from retentive.layers.parameters.constants import constant
 
 
 @pytest.mark.parametrize("circumstance", [torch.inference_mode, lambda: torch.device("meta")])

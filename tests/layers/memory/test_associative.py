@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retentive.layers.associative_memory import AssociativeMemory, AssociativeMemoryConfig, AssociativeState
+from retentive.layers.memory.associative import AssociativeMemory, AssociativeMemoryConfig, AssociativeState
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What is carried from segment to segment: memory tokens, and an associative memory."""

@@ -1,0 +1,1 @@
+"""How parameters are filled, and what follows from them and from configs."""
