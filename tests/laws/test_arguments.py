@@ -21,7 +21,7 @@ from laws.families import random_tokens, small_config, small_model
 from retentive.config_types import check_kind, check_types
 from retentive.generation import generate, stream
 from retentive.layers.batch_layout import RotaryConfig
-from retentive.training.run.curriculum import CurriculumConfig, fit_curriculum
+from retentive.training.curriculum.fit import CurriculumConfig, fit_curriculum
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 

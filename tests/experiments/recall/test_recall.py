@@ -17,7 +17,7 @@ from retentive.experiments.recall.corpus import read_corpus
 from retentive.experiments.recall.questions import DEPTHS, MEMORY, SHUFFLED, ZEROED, Answers, ask, make_trials
 from retentive.experiments.recall.training import Phase, recall_config, train_to_recall
 from retentive.models.rmt import RecurrentMemoryTransformer
-from retentive.training.run.curriculum import CurriculumConfig
+from retentive.training.curriculum.fit import CurriculumConfig
 
 SEGMENT = 16
 

@@ -6,7 +6,7 @@ import torch
 from retentive.data.tasks.recurrent_tasks import copy_segments, pairs_in_segments
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
-from retentive.training.run.curriculum import CurriculumConfig, fit_curriculum
+from retentive.training.curriculum.fit import CurriculumConfig, fit_curriculum
 from retentive.training.step.config import OptimizerConfig
 
 SYMBOLS, SEGMENT = 4, 4

@@ -6,7 +6,7 @@ from retentive.cli.options.file import typed_or_in_file
 from retentive.cli.options.from_config import add_config, read_config
 from retentive.cli.options.model import add_model_options, read_model_options, starting_config
 from retentive.models.registry import family_names, preset_names
-from retentive.training.run.curriculum_run import CurriculumRunConfig, run_curriculum
+from retentive.training.curriculum.run import CurriculumRunConfig, run_curriculum
 
 DEFAULT_FAMILY = "rmt"
 

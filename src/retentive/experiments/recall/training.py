@@ -18,7 +18,7 @@ import torch
 from retentive.data.tasks.recurrent_tasks import Filler, fact_in_filler, filler_bytes
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer
 from retentive.models.transformer import TransformerConfig
-from retentive.training.run.curriculum import CurriculumConfig, CurriculumReport, StageLearned, fit_curriculum
+from retentive.training.curriculum.fit import CurriculumConfig, CurriculumReport, StageLearned, fit_curriculum
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 
 MemoryKind = Literal["sign", "continuous", "noisy", "associative", "none"]

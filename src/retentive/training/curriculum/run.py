@@ -23,7 +23,7 @@ from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
-from retentive.training.run.curriculum import HELD_OUT, CurriculumConfig, CurriculumReport, Task, fit_curriculum
+from retentive.training.curriculum.fit import HELD_OUT, CurriculumConfig, CurriculumReport, Task, fit_curriculum
 from retentive.training.run.run_folder import MODEL_FOLDER
 from retentive.training.step.config import OptimizerConfig
 from retentive.training.step.learner import Backpropagation

@@ -14,7 +14,7 @@ import numpy as np
 from retentive.config_types import check_count, check_kind, check_types
 from retentive.data.batch import Batch
 from retentive.models.protocol import LanguageModel
-from retentive.training.run.curriculum_folder import CurriculumFolder, CurriculumProgress
+from retentive.training.curriculum.folder import CurriculumFolder, CurriculumProgress
 from retentive.training.run.fit import learner_alone
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 from retentive.training.step.learner import Backpropagation, Learner

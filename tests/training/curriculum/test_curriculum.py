@@ -11,7 +11,7 @@ from retentive.data.tasks.recurrent_tasks import copy_segments
 from retentive.data.tasks.synthetic import cipher
 from retentive.errors import MismatchError
 from retentive.models.registry import build
-from retentive.training.run.curriculum import (
+from retentive.training.curriculum.fit import (
     HELD_OUT,
     CurriculumConfig,
     SegmentCurriculum,
