@@ -12,8 +12,8 @@ from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.weights import load_model
 from retentive.config_types import check_counts, check_kind, check_types
 from retentive.data.manifest import Split
-from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, find_neighbours
-from retentive.data.retrieval_batches import FindsNeighbours
+from retentive.data.neighbours.batches import FindsNeighbours
+from retentive.data.neighbours.stores import FOLDER, ChunkNeighbours, find_neighbours
 from retentive.data.token_store import TokenStore
 from retentive.evaluation.measures.bits_per_byte import BitsPerByte, DocumentTally, bits_per_byte_in_windows
 from retentive.evaluation.measures.documents import Documents, select_documents

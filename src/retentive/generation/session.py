@@ -10,7 +10,7 @@ from retentive.checkpoints import GenerationState, load_model, load_state, read_
 from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
 from retentive.config_types import check_count, check_kind, check_types
-from retentive.data.neighbour_stores import FOLDER
+from retentive.data.neighbours.stores import FOLDER
 from retentive.engine.choice import check_engine
 from retentive.errors import MismatchError
 from retentive.files.targets import check_file_target

@@ -10,7 +10,7 @@ from typing import Any
 from retentive.checkpoints import GenerationState, load_model
 from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
-from retentive.data.neighbour_stores import FOLDER
+from retentive.data.neighbours.stores import FOLDER
 from retentive.errors import MismatchError, RetentiveError
 from retentive.files.targets import check_folder_target
 from retentive.generation import PrefixCache, RequestBatch, StoreRetriever

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from laws.families import small_model
-from retentive.data.neighbour_stores import ChunkNeighbours, build_neighbours
+from retentive.data.neighbours.stores import ChunkNeighbours, build_neighbours
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.token_store import TokenStore
 from retentive.evaluation.measures.bits_per_byte import bits_per_byte_in_windows

@@ -11,7 +11,7 @@ import torch
 
 from laws.families import small_config
 from retentive.cli.registry import run_or_explain
-from retentive.data.neighbour_stores import ChunkNeighbours, build_neighbours
+from retentive.data.neighbours.stores import ChunkNeighbours, build_neighbours
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.token_store import TokenStore
 from retentive.evaluation.measures.chunk_scores import Chunks, RandomNeighbours, score_chunks

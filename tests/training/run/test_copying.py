@@ -9,7 +9,7 @@ import torch
 
 from laws.families import small_config
 from retentive.data.batch import Batch
-from retentive.data.retrieval_batches import RetrievalBatches
+from retentive.data.neighbours.batches import RetrievalBatches
 from retentive.data.token_store import TokenStore
 from retentive.models.registry import build
 from retentive.models.retro import retro_over, retrofit

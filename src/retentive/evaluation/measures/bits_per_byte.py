@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from retentive.data.retrieval_batches import FindsNeighbours
+from retentive.data.neighbours.batches import FindsNeighbours
 from retentive.evaluation.measures.documents import Coverage, Documents
 from retentive.evaluation.measures.scoring import (
     Hook,

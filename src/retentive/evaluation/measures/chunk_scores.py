@@ -9,8 +9,8 @@ from jaxtyping import Float64, Int64
 
 from retentive.data.batch import IGNORED
 from retentive.data.evaluation_windows import EvaluationBatch
-from retentive.data.neighbour_stores import ChunkNeighbours
-from retentive.data.retrieval_batches import FindsNeighbours, neighbour_inputs
+from retentive.data.neighbours.batches import FindsNeighbours, neighbour_inputs
+from retentive.data.neighbours.stores import ChunkNeighbours
 from retentive.evaluation.measures.documents import Documents
 from retentive.evaluation.measures.mode import evaluating
 from retentive.evaluation.measures.scoring import Hook, check_whole_chunks, quiet

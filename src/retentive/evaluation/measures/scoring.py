@@ -16,7 +16,7 @@ from torch import Tensor
 
 from retentive.config_types import check_count
 from retentive.data.evaluation_windows import EvaluationWindows
-from retentive.data.retrieval_batches import FindsNeighbours, neighbour_inputs
+from retentive.data.neighbours.batches import FindsNeighbours, neighbour_inputs
 from retentive.evaluation.measures.documents import Documents
 from retentive.evaluation.measures.mode import evaluating
 from retentive.models.protocol import LanguageModel

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retentive.checkpoints import load_model
-from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours
+from retentive.data.neighbours.stores import FOLDER, ChunkNeighbours
 from retentive.data.token_store import TokenStore
 from retentive.evaluation.measures.documents import select_documents
 from retentive.evaluation.measures.speed import SpeedReport, measure_speed

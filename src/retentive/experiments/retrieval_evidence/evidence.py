@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from retentive.checkpoints.weights import load_model
-from retentive.data.neighbour_stores import ChunkNeighbours
-from retentive.data.retrieval_batches import FindsNeighbours
+from retentive.data.neighbours.batches import FindsNeighbours
+from retentive.data.neighbours.stores import ChunkNeighbours
 from retentive.data.token_store import TokenStore
 from retentive.evaluation.measures.chunk_scores import (
     Chunks,

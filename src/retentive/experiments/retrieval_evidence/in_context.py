@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 
 from retentive.data.batch import IGNORED
-from retentive.data.retrieval_batches import FindsNeighbours
+from retentive.data.neighbours.batches import FindsNeighbours
 from retentive.evaluation.measures.chunk_scores import Chunks, ChunkScores
 from retentive.evaluation.measures.mode import evaluating
 from retentive.evaluation.measures.scoring import Hook, quiet

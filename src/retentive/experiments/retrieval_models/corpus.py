@@ -13,7 +13,7 @@ from shutil import rmtree
 from typing import Any
 
 from retentive.data.manifest import SPLITS
-from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, build_neighbours
+from retentive.data.neighbours.stores import FOLDER, ChunkNeighbours, build_neighbours
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.sources.folders import EVERY_FILE
 from retentive.data.token_store import TokenStore

@@ -8,7 +8,7 @@ be copied, and not at all where it is taken away before: so it is held until it 
 from dataclasses import dataclass, replace
 
 from retentive.data.manifest import Split
-from retentive.data.retrieval_batches import OwnText, RetrievalBatches
+from retentive.data.neighbours.batches import OwnText, RetrievalBatches
 from retentive.data.token_store import TokenStore
 from retentive.models.protocol import FamilyConfig
 from retentive.training.run.config import TrainConfig

@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from retentive.data.batch import Batch, columns_of_part
 from retentive.data.manifest import SPLITS, Split
-from retentive.data.neighbour_stores import FOLDER, ChunkNeighbours, build_neighbours
+from retentive.data.neighbours.batches import ChunkedWindows, OwnText, RetrievalBatches
+from retentive.data.neighbours.stores import FOLDER, ChunkNeighbours, build_neighbours
 from retentive.data.packing import PackedWindows
-from retentive.data.retrieval_batches import ChunkedWindows, OwnText, RetrievalBatches
 from retentive.data.streams import StreamedWindows
 from retentive.data.token_store import TokenStore
 from retentive.files.targets import check_folder_target

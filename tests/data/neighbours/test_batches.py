@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retentive.data.neighbour_stores import ChunkNeighbours, build_neighbours
+from retentive.data.neighbours.batches import ChunkedWindows, OwnText, RetrievalBatches, ended_chunks
+from retentive.data.neighbours.stores import ChunkNeighbours, build_neighbours
 from retentive.data.packing import PackedWindows
 from retentive.data.prepare import PrepareConfig, prepare
-from retentive.data.retrieval_batches import ChunkedWindows, OwnText, RetrievalBatches, ended_chunks
 from retentive.data.streams import StreamedWindows
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError

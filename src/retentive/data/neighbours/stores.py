@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from retentive.data.aligned_neighbours import aligned as aligned_windows
 from retentive.data.manifest import SPLITS, Split
+from retentive.data.neighbours.aligned import aligned as aligned_windows
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
 from retentive.retrieval import MISSING, Datastore, Encoder, Engine, NeighbourConfig, NeighbourTable

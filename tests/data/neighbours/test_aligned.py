@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retentive.data.neighbour_stores import ChunkNeighbours, build_neighbours
+from retentive.data.neighbours.stores import ChunkNeighbours, build_neighbours
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.token_store import TokenStore
 from retentive.retrieval import NeighbourConfig

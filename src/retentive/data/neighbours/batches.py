@@ -16,7 +16,7 @@ from torch import Tensor
 from retentive.config_types import check_types
 from retentive.data.batch import IGNORED, Batch, check_sizes, rows_of_rank
 from retentive.data.manifest import Split
-from retentive.data.neighbour_stores import ChunkNeighbours
+from retentive.data.neighbours.stores import ChunkNeighbours
 from retentive.data.packing import empty_split
 from retentive.data.shuffling import shuffled
 from retentive.data.streams import StreamedWindows, Stretch
