@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from retentive.huggingface.classification import RetentiveForSequenceClassification
     from retentive.huggingface.config import RetentiveConfig
     from retentive.huggingface.model import RetentiveForCausalLM
-    from retentive.huggingface.recurrent_memory import HuggingFaceRecurrentMemory
-    from retentive.huggingface.recurrent_memory_config import HuggingFaceMemoryConfig
-    from retentive.huggingface.recurrent_memory_files import load_memory, save_memory
+    from retentive.huggingface.recurrent_memory.config import HuggingFaceMemoryConfig
+    from retentive.huggingface.recurrent_memory.files import load_memory, save_memory
+    from retentive.huggingface.recurrent_memory.model import HuggingFaceRecurrentMemory
     from retentive.huggingface.registration import register
 
 _HOMES = {
-    "HuggingFaceMemoryConfig": "retentive.huggingface.recurrent_memory_config",
-    "HuggingFaceRecurrentMemory": "retentive.huggingface.recurrent_memory",
+    "HuggingFaceMemoryConfig": "retentive.huggingface.recurrent_memory.config",
+    "HuggingFaceRecurrentMemory": "retentive.huggingface.recurrent_memory.model",
     "RetentiveConfig": "retentive.huggingface.config",
     "RetentiveForCausalLM": "retentive.huggingface.model",
     "RetentiveForSequenceClassification": "retentive.huggingface.classification",
     "StateCache": "retentive.huggingface.cache",
-    "load_memory": "retentive.huggingface.recurrent_memory_files",
+    "load_memory": "retentive.huggingface.recurrent_memory.files",
     "register": "retentive.huggingface.registration",
-    "save_memory": "retentive.huggingface.recurrent_memory_files",
+    "save_memory": "retentive.huggingface.recurrent_memory.files",
 }
 
 __all__ = [

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from retentive.checkpoints.tensor_file import listed, open_tensors, write_tensors
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_json, write_atomically
-from retentive.huggingface.recurrent_memory import HuggingFaceRecurrentMemory
-from retentive.huggingface.recurrent_memory_config import HuggingFaceMemoryConfig
+from retentive.huggingface.recurrent_memory.config import HuggingFaceMemoryConfig
+from retentive.huggingface.recurrent_memory.model import HuggingFaceRecurrentMemory
 from retentive.models.fingerprint import fingerprint_of
 
 TENSORS_FILE = "memory.safetensors"

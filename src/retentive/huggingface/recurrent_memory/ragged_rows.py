@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from retentive.huggingface.segment_cache import read_columns
+from retentive.huggingface.recurrent_memory.segment_cache import read_columns
 from retentive.layers.memory.tokens import MemoryTokens
 from retentive.layers.mixers.key_value_cache import KeyValueState
 from retentive.shapes import Memory

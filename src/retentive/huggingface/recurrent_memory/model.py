@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_kind
 from retentive.errors import MismatchError
-from retentive.huggingface.ragged_rows import RowPart, RowResult, can_be_masked, read_rows
-from retentive.huggingface.recurrent_memory_config import HuggingFaceMemoryConfig, check_reach
-from retentive.huggingface.recurrent_memory_state import HuggingFaceMemoryState, has_cache, row_of, side_by_side
-from retentive.huggingface.segment_cache import LayerSizes, cached_sizes, empty_layers, read_columns
+from retentive.huggingface.recurrent_memory.config import HuggingFaceMemoryConfig, check_reach
+from retentive.huggingface.recurrent_memory.ragged_rows import RowPart, RowResult, can_be_masked, read_rows
+from retentive.huggingface.recurrent_memory.segment_cache import LayerSizes, cached_sizes, empty_layers, read_columns
+from retentive.huggingface.recurrent_memory.state import HuggingFaceMemoryState, has_cache, row_of, side_by_side
 from retentive.layers.memory.tokens import MemoryTokens
 from retentive.layers.mixers.key_value_cache import KeyValueState
 from retentive.layers.token_place import PLAIN, StepContext

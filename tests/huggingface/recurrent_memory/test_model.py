@@ -13,7 +13,7 @@ from retentive import generate, load_state, save_state
 from retentive.data.batch import IGNORED, Batch
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory, load_memory, save_memory
-from retentive.huggingface.segment_cache import cached_sizes
+from retentive.huggingface.recurrent_memory.segment_cache import cached_sizes
 from retentive.models.protocol import LanguageModel
 from retentive.training.run.fit import fit
 from retentive.training.step.config import OptimizerConfig
