@@ -23,7 +23,7 @@ from retentive.retrieval.neighbours.filters import make_filter
 from retentive.retrieval.neighbours.table import NEIGHBOURS, TABLES
 from retentive.retrieval.passages import Passages
 from retentive.retrieval.search.searcher import vector_rows
-from retentive.retrieval.stages import ChunkTask, EncodeTask, SegmentTask, block_words, segment_jobs
+from retentive.retrieval.versions.stages import ChunkTask, EncodeTask, SegmentTask, block_words, segment_jobs
 
 CHUNK_SIZE, CONFIG = 64, NeighbourConfig(k=2)
 

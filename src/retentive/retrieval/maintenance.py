@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from retentive.files.targets import check_folder_target
-from retentive.retrieval.build import BuildReport
 from retentive.retrieval.engines.engine import Engine, LocalEngine
 from retentive.retrieval.index.choice import IndexConfig
 from retentive.retrieval.neighbours.table import NeighbourConfig
 from retentive.retrieval.store import Datastore
 from retentive.retrieval.upgrade import upgrade_store
 from retentive.retrieval.verify import Damage, verify_store
+from retentive.retrieval.versions.build import BuildReport
 
 _SHOWN = 10
 

@@ -12,11 +12,9 @@ from retentive.config_types import check_kind
 from retentive.errors import MismatchError
 from retentive.retrieval.blocks.chunking import Document
 from retentive.retrieval.blocks.corpus import Corpus, Ids
-from retentive.retrieval.build import Builder, BuildReport, kept_index, refuse_foreign_folder, writing
 from retentive.retrieval.encoders import Encoder
 from retentive.retrieval.encoders.lexical import LexicalEncoder
 from retentive.retrieval.engines.engine import Engine, LocalEngine
-from retentive.retrieval.garbage import Freed, collect_garbage, compact
 from retentive.retrieval.index.choice import IndexConfig
 from retentive.retrieval.index.protocol import NearestVectors
 from retentive.retrieval.manifest import Manifest, current_key, read_manifest
@@ -24,8 +22,10 @@ from retentive.retrieval.neighbours.table import NeighbourConfig, NeighbourTable
 from retentive.retrieval.opening import open_parts
 from retentive.retrieval.search.asking import find_answers, search_chunks
 from retentive.retrieval.search.searcher import Searcher
-from retentive.retrieval.updates import add_documents, reindexed, remove_documents, sync_documents
 from retentive.retrieval.verify import Damage, verify_store
+from retentive.retrieval.versions.build import Builder, BuildReport, kept_index, refuse_foreign_folder, writing
+from retentive.retrieval.versions.garbage import Freed, collect_garbage, compact
+from retentive.retrieval.versions.updates import add_documents, reindexed, remove_documents, sync_documents
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.tokenizer import Tokenizer
 

@@ -12,7 +12,6 @@ from retentive.retrieval.blocks.block import SUFFIX, block_path, check_block, ke
 from retentive.retrieval.blocks.chunking import CHUNKS
 from retentive.retrieval.blocks.sealed_folder import folder_problems
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
-from retentive.retrieval.build import TOKENIZER, temporaries
 from retentive.retrieval.manifest import (
     CURRENT,
     SPARE,
@@ -27,6 +26,7 @@ from retentive.retrieval.manifest import (
 )
 from retentive.retrieval.neighbours.signatures import SIGNATURES, signature_key
 from retentive.retrieval.neighbours.table import BUILD_AGAIN, NEIGHBOURS, TABLES
+from retentive.retrieval.versions.build import TOKENIZER, temporaries
 
 _ALTERED = "does not have the content that its name is the hash of"
 _GC = "retentive index gc deletes it"

@@ -8,7 +8,7 @@ from retentive.retrieval import Datastore
 from retentive.retrieval.blocks import texts
 from retentive.retrieval.blocks.block import block_path, read_block
 from retentive.retrieval.blocks.chunking import CHUNKS
-from retentive.retrieval.stages import forget_blocks
+from retentive.retrieval.versions.stages import forget_blocks
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.loading import load_tokenizer
 from retentive.text.subword_tokenizer import train_bpe

@@ -32,7 +32,7 @@ from retentive.retrieval.index.protocol import (
 from retentive.retrieval.index.vector_index import LiveVectors, VectorIndex
 from retentive.retrieval.manifest import Manifest, read_manifest, version_keys
 from retentive.retrieval.passages import Passages
-from retentive.retrieval.stages import block_words
+from retentive.retrieval.versions.stages import block_words
 from retentive.text.tokenizer import Tokenizer
 
 RowNumbers = Int64[np.ndarray, "rows"]

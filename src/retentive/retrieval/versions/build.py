@@ -21,7 +21,6 @@ from retentive.retrieval.blocks.chunking import (
 )
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.sealed_folder import folder_record, sealed_folder
-from retentive.retrieval.changes import changed_documents, changed_settings
 from retentive.retrieval.encoders.protocol import Encoder, VectorEncoder, WordEncoder, parts_of
 from retentive.retrieval.engines.engine import Engine
 from retentive.retrieval.index import index_kind
@@ -37,10 +36,11 @@ from retentive.retrieval.manifest import (
     read_manifest,
     write_manifest,
 )
-from retentive.retrieval.runs import Run, vector_runs
 from retentive.retrieval.search.searcher import vector_rows
-from retentive.retrieval.sources import NamesMet, chunking_progress, refuse_empty
-from retentive.retrieval.stages import ChunkTask, EncodeTask, SegmentTask, segment_jobs
+from retentive.retrieval.versions.changes import changed_documents, changed_settings
+from retentive.retrieval.versions.runs import Run, vector_runs
+from retentive.retrieval.versions.sources import NamesMet, chunking_progress, refuse_empty
+from retentive.retrieval.versions.stages import ChunkTask, EncodeTask, SegmentTask, segment_jobs
 from retentive.text.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer"

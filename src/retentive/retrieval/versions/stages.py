@@ -18,7 +18,7 @@ from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts, Wor
 from retentive.retrieval.index.lexical_index import LEXICAL, write_segment
 from retentive.retrieval.manifest import ChunkBlock, FolderRecord
 from retentive.retrieval.passages import Passages
-from retentive.retrieval.runs import Run, word_runs
+from retentive.retrieval.versions.runs import Run, word_runs
 from retentive.text.tokenizer import Tokenizer, character_bytes
 
 

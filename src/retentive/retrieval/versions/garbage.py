@@ -12,11 +12,11 @@ from retentive.retrieval.blocks.block import SUFFIX, key_of
 from retentive.retrieval.blocks.chunking import CHUNKS
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
-from retentive.retrieval.build import Builder, BuildReport
 from retentive.retrieval.manifest import MANIFESTS, SPARE, ChunkBlock, Manifest
 from retentive.retrieval.neighbours.signatures import SIGNATURES, signature_key
 from retentive.retrieval.neighbours.table import BUILD_AGAIN, NEIGHBOURS, TABLES
-from retentive.retrieval.updates import corpus_of
+from retentive.retrieval.versions.build import Builder, BuildReport
+from retentive.retrieval.versions.updates import corpus_of
 
 
 @dataclass(frozen=True, slots=True)

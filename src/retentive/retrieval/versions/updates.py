@@ -8,10 +8,10 @@ from retentive.errors import DamagedFileError
 from retentive.retrieval.blocks.block import block_path, check_block
 from retentive.retrieval.blocks.chunking import CHUNKS, Document, DocumentParts, document_hash
 from retentive.retrieval.blocks.corpus import Corpus
-from retentive.retrieval.build import Builder, BuildReport, keep_tokenizer, vector_parts
-from retentive.retrieval.changes import live_documents, named
 from retentive.retrieval.manifest import ChunkBlock, Manifest
-from retentive.retrieval.sources import NotedDocuments, refuse_empty
+from retentive.retrieval.versions.build import Builder, BuildReport, keep_tokenizer, vector_parts
+from retentive.retrieval.versions.changes import live_documents, named
+from retentive.retrieval.versions.sources import NotedDocuments, refuse_empty
 
 Known = dict[str, tuple[int, bytes]]
 """Number and hash of each document by its name."""
