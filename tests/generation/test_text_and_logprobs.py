@@ -5,7 +5,7 @@ import pytest
 from laws.families import small_model
 from retentive.generation import PromptLookup, Request, RequestBatch, RequestStep, Sampling, generate, stream
 from retentive.generation.logprobs import shown
-from retentive.serving.logprobs import of_token
+from retentive.serving.answers.logprobs import of_token
 from retentive.text.byte_tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()

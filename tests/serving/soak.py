@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from retentive import Sampling, generate, load_model
-from retentive.serving.codec import from_bytes
+from retentive.serving.sessions.codec import from_bytes
 from retentive.serving.sessions.opening import open_place
 from retentive.text.chat_template import ChatTemplate, load_chat_template
 from retentive.text.loading import load_tokenizer

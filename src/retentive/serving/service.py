@@ -18,12 +18,12 @@ from retentive.models.base import DecoderModel
 from retentive.models.calls import check_predicts_next
 from retentive.models.fingerprint import weights_fingerprint
 from retentive.retrieval import Datastore
-from retentive.serving.codec import from_bytes, to_bytes
 from retentive.serving.config import ServeConfig
 from retentive.serving.errors import ApiError, not_found, too_many
 from retentive.serving.metrics import Metrics
 from retentive.serving.owners import Owners, read_keys
 from retentive.serving.rows import ModelThread
+from retentive.serving.sessions.codec import from_bytes, to_bytes
 from retentive.serving.sessions.opening import open_place
 from retentive.serving.sessions.record import StatePlace, StateRecord, new_id
 from retentive.serving.shared_store import SharedStore

@@ -10,12 +10,13 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
 from retentive.generation import Request, RequestStep
-from retentive.serving import logprobs
-from retentive.serving.answering import DONE, data, events_of, finish_of
-from retentive.serving.asking import check_model, rows_of
-from retentive.serving.conversation import first_turn, plain_messages
+from retentive.serving.answers import logprobs
+from retentive.serving.answers.answering import DONE, data, events_of, finish_of
+from retentive.serving.answers.asking import check_model, rows_of
+from retentive.serving.answers.conversation import first_turn, plain_messages
+from retentive.serving.answers.passages import Reading, readings_of
+from retentive.serving.answers.written import Written
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.passages import Reading, readings_of
 from retentive.serving.routes.common import STREAMED, Owner, respond, state_reference, usage_of
 from retentive.serving.rows import Event, RowEnd, RowGroup
 from retentive.serving.service import Service
@@ -30,7 +31,6 @@ from retentive.serving.wire.chat import (
     Delta,
 )
 from retentive.serving.wire.common import StateReference, Usage
-from retentive.serving.written import Written
 
 DEFAULT_TOKENS = 1024
 

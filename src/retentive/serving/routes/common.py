@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from retentive.checkpoints import GenerationState
 from retentive.generation import Request
-from retentive.serving.answering import EventStream, answering, data, events_of, first_of
+from retentive.serving.answers.answering import EventStream, answering, data, events_of, first_of
 from retentive.serving.errors import ApiError
 from retentive.serving.rows import Event, RowGroup
 from retentive.serving.service import Service

@@ -11,18 +11,18 @@ from fastapi import Request as HttpRequest
 
 from retentive.checkpoints import GenerationState
 from retentive.generation import Request, RequestStep
-from retentive.serving.answering import DONE, data, events_of, finish_of
-from retentive.serving.asking import check_model, rows_of
+from retentive.serving.answers.answering import DONE, data, events_of, finish_of
+from retentive.serving.answers.asking import check_model, rows_of
+from retentive.serving.answers.logprobs import TextOffsets, of_completion
+from retentive.serving.answers.passages import Reading, readings_of
+from retentive.serving.answers.written import Written
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.logprobs import TextOffsets, of_completion
-from retentive.serving.passages import Reading, readings_of
 from retentive.serving.routes.common import STREAMED, Owner, respond, state_reference, usage_of
 from retentive.serving.rows import Event, RowEnd, RowGroup
 from retentive.serving.service import Service
 from retentive.serving.sessions.record import StateRecord, new_id
 from retentive.serving.wire.common import Usage
 from retentive.serving.wire.completions import Completion, CompletionChoice, CompletionRequest
-from retentive.serving.written import Written
 from retentive.text.tokenizer import begin_of, encode_prompt
 
 DEFAULT_TOKENS = 16

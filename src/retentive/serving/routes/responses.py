@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
 from retentive.generation import RequestStep
-from retentive.serving.answering import EventStream, answering, data, events_of
+from retentive.serving.answers.answering import EventStream, answering, data, events_of
 from retentive.serving.errors import ApiError, not_found
-from retentive.serving.responding import Responding, begin_response
 from retentive.serving.routes.common import LOG, STREAMED, Owner
+from retentive.serving.routes.responding import Responding, begin_response
 from retentive.serving.rows import RowGroup
 from retentive.serving.service import Service
 from retentive.serving.wire.common import Id

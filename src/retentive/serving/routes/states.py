@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 from fastapi import Request as HttpRequest
 
-from retentive.serving.codec import from_stranger
 from retentive.serving.errors import not_found
 from retentive.serving.routes.common import Owner
 from retentive.serving.service import Service
+from retentive.serving.sessions.codec import from_stranger
 from retentive.serving.sessions.record import StateRecord
 from retentive.serving.wire.common import Id
 from retentive.serving.wire.states import DeletedState, StoredState, StoredStates

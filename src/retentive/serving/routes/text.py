@@ -5,9 +5,9 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from retentive.serving.asking import check_model
+from retentive.serving.answers.asking import check_model
+from retentive.serving.answers.passages import search
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.passages import search
 from retentive.serving.routes.common import Owner
 from retentive.serving.service import Service
 from retentive.serving.wire.common import ModelCard, ModelList

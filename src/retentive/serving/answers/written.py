@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from retentive.generation import RequestStep
-from retentive.serving import logprobs
-from retentive.serving.passages import Reading, read_passages
+from retentive.serving.answers import logprobs
+from retentive.serving.answers.passages import Reading, read_passages
 from retentive.serving.wire.chat import TokenLogprob
 from retentive.serving.wire.common import ReadPassages
 from retentive.text.tokenizer import Tokenizer

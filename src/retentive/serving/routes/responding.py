@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from retentive.generation import Request, RequestStep
-from retentive.serving.asking import check_model, rows_of
-from retentive.serving.conversation import next_turn, plain_messages
+from retentive.serving.answers.asking import check_model, rows_of
+from retentive.serving.answers.conversation import next_turn, plain_messages
+from retentive.serving.answers.passages import Reading, readings_of
+from retentive.serving.answers.written import Written
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.passages import Reading, readings_of
 from retentive.serving.routes.common import prompt_size, state_reference, tokens_before
 from retentive.serving.rows import RowEnd
 from retentive.serving.service import Service
@@ -24,7 +25,6 @@ from retentive.serving.wire.responses import (
     ResponseRequest,
     ResponseUsage,
 )
-from retentive.serving.written import Written
 
 DEFAULT_TOKENS = 1024
 Status = Literal["in_progress", "completed", "incomplete", "cancelled", "failed"]
