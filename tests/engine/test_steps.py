@@ -9,8 +9,8 @@ from torch import nn
 from laws.families import ALTERNATIVES, VARIANTS, case_name, random_tokens, small_model
 from retentive import generate
 from retentive.checkpoints import load_state, save_state
-from retentive.engine.context import EngineContext
 from retentive.engine.eager import EagerSteps
+from retentive.engine.growing.context import EngineContext
 from retentive.engine.lookup import ModelView, is_observed
 from retentive.errors import MismatchError
 from retentive.models.base import DecoderModel

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from retentive.engine.context import EngineContext
+from retentive.engine.growing.context import EngineContext
 from retentive.engine.lookup import ModelView, is_observed
 from retentive.engine.threads import one_thread, rows_worth_sharing
 from retentive.models.protocol import LanguageModel, as_module

@@ -5,7 +5,7 @@ import torch
 
 from laws.families import case_name, random_tokens
 from models.retro.small import CHUNK, RETNET, random_neighbours, small_base, small_retro
-from retentive.engine.context import EngineContext
+from retentive.engine.growing.context import EngineContext
 from retentive.engine.lookup import ModelView
 from retentive.models.retro import Retro
 from retentive.models.retro.state import end_chunks_every

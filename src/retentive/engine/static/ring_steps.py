@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from retentive.engine.context import EngineContext
 from retentive.engine.eager import EagerSteps
+from retentive.engine.growing.context import EngineContext
 from retentive.engine.lookup import is_observed
 from retentive.engine.static.rings import Rings, fill_rings
 from retentive.engine.static.tensor_step import StepForm, with_borders, with_marks, without_marks

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from retentive.engine.growing_buffers import GrowingBuffer
-from retentive.engine.position_cache import PositionCache
+from retentive.engine.growing.buffers import GrowingBuffer
+from retentive.engine.growing.position_cache import PositionCache
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.token_place import StepContext, TokenPlace
 

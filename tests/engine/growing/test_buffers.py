@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retentive.engine.growing_buffers import GrowingBuffer
+from retentive.engine.growing.buffers import GrowingBuffer
 
 
 @pytest.mark.parametrize("dim", [1, 2])

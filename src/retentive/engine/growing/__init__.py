@@ -1,0 +1,1 @@
+"""Steps over memory that grows: caches, and positions computed ahead."""
