@@ -1,5 +1,7 @@
 """What this library uses of other packages that they do not promise to keep, and the releases it was seen in.
 
+torch is imported inside the functions that use it: many commands start in less time than importing torch takes.
+
 Everything private that is called or read stands here, one function each. What is overridden instead, because a package
 offers no public way, can only stand in the class that overrides it:
 
@@ -21,53 +23,58 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import torch
 
 _TORCH_LIBRARIES = {"linux": "libtorch_cpu.so", "darwin": "libtorch_cpu.dylib"}
 
 
-def was_loaded_by_transformers(tensor: Tensor) -> bool:
+def was_loaded_by_transformers(tensor: "torch.Tensor") -> bool:
     """Tell whether ``from_pretrained`` has filled a tensor from a file (transformers 5.0.0, 5.24.0)."""
     return bool(getattr(tensor, "_is_hf_initialized", False))
 
 
-def offloading_hook(module: nn.Module) -> Any:
+def offloading_hook(module: "torch.nn.Module") -> Any:
     """Return the hook that loads a module's offloaded tensors before each call (accelerate 1.3.0, 1.15.0); or None."""
     hook: Any = getattr(module, "_hf_hook", None)
     return hook if getattr(hook, "offload", False) else None
 
 
-def is_offloaded(module: nn.Module) -> bool:
+def is_offloaded(module: "torch.nn.Module") -> bool:
     """Tell whether accelerate has put a hook around a module's call (accelerate 1.3.0, 1.15.0)."""
     return hasattr(module, "_hf_hook")
 
 
-# Looked up once: it is asked several times a token.
-_functorch_is_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)  # pyright: ignore[reportPrivateUsage]
-
-
 def is_functionally_transformed() -> bool:
     """Tell whether a transform of ``torch.func``, such as ``grad`` or ``vmap``, is active (torch 2.13)."""
-    return _functorch_is_active()
+    import torch
+
+    is_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)  # pyright: ignore[reportPrivateUsage]
+    return is_active()
 
 
 def is_forward_differentiated() -> bool:
     """Tell whether ``torch.autograd.forward_ad.dual_level`` is entered (torch 2.13)."""
+    import torch
+
     return int(getattr(torch.autograd.forward_ad, "_current_level", -1)) >= 0
 
 
 def is_faking() -> bool:
     """Tell whether a ``FakeTensorMode`` is on, whose tensors have no values and meet no real ones (torch 2.13)."""
+    import torch
+
     keys = getattr(torch._C, "_TorchDispatchModeKey", None)  # pyright: ignore[reportPrivateUsage]
     get = getattr(torch._C, "_get_dispatch_mode", None)  # pyright: ignore[reportPrivateUsage]
     return keys is not None and get is not None and get(keys.FAKE) is not None
 
 
-def is_batched(tensor: Tensor) -> bool | None:
+def is_batched(tensor: "torch.Tensor") -> bool | None:
     """Tell whether a tensor stands for many, inside ``vmap`` (torch 2.13); None where this torch cannot tell."""
+    import torch
+
     try:
         functions = torch._C._functorch  # pyright: ignore
         return bool(functions.is_batchedtensor(tensor) or functions.is_legacy_batchedtensor(tensor))
@@ -77,38 +84,42 @@ def is_batched(tensor: Tensor) -> bool | None:
 
 def is_graph_kept() -> bool | None:
     """Tell whether the running ``backward`` keeps its graph for another (torch 2.13); None where torch cannot tell."""
+    import torch
+
     try:
         return bool(torch._C._autograd._get_current_graph_task_keep_graph())  # pyright: ignore
     except AttributeError:
         return None
 
 
-def parameters_held_by(module: nn.Module) -> dict[str, Any]:
+def parameters_held_by(module: "torch.nn.Module") -> dict[str, Any]:
     """Return the dictionary in which a module keeps its own parameters (torch 2.13): tensors, within ``torch.func``."""
     return module._parameters  # pyright: ignore[reportPrivateUsage]
 
 
-def buffers_held_by(module: nn.Module) -> dict[str, Tensor | None]:
+def buffers_held_by(module: "torch.nn.Module") -> "dict[str, torch.Tensor | None]":
     """Return the dictionary in which a module keeps its own buffers (torch 2.13)."""
     return module._buffers  # pyright: ignore[reportPrivateUsage]
 
 
-def parts_held_by(module: nn.Module) -> dict[str, nn.Module | None]:
+def parts_held_by(module: "torch.nn.Module") -> "dict[str, torch.nn.Module | None]":
     """Return the dictionary in which a module keeps the modules inside it (torch 2.13)."""
     return module._modules  # pyright: ignore[reportPrivateUsage]
 
 
-def is_called_compiled(module: nn.Module) -> bool:
+def is_called_compiled(module: "torch.nn.Module") -> bool:
     """Tell whether ``module.compile()`` has put a compiler's code in place of its call (torch 2.13)."""
     return module._compiled_call_impl is not None  # pyright: ignore[reportPrivateUsage]
 
 
-def has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: "torch.nn.Module") -> bool:
     """Tell whether a hook, of a module or of all modules, sees what it is given or returns (torch 2.13).
 
     Where this torch cannot tell of all modules, there may be one.
     """
-    has_global_hook = getattr(nn.modules.module, "_has_any_global_hook", None)
+    import torch
+
+    has_global_hook = getattr(torch.nn.modules.module, "_has_any_global_hook", None)
     if has_global_hook is None or has_global_hook():
         return True
     forward = module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
@@ -118,11 +129,15 @@ def has_hooks(module: nn.Module) -> bool:
 
 def flash_attention_for_cpu() -> Any:
     """Return torch's attention on CPUs, as its counter of operations names it (torch 2.13)."""
+    import torch
+
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def packed_linear_operators() -> tuple[Any, Any] | None:
     """Return oneDNN's operators that order a linear layer's weights and apply it (torch 2.13); None without them."""
+    import torch
+
     operators: Any = torch.ops.mkldnn
     names = ("_reorder_linear_weight", "_linear_pointwise")
     if not torch.backends.mkldnn.is_available() or not all(hasattr(operators, name) for name in names):
@@ -130,18 +145,26 @@ def packed_linear_operators() -> tuple[Any, Any] | None:
     return operators._reorder_linear_weight, operators._linear_pointwise
 
 
-def product_of_eight_bits(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+def product_of_eight_bits(x: "torch.Tensor", values: "torch.Tensor", scales: "torch.Tensor") -> "torch.Tensor":
     """Return ``x @ values.T * scales`` by torch's kernel for CPUs, in bfloat16 (torch 2.13)."""
+    import torch
+
     return torch.ops.aten._weight_int8pack_mm(x, values, scales)
 
 
-def pack_four_bits(values: Tensor) -> Tensor:
+def pack_four_bits(values: "torch.Tensor") -> "torch.Tensor":
     """Return numbers of 4 bits, given as int32, in the order of torch's kernel for this CPU (torch 2.13)."""
+    import torch
+
     return torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1)
 
 
-def product_of_four_bits(x: Tensor, packed: Tensor, group_size: int, scales_and_zeros: Tensor) -> Tensor:
+def product_of_four_bits(
+    x: "torch.Tensor", packed: "torch.Tensor", group_size: int, scales_and_zeros: "torch.Tensor"
+) -> "torch.Tensor":
     """Return ``x`` times a weight that `pack_four_bits` has ordered, in bfloat16 (torch 2.13)."""
+    import torch
+
     return torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, group_size, scales_and_zeros)
 
 
@@ -158,6 +181,8 @@ def keep_cache_in_output(cache: Any) -> None:
 @cache
 def _torch_library() -> ctypes.CDLL | None:
     """Torch's library for CPUs, through which the functions of its OpenMP and MKL are found (torch 2.13.0)."""
+    import torch
+
     name = _TORCH_LIBRARIES.get(sys.platform)
     if name is not None:
         with suppress(OSError, AttributeError):
@@ -176,6 +201,8 @@ def set_threads_of_this_thread(number: int) -> None:
     Args:
         number: Of threads. More than one leaves MKL to OpenMP's number.
     """
+    import torch
+
     library = _torch_library()
     if library is None:
         return
@@ -185,22 +212,35 @@ def set_threads_of_this_thread(number: int) -> None:
         library.MKL_Set_Num_Threads_Local(ctypes.c_int(1 if number == 1 else 0))
 
 
-def let_dimension_vary(tensor: Tensor, dim: int) -> None:
+def let_dimension_vary(tensor: "torch.Tensor", dim: int) -> None:
     """Let ``torch.compile`` make one program for all sizes of a dimension, where it can (torch 2.13)."""
+    import torch
+
     torch._dynamo.maybe_mark_dynamic(tensor, dim)  # pyright: ignore[reportPrivateUsage]
 
 
-def stays_in_place(tensor: Tensor) -> None:
+def stays_in_place(tensor: "torch.Tensor") -> None:
     """Tell ``torch.compile`` that the tensor keeps its memory from call to call, for CUDA graphs (torch 2.13)."""
+    import torch
+
     torch._dynamo.mark_static_address(tensor)  # pyright: ignore[reportPrivateUsage]
 
 
-def write_package(program: torch.export.ExportedProgram, path: Path) -> None:
+def write_package(program: "torch.export.ExportedProgram", path: Path) -> None:
     """Compile an exported program into a package of AOTInductor (torch 2.13)."""
+    import torch
+
     options = {"cpp_wrapper": True}
     torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)  # pyright: ignore[reportPrivateUsage]
 
 
 def load_package(path: Path) -> Callable[..., Any]:
     """Return the program of such a package (torch 2.13)."""
+    import torch
+
     return torch._inductor.aoti_load_package(str(path))  # pyright: ignore[reportPrivateUsage]
+
+
+def options_of(parser: Any) -> list[Any]:
+    """Return the options of a parser, to be changed (jsonargparse 4.49, argparse of Python 3.11)."""
+    return parser._actions

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from retentive.cli.options.file import OptionsFile
 from retentive.cli.options.texts import add_texts
-from retentive.private_apis_of_parsers import options_of
+from retentive.private_apis import options_of
 
 Config = TypeVar("Config")
 

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 from retentive.checkpoints.manifest import read_manifest
 from retentive.models.registry import preset, preset_names
 from retentive.models.retro import retro_over
-from retentive.private_apis_of_parsers import options_of
+from retentive.private_apis import options_of
 
 
 def inner_option(family: str, size: str) -> str | None:

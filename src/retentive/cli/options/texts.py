@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import jsonargparse
 
-from retentive.private_apis_of_parsers import options_of
+from retentive.private_apis import options_of
 
 
 class Texts:

@@ -1,1 +1,1 @@
-"""Neighbours for training: the datastore of a token store, the neighbours of its chunks, and windows joined with them."""
+"""Neighbours for training: the datastore of a token store, and windows joined with the neighbours of their chunks."""
