@@ -17,12 +17,14 @@ from retentive.checkpoints.weights import save_model
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.token_store import TokenStore
 from retentive.training.metrics.log import read_metrics
+from retentive.training.metrics.report import TrainReport
 from retentive.training.objectives import OBJECTIVES
 from retentive.training.processes.processes import alone
 from retentive.training.processes.sharded_tensors import read_tensors, stored_tensors
 from retentive.training.run import config as configs
 from retentive.training.run.checkpoint_folder import checkpoint_folders
 from retentive.training.run.config import TrainConfig
+from retentive.training.run.trainer import train
 
 # Torch logs a hundred lines for each checkpoint, which would bury the reason of a failed test.
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)
@@ -89,6 +91,11 @@ def asked_configs(store: Path, asked: dict[str, Any]) -> tuple[Any, TrainConfig]
         values["objective"] = OBJECTIVES[objective.pop("name")](**objective)
     made = {name: PARTS[name](**value) if name in PARTS else value for name, value in values.items()}
     return small_config(family, **model), TrainConfig(store=store, run=run, **made)
+
+
+def run(store: Path, folder: Path, **asked: Any) -> TrainReport:
+    """Make a tiny run."""
+    return train(*asked_configs(store, {"run": folder, **asked}))
 
 
 def final_tensors(run: Path) -> dict[str, torch.Tensor]:

@@ -10,7 +10,6 @@ import torch
 
 from laws.families import small_model
 from retentive.checkpoints.weights import load_model, save_model
-from retentive.data.packing import PackedWindows
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, DivergedError, MismatchError
@@ -18,14 +17,10 @@ from retentive.files import only_writer
 from retentive.models.registry import build
 from retentive.text.loading import load_tokenizer
 from retentive.training.metrics.log import read_metrics
-from retentive.training.metrics.report import TrainReport
 from retentive.training.processes.processes import alone
 from retentive.training.run.checkpoint_folder import check_whole, checkpoint_folders, checkpoint_name
-from retentive.training.run.held_out import HeldOutWindows
 from retentive.training.run.run_state import read_weights
-from retentive.training.run.trainer import train
-from retentive.training.step.learner import Learner
-from training.conftest import STREAMED, asked_configs, final_tensors, step_lines
+from training.conftest import STREAMED, asked_configs, final_tensors, run, step_lines
 
 MODES: dict[str, dict[str, Any]] = {
     "packed": {},
@@ -42,11 +37,6 @@ MODES: dict[str, dict[str, Any]] = {
     },
     "streamed distillation": {"data": STREAMED, "objective": {"name": "distillation", "temperature": 2.0}},
 }
-
-
-def run(store: Path, folder: Path, **asked: Any) -> TrainReport:
-    """Make a tiny run."""
-    return train(*asked_configs(store, {"run": folder, **asked}))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -209,43 +199,6 @@ def test_a_run_keeps_its_objective(store: Path, tmp_path: Path):
         run(store, tmp_path / "run", **{**asked, "objective": {**asked["objective"], "teacher": tmp_path / "other"}})
 
 
-def test_a_run_begins_with_saved_weights(store: Path, tmp_path: Path):
-    run(store, tmp_path / "first", steps=6)
-    saved = tmp_path / "first" / "model"
-    still = {"init": saved, "steps": 1, "schedule": {"warmup_steps": 0}, "optimizer": {"learning_rate": 1e-30}}
-    report = run(store, tmp_path / "second", **still)
-    assert report.model is not None
-    first, second = (load_model(folder).state_dict() for folder in (saved, report.model))
-    assert all(torch.equal(first[name], value) for name, value in second.items())
-    moved = shutil.copytree(saved, tmp_path / "moved")
-    assert run(store, tmp_path / "second", **{**still, "init": moved}).resumed_at == 1
-    with pytest.raises(MismatchError, match=r"data\.initial_weights was '.*' and is None"):
-        run(store, tmp_path / "second", **{**still, "init": None})
-
-
-def test_a_first_model_without_a_tokenizer_is_named(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    save_model(small_model("retnet", dtype=torch.float32, vocab_size=257), tmp_path / "bare")
-    once = {"model": {"dropout": 0.0}, "steps": 1, "schedule": {"warmup_steps": 0}}
-    for first in (tmp_path / "bare", store.parent / "teacher"):
-        run(store, tmp_path / f"from {first.name}", init=first, **once)
-        said = f"the model in {first} was saved without a tokenizer: its token ids are taken for those of 'bytes' in"
-        assert (said in capsys.readouterr().err) == (first.name == "bare")
-
-
-def test_saved_weights_that_do_not_fit_are_refused(store: Path, tmp_path: Path):
-    teacher = store.parent / "teacher"
-    with pytest.raises(MismatchError, match=r"dropout is 0\.0 there, 0\.1 here: leave these options at the saved"):
-        run(store, tmp_path, init=teacher)
-    with pytest.raises(
-        MismatchError, match=r"init must be the folder of a transformer, but the model in .* is a retnet"
-    ):
-        run(store, tmp_path, init=teacher, model={"family": "transformer"})
-    with pytest.raises(ValueError, match="init and retrofit both say which weights the run begins with"):
-        run(store, tmp_path, init=teacher, retrofit=teacher)
-    with pytest.raises(FileNotFoundError, match="must be the folder of a saved model"):
-        run(store, tmp_path, init=tmp_path / "none")
-
-
 def test_a_finished_run_goes_on_with_more_steps(store: Path, tmp_path: Path):
     """Its learning rate stays at the lowest, as if ``decay_steps`` had been what its steps were."""
     asked: dict[str, Any] = {"schedule": {"warmup_steps": 3}}
@@ -313,17 +266,6 @@ def test_a_batch_must_be_divisible(store: Path, tmp_path: Path):
         run(store, tmp_path, hardware={"accumulation": 3})
 
 
-def test_without_held_out_text_evaluation_must_be_off(store: Path, tmp_path: Path):
-    source = tmp_path / "text"
-    source.mkdir()
-    (source / "one.txt").write_text("a text that is trained on " * 20)
-    prepare(PrepareConfig(source=source, output=tmp_path / "store", heldout_fraction=0.0))
-    with pytest.raises(ValueError, match=r"'heldout'.* has no document.*without evaluation: held_out\.every=null"):
-        run(tmp_path / "store", tmp_path / "run")
-    report = run(tmp_path / "store", tmp_path / "run", held_out={"every": None})
-    assert (report.held_out, report.best_step) == (None, None)
-
-
 def test_two_runs_do_not_share_a_folder(store: Path, tmp_path: Path):
     with only_writer(tmp_path), pytest.raises(BlockingIOError, match=r"another process is writing to this folder"):
         run(store, tmp_path)
@@ -379,31 +321,3 @@ def test_the_best_is_kept_and_can_be_the_model(store: Path, tmp_path: Path):
     assert report.model is not None
     saved = load_model(report.model).state_dict()
     assert all(torch.equal(saved[name], value) for name, value in expected.state_dict().items())
-
-
-@pytest.mark.parametrize(("windows", "parts"), [(6, 1), (6, 2), (7, 2), (40, 4)])
-def test_each_held_out_window_is_read_once(store: Path, tmp_path: Path, windows: int, parts: int):
-    model, config = asked_configs(store, {"run": tmp_path, "held_out": {"windows": windows}})
-    opened = TokenStore.open(store)
-    learner = Learner(
-        build(model),
-        optimizer=config.optimizer,
-        schedule=config.schedule,
-        decay_steps=10,
-        seed=0,
-        carries_state=False,
-        processes=alone(),
-    )
-    found = HeldOutWindows(model, opened, config, parts).evaluate(learner)
-    source = PackedWindows(opened, "heldout", 16, 1, config.seed)
-    nats = labels = num_bytes = 0.0
-    with torch.no_grad():
-        for number in range(min(windows, source.windows_per_epoch)):
-            batch = source.batch(number)
-            count = int((batch.labels != -100).sum())
-            loss = learner.model.eval()(batch.tokens, labels=batch.labels, starts=batch.starts).loss
-            nats, labels = nats + float(loss) * count, labels + count
-            num_bytes += int(((batch.labels != -100) & (batch.labels != 256)).sum())
-    assert found.loss == pytest.approx(nats / labels, rel=1e-5)
-    assert found.bits_per_byte == pytest.approx(nats / 0.69314718 / num_bytes, rel=1e-5)
-    assert source.windows_per_epoch > 7
