@@ -12,29 +12,15 @@ from retentive.experiments.retrieval_models.config import ModelsConfig
 class RetrievalEvidenceConfig(ModelsConfig):
     """Measure several ways to use one datastore on one held-out text: in context, nearest tokens, RETROfit, RETRO.
 
+    Further options are those of `ModelsConfig`.
+
     Args:
-        corpus: Folder of text, or a tar archive of one.
-        package: In place of a corpus: name of a package whose releases are fetched, each a revision of one text. The
-            last release is held out.
-        releases: Its releases, the oldest first.
         packages: In place of a corpus: names of packages whose documentation is fetched, in their newest releases.
         model: Folder of a trained Transformer (see "retentive convert"). It is measured with what needs no training;
             null trains small models, RETROfit and RETRO among them.
-        pattern: Which files, as in "retentive prepare".
         output: Folder for everything that the command makes. Started again with the same options, it goes on from
             there; only "seeds", "heldout_bytes" and "side_by_side" may differ. That of "retentive retro_evidence" may
             be given, whose models are then used.
-        seeds: Models of each kind are trained for each.
-        steps: Training steps of RETRO and of the Transformer.
-        batch_size: Windows of 512 tokens in a step.
-        fit_steps: Training steps of RETROfit, which starts from that Transformer.
-        own_text_steps: Steps at most in which all samples find their own text among the neighbours; see
-            `NeighbourDataConfig`.
-        near_duplicates: Jaccard similarity from which chunks and documents count as copies and are no neighbours (0.8
-            in the RETRO paper); null excludes exact copies only.
-        aligned: Shift each neighbour so that its longest run in common with the chunk stands at the chunk's own place.
-        heldout_bytes: Bytes of held-out text at most, in whole documents.
-        side_by_side: Models that are trained at the same time, each on one thread.
         layer: Block whose feed-forward's input is the key of a nearest token, from 0; negative ones count from the
             last.
         k: Nearest tokens that are mixed into a prediction.

@@ -57,25 +57,9 @@ MODEL_OF = {TRANSFORMER: PLAIN, TRANSFORMER_LONGER: LONGER} | dict.fromkeys(
 class EvidenceConfig(ModelsConfig):
     """Train small RETROs and Transformers of the same size on a text, and compare them on held-out documents.
 
+    Further options are those of `ModelsConfig`.
+
     Args:
-        corpus: Folder of text, or a tar archive of one.
-        package: In place of a corpus: name of a package whose releases are fetched, each a revision of one text. The
-            last release is held out.
-        releases: Its releases, the oldest first.
-        pattern: Which files, as in "retentive prepare".
-        output: Folder for everything that the command makes. Started again with the same options, it goes on from
-            there; only "seeds", "heldout_bytes" and "side_by_side" may differ.
-        seeds: One model of each kind is trained for each.
-        steps: Training steps of RETRO and of the Transformer.
-        batch_size: Windows of 512 tokens in a step.
-        fit_steps: Training steps of RETROfit, which starts from that Transformer.
-        own_text_steps: Steps at most in which all samples find their own text among the neighbours; see
-            `NeighbourDataConfig`.
-        near_duplicates: Jaccard similarity from which chunks and documents count as copies and are no neighbours (0.8
-            in the RETRO paper); null excludes exact copies only.
-        aligned: Shift each neighbour so that its longest run in common with the chunk stands at the chunk's own place.
-        heldout_bytes: Bytes of held-out text at most, in whole documents.
-        side_by_side: Models that are trained at the same time, each on one thread.
         dense_model: Folder or hub id of a dense encoder, to compare with the lexical one; null compares none.
         dense_share: Share of the training documents that this comparison searches.
     """
