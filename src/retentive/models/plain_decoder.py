@@ -1,5 +1,6 @@
 """What the flat configs of plain decoders have in common."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from retentive.config_types import check_counts
@@ -10,22 +11,37 @@ from retentive.layers.norm import NormConfig, NormKind
 from retentive.models.decoder import DecoderConfig
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlainDecoderConfig:
-    """The parts that are made of fields which all flat configs have, and the checks of these fields."""
+    """The fields that the config of every plain decoder has, their checks, and the parts that are made of them.
 
-    __slots__ = ()
+    Attributes:
+        vocab_size: Number of token ids.
+        hidden_size: Width of the residual stream, in channels.
+        num_layers: Blocks.
+        num_heads: Heads of each mixer.
+        intermediate_size: Channels inside the feed-forward; None is twice ``hidden_size``.
+        activation: Activation of the feed-forward.
+        gated: Gate the feed-forward by a second branch (GLU).
+        norm: Norm before each half of a block: ``rms_norm``, ``layer_norm`` or ``gated_rms_norm``.
+        norm_epsilon: Added under the root of every norm.
+        tie_embeddings: Use the token table as the head.
+        dropout: Share of the embedding and of each half's output dropped in training.
+        initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
+    """
 
     vocab_size: int
-    num_layers: int
     hidden_size: int
+    num_layers: int
     num_heads: int
-    gated: bool
-    activation: Activation
-    norm_epsilon: float
-    norm: NormKind
-    dropout: float
-    tie_embeddings: bool
-    initialisation: Literal["xavier", "normal"]
+    intermediate_size: int | None = None
+    activation: Activation = "gelu"
+    gated: bool = False
+    norm: NormKind = "rms_norm"
+    norm_epsilon: float = 1e-6
+    tie_embeddings: bool = False
+    dropout: float = 0.0
+    initialisation: Literal["xavier", "normal"] = "xavier"
 
     @property
     def chunked_reading(self) -> None:

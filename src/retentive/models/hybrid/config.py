@@ -1,13 +1,11 @@
 """The shape of a hybrid model."""
 
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from retentive.config_types import check_types
-from retentive.layers.feed_forward import Activation
 from retentive.layers.mixers.protocol import MixerConfig, MixerSizes
 from retentive.layers.mixers.registry import kind_of, make_mixer
-from retentive.layers.norm import NormKind
 from retentive.models.decoder import DecoderConfig
 from retentive.models.plain_decoder import PlainDecoderConfig
 
@@ -27,11 +25,9 @@ _OPTIONS = {
 class HybridConfig(PlainDecoderConfig):
     """Shape of a hybrid model, whose blocks have the mixers of a pattern.
 
+    Further fields are those of `PlainDecoderConfig`.
+
     Attributes:
-        vocab_size: Number of token ids.
-        hidden_size: Width of the residual stream, in channels.
-        num_layers: Blocks.
-        num_heads: Heads of each mixer.
         pattern: Names of mixers, repeated until there is one for each block: ``retention``, ``gated_retention``,
             ``attention``, ``window_attention``, or one that `register_mixer` added.
         num_kv_heads: Key and value heads of attention; None is ``num_heads``, fewer is grouped-query attention.
@@ -39,48 +35,28 @@ class HybridConfig(PlainDecoderConfig):
         value_dim: Channels of one head's value; None is the mixer's own choice: twice ``key_dim`` in retention,
             ``key_dim`` in attention.
         window: Tokens that ``window_attention`` sees, a token itself included.
-        intermediate_size: Channels inside the feed-forward; None is twice ``hidden_size``.
-        activation: Activation of the feed-forward.
-        gated: Gate the feed-forward by a second branch (GLU).
-        norm: Norm before each half of a block: ``rms_norm``, ``layer_norm`` or ``gated_rms_norm``.
-        norm_epsilon: Added under the root of every norm.
         final_norm: Norm between the last block and the head.
         rotary_base: Tokens in which the slowest pair of channels is rotated by about one radian.
         mixer_bias: Biases in the mixers' projections.
         feed_forward_bias: Biases in the feed-forward.
         head_bias: A bias in the head.
-        tie_embeddings: Use the token table as the head.
-        dropout: Share of the embedding and of each half's output dropped in training.
         attention_dropout: Share of attention weights dropped in training.
-        initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
         chunk_size: Tokens that chunkwise forms take at a time. Changes speed, never results.
     """
 
     family: ClassVar[str] = "hybrid"
 
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
     pattern: tuple[str, ...]
     num_kv_heads: int | None = None
     key_dim: int | None = None
     value_dim: int | None = None
     window: int | None = None
-    intermediate_size: int | None = None
-    activation: Activation = "gelu"
-    gated: bool = False
-    norm: NormKind = "rms_norm"
-    norm_epsilon: float = 1e-6
     final_norm: bool = True
     rotary_base: float = 10000.0
     mixer_bias: bool = False
     feed_forward_bias: bool = False
     head_bias: bool = False
-    tie_embeddings: bool = False
-    dropout: float = 0.0
     attention_dropout: float = 0.0
-    initialisation: Literal["xavier", "normal"] = "xavier"
     chunk_size: int = 64
 
     def __post_init__(self) -> None:

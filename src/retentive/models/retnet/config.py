@@ -5,9 +5,8 @@ from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
 from retentive.layers.embedding import EmbeddingConfig
-from retentive.layers.feed_forward import Activation
 from retentive.layers.mixers.retention import RetentionConfig
-from retentive.layers.norm import NormConfig, NormKind
+from retentive.layers.norm import NormConfig
 from retentive.models.decoder import DecoderConfig
 from retentive.models.plain_decoder import PlainDecoderConfig
 
@@ -16,18 +15,12 @@ from retentive.models.plain_decoder import PlainDecoderConfig
 class RetNetConfig(PlainDecoderConfig):
     """Shape of a RetNet; what is left out follows the paper (arXiv:2307.08621).
 
+    Further fields are those of `PlainDecoderConfig`.
+
     Attributes:
-        vocab_size: Number of token ids.
-        hidden_size: Width of the residual stream, in channels.
-        num_layers: Blocks.
         num_heads: Retention heads in a block, each with a decay of its own.
         key_dim: Channels of one head's query and key; None is ``hidden_size / num_heads``.
         value_dim: Channels of one head's value; None is twice ``key_dim``.
-        intermediate_size: Channels inside the feed-forward; None is twice ``hidden_size``.
-        activation: Activation of the feed-forward.
-        gated: Gate the feed-forward by a second branch (GLU).
-        norm: Norm before each half of a block: ``rms_norm``, ``layer_norm`` or ``gated_rms_norm``.
-        norm_epsilon: Added under the root of every norm.
         head_norm: Norm of each head's output; ``layer_norm`` is the paper's GroupNorm.
         head_norm_affine: Whether the head norm has learned weights, shared by the heads.
         head_norm_epsilon: Added under the root of the head norm; None is ``norm_epsilon``.
@@ -46,28 +39,16 @@ class RetNetConfig(PlainDecoderConfig):
         gate: Activation of the output gate.
         bias: Biases in all projections.
         head_bias: A bias in the head.
-        tie_embeddings: Use the token table as the head.
         scale_embeddings: Multiply embeddings by the root of ``hidden_size``.
         embedding_norm: Norm of the embeddings, of the same kind as the others.
         max_positions: Add learned positions up to this many tokens; None adds none.
-        dropout: Share of the embedding and of each half's output dropped in training.
-        initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
         chunk_size: Tokens that the chunkwise form takes at a time. Changes speed, never results.
     """
 
     family: ClassVar[str] = "retnet"
 
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
     key_dim: int | None = None
     value_dim: int | None = None
-    intermediate_size: int | None = None
-    activation: Activation = "gelu"
-    gated: bool = False
-    norm: NormKind = "rms_norm"
-    norm_epsilon: float = 1e-6
     head_norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
     head_norm_affine: bool = False
     head_norm_epsilon: float | None = None
@@ -83,12 +64,9 @@ class RetNetConfig(PlainDecoderConfig):
     gate: Literal["swish", "gelu", "relu"] = "swish"
     bias: bool = False
     head_bias: bool = False
-    tie_embeddings: bool = False
     scale_embeddings: bool = False
     embedding_norm: bool = False
     max_positions: int | None = None
-    dropout: float = 0.0
-    initialisation: Literal["xavier", "normal"] = "xavier"
     chunk_size: int = 64
 
     def __post_init__(self) -> None:

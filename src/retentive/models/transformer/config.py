@@ -6,9 +6,8 @@ from typing import ClassVar, Literal
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.embedding import EmbeddingConfig
-from retentive.layers.feed_forward import Activation
 from retentive.layers.mixers.attention import AttentionConfig
-from retentive.layers.norm import NormConfig, NormKind
+from retentive.layers.norm import NormConfig
 from retentive.models.decoder import DecoderConfig
 from retentive.models.plain_decoder import PlainDecoderConfig
 
@@ -17,18 +16,13 @@ from retentive.models.plain_decoder import PlainDecoderConfig
 class TransformerConfig(PlainDecoderConfig):
     """Shape of a Transformer; what is left out is today's custom (pre-norm, rotary, no biases).
 
+    Further fields are those of `PlainDecoderConfig`.
+
     Attributes:
-        vocab_size: Number of token ids.
-        hidden_size: Width of the residual stream, in channels.
-        num_layers: Blocks.
         num_heads: Query heads in a block.
         num_kv_heads: Key and value heads; None is ``num_heads``, fewer is grouped-query attention.
         head_dim: Channels of one head; None is ``hidden_size / num_heads``.
         intermediate_size: Channels inside the feed-forward; None is four times ``hidden_size``.
-        activation: Activation of the feed-forward.
-        gated: Gate the feed-forward by a second branch (GLU).
-        norm: Norm before each half of a block: ``rms_norm``, ``layer_norm`` or ``gated_rms_norm``.
-        norm_epsilon: Added under the root of every norm.
         final_norm: Norm between the last block and the head.
         positions: ``rotary``, ``learned`` or ``none``.
         max_positions: Tokens that learned positions reach; only with ``learned``.
@@ -43,26 +37,14 @@ class TransformerConfig(PlainDecoderConfig):
         output_bias: A bias in the projection after the attention.
         feed_forward_bias: Biases in the feed-forward.
         head_bias: A bias in the head.
-        tie_embeddings: Use the token table as the head.
         scale_embeddings: Multiply embeddings by the root of ``hidden_size``.
-        dropout: Share of the embedding and of each half's output dropped in training.
         attention_dropout: Share of attention weights dropped in training.
-        initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
     """
 
     family: ClassVar[str] = "transformer"
 
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
     num_kv_heads: int | None = None
     head_dim: int | None = None
-    intermediate_size: int | None = None
-    activation: Activation = "gelu"
-    gated: bool = False
-    norm: NormKind = "rms_norm"
-    norm_epsilon: float = 1e-6
     final_norm: bool = True
     positions: Literal["rotary", "learned", "none"] = "rotary"
     max_positions: int | None = None
@@ -76,9 +58,7 @@ class TransformerConfig(PlainDecoderConfig):
     output_bias: bool = False
     feed_forward_bias: bool = False
     head_bias: bool = False
-    tie_embeddings: bool = False
     scale_embeddings: bool = False
-    dropout: float = 0.0
     attention_dropout: float = 0.0
     initialisation: Literal["xavier", "normal"] = "normal"
 

@@ -1,7 +1,7 @@
 """The shape of a YOCO."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import RotaryConfig
@@ -9,7 +9,6 @@ from retentive.layers.feed_forward import Activation
 from retentive.layers.mixers.protocol import MixerConfig, MixerSizes
 from retentive.layers.mixers.registry import kind_of, make_mixer
 from retentive.layers.mixers.shared_cache_attention import SharedCacheAttentionConfig
-from retentive.layers.norm import NormKind
 from retentive.models.decoder import DecoderConfig
 from retentive.models.plain_decoder import PlainDecoderConfig
 
@@ -20,9 +19,9 @@ _CHUNK_SIZE = 64
 class YocoConfig(PlainDecoderConfig):
     """Shape of a YOCO; what is left out follows the paper (arXiv:2405.05254).
 
+    Further fields are those of `PlainDecoderConfig`.
+
     Attributes:
-        vocab_size: Number of token ids.
-        hidden_size: Width of the residual stream, in channels.
         num_layers: Blocks: the first half is the self-decoder, the other half the cross-decoder.
         num_heads: Query heads of the cross-decoder.
         num_kv_heads: Key and value heads of the cache, and of a window attention; None is ``num_heads``, fewer is
@@ -33,37 +32,22 @@ class YocoConfig(PlainDecoderConfig):
         window: Tokens that ``window_attention`` sees, a token itself included.
         intermediate_size: Channels inside the feed-forward; None is 8/3 of ``hidden_size``, rounded up to a multiple of
             8, where it is gated, and four times ``hidden_size`` where not.
-        activation: Activation of the feed-forward.
         gated: Gate the feed-forward by a second branch; with ``swish`` it is SwiGLU (arXiv:2002.05202).
         norm: Norm before each half of a block and before the cache: ``rms_norm``, ``layer_norm`` or
             ``gated_rms_norm``.
-        norm_epsilon: Added under the root of every norm.
         rotary_base: Tokens in which the slowest pair of channels is rotated by about one radian.
-        tie_embeddings: Use the token table as the head.
-        dropout: Share of the embedding and of each half's output dropped in training.
-        initialisation: ``xavier`` (torchscale's) or ``normal`` (GPT-2's).
         chunk_size: Tokens that chunkwise forms take at a time. Changes speed, never results.
     """
 
     family: ClassVar[str] = "yoco"
 
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
     num_kv_heads: int | None = None
     self_mixer: str = "gated_retention"
     self_num_heads: int | None = None
     window: int | None = None
-    intermediate_size: int | None = None
     activation: Activation = "swish"
     gated: bool = True
-    norm: NormKind = "rms_norm"
-    norm_epsilon: float = 1e-6
     rotary_base: float = 10000.0
-    tie_embeddings: bool = False
-    dropout: float = 0.0
-    initialisation: Literal["xavier", "normal"] = "xavier"
     chunk_size: int = _CHUNK_SIZE
 
     def __post_init__(self) -> None:
