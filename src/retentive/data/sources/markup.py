@@ -1,5 +1,6 @@
 """The text of HTML pages and of PDFs, by libraries for them."""
 
+from importlib import import_module
 from typing import Any
 
 from retentive.data.sources.documents import Problem
@@ -11,10 +12,7 @@ def html_text(content: bytes, name: str) -> tuple[str, dict[str, str]] | Problem
     Raises:
         ImportError: If trafilatura is not installed.
     """
-    try:
-        import trafilatura
-    except ImportError as error:
-        raise ImportError(f"reading {name} needs the package trafilatura: pip install 'retentive[readers]'") from error
+    trafilatura = _reader("trafilatura", name)
     found: Any = trafilatura.bare_extraction(content, with_metadata=True, include_comments=False)
     # Pages that are nothing but a few words have no main text for it: then all text that is shown.
     text = (found.text if found is not None else None) or trafilatura.html2txt(content)
@@ -30,10 +28,7 @@ def pdf_text(content: bytes, name: str) -> tuple[str, dict[str, str]] | Problem:
     Raises:
         ImportError: If pypdfium2 is not installed.
     """
-    try:
-        import pypdfium2
-    except ImportError as error:
-        raise ImportError(f"reading {name} needs the package pypdfium2: pip install 'retentive[readers]'") from error
+    pypdfium2 = _reader("pypdfium2", name)
     try:
         document: Any = pypdfium2.PdfDocument(content)
     except pypdfium2.PdfiumError as error:
@@ -54,3 +49,10 @@ def pdf_text(content: bytes, name: str) -> tuple[str, dict[str, str]] | Problem:
     if not text:
         return Problem(name=name, kind="empty", message="is a PDF without text: are its pages images?")
     return text.replace("\x00", ""), {"title": title} if title else {}
+
+
+def _reader(package: str, name: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ImportError(f"reading {name} needs the package {package}: pip install 'retentive[readers]'") from error

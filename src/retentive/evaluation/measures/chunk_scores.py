@@ -78,7 +78,31 @@ class ChunkScores:
 
 
 @dataclass(frozen=True)
-class OthersNeighbours:
+class _OfChunks:
+    """Neighbours made of those that belong to each chunk."""
+
+    neighbours: ChunkNeighbours
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a chunk."""
+        return self.neighbours.chunk_size
+
+
+@dataclass(frozen=True)
+class _OfDatastore:
+    """Neighbours from a datastore, which need not be the one of training."""
+
+    database: Datastore
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a chunk."""
+        return self.database.chunk_size
+
+
+@dataclass(frozen=True)
+class OthersNeighbours(_OfChunks):
     """Each chunk is given the neighbours of another one, by a permutation of all chunks.
 
     Attributes:
@@ -87,14 +111,8 @@ class OthersNeighbours:
         seed: Decides the permutation.
     """
 
-    neighbours: ChunkNeighbours
     chunks: Chunks
     seed: int = 0
-
-    @property
-    def chunk_size(self) -> int:
-        """Tokens of a chunk."""
-        return self.neighbours.chunk_size
 
     def tokens(
         self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
@@ -115,7 +133,7 @@ class OthersNeighbours:
 
 
 @dataclass(frozen=True)
-class RandomNeighbours:
+class RandomNeighbours(_OfDatastore):
     """Each chunk is given chunks of the datastore that are drawn at random.
 
     Attributes:
@@ -124,14 +142,8 @@ class RandomNeighbours:
         seed: Decides which.
     """
 
-    database: Datastore
     k: int = 2
     seed: int = 0
-
-    @property
-    def chunk_size(self) -> int:
-        """Tokens of a chunk."""
-        return self.database.chunk_size
 
     def tokens(
         self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
@@ -149,7 +161,7 @@ class RandomNeighbours:
 
 
 @dataclass(frozen=True)
-class OwnTextNeighbours:
+class OwnTextNeighbours(_OfChunks):
     """One neighbour of each chunk is its own text and continuation, shifted: what a model that copies reads best.
 
     Attributes:
@@ -157,13 +169,7 @@ class OwnTextNeighbours:
         seed: Decides the shifts, of at most half a chunk, and which neighbour it is.
     """
 
-    neighbours: ChunkNeighbours
     seed: int = 0
-
-    @property
-    def chunk_size(self) -> int:
-        """Tokens of a chunk."""
-        return self.neighbours.chunk_size
 
     def tokens(
         self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]
@@ -186,7 +192,7 @@ class OwnTextNeighbours:
 
 
 @dataclass(frozen=True)
-class FoundNeighbours:
+class FoundNeighbours(_OfDatastore):
     """Each chunk is looked for in a datastore, which need not be the one of training.
 
     Attributes:
@@ -195,14 +201,8 @@ class FoundNeighbours:
         k: Neighbours of each.
     """
 
-    database: Datastore
     chunks: Chunks
     k: int = 2
-
-    @property
-    def chunk_size(self) -> int:
-        """Tokens of a chunk."""
-        return self.database.chunk_size
 
     def tokens(
         self, documents: Int64[np.ndarray, "*shape"], numbers: Int64[np.ndarray, "*shape"]

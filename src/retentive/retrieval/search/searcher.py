@@ -1,7 +1,7 @@
 """Encoded queries against words, vectors or both, and the search for allowed answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -130,11 +130,11 @@ class Among:
 
     def select(self, rows: RowNumbers) -> "Among":
         """The queries of the given rows."""
-        return Among(self.queries.select(rows), self.chunks)
+        return replace(self, queries=self.queries.select(rows))
 
     def among(self, chunks: Mask) -> "Among":
         """The same queries, answered by those of its chunks that are also among others."""
-        return Among(self.queries, self.chunks & chunks)
+        return replace(self, chunks=self.chunks & chunks)
 
     def search(self, k: int) -> Ranking:
         """The ``k`` nearest of these chunks to each query."""
@@ -143,7 +143,7 @@ class Among:
 
 
 @dataclass(frozen=True, slots=True)
-class AmongVectors:
+class AmongVectors(Among):
     """Queries by vector that are answered by some chunks alone.
 
     A few chunks are compared one by one, and so are more of them where the index, which need not look everywhere, finds
@@ -151,25 +151,12 @@ class AmongVectors:
     """
 
     queries: VectorQueries
-    chunks: Mask
-
-    def __len__(self) -> int:
-        """Number of queries."""
-        return len(self.queries)
-
-    def select(self, rows: RowNumbers) -> "AmongVectors":
-        """The queries of the given rows."""
-        return AmongVectors(self.queries.select(rows), self.chunks)
-
-    def among(self, chunks: Mask) -> "AmongVectors":
-        """The same queries, answered by those of its chunks that are also among others."""
-        return AmongVectors(self.queries, self.chunks & chunks)
 
     def search(self, k: int) -> Ranking:
         """The ``k`` nearest of these chunks to each query by squared Euclidean distance."""
         ids = np.flatnonzero(self.chunks).astype(np.int64)
         if len(ids) > _FEW:
-            scores, found = Among(self.queries, self.chunks).search(k)
+            scores, found = Among.search(self, k)
             if (found[:, min(k, len(ids)) - 1] >= 0).all():
                 return scores, found
         return self._one_by_one(ids, k)
