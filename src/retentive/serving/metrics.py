@@ -3,12 +3,8 @@
 import math
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-
-if TYPE_CHECKING:
-    from retentive.serving.rows import RowEnd
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _WINDOW_SECONDS = 10.0
@@ -53,10 +49,10 @@ class Metrics:
         while self._recent and self._recent[0][0] < now - _WINDOW_SECONDS:
             self._recent.popleft()
 
-    def count_end(self, end: "RowEnd") -> None:
-        """Note how a row ended."""
-        self.prompt_tokens.inc(end.prompt_tokens)
-        self.cached_tokens.inc(end.cached_tokens)
+    def count_prompt(self, tokens: int, cached: int) -> None:
+        """Note the prompt of a row that has ended: its tokens, and how many of them were not read again."""
+        self.prompt_tokens.inc(tokens)
+        self.cached_tokens.inc(cached)
 
     def count_seconds(self, seconds: float) -> None:
         """Note how long an answer took."""

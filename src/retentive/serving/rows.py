@@ -197,7 +197,7 @@ class ModelThread:
         for row, event in events:
             if isinstance(event, RowEnd):
                 self._placed.discard(row)
-                self._metrics.count_end(event)
+                self._metrics.count_prompt(event.prompt_tokens, event.cached_tokens)
             row.group.put(row.index, event)
         self._place()
 
