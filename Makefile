@@ -150,6 +150,7 @@ bench: $(VENV)/installed
 		recurrent_memory_transformer_pytorch
 	@$(BIN)/python -m benchmarks.retnet
 	@$(BIN)/python -m benchmarks.engines
+	@$(BIN)/python -m benchmarks.compiled_training
 	@$(if $(CORPUS),$(BIN)/python -m benchmarks.retrieval --corpus "$(CORPUS)",echo "the datastore is left out: it needs make bench CORPUS=text.tar.gz")
 	@$(BIN)/python -m benchmarks.rmt
 	@$(BIN)/python -m benchmarks.retro

@@ -14,6 +14,7 @@ from retentive.generation import generate
 from retentive.layers.mixers.retention import RetentionConfig
 from retentive.models.base import DecoderModel
 from retentive.models.registry import build, config_from_dict
+from retentive.training.step.compiling import compile_in_place
 
 
 def works(*, config: dict[str, Any], threads: int) -> Mapping[str, Callable[..., Work]]:
@@ -35,7 +36,11 @@ def works(*, config: dict[str, Any], threads: int) -> Mapping[str, Callable[...,
     }
 
 
-def _training_step(model: DecoderModel, vocab_size: int, *, time: int) -> Work:
+def _training_step(model: DecoderModel, vocab_size: int, *, time: int, compiled: bool = False) -> Work:
+    if compiled:
+        torch.compiler.reset()  # each length is compiled for itself, as a run of one length is
+        compile_in_place(model)
+
     def loss_of(tokens: Tensor, labels: Tensor) -> Tensor:
         loss = model(tokens, labels=labels, logits_to_keep=0).loss
         assert loss is not None
