@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from laws.families import small_model
+from models.test_protocol import AverageConfig, MovingAverage
 from retentive.layers.block import Block
 from retentive.training.run.config import HardwareConfig
 from retentive.training.step.compiling import compile_in_place
@@ -25,12 +26,18 @@ train(*asked_configs(Path(store), {"run": Path(folder), **asked}))
 """
 
 
-@pytest.mark.parametrize(("family", "whole"), [("retnet", True), ("yoco", True), ("rmt", False), ("retro", False)])
-def test_what_unrolls_a_call_is_compiled_block_by_block(family: str, whole: bool):
+@pytest.mark.parametrize("family", ["retnet", "yoco", "rmt", "retro"])
+def test_blocks_are_compiled_and_nothing_else(family: str):
     model = small_model(family)
     compile_in_place(model)
     compiled = {part for part in model.modules() if part._compiled_call_impl is not None}
-    assert compiled == ({model} if whole else {part for part in model.modules() if isinstance(part, Block)})
+    assert compiled == {part for part in model.modules() if isinstance(part, Block)}
+
+
+def test_a_model_without_blocks_is_compiled_whole():
+    model = MovingAverage(AverageConfig(vocab_size=16, hidden_size=4))
+    compile_in_place(model)
+    assert model._compiled_call_impl is not None
 
 
 def test_sharded_models_are_not_compiled():

@@ -172,8 +172,8 @@ class HardwareConfig:
             again in the backward pass; "replay" keeps only the states between windows and computes each window again
             (needs data.windows_per_graph above 1).
         workers: Processes that make batches ahead, while a step runs; 0 makes each batch when it is needed.
-        compile: Whether steps run through "torch.compile", which needs a C++ compiler and takes a minute or more before
-            the first of them. Not with "fsdp".
+        compile: Whether the model's blocks run through "torch.compile", which needs a C++ compiler and takes a minute
+            or more before the first step. Not with "fsdp".
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
