@@ -1,6 +1,7 @@
 """What the pictures of benchmarks share: the panel of targets, and how a picture is saved."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,10 +40,12 @@ def draw_targets(axes: Axes, rows: Sequence[Row], number: Callable[[float], str]
         axes.barh(height, share, color=MET_COLOUR if row.met else MISSED_COLOUR, height=0.65)
         sign = "≥" if row.limit == "least" else "≤"
         told = f"{number(row.ratio.median)} ({sign} {row.target:,g})"
-        axes.text(share + 0.05, height, told, va="center", fontsize=8)
+        axes.text(max(share, 1) + 0.05, height, told, va="center", fontsize=8)
     axes.axvline(1, color=TARGET_COLOUR, linestyle="--")
     axes.set_xlim(0, LONGEST + 1.4)
-    axes.set_yticks(range(len(rows)), [textwrap.fill(row.what, 26) for row in rows], fontsize=7)
+    works = Counter(row.what for row in rows)
+    names = [row.what if works[row.what] == 1 else f"{row.what}, over {row.against}" for row in rows]
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, 40) for name in names], fontsize=7)
     axes.set_xlabel(f"reached / target, at most {LONGEST:g}")
     axes.set_title("Targets (green: met)")
 
