@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from retentive import generate, load_state, save_state
+from retentive.checkpoints.conversion import read_foreign
 from retentive.data.batch import IGNORED, Batch
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory, load_memory, save_memory
 from retentive.huggingface.recurrent_memory.segment_cache import cached_sizes
 from retentive.models.protocol import LanguageModel
+from retentive.models.rmt import RecurrentMemoryConfig, with_memory
 from retentive.training.run.fit import fit
 from retentive.training.step.config import OptimizerConfig
 from retentive.training.step.pieces import cut_text
@@ -75,6 +77,30 @@ def test_what_a_model_caches_is_found_by_a_call_and_nothing_else_is_passed_over(
     broken.model.layers[1].mlp.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
     with pytest.raises(RuntimeError, match="out of memory"):
         cached_sizes(broken)
+
+
+@pytest.mark.parametrize("write_start", ["memory", "learned"])
+def test_the_memory_around_a_converted_decoder_is_the_same(write_start: str, tmp_path: Path):
+    theirs = backbone()
+    theirs.save_pretrained(tmp_path / "theirs")
+    base = read_foreign(tmp_path / "theirs").model()
+    wrapper = around(theirs.double(), write_start=write_start).double()
+    config = RecurrentMemoryConfig(
+        backbone=base.config, segment_length=5, num_memory_tokens=2, write_start=write_start, causal_memory=True
+    )
+    native = with_memory(base, config).double()
+    assert {name for name, learned in native.named_parameters() if learned.requires_grad} == {
+        f"memory.{name}" for name, _ in wrapper.memory.named_parameters()
+    }
+    native.memory.load_state_dict(wrapper.memory.state_dict())
+    tokens = torch.randint(VOCAB, (2, 18))
+    outputs = [model(tokens[:, :-1], labels=tokens[:, 1:]) for model in (native, wrapper)]
+    close = {"rtol": 1e-4, "atol": 2e-6}  # transformers rotates in float32
+    torch.testing.assert_close(outputs[0].logits, outputs[1].logits, **close)
+    for output in outputs:
+        output.loss.backward()
+    for name, learned in wrapper.memory.named_parameters():
+        torch.testing.assert_close(native.memory.get_parameter(name).grad, learned.grad, **close)
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -1,0 +1,42 @@
+"""A recurrent memory around a trained decoder."""
+
+import torch
+from torch import nn
+
+from retentive.config_types import check_kind
+from retentive.errors import MismatchError
+from retentive.models.base import DecoderModel
+from retentive.models.rmt.config import RecurrentMemoryConfig
+from retentive.models.rmt.model import RecurrentMemoryTransformer
+
+
+def with_memory(base: DecoderModel, config: RecurrentMemoryConfig) -> RecurrentMemoryTransformer:
+    """Put a recurrent memory around a trained decoder; of the result, the memory alone learns.
+
+    The decoder's weights are copied and frozen; a model that is saved and loaded stays frozen. To let more of it learn,
+    call ``requires_grad_(True)`` on those parts, or add LoRA (``peft.inject_adapter_in_model``). Learned memory tokens
+    start as large as the decoder's embeddings are.
+
+    Args:
+        base: A plain decoder, such as a converted Llama.
+        config: Of the memory; its ``backbone`` is the decoder's config. With ``causal_memory=True``, columns read one
+            another as the decoder's tokens do.
+
+    Raises:
+        MismatchError: If the decoder has another config.
+    """
+    check_kind("base", base, DecoderModel)
+    check_kind("config", config, RecurrentMemoryConfig)
+    if config.backbone != base.config:
+        raise MismatchError(
+            "config.backbone must be the config of the model that the memory goes around, but differs from it; give "
+            "RecurrentMemoryConfig(backbone=model.config, ...)."
+        )
+    table = base.decoder.embedding.tokens.weight
+    model = RecurrentMemoryTransformer(config).to(device=table.device, dtype=table.dtype)
+    model.decoder.load_state_dict(base.decoder.state_dict())
+    model.decoder.requires_grad_(False)
+    with torch.no_grad():
+        for learned in model.memory.parameters():
+            nn.init.normal_(learned, std=float(table.float().std()))
+    return model.train(base.training)
