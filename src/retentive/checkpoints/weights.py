@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from retentive.checkpoints.devices import usable_device
+from retentive.checkpoints.freed_memory import give_back_freed_memory
 from retentive.checkpoints.frozen import freeze, frozen_parts
 from retentive.checkpoints.manifest import (
     CONFIG_FILE,
@@ -165,6 +166,8 @@ def load_model(
     device = usable_device(device)
     model, stored = read_one_by_one(Path(folder), dtype)
     model.load_state_dict({name: tensor.to(device=device) for name, tensor in stored}, assign=True)
+    if model.quantisation is not None:  # packing leaves holes of three times the weights
+        give_back_freed_memory()
     return model.eval()
 
 
