@@ -30,12 +30,13 @@ COMMANDS = {
     "quantise": "Round a model's weights to 8 or 4 bits.",
     "linearise": "Turn attention layers of a Transformer into retention, matched and distilled.",
     "export": "Compile a model's steps ahead of time.",
+    "remember": "Put a memory around a pretrained model, and test how far it carries a word.",
     "retro_evidence": "Test whether neighbours help: RETRO with, without and with wrong ones; two hours.",
     "retrieval_evidence": "Measure ways to use one datastore: in context, nearest tokens, RETROfit, RETRO; an hour.",
     "demo": "Run everything on real text, with a report: ten minutes on a laptop.",
 }
 """Name -> what it does; each is a module of `commands` or of `experiments`, with `add_options` and `run`."""
-_EXPERIMENTS = frozenset({"demo", "linearise", "recall", "retrieval_evidence", "retro_evidence"})
+_EXPERIMENTS = frozenset({"demo", "linearise", "recall", "remember", "retrieval_evidence", "retro_evidence"})
 """Those that train models to show something; see `retentive.experiments`."""
 
 

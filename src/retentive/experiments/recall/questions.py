@@ -188,9 +188,14 @@ def _controls(states: Sequence[ModelState | None]) -> dict[str, Sequence[ModelSt
     found: dict[str, Sequence[ModelState | None]] = {MEMORY: states}
     whole = [state for state in states if state is not None]
     if whole:
-        found[ZEROED] = [map_tensors(state, _zeros) for state in whole]
+        found[ZEROED] = [zeros_of(state) for state in whole]
         found[SHUFFLED] = [*whole[1:], *whole[:1]]
     return found
+
+
+def zeros_of(state: ModelState) -> ModelState:
+    """A state with zeros for its numbers, and its counts as they are."""
+    return map_tensors(state, _zeros)
 
 
 def _zeros(tensor: torch.Tensor) -> torch.Tensor:

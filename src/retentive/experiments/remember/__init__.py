@@ -1,0 +1,1 @@
+"""Remembering: a memory around a pretrained model carries a fact from segment to segment."""
