@@ -15,8 +15,8 @@ from retentive.models.registry import family_names
 from retentive.state import named_tensors
 
 
-def run_process(*arguments: str) -> None:
-    process = Path(__file__).parent / "compiled_process.py"
+def run_process(*arguments: str, program: str = "compiled_process.py") -> None:
+    process = Path(__file__).with_name(program)
     run = subprocess.run([sys.executable, str(process), *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
 
@@ -60,8 +60,11 @@ def test_steps_are_exported_and_run_without_compiling():
 
 
 @pytest.mark.slow
-def test_ten_thousand_tokens_stay_equal():
-    run_process("long")
+@pytest.mark.parametrize("engine", ["compile", "onnx", "aoti", "turns"])
+def test_ten_thousand_tokens_stay_equal(engine: str):
+    if engine in ("onnx", "turns"):
+        pytest.importorskip("onnxruntime", reason="needs retentive[onnx]")
+    run_process(engine, program="long_process.py")
 
 
 def test_hooks_are_called():
