@@ -41,6 +41,22 @@ def test_memory_stays_within_its_budget_and_the_least_used_goes_first():
     assert (len(nothing), nothing.ram_in_use) == (0, 0)
 
 
+def test_what_is_larger_than_all_that_may_be_kept_drives_out_nothing(tmp_path: Path):
+    model, long = small_model("transformer"), random_tokens(1, 400, seed=1).tolist()[0]
+    probe = PrefixCache()
+    read(probe, model, TEXTS[0])
+    cache = PrefixCache(probe.ram_in_use * 3)
+    read(cache, model, TEXTS[0], long)
+    assert (known(cache, model)[0], cache.find(model, long).length) == (20, 0)
+    with PrefixCache(0, folder=tmp_path / "a") as files:
+        read(files, model, TEXTS[0])
+        size = files.disk_in_use
+    with PrefixCache(0, folder=tmp_path / "b", disk_bytes=size * 3) as files:
+        read(files, model, TEXTS[0], long)
+        assert (known(files, model)[0], files.find(model, long).length) == (20, 0)
+        assert files.disk_in_use == size
+
+
 def test_states_go_to_disk_and_come_back_in_another_process(tmp_path: Path):
     model = small_model("hybrid", dtype=torch.float32)
     with PrefixCache(0, folder=tmp_path) as cache:
@@ -73,7 +89,7 @@ def test_the_disk_stays_within_its_budget(tmp_path: Path):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "altered", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "altered", "header", "gone"])
 def test_a_damaged_file_is_a_miss_and_is_said(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture):
     model = small_model("retnet")
     with PrefixCache(0, folder=tmp_path) as cache:
@@ -81,7 +97,10 @@ def test_a_damaged_file_is_a_miss_and_is_said(tmp_path: Path, damage: str, caplo
         assert known(cache, model)[0] == 20
         for path in tmp_path.iterdir():
             content = bytearray(path.read_bytes())
-            content[-5] ^= 1
+            if damage == "header":
+                content = content.replace(b'"rows":"1"', b'"rows":"q"')
+            else:
+                content[-5] ^= 1
             path.write_bytes(content[: -9 if damage == "cut" else None])
             if damage == "gone":
                 path.unlink()

@@ -215,6 +215,8 @@ class PrefixCache:
         entry.state = state
         self._in_memory[entry.key] = entry
         self.ram_in_use += entry.size_in_bytes
+        if entry.size_in_bytes > self._ram_bytes:  # or else all others would make room for what has none
+            self._in_memory.move_to_end(entry.key, last=False)
         while self.ram_in_use > self._ram_bytes:
             self._spill()
 

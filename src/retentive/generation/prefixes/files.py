@@ -7,7 +7,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,8 @@ class PrefixFiles:
                 _LOG.warning("a state could not be kept: %s", error)
                 return [entry]
             self._add(entry, path)
-        self.entries.move_to_end(entry.key)
+        # What is larger than all that may be here goes, and not the others before it.
+        self.entries.move_to_end(entry.key, last=self._sizes[entry.key] <= self._budget)
         return self._shrink()
 
     def _shrink(self) -> list[PrefixEntry]:
@@ -91,11 +92,12 @@ class PrefixFiles:
         assert path is not None
         try:
             state = load_state(path, model, "cpu")
-        except (RetentiveError, OSError) as error:
+        except (RetentiveError, OSError, ValueError) as error:
+            _LOG.warning("a state of a prefix is left out and will be made again: %s", error)
             self._drop(entry)
-            _forget(path, error)
             return None
-        os.utime(path)  # the order in which the next process drops them
+        with suppress(OSError):  # a disk that takes no more writes gives what it has
+            os.utime(path)  # the order in which the next process drops them
         self.entries.move_to_end(entry.key)
         assert isinstance(state, ModelState)
         return state
@@ -118,7 +120,7 @@ class PrefixFiles:
         path, entry.file = entry.file, None
         del self.entries[entry.key], self._sizes[entry.key]
         assert path is not None
-        path.unlink(missing_ok=True)
+        _remove(path)
         return entry
 
 
@@ -141,4 +143,11 @@ def _name(entry: PrefixEntry) -> str:
 
 def _forget(path: Path, error: Exception) -> None:
     _LOG.warning("a state of a prefix is left out and will be made again: %s", error)
-    path.unlink(missing_ok=True)
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _LOG.warning("a state of a prefix stays on disk, where it is of no use: %s", error)
