@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from laws.families import small_config, small_model
-from retentive.checkpoints import save_model
+from retentive.checkpoints import load_model, save_model
 from retentive.cli.interrupts import Interrupts
 from retentive.cli.main import main
 from retentive.errors import DamagedFileError, MismatchError
@@ -129,15 +129,29 @@ def talk(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, session: st
 
 
 def test_in_the_terminal(folder: Path, tmp_path: Path, monkeypatch, capsys):
-    talk(folder, monkeypatch, "Hi", "And?", "/fork", "Again?", "/sources", "/save", "/nothing")
+    talk(
+        folder,
+        monkeypatch,
+        "Hi",
+        "And?",
+        "/fork",
+        "Again?",
+        "/sources",
+        "/save",
+        "/nothing",
+        f"/save {folder / 'config.json'}",
+    )
     first = capsys.readouterr()
     assert "conversation one (new)" in first.err
     assert "one stays as it is; this is one-2." in first.err
     assert first.err.count("0 of them again; wrote 3") == 3
     assert "there are no sources: the model reads no datastore" in first.err
     assert "there is no /nothing: /help lists what there is." in first.err
+    assert "config.json already, which is no conversation: give another name." in first.err
+    assert load_model(folder)
     assert "kept: go on with --session one-2" in first.err
-    talk(folder, monkeypatch, "Again?", f"/save {tmp_path / 'x.safetensors'}", "/resume one-2", "/fork one", "/quit")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    talk(folder, monkeypatch, "Again?", "/save ~/x.safetensors", "/save ~/x.safetensors", "/resume one-2", "/fork one")
     second = capsys.readouterr()
     assert "conversation one (2 answers, " in second.err
     assert first.out.splitlines()[-1] == second.out.splitlines()[-1], "a fork and what was forked answer alike"

@@ -15,7 +15,13 @@ from retentive.errors import RetentiveError
 from retentive.files.targets import check_folder_target
 from retentive.generation.chat.config import ChatConfig, OpenChat, open_chat
 from retentive.generation.chat.conversation import Answer, Conversation
-from retentive.generation.chat.sessions import list_sessions, load_conversation, save_conversation, session_path
+from retentive.generation.chat.sessions import (
+    is_conversation,
+    list_sessions,
+    load_conversation,
+    save_conversation,
+    session_path,
+)
 
 POSITIONAL = "checkpoint"
 HELP = """\
@@ -173,7 +179,9 @@ class Terminal:
         return f"{self._name}-{number}"
 
     def _save(self, file: str) -> None:
-        path = Path(file) if file else session_path(self._config.folder, self._name)
+        path = Path(file).expanduser() if file else session_path(self._config.folder, self._name)
+        if path.exists() and not is_conversation(path):
+            raise ValueError(f"there is a file {path} already, which is no conversation: give another name.")
         save_conversation(self._conversation, path, self._chat.model)
         _say(f"saved as {path}")
 

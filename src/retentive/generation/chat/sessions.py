@@ -86,6 +86,15 @@ def load_conversation(path: Path, model: LanguageModel) -> Conversation:
     )
 
 
+def is_conversation(path: Path) -> bool:
+    """Whether a file is one that `save_conversation` wrote."""
+    try:
+        _said(path)
+    except (RetentiveError, OSError):
+        return False
+    return True
+
+
 def list_sessions(folder: Path) -> list[SessionLine]:
     """What is in a folder of sessions, newest last; empty where there is no folder."""
     paths = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: (path.stat().st_mtime, path.name))
