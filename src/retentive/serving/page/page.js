@@ -81,7 +81,7 @@ function passagesOf(read) {
 
 function passage(one) {
   const place = `${one.document}, line ${one.line.toLocaleString()}`;
-  return element("details", {}, element("summary", { textContent: place }), element("p", { textContent: one.text }));
+  return element("details", {}, element("summary", { textContent: place }), element("p", { textContent: one.text, dir: "auto" }));
 }
 
 function turnElement(record) {
@@ -92,11 +92,11 @@ function turnElement(record) {
     const edit = element("button", { type: "button", textContent: "Edit" });
     edit.setAttribute("aria-label", `Edit the turn: ${user.slice(0, 60)}`);
     edit.addEventListener("click", () => beginEdit(record));
-    words.append(element("div", { className: "who" }, "You", edit), element("div", { className: "said user", textContent: user }));
+    words.append(element("div", { className: "who" }, "You", edit), element("div", { className: "said user", textContent: user, dir: "auto" }));
   }
   const status = turnOf(record).response?.status;
   const note = status === "cancelled" ? " (stopped)" : "";
-  const output = element("div", { className: "said", textContent: turnOf(record).output ?? "" });
+  const output = element("div", { className: "said", textContent: turnOf(record).output ?? "", dir: "auto" });
   words.append(element("div", { className: "who" }, `Model${note}`), output);
   const aside = element("aside", { className: "passages" });
   aside.setAttribute("aria-label", "Passages that were read");
@@ -111,6 +111,14 @@ function turnElement(record) {
   return turn;
 }
 
+function stateButton(record) {
+  const button = element("button", { type: "button", textContent: record.title || record.kind, dir: "auto" });
+  button.title = `${record.kind}, ${record.tokens.toLocaleString()} tokens, ${bytes(record.bytes)}`;
+  if (record.id === current) button.setAttribute("aria-current", "true");
+  button.addEventListener("click", () => go(record.id));
+  return button;
+}
+
 async function draw() {
   const shown = current;
   await hearPath();
@@ -123,13 +131,13 @@ async function draw() {
     children.set(parent, [...(children.get(parent) || []), record]);
   }
   const list = (parent) => {
-    const items = (children.get(parent) || []).map((record) => {
-      const button = element("button", { type: "button", textContent: record.title || record.kind });
-      button.title = `${record.kind}, ${record.tokens.toLocaleString()} tokens, ${bytes(record.bytes)}`;
-      if (record.id === current) button.setAttribute("aria-current", "true");
-      button.addEventListener("click", () => go(record.id));
-      return element("li", {}, button, ...(children.has(record.id) ? [list(record.id)] : []));
-    });
+    const items = [];
+    let siblings = children.get(parent);
+    // Turns that follow each other stand below each other, and only forks go in: a conversation may have many turns.
+    for (; siblings?.length === 1; siblings = children.get(siblings[0].id)) items.push(element("li", {}, stateButton(siblings[0])));
+    for (const record of siblings || []) {
+      items.push(element("li", {}, stateButton(record), ...(children.has(record.id) ? [list(record.id)] : [])));
+    }
     return element("ul", {}, ...items);
   };
   at("tree").replaceChildren(records.size ? list(null) : element("p", { textContent: "No stored state yet." }));
@@ -239,6 +247,7 @@ async function send(text) {
     for await (const event of events(answer)) hear(event, turn, heard);
     if (!heard.last) throw new Error("The answer broke off: the server has ended. What you wrote is kept.");
     if (heard.last.status === "failed") throw new Error(heard.last.error.message);
+    if (!heard.last.state) throw new Error("The answer was stopped before its first token. What you wrote is kept.");
     finish(heard, parent);
   } catch (error) {
     at("input").value = text;
@@ -279,10 +288,8 @@ function finish(heard, parent) {
   if (seconds > 0) at("speed").textContent = ((usage.output_tokens - 1) / seconds).toFixed(1);
   at("input").value = "";
   leaveEdit();
-  if (heard.last.state) {
-    current = heard.last.id;
-    history.replaceState(null, "", `#${current}`);
-  }
+  current = heard.last.id;
+  history.replaceState(null, "", `#${current}`);
 }
 
 async function stop() {
@@ -290,7 +297,7 @@ async function stop() {
   try {
     if (running?.id) await post(`/v1/responses/${running.id}/cancel`, {});
     else running?.abort.abort();
-  } catch { // another replica writes it: leaving ends it
+  } catch { // leaving ends it too, and stores nothing
     running?.abort.abort();
   }
 }
