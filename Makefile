@@ -74,8 +74,14 @@ smollm2: $(WEIGHTS)/smollm2/config.json
 test-weights: $(WEIGHTS)/smollm2/config.json
 	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m weights tests/weights $(ARGS)
 
+# Beside all tests runs a soak of two minutes, whose clients pause so long that nobody waits for it.
+PAUSING_SOAK := PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serving.soak --minutes 2 --kills 2 --pause 6
 test: $(VENV)/installed
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not weights and not replicas and not kernels" --durations=30 $(ARGS)
+	@mkdir -p runs
+	@$(if $(ARGS),true,$(PAUSING_SOAK)) >runs/soak.txt 2>&1 & soak=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not weights and not replicas and not kernels" \
+		--durations=30 $(ARGS); tests=$$?; \
+	wait $$soak; soaked=$$?; cat runs/soak.txt; exit $$((tests | soaked))
 
 # Tests that have passed stand in a file, and are not run again until the code has changed.
 SLOW := runs/slow-tests/$(shell git rev-parse --short HEAD 2>/dev/null || echo none).txt

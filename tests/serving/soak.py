@@ -147,10 +147,10 @@ class Report:
 class Soak:
     """A server that is killed and started again, and its clients."""
 
-    def __init__(self, folder: Path, *, clients: int, seed: int = 0) -> None:
+    def __init__(self, folder: Path, *, clients: int, pause: float = 0.0, seed: int = 0) -> None:
         self.model, self.sessions = save_small_model(folder / "small"), str(folder / "sessions")
         self.expected, self.report = Expected(self.model), Report()
-        self._clients, self._seed = clients, seed
+        self._clients, self._pause, self._seed = clients, pause, seed
         with socket.socket() as place:
             place.bind(("127.0.0.1", 0))
             self._port = place.getsockname()[1]
@@ -207,6 +207,7 @@ class Soak:
         while time.monotonic() < self._ends:
             try:
                 chance.choice(acts)(chance)
+                time.sleep(chance.uniform(0, 2 * self._pause))
             except BROKEN:
                 self.report.counts["broken by a kill"] += 1
                 time.sleep(0.2)
@@ -364,9 +365,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds that a client waits after each answer")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = Soak(Path(folder), clients=given.clients).run(60 * given.minutes, given.kills)
+        soak = Soak(Path(folder), clients=given.clients, pause=given.pause)
+        report = soak.run(60 * given.minutes, given.kills)
     print("\n".join(report.lines()))
     sys.exit(bool(report.faults))
 
