@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from retentive import generate, load_state
 from retentive.generation.session import GenerateConfig, TextSession
+from retentive.serving.codec import TURN
 from retentive.serving.config import ServeConfig
 from serving.http import call
 from serving.serving import Running, running, save_small_model
@@ -130,6 +131,21 @@ def _rows(tensors, about):
     about["rows"] = str(10**12)
 
 
+def _some_rows_more(tensors, about):
+    """Of no rows, so that nothing tells how many a tensor has; and these would end the texts of others."""
+    about["rows"] = "0"
+    name = next(name for name in sorted(tensors) if tensors[name].ndim == 4)
+    tensors[name] = torch.cat([tensors[name]] * 2)
+
+
+def _null_config(tensors, about):
+    about["config"] = "null"
+
+
+def _another_kind(tensors, about):
+    about["kind"] = "wizard"
+
+
 def _weights(tensors, about):
     about["weights"] = "0" * 64
 
@@ -143,7 +159,7 @@ def _deep(tensors, about):
 
 
 CRAFTED = [_nan, _infinite, _shape, _unread, _negative, _endless, _negative_in_a_layer, _negative_counts]
-CRAFTED += [_rows, _weights, _no_header, _deep]
+CRAFTED += [_rows, _some_rows_more, _null_config, _another_kind, _weights, _no_header, _deep]
 
 
 @pytest.mark.parametrize("change", CRAFTED, ids=lambda one: one.__name__)
@@ -155,6 +171,39 @@ def test_a_crafted_state_is_refused_and_changes_nothing(served: Running, tmp_pat
     assert answer.json["error"]["message"].startswith("the state is refused")
     assert "/tmp" not in answer.json["error"]["message"]
     assert served.service.place.size() == before
+
+
+def test_what_a_file_says_of_its_last_turn_is_taken_where_it_can_be_said_again(served: Running, tmp_path: Path) -> None:
+    content = call(served, "GET", f"/v1/states/{first_answer(served)['id']}").content
+    turn = {"input": [{"role": "user", "content": "x"}], "output": "y", "ended": False}
+
+    def put_with(said):
+        def change(tensors, about):
+            about["metadata"] = json.dumps(said)
+
+        return call(served, "PUT", "/v1/states", rewritten(content, tmp_path, change))
+
+    for said in ([], 5, None, {TURN: 5}, {TURN: ["a"]}):
+        assert put_with(said).status == 400, said
+    strange = ("[" * 50_000, json.dumps({**turn, "input": 1}), json.dumps({**turn, "output": "\ud800"}))
+    for said in (*({TURN: one} for one in strange), {TURN: json.dumps(turn)}):
+        put = put_with(said)
+        assert put.status == 201, (said, put.content)
+        shown = call(served, "GET", f"/v1/states/{put.json['id']}/record").json
+        assert shown["turn"] == (turn if said == {TURN: json.dumps(turn)} else None)
+        assert first_answer(served, previous_response_id=put.json["id"])["status"] in ("completed", "incomplete")
+
+
+def test_a_fork_is_a_state_and_no_answer(served: Running) -> None:
+    fork = call(served, "POST", f"/v1/states/{first_answer(served)['id']}/fork").json["id"]
+    assert call(served, "GET", f"/v1/responses/{fork}").status == 404
+    assert call(served, "DELETE", f"/v1/responses/{fork}").status == 404
+    assert call(served, "DELETE", f"/v1/states/{fork}").status == 200
+
+
+def test_a_time_that_is_no_number_is_refused(served: Running) -> None:
+    for before in ("nan", "inf", "x"):
+        assert call(served, "GET", f"/v1/states?before={before}").status == 400
 
 
 def test_bytes_that_are_no_state_are_refused(served: Running) -> None:

@@ -165,6 +165,7 @@ def load_state(
     path = Path(path)
     with _open_state(path) as reader:
         about = reader.metadata
+        _check_header(path, about)
         _check_model(path, about, model)
         tensors = {name: reader.read(name) for name in reader.names}
     if digest(tensors) != about["sha256"]:
@@ -192,7 +193,13 @@ def read_state_metadata(path: Path | str) -> dict[str, str]:
         DamagedFileError: If it is cut off, or no state.
     """
     with _open_state(Path(path)) as reader:
-        return json.loads(reader.metadata["metadata"])
+        try:
+            said: Any = json.loads(reader.metadata["metadata"])
+        except ValueError:
+            said = None
+    if not isinstance(said, dict) or not all(isinstance(one, str) for one in cast("dict[str, Any]", said).values()):
+        raise DamagedFileError(f"{path} has metadata in its header that is no strings by name; copy it again.")
+    return cast("dict[str, str]", said)
 
 
 def read_state_origin(path: Path) -> StateOrigin:
@@ -224,6 +231,16 @@ def _open_state(path: Path) -> Generator[TensorReader]:
         if lacking:
             raise DamagedFileError(f"{path} lacks {listed(lacking)} in its header; save the state again.")
         yield reader
+
+
+def _check_header(path: Path, about: Mapping[str, str]) -> None:
+    """Check what a header says of a state's form. A state of no rows would leave the number of each tensor's open."""
+    try:
+        is_told = isinstance(json.loads(about["config"]), dict) and int(about["rows"]) > 0
+    except ValueError:
+        is_told = False
+    if not is_told or about["kind"] not in ("model", "generation"):
+        raise DamagedFileError(f"{path} does not say in its header of what model, kind and rows it is; copy it again.")
 
 
 def _check_model(path: Path, about: Mapping[str, str], model: LanguageModel) -> None:

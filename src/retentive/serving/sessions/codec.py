@@ -10,14 +10,19 @@ import torch
 
 from retentive.checkpoints import GenerationState, load_state, read_state_metadata, save_state
 from retentive.errors import DamagedFileError, DivergedError, MismatchError, RetentiveError
+from retentive.generation import Request, RequestBatch
 from retentive.models.base import DecoderModel
 from retentive.serving.errors import ApiError
+from retentive.serving.wire.common import can_be_written
 from retentive.state import named_tensors
 
 TURN = "retentive_turn"
 """Name of a state's metadata that holds what the server needs to go on with a conversation."""
 _LONGEST_TURN = 1 << 20
 _LONGEST_TEXT = 1 << 48
+_LARGEST = 1e12
+_TRIED = 3
+"""Tokens that are tried after the state of a stranger."""
 
 
 def to_bytes(state: GenerationState, model: DecoderModel, turn: Mapping[str, Any]) -> bytes:
@@ -48,7 +53,16 @@ def from_stranger(content: bytes, model: DecoderModel) -> tuple[GenerationState,
     try:
         state, metadata = _read(content, model)
         _check_goes_on(state, model)
-    except (RetentiveError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, OSError) as error:
+    except (
+        RetentiveError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        OSError,
+    ) as error:
         # Messages name a temporary file, which tells the client nothing.
         words = str(error) if isinstance(error, RetentiveError) else "it is no state that `save_state` wrote"
         message = words.replace(_path_in(words), "the file")
@@ -82,11 +96,33 @@ def _check_goes_on(state: GenerationState, model: DecoderModel) -> None:
         if int(numbers.min()) < 0 or int(numbers.max()) > most:
             found = int(numbers.min()) if int(numbers.min()) < 0 else int(numbers.max())
             raise DamagedFileError(f"its {name} must be from 0 to {most} tokens, but has {found}.")
+    _check_numbers(state, model)
     model.check_state(state.model)
+    room = _TRIED if model.longest_text is None else model.longest_text - int(state.model.position[0])
     with torch.inference_mode():
-        output = model(state.unread[:, None], state.model, logits_to_keep=1)
+        output = model(state.unread[:, None].repeat(1, max(1, min(room, 2))), state.model, logits_to_keep=1)
     if output.logits is None or not bool(output.logits.isfinite().all()):
         raise DivergedError("the model's logits after it are NaN or infinite.")
+    # As it will be gone on with: beside the text of somebody else, which must not end with it.
+    batch = RequestBatch(model)
+    count = max(1, min(room, _TRIED))
+    batch.admit(Request(prompt=[unread], max_new_tokens=count))
+    batch.admit(Request(state=state, max_new_tokens=count))
+    while batch.is_busy:
+        batch.step()
+
+
+def _check_numbers(state: GenerationState, model: DecoderModel) -> None:
+    """Check that floating-point numbers are of the model's dtypes, and so small that their squares are finite."""
+    expected = named_tensors(model.initial_state(1))
+    for name, tensor in named_tensors(state.model).items():
+        if not tensor.is_floating_point():
+            continue
+        wanted = expected[name].dtype if name in expected else tensor.dtype
+        if tensor.dtype != wanted:
+            raise DamagedFileError(f"its {name} must be in {wanted}, but is in {tensor.dtype}.")
+        if tensor.numel() and float(tensor.abs().max()) > _LARGEST:
+            raise DamagedFileError(f"its {name} must be numbers up to {_LARGEST:g}, but has larger ones.")
 
 
 def _turn(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -99,9 +135,10 @@ def _turn(metadata: Mapping[str, str]) -> dict[str, Any]:
         messages = [
             {"role": str(message["role"])[:32], "content": str(message["content"])} for message in turn["input"]
         ]
-        return {"input": messages, "output": str(turn["output"]), "ended": bool(turn["ended"])}
-    except (ValueError, KeyError, TypeError, RecursionError):
+        known = {"input": messages, "output": str(turn["output"]), "ended": bool(turn["ended"])}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
+    return known if can_be_written(known) else {}
 
 
 def _path_in(message: str) -> str:
