@@ -11,6 +11,7 @@ import openai
 import torch
 
 from retentive.checkpoints import save_model
+from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 from retentive.models.retnet import RetNetConfig
 from retentive.serving.config import ServeConfig
@@ -23,12 +24,17 @@ TEMPLATE = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
+SMALL_RETNET = RetNetConfig(
+    vocab_size=ByteTokenizer().vocab_size, hidden_size=32, num_layers=2, num_heads=2, chunk_size=16
+)
 
-def save_small_model(folder: Path, *, seed: int = 0, template: bool = True) -> Path:
-    """A RetNet over bytes, with a chat template or without."""
+
+def save_small_model(
+    folder: Path, *, seed: int = 0, template: bool = True, config: FamilyConfig = SMALL_RETNET
+) -> Path:
+    """A RetNet over bytes or another model, with a chat template or without."""
     torch.manual_seed(seed)
     tokenizer = ByteTokenizer()
-    config = RetNetConfig(vocab_size=tokenizer.vocab_size, hidden_size=32, num_layers=2, num_heads=2, chunk_size=16)
     model = build(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -53,9 +59,9 @@ class Running:
 
 
 @contextmanager
-def running(config: ServeConfig, *, finish_seconds: float = 5.0) -> Generator[Running]:
-    """Serve in a thread until the block ends."""
-    place = listen(config.host, config.port)
+def running(config: ServeConfig, *, finish_seconds: float = 5.0, port: int | None = None) -> Generator[Running]:
+    """Serve in a thread until the block ends; as one of several replicas, on a port of its own."""
+    place = listen(config.host, config.port if port is None else port)
     server = Server(service := Service(config), finish_seconds=finish_seconds)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
     thread.start()

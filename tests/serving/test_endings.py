@@ -1,6 +1,7 @@
 """Servers that end, in order or killed: no finished turn is lost, and no file is half."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,27 @@ def test_ending_stores_answers_that_do_not_finish_in_time(model_folder: Path, tm
     place = open_place(str(tmp_path))
     assert [record.id for record in place.records("local", newest=5)] == [last.response.id]
     place.close()
+
+
+def test_a_folder_that_goes_away_is_said_and_numbers_are_told_all_the_same(model_folder: Path, tmp_path: Path) -> None:
+    with running(ServeConfig(checkpoint=model_folder, port=0, sessions=str(tmp_path / "s"))) as served:
+        shutil.move(tmp_path / "s", tmp_path / "t")
+        assert call(served, "GET", "/readyz").status == 503
+        whole = call(served, "POST", "/v1/responses", {"model": "small", "input": "Hi", "max_output_tokens": 2})
+        assert (whole.status, whole.json["error"]["code"]) == (503, "no_storage")
+        assert int(whole.headers["retry-after"]) > 0
+        client = served.client()
+        events = list(client.responses.create(model="small", input="Hi", max_output_tokens=2, stream=True))
+        assert events[-1].type == "response.failed"
+        assert "states cannot be stored now" in events[-1].response.error.message  # pyright: ignore
+        asked = {"model": "small", "prompt": "Hi", "max_tokens": 2, "stream": True, "return_state": True}
+        assert b"states cannot be stored now" in call(served, "POST", "/v1/completions", asked).content
+        assert call(served, "POST", "/v1/completions", {**asked, "return_state": False}).status == 200
+        served.service.place.close()  # the index, too
+        found = call(served, "GET", "/metrics")
+        assert found.status == 200
+        assert b"retentive_states NaN" in found.content
+        shutil.move(tmp_path / "t", tmp_path / "s")
 
 
 def test_a_taken_port_and_a_missing_model_are_named(model_folder: Path, tmp_path: Path, capsys) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import time
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import pytest
 
 from retentive import Sampling, generate
 from retentive.generation import GenerationState
+from retentive.models.transformer import TransformerConfig
 from retentive.serving.config import ServeConfig
+from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.tokenizer import encode_prompt
 from serving.http import call
-from serving.serving import Running, running
+from serving.serving import Running, running, save_small_model
 
 GREEDILY = Sampling()
 GREEDY = {"temperature": 0, "seed": 1}
@@ -137,17 +138,25 @@ def test_parts_of_characters_are_told_apart_and_begin_where_the_character_does(s
     assert (stopped["text"], stopped["finish_reason"]) == (text.partition(letter)[0], "stop")
 
 
-def test_a_cancel_that_reaches_another_replica_is_refused_by_name(model_folder: Path, tmp_path: Path) -> None:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
-    config = ServeConfig(checkpoint=model_folder, port=port, sessions=str(tmp_path / "s"), engine="ray", replicas=2)
-    with running(config) as one:  # one of the two
-        refused = call(one, "POST", "/v1/responses/resp_0123456789/cancel")
-        assert (refused.status, refused.json["error"]["code"]) == (409, "other_replica")
-        assert "with 2 replicas, end an answer by leaving its stream" in refused.json["error"]["message"]
-        done = call(one, "POST", "/v1/responses", {"model": "small", "input": "Hi", "max_output_tokens": 2}).json
-        assert call(one, "POST", f"/v1/responses/{done['id']}/cancel").json["id"] == done["id"]
+def test_a_cancel_that_reaches_another_replica_ends_the_answer(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ServeConfig(checkpoint=model_folder, port=1, sessions=str(tmp_path / "s"), engine="ray", replicas=2)
+    with running(config, port=0) as one, running(config, port=0) as other:
+        stream = iter(
+            one.client().responses.create(
+                model="small", input="Hello", max_output_tokens=4096, stream=True, extra_body={"ignore_eos": True}
+            )
+        )
+        identifier = next(stream).response.id  # pyright: ignore
+        assert other.client().responses.cancel(identifier).status == "cancelled"
+        last = list(stream)[-1].response  # pyright: ignore
+        assert (last.id, last.status) == (identifier, "cancelled")
+        # What has ended is told as it is, and what nobody writes is not there.
+        assert other.client().responses.cancel(identifier).status == "cancelled"
+        monkeypatch.setattr("retentive.serving.running.ANSWER_SECONDS", 0.5)
+        with pytest.raises(openai.NotFoundError):
+            other.client().responses.cancel("resp_0123456789")
 
 
 def test_a_chat_is_the_template_and_then_generate(served: Running) -> None:
@@ -159,6 +168,25 @@ def test_a_chat_is_the_template_and_then_generate(served: Running) -> None:
     assert answer.choices[0].message.content == text
     stream = client.chat.completions.create(model="small", messages=messages, max_tokens=9, temperature=0, stream=True)  # pyright: ignore
     assert "".join(part.choices[0].delta.content or "" for part in stream) == text
+
+
+def test_where_nothing_is_said_a_model_writes_what_it_has_room_for(tmp_path: Path) -> None:
+    config = TransformerConfig(
+        vocab_size=ByteTokenizer().vocab_size, hidden_size=16, num_layers=1, num_heads=2, positions="learned",
+        max_positions=50,
+    )  # fmt: skip
+    folder = save_small_model(tmp_path / "short", config=config)
+    with running(ServeConfig(checkpoint=folder, port=0, sessions=str(tmp_path / "s"))) as one:
+        client, goes_on = one.client(), {"ignore_eos": True}
+        asking = {"model": "short", "messages": [{"role": "user", "content": "Hello"}], "extra_body": goes_on}
+        answer = client.chat.completions.create(**asking)  # pyright: ignore
+        assert answer.usage.total_tokens == 51  # pyright: ignore - the last one is not read
+        first = client.responses.create(model="short", input="Hello", max_output_tokens=3, extra_body=goes_on)
+        second = client.responses.create(model="short", input="!", previous_response_id=first.id, extra_body=goes_on)
+        assert second.usage is not None
+        assert second.usage.total_tokens == 51
+        with pytest.raises(openai.BadRequestError, match="50"):
+            client.chat.completions.create(max_tokens=50, **asking)  # pyright: ignore
 
 
 def test_a_response_goes_on_from_a_stored_state(served: Running) -> None:

@@ -1,6 +1,9 @@
 """Two people never meet, and nobody takes more than their share."""
 
 import logging
+import socket
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -121,6 +124,55 @@ def test_a_body_without_a_length_is_measured_too(kept_apart: Running) -> None:
     connection.close()
 
 
+def begun(served: Running, head: str) -> socket.socket:
+    """A connection on which a request's first lines were sent."""
+    connection = socket.create_connection(("127.0.0.1", int(served.url.rsplit(":", 1)[1])), timeout=60)
+    connection.sendall(head.replace("\n", "\r\n").encode())
+    return connection
+
+
+def test_no_body_is_read_of_those_who_have_no_key_or_more_requests_than_their_share(kept_apart: Running) -> None:
+    head = "POST /v1/completions HTTP/1.1\nHost: localhost\nContent-Length: 15000\n"
+    with begun(kept_apart, f"{head}\n") as connection:
+        assert connection.recv(99).startswith(b"HTTP/1.1 401")
+    with ExitStack() as stack:
+        mine = f"{head}Authorization: Bearer {ONE}\n\n"
+        waiting = [stack.enter_context(begun(kept_apart, mine)) for _ in range(4)]  # twice max_streams
+        while (refused := call(kept_apart, "GET", "/v1/states", key=ONE)).status != 429:
+            time.sleep(0.01)
+        assert "4 of your requests are open" in refused.json["error"]["message"]
+        assert int(refused.headers["retry-after"]) > 0
+        assert call(kept_apart, "GET", "/v1/states", key=OTHER).status == 200
+        assert waiting
+    while call(kept_apart, "GET", "/v1/states", key=ONE).status != 200:  # who leaves makes room
+        time.sleep(0.01)
+
+
+def test_a_body_that_does_not_come_is_waited_for_no_longer(
+    kept_apart: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retentive.serving.gate.BODY_SECONDS", 0.1)
+    for method, path in (("POST", "/v1/completions"), ("PUT", "/v1/states")):
+        head = f"{method} {path} HTTP/1.1\nHost: localhost\nAuthorization: Bearer {ONE}\nContent-Length: 9\n\n{{"
+        with begun(kept_apart, head) as connection:
+            assert connection.recv(99).startswith(b"HTTP/1.1 408")
+
+
+def test_a_connection_on_which_no_request_comes_is_closed(kept_apart: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retentive.serving.server.HEAD_SECONDS", 0.1)
+    whole = "GET /healthz HTTP/1.1\nHost: localhost\n\n"
+    for head in ("", "GET /healthz HTTP/1.1\nHost:"):
+        with begun(kept_apart, head) as connection:
+            assert connection.recv(99) == b""
+    with begun(kept_apart, whole) as connection:
+        assert connection.recv(9999).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /hea")
+        assert connection.recv(99) == b""
+    endless = "GET /healthz HTTP/1.1\nHost: localhost\nX: " + "x" * 200_000
+    with begun(kept_apart, endless) as connection:
+        assert connection.recv(99).startswith(b"HTTP/1.1 400")
+
+
 def test_states_and_uploads_have_limits(kept_apart: Running) -> None:
     made = [completion(kept_apart, OTHER, return_state=True) for _ in range(4)]
     assert [answer.status for answer in made] == [200, 200, 200, 429]
@@ -155,8 +207,9 @@ def test_rows_and_streams_have_limits(kept_apart: Running) -> None:
 
 
 def test_foreign_pages_and_hosts_are_refused(served: Running) -> None:
-    # A name of elsewhere that leads to this machine.
-    assert call(served, "GET", "/v1/states", host="evil.example").status == 403
+    # A name of elsewhere that leads to this machine, and what is no name.
+    for host in ("evil.example", "[", "[::1", "\xbd", ""):
+        assert call(served, "GET", "/v1/states", host=host).status == 403, host
     answer = call(served, "GET", "/v1/models", origin="http://evil.example")
     assert "access-control-allow-origin" not in answer.headers
     preflight = {"origin": "http://evil.example", "access-control-request-method": "POST"}

@@ -4,35 +4,43 @@ import hashlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.serving.sessions.folder import StateFolder
 from retentive.serving.sessions.opening import open_place
 from retentive.serving.sessions.record import StatePlace, StateRecord, new_id
 
 
-@pytest.fixture(scope="module")
-def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+def start_redis(folder: Path, *options: str) -> tuple[str, subprocess.Popen[bytes]]:
+    """A Redis that listens on a socket in a folder."""
     program = shutil.which("redis-server")
     if program is None:
         said = "redis-server is not installed (Debian: apt-get install redis-server)"
         if os.environ.get("RETENTIVE_CI"):
             pytest.fail(said)
         pytest.skip(said)
-    folder = tmp_path_factory.mktemp("redis")
     socket = folder / "socket"
-    command = [program, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", ""]
+    command = [program, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", "", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while not socket.exists():
         assert process.poll() is None
         time.sleep(0.01)
-    yield f"unix://{socket}?db=0"
+    return f"unix://{socket}?db=0", process
+
+
+@pytest.fixture(scope="module")
+def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    address, process = start_redis(tmp_path_factory.mktemp("redis"))
+    yield address
     process.kill()
     process.wait()
 
@@ -93,6 +101,33 @@ def test_no_more_than_the_most_are_kept(place: StatePlace) -> None:
     assert place.put(record_of(b"x", owner="other"), b"x", 2)
 
 
+def test_a_command_that_is_sent_again_stores_once(redis_address: str) -> None:
+    place = open_place(redis_address)
+    record = record_of(b"x", owner="sent again")
+    before = place.size()[0]
+    assert [place.put(record, b"x", 1) for _ in range(2)] == [True, True]
+    assert place.size()[0] == before + 1
+    place.close()
+
+
+def test_redis_that_goes_and_comes_back_is_found_again(tmp_path: Path) -> None:
+    address, process = start_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
+    place = open_place(address)
+    record = record_of(b"x")
+    place.put(record, b"x", 9)
+    process.kill()
+    process.wait()
+    with pytest.raises(ConnectionError, match="does not answer"):
+        place.record("one", record.id)
+    (tmp_path / "socket").unlink(missing_ok=True)
+    address, process = start_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
+    assert place.content(record) == b"x"
+    assert place.put(record_of(b"y"), b"y", 9)  # its scripts are gone with it
+    place.close()
+    process.kill()
+    process.wait()
+
+
 def test_only_the_owner_deletes(place: StatePlace) -> None:
     record = record_of(b"x")
     place.put(record, b"x", 2)
@@ -117,6 +152,48 @@ def test_bytes_that_were_changed_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DamagedFileError, match="0 of 7"):
         place.content(record)
     place.close()
+
+
+def test_a_full_disk_loses_the_new_state_alone_and_no_more(tmp_path: Path) -> None:
+    place = StateFolder(tmp_path)
+    kept = record_of(b"x")
+    place.put(kept, b"x", 9)
+    pages = place._index.execute("PRAGMA page_count").fetchone()[0]
+    place._index.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        place.put(replace(record_of(b"y"), turn={"output": "long" * 10**5}), b"y", 9)
+    place._index.execute("PRAGMA max_page_count = 1000000")
+    assert [path.stem for path in (tmp_path / "states").iterdir()] == [kept.id]
+    later = record_of(b"z")
+    assert place.put(later, b"z", 9)  # as soon as there is room again
+    assert {record.id for record in place.records("one", newest=9)} == {kept.id, later.id}
+    place.check()
+    shutil.rmtree(tmp_path / "states")
+    with pytest.raises(FileNotFoundError):
+        place.check()
+    place.close()
+
+
+def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").write_bytes(b"no index" * 1000)
+    with pytest.raises(DamagedFileError, match=r"index.sqlite is no index of stored states"):
+        open_place(str(tmp_path))
+    (tmp_path / "b" / "index.sqlite").mkdir(parents=True)
+    for folder in (tmp_path / "b", tmp_path / "index.sqlite" / "c", Path("/proc/none")):
+        with pytest.raises(OSError, match=r"states cannot be stored there .*give another folder to sessions"):
+            open_place(str(folder))
+
+
+def test_words_that_answers_shall_end_are_taken_once(place: StatePlace, address: str) -> None:
+    other = open_place(address)
+    place.ask_to_end("one", "resp_1")
+    assert other.is_asked_to_end("one", "resp_1")
+    assert not other.is_asked_to_end("two", "resp_1")
+    asked = [("one", "resp_0"), ("one", "resp_1"), ("two", "resp_1")]
+    assert other.take_asked(asked) == [("one", "resp_1")]
+    assert place.take_asked(asked) == []
+    assert not place.is_asked_to_end("one", "resp_1")
+    other.close()
 
 
 WRITER = """
@@ -174,8 +251,6 @@ def test_addresses_of_other_kinds_and_versions_are_refused(tmp_path: Path) -> No
     assert "secret" not in str(caught.value)
     place = open_place(str(tmp_path))
     place.close()
-    import sqlite3
-
     with sqlite3.connect(tmp_path / "index.sqlite") as index:
         index.execute("PRAGMA user_version = 9")
     with pytest.raises(MismatchError, match="format version 9"):

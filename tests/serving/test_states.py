@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from retentive import generate, load_state
 from retentive.generation.session import GenerateConfig, TextSession
-from retentive.serving.codec import TURN
 from retentive.serving.config import ServeConfig
+from retentive.serving.sessions.codec import TURN
 from serving.http import call
 from serving.serving import Running, running, save_small_model
 

@@ -6,9 +6,14 @@ import pkgutil
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
 from retentive.serving import wire
+from retentive.serving.wire.chat import ChatRequest
 from retentive.serving.wire.common import Asked, ErrorFields, Wire
+from retentive.serving.wire.completions import CompletionRequest
+from retentive.serving.wire.responses import ResponseRequest
+from retentive.serving.wire.states import DetokenizeRequest, SearchRequest, TokenizeRequest
 from serving.http import call
 from serving.serving import Running
 
@@ -32,10 +37,35 @@ def test_what_may_be_left_out_of_an_answer_is_not_required(kind: type[Wire]) -> 
             assert not field.is_required(), name
 
 
+BAD = 2500
+"""Mistakes in one request."""
+ASKED = [CompletionRequest, ChatRequest, ResponseRequest, TokenizeRequest, DetokenizeRequest, SearchRequest]
+
+
+@pytest.mark.parametrize("kind", ASKED, ids=lambda kind: kind.__name__)
+def test_a_request_of_many_mistakes_has_few_errors(kind: type[Asked]) -> None:
+    many: list[object] = [[None] * BAD, [{}] * BAD, [[-1] * BAD] * 2, [{"role": "user", "content": [{}] * BAD}] * 2]
+    many += [{str(number): None for number in range(BAD)}, [{str(number): 1 for number in range(BAD)}] * 2]
+    wrong: list[object] = [{name: value} for name in kind.model_fields for value in many]
+    wrong += [many[-2], {f"x{number}": 1 for number in range(1024)}]
+    for values in wrong:
+        with pytest.raises(ValidationError) as caught:
+            kind.model_validate(values)
+        assert caught.value.error_count() < 1200, str(values)[:60]
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/responses"])
 def test_streams_are_documented(served: Running, path: str) -> None:
     described = call(served, "GET", "/openapi.json").json["paths"][path]["post"]["responses"]["200"]["content"]
     assert set(described) == {"application/json", "text/event-stream"}
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/v1/models/small", "/v1/states/none", "/none"])
+def test_head_is_get_without_its_body(served: Running, path: str) -> None:
+    whole, head = call(served, "GET", path), call(served, "HEAD", path)
+    assert (head.status, head.content) == (whole.status, b"")
+    for name in ("content-length", "content-type"):
+        assert head.headers[name] == whole.headers[name]
 
 
 @pytest.mark.parametrize("field", ["temperature", "top_p"])

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from retentive.serving.errors import ApiError, invalid, no_storage
+from retentive.serving.errors import STORAGE_ERRORS, ApiError, invalid, no_storage
 from retentive.serving.gate import Gate
 from retentive.serving.page import routes as page
 from retentive.serving.routes import chat, completions, condition, responses, states, text
@@ -46,8 +45,8 @@ def make_app(service: Service) -> FastAPI:
     app.add_exception_handler(ApiError, _explain)
     app.add_exception_handler(RequestValidationError, _explain_fields)
     app.add_exception_handler(HTTPException, _explain_route)
-    app.add_exception_handler(OSError, _explain_storage)
-    app.add_exception_handler(sqlite3.Error, _explain_storage)
+    for kind in STORAGE_ERRORS:
+        app.add_exception_handler(kind, _explain_storage)
     app.add_exception_handler(Exception, _explain_fault)
     app.add_middleware(Gate, service=service, answer=answer_of)  # pyright: ignore[reportArgumentType]
     app.openapi = lambda: _openapi(app)
@@ -83,7 +82,7 @@ async def _explain_route(http: HttpRequest, error: Any) -> JSONResponse:
 
 
 async def _explain_storage(http: HttpRequest, error: Exception) -> JSONResponse:
-    """The disk is full, or Redis does not answer: what was asked changed nothing, and can be asked again."""
+    """States cannot be stored."""
     LOG.error("states cannot be stored: %s", error)
     return answer_of(no_storage())
 

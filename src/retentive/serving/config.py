@@ -21,7 +21,7 @@ class Limits:
         max_choices: Largest ``n``, and the most prompts of a request times ``n``.
         max_rows: Texts that are continued at the same time.
         max_waiting: Texts that wait for a place among them.
-        max_streams: Requests of one owner that are answered at the same time.
+        max_streams: Requests of one owner that are answered at the same time; twice as many may be open.
         max_states: Stored states of one owner.
     """
 

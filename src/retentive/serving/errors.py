@@ -1,6 +1,10 @@
 """Refusals of requests: a status, a message with the cure, and the fields that OpenAI's clients read."""
 
+import sqlite3
 from typing import Any
+
+STORAGE_ERRORS = (OSError, sqlite3.Error)
+"""The disk is full, or Redis does not answer: what was asked changed nothing, and can be asked again."""
 
 
 class ApiError(Exception):

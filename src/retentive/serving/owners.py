@@ -2,6 +2,9 @@
 
 import hashlib
 import hmac
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from retentive.serving.errors import ApiError
@@ -48,6 +51,34 @@ class Owners:
                 401, f"the API key {said}: send the header 'Authorization: Bearer KEY'.", code="invalid_api_key"
             )
         return found[0]
+
+
+class Shares:
+    """What each owner has of something at the moment: nobody gets more than their share.
+
+    Args:
+        most: The share.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, Counter[str]()
+
+    @contextmanager
+    def take(self, owner: str, refusal: Callable[[], ApiError]) -> Generator[None]:
+        """Have one more inside of this block.
+
+        Raises:
+            ApiError: The refusal, if the owner has as many as are allowed.
+        """
+        if self._taken[owner] >= self._most:
+            raise refusal()
+        self._taken[owner] += 1
+        try:
+            yield
+        finally:
+            self._taken[owner] -= 1
+            if not self._taken[owner]:
+                del self._taken[owner]
 
 
 def read_keys(path: Path) -> tuple[str, ...]:

@@ -204,23 +204,28 @@ class ModelThread:
     # What follows runs in the model's thread.
 
     def _run(self) -> None:
-        while True:
-            while not self._commands.empty() or not self._rows:
-                command = self._commands.get()
-                if command is None:
-                    self._send([(row, self._ended(row, "cancelled", None)) for row in list(self._rows.values())])
-                    return
-                command()
+        goes_on = True
+        while goes_on:
             try:
-                steps = self._batch.step()
-            except Exception as error:
+                goes_on = self._turn()
+            except Exception as error:  # or else all that come later would wait for ever
                 LOG.exception("a step of the model failed; its %d texts are given up", len(self._rows))
                 self._send([(row, RowEnd(reason="failed", error=error)) for row in self._rows.values()])
                 self._rows, self._batch = {}, self._make_batch()
-                continue
-            if steps:
-                self._send([event for step in steps for event in self._events_of(step)])
-            self._after_step()
+
+    def _turn(self) -> bool:
+        """Do what was asked meanwhile, then one step; False at the end."""
+        while not self._commands.empty() or not self._rows:
+            command = self._commands.get()
+            if command is None:
+                self._send([(row, self._ended(row, "cancelled", None)) for row in list(self._rows.values())])
+                return False
+            command()
+        steps = self._batch.step()
+        if steps:
+            self._send([event for step in steps for event in self._events_of(step)])
+        self._after_step()
+        return True
 
     def _events_of(self, step: RequestStep) -> list[tuple[_Row, Event]]:
         row = self._rows[step.number]

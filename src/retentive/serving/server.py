@@ -6,8 +6,11 @@ import math
 import socket
 import threading
 from types import FrameType
+from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from retentive.serving.app import make_app
 from retentive.serving.config import ServeConfig
@@ -17,6 +20,38 @@ FINISH_SECONDS = 20.0
 """After SIGTERM, answers have so long to end by themselves; then they end with what they have, and are stored."""
 STORE_SECONDS = 10
 MAX_CONNECTIONS = 1024
+HEAD_SECONDS = 30.0
+"""Within so many seconds come the first lines of a request."""
+
+
+class ImpatientProtocol(H11Protocol):
+    """Closes connections on which the head of a request does not come: they are none of any owner's."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:  # uvloop's are none of asyncio's
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait no longer where the head is whole."""
+        super().data_received(data)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        super().connection_lost(exc)
+        if self._late is not None:
+            self._late.cancel()
+
+    def _wait_for_head(self) -> None:
+        is_waiting = self.conn.their_state is h11.IDLE
+        if is_waiting and self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        if not is_waiting and self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class Server(uvicorn.Server):
@@ -31,6 +66,8 @@ class Server(uvicorn.Server):
         """
         config = uvicorn.Config(
             make_app(service),
+            # The other protocol of uvicorn has no limit of headers.
+            http=ImpatientProtocol,
             log_config=None,
             access_log=False,
             server_header=False,

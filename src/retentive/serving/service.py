@@ -3,9 +3,12 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from retentive.checkpoints import GenerationState, load_model
 from retentive.checkpoints.devices import chosen_device
@@ -21,7 +24,7 @@ from retentive.retrieval import Datastore
 from retentive.serving.config import ServeConfig
 from retentive.serving.errors import ApiError, not_found, too_many
 from retentive.serving.metrics import Metrics
-from retentive.serving.owners import Owners, read_keys
+from retentive.serving.owners import Owners, Shares, read_keys
 from retentive.serving.rows import ModelThread
 from retentive.serving.sessions.codec import from_bytes, to_bytes
 from retentive.serving.sessions.opening import open_place
@@ -33,6 +36,10 @@ from retentive.text.tokenizer import Tokenizer, ids_without_text
 
 FULL_RETRY_SECONDS = 60
 TITLE_LENGTH = 80
+STORAGE_THREADS = 16
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +84,7 @@ class Service:
         self.store = _open_store(config, self.words.tokenizer)
         self._retriever: StoreRetriever | None = None
         self.place: StatePlace = open_place(config.sessions_place)
+        self._storing = ThreadPoolExecutor(STORAGE_THREADS, "retentive-storage")
         self.metrics = Metrics()
         self.created = int(time.time())
         self.prefixes = PrefixCache(config.cache_bytes, folder=config.cache_folder, disk_bytes=config.cache_disk_bytes)
@@ -88,7 +96,9 @@ class Service:
             max_waiting=self.limits.max_waiting,
         )
         self.is_ending = False
-        self._streams: dict[str, int] = {}
+        self._answers = Shares(self.limits.max_streams)
+        # Beside answers, an owner may cancel, list and delete.
+        self._requests = Shares(2 * self.limits.max_streams)
 
     @property
     def fingerprint(self) -> str:
@@ -118,33 +128,45 @@ class Service:
 
     def close(self) -> None:
         """End the use of files."""
+        self._storing.shutdown()
         self.place.close()
         self.prefixes.close()
 
-    # Streams of an owner
+    # Shares of an owner
 
-    def begin_answer(self, owner: str) -> None:
-        """Count an answer that begins.
+    @contextmanager
+    def asking(self, owner: str) -> Generator[None]:
+        """Count a request, from before its body is read until it is answered.
+
+        Raises:
+            ApiError: 429, if the owner has too many.
+        """
+        with self._requests.take(owner, lambda: self._too_many_at_once("open", 2 * self.limits.max_streams)):
+            yield
+
+    @contextmanager
+    def answering(self, owner: str) -> Generator[None]:
+        """Count an answer that is written.
 
         Raises:
             ApiError: 429, if the owner has too many; 503, if the server is about to end.
         """
         if self.is_ending:
             raise ApiError(503, "the server is about to end; try again.", code="ending", retry_after_seconds=5)
-        if self._streams.get(owner, 0) >= self.limits.max_streams:
-            raise too_many(
-                f"{self.limits.max_streams} of your requests are being answered, which is the most; try again.",
-                retry_after_seconds=self.metrics.seconds_per_row(),
-            )
-        self._streams[owner] = self._streams.get(owner, 0) + 1
+        with self._answers.take(owner, lambda: self._too_many_at_once("being answered", self.limits.max_streams)):
+            yield
 
-    def end_answer(self, owner: str) -> None:
-        """Count an answer that has ended."""
-        self._streams[owner] -= 1
-        if not self._streams[owner]:
-            del self._streams[owner]
+    def _too_many_at_once(self, how: str, most: int) -> ApiError:
+        return too_many(
+            f"{most} of your requests are {how}, which is the most; try again.",
+            retry_after_seconds=self.metrics.seconds_per_row(),
+        )
 
     # Stored states
+
+    async def stored(self, act: Callable[Given, Found], *given: Given.args, **named: Given.kwargs) -> Found:
+        """Ask the place of stored states; while it does not answer, nothing waits but those that ask it."""
+        return await asyncio.get_running_loop().run_in_executor(self._storing, partial(act, *given, **named))
 
     async def find(self, owner: str, identifier: str) -> StateRecord:
         """The record of a stored state.
@@ -152,7 +174,7 @@ class Service:
         Raises:
             ApiError: 404, if the owner has none of this id.
         """
-        record = await asyncio.to_thread(self.place.record, owner, identifier)
+        record = await self.stored(self.place.record, owner, identifier)
         if record is None:
             raise not_found("state", identifier)
         return record
@@ -164,7 +186,7 @@ class Service:
             ApiError: 404, if it was deleted meanwhile; 409, if its bytes are damaged.
         """
         try:
-            content = await asyncio.to_thread(self.place.content, record)
+            content = await self.stored(self.place.content, record)
         except RetentiveError as error:
             raise ApiError(409, str(error), code="damaged_state") from error
         if content is None:
@@ -193,7 +215,7 @@ class Service:
         Raises:
             ApiError: 429, if the owner has as many states as are allowed.
         """
-        if await asyncio.to_thread(self.place.count, owner) >= self.limits.max_states:
+        if await self.stored(self.place.count, owner) >= self.limits.max_states:
             raise self._full()
 
     async def keep(
@@ -247,7 +269,7 @@ class Service:
             title=_title(turn),
             turn=dict(turn),
         )
-        if not await asyncio.to_thread(self.place.put, record, content, self.limits.max_states):
+        if not await self.stored(self.place.put, record, content, self.limits.max_states):
             raise self._full()
         return record
 

@@ -31,8 +31,7 @@ async def answering(
         ApiError: 429, if there is no place for them.
     """
     begun = time.monotonic()
-    service.begin_answer(owner)
-    try:
+    with service.answering(owner):
         group = service.thread.submit(requests)
         watch = asyncio.create_task(_drop_when_gone(http, group))
         try:
@@ -40,9 +39,7 @@ async def answering(
         finally:
             watch.cancel()
             group.drop()
-    finally:
-        service.end_answer(owner)
-        service.metrics.count_seconds(time.monotonic() - begun)
+            service.metrics.count_seconds(time.monotonic() - begun)
 
 
 async def _drop_when_gone(http: HttpRequest, group: RowGroup) -> None:

@@ -1,5 +1,6 @@
 """From a request's fields to what the engine takes: sampling, ends, and the limits of one request."""
 
+import math
 from collections.abc import Sequence
 
 from retentive.checkpoints import GenerationState
@@ -79,6 +80,26 @@ def stops_of(fields: SamplingFields) -> tuple[str, ...]:
     return tuple(given)
 
 
+def tokens_before(state: ModelState | GenerationState | None) -> int:
+    """Tokens that a state has read."""
+    if state is None:
+        return 0
+    return int((state.model if isinstance(state, GenerationState) else state).position[0])
+
+
+def prompt_size(state: ModelState | GenerationState | None, prompt: Sequence[int]) -> int:
+    """Tokens of the whole text before the answer."""
+    unread = 1 if isinstance(state, GenerationState) else 0
+    return tokens_before(state) + unread + len(prompt)
+
+
+def _default(service: Service, most: int, read: int) -> int:
+    """Tokens to write where a request does not say, after so many that are read."""
+    longest = service.model.longest_text or math.inf
+    room = longest + 1 - read  # the last token is not read
+    return int(max(1, min(most, service.limits.max_new_tokens, room)))
+
+
 def rows_of(
     service: Service,
     fields: SamplingFields,
@@ -86,8 +107,9 @@ def rows_of(
     prompts: Sequence[Sequence[int]],
     *,
     n: int,
-    max_tokens: int,
+    max_tokens: int | None,
     max_tokens_param: str,
+    default: int,
     logprobs: int | None,
     state: ModelState | GenerationState | None = None,
 ) -> list[Request]:
@@ -97,6 +119,8 @@ def rows_of(
         ApiError: 400 or 413, if it asks for what cannot be, or for more than one request may.
     """
     limits = service.limits
+    if max_tokens is None:
+        max_tokens = _default(service, default, max(prompt_size(state, prompt) for prompt in prompts))
     if max_tokens > limits.max_new_tokens:
         raise too_large(
             f"{max_tokens_param} must be at most {limits.max_new_tokens} on this server, but is {max_tokens}.",

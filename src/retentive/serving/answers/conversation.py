@@ -33,6 +33,7 @@ def plain_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Messages as templates read them; a developer is the system by its newer name."""
     return [
         {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+        | ({} if message.name is None else {"name": message.name})
         for message in messages
     ]
 

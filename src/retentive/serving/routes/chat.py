@@ -166,9 +166,8 @@ async def _begin(service: Service, asked: ChatRequest, owner: str) -> _Answer:
         owner,
         [prompt],
         n=asked.n or 1,
-        max_tokens=asked.max_completion_tokens
-        or asked.max_tokens
-        or min(DEFAULT_TOKENS, service.limits.max_new_tokens),
+        max_tokens=asked.max_completion_tokens or asked.max_tokens,
+        default=DEFAULT_TOKENS,
         max_tokens_param="max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens",
         logprobs=asked.top_logprobs or 0 if asked.logprobs else None,
     )

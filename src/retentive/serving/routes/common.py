@@ -9,10 +9,11 @@ from fastapi import Depends
 from fastapi import Request as HttpRequest
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from retentive.checkpoints import GenerationState
 from retentive.generation import Request
 from retentive.serving.answers.answering import EventStream, answering, data, events_of, first_of
-from retentive.serving.errors import ApiError
+from retentive.serving.answers.asking import prompt_size, tokens_before
+from retentive.serving.errors import STORAGE_ERRORS, ApiError, no_storage
+from retentive.serving.gate import OWNER
 from retentive.serving.rows import Event, RowGroup
 from retentive.serving.service import Service
 from retentive.serving.sessions.record import StateRecord
@@ -28,10 +29,8 @@ _bearer = HTTPBearer(
 def _owner(
     http: HttpRequest, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None
 ) -> str:
-    """Whose request it is; noted for the log, the key itself is not."""
-    owner: str = http.app.state.service.owners.identify(http.headers.get("authorization"))
-    http.scope["retentive_owner"] = owner
-    return owner
+    """Whose request it is: the gate has seen the key before the body was read."""
+    return http.scope[OWNER]
 
 
 Owner = Annotated[str, Depends(_owner)]
@@ -43,7 +42,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         401: "The API key is missing or unknown.",
         403: "The request is of a page of another site, or for a host that is none of this server.",
         404: "There is nothing of this name among yours.",
-        409: "A stored state is damaged, or of other weights; or an answer is written by another replica.",
+        408: "The body came too slowly.",
+        409: "A stored state is damaged, or of other weights.",
         413: "More than this server takes in one request.",
         429: "More at once than this server takes; Retry-After says when to try again.",
         500: "The model failed.",
@@ -67,25 +67,11 @@ def state_reference(record: StateRecord) -> StateReference:
     return StateReference(id=record.id, tokens=record.tokens, bytes=record.size)
 
 
-def tokens_before(request: Request) -> int:
-    """Tokens that a row's state had read before the request."""
-    state = request.state
-    if state is None:
-        return 0
-    return int((state.model if isinstance(state, GenerationState) else state).position[0])
-
-
-def prompt_size(request: Request) -> int:
-    """Tokens of the whole text before the answer."""
-    unread = 1 if isinstance(request.state, GenerationState) else 0
-    return tokens_before(request) + unread + len(request.prompt)
-
-
 def usage_of(requests: Sequence[Request], group: RowGroup, n: int) -> Usage:
     """Numbers of tokens: a prompt with several answers counts once."""
     firsts = range(0, len(requests), n)
-    prompt = sum(prompt_size(requests[row]) for row in firsts)
-    cached = sum(tokens_before(requests[row]) + group.ends[row].cached_tokens for row in firsts)
+    prompt = sum(prompt_size(requests[row].state, requests[row].prompt) for row in firsts)
+    cached = sum(tokens_before(requests[row].state) + group.ends[row].cached_tokens for row in firsts)
     written = sum(end.new_tokens for end in group.ends.values())
     return Usage(
         prompt_tokens=prompt,
@@ -119,14 +105,23 @@ async def respond(service: Service, owner: str, http: HttpRequest, answer: RowsA
         return EventStream(stream_errors(answer.events(group, events)), stack.pop_all())
 
 
+def refusal_in_stream(error: Exception) -> ApiError | None:
+    """What a stream that has begun says of an error; None where nobody listens any longer."""
+    if isinstance(error, ApiError):
+        return None if error.status == 499 else error
+    if isinstance(error, STORAGE_ERRORS):
+        LOG.error("states cannot be stored: %s", error)
+        return no_storage()
+    LOG.error("an answer broke off", exc_info=error)
+    return ApiError(500, "the answer broke off; the server's log says why.", code="broken")
+
+
 async def stream_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Say in a stream that has begun what went wrong, as OpenAI's clients read it."""
     try:
         async for event in events:
             yield event
-    except ApiError as error:
-        if error.status != 499:
-            yield data(error.body())
-    except Exception:
-        LOG.exception("an answer broke off")
-        yield data(ApiError(500, "the answer broke off; the server's log says why.", code="broken").body())
+    except Exception as error:
+        refusal = refusal_in_stream(error)
+        if refusal is not None:
+            yield data(refusal.body())

@@ -50,7 +50,7 @@ class _Answer:
         """The prompt, where it was asked to be put before the text."""
         if not self.asked.echo:
             return ""
-        given = self.asked.prompt
+        given = self.asked.prompt or ""
         text = given[row // self.n] if isinstance(given, list) and given and isinstance(given[0], str) else given
         return text if isinstance(text, str) else self.service.words.tokenizer.decode(self.prompts[row // self.n])
 
@@ -148,7 +148,8 @@ async def _begin(service: Service, asked: CompletionRequest, owner: str) -> _Ans
         owner,
         prompts,
         n=asked.n or 1,
-        max_tokens=asked.max_tokens or DEFAULT_TOKENS,
+        max_tokens=asked.max_tokens,
+        default=DEFAULT_TOKENS,
         max_tokens_param="max_tokens",
         logprobs=asked.logprobs,
         state=state,

@@ -1,13 +1,12 @@
 """Whether the server lives and can answer, what it counts, and the page."""
 
-import asyncio
-import sqlite3
+import math
 from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from retentive.serving.errors import ApiError, no_storage
+from retentive.serving.errors import STORAGE_ERRORS, ApiError, no_storage
 from retentive.serving.routes.common import Owner
 from retentive.serving.service import Service
 from retentive.serving.wire.states import Health
@@ -28,15 +27,18 @@ def router(service: Service) -> APIRouter:
         if service.is_ending or not service.thread.is_alive:
             raise ApiError(503, "the server is about to end.", code="ending", retry_after_seconds=5)
         try:
-            await asyncio.to_thread(service.place.check)
-        except (OSError, sqlite3.Error) as error:
+            await service.stored(service.place.check)
+        except STORAGE_ERRORS as error:
             raise no_storage() from error
         return Health(status="ok")
 
     @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics(owner: Owner) -> Response:
         """Numbers in Prometheus' format."""
-        count, size = await asyncio.to_thread(service.place.size)
+        try:
+            count, size = await service.stored(service.place.size)
+        except STORAGE_ERRORS:  # the other numbers are wanted all the more
+            count = size = math.nan
         service.metrics.states.set(count)
         service.metrics.state_bytes.set(size)
         service.metrics.cache_hits.set(service.prefixes.hits)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from retentive.generation import Request, RequestStep
-from retentive.serving.answers.asking import check_model, rows_of
+from retentive.serving.answers.asking import check_model, prompt_size, rows_of, tokens_before
 from retentive.serving.answers.conversation import next_turn, plain_messages
 from retentive.serving.answers.passages import Reading, readings_of
 from retentive.serving.answers.written import Written
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.routes.common import prompt_size, state_reference, tokens_before
+from retentive.serving.routes.common import state_reference
 from retentive.serving.rows import RowEnd
 from retentive.serving.service import Service
 from retentive.serving.sessions.record import StateRecord, new_id
@@ -110,10 +110,10 @@ class Responding:
         return OutputMessage(id=self.message_id, status=status, content=parts).model_dump(mode="json")
 
     def _usage(self, end: RowEnd) -> ResponseUsage:
-        read = prompt_size(self.request)
+        read = prompt_size(self.request.state, self.request.prompt)
         return ResponseUsage(
             input_tokens=read,
-            input_tokens_details=InputDetails(cached_tokens=tokens_before(self.request) + end.cached_tokens),
+            input_tokens_details=InputDetails(cached_tokens=tokens_before(self.request.state) + end.cached_tokens),
             output_tokens=end.new_tokens,
             total_tokens=read + end.new_tokens,
         )
@@ -147,8 +147,9 @@ async def begin_response(service: Service, asked: ResponseRequest, owner: str) -
         owner,
         [following.prompt],
         n=1,
-        max_tokens=asked.max_output_tokens or min(DEFAULT_TOKENS, service.limits.max_new_tokens),
+        max_tokens=asked.max_output_tokens,
         max_tokens_param="max_output_tokens",
+        default=DEFAULT_TOKENS,
         logprobs=asked.top_logprobs or 0 if wants_logprobs else None,
         state=following.state,
     )

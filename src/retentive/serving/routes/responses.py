@@ -10,10 +10,11 @@ from fastapi import Request as HttpRequest
 
 from retentive.generation import RequestStep
 from retentive.serving.answers.answering import EventStream, answering, data, events_of
-from retentive.serving.errors import ApiError, not_found
-from retentive.serving.routes.common import LOG, STREAMED, Owner
+from retentive.serving.errors import not_found
+from retentive.serving.routes.common import STREAMED, Owner, refusal_in_stream
 from retentive.serving.routes.responding import Responding, begin_response
 from retentive.serving.rows import RowGroup
+from retentive.serving.running import RunningAnswers
 from retentive.serving.service import Service
 from retentive.serving.wire.common import Id
 from retentive.serving.wire.responses import DeletedResponse, Response, ResponseRequest
@@ -22,7 +23,7 @@ from retentive.serving.wire.responses import DeletedResponse, Response, Response
 def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["sessions"])
-    running: dict[tuple[str, str], RowGroup] = {}
+    running = RunningAnswers(service)
 
     @routes.post("/v1/responses", response_model=Response, response_model_exclude_none=True, responses=STREAMED)
     async def create_response(asked: ResponseRequest, http: HttpRequest, owner: Owner) -> Any:
@@ -30,8 +31,7 @@ def router(service: Service) -> APIRouter:
         answer = await begin_response(service, asked, owner)
         async with AsyncExitStack() as stack:
             group = await stack.enter_async_context(answering(service, owner, http, [answer.request]))
-            running[owner, answer.id] = group
-            stack.callback(running.pop, (owner, answer.id))
+            stack.enter_context(running.noting(owner, answer.id, group))
             if not asked.stream:
                 async for _, event in events_of(service, group):
                     if isinstance(event, RequestStep):
@@ -47,10 +47,10 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/responses/{response_id}/cancel", response_model=Response, response_model_exclude_none=True)
     async def cancel_response(response_id: Id, owner: Owner) -> Any:
         """Let an answer end with what it has; its stream then says so, and its state is stored."""
-        group = running.get((owner, response_id))
-        if group is None:
-            return await _not_running_here(service, owner, response_id)
-        group.end()
+        if not running.end(owner, response_id):
+            record = await service.stored(service.place.record, owner, response_id)
+            if record is not None or not await running.end_elsewhere(owner, response_id):
+                return await _stored(service, owner, response_id)
         return Response(
             id=response_id,
             created_at=time.time(),
@@ -65,7 +65,8 @@ def router(service: Service) -> APIRouter:
     async def delete_response(response_id: Id, owner: Owner) -> Any:
         """Delete a stored answer and its state; answers that went on from it stay."""
         await _stored(service, owner, response_id)
-        service.place.delete(owner, response_id)
+        if not await service.stored(service.place.delete, owner, response_id):
+            raise not_found("response", response_id)
         return DeletedResponse(id=response_id)
 
     return routes
@@ -74,24 +75,9 @@ def router(service: Service) -> APIRouter:
 async def _stored(service: Service, owner: str, response_id: str) -> Response:
     """A stored answer."""
     record = await service.find(owner, response_id)
-    if "response" not in record.turn:
+    if record.kind != "response":  # a fork has the turn of what it copies, and is none itself
         raise not_found("response", response_id)
     return Response.model_validate(record.turn["response"])
-
-
-async def _not_running_here(service: Service, owner: str, response_id: str) -> Response:
-    """An answer that has ended; what another replica may be writing is not said to be none."""
-    try:
-        return await _stored(service, owner, response_id)
-    except ApiError as error:
-        if service.config.replicas == 1 or error.status != 404:
-            raise
-        raise ApiError(
-            409,
-            f"{response_id!r} is not stored, nor written by the replica that was asked: with {service.config.replicas} "
-            "replicas, end an answer by leaving its stream.",
-            code="other_replica",
-        ) from error
 
 
 async def _events(service: Service, answer: Responding, group: RowGroup) -> AsyncIterator[bytes]:
@@ -123,14 +109,10 @@ async def _events(service: Service, answer: Responding, group: RowGroup) -> Asyn
                 passages = [each.model_dump(exclude_none=True) for each in added.neighbours]
                 yield event("response.neighbours.delta", **place, neighbours=passages)
         finished = await answer.finish(group.ends[0])
-    except ApiError as error:
-        if error.status != 499:
-            yield whole("response.failed", answer.failed(error))
-        return
-    except Exception:
-        LOG.exception("an answer broke off")
-        broken = ApiError(500, "the answer broke off; the server's log says why.", code="broken")
-        yield whole("response.failed", answer.failed(broken))
+    except Exception as error:
+        refusal = refusal_in_stream(error)
+        if refusal is not None:
+            yield whole("response.failed", answer.failed(refusal))
         return
     message = answer.message("completed" if finished.status == "completed" else "incomplete")
     part = message["content"][0]

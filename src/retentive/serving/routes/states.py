@@ -43,10 +43,12 @@ def router(service: Service) -> APIRouter:
     async def list_states(
         owner: Owner,
         limit: Annotated[int, Query(ge=1, le=1000, description="States to list at most.")] = 100,
-        before: Annotated[float | None, Query(description="Only states made before this time.")] = None,
+        before: Annotated[
+            float | None, Query(allow_inf_nan=False, description="Only states made before this time.")
+        ] = None,
     ) -> Any:
         """Your stored states, the newest first."""
-        records = await asyncio.to_thread(service.place.records, owner, newest=limit + 1, before=before)
+        records = await service.stored(service.place.records, owner, newest=limit + 1, before=before)
         return StoredStates(data=[shown(record) for record in records[:limit]], has_more=len(records) > limit)
 
     @routes.get("/v1/states/{state_id}/record", response_model=StoredState)
@@ -67,7 +69,7 @@ def router(service: Service) -> APIRouter:
     @routes.delete("/v1/states/{state_id}", response_model=DeletedState)
     async def delete_state(state_id: StateId, owner: Owner) -> Any:
         """Delete a stored state; those that went on from it stay."""
-        if not await asyncio.to_thread(service.place.delete, owner, state_id):
+        if not await service.stored(service.place.delete, owner, state_id):
             raise not_found("state", state_id)
         return DeletedState(id=state_id)
 

@@ -40,7 +40,7 @@ def router(service: Service) -> APIRouter:
         """The served model."""
         return ModelList(data=[card()])
 
-    @routes.get("/v1/models/{model}", response_model=ModelCard)
+    @routes.get("/v1/models/{model:path}", response_model=ModelCard)
     async def get_model(model: str, owner: Owner) -> Any:
         """The served model, by its name."""
         check_model(service, model)

@@ -1,15 +1,17 @@
 """States in a folder: one file each, and an index that no crash tears."""
 
+import errno
 import sqlite3
+import tempfile
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from retentive.errors import MismatchError
+from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import is_temporary, sync, write_atomically
-from retentive.serving.sessions.record import StateRecord
+from retentive.serving.sessions.record import WORD_SECONDS, StateRecord
 
 INDEX = "index.sqlite"
 FILES = "states"
@@ -17,12 +19,14 @@ FORMAT_VERSION = 1
 ABANDONED_SECONDS = 3600.0
 """A file without a record is left over from a kill when it is this old: until then, its writer may be at work."""
 
+_PROBE_BYTES = 4096
 _TABLES = """
 CREATE TABLE IF NOT EXISTS states (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, created REAL NOT NULL, size INTEGER NOT NULL,
     record TEXT NOT NULL, turn TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_owner ON states (owner, created);
+CREATE TABLE IF NOT EXISTS endings (owner TEXT, id TEXT, asked REAL, PRIMARY KEY (owner, id)) WITHOUT ROWID;
 """
 
 
@@ -33,17 +37,33 @@ class StateFolder:
         folder: Made if it is not there.
 
     Raises:
+        DamagedFileError: If its index is none.
         MismatchError: If another version of this library wrote it.
         OSError: If it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._files = folder / FILES
-        self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = folder / INDEX
         # One connection a process, behind a lock: each statement takes well under a millisecond.
         self._lock = threading.Lock()
-        self._index = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+        try:
+            self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._index = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._prepare()
+        except (OSError, sqlite3.OperationalError) as error:
+            number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (errno.EIO, error)
+            said = f"states cannot be stored there ({reason}); give another folder to sessions"
+            raise OSError(number, said, str(folder)) from error
+        except sqlite3.DatabaseError as error:
+            raise DamagedFileError(
+                f"{self._path} is no index of stored states ({error}): give another folder to sessions."
+            ) from error
+        sync(folder)
+        self._remove_abandoned()
+
+    def _prepare(self) -> None:
+        """Make the tables of the index, where they are not there."""
         self._index.execute("PRAGMA journal_mode = WAL")
         self._index.execute("PRAGMA synchronous = FULL")
         written = self._index.execute("PRAGMA user_version").fetchone()[0]
@@ -56,19 +76,22 @@ class StateFolder:
             for statement in _TABLES.split(";"):
                 index.execute(statement)
             index.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        sync(folder)
-        self._remove_abandoned()
 
     def put(self, record: StateRecord, content: bytes, most: int) -> bool:
         """Store a state; False, and nothing is stored, where the owner has ``most`` already."""
         path = self._file(record.id)
         write_atomically(path, content)
-        with self._writing() as index:
-            count = index.execute("SELECT count(*) FROM states WHERE owner = ?", (record.owner,)).fetchone()[0]
-            has_room = count < most
-            if has_room:
-                row = (record.id, record.owner, record.created, record.size, *record.to_json())
-                index.execute("INSERT INTO states VALUES (?, ?, ?, ?, ?, ?)", row)
+        has_room = False
+        try:
+            with self._writing() as index:
+                count = index.execute("SELECT count(*) FROM states WHERE owner = ?", (record.owner,)).fetchone()[0]
+                if count < most:
+                    row = (record.id, record.owner, record.created, record.size, *record.to_json())
+                    index.execute("INSERT INTO states VALUES (?, ?, ?, ?, ?, ?)", row)
+                    has_room = True
+        except BaseException:  # a full disk gets no fuller by states that nobody can ask for
+            path.unlink(missing_ok=True)
+            raise
         if not has_room:
             path.unlink(missing_ok=True)
         return has_room
@@ -113,6 +136,28 @@ class StateFolder:
             self._file(identifier).unlink(missing_ok=True)
         return gone
 
+    def ask_to_end(self, owner: str, identifier: str) -> None:
+        """Leave word for whoever writes an answer that it shall end."""
+        now = time.time()
+        with self._writing() as index:
+            index.execute("DELETE FROM endings WHERE asked < ?", (now - WORD_SECONDS,))
+            index.execute("INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", (owner, identifier, now))
+
+    def is_asked_to_end(self, owner: str, identifier: str) -> bool:
+        """Whether such a word is there, and nobody has taken it."""
+        with self._lock:
+            found = self._index.execute("SELECT 1 FROM endings WHERE owner = ? AND id = ?", (owner, identifier))
+            return found.fetchone() is not None
+
+    def take_asked(self, answers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Take the words that are there for some answers; return those answers."""
+        asked = [answer for answer in answers if self.is_asked_to_end(*answer)]
+        if not asked:
+            return []  # nothing is written, then
+        with self._writing() as index:
+            remove = "DELETE FROM endings WHERE owner = ? AND id = ?"
+            return [answer for answer in asked if index.execute(remove, answer).rowcount > 0]
+
     def size(self) -> tuple[int, int]:
         """Number of all states, and their bytes."""
         with self._lock:
@@ -123,6 +168,8 @@ class StateFolder:
         """Raise an error if states cannot be stored now."""
         with self._writing() as index:
             index.execute("SELECT 1")
+        with tempfile.TemporaryFile(dir=self._files) as file:
+            file.write(bytes(_PROBE_BYTES))
 
     def close(self) -> None:
         """Close the index."""
@@ -140,10 +187,11 @@ class StateFolder:
             self._index.execute("BEGIN IMMEDIATE")
             try:
                 yield self._index
+                self._index.execute("COMMIT")
             except BaseException:
-                self._index.execute("ROLLBACK")
+                if self._index.in_transaction:  # a full disk may end it, or leave it open
+                    self._index.execute("ROLLBACK")
                 raise
-            self._index.execute("COMMIT")
 
     def _remove_abandoned(self) -> None:
         """Remove files that a killed process left without a record: no answer was given that names them."""

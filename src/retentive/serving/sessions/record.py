@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +11,9 @@ from retentive.errors import DamagedFileError
 
 ID_BYTES = 24
 """Random bytes of an id: nobody guesses one."""
+
+WORD_SECONDS = 60.0
+"""A word that nobody takes is forgotten after this long."""
 
 
 def new_id(kind: str) -> str:
@@ -102,6 +106,18 @@ class StatePlace(Protocol):
 
     def delete(self, owner: str, identifier: str) -> bool:
         """Delete one of the owner's states; False where there is none."""
+        ...
+
+    def ask_to_end(self, owner: str, identifier: str) -> None:
+        """Leave word for whoever writes an answer that it shall end."""
+        ...
+
+    def is_asked_to_end(self, owner: str, identifier: str) -> bool:
+        """Whether such a word is there, and nobody has taken it."""
+        ...
+
+    def take_asked(self, answers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Take the words that are there for some answers, by owner and id; return those answers."""
         ...
 
     def size(self) -> tuple[int, int]:

@@ -1,13 +1,14 @@
 """States in Redis: any replica, on any machine, finds any session."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from retentive.serving.sessions.record import StateRecord
+from retentive.serving.sessions.record import WORD_SECONDS, StateRecord
 
 _PUT = """
+if redis.call('ZSCORE', KEYS[2], ARGV[5]) then return 1 end
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[4]) then return 0 end
 redis.call('HSET', KEYS[1], 'record', ARGV[1], 'content', ARGV[2], 'turn', ARGV[6])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[5])
@@ -25,7 +26,7 @@ return 1
 """
 _TOTAL = "retentive:total"
 SECONDS = 10.0
-"""How long one command may take before the request is refused."""
+"""How long one command may take before the request is refused: it is sent twice, for Redis may have started anew."""
 
 
 class RedisPlace:
@@ -43,11 +44,15 @@ class RedisPlace:
 
     def __init__(self, address: str) -> None:
         import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
         parts = urlsplit(address)
         self._name = f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
         self._errors: Any = redis.RedisError
-        self._redis = cast("Any", redis.Redis).from_url(address, socket_timeout=SECONDS)
+        self._redis = cast("Any", redis.Redis).from_url(
+            address, socket_timeout=SECONDS / 2, socket_connect_timeout=SECONDS / 2, retry=Retry(NoBackoff(), 1)
+        )
         with self._reached():
             self._redis.ping()
         self._put, self._delete = self._redis.register_script(_PUT), self._redis.register_script(_DELETE)
@@ -102,6 +107,23 @@ class RedisPlace:
         with self._reached():
             return bool(self._delete(keys=[_state(owner, identifier), _owner(owner), _TOTAL], args=[identifier]))
 
+    def ask_to_end(self, owner: str, identifier: str) -> None:
+        """Leave word for whoever writes an answer that it shall end."""
+        with self._reached():
+            self._redis.set(_ending(owner, identifier), 1, ex=int(WORD_SECONDS))
+
+    def is_asked_to_end(self, owner: str, identifier: str) -> bool:
+        """Whether such a word is there, and nobody has taken it."""
+        with self._reached():
+            return bool(self._redis.exists(_ending(owner, identifier)))
+
+    def take_asked(self, answers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Take the words that are there for some answers; return those answers."""
+        with self._reached(), self._redis.pipeline(transaction=False) as pipeline:
+            for answer in answers:
+                pipeline.delete(_ending(*answer))
+            return [answer for answer, taken in zip(answers, pipeline.execute(), strict=True) if taken]
+
     def size(self) -> tuple[int, int]:
         """Number of all states, and their bytes."""
         with self._reached():
@@ -120,6 +142,10 @@ class RedisPlace:
 
 def _state(owner: str, identifier: str) -> str:
     return f"retentive:state:{owner}:{identifier}"
+
+
+def _ending(owner: str, identifier: str) -> str:
+    return f"retentive:ending:{owner}:{identifier}"
 
 
 def _owner(owner: str) -> str:

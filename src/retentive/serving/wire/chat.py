@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from retentive.serving.wire.common import ReadPassages, SamplingFields, StateReference, Usage, Wire
+from retentive.serving.wire.common import AskedPart, Many, ReadPassages, SamplingFields, StateReference, Usage, Wire
 
 
-class TextPart(Wire):
+class TextPart(AskedPart):
     """Text in a list of parts."""
 
     type: Literal["text", "input_text", "output_text"]
@@ -16,12 +16,12 @@ class TextPart(Wire):
     logprobs: list[Any] | None = None
 
 
-class Message(Wire):
+class Message(AskedPart):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = Field(None, max_length=64)
+    content: str | Many[TextPart]
+    name: str | None = Field(None, max_length=64, description="Of who speaks; the chat template gets it.")
     refusal: None = None
 
     @property
@@ -30,7 +30,7 @@ class Message(Wire):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class ResponseFormat(Wire):
+class ResponseFormat(AskedPart):
     """Plain text is the only one."""
 
     type: Literal["text"]
@@ -39,8 +39,10 @@ class ResponseFormat(Wire):
 class ChatRequest(SamplingFields):
     """A conversation, and how to go on."""
 
-    messages: list[Message] = Field(min_length=1, max_length=4096)
-    max_tokens: int | None = Field(None, ge=1, description="Tokens to write at most; 1024 where nothing is said.")
+    messages: Many[Message] = Field(min_length=1, max_length=4096)
+    max_tokens: int | None = Field(
+        None, ge=1, description="Tokens to write at most; 1024, or what the model has room for, where nothing is said."
+    )
     max_completion_tokens: int | None = Field(None, ge=1, description="The same, by its newer name.")
     n: int | None = Field(1, ge=1, description="Answers.")
     logprobs: bool | None = Field(False, description="Whether each token comes with its log-probability.")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from retentive.serving.wire.common import Id, ReadPassages, SamplingFields, StateReference, Usage, Wire
+from retentive.serving.wire.common import Id, Many, ReadPassages, SamplingFields, StateReference, Usage, Wire
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
@@ -12,7 +12,7 @@ TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 class CompletionRequest(SamplingFields):
     """A prompt, and how to go on."""
 
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]] | None = Field(
+    prompt: str | Many[TokenId] | Many[str] | Many[Many[TokenId]] | None = Field(
         "", description="Text or token ids, or several of them; empty begins a new text, or goes on from `state`."
     )
     max_tokens: int | None = Field(16, ge=1, description="Tokens to write at most.")

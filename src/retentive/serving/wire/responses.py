@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from retentive.serving.wire.chat import Message, TokenLogprob
-from retentive.serving.wire.common import Id, ReadPassages, SamplingFields, StateReference, Wire
+from retentive.serving.wire.common import AskedPart, Id, Many, ReadPassages, SamplingFields, StateReference, Wire
 
 
 class InputMessage(Message):
@@ -22,7 +22,7 @@ class TextFormat(Wire):
     type: Literal["text"] = "text"
 
 
-class TextOptions(Wire):
+class TextOptions(AskedPart):
     """How the text is."""
 
     format: TextFormat = Field(default_factory=TextFormat)
@@ -31,16 +31,16 @@ class TextOptions(Wire):
 class ResponseRequest(SamplingFields):
     """New messages, and the stored state that they are read after."""
 
-    input: str | list[InputMessage] = Field(description="The new messages only: the state has read the others.")
+    input: str | Many[InputMessage] = Field(description="The new messages only: the state has read the others.")
     instructions: str | None = Field(None, description="What the system message says, before the first message.")
     previous_response_id: Id | None = Field(
         None, description="The stored state to go on from. Naming one twice forks the conversation."
     )
     max_output_tokens: int | None = Field(
-        None, ge=1, description="Tokens to write at most; 1024 where nothing is said."
+        None, ge=1, description="Tokens to write at most; 1024, or what the model has room for, where nothing is said."
     )
     store: bool | None = Field(True, description="Whether the state is stored, so that an answer can follow.")
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: Many[Literal["message.output_text.logprobs"]] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20, description="Log-probabilities of so many likely tokens.")
     metadata: dict[str, str] | None = Field(None, description="Stored with the state and given back.")
     text: TextOptions | None = None

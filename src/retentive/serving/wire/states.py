@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from retentive.serving.wire.common import Asked, Passage, Wire
+from retentive.serving.wire.common import Asked, Many, Passage, Wire
 
 
 class StoredState(Wire):
@@ -73,7 +73,7 @@ class TokenizeAnswer(Wire):
 class DetokenizeRequest(Asked):
     """Tokens."""
 
-    tokens: list[Annotated[int, Field(ge=0, lt=1 << 31)]]
+    tokens: Many[Annotated[int, Field(ge=0, lt=1 << 31)]]
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"tokens": [72, 105]}})
 
