@@ -75,7 +75,7 @@ test-weights: $(WEIGHTS)/smollm2/config.json
 	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m weights tests/weights $(ARGS)
 
 # Beside all tests runs a soak of two minutes, whose clients pause so long that nobody waits for it.
-PAUSING_SOAK := PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serving.soak --minutes 2 --kills 2 --pause 6
+PAUSING_SOAK := PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serving.soak --minutes 2 --kills 2 --pause 10
 test: $(VENV)/installed
 	@mkdir -p runs
 	@$(if $(ARGS),true,$(PAUSING_SOAK)) >runs/soak.txt 2>&1 & soak=$$!; \

@@ -261,6 +261,22 @@ def test_a_streamed_response_has_the_events_in_order(served: Running) -> None:
     assert client.responses.retrieve(final.id).output_text == final.output_text
 
 
+def test_an_answer_is_input_as_it_came_and_as_the_client_writes_it_down(served: Running) -> None:
+    client, asked = served.client(), [{"role": "user", "content": "Hello"}, {"role": "user", "content": "And?"}]
+    first = client.responses.create(model="small", input=asked[:1], max_output_tokens=4, temperature=0)  # pyright: ignore
+    dumped = [item.model_dump() for item in first.output]  # with null for all that was not said
+    texts = {
+        client.responses.create(
+            model="small",
+            input=[asked[0], *items, asked[1]],
+            max_output_tokens=4,
+            temperature=0,  # pyright: ignore
+        ).output_text
+        for items in (first.output, dumped, [{"role": "assistant", "content": first.output_text}])
+    }
+    assert len(texts) == 1
+
+
 def test_an_answer_that_is_not_stored_cannot_be_gone_on_from(served: Running) -> None:
     client = served.client()
     first = client.responses.create(model="small", input="Hello", max_output_tokens=2, store=False)

@@ -84,6 +84,9 @@ def test_turns_stream_and_nothing_is_read_again(page, served: Running) -> None:
     picture(page, "dark")
     page.set_viewport_size({"width": 380, "height": 720})
     picture(page, "narrow")
+    page.evaluate("document.querySelector('.said').textContent = 'line\\n'.repeat(300)")
+    box = page.get_by_role("button", name="Send").bounding_box()
+    assert box["y"] + box["height"] <= 720  # a long conversation leaves room for the next message
     page.get_by_role("button", name="Sessions").click()
     assert page.get_by_role("button", name="New session").is_visible()
     picture(page, "narrow-sessions")

@@ -28,9 +28,11 @@ class AskedPart(Wire):
     @classmethod
     def _has_few_fields(cls, values: Any) -> Any:
         fields = cast("dict[Any, Any]", values) if isinstance(values, dict) else {}
+        # Clients send null for what they know and were not told.
+        fields = {name: value for name, value in fields.items() if value is not None or name in cls.model_fields}
         if any(len(part) > MOST_FIELDS for part in (fields, *fields.values()) if isinstance(part, dict)):
             raise ValueError(f"an object must have at most {MOST_FIELDS} fields")
-        return values
+        return fields if isinstance(values, dict) else values
 
 
 class Asked(AskedPart):
