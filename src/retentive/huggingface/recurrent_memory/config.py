@@ -50,12 +50,50 @@ class HuggingFaceMemoryConfig:
         )
 
 
+def check_backbone(backbone: object) -> None:
+    """Validate that a model is one that a memory can go around.
+
+    Raises:
+        TypeError: If it is no model of transformers.
+        ValueError: If it has no head for the next token, reads what comes after a token, or has an adapter that adds
+            columns to a text.
+    """
+    bare: Any = backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone  # pyright: ignore
+    config: Any = getattr(bare, "config", None)
+    if config is None or not hasattr(bare, "can_generate"):
+        raise TypeError(f"backbone must be a model of transformers, but is a {type(backbone).__name__}.")
+    # Of models that can be either, the config decides; in those that are causal anyway, attention says that it is.
+    may_see_all = config.is_encoder_decoder or getattr(config, "is_decoder", None) is False
+    is_causal = any(getattr(module, "is_causal", False) for module in bare.modules())
+    if (may_see_all and not is_causal) or not bare.can_generate():
+        raise ValueError(
+            "backbone must be a causal language model, in which a token sees those before it alone, but this "
+            f"{type(bare).__name__} is not: load one with AutoModelForCausalLM (a BERT with is_decoder=True)."
+        )
+    if getattr(getattr(backbone, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(
+            "backbone must not have an adapter of peft that puts virtual tokens before a text, for they would stand "
+            "before each segment and its memory; take LoRA."
+        )
+
+
 def check_reach(config: Any, columns: int) -> None:
     """Validate that attention reaches over a whole segment, so that write slots see all of it and the memory.
 
     Raises:
         ValueError: If it ends at a window or a chunk before.
     """
+    found = [f"{name}={width}" for name, width in windows_of(config).items() if width < columns]
+    if found:
+        raise ValueError(
+            f"backbone must have attention over a whole segment and its memory, {columns} columns, but this "
+            f"{config.get_text_config().model_type} has {', '.join(found)}: its memory would not see all of a segment. "
+            "Shorten segment_length, or load the model without a window."
+        )
+
+
+def windows_of(config: Any) -> dict[str, int]:
+    """How far attention reaches back, by the names of Hugging Face's configs; empty where it reaches to the begin."""
     config = config.get_text_config()
     windows = {name: getattr(config, name, None) for name in _WINDOWS}
     if not getattr(config, "use_sliding_window", True):
@@ -64,14 +102,8 @@ def check_reach(config: Any, columns: int) -> None:
         windows.pop("window_size")
     kinds = [str(kind) for kind in getattr(config, "layer_types", None) or ()]
     if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
-        windows = {}  # the layers say what they are, and none has a window
-    found = [f"{name}={width}" for name, width in windows.items() if isinstance(width, int) and width < columns]
-    if found:
-        raise ValueError(
-            f"backbone must have attention over a whole segment and its memory, {columns} columns, but this "
-            f"{config.model_type} has {', '.join(found)}: its memory would not see all of a segment. Shorten "
-            "segment_length, or load the model without a window."
-        )
+        return {}  # the layers say what they are, and none has a window
+    return {name: width for name, width in windows.items() if isinstance(width, int)}
 
 
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")

@@ -1,4 +1,4 @@
-"""What was learned around a model of Hugging Face, on disk: a memory, and LoRA's weights if there are any."""
+"""What was learned around a model of Hugging Face, on disk: a memory, and an adapter's weights if there are any."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from retentive.checkpoints.tensor_file import listed, open_tensors, write_tensors
+from retentive.checkpoints.manifest import config_digest
+from retentive.checkpoints.tensor_file import digest, listed, open_tensors, write_tensors
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_json, write_atomically
 from retentive.huggingface.recurrent_memory.config import HuggingFaceMemoryConfig
@@ -20,6 +21,8 @@ SETTINGS_FILE = "memory.json"
 FORMAT = "retentive.huggingface_memory"
 FORMAT_VERSION = 1
 _LORA = "lora."
+_WRAPPERS = ("base_layer", "original_module", "token_adapter")
+"""Names under which peft keeps what it has put an adapter around."""
 
 
 def save_memory(model: HuggingFaceRecurrentMemory, folder: Path | str) -> None:
@@ -32,7 +35,7 @@ def save_memory(model: HuggingFaceRecurrentMemory, folder: Path | str) -> None:
     folder = Path(folder)
     backbone: Any = model.backbone
     lora = _lora_weights(backbone)
-    learning = [name for name, weight in backbone.named_parameters() if weight.requires_grad and "lora_" not in name]
+    learning = [name for name, weight in _own_weights(backbone) if weight.requires_grad]
     if learning:
         raise ValueError(
             f"the backbone must be frozen for its memory to be saved alone, but {listed(learning)} learn; save it with "
@@ -50,7 +53,9 @@ def save_memory(model: HuggingFaceRecurrentMemory, folder: Path | str) -> None:
         "memory": asdict(model.config),
         "has_lora": bool(lora),
         "backbone": _backbone_facts(backbone),
+        "tensors_sha256": digest(tensors),
     }
+    content["sha256"] = config_digest(content)
     write_atomically(folder / SETTINGS_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -78,6 +83,9 @@ def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrent
         raise DamagedFileError(f"{path} is not what save_memory writes ({error!r}); copy it again.") from error
     if version != (FORMAT, FORMAT_VERSION):
         raise MismatchError(f"{path} has the format {version}, but this retentive reads {(FORMAT, FORMAT_VERSION)}.")
+    known = content.pop("sha256", None)  # folders of earlier versions have none
+    if known not in (None, config_digest(content)):
+        raise DamagedFileError(f"{path} says something else than was saved (its SHA-256 differs); copy it again.")
     facts = _backbone_facts(backbone)
     if "weights" not in said:
         facts.pop("weights")  # folders of earlier versions have no fingerprint
@@ -88,15 +96,19 @@ def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrent
         )
     with open_tensors(folder / TENSORS_FILE) as reader:
         tensors = {name: reader.read(name) for name in reader.names}
+    if content.get("tensors_sha256") not in (None, digest(tensors)):
+        raise DamagedFileError(
+            f"{folder / TENSORS_FILE} holds other values than were saved (its SHA-256 differs); copy it again."
+        )
     if content["has_lora"]:
         try:
-            from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+            from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
         except ModuleNotFoundError as error:
             raise ImportError(
                 f"{folder} holds LoRA weights, for which peft is needed, which is not installed: "
                 "pip install 'retentive[hf]'."
             ) from error
-        around: Any = get_peft_model(cast("Any", backbone), LoraConfig.from_pretrained(str(folder)))
+        around: Any = get_peft_model(cast("Any", backbone), PeftConfig.from_pretrained(str(folder)))
         lora = {name.removeprefix(_LORA): tensor for name, tensor in tensors.items() if name.startswith(_LORA)}
         lost = set_peft_model_state_dict(around, lora).unexpected_keys
         if lost:
@@ -148,7 +160,11 @@ def _backbone_facts(backbone: Any) -> dict[str, Any]:
 def _own_weights(backbone: Any) -> Iterator[tuple[str, Tensor]]:
     """The parameters of the model itself, by the names that they have without an adapter around them."""
     bare = backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
+    learned = tuple(
+        f"{path}.{part}."
+        for path, module in bare.named_modules()
+        for part in (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ()))
+    )
     for name, weight in bare.named_parameters():
-        parts = name.split(".")
-        if not any("lora_" in part for part in parts):
-            yield ".".join(part for part in parts if part != "base_layer"), weight
+        if not f"{name}.".startswith(learned):
+            yield ".".join(part for part in name.split(".") if part not in _WRAPPERS), weight

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_kind
 from retentive.errors import MismatchError
-from retentive.huggingface.recurrent_memory.config import HuggingFaceMemoryConfig, check_reach
+from retentive.huggingface.recurrent_memory.config import HuggingFaceMemoryConfig, check_backbone, check_reach
 from retentive.huggingface.recurrent_memory.ragged_rows import RowPart, RowResult, can_be_masked, read_rows
 from retentive.huggingface.recurrent_memory.segment_cache import LayerSizes, cached_sizes, empty_layers, read_columns
 from retentive.huggingface.recurrent_memory.state import HuggingFaceMemoryState, has_cache, row_of, side_by_side
@@ -72,14 +72,16 @@ class HuggingFaceRecurrentMemory(CalledModel):
             config: Of the memory.
 
         Raises:
-            ValueError: If a segment and its memory are longer than the model's positions, or its attention does not
-                reach over all of them.
+            TypeError: If it is no model of transformers.
+            ValueError: If it is no causal model, its adapter puts tokens of its own before a text, a segment and its
+                memory are longer than its positions, or its attention does not reach over all of them.
         """
         super().__init__()
         check_kind("config", config, HuggingFaceMemoryConfig)
+        check_backbone(backbone)
         weight = _token_table(backbone)
         longest = getattr(cast("Any", backbone).config, "max_position_embeddings", None)
-        columns = config.segment_length + 2 * config.num_memory_tokens
+        columns = self._columns = config.segment_length + 2 * config.num_memory_tokens
         if isinstance(longest, int) and longest > 0 and columns > longest:
             raise ValueError(
                 f"segment_length and twice num_memory_tokens must be at most the model's {longest} positions, but are "
@@ -236,7 +238,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
         columns = [real[row].nonzero()[:, 0] for row in range(batch)]
         documents = [list(_documents(tokens[row, there], begins[row, there])) for row, there in enumerate(columns)]
         before = [row_of(state, row) for row in range(batch)]
-        if self._cached_sizes and can_be_masked(self.backbone):
+        if self._cached_sizes and can_be_masked(self.backbone, self._columns):
             logits, after = self._read_together(before, documents)
         else:
             logits, after = self._read_one_by_one(before, documents)

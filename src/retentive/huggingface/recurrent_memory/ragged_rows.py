@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retentive.huggingface.recurrent_memory.config import windows_of
 from retentive.huggingface.recurrent_memory.segment_cache import read_columns
 from retentive.layers.memory.tokens import MemoryTokens
 from retentive.layers.mixers.key_value_cache import KeyValueState
@@ -54,11 +55,16 @@ class RowResult:
     layers: tuple[KeyValueState, ...] = ()
 
 
-def can_be_masked(backbone: nn.Module) -> bool:
-    """Whether a model takes the positions of columns, which padding on the left shifts."""
+def can_be_masked(backbone: nn.Module, columns: int) -> bool:
+    """Whether rows at different places can be read together.
+
+    The model must take the positions of columns, which padding on the left shifts. A window counts columns, padding
+    included, so it must reach over the ``columns`` that a row has cached and as many of padding before its next ones.
+    """
     model = cast("Any", backbone)
     bare = model.get_base_model() if hasattr(model, "peft_config") else model
-    return "position_ids" in inspect.signature(bare.forward).parameters
+    takes_positions = "position_ids" in inspect.signature(bare.forward).parameters
+    return takes_positions and all(width >= 2 * columns for width in windows_of(bare.config).values())
 
 
 def read_rows(

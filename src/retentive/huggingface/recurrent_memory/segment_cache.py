@@ -38,7 +38,10 @@ def cached_sizes(backbone: nn.Module) -> tuple[LayerSizes, ...]:
         backbone.train(was_training)
     if len(layers) != model.config.get_text_config().num_hidden_layers:
         return ()
-    plain = [type(layer).__name__ == "DynamicLayer" and layer.keys.shape[2] == 1 for layer in layers]
+    plain = [
+        type(layer).__name__ == "DynamicLayer" and layer.keys is not None and layer.keys.shape[2] == 1
+        for layer in layers
+    ]
     if not all(plain):
         return ()
     return tuple((layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers)
