@@ -47,6 +47,11 @@ def is_offloaded(module: "torch.nn.Module") -> bool:
     return hasattr(module, "_hf_hook")
 
 
+def place_of_forward(module: "torch.nn.Module") -> str:
+    """Name the attribute of a module that says what it computes: inside accelerate's hook (1.3.0, 1.15.0), if any."""
+    return "_old_forward" if is_offloaded(module) and "_old_forward" in vars(module) else "forward"
+
+
 def is_functionally_transformed() -> bool:
     """Tell whether a transform of ``torch.func``, such as ``grad`` or ``vmap``, is active (torch 2.13)."""
     import torch

@@ -132,3 +132,12 @@ def test_arguments_without_a_meaning_are_refused_by_name():
         assert message in found
     with pytest.raises(ValueError, match="prev_states must be one for each layer, 2, but are 1"):
         RetNet(9, 16, 2, 2).forward_recurrent(torch.zeros(1).long(), 3, [None])
+
+
+def test_scores_are_those_of_what_stands_in_place_of_a_projection():
+    layer, x = MultiScaleRetention(32, 4).double(), torch.randn(1, 5, 32, dtype=torch.float64)
+    plain = layer(x, x, x, need_weights=True)[1]
+    inner = layer.layer.input_proj
+    original = inner.forward
+    inner.forward = lambda read: 2 * original(read)
+    torch.testing.assert_close(layer(x, x, x, need_weights=True)[1], 4 * plain, rtol=0, atol=1e-12)

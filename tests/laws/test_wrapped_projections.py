@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from laws.families import beside, case_name, cases, options, random_tokens, small_model
 from retentive import generate
+from retentive.engine.eager import EagerSteps
 from retentive.models.protocol import LanguageModel
 
 TIME = 11
@@ -117,6 +118,31 @@ def test_what_stands_in_place_of_a_projection_acts(family: str, changes: dict[st
             compare(family, changes, wrapped, [name])
         for change in (patched, hooked, parametrised):
             compare(family, changes, change, names)
+
+
+def scaled(made: Any) -> Any:
+    """What a part gives, its first tensor by a tenth larger."""
+    if isinstance(made, tuple) and isinstance(made[0], Tensor):
+        return 1.1 * made[0], *made[1:]
+    return 1.1 * made if isinstance(made, Tensor) else made
+
+
+@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+def test_what_stands_in_place_of_the_forward_of_a_part_acts_in_steps(family: str, changes: dict[str, Any]):
+    """Of blocks, mixers and what reads neighbours: an engine calls methods of theirs that leave it out."""
+    plain = small_model(family, **changes)
+    kinds = {type(part): name for name, part in plain.named_modules() if name and hasattr(type(part), "step")}
+    tokens, new = random_tokens(2, TIME), random_tokens(2, 1, seed=1)
+    for name in kinds.values():
+        model = small_model(family, **changes)
+        part = model.get_submodule(name)
+        part.forward = lambda *given, before=part.forward, **named: scaled(before(*given, **named))
+        with torch.no_grad():
+            state = model(tokens).state
+            steps = EagerSteps(model)
+            steps.begin()
+            logits, _ = steps.step(new[:, 0], steps.own(state), {})
+            torch.testing.assert_close(logits, model(new, state).logits[:, -1], rtol=0, atol=1e-11, msg=name)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.parameters.derived import derived
+from retentive.models.recomputing import is_recomputed
 from retentive.ops.lean.plain import is_hooked
 from retentive.private_apis import buffers_held_by, is_called_compiled, parameters_held_by, parts_held_by
 
@@ -89,7 +90,12 @@ class ModelView:
 
 def is_observed(module: nn.Module) -> bool:
     """Whether calling ``module``, or a part of it, does more than its ``forward``: a hook, or a compiler's code."""
-    return any(is_hooked(part) or is_called_compiled(part) for part in module.modules())
+    return any(is_hooked(part) or is_called_compiled(part) or _is_patched(part) for part in module.modules())
+
+
+def _is_patched(part: nn.Module) -> bool:
+    """Whether something else stands in place of a ``forward`` that a step leaves out, such as a hook of accelerate."""
+    return "forward" in vars(part) and hasattr(type(part), "step") and not is_recomputed(part)
 
 
 def weight_versions(module: nn.Module) -> tuple[object, ...]:

@@ -135,14 +135,9 @@ class MultiScaleRetention(nn.Module):
         return None if state is None else state / self._state_scale
 
     def _similarity(self, query: Tensor, key: Tensor) -> Tensor:
-        sizes, dim = self.layer.sizes, self.embed_dim // self.num_heads
-        weights = self.layer.input_proj.weight.split(sizes)
-        bias = cast("Tensor | None", self.layer.input_proj.bias)
-        biases = (None, None) if bias is None else bias.split(sizes)
-        q, k = (
-            nn.functional.linear(part, weights[number], biases[number]).unflatten(-1, (-1, dim)).transpose(1, 2)
-            for number, part in enumerate((query, key))
-        )
+        dim = self.embed_dim // self.num_heads
+        projected = self.layer.separately_projected(query, key, key)[:2]
+        q, k = (part.unflatten(-1, (-1, dim)).transpose(1, 2) for part in projected)
         if self.relative_position:
             positions = torch.arange(query.shape[1], device=query.device)[None]
             tables = rotary_tables(positions, rotary_frequencies(dim, device=query.device), torch.float32)

@@ -202,7 +202,7 @@ class MultiScaleRetention(RetentionHeads):
             raise ValueError(f"the index of the first token must be at least 0, but is {index}.")
         position = torch.full((query.shape[0],), index, device=query.device) if index else None
         layout = self.place_after(query, position)
-        q, k, v, gate = self._separately_projected(query, key, value)
+        q, k, v, gate = self.separately_projected(query, key, value)
         tables = layout.tables(self.rotary)
         if form == "recurrent":
             kv = self.initial_state(query.shape[0], query.device, query.dtype).kv if state is None else state
@@ -221,7 +221,7 @@ class MultiScaleRetention(RetentionHeads):
             mixed = mixed.transpose(1, 2)
         return self.read_out(self.scaled(mixed, layout.positions), gate), kv
 
-    def _separately_projected(self, query: Hidden, key: Hidden, value: Hidden) -> tuple[Tensor, ...]:
+    def separately_projected(self, query: Hidden, key: Hidden, value: Hidden) -> tuple[Tensor, ...]:
         """Query, key, value and gate, each of its own input; the gate of the query's."""
         inputs = (query, key, value, query)
         if not is_plain(self.input_proj):  # an adapter or a hook: the weight alone would leave it out
