@@ -148,3 +148,9 @@ def test_a_pad_token_without_a_row_in_the_table_is_padding():
     ):
         assert torch.equal(row[: len(new)], new)
         assert (row[len(new) :] == 23).all()
+
+
+def test_a_mask_that_is_added_to_scores_is_refused():
+    theirs = RetentiveForCausalLM.of(small_model("retnet"))
+    with pytest.raises(ValueError, match="attention_mask must be 1 at real columns and 0 at padding, but has numbers"):
+        theirs(random_tokens(1, 3), attention_mask=torch.tensor([[-torch.inf, 0.0, 0.0]]))

@@ -265,3 +265,15 @@ def test_what_begins_alike_is_read_once(family: str):
         theirs.generate(tokens, attention_mask=mask, max_new_tokens=5, prefix_cache=cache, num_beams=2, **GREEDY)
     with pytest.raises(ValueError, match="attention_mask must be given with a prefix_cache where rows hold"):
         theirs.generate(torch.tensor([[0, 1]]), max_new_tokens=5, prefix_cache=cache, **GREEDY)
+
+
+def test_rows_that_end_with_padding_are_refused():
+    theirs = RetentiveForCausalLM.of(small_model("retnet"))
+    tokens = random_tokens(2, 8).clamp_min(1)
+    mask = torch.ones_like(tokens)
+    mask[1, 5:] = 0
+    options = {"max_new_tokens": 2, "pad_token_id": 0, "eos_token_id": None}
+    for given in ({"attention_mask": mask}, {}):
+        with pytest.raises(ValueError, match="must end with a token, but row 1 ends with padding"):
+            theirs.generate(tokens * mask, **given, **options)
+    assert theirs.generate(tokens * mask, attention_mask=torch.ones_like(mask), **options).shape == (2, 10)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, pipeline
 
 from laws.families import case_name, cases, random_tokens, small_config, small_model
@@ -70,6 +70,10 @@ def test_a_call_that_cannot_be_is_refused_by_name():
         theirs()
     with pytest.raises(ValueError, match=r"attention_mask must be \(batch, time\), \(2, 7\).* has shape \(2, 3\)"):
         theirs(tokens, attention_mask=torch.ones(2, 3))
+    with pytest.raises(ValueError, match="every label must be -100 or from 0 to vocab_size - 1 = 22, but one is not"):
+        theirs(tokens, labels=tokens + 50)
+    assert theirs(tokens, labels=torch.full_like(tokens, -100), num_items_in_batch=0).loss == 0
+    assert theirs(tokens, labels=tokens.int()).loss == theirs(tokens, labels=tokens).loss
     with pytest.raises(ValueError, match="new_num_tokens must be at least 1, but is 0"):
         theirs.resize_token_embeddings(0)
     with pytest.raises(ValueError, match=r"config must be a family's config, as in .* but is missing"):
@@ -162,6 +166,15 @@ def test_accumulated_rows_with_padding_on_the_left_are_one_batch(tmp_path: Path)
     torch.testing.assert_close(summed, model(**batch).loss)
 
 
+def test_trainer_smooths_the_labels_of_next_tokens(tmp_path: Path):
+    each = trainer("retnet", tmp_path, 1, label_smoothing_factor=0.2)
+    batch = {"input_ids": random_tokens(2, 9), "labels": random_tokens(2, 9)}
+    found = each.compute_loss(each.model.eval(), dict(batch))
+    logits = each.model(batch["input_ids"]).logits[:, :-1].flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, batch["labels"][:, 1:].flatten(), label_smoothing=0.2)
+    torch.testing.assert_close(found, expected)
+
+
 @EVERY_FAMILY
 def test_trainer_gathers_logits_and_no_states(family: str, tmp_path: Path):
     predictions = trainer(family, tmp_path, 1).predict(Texts()).predictions
@@ -237,3 +250,15 @@ def test_a_text_generation_pipeline(family: str, tmp_path: Path):
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     for answer, tokens in zip(found, expected.tokens, strict=True):
         assert answer[0]["generated_text"] == theirs.decode(tokens, skip_special_tokens=True)
+
+
+def test_virtual_tokens_are_learned_before_a_text():
+    theirs = RetentiveForCausalLM.of(small_model("retnet"))
+    tokens = random_tokens(2, 7)
+    tuned = get_peft_model(theirs, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    tuned(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=tokens).loss.backward()
+    learned = tuned.prompt_encoder.default.embedding.weight
+    assert learned.grad.abs().max() > 0
+    rows = torch.cat((learned.detach().expand(2, -1, -1), theirs.get_input_embeddings()(tokens)), 1)
+    found = tuned(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    torch.testing.assert_close(found, theirs(inputs_embeds=rows).logits)

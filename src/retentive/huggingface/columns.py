@@ -35,7 +35,8 @@ def real_columns(
     """Return which of the columns of this call are real; None where all are, which takes the faster path.
 
     Raises:
-        ValueError: If the mask does not fit, or says of columns that the cache has read what it did not say then.
+        ValueError: If the mask does not fit, is one that is added to scores, or says of columns that the cache has read
+            what it did not say then.
     """
     if attention_mask is None:
         return None
@@ -46,6 +47,11 @@ def real_columns(
         raise ValueError(f"attention_mask must be (batch, time), ({batch}, {time}){whole}, but has shape {shape}.")
     mask = attention_mask != 0
     if not torch.compiler.is_compiling():
+        if attention_mask.is_floating_point() and bool((attention_mask < 0).any()):
+            raise ValueError(
+                "attention_mask must be 1 at real columns and 0 at padding, but has numbers below 0, as a mask that is "
+                "added to scores has; give the tokenizer's."
+            )
         if cache is not None and shape[1] > time:
             _check_columns_before(mask[:, :-time], cache)
         mask = mask[:, -time:]
@@ -100,3 +106,33 @@ def check_after_cache(cache: StateCache, attention_mask: Tensor | None, widths: 
         )
     if attention_mask is not None:
         _check_columns_before(attention_mask[:, :seen] != 0, cache)
+
+
+def check_ends_with_tokens(input_ids: Tensor | None, options: dict[str, Any]) -> None:
+    """Check that no row of a prompt ends with padding, after which transformers' ``generate`` takes the next token.
+
+    Args:
+        input_ids: Of the call.
+        options: Its other arguments, with the ``generation_config`` that says what they leave out.
+
+    Raises:
+        ValueError: If one does.
+    """
+    mask: Any = options.get("attention_mask")
+    if mask is None and input_ids is not None:  # as transformers makes one
+        pad, ends = (_said(options, name) for name in ("pad_token_id", "eos_token_id"))
+        if isinstance(pad, int) and pad not in (ends if isinstance(ends, list | tuple) else [ends]):
+            mask = input_ids != pad
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or not mask.shape[1]:
+        return
+    padded = (mask[:, -1] == 0).nonzero()
+    if len(padded):
+        raise ValueError(
+            f"every row of a prompt must end with a token, but row {int(padded[0])} ends with padding: pad at the left "
+            "(tokenizer.padding_side = 'left'). Where no attention_mask is given, pad_token_id says what padding is."
+        )
+
+
+def _said(options: dict[str, Any], name: str) -> Any:
+    given = options.get(name)
+    return getattr(options.get("generation_config"), name, None) if given is None else given

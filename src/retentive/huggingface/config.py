@@ -13,6 +13,8 @@ from retentive.models.registry import config_from_dict, config_to_dict
 
 OF_THE_FOLDER = frozenset({"format", "format_version", "library_version", "weights", "tokenizer", "training"})
 """Keys of a saved model's ``config.json`` that are about the folder and not about the model."""
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+"""Numbers that follow from the family's config; peft reads them from ``to_dict`` to make virtual tokens."""
 
 
 class RetentiveConfig(PreTrainedConfig):
@@ -54,7 +56,7 @@ class RetentiveConfig(PreTrainedConfig):
         # Through JSON and back, so that it is the same before and after a file: lists and tuples are one there.
         self.config: dict[str, Any] = json.loads(json.dumps(described))
         decoder = self.family_config.decoder
-        others = {name: value for name, value in others.items() if name not in OF_THE_FOLDER}
+        others = {name: value for name, value in others.items() if name not in (*OF_THE_FOLDER, *SIZES)}
         others["tie_word_embeddings"] = decoder.tie_embeddings
         others.setdefault("auto_map", dict(AUTO_MAP))
         super().__init__(**others)
@@ -67,7 +69,8 @@ class RetentiveConfig(PreTrainedConfig):
         """Return what ``config.json`` says: the architecture is a class that the module ``transformers`` has."""
         content: dict[str, Any] = super().to_dict()
         named = content.get("architectures") or []
-        return {**content, "architectures": [AUTO_CLASSES.get(name, name) for name in named] or None}
+        sizes = {name: getattr(self, name) for name in SIZES}
+        return {**content, **sizes, "architectures": [AUTO_CLASSES.get(name, name) for name in named] or None}
 
     @property
     def family_config(self) -> Any:

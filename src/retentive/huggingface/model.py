@@ -7,11 +7,18 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from retentive.generation.neighbours.retrieval import Retrieval, Retriever, make_lookup
 from retentive.generation.prefixes import PrefixCache
 from retentive.huggingface.cache import CACHE_NAME, CACHE_NAMES, StateCache, advanced_cache
-from retentive.huggingface.columns import check_after_cache, one_cache, real_columns, without_pads
+from retentive.huggingface.columns import (
+    check_after_cache,
+    check_ends_with_tokens,
+    one_cache,
+    real_columns,
+    without_pads,
+)
 from retentive.huggingface.config import RetentiveConfig
 from retentive.huggingface.hidden_states import kept_hidden_states
 from retentive.huggingface.offloading import keep_own_tensors
@@ -49,6 +56,8 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
             ValueError: If it is an encoder.
         """
         super().__init__(config)
+        # Only of models in this table does `Trainer` shift the labels where it smooths them.
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(self.config.model_type, type(self).__name__)
         self.retriever: Retriever | Retrieval | None = None
         self.post_init()
 
@@ -170,15 +179,17 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
             kwargs: See there.
 
         Raises:
-            ValueError: If a cache is given that has read as many columns as there are, or more, or other padding than
-                the mask tells of; or with a prefix cache, too.
+            ValueError: If a row ends with padding, after which transformers goes on as if it were a token; if a cache
+                is given that has read as many columns as there are, or more, or other padding than the mask tells of,
+                or is given with a prefix cache.
         """
         cache = one_cache(*(kwargs.pop(name, None) for name in CACHE_NAMES))
+        ids = kwargs.get("input_ids") if inputs is None else inputs
+        options = {"generation_config": args[0] if args else self.generation_config, **kwargs}
+        check_ends_with_tokens(ids, options)
         if prefix_cache is not None:
             if cache is not None:
                 raise ValueError("prefix_cache must be None where a cache is given, which has read the begin already.")
-            ids = kwargs.get("input_ids") if inputs is None else inputs
-            options = {"generation_config": args[0] if args else self.generation_config, **kwargs}
             cache = cache_after_prefixes(self.model, self.retriever, prefix_cache, ids, options)
         if cache is not None:
             given = [inputs, *(kwargs.get(name) for name in ("attention_mask", "input_ids", "inputs_embeds"))]
@@ -247,14 +258,26 @@ def _loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy of each next token, in nats; the mean, or the sum over ``num_items_in_batch``."""
     assert logits is not None
-    asked = following = labels[:, 1:]
+    if labels.shape != logits.shape[:2]:
+        raise ValueError(
+            f"labels must have the shape of input_ids, {tuple(logits.shape[:2])}, but have {tuple(labels.shape)}."
+        )
+    asked = following = labels[:, 1:].long()
     if mask is not None:
         # Padding predicts nothing: the first token of a row that begins with padding has no loss.
         following = asked.where(mask[:, :-1], IGNORED)
     wide = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
-    whole = nn.functional.cross_entropy(wide.flatten(0, 1), following.flatten(), ignore_index=IGNORED, reduction="sum")
+    try:
+        whole = nn.functional.cross_entropy(
+            wide.flatten(0, 1), following.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+    except IndexError as error:
+        raise ValueError(
+            f"every label must be -100 or from 0 to vocab_size - 1 = {logits.shape[-1] - 1}, but one is not ({error})."
+        ) from error
     counted = (following != IGNORED).sum().clamp_min(1)
     if num_items_in_batch is None:
         return whole / counted
     # `Trainer` has counted every label, those after padding too: what this call may add is the share of its labels.
-    return whole / counted * (asked != IGNORED).sum() / num_items_in_batch
+    share = (asked != IGNORED).sum() / torch.as_tensor(num_items_in_batch, device=wide.device).clamp_min(1)
+    return whole / counted * share
