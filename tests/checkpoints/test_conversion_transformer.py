@@ -275,10 +275,14 @@ def test_the_card_of_a_converted_model_names_its_licence(tmp_path: Path):
 
 REFUSED = [
     ("Llama", {"model_type": "gemma3"}, "model_type must be 'llama', 'mistral', 'qwen2', .*, but is 'gemma3'"),
+    ("Gemma", {"hidden_act": "silu"}, "hidden_act must be 'gelu_pytorch_tanh' in a Gemma, but is 'silu'"),
     ("Gemma", {"hidden_activation": "gelu"}, "hidden_activation must be 'gelu_pytorch_tanh' in a Gemma"),
     ("Llama", {"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
     ("Llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type must be one of default, linear, .* is 'yarn'"),
     ("Llama", {"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "of type 'llama3' must have low_freq_factor,"),
+    ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": None}}, "factor must be a number, but is None"),
+    ("Mistral", {"layer_types": ["full_attention"] * 2}, "must say the same, but say full_attention and 4096"),
+    ("Qwen2", {"layer_types": ["sliding_attention"] * 2}, "must say the same, but say sliding_attention and None"),
     ("Llama", {"rope_scaling": {"type": "linear"}}, "rope_scaling of type 'linear' must have factor"),
     ("Llama", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4}, "must be all alike"),
     ("Llama", {"rope_parameters": {"rope_theta": None}}, "rope_theta must be a number, but is None"),

@@ -1,5 +1,6 @@
 """AutoTokenizer reads the tokenizer of a saved model's folder and gives our ids."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.loading import load_tokenizer
 from retentive.text.nucleotide_tokenizer import NucleotideTokenizer
 from retentive.text.subword_tokenizer import train_bpe
-from retentive.text.tokenizer import Tokenizer
+from retentive.text.tokenizer import Tokenizer, encode_prompt
 
 register()
 
@@ -104,3 +105,31 @@ def test_no_text_holds_the_pad_token(pair: Pair, text: str):
     assert theirs.pad_token_id not in ours.encode(text)
     assert theirs.pad_token_id not in theirs(text)["input_ids"]
     assert ours.token_bytes(theirs.pad_token_id) in (b"", b"\xff")
+
+
+FILES = {
+    "tokenizer_config.json": {"added_tokens_decoder": {"300": {"content": "<mine>", "special": False}}},
+    "added_tokens.json": {"<mine>": 300},
+    "special_tokens_map.json": {"additional_special_tokens": ["<mine>"]},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_tokens_that_only_a_file_beside_a_vocabulary_adds_come_along(name: str, tmp_path: Path):
+    source, copied = tmp_path / "source", tmp_path / "copied"
+    train_bpe(["some text", "some more"], vocab_size=270).save(source)
+    for path in source.iterdir():
+        if path.name != "tokenizer.json":
+            path.unlink()
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>"}
+    (source / "tokenizer_config.json").write_text(json.dumps(named))
+    beside = source / name
+    beside.write_text(json.dumps({**(json.loads(beside.read_text()) if beside.exists() else {}), **FILES[name]}))
+    theirs = AutoTokenizer.from_pretrained(source)
+    ours = load_tokenizer(source)
+    ours.save(copied)
+    for text in ("some<mine>text", "<mine>"):
+        wanted = theirs(text).input_ids
+        assert encode_prompt(ours, text, tags=True) == wanted
+        assert encode_prompt(load_tokenizer(copied), text, tags=True) == wanted
+        assert AutoTokenizer.from_pretrained(copied)(text).input_ids == wanted

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from retentive.errors import DamagedFileError
-from retentive.files import parse_json, write_atomically
+from retentive.files import explain_odd_content, parse_json, write_atomically
 from retentive.text.tokenizer import COPY_AGAIN, TRANSFORMERS_FILE, transformers_settings
 
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 NAMES = (TRANSFORMERS_FILE, SPECIAL_TOKENS_FILE, "added_tokens.json", "chat_template.jinja", "chat_template.json")
+ADDED_TOKENS_FILE = "added_tokens.json"
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 TEMPLATES = "additional_chat_templates"
 """A folder of further chat templates."""
 
@@ -70,6 +72,31 @@ class Companions:
         return None
 
     @property
+    def added_tokens(self) -> list[dict[str, Any]]:
+        """Tokens that these files add to a ``tokenizer.json`` which lacks them, in the order of their ids.
+
+        As transformers does: those that are listed by id, then special tokens that only a name tells of. Each has its
+        ``content`` and the flags of a token of the ``tokenizers`` library.
+
+        Raises:
+            DamagedFileError: If they are not listed as transformers lists them.
+        """
+        found: list[dict[str, Any]] = []
+        with explain_odd_content(Path(self.folder) / TRANSFORMERS_FILE, cure=COPY_AGAIN):
+            listed: dict[str, Any] = self.settings.get("added_tokens_decoder") or {}
+            found += [_flags(listed[number]) for number in sorted(listed, key=int)]
+        with explain_odd_content(Path(self.folder) / ADDED_TOKENS_FILE, cure=COPY_AGAIN):
+            numbers = self._json(ADDED_TOKENS_FILE)
+            found += [_flags(token) for token in sorted(numbers, key=lambda token: int(numbers[token]))]
+        for name in (SPECIAL_TOKENS_FILE, TRANSFORMERS_FILE):
+            with explain_odd_content(Path(self.folder) / name, cure=COPY_AGAIN):
+                for role in ("additional_special_tokens", "extra_special_tokens"):
+                    said: Any = self._json(name).get(role) or []
+                    each = list(cast("dict[str, Any]", said).values()) if isinstance(said, dict) else said
+                    found += [{**_flags(token), "special": True} for token in each]
+        return found
+
+    @property
     def pad(self) -> str | None:
         """The token that fills up rows; None where there is none, or where it ends documents too."""
         named = self.token("pad_token")
@@ -114,3 +141,11 @@ class Companions:
     @staticmethod
     def _content(said: Any) -> Any:
         return cast("dict[str, Any]", said).get("content") if isinstance(said, dict) else said
+
+
+def _flags(said: Any) -> dict[str, Any]:
+    """The content of a token and its flags, as far as a file says them."""
+    if isinstance(said, str):
+        return {"content": said}
+    known = cast("dict[str, Any]", said)
+    return {"content": str(known["content"]), **{flag: bool(known[flag]) for flag in _FLAGS if flag in known}}

@@ -312,12 +312,26 @@ def _with_pad(description: dict[str, Any]) -> str:
     return json.dumps(description, ensure_ascii=False)
 
 
+def _with_added(text: str, description: dict[str, Any], companions: Companions) -> str:
+    """The ``tokenizer.json`` with the tokens that only the files beside it add, after its last id; the text if none."""
+    tokenizer = _parse(json.dumps(description))
+    lacking = [token for token in companions.added_tokens if tokenizer.token_to_id(token["content"]) is None]
+    if not lacking:
+        return text
+    from tokenizers import AddedToken
+
+    for token in lacking:
+        tokenizer.add_tokens([AddedToken(**token)])
+    return tokenizer.to_str()
+
+
 def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> SubwordTokenizer:
     """Open a ``tokenizer.json`` of another library; see `load_tokenizer`."""
     companions = Companions.read(path.parent)
     if end_of_text is None:
         end_of_text = companions.token("eos_token")
-    tokenizer = _parse(json.dumps(read_tokenizer_json(path)))
+    description = _with_added(read_text(path), read_tokenizer_json(path), companions)
+    tokenizer = _parse(description)
     if end_of_text is None:
         known = [name for name in _USUAL_ENDS if tokenizer.token_to_id(name) is not None]
         if len(known) != 1:
@@ -331,7 +345,9 @@ def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> Subwor
         begin = around[0] if around else None
     if begin is not None and tokenizer.token_to_id(begin) is None:
         begin = None
-    return SubwordTokenizer.open(path, name="file", end_of_text=end_of_text, begin_of_text=begin, companions=companions)
+    return SubwordTokenizer(
+        description, name="file", end_of_text=end_of_text, begin_of_text=begin, companions=companions
+    )
 
 
 def _restore(

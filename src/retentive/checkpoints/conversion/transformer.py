@@ -148,9 +148,11 @@ def llama_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
 def gemma_config(settings: Settings, shapes: Shapes) -> TransformerConfig:
     """Ours from the settings of the first Gemma; the later ones have norms after each half too."""
     settings.only("model_type", "gemma", "later ones have further norms, which are not here")
-    said = settings.get("hidden_activation", None) or "gelu_pytorch_tanh"
-    if said != "gelu_pytorch_tanh":
-        raise MismatchError(f"hidden_activation must be 'gelu_pytorch_tanh' in a Gemma, but is {said!r}.")
+    # "gelu" is a legacy value of the official releases, which mean the other; the library reads both alike.
+    for name, allowed in (("hidden_activation", ("gelu_pytorch_tanh",)), ("hidden_act", ("gelu_pytorch_tanh", "gelu"))):
+        said = settings.get(name, None) if name in settings else None
+        if said is not None and said not in allowed:
+            raise MismatchError(f"{name} must be 'gelu_pytorch_tanh' in a Gemma, but is {said!r}.")
     settings.only("use_bidirectional_attention", None, "a token reads what is before it here")
     return replace(
         _llama_like(settings, shapes, "gemma"), activation="gelu_tanh", scale_embeddings=True, tie_embeddings=True
@@ -240,22 +242,32 @@ def _rotary_scaling(settings: Settings) -> tuple[float, ...] | None:
     lacking = [key for key in needed[kind] if key not in said]
     if lacking:
         raise MismatchError(f"{name} of type {kind!r} must have {', '.join(lacking)}.")
+    for key in needed[kind]:
+        if not isinstance(said[key], int | float) or isinstance(said[key], bool):
+            raise MismatchError(f"{name}.{key} must be a number, but is {said[key]!r}.")
     return tuple(float(said[key]) for key in needed[kind]) or None
 
 
 def _window(settings: Settings, kind: str) -> int | None:
     if kind in ("llama", "gemma"):  # which ignore the setting
         return None
-    if kind in ("qwen2", "qwen3") and not settings.get("use_sliding_window", False):
-        return None
-    window = settings.get("sliding_window", 4096 if kind == "mistral" else None)
-    kinds = set(cast("list[str]", settings.get("layer_types", None) or []))
-    if kind in ("qwen2", "qwen3") and not kinds:  # before they were listed, the layers from this one on had the window
+    is_qwen = kind in ("qwen2", "qwen3")
+    uses = not is_qwen or bool(settings.get("use_sliding_window", False))
+    window = settings.get("sliding_window", 4096) if uses else None
+    named: set[str] = set(settings.get("layer_types", None) or []) if "layer_types" in settings else set()
+    if is_qwen and not named:  # before they were listed, the layers from this one on had the window
         first, layers = settings.get("max_window_layers", 28), settings.get("num_hidden_layers", 32)
-        kinds = {"full_attention" if layer < first else "sliding_attention" for layer in range(layers)}
-    if window is not None and len(kinds) > 1:
+        wide = [window is None or layer < first for layer in range(layers)]
+        named = {"full_attention" if is_wide else "sliding_attention" for is_wide in wide}
+    if len(named) > 1:
         raise MismatchError("layer_types must be all alike in what is converted, but some layers have a window.")
-    return None if kind in ("qwen2", "qwen3") and kinds == {"full_attention"} else window
+    if named and (window is None) != (named == {"full_attention"}):
+        if is_qwen and window is not None:
+            return None
+        raise MismatchError(
+            f"layer_types and sliding_window must say the same, but say {named.pop()} and {window}; correct them."
+        )
+    return window
 
 
 def sizes(config: FamilyConfig) -> Mapping[str, int]:
