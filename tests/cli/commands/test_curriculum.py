@@ -29,6 +29,10 @@ def test_a_task_is_trained_on_and_more_steps_go_on(tmp_path: Path, capsys: pytes
     main(["curriculum", *options, "--steps=3", "--backpropagation=replay"])
     assert f"model: {tmp_path / 'model'}, after 3 steps" in capsys.readouterr().out
     assert load_model(tmp_path / "model").vocab_size == 8
+    for name in ("--task=copy", "--batch_size=5", "--model.memory_noise=0.1"):
+        with pytest.raises(SystemExit):
+            main(["curriculum", *options, name, "--steps=4"])
+        assert "folder must hold no curriculum of other options" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["curriculum", f"--run={tmp_path}", "--task=text"])
     assert "store goes with task='text' and with nothing else, but task is 'text'" in capsys.readouterr().err

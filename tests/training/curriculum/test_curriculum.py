@@ -115,6 +115,19 @@ def test_a_stopped_curriculum_goes_on_as_if_it_had_not_stopped(way: str, tmp_pat
     assert fitted(tmp_path / "cut", 0)[1].losses == whole.losses  # it is over: no step is taken
     with pytest.raises(MismatchError, match=r"no curriculum of other options, but in .* segment_length is 4, not 5"):
         fit_curriculum(again, small_task, config, segment_length=5, **options, folder=tmp_path / "cut")
+    with pytest.raises(MismatchError, match=r"in .* task is {}, not {'name': 'another'}; choose another folder"):
+        fit_curriculum(
+            again,
+            small_task,
+            config,
+            segment_length=4,
+            **options,
+            described={"name": "another"},
+            folder=tmp_path / "cut",
+        )
+    other = build(small_config("rmt", memory_noise=0.1))
+    with pytest.raises(MismatchError, match=r"no curriculum of other options, but in .* model is "):
+        fit_curriculum(other, small_task, config, segment_length=4, **options, folder=tmp_path / "cut")
 
 
 def test_all_at_once_is_a_choice():

@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from retentive.config_types import check_count, check_kind, check_types
 from retentive.data.batch import Batch
 from retentive.models.protocol import LanguageModel
+from retentive.models.registry import config_to_dict
 from retentive.training.curriculum.folder import CurriculumFolder, CurriculumProgress
 from retentive.training.run.fit import learner_alone
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
@@ -186,6 +187,7 @@ def fit_curriculum(
     backpropagation: Backpropagation = "plain",
     folder: Path | None = None,
     checkpoint_every: int = 100,
+    described: Mapping[str, object] | None = None,
     on_step: Callable[[int, int, float], object] = lambda step, segments, loss: None,
     on_stage: Callable[[StageLearned], object] = lambda stage: None,
 ) -> CurriculumReport:
@@ -206,6 +208,7 @@ def fit_curriculum(
         backpropagation: How gradients go back through the segments; see `HardwareConfig`.
         folder: Where checkpoints are: called again with the same arguments, training goes on as if it had not stopped.
         checkpoint_every: Steps between checkpoints; the last step is always one.
+        described: What decides the task's batches, as JSON; a ``folder`` that says something else is refused.
         on_step: Called after every step with its number, segments and loss.
         on_stage: Called whenever a stage is learned.
 
@@ -222,8 +225,9 @@ def fit_curriculum(
     )
     files = None
     if folder is not None:
-        options = {"curriculum": config, "optimizer": optimizer, "schedule": schedule}
-        files = CurriculumFolder(folder, options, segment_length=segment_length, extra_steps=extra_steps)
+        options = {"curriculum": config, "optimizer": optimizer, "schedule": schedule, "segment_length": segment_length}
+        made = {"extra_steps": extra_steps, "model": config_to_dict(model.config), "task": dict(described or {})}
+        files = CurriculumFolder(folder, {**options, **made})
     limits = _Limits(
         max_steps=max_steps, max_seconds=max_seconds, extra_steps=extra_steps, checkpoint_every=checkpoint_every
     )

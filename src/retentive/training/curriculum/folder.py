@@ -49,35 +49,30 @@ class CurriculumProgress:
 class CurriculumFolder:
     """Writes the checkpoints of a curriculum, and reads the newest."""
 
-    def __init__(self, folder: Path, options: Mapping[str, Any], *, segment_length: int, extra_steps: int) -> None:
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         """Open a folder, or make it.
 
         Args:
             folder: Where the checkpoints are.
-            options: Configs that decide what a step does; None where one was left out.
-            segment_length: Tokens of one call.
-            extra_steps: Steps after the last stage is learned.
+            options: What decides a step, by name: configs, None where one was left out, and plain values.
 
         Raises:
             MismatchError: If it holds a curriculum of other options.
         """
         self.folder = folder
-        described: dict[str, Any] = {
-            **{name: None if config is None else dataclasses.asdict(config) for name, config in options.items()},
-            "segment_length": segment_length,
-            "extra_steps": extra_steps,
-        }
-        described = json.loads(json.dumps(described))
+        # Through JSON and back, as it is read: tuples are lists there.
+        described = json.loads(json.dumps({name: _plain(value) for name, value in options.items()}))
         path = folder / OPTIONS_FILE
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             write_json(path, described)
         earlier = read_json(path, cure="choose another folder")
-        differing = [name for name in described if earlier.get(name) != described[name]]
+        # Folders of earlier versions say less.
+        differing = [name for name in described if name in earlier and earlier[name] != described[name]]
         if differing:
             name = differing[0]
             raise MismatchError(
-                f"folder must hold no curriculum of other options, but in {path} {name} is {earlier.get(name)}, not "
+                f"folder must hold no curriculum of other options, but in {path} {name} is {earlier[name]}, not "
                 f"{described[name]}; choose another folder."
             )
 
@@ -127,3 +122,7 @@ class CurriculumFolder:
             losses=tuple(lists.get("losses", ())),
             seconds=progress.seconds,
         )
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

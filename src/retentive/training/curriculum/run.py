@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from retentive.checkpoints import save_model
-from retentive.config_types import check_types
+from retentive.config_types import check_count, check_counts, check_types
 from retentive.data.batch import Batch
 from retentive.data.packing import PackedWindows
 from retentive.data.tasks.recurrent_tasks import (
@@ -72,8 +72,15 @@ class CurriculumRunConfig:
         check_types(self)
         if (self.task == "text") != (self.store is not None):
             raise ValueError(f"store goes with task='text' and with nothing else, but task is {self.task!r}.")
-        if self.symbols < 2:
-            raise ValueError(f"symbols must be at least 2, but are {self.symbols}.")
+        check_count("symbols", self.symbols, least=2)
+        if self.task in ("fact", "text") and self.symbols != CurriculumRunConfig.symbols:
+            raise ValueError(f"symbols must be left out for task={self.task!r}, which has none, but is {self.symbols}.")
+        check_counts(self, "batch_size", "steps", "checkpoint_every")
+        check_count("extra_steps", self.extra_steps, least=0)
+        if self.segment_length is not None:
+            check_count("segment_length", self.segment_length, unit="token")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes must be above 0, but is {self.minutes}.")
 
     @property
     def vocab_size(self) -> int:
@@ -110,11 +117,20 @@ def run_curriculum(model_config: FamilyConfig, config: CurriculumRunConfig) -> C
             backpropagation=config.backpropagation,
             folder=config.run,
             checkpoint_every=config.checkpoint_every,
+            described=_described(config),
             on_stage=lambda stage: progress.advance(1),
         )
     tokenizer = None if config.store is None else TokenStore.open(config.store).tokenizer
     save_model(model, config.run / MODEL_FOLDER, tokenizer)
     return report
+
+
+def _described(config: CurriculumRunConfig) -> dict[str, object]:
+    """What decides the batches; a store may move, so its text is known by its digest."""
+    described: dict[str, object] = {"name": config.task, "symbols": config.symbols, "batch_size": config.batch_size}
+    if config.store is not None:
+        described["text"] = TokenStore.open(config.store).manifest.files["train-tokens"].sha256
+    return described
 
 
 def _task(config: CurriculumRunConfig, length: int) -> Task:
