@@ -176,6 +176,27 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prepare", "--vocab-size=1.5"], "vocab_size must be a whole number or null, but is 1.5."),
+        (["train", "--optimizer.clip-norm=hot"], "optimizer.clip_norm must be a number or null, but is hot."),
+        (["train", "--data.mode=hot"], "data.mode must be one of 'packed', 'streamed', but is hot."),
+        (["train", "--data.window=1.5"], "data.window must be int, but is 1.5."),
+        (["train", "--data=hot"], "data is a group of options, --data.NAME, or takes a file of them, but is 'hot'."),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_said_in_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    needed = {"prepare": ["--source=x", "--output=y"], "train": ["--store=x", "--run=x", "--steps=1"]}[arguments[0]]
+    with pytest.raises(SystemExit):
+        main([*arguments, *needed])
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"retentive {arguments[0]}: {said}"
+    assert second == f"retentive {arguments[0]} --help explains every option."
+
+
+@pytest.mark.parametrize(
     ("arguments", "cure"),
     [
         (["train", "--step", "3"], "unrecognized arguments: --step 3; did you mean --steps?"),

@@ -39,6 +39,9 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     )
     sizes = preset_names(family)
     size = typed_or_in_file(arguments, "size") or sizes[0]
+    for name in ("init", "retrofit"):
+        if typed_or_in_file(arguments, "size") and typed_or_in_file(arguments, name):
+            raise ValueError(f"size must be left out with {name}, a saved model of its own sizes, but is {size!r}.")
     parser.add_argument("--family", default=family, choices=family_names(), help="Kind of model.")
     parser.add_argument("--size", default=sizes[0], choices=sizes, help="Where the options of --model start from.")
     trained = typed_or_in_file(arguments, "retrofit")

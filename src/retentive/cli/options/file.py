@@ -1,5 +1,6 @@
 """Files of options, for ``--config``: YAML whose keys are options, each once, with hyphens or underscores."""
 
+import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from retentive.private_apis_of_parsers import options_of
 
 
 class OptionsFileError(ValueError):
@@ -34,9 +37,20 @@ class OptionsFile(ActionConfigFile):
             ActionConfigFile.apply_config(parser, cfg, dest, value)
             return
         text = read_options_text(Path(value))
+        _check_groups(parser, yaml.safe_load(text), value)
         if isinstance(parser, ReadsOptionsFiles):
             parser.files |= dict.fromkeys(option_names(yaml.safe_load(text)), value)
         ActionConfigFile.apply_config(parser, cfg, dest, text)
+
+
+def _check_groups(parser: ArgumentParser, content: dict[Any, Any], path: str) -> None:
+    """Refuse a number, a list or nothing where options stand below a name."""
+    groups = {option.dest.partition(".")[0] for option in options_of(parser) if "." in option.dest}
+    for name, value in content.items():
+        if name in groups and not isinstance(value, dict | str):
+            raise OptionsFileError(
+                f"{path}: {name} is a group of options, one 'name: value' a line below it, but is {value!r}."
+            )
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -70,6 +84,14 @@ def read_options_text(path: Path) -> str:
     for key, _ in _keys(root, path):
         place = slice(key.start_mark.index, key.end_mark.index)
         letters[place] = text[place].replace("-", "_")
+    try:
+        json.dumps(yaml.safe_load(text), default=str)
+    except yaml.YAMLError as error:
+        raise OptionsFileError(f"{path} is not plain YAML{_place(error)}.") from error
+    except ValueError as error:  # a part that holds itself, by an anchor
+        raise OptionsFileError(f"{path} must hold plain values, but one of them holds itself: {error}.") from error
+    except TypeError as error:  # a key that JSON has no name for
+        raise OptionsFileError(f"{path}: the name of an option must be a word ({error}).") from error
     return "".join(letters)
 
 

@@ -23,6 +23,17 @@ _WRONG_TYPE = re.compile(
     r"Parser key \"(?P<name>[^\"]*)\":\s+Expected a <class '(?P<type>\w+)'>\. Got value: (?P<value>.*)"
 )
 _REFUSED = re.compile(r"Parser key \"(?P<name>[^\"]*)\": must ")
+_CHOICE = re.compile(
+    r"Parser key \"(?P<name>[^\"]*)\":\s+Expected a typing\.Literal\[(?P<choices>[^\]]*)\]\. Got value: (?P<value>.*)",
+    re.S,
+)
+_UNION = re.compile(
+    r"Parser key \"(?P<name>[^\"]*)\":\s+Does not validate against any of the Union subtypes\s+Subtypes: "
+    r"(?P<kinds>\[.*?\]\.?)\n.*Given value(?: type)?: (?P<value>[^\n]*)",
+    re.S,
+)
+_GROUP = re.compile(r"Parser key \"(?P<name>[^\"]*)\":\s+Unable to load config ['\"](?P<value>.*?)['\"]\n", re.S)
+_KINDS = {"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text", "Path": "a path"}
 _NAMED = re.compile(r"(?:[Oo]ption '|Parser key \")(?P<name>[^'\"]*)")
 
 
@@ -52,8 +63,7 @@ class CommandParser(ArgumentParser):
         name = self.prog.replace(" [options]", "")  # which the library puts before the name of a subcommand
         found = _NAMED.search(message)
         origin = self.origin(found["name"]) if found else ""
-        message = _WRONG_TYPE.sub(r"\g<name> must be \g<type>, but is \g<value>", message)
-        message = _REFUSED.sub(r"\g<name> must ", message)
+        message = _in_one_line(message)
         print(f"{name}: {message.rstrip('.')}{origin}{self._cure(message)}", file=sys.stderr)
         print(f"{name} --help explains every option.", file=sys.stderr)
         self.exit(2)
@@ -80,6 +90,23 @@ class CommandParser(ArgumentParser):
         if asked and (near or len(longer) == 1):
             return f"; did you mean {(longer if len(longer) == 1 else near)[0]}?"
         return "."
+
+
+def _in_one_line(message: str) -> str:
+    """What the parser says of a value, as this library says it."""
+    message = _WRONG_TYPE.sub(r"\g<name> must be \g<type>, but is \g<value>", message)
+    message = _REFUSED.sub(r"\g<name> must ", message)
+    message = _CHOICE.sub(r"\g<name> must be one of \g<choices>, but is \g<value>", message)
+    group = _GROUP.search(message)
+    if group:
+        name, value = group["name"], group["value"]
+        return f"{name} is a group of options, --{name}.NAME, or takes a file of them, but is {value!r}"
+    found = _UNION.search(message)
+    if found:
+        kinds = re.findall(r"(?:class '|typing\.)?([\w.]+(?:\[[^\]]*\])?)", found["kinds"])
+        nouns = [_KINDS.get(kind, kind) for kind in kinds if kind != "class"]
+        message = f"{found['name']} must be {' or '.join(nouns)}, but is {found['value']}"
+    return " ".join(message.split())
 
 
 def add_config(

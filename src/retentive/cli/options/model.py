@@ -47,6 +47,11 @@ def starting_config(
         saved = read_manifest(init).config
         if family != saved.family:
             raise ValueError(f"init is the folder of a {saved.family}, so family must be that, but is {family!r}.")
+        name = inner_option(family, size)
+        if name is not None and inner not in (None, getattr(saved, name).family):
+            raise ValueError(
+                f"init holds a {family} over a {getattr(saved, name).family}, so {name} must be that, but is {inner!r}."
+            )
         return saved
     if trained is not None:
         if family != "retro":
