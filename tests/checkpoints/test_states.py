@@ -126,6 +126,11 @@ def test_a_state_of_another_shape_is_not_saved(tmp_path: Path):
         ({"format": "weights"}, DamagedFileError, "is no file that `save_state` wrote"),
         ({"format": None}, DamagedFileError, "is no file that `save_state` wrote"),
         ({"rows": None}, DamagedFileError, "lacks rows in its header; save the state again"),
+        ({"rows": "two"}, DamagedFileError, r"of some rows, but its header says kind='model', rows='two'"),
+        ({"kind": "text"}, DamagedFileError, r"but its header says kind='text', rows='1': save the state again"),
+        ({"config": "[]"}, DamagedFileError, r"\(config in its header\) must hold a JSON object, but holds a list"),
+        ({"metadata": "{"}, DamagedFileError, r"\(metadata in its header\) is not JSON"),
+        ({"metadata": '{"mine": 1}'}, DamagedFileError, "must hold strings as metadata in its header, but has others"),
         ({"sha256": "0" * 64}, DamagedFileError, r"holds other values than were saved \(its SHA-256 differs\)"),
     ],
 )

@@ -212,6 +212,8 @@ def test_what_is_no_safetensors_file_is_refused(saved: Path):
         (lambda c: c["config"].update(num_heads=3), MismatchError, "hidden_size must be a multiple of num_heads"),
         (lambda c: c["config"].update(num_heads="two"), MismatchError, "describes no model that can be made here"),
         (lambda c: c["config"].update(vocab_size=24), MismatchError, "2 of another shape"),
+        (lambda c: c["config"].update(vocab_size=10**30), MismatchError, "describes no model that can be made here"),
+        (lambda c: c["config"].update(num_layers=10**30), MismatchError, "describes no model that can be made here"),
         (
             lambda c: c.update(format_version=2),
             MismatchError,

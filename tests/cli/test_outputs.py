@@ -13,6 +13,7 @@ from retentive.cli.commands.index.command import ACTIONS
 from retentive.cli.main import main
 from retentive.cli.registry import COMMANDS
 from retentive.data.prepare import PrepareConfig, prepare
+from retentive.errors import MismatchError
 from retentive.retrieval import Datastore
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retrieval.texts import make_documents
@@ -112,3 +113,35 @@ def test_a_store_that_cannot_be_written_is_refused_before_the_work(
     for command, arguments in OF_A_STORE.items():
         said = refusal(command, *arguments, f"--store={place / 'datastore'}", capsys=capsys)
         assert said.startswith("retentive: store must be where this process can write"), said
+
+
+def test_what_stands_in_a_folder_of_another_kind_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("some words and more")
+    prepare(PrepareConfig(source=tmp_path / "text", output=tmp_path / "store", heldout_fraction=0.0))
+    model = small_model("retnet", dtype=torch.float32, vocab_size=257)
+    save_model(model, tmp_path / "model", ByteTokenizer())
+    kept = (tmp_path / "model" / "config.json").read_bytes()
+    tiny = ["--steps=1", "--data.window=8", "--data.batch_size=1", "--schedule.warmup_steps=0", "--held_out.every=null"]
+    shape = ["--model.hidden_size=8", "--model.num_layers=1", "--model.num_heads=1"]
+    said = refusal("train", "--store=store", "--run=model", *tiny, *shape, capsys=capsys)
+    assert "run must be a new folder or that of a run, but model/config.json is of something else" in said
+    assert (tmp_path / "model" / "config.json").read_bytes() == kept
+    main(["train", "--store=store", "--run=run", *tiny, *shape])
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "llama"}')
+    for other in ("run", "theirs"):
+        with pytest.raises(MismatchError, match="is of a training run or of another library's model, which would be"):
+            save_model(model, tmp_path / other)
+
+
+def test_a_size_beside_a_saved_model_is_refused(place: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("init", "retrofit"):
+        family = ["--family=retro"] if name == "retrofit" else []
+        said = refusal(
+            "train", "--store=store", "--run=r", "--steps=1", f"--{name}=model", "--size=small", *family, capsys=capsys
+        )
+        assert said.startswith(f"retentive: size must be left out with {name}")

@@ -6,6 +6,7 @@ import pytest
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import (
     check_version,
+    explain_odd_content,
     json_checksum,
     read_checked_json,
     read_json,
@@ -74,3 +75,10 @@ def test_another_version_is_named_with_the_cure(tmp_path, content):
     rule = r"has format version .*, but this retentive reads 1: use the version that wrote it, or build it again\."
     with pytest.raises(MismatchError, match=rule):
         check_version(content, tmp_path, 1, cure="build it again")
+
+
+@pytest.mark.parametrize("part", [lambda made: made["seconds"], lambda made: made["rows"].items(), lambda made: +made])
+def test_content_of_another_kind_names_the_file(tmp_path, part):
+    rule = r"a\.json lacks a part of what stands in such a file .*: copy it again\."
+    with pytest.raises(DamagedFileError, match=rule), explain_odd_content(tmp_path / "a.json", cure=CURE):
+        part({"rows": [1]})

@@ -72,6 +72,16 @@ def test_derivatives_of_every_kind_agree(family: str):
         eager(model(tokens, labels=labels, logits_to_keep=0).loss, create_graph=True)
 
 
+@pytest.mark.parametrize("family", ["rmt", "retro"])
+def test_borders_that_differ_are_not_mapped_over(family: str):
+    model, tokens = small_model(family), random_tokens(2, 9)
+    for name in ("mask", "starts"):
+        with pytest.raises(ValueError, match=rf"{name} must be the same for all that torch\.func\.vmap maps over"):
+            vmap(lambda row, flags, name=name: model(row, **{name: flags}).logits)(
+                tokens[:, None], torch.eye(2, 9, dtype=torch.bool)[:, None]
+            )
+
+
 class Products(TorchDispatchMode):
     """Counts the operations of matrix products by dtype."""
 

@@ -96,7 +96,7 @@ def read_manifest(folder: Path | str) -> ModelManifest:
         ) from error
     try:
         config = config_from_dict(described)
-    except (MismatchError, ValueError, TypeError) as error:
+    except (MismatchError, ValueError, TypeError, OverflowError) as error:
         raise MismatchError(f"{path} describes no model that can be made here: {error}") from error
     quantisation, computed_in = _quantisation(content.get("quantisation"), path)
     return ModelManifest(

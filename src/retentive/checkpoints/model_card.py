@@ -1,16 +1,16 @@
 """The model card of a saved model: ``README.md``, filled in with what is known of the data, the size and the scores."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from retentive.checkpoints.manifest import ModelManifest, read_manifest
 from retentive.checkpoints.tensor_file import open_tensors
-from retentive.files import read_json, write_atomically
+from retentive.files import explain_odd_content, read_json, write_atomically
 from retentive.models.registry import build
 
 CARD_FILE = "README.md"
@@ -19,6 +19,8 @@ DATA_FILE = "training.json"
 ORIGIN_FILE = "origin.json"
 MARK = "# written by retentive; without this line the file is left alone"
 """Stands in a card that may be written anew."""
+_CURE = "delete it: the card is then written without it"
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ def model_card(folder: Path | str) -> str:
         ("heads", f"{decoder.num_heads}"),
         ("token ids", f"{decoder.embedding.vocab_size:,}"),
     ]
-    origin = _known(folder / ORIGIN_FILE, manifest)
+    origin = _told(folder / ORIGIN_FILE, manifest, _origin)
     done = "Trained with" if origin is None else f"Converted from {origin['name']} ({origin['package']}) by"
     lines = [
         *("---", MARK, "library_name: retentive", f"pipeline_tag: {'text-generation' if generates else 'fill-mask'}"),
@@ -122,8 +124,8 @@ def model_card(folder: Path | str) -> str:
         "",
         f"{done} [retentive](https://pypi.org/project/retentive) {manifest.library_version}.",
         *([] if origin is None else ["", "## Licence", "", _licence(origin)]),
-        *("", "## Sizes", "", *_table(sizes), "", "## Data", "", *_data(_known(folder / DATA_FILE, manifest))),
-        *("", "## Scores", "", *(_scores(_known(folder / EVALUATION_FILE, manifest)) if generates else NO_SCORES)),
+        *("", "## Sizes", "", *_table(sizes), "", "## Data", "", *_told(folder / DATA_FILE, manifest, _data)),
+        *("", "## Scores", "", *(_told(folder / EVALUATION_FILE, manifest, _scores) if generates else NO_SCORES)),
         *("", "## Use", "", *(USE if generates else ENCODER_USE), ""),
     ]
     return "\n".join(lines)
@@ -177,6 +179,13 @@ def _licence(origin: dict[str, Any]) -> str:
     return f"That of its origin: {said or 'see'}{' in ' if said and files else ' '}{files}".rstrip() + "."
 
 
+def _origin(known: dict[str, Any] | None) -> dict[str, Any] | None:
+    if known is None:
+        return None
+    content = {name: value for name, value in known.items() if name != "weights"}
+    return asdict(Origin(**{**content, "licence_files": tuple(content.get("licence_files", ()))}))
+
+
 def _table(rows: list[tuple[str, str]]) -> list[str]:
     return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
 
@@ -215,9 +224,10 @@ def _bits(way: Mapping[str, Any]) -> str:
     return f"{way['bits_per_byte']:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
-def _known(path: Path, manifest: ModelManifest) -> dict[str, Any] | None:
-    """The content of a file about these weights; None if there is none, or it is about other weights."""
+def _told(path: Path, manifest: ModelManifest, tell: Callable[[dict[str, Any] | None], Told]) -> Told:
+    """What is told of the content of a file about these weights, or of None: it may be about others, or not there."""
     if not path.is_file():
-        return None
-    content = read_json(path, cure="delete it: the card is then written without it")
-    return content if content.get("weights") == manifest.weights_digest else None
+        return tell(None)
+    content = read_json(path, cure=_CURE)
+    with explain_odd_content(path, cure=_CURE):
+        return tell(content if content.get("weights") == manifest.weights_digest else None)

@@ -7,11 +7,10 @@ from typing import cast
 
 from retentive.checkpoints.conversion.companions import copy_companions
 from retentive.checkpoints.model_card import ORIGIN_FILE
-from retentive.checkpoints.weights import SavableTokenizer, load_model, save_model
+from retentive.checkpoints.weights import SavableTokenizer, load_model, load_own_tokenizer, save_model
 from retentive.files.targets import check_folder_target
 from retentive.layers.quantised import QuantisationConfig
 from retentive.models.quantise import quantise
-from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import DESCRIPTION_FILE, TOKENIZER_FILE
 
 
@@ -51,7 +50,7 @@ def quantised_copy(source: Path | str, dest: Path | str, config: QuantisationCon
     before = sum(parameter.nbytes for parameter in model.parameters())
     wide = quantise(model, config)
     has_tokenizer = any((source / name).is_file() for name in (DESCRIPTION_FILE, TOKENIZER_FILE))
-    tokenizer = cast("SavableTokenizer", load_tokenizer(source)) if has_tokenizer else None
+    tokenizer = cast("SavableTokenizer", load_own_tokenizer(source)) if has_tokenizer else None
     dest.mkdir(parents=True, exist_ok=True)
     if (source / ORIGIN_FILE).is_file():
         copyfile(source / ORIGIN_FILE, dest / ORIGIN_FILE)  # first, for the card tells it

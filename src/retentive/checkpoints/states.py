@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from retentive.checkpoints.devices import usable_device
 from retentive.checkpoints.tensor_file import TensorReader, digest, listed, open_tensors, write_tensors
 from retentive.config_types import check_kind
 from retentive.errors import DamagedFileError, DivergedError, MismatchError
+from retentive.files import parse_json
 from retentive.models.calls import check_is_model
 from retentive.models.fingerprint import weights_fingerprint
 from retentive.models.protocol import LanguageModel, as_module
@@ -29,6 +31,7 @@ LIBRARY_VERSION = version("retentive")
 FORMAT = "retentive.state"
 FORMAT_VERSION = 1
 FORMAT_VERSION_WITH_COUNTS = 2
+_CURE = "save the state again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +111,7 @@ def save_state(
     check_kind("state", state, RecurrentState, cure="save_state(output.state, path, model)")
     check_kind("path", path, str, Path, cure="save_state(state, path, model)")
     check_is_model(model)
+    check_kind("metadata", metadata, Mapping, type(None), cure="strings by name")
     check_state_values(state, thorough=True)
     kind = "generation" if isinstance(state, GenerationState) else "model"
     has_counts = isinstance(state, GenerationState) and state.counts is not None
@@ -161,11 +165,11 @@ def load_state(
         DivergedError: If it has NaN.
     """
     check_kind("path", path, str, Path, cure="load_state(path, model)")
+    check_kind("device", device, str, torch.device, type(None), cure="such as 'cpu' or 'cuda'")
     check_is_model(model)
-    path = Path(path)
+    path, device = Path(path), usable_device(device)
     with _open_state(path) as reader:
         about = reader.metadata
-        _check_header(path, about)
         _check_model(path, about, model)
         tensors = {name: reader.read(name) for name in reader.names}
     if digest(tensors) != about["sha256"]:
@@ -230,17 +234,22 @@ def _open_state(path: Path) -> Generator[TensorReader]:
         lacking = {"kind", "rows", "config", "weights", "sha256", "metadata"} - reader.metadata.keys()
         if lacking:
             raise DamagedFileError(f"{path} lacks {listed(lacking)} in its header; save the state again.")
+        _check_header(reader.metadata, path)
         yield reader
 
 
-def _check_header(path: Path, about: Mapping[str, str]) -> None:
-    """Check what a header says of a state's form. A state of no rows would leave the number of each tensor's open."""
-    try:
-        is_told = isinstance(json.loads(about["config"]), dict) and int(about["rows"]) > 0
-    except ValueError:
-        is_told = False
-    if not is_told or about["kind"] not in ("model", "generation"):
-        raise DamagedFileError(f"{path} does not say in its header of what model, kind and rows it is; copy it again.")
+def _check_header(about: Mapping[str, str], path: Path) -> None:
+    """Check that what the header holds is of the kinds that `write_state` writes."""
+    for part in ("config", "metadata"):
+        content = parse_json(about[part].encode(), Path(f"{path} ({part} in its header)"), cure=_CURE)
+        if part == "metadata" and not all(isinstance(value, str) for value in content.values()):
+            raise DamagedFileError(f"{path} must hold strings as metadata in its header, but has others: {_CURE}.")
+    rows = int(about["rows"]) if about["rows"].isdecimal() else 0  # of no rows, the number of each tensor's is open
+    if about["kind"] not in ("model", "generation") or not rows:
+        raise DamagedFileError(
+            f"{path} must hold the state of a model or of a generation, of some rows, but its header says "
+            f"kind={about['kind']!r}, rows={about['rows']!r}: {_CURE}."
+        )
 
 
 def _check_model(path: Path, about: Mapping[str, str], model: LanguageModel) -> None:

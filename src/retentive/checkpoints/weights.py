@@ -42,13 +42,17 @@ from retentive.checkpoints.tensor_file import (
 from retentive.checkpoints.transformers_files import transformers_settings, write_code_file
 from retentive.config_types import check_kind
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.files import fill_atomically, sync
+from retentive.files import fill_atomically, read_json, sync
 from retentive.layers.quantised import QuantisationConfig
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig, ModelConfig
 from retentive.models.quantise import computes_in, quantise
 from retentive.models.registry import build, config_to_dict
-from retentive.text.tokenizer import begin_of, pad_of
+from retentive.text.loading import load_tokenizer
+from retentive.text.tokenizer import Tokenizer, begin_of, pad_of
+
+RUN_FORMAT = "retentive training run"
+"""Of the ``config.json`` in the folder of a training run."""
 
 
 @runtime_checkable
@@ -91,11 +95,13 @@ def save_model(
 
     Raises:
         TypeError: If an argument is of another class, or the two stand in each other's place.
-        MismatchError: If the weights are not what the model's config describes.
+        MismatchError: If the weights are not what the model's config describes, or the folder holds a training run or
+            another library's model.
         OSError: If the disk is full or the folder cannot be written; what was there before stays as it was.
     """
     _check_arguments(model, folder, tokenizer)
     folder = Path(folder)
+    _check_replaced(folder / CONFIG_FILE)
     tensors = model.state_dict() if weights is None else weights
     _check_tensors(
         shapes_of(tensors),
@@ -140,6 +146,19 @@ def _check_arguments(model: object, folder: object, tokenizer: object) -> None:
         )
 
 
+def _check_replaced(path: Path) -> None:
+    """Check that no ``config.json`` of something else is replaced; one that cannot be read is."""
+    try:
+        content = read_json(path, cure="")
+    except (FileNotFoundError, DamagedFileError):
+        return
+    if content.get("format") == RUN_FORMAT or content.get("model_type", "retentive") != "retentive":
+        raise MismatchError(
+            f"folder must be a new one or that of a model of retentive, but {path} is of a training run or of another "
+            "library's model, which would be lost; choose another folder."
+        )
+
+
 def load_model(
     folder: Path | str, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None
 ) -> DecoderModel:
@@ -171,6 +190,22 @@ def load_model(
     return model.eval()
 
 
+def load_own_tokenizer(folder: Path | str) -> Tokenizer:
+    """Load the tokenizer in a model's folder, which must be the one that the model was saved with.
+
+    Raises:
+        FileNotFoundError: If there is no model, or no tokenizer.
+        DamagedFileError: If it is another tokenizer, or its files are damaged.
+    """
+    tokenizer, saved = load_tokenizer(folder), read_manifest(folder).tokenizer_fingerprint
+    if saved is not None and saved != tokenizer.fingerprint():
+        raise DamagedFileError(
+            f"{folder} holds another tokenizer than its model was saved with (its SHA-256 differs); copy the folder "
+            "again, or save the model with this tokenizer: save_model(model, folder, tokenizer)."
+        )
+    return tokenizer
+
+
 def read_one_by_one(
     folder: Path, dtype: torch.dtype | None = None
 ) -> tuple[DecoderModel, Iterator[tuple[str, Tensor]]]:
@@ -186,7 +221,10 @@ def read_one_by_one(
         MismatchError: If the config and the weights do not fit.
     """
     manifest = read_manifest(folder)
-    model = _skeleton(manifest.config, manifest.quantisation)
+    try:
+        model = _skeleton(manifest.config, manifest.quantisation)
+    except (TypeError, RuntimeError, OverflowError) as error:  # sizes that no tensor can have
+        raise MismatchError(f"{folder / CONFIG_FILE} describes no model that can be made here: {error}") from error
     if manifest.quantisation is not None:
         computes_in(model, manifest.computed_in if dtype is None else dtype)
     freeze(model, manifest.frozen, folder)

@@ -8,6 +8,7 @@ from retentive.files.folders import folder_written_atomically, remove
 from retentive.files.json_files import (
     canonical_json,
     check_version,
+    explain_odd_content,
     json_checksum,
     parse_json,
     read_checked_json,
@@ -29,6 +30,7 @@ __all__ = [
     "checksum",
     "display_name",
     "explain_full_disk",
+    "explain_odd_content",
     "fill_atomically",
     "folder_written_atomically",
     "has_writer",

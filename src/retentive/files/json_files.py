@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,19 @@ def parse_json(text: bytes, path: Path, *, cure: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} must hold a JSON object, but holds a {type(content).__name__}: {cure}.")
     return cast("dict[str, Any]", content)
+
+
+@contextmanager
+def explain_odd_content(path: Path, *, cure: str) -> Generator[None]:
+    """Turn what taking a file's content apart raises, where a part is missing or of another kind, into one clear error.
+
+    Raises:
+        DamagedFileError: If anything does; the message names the file and ends with the cure.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedFileError(f"{path} lacks a part of what stands in such a file ({error!r}): {cure}.") from error
 
 
 def canonical_json(value: object) -> str:

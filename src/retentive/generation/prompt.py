@@ -43,8 +43,8 @@ def read_prompt(prompt: object, vocab_size: int) -> list[Row]:
     """
     if prompt is None:
         return []
-    if isinstance(prompt, str):
-        raise TypeError("prompt must be token ids, but is a str; give tokenizer.encode(text).")
+    if isinstance(prompt, str | bytes):
+        raise TypeError(f"prompt must be token ids, but is a {type(prompt).__name__}; give tokenizer.encode(text).")
     if isinstance(prompt, Tensor):
         if prompt.ndim not in (1, 2):
             raise ValueError(f"prompt must be (time) or (batch, time), but has shape {tuple(prompt.shape)}.")
@@ -69,7 +69,7 @@ def align(rows: list[Row], device: torch.device) -> PromptBatch:
 
 
 def _row(index: int, row: object, vocab_size: int) -> Row:
-    if isinstance(row, str) or not isinstance(row, Sequence | Tensor):
+    if isinstance(row, str | bytes) or not isinstance(row, Sequence | Tensor):
         raise TypeError(
             f"prompt must be token ids, but row {index} is a {type(row).__name__}; give tokenizer.encode(text)."
         )

@@ -9,6 +9,7 @@ from typing import Literal
 from retentive.checkpoints import GenerationState, load_model, load_state, read_state_metadata, save_state
 from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
+from retentive.checkpoints.weights import load_own_tokenizer
 from retentive.config_types import check_count, check_kind, check_types
 from retentive.data.neighbours.stores import FOLDER
 from retentive.engine.choice import check_engine
@@ -28,7 +29,6 @@ from retentive.models.protocol import ChunkedReading
 from retentive.retrieval import Datastore
 from retentive.state import ModelState
 from retentive.text.chat_template import ChatTemplate, load_chat_template
-from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import Tokenizer, begin_of, encode_prompt, ids_without_text
 
 
@@ -190,7 +190,7 @@ class TextSession:
         if config.save_state is not None:
             _check_target(config.save_state)
         self._config = config
-        self._model, self._tokenizer = load_model(config.checkpoint, device), load_tokenizer(config.checkpoint)
+        self._model, self._tokenizer = load_model(config.checkpoint, device), load_own_tokenizer(config.checkpoint)
         state = None if config.state is None else load_state(config.state, self._model)
         retrieval, self._display = _retrieval(config, self._model.chunked_reading, self._tokenizer)
         self._tokens = self._stream(prompt, state, retrieval)

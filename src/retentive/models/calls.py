@@ -8,6 +8,7 @@ from torch import Tensor
 from retentive.config_types import check_count
 from retentive.models.protocol import LanguageModel
 from retentive.models.state_values import check_state_values
+from retentive.private_apis import is_batched
 from retentive.shapes import TokenFlags, Tokens
 from retentive.state import ModelState, RecurrentState, named_tensors
 
@@ -87,6 +88,10 @@ def check_call(
     ):
         if given is None:
             continue
+        if not isinstance(given, Tensor):
+            raise TypeError(
+                f"{name} must be a tensor of the shape of tokens, or None, but is a {type(given).__name__}."
+            )
         if given.shape != tokens.shape:
             raise ValueError(
                 f"{name} must have the shape of tokens, {tuple(tokens.shape)}, but have {tuple(given.shape)}."
@@ -121,6 +126,20 @@ def check_length_is_known(tokens: Tensor, family: str) -> None:
             f"the number of tokens must be fixed to export a {family}, which cuts a text into segments or chunks as "
             "it runs: leave dimension 1 of tokens out of dynamic_shapes, and export a program for each length."
         )
+
+
+def check_values_are_known(family: str, mask: TokenFlags, starts: TokenFlags) -> None:
+    """Refuse masks and document starts that ``vmap`` makes differ, of a family that cuts a call where they say.
+
+    Raises:
+        ValueError: If one of them stands for many.
+    """
+    for name, given in (("mask", mask), ("starts", starts)):
+        if given is not None and is_batched(given):
+            raise ValueError(
+                f"{name} must be the same for all that torch.func.vmap maps over, for a {family} cuts a text where it "
+                "says; map over texts without it, or call the model on all rows at once."
+            )
 
 
 def _uneven(state: ModelState, rows: int) -> str | None:

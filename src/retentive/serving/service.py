@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from retentive.checkpoints import GenerationState, load_model
 from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
+from retentive.checkpoints.weights import load_own_tokenizer
 from retentive.data.neighbours.stores import FOLDER
 from retentive.errors import MismatchError, RetentiveError
 from retentive.files.targets import check_folder_target
@@ -31,7 +32,6 @@ from retentive.serving.sessions.opening import open_place
 from retentive.serving.sessions.record import StatePlace, StateRecord, new_id
 from retentive.serving.shared_store import SharedStore
 from retentive.text.chat_template import ChatTemplate, load_chat_template
-from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import Tokenizer, ids_without_text
 
 FULL_RETRY_SECONDS = 60
@@ -288,7 +288,7 @@ def _title(turn: Mapping[str, Any]) -> str:
 
 
 def _words(config: ServeConfig, model: DecoderModel) -> Words:
-    tokenizer = load_tokenizer(config.checkpoint)
+    tokenizer = load_own_tokenizer(config.checkpoint)
     template, why = None, ""
     try:
         template = load_chat_template(config.checkpoint, tokenizer=tokenizer)

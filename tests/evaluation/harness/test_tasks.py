@@ -101,6 +101,8 @@ def test_texts_end_at_the_first_of_the_strings(checkpoint: Path):
     assert model.generate_until([instance("g", contexts[0], wanted)]) == [plain[0].split(end)[0]]
     with pytest.raises(ValueError, match=r"generation_kwargs must be among until, .* but also have penalty"):
         model.generate_until([instance("g", "a", {"penalty": 2})])
+    with pytest.raises(ValueError, match=r"max_gen_toks must be a whole number of tokens, but is 1\.5"):
+        model.generate_until([instance("g", "a", {"max_gen_toks": 1.5})])
 
 
 def test_the_command_line_writes_the_numbers_down(retnet: Path, tasks: Path, capsys: pytest.CaptureFixture[str]):

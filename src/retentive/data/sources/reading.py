@@ -16,6 +16,7 @@ from retentive.data.sources.records import Fields, document_of, read_csv
 
 MAX_DOCUMENT_BYTES = 256 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MOST_BYTES = 1 << 62
 _BLOCK_BYTES = 8 << 20
 _MARKUP = {".html": html_text, ".htm": html_text, ".xhtml": html_text, ".pdf": pdf_text}
 
@@ -44,8 +45,8 @@ def read_documents(
         max_document_bytes: Documents and lines of JSON above this size in bytes are reported and left out.
         on_bytes: Called with the number of source bytes read since its last call.
     """
-    if max_document_bytes < 1:
-        raise ValueError(f"max_document_bytes must be at least 1 byte, but is {max_document_bytes}.")
+    if not 1 <= max_document_bytes <= _MOST_BYTES:
+        raise ValueError(f"max_document_bytes must be from 1 to {_MOST_BYTES:,}, but is {max_document_bytes}.")
     if separator == "":
         raise ValueError("separator must be None or a string of at least one character, but is ''.")
     fields = Fields(field, metadata, max_document_bytes)

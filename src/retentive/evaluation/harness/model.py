@@ -80,9 +80,24 @@ class GenerationOptions:
             sampling = Sampling(temperature=1.0 if temperature is None else temperature, top_k=top_k, top_p=top_p)
         return cls(
             until=(until,) if isinstance(until, str) else tuple(until),
-            max_new_tokens=next((int(length) for length in lengths if length is not None), default_length),
+            max_new_tokens=next((_whole(length) for length in lengths if length is not None), default_length),
             sampling=sampling,
         )
+
+
+def _whole(length: object) -> int:
+    """Return a number of tokens, which may be written as text or as 32.0.
+
+    Raises:
+        ValueError: If it is no whole number.
+    """
+    try:
+        number = float(str(length))
+    except ValueError:
+        number = float("nan")
+    if not number.is_integer():
+        raise ValueError(f"max_gen_toks must be a whole number of tokens, but is {length!r}.")
+    return int(number)
 
 
 @register_model("retentive")

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from retentive.text.loading import load_tokenizer
+from retentive.checkpoints.weights import load_own_tokenizer
 from retentive.text.tokenizer import Tokenizer, begin_of, encode_prompt
 
 
@@ -26,7 +26,7 @@ class Prompts:
     def __init__(self, folder: Path) -> None:
         """Read the tokenizer of a folder."""
         self._folder = folder
-        self.tokenizer: Tokenizer = load_tokenizer(folder)
+        self.tokenizer: Tokenizer = load_own_tokenizer(folder)
         self.begin = begin_of(self.tokenizer)
         self.is_foreign = self.tokenizer.name == "file"
 

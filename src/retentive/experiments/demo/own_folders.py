@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from retentive.files import read_json, write_json
+from retentive.files import explain_odd_content, read_json, write_json
 
 NOTES = "demo.json"
 """File that says which folders beside it a demo made, and how many steps its models are trained for."""
@@ -12,8 +12,12 @@ NOTES = "demo.json"
 
 def read_notes(output: Path) -> dict[str, Any]:
     """The notes of an earlier demo in ``output``; empty ones without."""
-    path = output / NOTES
-    return read_json(path, cure="delete the demo's folder and start it again") if path.exists() else {"made": []}
+    path, cure = output / NOTES, "delete the demo's folder and start it again"
+    if not path.exists():
+        return {"made": []}
+    notes = read_json(path, cure=cure)
+    with explain_odd_content(path, cure=cure):
+        return {**notes, "made": [str(name) for name in notes["made"]]}
 
 
 def write_notes(output: Path, notes: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from retentive.experiments.recall.report import (
     seed_result_from_dict,
 )
 from retentive.experiments.recall.training import PHASES, SEGMENT_LENGTH, MemoryKind, Training, train_to_recall
-from retentive.files import read_json, write_atomically
+from retentive.files import explain_odd_content, read_json, write_atomically
 from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
 
@@ -175,7 +175,7 @@ def _settings(config: RecallConfig, corpus: Corpus) -> dict[str, Any]:
 
 
 def _write_seed(config: RecallConfig, corpus: Corpus, result: SeedResult) -> None:
-    content = {"settings": _settings(config, corpus), "result": asdict(result)}
+    content = {"settings": _settings(config, corpus), "minutes": config.minutes, "result": asdict(result)}
     write_atomically(_seed_file(config, result.seed), json.dumps(content, indent=1).encode())
 
 
@@ -188,14 +188,21 @@ def _read_seed(config: RecallConfig, corpus: Corpus, seed: int) -> SeedResult | 
     path = _seed_file(config, seed)
     if not path.is_file():
         return None
-    content = read_json(path, cure="delete it: the seed is then trained again")
-    if content["settings"] != _settings(config, corpus):
+    cure = "delete it: the seed is then trained again"
+    content = read_json(path, cure=cure)
+    with explain_odd_content(path, cure=cure):
+        settings, result = content["settings"], seed_result_from_dict(content["result"])
+        minutes = float(content.get("minutes", config.minutes))  # files of earlier versions have none
+    if settings != _settings(config, corpus):
         raise ValueError(
             f"output must hold no run of other options or another text, but {path} was made with "
-            f"{content['settings']}, not {_settings(config, corpus)}; choose another output."
+            f"{settings}, not {_settings(config, corpus)}; choose another output."
         )
+    if not result.is_learned and config.minutes > minutes:
+        print(f"seed {seed}: not learned in {minutes:g} minutes, so it is trained anew with {config.minutes:g}")
+        return None
     print(f"seed {seed}: read from {path}")
-    return seed_result_from_dict(content["result"])
+    return result
 
 
 def _write(config: RecallConfig, corpus: Corpus, results: Sequence[SeedResult]) -> None:

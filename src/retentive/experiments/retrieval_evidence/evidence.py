@@ -46,7 +46,7 @@ from retentive.experiments.retrieval_models.training import (
     train_all,
     training_seconds,
 )
-from retentive.files import read_json, write_json
+from retentive.files import explain_odd_content, read_json, write_json
 from retentive.files.progress import say
 
 NONE, RIGHT, SHUFFLED, RANDOM, OWN = "none", "right", "shuffled", "random", "own text"
@@ -233,7 +233,10 @@ class _Work:
         note = place / "seconds.json"
         if not note.exists():
             write_json(note, {"seconds": seconds})
-        seconds = float(read_json(note, cure="delete its folder")["seconds"])
+        cure = "delete its folder"
+        written = read_json(note, cure=cure)
+        with explain_odd_content(note, cure=cure):
+            seconds = float(written["seconds"])
         mixture = nearest.fit(self.fitted_on, k=config.k)
         self.notes.append(
             f"Seed {seed}: {len(nearest):,} nearest tokens, share {mixture.share} and temperature "

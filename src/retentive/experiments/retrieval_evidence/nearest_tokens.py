@@ -20,7 +20,7 @@ from retentive.evaluation.measures.chunk_scores import Chunks, ChunkScores, Chun
 from retentive.evaluation.measures.documents import Documents
 from retentive.evaluation.measures.mode import evaluating
 from retentive.evaluation.measures.scoring import Hook, quiet
-from retentive.files import read_json, write_json
+from retentive.files import explain_odd_content, read_json, write_json
 from retentive.models.base import DecoderModel
 from retentive.models.decoder import blocks_of
 from retentive.retrieval.blocks.block import key_of, read_block, write_block
@@ -90,8 +90,10 @@ class NearestTokens:
         note = folder / "keys.json"
         if not note.exists():
             write_json(note, self._keep(folder, documents, on_tokens))
-        made = read_json(note, cure="delete its folder: the keys are then made again")
-        self._vectors = VectorRows(folder, made["keys"], made["rows"], made["dimension"])
+        cure = "delete its folder: the keys are then made again"
+        made = read_json(note, cure=cure)
+        with explain_odd_content(note, cure=cure):
+            self._vectors = VectorRows(folder, made["keys"], made["rows"], made["dimension"])
         values = [read_block(folder, VALUES, key).arrays[VALUES] for key in made["keys"]]
         self._values = np.concatenate(values)
         kind, count = index_kind("faiss"), len(self._vectors)

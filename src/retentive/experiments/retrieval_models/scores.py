@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from retentive.evaluation.measures.chunk_scores import ChunkScores
-from retentive.files import read_json, write_atomically
+from retentive.files import explain_odd_content, read_json, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,12 @@ def measured_once(folder: Path, label: str, facts: Mapping[str, Any], measure: C
     path = folder / f"{_file_name(label)}.json"
     told = json.loads(json.dumps({**facts, "label": label}, default=str))
     if path.exists():
-        content = read_json(path, cure="delete it: the chunks are then scored again")
-        if content["facts"] == told:
-            nats, num_bytes = np.array(content["nats"], np.float64), np.array(content["num_bytes"], np.int64)
-            return Measured(ChunkScores(nats=nats, num_bytes=num_bytes), float(content.get("seconds", 0.0)))
+        cure = "delete it: the chunks are then scored again"
+        content = read_json(path, cure=cure)
+        with explain_odd_content(path, cure=cure):
+            if content["facts"] == told:
+                nats, num_bytes = np.array(content["nats"], np.float64), np.array(content["num_bytes"], np.int64)
+                return Measured(ChunkScores(nats=nats, num_bytes=num_bytes), float(content.get("seconds", 0.0)))
     begin = time.process_time()
     found = measure()
     seconds = time.process_time() - begin

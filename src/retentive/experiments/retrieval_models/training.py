@@ -16,7 +16,7 @@ import torch
 from retentive.data.token_store import TokenStore
 from retentive.experiments.retrieval_models.config import ModelsConfig
 from retentive.experiments.retrieval_models.corpus import CHUNK_SIZE
-from retentive.files import read_json, write_json
+from retentive.files import explain_odd_content, read_json, write_json
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 from retentive.models.retro import RetroConfig, retro_over
@@ -89,7 +89,10 @@ def _step_ratio(config: ModelsConfig, configs: Mapping[str, FamilyConfig]) -> fl
     """A step of RETRO in steps of the Transformer: measured in turns, once for a folder."""
     path = config.output / "step_time.json"
     if path.exists():
-        return float(read_json(path, cure="delete it: it is then measured again")["ratio"])
+        cure = "delete it: it is then measured again"
+        measured = read_json(path, cure=cure)
+        with explain_odd_content(path, cure=cure):
+            return float(measured["ratio"])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     data = _data(config)

@@ -7,6 +7,7 @@ from typing import Literal
 from retentive.checkpoints import load_model
 from retentive.checkpoints.devices import chosen_device
 from retentive.checkpoints.transformers_files import ends_of_generation
+from retentive.checkpoints.weights import load_own_tokenizer
 from retentive.config_types import check_counts, check_types
 from retentive.generation.chat.conversation import Chat, Conversation
 from retentive.generation.neighbours.display import NeighbourDisplay
@@ -15,7 +16,6 @@ from retentive.generation.sampling import Sampling
 from retentive.generation.session import open_store
 from retentive.models.base import DecoderModel
 from retentive.text.chat_template import load_chat_template
-from retentive.text.loading import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def open_chat(config: ChatConfig) -> OpenChat:
         FileNotFoundError: If the folder holds no model.
         MismatchError: If there is no chat template, or the store is not one for the model.
     """
-    tokenizer = load_tokenizer(config.checkpoint)
+    tokenizer = load_own_tokenizer(config.checkpoint)
     template = load_chat_template(config.checkpoint, tokenizer=tokenizer)  # first, for it fails fast
     model = load_model(config.checkpoint, chosen_device(config.device))
     chat = Chat(

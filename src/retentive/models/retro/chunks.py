@@ -8,6 +8,7 @@ from torch import Tensor
 
 from retentive.layers.batch_layout import make_layout
 from retentive.layers.chunked_cross_attention import RaggedReads, Reads
+from retentive.models.calls import check_values_are_known
 from retentive.shapes import TokenFlags
 
 
@@ -125,6 +126,7 @@ def ragged_plan(
         mask: False at padding.
         starts: True at the first token of a document.
     """
+    check_values_are_known("retro", mask, starts)
     batch = before.places.shape[0]
     device = before.places.device
     real = torch.ones(batch, time, dtype=torch.bool, device=device) if mask is None else mask

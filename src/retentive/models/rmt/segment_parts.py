@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from retentive.layers.batch_layout import make_layout
+from retentive.models.calls import check_values_are_known
 from retentive.shapes import Positions, TokenFlags, TokenMask, Tokens
 
 Rows = bool | Bool[Tensor, "batch"]
@@ -137,6 +138,7 @@ def ragged_plan(
         mask: False at padding.
         starts: True at the first token of a document.
     """
+    check_values_are_known("rmt", mask, starts)
     batch, time = tokens.shape
     real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
     starting = torch.zeros_like(real) if starts is None else starts & real

@@ -57,8 +57,9 @@ def read_metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
     texts = path.read_bytes().split(b"\n")  # what a kill has cut off has no end of line
     for number, text in enumerate(texts[:-1], 1):
         try:
-            lines.append(json.loads(text))
-        except ValueError as error:
+            line = json.loads(text)
+            lines.append({**line, "step": int(line["step"]), "kind": str(line["kind"])})
+        except (ValueError, LookupError, TypeError) as error:
             raise DamagedFileError(
                 f"line {number} of {path} is not a line of metrics: remove it, or the file, to go on without it."
             ) from error

@@ -5,6 +5,7 @@ from typing import Any
 
 from retentive.config_types import check_count, check_kind
 from retentive.data.batch import Batch
+from retentive.models.calls import check_is_model
 from retentive.models.protocol import LanguageModel
 from retentive.training.objectives.labels import LabelsConfig
 from retentive.training.objectives.next_token import NextTokenConfig
@@ -48,6 +49,8 @@ def fit(
         ValueError: If a number cannot be, or the model cannot be trained by the objective.
         DivergedError: If the loss or a gradient is not finite.
     """
+    check_is_model(model)
+    check_kind("batches", batches, Callable, cure="give a function of a batch's number")
     check_kind("optimizer", optimizer, OptimizerConfig, type(None))
     check_kind("schedule", schedule, ScheduleConfig, type(None))
     check_kind("objective", objective, ObjectiveConfig, type(None))

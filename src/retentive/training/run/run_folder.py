@@ -7,9 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+from retentive.checkpoints.weights import RUN_FORMAT
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.files import check_version, read_json, write_atomically
+from retentive.files import check_version, explain_odd_content, read_json, write_atomically
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import config_to_dict
 from retentive.training.objectives.registry import objective_name
@@ -24,7 +25,8 @@ CHECKPOINTS_FOLDER = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
 MODEL_FOLDER = "model"
 TENSORBOARD_FOLDER = "tensorboard"
-FORMAT = "retentive training run"
+_CURE = "restore it, or give another folder as run"
+FORMAT = RUN_FORMAT
 FORMAT_VERSION = 1
 
 _MAY_CHANGE = (
@@ -97,10 +99,16 @@ def settle_config(described: Mapping[str, Any], folder: Path) -> None:
     """Write the configuration into the run's folder, if the run that is there can be resumed with it.
 
     Raises:
-        MismatchError: If the folder holds checkpoints of another configuration; the message names what differs.
-        DamagedFileError: If the configuration of those checkpoints cannot be read.
+        MismatchError: If the folder holds checkpoints of another configuration, of which the message names what
+            differs, or a ``config.json`` of something else.
+        DamagedFileError: If the configuration that is there cannot be read.
     """
     path = folder / CONFIG_FILE
+    if path.is_file() and read_json(path, cure=_CURE).get("format") != FORMAT:
+        raise MismatchError(
+            f"run must be a new folder or that of a run, but {path} is of something else, such as a saved model, and "
+            "would be replaced; give another folder as run."
+        )
     if checkpoint_folders(folder / CHECKPOINTS_FOLDER):
         differences = _differences(_read(path), described)
         if differences:
@@ -149,12 +157,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    cure = "restore it, or give another folder as run"
     try:
-        content = read_json(path, cure=cure)
+        content = read_json(path, cure=_CURE)
     except FileNotFoundError as error:
-        raise DamagedFileError(f"{path} is missing, though there are checkpoints beside it: {cure}.") from error
+        raise DamagedFileError(f"{path} is missing, though there are checkpoints beside it: {_CURE}.") from error
     if content.get("format") != FORMAT:
-        raise DamagedFileError(f"{path} is not the configuration of a run: {cure}.")
+        raise DamagedFileError(f"{path} is not the configuration of a run: {_CURE}.")
     check_version(content, path, FORMAT_VERSION, cure="give another folder as run")
+    with explain_odd_content(path, cure=_CURE):
+        kept = content["training"]
+        if not isinstance(kept["steps"], int) or not isinstance(kept["schedule"]["decay_steps"], int | None):
+            raise TypeError("steps must be numbers")
     return content
