@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from retentive.private_apis_of_parsers import options_of
+from retentive.private_apis import options_of
 
 
 class OptionsFileError(ValueError):

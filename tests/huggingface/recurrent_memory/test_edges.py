@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from huggingface.test_recurrent_memory import CLOSE, VOCAB, around, backbone, tokens
+from huggingface.recurrent_memory.test_model import CLOSE, VOCAB, around, backbone, tokens
 from retentive.errors import DamagedFileError
 from retentive.huggingface import load_memory, save_memory
 
