@@ -131,6 +131,13 @@ def test_what_stands_in_a_folder_of_another_kind_is_never_replaced(
     assert "run must be a new folder or that of a run, but model/config.json is of something else" in said
     assert (tmp_path / "model" / "config.json").read_bytes() == kept
     main(["train", "--store=store", "--run=run", *tiny, *shape])
+    capsys.readouterr()
+    main(["curriculum", "--run=stages", "--task=copy", "--steps=1", "--batch_size=1"])
+    capsys.readouterr()
+    said = refusal("train", "--store=store", "--run=stages", *tiny, *shape, capsys=capsys)
+    assert "stages is that of a curriculum, whose model would be replaced" in said
+    said = refusal("curriculum", "--run=run", "--task=copy", "--steps=1", capsys=capsys)
+    assert "run is that of a training run or of a model, whose files would be replaced" in said
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "config.json").write_text('{"model_type": "llama"}')
     for other in ("run", "theirs"):

@@ -20,10 +20,11 @@ from retentive.training.run.checkpoint_folder import (
     remove_old,
     write_checkpoint,
 )
+from retentive.training.run.run_folder import CONFIG_FILE, CURRICULUM_FILE
 from retentive.training.run.run_state import restore_run, run_tensors
 from retentive.training.step.learner import Learner
 
-OPTIONS_FILE = "curriculum.json"
+OPTIONS_FILE = CURRICULUM_FILE
 _PREFIX = "curriculum."
 
 
@@ -57,12 +58,17 @@ class CurriculumFolder:
             options: What decides a step, by name: configs, None where one was left out, and plain values.
 
         Raises:
-            MismatchError: If it holds a curriculum of other options.
+            MismatchError: If it holds a curriculum of other options, a training run or a model.
         """
         self.folder = folder
         # Through JSON and back, as it is read: tuples are lists there.
         described = json.loads(json.dumps({name: _plain(value) for name, value in options.items()}))
         path = folder / OPTIONS_FILE
+        if not path.is_file() and (folder / CONFIG_FILE).exists():
+            raise MismatchError(
+                f"folder must be a new one or that of a curriculum, but {folder} is that of a training run or of a "
+                "model, whose files would be replaced; choose another folder."
+            )
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             write_json(path, described)

@@ -25,6 +25,8 @@ CHECKPOINTS_FOLDER = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
 MODEL_FOLDER = "model"
 TENSORBOARD_FOLDER = "tensorboard"
+CURRICULUM_FILE = "curriculum.json"
+"""In the folder of a curriculum."""
 _CURE = "restore it, or give another folder as run"
 FORMAT = RUN_FORMAT
 FORMAT_VERSION = 1
@@ -108,6 +110,11 @@ def settle_config(described: Mapping[str, Any], folder: Path) -> None:
         raise MismatchError(
             f"run must be a new folder or that of a run, but {path} is of something else, such as a saved model, and "
             "would be replaced; give another folder as run."
+        )
+    if (folder / CURRICULUM_FILE).exists():
+        raise MismatchError(
+            f"run must be a new folder or that of a run, but {folder} is that of a curriculum, whose model would be "
+            "replaced; give another folder as run."
         )
     if checkpoint_folders(folder / CHECKPOINTS_FOLDER):
         differences = _differences(_read(path), described)
