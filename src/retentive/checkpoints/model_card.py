@@ -182,8 +182,9 @@ def _licence(origin: dict[str, Any]) -> str:
 def _origin(known: dict[str, Any] | None) -> dict[str, Any] | None:
     if known is None:
         return None
-    content = {name: value for name, value in known.items() if name != "weights"}
-    return asdict(Origin(**{**content, "licence_files": tuple(content.get("licence_files", ()))}))
+    content: dict[str, Any] = {name: value for name, value in known.items() if name != "weights"}
+    content["licence_files"] = tuple(content.get("licence_files", ()))
+    return asdict(Origin(**content))
 
 
 def _table(rows: list[tuple[str, str]]) -> list[str]:

@@ -103,8 +103,8 @@ def _in_one_line(message: str) -> str:
         return f"{name} is a group of options, --{name}.NAME, or takes a file of them, but is {value!r}"
     found = _UNION.search(message)
     if found:
-        kinds = re.findall(r"(?:class '|typing\.)?([\w.]+(?:\[[^\]]*\])?)", found["kinds"])
-        nouns = [_KINDS.get(kind, kind) for kind in kinds if kind != "class"]
+        kinds: list[str] = re.findall(r"(?:class '|typing\.)?([\w.]+(?:\[[^\]]*\])?)", found["kinds"])
+        nouns: list[str] = [_KINDS.get(kind, kind) for kind in kinds if kind != "class"]
         message = f"{found['name']} must be {' or '.join(nouns)}, but is {found['value']}"
     return " ".join(message.split())
 

@@ -50,7 +50,8 @@ def fit(
         DivergedError: If the loss or a gradient is not finite.
     """
     check_is_model(model)
-    check_kind("batches", batches, Callable, cure="give a function of a batch's number")
+    if not callable(batches):
+        raise TypeError(f"batches must be a function of a batch's number, but is a {type(batches).__name__}.")
     check_kind("optimizer", optimizer, OptimizerConfig, type(None))
     check_kind("schedule", schedule, ScheduleConfig, type(None))
     check_kind("objective", objective, ObjectiveConfig, type(None))
