@@ -49,15 +49,15 @@ def fit(
         ValueError: If a number cannot be, or the model cannot be trained by the objective.
         DivergedError: If the loss or a gradient is not finite.
     """
-    check_is_model(model)
-    if not callable(batches):
-        raise TypeError(f"batches must be a function of a batch's number, but is a {type(batches).__name__}.")
     check_kind("optimizer", optimizer, OptimizerConfig, type(None))
     check_kind("schedule", schedule, ScheduleConfig, type(None))
     check_kind("objective", objective, ObjectiveConfig, type(None))
     check_count("steps", steps)
     check_count("seed", seed, least=0)
     check_count("windows_per_graph", windows_per_graph)
+    check_is_model(model)
+    if not callable(batches):
+        raise TypeError(f"batches must be a function of a batch's number, but is a {type(batches).__name__}.")
     device = next(model.parameters()).device
     vocabulary = Vocabulary(size=model.vocab_size)
     schedule = ScheduleConfig(warmup_steps=0) if schedule is None else schedule
