@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo recall smollm2 test test-slow test-replicas test-kernels soak schemathesis bench-serve bench-store test-oldest test-weights lint docs bench gpu-check agreement clean retro-evidence
+.PHONY: help demo recall smollm2 test test-slow test-replicas test-kernels soak schemathesis bench-serve bench-smollm2 bench-store test-oldest test-weights lint docs bench gpu-check agreement clean retro-evidence
 help:
 	@echo "make demo               train, evaluate and stream four small models on real text, and draw a report (10 minutes)"
 	@echo "make demo CORPUS=path   the same on your own folder of text"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench              speed and memory against other packages"
 	@echo "make bench-store        a datastore's sync, search, memory and disk, and a million chunks (CORPUS=text.tar.gz; 5 minutes)"
 	@echo "make gpu-check          laws, precisions, compiled steps and speed on a GPU (10 minutes; DEVICE=cuda:1)"
+	@echo "make bench-smollm2      that model beside transformers and llama.cpp, and a memory around it (compiles llama.cpp once: half an hour)"
 	@echo "make bench-serve        a served model against a plain loop of generate behind HTTP"
 	@echo "make agreement          install other packages, and compare what their checkpoints compute there and here"
 
@@ -164,6 +165,11 @@ bench: $(VENV)/installed
 bench-store: $(VENV)/installed
 	@test -n "$(CORPUS)" || { echo "bench-store needs documents, such as the PEPs: make bench-store CORPUS=text.tar.gz"; exit 2; }
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.store_figures --corpus "$(CORPUS)" $(ARGS)
+
+bench-smollm2: $(WEIGHTS)/smollm2/config.json
+	@$(BIN)/python -m benchmarks.yardsticks.install llama_cpp_python
+	@$(BIN)/python -m benchmarks.smollm2 $(ARGS)
+	@$(BIN)/python -m benchmarks.memory_around $(ARGS)
 
 bench-serve: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.serve $(ARGS)

@@ -35,12 +35,14 @@ class Contestant:
         python: The interpreter of its virtual environment.
         module: The worker module that it runs (see `benchmarks.worker`).
         options: Keyword arguments of the module's ``works``.
+        environment: Variables of its process, beside those that all have.
     """
 
     name: str
     python: Path
     module: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ class WorkerProcess:
         self._process = subprocess.Popen(
             [str(contestant.python), "-c", "from benchmarks.worker import main; main()"],
             cwd=ROOT,
-            env={**os.environ, **quiet, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **quiet, "PYTHONPATH": str(ROOT), **contestant.environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

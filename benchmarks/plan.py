@@ -1,8 +1,10 @@
 """What the benchmarks of models have in common: sizes, and contestants that are built from them."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks import machine
@@ -49,18 +51,23 @@ TINY: dict[str, Any] = {
 }
 """Sizes of a plan that only shows that a benchmark runs."""
 
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+"""Of a contestant whose process has those that all have."""
 
-def ours(name: str, worker: str, **options: Any) -> Contestant:
+
+def ours(name: str, worker: str, environment: Mapping[str, str] = NO_VARIABLES, **options: Any) -> Contestant:
     """A contestant of this library, in the interpreter that asks."""
-    module = f"benchmarks.workers.{worker}"
-    return Contestant(name=name, python=Path(sys.executable), module=module, options=options)
+    module, python = f"benchmarks.workers.{worker}", Path(sys.executable)
+    return Contestant(name=name, python=python, module=module, options=options, environment=environment)
 
 
-def theirs(name: str, package: str, worker: str, **options: Any) -> Contestant:
+def theirs(
+    name: str, package: str, worker: str, environment: Mapping[str, str] = NO_VARIABLES, **options: Any
+) -> Contestant:
     """A contestant of another package, in that package's environment.
 
     Raises:
         FileNotFoundError: If the package is not installed.
     """
-    module = f"benchmarks.workers.{worker}"
-    return Contestant(name=name, python=yardstick_python(package), module=module, options=options)
+    module, python = f"benchmarks.workers.{worker}", yardstick_python(package)
+    return Contestant(name=name, python=python, module=module, options=options, environment=environment)

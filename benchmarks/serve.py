@@ -1,6 +1,7 @@
 """``retentive serve`` against a plain loop of ``generate`` behind the same HTTP layer: ``python -m benchmarks.serve``.
 
-Eight clients stream at once; and a session comes back after texts of 100 to 100,000 tokens. Writes
+Eight clients stream at once; and a session comes back after texts of 100 to 100,000 tokens. Where ``make smollm2`` has
+been run, eight clients stream from SmolLM2 too, against ``transformers serve`` with the same weights. Writes
 ``runs/bench/serve.json``, ``.md`` and ``.png`` and prints a table. The machine should have nothing else to do.
 """
 
@@ -20,11 +21,13 @@ from benchmarks.measuring import Measuring
 from benchmarks.plan import TINY, ModelPlan, ours
 from benchmarks.results import Results
 from benchmarks.serve_report import draw
+from benchmarks.smollm2 import FILE, FOLDER
 from retentive import save_model
 from retentive.models.registry import build, config_from_dict
 from retentive.text.byte_tokenizer import ByteTokenizer
 
 SERVED, PLAIN, MEMORY = "retentive serve", "a loop of generate", "retentive serve, recurrent memory"
+SMOLLM2, PLAIN_SMOLLM2, THEIRS = (f"{what}, SmolLM2" for what in (SERVED, PLAIN, "transformers serve"))
 STREAMS_TARGET, RETURN_TARGET = 2.5, 1.2
 SIZE_TARGET = 1.01  # constant, but for what the file says of the last words
 
@@ -37,17 +40,21 @@ class Plan(ModelPlan):
         clients: That stream at once.
         tokens: Of each stream.
         texts: Tokens that a session has before it comes back.
+        pretrained_tokens: Of each stream of SmolLM2.
+        pretrained_rounds: Of its race.
     """
 
     clients: int = 8
     tokens: int = 64
+    pretrained_tokens: int = 32
+    pretrained_rounds: int = 5
     # Each as far into a segment of the recurrent memory, whose state has the keys and values of the one that is read.
     texts: tuple[int, ...] = (100, 100 + 4 * 256, 100 + 39 * 256, 100 + 391 * 256)
     matrix_size: int = 4096
 
 
 FULL = Plan()
-QUICK = Plan(**TINY, clients=2, tokens=4, texts=(100, 400))
+QUICK = Plan(**TINY, clients=2, tokens=4, texts=(100, 400), pretrained_tokens=4, pretrained_rounds=1)
 
 
 def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Contestant]:
@@ -66,11 +73,17 @@ def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Conte
         torch.manual_seed(0)
         save_model(build(config_from_dict(config)), folder / name, tokenizer)
     found = [machine.contestant(threads=threads)]
-    for name, kind, model in (
-        (SERVED, "retentive", "retnet"),
-        (MEMORY, "retentive", "rmt"),
-        (PLAIN, "plain", "retnet"),
-    ):
+    kinds = [(SERVED, "retentive", "retnet"), (MEMORY, "retentive", "rmt"), (PLAIN, "plain", "retnet")]
+    if has_smollm2():
+        theirs = f"{FILE.parent}:{FILE.name}"
+        kinds += [
+            (SMOLLM2, "retentive", str(FOLDER)),
+            (PLAIN_SMOLLM2, "plain", str(FOLDER)),
+            (THEIRS, "transformers", theirs),
+        ]
+    else:
+        print("SmolLM2 is left out: it needs make smollm2")
+    for name, kind, model in kinds:
         options = {"kind": kind, "model": str(folder / model), "sessions": str(folder / f"sessions-{name}")}
         found.append(ours(name, "served_model", **options))
     return found
@@ -87,9 +100,22 @@ class Benchmark(Measuring[Plan]):
         race = self.race(f"{plan.clients} streams", tasks, plan.rounds)
         ratio = race.times_as_fast(SERVED, PLAIN)
         self.row(f"tokens per second of {plan.clients} streams", PLAIN, ratio, STREAMS_TARGET, "least")
+        if has_smollm2():
+            self._pretrained()
         for name in (SERVED, MEMORY):
             self._returning(name)
         self.race("machine", plan.machine_tasks(), plan.rounds)
+
+    def _pretrained(self) -> None:
+        """The same of SmolLM2, whose weights transformers serves too."""
+        plan = self.plan
+        streams = {"count": plan.clients, "tokens": plan.pretrained_tokens}
+        names = (SMOLLM2, PLAIN_SMOLLM2, THEIRS)
+        tasks = {name: Task(contestant=name, work="streams", arguments=streams) for name in names}
+        race = self.race(f"{plan.clients} streams of SmolLM2", tasks, plan.pretrained_rounds)
+        for opponent in (PLAIN_SMOLLM2, THEIRS):
+            ratio = race.times_as_fast(SMOLLM2, opponent)
+            self.row(f"tokens per second of {plan.clients} streams, SmolLM2", opponent, ratio, STREAMS_TARGET, "least")
 
     def _returning(self, name: str) -> None:
         """The first token of a session does not wait for what it has read."""
@@ -111,6 +137,11 @@ class Benchmark(Measuring[Plan]):
     def results(self, description: dict[str, Any]) -> Results:
         """Everything that was measured, as the report takes it."""
         return self.collected(description, "machine")
+
+
+def has_smollm2() -> bool:
+    """Whether the converted model is there."""
+    return (FOLDER / "config.json").exists()
 
 
 def main() -> None:

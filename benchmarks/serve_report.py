@@ -1,6 +1,7 @@
 """The picture of the benchmark of serving."""
 
 import statistics
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -16,13 +17,17 @@ COLOURS = ("#0b6e4f", "#3366aa", "#c2571a")
 
 def draw(results: Results, path: Path) -> None:
     """Tokens per second of streams, the first token by the text before it, and how far each target is reached."""
-    figure, (speeds, firsts, sizes, targets) = pyplot.subplots(1, 4, figsize=(20, 4.5), layout="constrained")
-    streams = next(race for name, race in results.races.items() if "streams" in name)
-    values = [1 / streams.seconds_per_unit(label) for label in streams.seconds]
-    bars = speeds.bar(range(len(values)), values, color=COLOURS, width=0.6)
-    speeds.bar_label(bars, [f"{value:,.0f}" for value in values])
-    speeds.set_xticks(range(len(values)), list(streams.seconds))
-    speeds.set_title(f"tokens per second, {results.plan['clients']} streams")
+    streams = {name: race for name, race in results.races.items() if "streams" in name}
+    figure, panels = pyplot.subplots(1, 3 + len(streams), figsize=(15 + 5 * len(streams), 4.5), layout="constrained")
+    *speeds, firsts, sizes, targets = panels
+    for axes, (name, race) in zip(speeds, streams.items(), strict=True):
+        values = [1 / race.seconds_per_unit(label) for label in race.seconds]
+        bars = axes.bar(range(len(values)), values, color=COLOURS, width=0.6)
+        axes.bar_label(bars, [f"{value:,.0f}" for value in values])
+        axes.set_xticks(
+            range(len(values)), [textwrap.fill(label.removesuffix(", SmolLM2"), 14) for label in race.seconds]
+        )
+        axes.set_title(f"tokens per second, {name}")
     returning = [race for name, race in results.races.items() if name.startswith("first token")]
     for race, colour in zip(returning, COLOURS, strict=False):
         texts = [int(label.rsplit(", ", 1)[1].split()[0]) for label in race.seconds]

@@ -1,4 +1,4 @@
-"""Clients of a server that runs in a process beside them: `retentive serve`, or a plain loop of ``generate``."""
+"""Clients of a server beside them: `retentive serve`, a loop of ``generate``, or ``transformers serve``."""
 
 import atexit
 import functools
@@ -25,17 +25,14 @@ class Server:
         with socket.socket() as place:
             place.bind(("127.0.0.1", 0))
             self.port = place.getsockname()[1]
-        self.name = Path(model).name
-        if kind == "retentive":
-            command = [sys.executable, "-m", "retentive", "serve", model, "--port", str(self.port)]
-            command += ["--sessions", sessions, "--limits.max_states", "100000"]
-        else:
-            command = [sys.executable, "-m", "benchmarks.workers.plain_server", model, str(self.port)]
+        self._kind = kind
+        self.name = model if kind == "transformers" else Path(model).name
+        command = _command(kind, model, self.port, sessions)
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         atexit.register(self._process.kill)
         while True:
             try:
-                self.ask("GET", "/readyz", None)
+                self.ask("GET", "/health" if kind == "transformers" else "/readyz", None)
                 break
             except ConnectionError:
                 if self._process.poll() is not None:
@@ -54,9 +51,23 @@ class Server:
             raise RuntimeError(content.decode())
         return content
 
-    def completion(self, **more: Any) -> dict[str, Any]:
-        """What is asked for a greedy text."""
-        return {"model": self.name, "temperature": 0, "ignore_eos": True, **more}
+    def completion(self, *, max_tokens: int, **more: Any) -> dict[str, Any]:
+        """What is asked for a greedy text of so many tokens."""
+        asked = {"model": self.name, "temperature": 0, "max_tokens": max_tokens, **more}
+        if self._kind != "transformers":
+            return {**asked, "ignore_eos": True}
+        length = {"min_new_tokens": max_tokens, "max_new_tokens": max_tokens}
+        return {**asked, "generation_config": json.dumps({"do_sample": False, "pad_token_id": 0, **length})}
+
+
+def _command(kind: str, model: str, port: int, sessions: str) -> list[str]:
+    if kind == "retentive":
+        command = [sys.executable, "-m", "retentive", "serve", model, "--port", str(port)]
+        return [*command, "--sessions", sessions, "--limits.max_states", "100000"]
+    if kind == "transformers":
+        command = [str(Path(sys.executable).with_name("transformers")), "serve", model, "--port", str(port)]
+        return [*command, "--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
+    return [sys.executable, "-m", "benchmarks.workers.plain_server", model, str(port)]
 
 
 def works(*, kind: str, model: str, sessions: str) -> dict[str, Callable[..., Work]]:
