@@ -35,6 +35,7 @@ WRITERS = {
     "quantise": ("dest", ["model", "{}"]),
     "export": ("out", ["model", "{}"]),
     "linearise": ("dest", ["model", "{}", "--store=store"]),
+    "remember": ("output", ["model", "--corpus=/nowhere/text", "--output={}"]),
     "retro_evidence": ("output", ["/nowhere/text", "--output={}"]),
     "retrieval_evidence": ("output", ["/nowhere/text", "--output={}"]),
     "demo": ("output", ["--corpus=/nowhere/text", "--output={}"]),
