@@ -42,7 +42,7 @@ class HybridEncoder:
     dense: VectorEncoder
     lexical: WordEncoder = field(default_factory=LexicalEncoder)
     depth: int = 100
-    dense_weight: float | None = 0.4
+    dense_weight: float | None = 0.5
     rank_constant: float = 60.0
 
     def __post_init__(self) -> None:
