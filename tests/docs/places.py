@@ -11,7 +11,7 @@ from checkpoints.foreign import frozen
 from docs.texts import shorten
 from laws.families import small_model
 from retentive.checkpoints import save_model
-from retrieval.encoders.test_encoders import make_model
+from retrieval.small_models import make_model
 from text.vocabularies import chat_tokenizer
 
 

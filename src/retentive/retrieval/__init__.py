@@ -14,6 +14,7 @@ from retentive.retrieval.engines.engine import Engine, LocalEngine
 from retentive.retrieval.index import INDEXES
 from retentive.retrieval.index.choice import IndexConfig
 from retentive.retrieval.neighbours.table import NeighbourConfig, NeighbourTable
+from retentive.retrieval.rerankers import CrossEncoder, LateInteraction, Reranker
 from retentive.retrieval.search.queries import Neighbours
 from retentive.retrieval.store import Datastore
 
@@ -21,17 +22,20 @@ __all__ = [
     "ENCODERS",
     "INDEXES",
     "MISSING",
+    "CrossEncoder",
     "Datastore",
     "DenseEncoder",
     "Encoder",
     "Engine",
     "HybridEncoder",
     "IndexConfig",
+    "LateInteraction",
     "LexicalEncoder",
     "LocalEngine",
     "NeighbourConfig",
     "NeighbourTable",
     "Neighbours",
+    "Reranker",
     "VectorEncoder",
     "make_encoder",
 ]

@@ -15,6 +15,7 @@ from retentive.config_types import check_count
 from retentive.errors import DamagedFileError
 from retentive.files import checksum, read_json
 from retentive.retrieval.blocks.vectors import Vectors
+from retentive.retrieval.encoders.loading import load_quietly
 from retentive.retrieval.passages import NO_TOKEN, Passages, as_rows
 from retentive.text.subword_tokenizer import SubwordTokenizer
 
@@ -196,21 +197,60 @@ class DenseEncoder:
         if len(ids) > 0 and not mask.any(axis=1).all():
             raise ValueError(f"mask must keep a token in every row, but row {int(mask.any(axis=1).argmin())} has none.")
         vectors = np.empty((len(ids), self.dimension()), dtype=np.float32)
+
+        def fill(rows: np.ndarray, longest: int) -> None:
+            vectors[rows] = self._pooled(ids[rows, :longest], mask[rows, :longest], pooling)
+
+        self._in_batches(mask, fill)
+        return vectors
+
+    def _in_batches(self, mask: Bool[np.ndarray, "rows length"], fill: Callable[[np.ndarray, int], None]) -> None:
+        """Call ``fill`` with the rows of each batch and the length of its longest one."""
         # Rows of similar length together: computing padding is wasted time.
         order = np.argsort(mask.sum(axis=1), kind="stable")
-        batches = [order[begin : begin + self.batch_size] for begin in range(0, len(ids), self.batch_size)]
+        batches = [order[begin : begin + self.batch_size] for begin in range(0, len(mask), self.batch_size)]
 
-        def fill(rows: np.ndarray) -> None:
-            longest = int(np.flatnonzero(mask[rows].any(axis=0))[-1]) + 1
-            vectors[rows] = self._pooled(ids[rows, :longest], mask[rows, :longest], pooling)
+        def batch(rows: np.ndarray) -> None:
+            fill(rows, int(np.flatnonzero(mask[rows].any(axis=0))[-1]) + 1)
 
         _ = self._network  # loaded once, before the threads start
         if self._device.type == "cpu":
-            _side_by_side(fill, batches)
+            _side_by_side(batch, batches)
         else:
             for rows in batches:
-                fill(rows)
-        return vectors
+                batch(rows)
+
+    def token_vectors(self, texts: Sequence[str], *, special_tokens: bool = True) -> list[Vectors]:
+        """The last hidden state of each token of each text, of length 1.
+
+        A text that is longer than the model's limit is read in several pieces.
+
+        Args:
+            texts: The texts.
+            special_tokens: Whether those of the special tokens, which the model reads around a text, are among them.
+        """
+        before, after = self._around
+        most = self.max_length - len(before) - len(after)
+        pieces: list[np.ndarray] = []
+        owners: list[int] = []
+        for number, row in enumerate(self.tokenizer.encode_batch(texts)):
+            parts = [row[begin : begin + most] for begin in range(0, max(len(row), 1), most)]
+            pieces += parts
+            owners += [number] * len(parts)
+        ids, mask = self._wrap(as_rows(pieces))
+        found: list[Vectors] = [np.empty((0, self.dimension()), dtype=np.float32)] * len(pieces)
+
+        def fill(rows: np.ndarray, longest: int) -> None:
+            hidden = self._unit_hidden(ids[rows, :longest], mask[rows, :longest])
+            for place, row in enumerate(rows.tolist()):
+                read = hidden[place][mask[row, :longest]]
+                found[row] = read if special_tokens else read[len(before) : len(read) - len(after)]
+
+        self._in_batches(mask, fill)
+        each: list[list[Vectors]] = [[] for _ in texts]
+        for number, vectors in zip(owners, found, strict=True):
+            each[number].append(vectors)
+        return [np.concatenate(parts) for parts in each]
 
     def encode(self, passages: Passages) -> Vectors:
         """The vector of each passage; its ids are used if they are of this model's tokenizer, else its text."""
@@ -259,12 +299,14 @@ class DenseEncoder:
     @cached_property
     def _network(self) -> "torch.nn.Module":
         import torch
+        from transformers import AutoModel
 
         from retentive.retrieval.encoders.packed_layers import pack_layers
 
         dtype = torch.float32 if self._device.type == "cpu" else getattr(torch, self._dtype)
         options = {"add_pooling_layer": False} if self._config.get("model_type") in ("bert", "roberta") else {}
-        network = _load_quietly(self.folder, dtype=dtype, local_files_only=True, **options).eval().to(self._device)
+        made = load_quietly(AutoModel, self.folder, dtype=dtype, local_files_only=True, **options)
+        network = made.eval().to(self._device)
         if self._device.type == "cpu":
             pack_layers(network, self._config.get("model_type", ""))
         return network
@@ -282,11 +324,8 @@ class DenseEncoder:
 
         device = self._device
         with torch.inference_mode():
-            tokens = torch.from_numpy(np.ascontiguousarray(ids)).to(device)
-            # Without padding no mask is needed, and attention is faster.
-            attended = None if mask.all() else torch.from_numpy(np.ascontiguousarray(mask)).to(device)
             weights = torch.from_numpy(mask.astype(np.float32)).to(device)
-            hidden = self._network(input_ids=tokens, attention_mask=_as_int(attended)).last_hidden_state.float()
+            hidden = self._hidden(ids, mask)
             if pooling == "cls":
                 first = weights.argmax(dim=1)
                 pooled = hidden[torch.arange(len(hidden), device=device), first]
@@ -295,6 +334,23 @@ class DenseEncoder:
             if self.normalize:
                 pooled = torch.nn.functional.normalize(pooled, dim=1)
             return pooled.cpu().numpy()
+
+    def _unit_hidden(
+        self, ids: Int64[np.ndarray, "rows length"], mask: Bool[np.ndarray, "rows length"]
+    ) -> Float32[np.ndarray, "rows length dimension"]:
+        import torch
+
+        with torch.inference_mode():
+            return torch.nn.functional.normalize(self._hidden(ids, mask), dim=-1).cpu().numpy()
+
+    def _hidden(self, ids: Int64[np.ndarray, "rows length"], mask: Bool[np.ndarray, "rows length"]) -> "torch.Tensor":
+        """The last hidden states, on the model's device."""
+        import torch
+
+        tokens = torch.from_numpy(np.ascontiguousarray(ids)).to(self._device)
+        # Without padding no mask is needed, and attention is faster.
+        attended = None if mask.all() else torch.from_numpy(np.ascontiguousarray(mask)).to(self._device)
+        return self._network(input_ids=tokens, attention_mask=_as_int(attended)).last_hidden_state.float()
 
 
 def _side_by_side(fill: Callable[[np.ndarray], None], batches: Sequence[np.ndarray]) -> None:
@@ -310,22 +366,6 @@ def _side_by_side(fill: Callable[[np.ndarray], None], batches: Sequence[np.ndarr
     with ThreadPoolExecutor(torch.get_num_threads(), "encode", set_threads_of_this_thread, (1,)) as pool:
         for _ in pool.map(fill, batches):
             pass
-
-
-def _load_quietly(folder: Path, **options: Any) -> Any:
-    """Load a model without the warning about unused weights, such as those of a pooler."""
-    from transformers import AutoModel
-    from transformers.utils import logging
-
-    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        return AutoModel.from_pretrained(folder, **options)
-    finally:
-        logging.set_verbosity(verbosity)
-        if shows_bars:
-            logging.enable_progress_bar()
 
 
 def _as_int(mask: "torch.Tensor | None") -> "torch.Tensor | None":

@@ -12,12 +12,14 @@ from retentive.retrieval.blocks.corpus import MISSING, Corpus
 from retentive.retrieval.encoders.protocol import Encoder, WordEncoder, parts_of
 from retentive.retrieval.encoders.words import Words, split_words
 from retentive.retrieval.passages import Passages
+from retentive.retrieval.rerankers import Reranker
 from retentive.retrieval.search.answers import Answer, answer_of
 from retentive.retrieval.search.language import ParsedQuery, parse_query
 from retentive.retrieval.search.passage import Surroundings, surroundings
 from retentive.retrieval.search.phrases import chunks_with_phrase
 from retentive.retrieval.search.queries import Neighbours, Query, query_rows
-from retentive.retrieval.search.searcher import RowNumbers, Searcher, search_allowed
+from retentive.retrieval.search.reranking import reranked
+from retentive.retrieval.search.searcher import Queries, RowNumbers, Searcher, search_allowed
 from retentive.retrieval.search.where import Condition, Where, allowed_documents, columns, conditions_of
 from retentive.text.tokenizer import Tokenizer
 
@@ -53,6 +55,7 @@ def search_chunks(
     *,
     where: Where | None = None,
     exclude_documents: str | Iterable[str] = (),
+    rerank: Reranker | bool = False,
 ) -> Neighbours:
     """Find the ``k`` nearest chunks of each query, with their continuations.
 
@@ -65,16 +68,19 @@ def search_chunks(
         k: Number of neighbours.
         where: Conditions on documents, as ``{"year": 1999}`` or ``"year>=1999 path=docs/*"``.
         exclude_documents: Names of documents (or one name) whose chunks are left out.
+        rerank: What judges the first answers again; ``True`` is late interaction by the encoder of the store.
 
     Raises:
         ValueError: If ``k`` is below 1, a token is not in the vocabulary, or a document or column is unknown.
     """
     check_count("k", k, unit="neighbour")
     texts = [query] if isinstance(query, str) else list(query) if _are_texts(query) else None
-    queries = store.open_indexes().queries(Passages(query_rows(query, store.tokenizer), store.tokenizer), texts)
+    passages = Passages(query_rows(query, store.tokenizer), store.tokenizer)
+    queries = reranked(store.open_indexes().queries(passages, texts), store, texts or passages.texts(), rerank)
     conditions = () if where is None else conditions_of(where)
     barred = barred_documents(store.corpus, conditions, exclude_documents)
-    queries = queries.among(_chunks_of_others(store.corpus, barred)) if conditions else queries
+    if conditions or (rerank is not False and barred[:-1].any()):
+        queries = queries.among(_chunks_of_others(store.corpus, barred))
 
     def allowed(rows: RowNumbers, ids: Int64[np.ndarray, "rows candidates"]) -> Bool[np.ndarray, "rows candidates"]:
         return ~barred[store.corpus.documents(ids)]
@@ -100,6 +106,7 @@ def find_answers(
     one_per_document: bool = False,
     operators: bool = True,
     exclude_documents: str | Iterable[str] = (),
+    rerank: Reranker | bool = False,
 ) -> list[Answer]:
     """Find the ``k`` best answers to a text, each cut from its document in whole words.
 
@@ -113,6 +120,7 @@ def find_answers(
         one_per_document: Give the best answer of each document alone.
         operators: Whether the text may have operators; without, all of it is plain words.
         exclude_documents: Names of documents (or one name) that are left out.
+        rerank: What judges the first answers again; ``True`` is late interaction by the encoder of the store.
 
     Raises:
         ValueError: If ``text`` is blank, ``k`` is below 1, or a document or column is unknown.
@@ -125,13 +133,8 @@ def find_answers(
     conditions = (*asked.where, *(() if where is None else conditions_of(where)))
     barred = barred_documents(corpus, conditions, exclude_documents)
     candidates = _Candidates(corpus, words_of(store.encoder), asked, barred)
-    passages = Passages(query_rows(asked.text, store.tokenizer), store.tokenizer)
-    queries = store.open_indexes().queries(passages, [asked.text])
-    if conditions or candidates.phrases:
-        among = _chunks_of_others(corpus, barred)
-        for phrase in candidates.phrases:
-            among &= chunks_with_phrase(corpus, words_of(store.encoder), store.open_indexes().words_index, phrase)
-        queries = queries.among(among)
+    chosen = _chunks_of_others(corpus, barred) if conditions or (rerank is not False and barred[:-1].any()) else None
+    queries = _queries_among(store, candidates, chosen, rerank)
     limit = max(corpus.num_chunks, 1)
     wanted = k + 4
     while True:
@@ -141,6 +144,30 @@ def find_answers(
         if len(answers) >= k or len(found) < wanted or wanted >= limit:
             return answers
         wanted = min(4 * wanted, limit)
+
+
+def _queries_among(
+    store: Searched,
+    candidates: "_Candidates",
+    chosen: Bool[np.ndarray, "chunks"] | None,
+    rerank: Reranker | bool,
+) -> Queries:
+    """The query, answered by those of some chunks that have its phrases, and not the words that are not wanted.
+
+    Such words are looked up where there is an index of words; without, chunk after chunk is read for them.
+    """
+    corpus, words, index = store.corpus, words_of(store.encoder), store.open_indexes().words_index
+    passages = Passages(query_rows(candidates.text, store.tokenizer), store.tokenizer)
+    queries = reranked(store.open_indexes().queries(passages, [candidates.text]), store, [candidates.text], rerank)
+    unwanted = [] if index is None else [keys for keys in candidates.without if len(keys) == 1]
+    if chosen is None and not candidates.phrases and not unwanted:
+        return queries
+    among = np.ones(corpus.num_chunks, dtype=np.bool_) if chosen is None else chosen
+    for phrase in candidates.phrases:
+        among &= chunks_with_phrase(corpus, words, index, phrase)
+    for phrase in unwanted:
+        among &= ~chunks_with_phrase(corpus, words, index, phrase)
+    return queries.among(among)
 
 
 def barred_documents(
@@ -190,9 +217,10 @@ class _Candidates:
         barred: Bool[np.ndarray, "documents_and_missing"],
     ) -> None:
         self._corpus, self._encoder, self._barred = corpus, encoder, barred
+        self.text = asked.text
         self._wanted = frozenset(_split(encoder, asked.text).keys)
         self.phrases = [keys for phrase in asked.phrases if (keys := _split(encoder, phrase).keys)]
-        self._without = [keys for phrase in asked.without if (keys := _split(encoder, phrase).keys)]
+        self.without = [keys for phrase in asked.without if (keys := _split(encoder, phrase).keys)]
         self._around: dict[int, Surroundings] = {}
         self._answers: dict[int, Answer] = {}
         self._verdicts: dict[int, bool] = {}
@@ -202,7 +230,7 @@ class _Candidates:
     ) -> Bool[np.ndarray, "rows candidates"]:
         """Whether each candidate may be an answer; the rows are of one query."""
         allowed = ~self._barred[self._corpus.documents(ids)]
-        if self._without:
+        if self.without:
             for place in zip(*np.nonzero(allowed), strict=True):
                 allowed[place] = self._fits(int(ids[place]))
         return allowed
@@ -213,7 +241,7 @@ class _Candidates:
             around = surroundings(self._corpus, chunk, self._encoder)
             own = [around.words.keys[number] for number in around.own]
             shown = _split(self._encoder, self._answer(chunk, 0.0, around).text).keys
-            unwanted = (_has(keys, one) for one in self._without for keys in (own, shown))
+            unwanted = (_has(keys, one) for one in self.without for keys in (own, shown))
             self._verdicts[chunk] = not any(unwanted)
         return self._verdicts[chunk]
 

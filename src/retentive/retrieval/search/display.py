@@ -10,6 +10,7 @@ from retentive.files import write_atomically
 from retentive.files.progress import say, with_progress
 from retentive.retrieval.manifest import FolderRecord, version_keys
 from retentive.retrieval.neighbours.table import TABLES
+from retentive.retrieval.rerankers import Reranker
 from retentive.retrieval.search.answers import Answer
 from retentive.retrieval.search.evaluation import quality_of, rank_documents, read_judgements, read_topics, run_lines
 from retentive.retrieval.search.passage import marks_for
@@ -70,13 +71,14 @@ def search_store(
     one_per_document: bool,
     operators: bool,
     marks: tuple[str, str],
+    rerank: Reranker | bool = False,
 ) -> ShownAnswers:
     """Open a store, find answers in it, and say how long both took; see `Datastore.answers`."""
     begin = time.monotonic()
     store = Datastore.open(folder)
     store.open_indexes()
     opened = time.monotonic()
-    answers = store.answers(text, k, where=where, one_per_document=one_per_document, operators=operators)
+    answers = store.answers(text, k, where=where, one_per_document=one_per_document, operators=operators, rerank=rerank)
     found = time.monotonic()
     say(f"opened in {1000 * (opened - begin):,.0f} ms, searched in {1000 * (found - opened):,.0f} ms")
     return ShownAnswers(answers, marks)
@@ -104,7 +106,15 @@ class Measures:
         return self.values
 
 
-def evaluate_store(folder: Path, queries: Path, judgements: Path, *, depth: int, run_file: Path | None) -> Measures:
+def evaluate_store(
+    folder: Path,
+    queries: Path,
+    judgements: Path,
+    *,
+    depth: int,
+    run_file: Path | None,
+    rerank: Reranker | bool = False,
+) -> Measures:
     """Rank the documents of a store for each query, and compare with judgements.
 
     Args:
@@ -113,6 +123,7 @@ def evaluate_store(folder: Path, queries: Path, judgements: Path, *, depth: int,
         judgements: File of judgements, as `read_judgements` reads it.
         depth: Documents that are ranked for each query.
         run_file: Where the ranking is written, in TREC's format; ``None`` writes none.
+        rerank: What judges the first answers again, as for `Datastore.answers`.
 
     Raises:
         ValueError: If a query is judged that is not asked.
@@ -122,7 +133,7 @@ def evaluate_store(folder: Path, queries: Path, judgements: Path, *, depth: int,
         raise ValueError(f"{judgements} judges query {min(unknown)!r}, which is not in {queries}.")
     store = Datastore.open(folder)
     asked = with_progress(topics.items(), "evaluate", total=len(topics), unit="queries")
-    run = {name: rank_documents(store, text, depth) for name, text in asked}
+    run = {name: rank_documents(store, text, depth, rerank=rerank) for name, text in asked}
     if run_file is not None:
         write_atomically(run_file, "".join(f"{line}\n" for line in run_lines(run, "retentive")).encode())
     return Measures(quality_of(run, judged, depth).as_dict())

@@ -14,8 +14,10 @@ import numpy as np
 
 from retentive.config_types import check_count
 from retentive.retrieval.passages import Passages
+from retentive.retrieval.rerankers import Reranker
 from retentive.retrieval.search.asking import Searched, barred_documents
 from retentive.retrieval.search.queries import query_rows
+from retentive.retrieval.search.reranking import reranked
 from retentive.retrieval.search.searcher import search_allowed
 
 Topics = Mapping[str, str]
@@ -58,11 +60,12 @@ class Quality:
         }
 
 
-def rank_documents(store: Searched, text: str, depth: int) -> dict[str, float]:
-    """The ``depth`` best documents for a text, each with the score of its best chunk."""
+def rank_documents(store: Searched, text: str, depth: int, *, rerank: Reranker | bool = False) -> dict[str, float]:
+    """The ``depth`` best documents for a text, each with the score of its best chunk; ``rerank`` is as for `search`."""
     check_count("depth", depth, unit="document")
     corpus = store.corpus
-    queries = store.open_indexes().queries(Passages(query_rows(text, store.tokenizer), store.tokenizer), [text])
+    passages = Passages(query_rows(text, store.tokenizer), store.tokenizer)
+    queries = reranked(store.open_indexes().queries(passages, [text]), store, [text], rerank)
     barred = barred_documents(corpus, (), ())
     limit = max(corpus.num_chunks, 1)
     wanted = min(4 * depth, limit)

@@ -17,7 +17,8 @@ def chunks_with_phrase(
 ) -> Bool[np.ndarray, "chunks"]:
     """Whether a phrase begins in each chunk.
 
-    Only documents that have all its words are read, where there is an index of words.
+    Where there is an index of words, one word is looked up there, and of more words only documents that have all of
+    them are read.
 
     Args:
         corpus: The corpus.
@@ -31,6 +32,9 @@ def chunks_with_phrase(
         for key in set(phrase):
             (ids,) = index.search([{key: 1}], max(corpus.num_chunks, 1))[1]
             documents = np.intersect1d(documents, np.unique(corpus.documents(ids[ids >= 0])))
+            if len(phrase) == 1:
+                found[ids[ids >= 0]] = True
+                return found
     length = len(phrase)
     for document in documents.tolist():
         text = corpus.text(document)
