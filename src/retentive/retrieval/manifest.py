@@ -181,6 +181,23 @@ def read_manifest(folder: Path, key: str) -> Manifest:
         raise DamagedFileError(f"{path} lacks entries ({error}): build the store again.") from error
 
 
+def read_current(folder: Path) -> Manifest:
+    """Read the current version, though a writer may make another one current and delete this one meanwhile.
+
+    Raises:
+        FileNotFoundError: If there is no store, or no finished one.
+        DamagedFileError: If it is missing or altered.
+        MismatchError: If another version of this library wrote it.
+    """
+    while True:
+        key = current_key(folder)
+        try:
+            return read_manifest(folder, key)
+        except (DamagedFileError, FileNotFoundError):
+            if current_key(folder) == key:
+                raise
+
+
 def manifest_problem(path: Path) -> str | None:
     """The problem of a manifest, or ``None``: its name must be the hash of its content."""
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from retentive.errors import MismatchError
 from retentive.retrieval.blocks.sealed_folder import check_folder
 from retentive.retrieval.encoders import Encoder, encoder_from_settings
-from retentive.retrieval.manifest import Manifest, current_key, read_manifest
+from retentive.retrieval.manifest import Manifest, read_current, read_manifest
 from retentive.retrieval.passages import read_tokenizer
 from retentive.text.tokenizer import Tokenizer
 
@@ -16,7 +16,7 @@ def open_parts(
     folder: Path, tokenizer: Tokenizer | None, encoder: Encoder | None, version: str | None
 ) -> tuple[Manifest, Tokenizer, Encoder]:
     """The manifest, tokenizer and encoder of a version; see `Datastore.open`."""
-    manifest = read_manifest(folder, version or current_key(folder))
+    manifest = read_current(folder) if version is None else read_manifest(folder, version)
     made = manifest.settings
     kept = tokenizer or _kept_tokenizer(folder, manifest)
     if tokenizer is not None:

@@ -17,7 +17,7 @@ from retentive.retrieval.encoders.lexical import LexicalEncoder
 from retentive.retrieval.engines.engine import Engine, LocalEngine
 from retentive.retrieval.index.choice import IndexConfig
 from retentive.retrieval.index.protocol import NearestVectors
-from retentive.retrieval.manifest import Manifest, current_key, read_manifest
+from retentive.retrieval.manifest import Manifest, current_key, read_current
 from retentive.retrieval.neighbours.table import NeighbourConfig, NeighbourTable, StoreVersion, build_table, find_table
 from retentive.retrieval.opening import open_parts
 from retentive.retrieval.search.asking import find_answers, search_chunks
@@ -358,9 +358,8 @@ class Datastore:
         return self.version != before
 
     def _refresh(self) -> None:
-        key = current_key(self.folder)
-        if key != self.version:
-            self._show(read_manifest(self.folder, key))
+        if current_key(self.folder) != self.version:
+            self._show(read_current(self.folder))
 
     def _builder(self, engine: Engine | None, **options: Any) -> Builder:
         chunking, kept = self.manifest.settings["chunking"], self.manifest.settings.get("index")

@@ -32,8 +32,7 @@ from retentive.retrieval.manifest import (
     ChunkBlock,
     FolderRecord,
     Manifest,
-    current_key,
-    read_manifest,
+    read_current,
     write_manifest,
 )
 from retentive.retrieval.search.searcher import vector_rows
@@ -344,7 +343,7 @@ def vector_parts(manifest: Manifest) -> list[Run]:
 def _earlier_manifest(folder: Path) -> Manifest | None:
     """The current version, ``None`` if there is none or its format is of another version of this library."""
     try:
-        return read_manifest(folder, current_key(folder))
+        return read_current(folder)
     except (FileNotFoundError, MismatchError):
         return None
 
