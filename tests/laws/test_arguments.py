@@ -48,6 +48,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "EmbeddingConfig": {"vocab_size": 10, "hidden_size": 8},
     "EvaluateConfig": {"checkpoint": HERE, "store": HERE},
     "EvidenceConfig": {"corpus": HERE},
+    "EvaluateStoreConfig": {"queries": HERE, "judgements": HERE, "store": HERE},
     "ExportConfig": {"model": HERE, "out": HERE},
     "FeedForwardConfig": {"hidden_size": 8, "intermediate_size": 8},
     "GatedRetentionConfig": HEADS,

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from retentive.config_types import check_count
 from retentive.errors import DamagedFileError
-from retentive.retrieval.manifest import current_key, read_manifest
+from retentive.retrieval.manifest import Manifest, current_key, read_current, read_manifest
+from retentive.retrieval.rerankers import Reranker
 from retentive.retrieval.search.answers import Answer
+from retentive.retrieval.search.where import Where
 from retentive.retrieval.store import Datastore
 
 Result = TypeVar("Result")
@@ -46,22 +48,38 @@ class Library:
     Args:
         folder: Folder of the store.
         writable: Whether documents may be added and removed.
+        reranker: Judges the first answers again where a request wants it; ``None`` reads with the store's encoder.
     """
 
-    def __init__(self, folder: Path, *, writable: bool = True) -> None:
+    def __init__(self, folder: Path, *, writable: bool = True, reranker: Reranker | None = None) -> None:
         self.folder = folder
+        self._reranker = reranker
         self.writable = writable
         self._store = Datastore.open(folder)
         self._opening = threading.Lock()
         self._writing = threading.Lock()
 
-    def search(self, query: str, k: int = 5, *, where: str | None = None) -> list[Answer]:
+    def search(
+        self,
+        query: str,
+        k: int = 5,
+        *,
+        where: Where | None = None,
+        one_per_document: bool = False,
+        operators: bool = True,
+        rerank: bool = False,
+    ) -> list[Answer]:
         """The answers to a text; see `Datastore.answers`.
 
         Raises:
-            ValueError: If the text is empty, ``k`` is below 1, or a condition cannot be.
+            ValueError: If the text is empty, ``k`` is below 1, a condition cannot be, or nothing can judge again.
         """
-        return self._reading(lambda store: store.answers(query, k, where=where))
+        judge = self._reranker or True if rerank else False
+        return self._reading(
+            lambda store: store.answers(
+                query, k, where=where, one_per_document=one_per_document, operators=operators, rerank=judge
+            )
+        )
 
     def read(self, document: str, first_line: int = 1, lines: int = 200) -> Lines:
         """Lines of a document.
@@ -105,32 +123,30 @@ class Library:
         return self._changing(lambda store: store.remove(documents))
 
     def _reading(self, ask: Callable[[Datastore], Result]) -> Result:
-        store = self._current()
-        try:
-            return ask(store)
-        except (DamagedFileError, FileNotFoundError):
-            # The files of an earlier version may be deleted while it is read; the current one is whole.
-            if current_key(self.folder) == store.version:
-                raise
-            return ask(self._current())
+        while True:
+            key = current_key(self.folder)
+            try:
+                return ask(self._version(key))
+            except (DamagedFileError, FileNotFoundError):
+                # The files of a version may be deleted while it is read, once another one is current.
+                if current_key(self.folder) == key:
+                    raise
 
     def _changing(self, change: Callable[[Datastore], Any]) -> dict[str, Any]:
         if not self.writable:
             raise ValueError("this store is served for reading alone: start it with --writable true.")
         with self._writing:
-            report = change(self._another(current_key(self.folder)))
+            report = change(self._opened(read_current(self.folder)))
         counts = ("added", "replaced", "removed", "unchanged")
         return {name: count for name, count in asdict(report).items() if name in counts}
 
-    def _current(self) -> Datastore:
-        """The current version, as an object that nothing changes."""
-        key = current_key(self.folder)
+    def _version(self, key: str) -> Datastore:
+        """A version, as an object that nothing changes."""
         with self._opening:
             if key != self._store.version:
-                self._store = self._another(key)
+                self._store = self._opened(read_manifest(self.folder, key))
             self._store.open_indexes()  # once, and not by each of the threads that ask first
             return self._store
 
-    def _another(self, key: str) -> Datastore:
-        known = self._store
-        return Datastore(self.folder, read_manifest(self.folder, key), known.tokenizer, known.encoder)
+    def _opened(self, manifest: Manifest) -> Datastore:
+        return Datastore(self.folder, manifest, self._store.tokenizer, self._store.encoder)

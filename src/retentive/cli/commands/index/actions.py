@@ -1,12 +1,13 @@
 """The actions of ``retentive index``: each makes values of its options, calls one function, and gives what to print."""
 
 import sys
+from typing import Any
 
 from retentive.cli.commands.index.options import (
     AddConfig,
     BuildConfig,
     EngineConfig,
-    EvaluateConfig,
+    EvaluateStoreConfig,
     ReindexConfig,
     RemoveConfig,
     SearchConfig,
@@ -29,6 +30,7 @@ from retentive.retrieval.maintenance import (
     upgrade_of_store,
 )
 from retentive.retrieval.plan import CheckedPlan, PlanConfig, checked_plan
+from retentive.retrieval.rerankers import Reranker, open_reranker
 from retentive.retrieval.search.display import (
     Measures,
     ShownAnswers,
@@ -37,6 +39,7 @@ from retentive.retrieval.search.display import (
     evaluate_store,
     search_store,
 )
+from retentive.retrieval.service.client import search_server
 from retentive.retrieval.service.server import serve_store
 
 _BOLD, _PLAIN = "\033[1;32m", "\033[0m"
@@ -60,15 +63,18 @@ def build(source: SourceConfig, config: BuildConfig, engine: EngineConfig) -> St
 
 def search(config: SearchConfig) -> ShownAnswers:
     """Answers with their place, the words of the query marked."""
-    return search_store(
-        config.store,
-        sys.stdin.read() if config.text == "-" else config.text,
-        config.k,
-        where=config.where,
-        one_per_document=config.one_per_document,
-        operators=config.operators,
-        marks=(_BOLD, _PLAIN) if sys.stdout.isatty() else ("", ""),
-    )
+    text = sys.stdin.read() if config.text == "-" else config.text
+    marks = (_BOLD, _PLAIN) if sys.stdout.isatty() else ("", "")
+    options: dict[str, Any] = {
+        "where": config.where,
+        "one_per_document": config.one_per_document,
+        "operators": config.operators,
+    }
+    if config.server is not None:
+        asked = {"query": text, "k": config.k, "rerank": config.rerank, **options}
+        return ShownAnswers(search_server(config.server, asked), marks)
+    assert config.store is not None
+    return search_store(config.store, text, config.k, **options, marks=marks, rerank=_judge(config))
 
 
 def add(source: SourceConfig, config: AddConfig, engine: EngineConfig) -> StoreChange:
@@ -98,9 +104,16 @@ def remove(config: RemoveConfig) -> StoreChange:
     return remove_from_store(config.store, config.names, neighbours=_wanted(config.table, config.neighbours))
 
 
-def evaluate(config: EvaluateConfig) -> Measures:
+def evaluate(config: EvaluateStoreConfig) -> Measures:
     """Rank documents for each query, and say how well."""
-    return evaluate_store(config.store, config.queries, config.judgements, depth=config.depth, run_file=config.run)
+    return evaluate_store(
+        config.store,
+        config.queries,
+        config.judgements,
+        depth=config.depth,
+        run_file=config.run,
+        rerank=_judge(config),
+    )
 
 
 def reindex(config: ReindexConfig, engine: EngineConfig) -> StoreChange:
@@ -121,7 +134,14 @@ def gc(config: StoreConfig, engine: EngineConfig) -> StoreChange:
 
 def serve(config: ServeStoreConfig) -> None:
     """Serve a store until it is interrupted."""
-    serve_store(config.store, host=config.host, port=config.port, stdio=config.stdio, writable=config.writable)
+    serve_store(
+        config.store,
+        host=config.host,
+        port=config.port,
+        stdio=config.stdio,
+        writable=config.writable,
+        reranker=config.reranker,
+    )
 
 
 def list_documents(config: StoreConfig) -> DocumentList:
@@ -142,6 +162,11 @@ def info(config: StoreConfig) -> StoreInfo:
 def plan(config: PlanConfig) -> CheckedPlan:
     """Sizes and hours, and how the same formulas do where others have published figures."""
     return checked_plan(config)
+
+
+def _judge(config: SearchConfig | EvaluateStoreConfig) -> Reranker | bool:
+    """What judges answers again, if anything does."""
+    return config.rerank if config.reranker is None else open_reranker(config.reranker)
 
 
 def _wanted(table: bool, config: NeighbourConfig) -> NeighbourConfig | None:

@@ -55,7 +55,7 @@ ACTIONS = {
     "evaluate": Action(
         "Measure answers by queries whose right documents are known: nDCG, MRR, recall.",
         actions.evaluate,
-        (configs.EvaluateConfig,),
+        (configs.EvaluateStoreConfig,),
         ("queries",),
     ),
     "upgrade": Action(
