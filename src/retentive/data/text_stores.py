@@ -108,15 +108,20 @@ def watch_store(
     """
     if seconds <= 0:
         raise ValueError(f"seconds must be positive, but is {seconds}.")
-    seen: object = None
+    seen: object = ()
+    told = ""
     while True:
         listed = _listing(source)
         if listed != seen:
             try:
                 show(sync_store(source, store, engine=engine, neighbours=neighbours))
-                seen = listed
-            except (ValueError, BlockingIOError) as error:  # half-written text, or another writer: try again
-                say(f"not synced yet: {error}")
+                seen, told = listed, ""
+            except (ValueError, OSError) as error:  # half-written text, another writer, a disk that is full or away
+                if seen == () and not isinstance(error, ValueError | BlockingIOError):
+                    raise  # there never was such a folder, or such a store
+                if str(error) != told:  # said once, and tried again until it is well
+                    told = str(error)
+                    say(f"not synced yet: {error}")
         if stop():
             return
         time.sleep(seconds)

@@ -322,3 +322,24 @@ def test_a_watched_folder_is_synced_when_it_changes(text: Path, store: Path):
 
     watch_store(SourceConfig(source=text), store, engine=LocalEngine(), seconds=0.01, show=changes.append, stop=stop)
     assert [change.report.added for change in changes] == [0, 1]
+
+
+def test_a_watched_folder_may_be_away_for_a_while(text: Path, store: Path, capsys: pytest.CaptureFixture[str]):
+    changes: list[StoreChange] = []
+    looks = iter(range(8))
+
+    def stop() -> bool:
+        look = next(looks)
+        if look == 1:
+            text.rename(text.with_name("away"))
+        elif look == 4:
+            text.with_name("away").rename(text)
+            (text / "new.txt").write_text("A gnu grazes.")
+        return look == 7
+
+    watch_store(SourceConfig(source=text), store, engine=LocalEngine(), seconds=0.01, show=changes.append, stop=stop)
+    assert [(change.report.added, change.report.removed) for change in changes] == [(0, 0), (1, 0)]
+    assert capsys.readouterr().err.count("not synced yet") == 1
+    missing = SourceConfig(source=text / "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        watch_store(missing, store, engine=LocalEngine(), seconds=0.01, show=changes.append, stop=stop)

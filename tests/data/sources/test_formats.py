@@ -5,6 +5,7 @@ import json
 import lzma
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -54,12 +55,12 @@ def zipped(members: dict[str, bytes]) -> bytes:
 
 def pdf(text: str) -> bytes:
     """A PDF of one page, as small as one can be."""
-    shown = f"BT /F1 12 Tf 20 100 Td ({text}) Tj ET".encode()
+    shown = zlib.compress(f"BT /F1 12 Tf 20 100 Td ({text}) Tj ET".encode())
     parts = [
         b"<</Type/Catalog/Pages 2 0 R>>",
         b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
         b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 200]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-        b"<</Length %d>>stream\n%s\nendstream" % (len(shown), shown),
+        b"<</Length %d/Filter/FlateDecode>>stream\n%s\nendstream" % (len(shown), shown),
         b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
         b"<</Title(A paper)>>",
     ]
@@ -117,6 +118,19 @@ def test_bombs_nests_and_damage_are_named_and_the_rest_is_read(tmp_path, monkeyp
     assert any("is an archive in 3 others" in message for message in problems.values())
 
 
+def test_members_that_are_bombs_together_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("retentive.data.sources.parts._FREE_EXPANSION", 1 << 16)
+    members = {f"{number:02}.txt": b" " * (1 << 15) + b"%d" % number for number in range(40)}
+    (tmp_path / "many.zip").write_bytes(zipped(members))
+    (tmp_path / "z.zip").write_bytes(zipped({"a.txt": b"text"}))
+    texts, problems = read(tmp_path)
+    held = sum(len(text) for text in texts.values())
+    assert held <= (1 << 16) + 200 * (tmp_path / "many.zip").stat().st_size
+    assert len(texts) + len(problems) == 41
+    assert all("200 times its size" in message for message in problems.values())
+    assert texts["z.zip/a.txt"] == "text"  # each file has its own share
+
+
 def test_what_is_no_text_is_named_for_what_it_is(tmp_path):
     kinds = {
         "a.dat": (gzip.compress(b"x"), "is gzip, not text: exclude it"),
@@ -127,10 +141,18 @@ def test_what_is_no_text_is_named_for_what_it_is(tmp_path):
         "f.txt": ("é".encode("latin-1"), "is not UTF-8 (byte 0xe9 at offset 0): convert it to UTF-8, or exclude it"),
         "g.pdf": (b"%PDF-1.4 no more", "is a PDF that cannot be read"),
         "h.html": (b"<html><body> </body></html>", "is a page without text"),
+        "i.pdf": (pdf("lost").replace(b"/Contents 4 0 R", b"/Contents 9 9 R"), "is a PDF without text"),
+        "j.txt": ("plain words".encode("utf-16-le"), "is binary data with many zero bytes (UTF-16 has them), not text"),
+        "k.txt": (bytes(5000), "is binary data with many zero bytes"),
+        "l.csv": (
+            b"text\n" + b"x" * (1 << 16),
+            "is damaged or no UTF-8 table, after row 0 (a line has over 10,000 characters",
+        ),
+        "m.pdf": (pdf("long " * 2100), "has over 10,"),
     }
     for name, (content, _) in kinds.items():
         (tmp_path / name).write_bytes(content)
-    texts, problems = read(tmp_path)
+    texts, problems = read(tmp_path, max_document_bytes=10_000)
     assert texts == {}
     for name, (_, message) in kinds.items():
         assert problems[name].startswith(message), problems[name]
@@ -157,11 +179,11 @@ def test_chosen_columns_come_with_their_documents(tmp_path):
     import pyarrow.parquet
 
     known = {"title": "Owls, a book", "year": 1999, "tags": ["a", "b"], "none": None}
-    (tmp_path / "a.jsonl").write_text(json.dumps({"body": "one", **known}) + "\n")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"body": "one", **known, "nan": float("nan")}) + "\n")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"body": "two", **known}]), tmp_path / "b.parquet")
     (tmp_path / "c.csv").write_text('year,body,title\n1999,"three,\nand more","Owls, a book"\n007,,x\n1.5,four,\n')
     (tmp_path / "d.tsv").write_text("text\tyear\nno body\t3\n")
-    config = SourceConfig(source=tmp_path, field="body", metadata="title, year,tags,none")
+    config = SourceConfig(source=tmp_path, field="body", metadata="title, year,tags,none,nan")
     source = TextSource(config)
     documents = {one.name: (one.text, dict(one.metadata)) for one in source}
     whole = {"title": "Owls, a book", "year": 1999, "tags": '["a", "b"]'}

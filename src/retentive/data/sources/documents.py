@@ -7,6 +7,7 @@ from typing import Any, Literal
 from retentive.data.sources.sniffing import kind_of
 
 HUGE_LINE_BYTES = 1 << 20
+_BEGINNING = 4096
 
 ProblemKind = Literal[
     "unreadable",
@@ -75,6 +76,11 @@ def text_or_problem(
         where = f"byte 0x{content[error.start]:02x} at offset {error.start:,}"
         message = f"is not UTF-8 ({where}): convert it to UTF-8, or exclude it"
         yield Problem(name=name, kind="bad_utf8", message=message)
+        return
+    if content.count(0, 0, _BEGINNING) * 10 > len(content[:_BEGINNING]):  # UTF-16 of English is half zeros
+        kind = kind_of(content[:_BEGINNING]) or "binary data"
+        message = f"is {kind} with many zero bytes (UTF-16 has them), not text: convert it to UTF-8, or exclude it"
+        yield Problem(name=name, kind="not_text", message=message)
         return
     longest = _longest_line(content)
     if longest > HUGE_LINE_BYTES:

@@ -3,11 +3,16 @@
 from importlib import import_module
 from typing import Any
 
-from retentive.data.sources.documents import Problem
+from retentive.data.sources.documents import Problem, too_large
 
 
-def html_text(content: bytes, name: str) -> tuple[str, dict[str, str]] | Problem:
+def html_text(content: bytes, name: str, *, limit: int) -> tuple[str, dict[str, str]] | Problem:
     """The main text of a page, without menus and footers, and its title and date where it has them.
+
+    Args:
+        content: The file.
+        name: Name of the document.
+        limit: Bytes of text, at most; the file has no more, so its text has not.
 
     Raises:
         ImportError: If trafilatura is not installed.
@@ -22,8 +27,13 @@ def html_text(content: bytes, name: str) -> tuple[str, dict[str, str]] | Problem
     return text, {column: str(value) for column, value in known.items() if value}
 
 
-def pdf_text(content: bytes, name: str) -> tuple[str, dict[str, str]] | Problem:
+def pdf_text(content: bytes, name: str, *, limit: int) -> tuple[str, dict[str, str]] | Problem:
     """The text of a PDF, pages parted by an empty line, and its title where it has one.
+
+    Args:
+        content: The file.
+        name: Name of the document.
+        limit: Bytes of text, at most; the pages after it are not read.
 
     Raises:
         ImportError: If pypdfium2 is not installed.
@@ -34,15 +44,22 @@ def pdf_text(content: bytes, name: str) -> tuple[str, dict[str, str]] | Problem:
     except pypdfium2.PdfiumError as error:
         message = f"is a PDF that cannot be read ({error}): is it damaged, or does it need a password?"
         return Problem(name=name, kind="unreadable", message=message)
+    pages: list[str] = []
     try:
-        pages: list[str] = []
+        held = 0
         for number in range(len(document)):
             page = document[number]
             shown = page.get_textpage()
             pages.append(shown.get_text_range().replace("\r\n", "\n").replace("\ufffe", ""))
             shown.close()
             page.close()
+            held += len(pages[-1])
+            if held > limit:
+                return too_large(name, f"over {held:,} characters of text", limit)
         title = str(document.get_metadata_dict().get("Title", "")).strip()
+    except pypdfium2.PdfiumError as error:
+        message = f"is a PDF whose page {len(pages) + 1:,} cannot be read ({error}): is it damaged?"
+        return Problem(name=name, kind="unreadable", message=message)
     finally:
         document.close()
     text = "\n\n".join(page.strip("\n") for page in pages if page.strip())

@@ -49,7 +49,13 @@ class _Counted(io.RawIOBase):
     """A file that tells how many bytes were read of it, and how many more may come out of it."""
 
     def __init__(self, opened: Any, size: int, on_bytes: Callable[[int], object]) -> None:
-        self._opened, self._left, self._on_bytes, self.read_bytes = opened, size, on_bytes, 0
+        self._opened, self._size, self._left, self._on_bytes = opened, size, size, on_bytes
+        self.unpacked_bytes = 0
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the file that were read, at most its size: archives read some of them again and again."""
+        return self._size - self._left
 
     def readable(self) -> bool:
         return True
@@ -66,7 +72,6 @@ class _Counted(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         content = self._opened.read(len(buffer))
         buffer[: len(content)] = content
-        self.read_bytes += len(content)
         self.count(len(content))
         return len(content)
 
@@ -79,7 +84,7 @@ class _Counted(io.RawIOBase):
 
 
 class _Bounded(io.RawIOBase):
-    """What comes out of a compressed file, which is refused once it is more than text would be."""
+    """What comes out of a compressed file, which is refused once all of it together is more than text would be."""
 
     def __init__(self, opened: Any, source: _Counted) -> None:
         self._opened, self._source, self._written = opened, source, 0
@@ -94,8 +99,10 @@ class _Bounded(io.RawIOBase):
             raise OSError(f"is damaged ({error or type(error).__name__}): fetch or write it again") from error
         buffer[: len(content)] = content
         self._written += len(content)
-        allowed = _FREE_EXPANSION + _MOST_EXPANSION * self._source.read_bytes
-        if self._written > allowed:
+        self._source.unpacked_bytes += len(content)
+        if self._source.unpacked_bytes > _FREE_EXPANSION + _MOST_EXPANSION * self._source.read_bytes:
+            self._source.unpacked_bytes -= self._written  # what is refused leaves room for the other members
+            self._written = 0
             raise BombError(f"becomes over {_MOST_EXPANSION} times its size, as no text does: unpack it yourself")
         return len(content)
 

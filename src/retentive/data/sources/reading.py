@@ -102,7 +102,7 @@ def _read_text(part: Part, limit: int) -> Iterator[Document | Problem]:
 
 def _read_markup(part: Part, limit: int) -> Iterator[Document | Problem]:
     content = _whole(part, limit)
-    found = content if isinstance(content, Problem) else _MARKUP[part.suffix](content, part.name)
+    found = content if isinstance(content, Problem) else _MARKUP[part.suffix](content, part.name, limit=limit)
     if isinstance(found, Problem):
         yield found
     else:

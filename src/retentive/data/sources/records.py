@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from retentive.data.sources.documents import Document, Problem, text_or_problem
@@ -59,8 +60,12 @@ def document_of(record: Mapping[str, Any], name: str, fields: Fields, *, kind: s
 
 
 def metadata_of(record: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
-    """Chosen values of a record: strings, numbers and truth values as they are, dates and lists as text."""
+    """Chosen values of a record: strings, numbers and truth values as they are, dates and lists as text.
+
+    What is no number (NaN) or endless is left out: nothing can be compared with it, and JSON has no word for it.
+    """
     found = {column: record[column] for column in chosen if record.get(column) is not None}
+    found = {column: value for column, value in found.items() if not isinstance(value, float) or isfinite(value)}
     return {column: _plain(value) for column, value in found.items()}
 
 
@@ -83,7 +88,7 @@ def read_csv(opened: Any, name: str, fields: Fields, *, delimiter: str) -> Itera
     """The rows of a table with a header line; numbers among the metadata are numbers."""
     csv.field_size_limit(max(csv.field_size_limit(), min(fields.limit + 1, _LONGEST_CELL)))
     lines = io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")
-    rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    rows = csv.DictReader(_bounded_lines(lines, fields.limit), delimiter=delimiter, strict=True)
     number = 0
     try:
         if fields.text not in (known := list(rows.fieldnames or ())):
@@ -100,6 +105,14 @@ def read_csv(opened: Any, name: str, fields: Fields, *, delimiter: str) -> Itera
         lines.detach()
     if number == 0:
         yield Problem(name=name, kind="empty", message="has no rows")
+
+
+def _bounded_lines(lines: io.TextIOWrapper, limit: int) -> Iterator[str]:
+    """The lines of a table; one of more characters than a document may have ends it."""
+    while line := lines.readline(limit + 1):
+        if len(line) > limit:
+            raise csv.Error(f"a line has over {limit:,} characters, see max_document_bytes")
+        yield line
 
 
 def _typed(cell: str) -> str | int | float:
