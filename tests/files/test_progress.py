@@ -2,11 +2,12 @@ import os
 import re
 import sys
 import termios
+import time
 
 import pytest
 
 from retentive.files import progress
-from retentive.files.progress import ProgressBar, progress_line, with_progress
+from retentive.files.progress import ProgressBar, progress_line, still_working, with_progress
 
 
 @pytest.fixture
@@ -79,3 +80,14 @@ def test_of_several_processes_only_one_shows_anything(capfd, at_once):
         shown.advance(1)
         shown.say("a line")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_stage_of_one_call_tells_that_it_goes_on(monkeypatch, capfd):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.01)
+    with still_working("train"):
+        time.sleep(0.05)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines
+    assert set(lines) == {"train: 0 s so far"}
+    time.sleep(0.03)
+    assert capfd.readouterr().err == ""

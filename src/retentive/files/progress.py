@@ -2,8 +2,10 @@
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -101,6 +103,28 @@ def with_progress(
         for item in items:
             yield item
             progress.advance(count(item))
+
+
+@contextmanager
+def still_working(label: str) -> Generator[None]:
+    """Print a line every ten seconds, with the time so far, while one call does all of a stage.
+
+    Args:
+        label: What is done, as in ``train the index on 65,536 vectors``.
+    """
+    begin, ended = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LINES):
+            say(f"{label}: {time.monotonic() - begin:,.0f} s so far")
+
+    teller = threading.Thread(target=tell, name="progress", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 def progress_line(

@@ -1,9 +1,12 @@
+import re
+
 import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retentive.files import progress
 from retentive.retrieval.blocks.block import read_block, write_block
 from retentive.retrieval.blocks.vectors import VECTORS, VectorRows
 from retentive.retrieval.engines.engine import LocalEngine
@@ -258,10 +261,13 @@ def test_a_factory_that_cannot_be_is_refused_before_any_work(tmp_path, factory):
         Datastore.build(documents(), tmp_path / "s", encoder=HashedWords(), index=IndexConfig(factory=factory))
 
 
-def test_faiss_says_nothing_to_standard_output(tmp_path, rows, capfd):
+def test_faiss_says_nothing_to_standard_output_and_its_training_is_seen_to_go_on(tmp_path, rows, capfd, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.002)
     record = build_vector_index(tmp_path, rows, IndexConfig(factory="IVF16,PQ8np", on_disk=True), say=quiet)
     VectorIndex(tmp_path, [record], rows)
-    assert capfd.readouterr().out == ""
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert re.search(r"train the index on [0-9,]+ vectors: 0 s so far", printed.err)
 
 
 def test_a_full_disk_is_an_error_where_lists_are_mapped_into_memory(tmp_path, rows, monkeypatch):

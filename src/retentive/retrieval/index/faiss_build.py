@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from retentive.files.progress import with_progress
+from retentive.files.progress import still_working, with_progress
 from retentive.retrieval.blocks.block import key_of
 from retentive.retrieval.blocks.sealed_folder import folder_record, sealed_folder
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors
@@ -184,7 +184,8 @@ def _build_in_shards(
     files = [folder / SHARDS / shard / INDEX_FILE for shard in shards]
     index = faiss.read_index(str(folder / SHARDS / trained / INDEX_FILE))
     if choice.on_disk:
-        merge_on_disk(index, files, temporary / LISTS_FILE)
+        with still_working(f"merge {len(files)} shards"):
+            merge_on_disk(index, files, temporary / LISTS_FILE)
         lists: Any = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)  # pyright: ignore[reportArgumentType]
         path, lists.filename = lists.filename, LISTS_FILE  # the written file must not depend on a temporary name
         write_index(index, temporary / INDEX_FILE)
@@ -205,7 +206,9 @@ def train_index(folder: Path, vectors: VectorRows, choice: IndexChoice, config: 
         with sealed_folder(folder, SHARDS, key) as temporary, _reproducible(choice.factory):
             index = faiss.index_factory(vectors.dimension, choice.factory, faiss.METRIC_L2)
             if len(vectors) > 0:
-                index.train(vectors.gather(vectors.sample_ids(choice.training_rows, config.seed)))
+                sample = vectors.gather(vectors.sample_ids(choice.training_rows, config.seed))
+                with still_working(f"train the index on {len(sample):,} vectors"):
+                    index.train(sample)
             write_index(index, temporary / INDEX_FILE)
     return key
 
