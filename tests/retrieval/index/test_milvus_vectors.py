@@ -14,6 +14,7 @@ from pymilvus import MilvusClient
 
 from retentive.errors import MismatchError
 from retentive.retrieval import Datastore, HybridEncoder
+from retentive.retrieval.index import milvus_vectors
 from retentive.retrieval.index.milvus_vectors import MilvusVectors, collection_name, upload_vectors
 from retentive.retrieval.index.protocol import NearestVectors
 from retrieval.texts import HashedWords, make_documents
@@ -53,7 +54,9 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("index_type", ["FLAT", "HNSW"])
-def test_answers_are_those_of_the_stores_own_index(tmp_path: Path, uri: str, index_type: str):
+def test_answers_are_those_of_the_stores_own_index(
+    tmp_path: Path, uri: str, index_type: str, monkeypatch: pytest.MonkeyPatch
+):
     store = build(tmp_path / "s", documents=40 if index_type == "FLAT" else 41)
     backend = upload_vectors(store, uri, index_type=index_type)
     assert isinstance(backend, NearestVectors)
@@ -63,6 +66,8 @@ def test_answers_are_those_of_the_stores_own_index(tmp_path: Path, uri: str, ind
         # Equal distances may come in either order.
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
         assert (found.ids == expected.ids).mean() > 0.9
+    monkeypatch.setattr(milvus_vectors, "MOST_ANSWERS", 5)  # more are found by comparing the store's own vectors
+    np.testing.assert_allclose(served.search(QUERIES, k=9).scores, store.search(QUERIES, k=9).scores, atol=1e-5)
     assert (served.search(QUERIES, k=1000).ids >= 0).sum(axis=1).tolist() == [len(store)] * len(QUERIES)
     backend.close()
 

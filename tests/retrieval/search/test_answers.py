@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retentive.retrieval import Datastore, HybridEncoder, IndexConfig
-from retentive.retrieval.search import searcher
+from retentive.retrieval.index import vector_index
+from retentive.retrieval.search import asking, searcher
 from retentive.retrieval.search.display import answer_lines
 from retentive.retrieval.search.language import parse_query
-from retentive.retrieval.search.passage import marks_for
+from retentive.retrieval.search.passage import marks_for, surroundings
 from retentive.retrieval.search.where import conditions_of
-from retrieval.texts import HashedWords, make_documents
+from retrieval.texts import WORDS, HashedWords, make_documents
 
 OWL = (
     "Owls hunt at night. Their feathers make\nno sound, and their eyes see in the dark.\n\nA new paragraph about mice."
@@ -86,6 +87,7 @@ def test_conditions_hold_for_every_answer(store):
     assert names(where={"year": {"!=": 1999}}, exclude_documents="birds/copy.txt") == {"birds/swift.txt"}
     found = store.search(["dark", "night"], k=3, where="author:ada")
     assert set(store.corpus.documents(found.ids).reshape(-1).tolist()) <= {0, -1}
+    assert names(where="year>=1999.0 year<=1999") == {"birds/owl.txt"}
     with pytest.raises(ValueError, match=r"no document has the column 'size'; the columns are author, path, year"):
         names(where="size>3")
     with pytest.raises(ValueError, match=r"where must be conditions such as year>=1999 .*, but 'old' is none"):
@@ -100,7 +102,8 @@ def names_of(store, found):
 
 @pytest.mark.parametrize("few", [0, 1 << 14])
 def test_conditions_are_applied_inside_the_search(tmp_path, monkeypatch, few):
-    monkeypatch.setattr(searcher, "_FEW", max(few, 7))
+    for module in (searcher, vector_index):
+        monkeypatch.setattr(module, "AT_ONCE", max(few, 7))
     documents = [(name, text, {"kept": number % 5 == 0}) for number, (name, text) in enumerate(make_documents(60))]
     encoder = HybridEncoder(HashedWords(), depth=10)
     made = {"chunk_size": 16, "block_bytes": 900}
@@ -117,6 +120,29 @@ def test_conditions_are_applied_inside_the_search(tmp_path, monkeypatch, few):
         fused = store.search(text, k=12, where="kept:true")
         assert (fused.ids >= 0).all()
         assert found.ids[0, 0] in fused.ids[0], "what is first by vectors is among the fused"
+
+
+@pytest.mark.parametrize("encoder", [None, HybridEncoder(HashedWords(), depth=4)])
+def test_chunks_with_words_that_are_not_wanted_are_not_read_for_it(tmp_path, monkeypatch, encoder):
+    documents = make_documents(40)
+    store = Datastore.build(documents, tmp_path / "s", encoder=encoder, chunk_size=16)
+    words = Datastore.build(documents, tmp_path / "words", chunk_size=16)
+    unwanted = max(WORDS, key=lambda word: sum(word in text for _, text in documents))
+    found = words.search(unwanted, k=1000).ids[0]
+    having = set(found[found >= 0].tolist())
+    read: set[int] = set()
+
+    def counted(corpus, chunk, encoder):
+        read.add(chunk)
+        return surroundings(corpus, chunk, encoder)
+
+    monkeypatch.setattr(asking, "surroundings", counted)
+    answers = store.answers(f"{' '.join(WORDS[:30])} -{unwanted}", k=3)
+    assert len(answers) == 3
+    assert all(unwanted not in answer.text for answer in answers)
+    assert len(having) > 5
+    assert read
+    assert not read & having
 
 
 def test_conditions_in_a_query_are_those_of_columns_only(words):

@@ -77,6 +77,11 @@ class MilvusVectors:
                     scores[row, place], ids[row, place] = -hit["distance"], hit[_ID]
         return scores, ids
 
+    @property
+    def most_answers(self) -> int:
+        """The largest number of answers for one query."""
+        return MOST_ANSWERS
+
     def close(self) -> None:
         """Close the connection; a file can then be opened by another process."""
         self._client.close()

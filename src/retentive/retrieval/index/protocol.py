@@ -53,6 +53,16 @@ class IdentifiedVectors(NearestVectors, Protocol):
 
 
 @runtime_checkable
+class BoundedVectors(NearestVectors, Protocol):
+    """An index outside of the store that gives no more than some answers for one query."""
+
+    @property
+    def most_answers(self) -> int:
+        """The largest number of answers."""
+        ...
+
+
+@runtime_checkable
 class IndexKind(Protocol):
     """A way to index vectors: one entry of `INDEXES`.
 

@@ -10,8 +10,11 @@ from retentive.errors import MismatchError
 from retentive.retrieval.blocks.sealed_folder import check_folder
 from retentive.retrieval.blocks.vectors import VectorRows, Vectors
 from retentive.retrieval.index import INDEXES
-from retentive.retrieval.index.protocol import IndexKind, NearestVectors, Ranking, best, nothing
+from retentive.retrieval.index.protocol import BoundedVectors, IndexKind, NearestVectors, Ranking, best, nothing
 from retentive.retrieval.manifest import FolderRecord
+
+AT_ONCE = 1 << 14
+"""Vectors that are compared one by one at once."""
 
 
 class VectorIndex:
@@ -39,6 +42,37 @@ class VectorIndex:
             return nothing(len(queries), k)
         ids = [np.where(ids >= 0, ids + offset, -1) for (_, ids), offset in zip(found, self._offsets, strict=True)]
         return best(np.concatenate([scores for scores, _ in found], axis=1), np.concatenate(ids, axis=1), k)
+
+
+class AnyNumberOfAnswers:
+    """An index that gives a bounded number of answers; where more are wanted, all vectors are compared one by one.
+
+    Args:
+        index: The index.
+        rows: The vectors that it has.
+    """
+
+    def __init__(self, index: BoundedVectors, rows: VectorRows) -> None:
+        self._index = index
+        self._rows = rows
+
+    def search(self, queries: Vectors, k: int) -> Ranking:
+        """The ``k`` nearest vectors of each query."""
+        if k <= self._index.most_answers:
+            return self._index.search(queries, k)
+        return one_by_one(self._rows, np.arange(len(self._rows)), queries, k)
+
+
+def one_by_one(rows: VectorRows, ids: Int64[np.ndarray, "_"], queries: Vectors, k: int) -> Ranking:
+    """The ``k`` nearest of some vectors to each query, by comparing every one of them."""
+    ranking = nothing(len(queries), k)
+    for begin in range(0, len(ids), AT_ONCE):
+        part = ids[begin : begin + AT_ONCE]
+        stored = rows.gather(part)
+        distances = np.square(stored).sum(1) - 2 * queries @ stored.T + np.square(queries).sum(1, keepdims=True)
+        scores = np.concatenate([ranking[0], -distances.astype(np.float32)], axis=1)
+        ranking = best(scores, np.concatenate([ranking[1], np.broadcast_to(part, distances.shape)], axis=1), k)
+    return ranking
 
 
 class LiveVectors:

@@ -22,14 +22,14 @@ from retentive.retrieval.encoders.protocol import (
 )
 from retentive.retrieval.index.lexical_index import LEXICAL, LexicalIndex
 from retentive.retrieval.index.protocol import (
+    BoundedVectors,
     IdentifiedVectors,
     NearestVectors,
     Ranking,
     VectorsIdentity,
-    best,
     nothing,
 )
-from retentive.retrieval.index.vector_index import LiveVectors, VectorIndex
+from retentive.retrieval.index.vector_index import AT_ONCE, AnyNumberOfAnswers, LiveVectors, VectorIndex, one_by_one
 from retentive.retrieval.manifest import Manifest, read_manifest, version_keys
 from retentive.retrieval.passages import Passages
 from retentive.retrieval.versions.stages import block_words
@@ -42,9 +42,6 @@ Allowed = Callable[[RowNumbers, Int64[np.ndarray, "rows candidates"]], Bool[np.n
 
 Mask = Bool[np.ndarray, "chunks"]
 """Whether each chunk of a store may be an answer."""
-
-_FEW = 1 << 14
-"""Chunks that are compared one by one where only they may be answers."""
 
 
 @runtime_checkable
@@ -155,22 +152,11 @@ class AmongVectors(Among):
     def search(self, k: int) -> Ranking:
         """The ``k`` nearest of these chunks to each query by squared Euclidean distance."""
         ids = np.flatnonzero(self.chunks).astype(np.int64)
-        if len(ids) > _FEW:
+        if len(ids) > AT_ONCE:
             scores, found = Among.search(self, k)
             if (found[:, min(k, len(ids)) - 1] >= 0).all():
                 return scores, found
-        return self._one_by_one(ids, k)
-
-    def _one_by_one(self, ids: Int64[np.ndarray, "_"], k: int) -> Ranking:
-        asked, ranking = self.queries.vectors, nothing(len(self), k)
-        for begin in range(0, len(ids), _FEW):
-            part = ids[begin : begin + _FEW]
-            stored = self.queries.rows.gather(part)
-            distances = np.square(stored).sum(1) - 2 * asked @ stored.T + np.square(asked).sum(1, keepdims=True)
-            scores = np.concatenate([ranking[0], -distances.astype(np.float32)], axis=1)
-            both = np.concatenate([ranking[1], np.broadcast_to(part, distances.shape)], axis=1)
-            ranking = best(scores, both, k)
-        return ranking
+        return one_by_one(self.queries.rows, ids, self.queries.vectors, k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +225,8 @@ class Searcher:
             if isinstance(backend, IdentifiedVectors):
                 check_identity(folder, manifest, backend.identity)
             nearest = backend or VectorIndex(folder, records, rows)
+            if isinstance(nearest, BoundedVectors):
+                nearest = AnyNumberOfAnswers(nearest, rows)
             if manifest.removed:
                 removed = Corpus(folder, manifest.chunks, 1, manifest.removed).removed_chunks
                 nearest = LiveVectors(nearest, removed, len(rows))

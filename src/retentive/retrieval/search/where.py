@@ -64,10 +64,12 @@ class Condition:
 def _number(written: str) -> Any:
     if written.lower() in ("true", "false"):
         return written.lower() == "true"
-    try:
-        return float(written)
-    except ValueError:
-        return written
+    for kind in (int, float):  # of whole numbers a float has not all digits
+        try:
+            return kind(written)
+        except ValueError:
+            continue
+    return written
 
 
 def conditions_of(where: Where) -> tuple[Condition, ...]:
