@@ -3,8 +3,9 @@
     python -m benchmarks.store_figures --corpus peps.tar.gz [--against CHECKOUT]
 
 A sync of one changed file among 10,000; search for chunks, and for answers with their text; what checksums take of it;
-building by words, beside an earlier checkout; bytes on disk; a table over one document of 1.1 MB; search by dense
-vectors through ``retentive index serve``; and a million chunks. On a machine that others use, read processor time.
+building by words, beside an earlier checkout; bytes on disk, beside LanceDB and bm25s; a table over one document of
+1.1 MB; a document of hex; search by dense vectors through ``retentive index serve``; and a million chunks. On a machine
+that others use, read processor time.
 Writes ``runs/bench/store_figures.json`` and ``.md``.
 """
 
@@ -26,8 +27,10 @@ from typing import Any
 from benchmarks.interleave import ROOT, ratio_of_rounds
 from benchmarks.results import TABLE_HEAD, Row
 from benchmarks.retrieval import FULL, encoder_folder, unpack
+from benchmarks.yardsticks.install import install, yardstick_python
 
 WORKER = Path(__file__).parent / "workers" / "store_figures.py"
+DISK_WORKER = WORKER.parent / "disk_bytes.py"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _PORT = 18_788
 
@@ -108,7 +111,26 @@ class Figures:
             ratio = ratio_of_rounds(theirs, ours)
             self.rows.append(Row("building by words, chunks a second", "the earlier checkout", ratio, 0.8, "least"))
         self.add("bytes on disk a byte of text", "the text", [made["disk_bytes"] / made["text_bytes"]], None)
+        self._disk_of_others(store, made["text_bytes"])
         return store
+
+    def _disk_of_others(self, store: Path, text_bytes: float) -> None:
+        """Bytes on disk of the same passages in other packages, each in its own environment."""
+        path = self.place / "passages.json"
+        work("passages", store=str(store), path=str(path))
+        for name in ("lancedb", "bm25s"):
+            install(name)
+            command = [str(yardstick_python(name)), str(DISK_WORKER), name, str(path), str(self.place / name)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            self.add(f"the same passages in {name}", "the text", [int(done.stdout.split()[-1]) / text_bytes], None)
+
+    def hexadecimal(self, megabytes: int) -> None:
+        """One document of hexadecimal digits, whose every word is another."""
+        made = work("hexadecimal", store=str(self.place / "hex"), megabytes=megabytes)
+        self.facts["hexadecimal"] = made
+        self.add(
+            f"{megabytes} MB of hex in one document, gigabytes of memory", "nothing", [made["peak_bytes"] / 1e9], None
+        )
 
     def search(self, store: Path, queries: Path, against: Path | None, rounds: int) -> None:
         """Search with its text, in turns with an earlier checkout; and the share of it that checksums take."""
@@ -201,6 +223,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="a checkout of an earlier version, for building by words")
     parser.add_argument("--files", type=int, default=10_000, help="files of the folder that is synced (default: 10000)")
     parser.add_argument("--copies", type=int, default=7, help="of the corpus; 7 of the PEPs are a million chunks")
+    parser.add_argument("--hex-megabytes", type=int, default=20, help="a document of hex (default: 20)")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions (default: 5)")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bench", help="folder of the results")
     arguments = parser.parse_args()
@@ -213,6 +236,7 @@ def main() -> None:
     store = figures.build(arguments.against, arguments.rounds)
     figures.search(store, queries, arguments.against, arguments.rounds)
     figures.table()
+    figures.hexadecimal(arguments.hex_megabytes)
     figures.served(4 * arguments.rounds)
     figures.million(queries, arguments.copies)
     rows = [row.to_json() for row in figures.rows]

@@ -44,6 +44,32 @@ def _documents(paths: list[Path], copies: int) -> Iterator[tuple[str, str]]:
             yield f"{copy}/{path.name}", text
 
 
+def passages(store: str, path: str) -> dict[str, float]:
+    """The text of every chunk and the name of its document, as JSON for other packages."""
+    import numpy as np
+
+    corpus, rows = Datastore.open(store).corpus, list[dict[str, str]]()
+    for document, name in corpus.names():
+        chunks, text = corpus.chunks_of(document), corpus.content(document)
+        begins, ends = corpus.spans(np.arange(chunks.start, chunks.stop))
+        for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+            rows.append({"document": name, "text": text[begin:end].decode("utf-8", "ignore")})
+    Path(path).write_text(json.dumps(rows), "utf-8")
+    return {"passages": len(rows)}
+
+
+def hexadecimal(store: str, megabytes: int) -> dict[str, float]:
+    """One document of random hexadecimal digits, every line another word, in chunks of 1,024 tokens."""
+    chance = random.Random(0)
+
+    def documents() -> Iterator[tuple[str, str]]:
+        yield "hex.txt", "\n".join(chance.randbytes(32).hex() for _ in range(megabytes * 1_000_000 // 65))
+
+    begin = time.perf_counter()
+    made = Datastore.build(documents(), store, chunk_size=1024)
+    return {"chunks": len(made), "seconds": time.perf_counter() - begin}
+
+
 def table(text: str, store: str) -> dict[str, float]:
     """A store of one document of 1.1 MB, and its table of neighbours."""
     from retentive.retrieval.neighbours.table import NeighbourConfig
@@ -118,7 +144,14 @@ def _processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-WORKS = {"build": build, "table": table, "search": search, "checks": checks}
+WORKS = {
+    "build": build,
+    "passages": passages,
+    "hexadecimal": hexadecimal,
+    "table": table,
+    "search": search,
+    "checks": checks,
+}
 
 if __name__ == "__main__":
     measured = WORKS[sys.argv[1]](**json.loads(sys.argv[2]))
