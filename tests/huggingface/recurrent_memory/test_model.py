@@ -1,72 +1,28 @@
 """A memory around models of Hugging Face: without memory tokens they are as they were, with them like any model."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from huggingface.recurrent_memory.small import CLOSE, SIZES, VOCAB, around, backbone, copied, tokens, with_lora
 from retentive import generate, load_state, save_state
 from retentive.checkpoints.conversion import read_foreign
-from retentive.data.batch import IGNORED, Batch
+from retentive.data.batch import IGNORED
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory, load_memory, save_memory
+from retentive.huggingface import load_memory, save_memory
 from retentive.huggingface.recurrent_memory.segment_cache import cached_sizes
 from retentive.models.protocol import LanguageModel
 from retentive.models.rmt import RecurrentMemoryConfig, with_memory
 from retentive.training.run.fit import fit
-from retentive.training.step.config import OptimizerConfig
 from retentive.training.step.pieces import cut_text
 from retentive.training.step.replay import replay
 from retentive.training.step.unroll import unrolled
 from without_hook import errors_of
 
 transformers = pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
-
-VOCAB = 23
-SIZES: dict[str, dict[str, Any]] = {
-    "GPT2LMHeadModel": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32},
-    "LlamaForCausalLM": {
-        "hidden_size": 16,
-        "intermediate_size": 20,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-    },
-    "GPTNeoXForCausalLM": {
-        "hidden_size": 16,
-        "intermediate_size": 20,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 32,
-    },
-    "MambaForCausalLM": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
-}
-
-
-def backbone(name: str = "LlamaForCausalLM") -> Any:
-    torch.manual_seed(0)
-    kind = getattr(transformers, name)
-    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    model = kind(kind.config_class(vocab_size=VOCAB, initializer_range=0.2, **special, **SIZES[name]))
-    return model.eval()
-
-
-def around(model: Any, segment_length: int = 5, num_memory_tokens: int = 2, **changes: Any) -> Any:
-    torch.manual_seed(1)
-    config = HuggingFaceMemoryConfig(segment_length=segment_length, num_memory_tokens=num_memory_tokens, **changes)
-    return HuggingFaceRecurrentMemory(model, config).eval()
-
-
-def tokens(batch: int, time: int, seed: int = 0) -> Tensor:
-    return torch.randint(VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))
-
-
-CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
 def test_what_a_model_caches_is_found_by_a_call_and_nothing_else_is_passed_over():
@@ -233,51 +189,6 @@ def test_replay_gives_the_gradient_of_the_plain_loss():
     torch.testing.assert_close(model.memory.initial.grad, expected, rtol=1e-4, atol=1e-6)
 
 
-def copied(number: int) -> Batch:
-    """The first token of the first segment is asked for at the end of the third."""
-    x = tokens(16, 15, seed=number)
-    x[:, 0] = x[:, 0] % 4
-    labels = torch.full_like(x, IGNORED)
-    labels[:, -1] = x[:, 0]
-    return Batch(tokens=x, labels=labels, starts=torch.zeros_like(x, dtype=torch.bool))
-
-
-def with_lora(model: Any) -> Any:
-    return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-
-
-def with_other_name(model: Any) -> Any:
-    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    return peft.get_peft_model(model, config, adapter_name="mine")
-
-
-def test_an_adapter_of_any_name_is_saved(tmp_path: Path):
-    model = around(with_other_name(backbone()))
-    save_memory(model, tmp_path)
-    with torch.no_grad():
-        torch.testing.assert_close(load_memory(backbone(), tmp_path)(tokens(2, 7)).logits, model(tokens(2, 7)).logits)
-    model.backbone.add_adapter("other", peft.LoraConfig(r=2, target_modules=["q_proj"]))
-    model.backbone.base_model.set_adapter(["mine", "other"])
-    with pytest.raises(ValueError, match="one adapter of the backbone must be active"):
-        save_memory(model, tmp_path)
-
-
-def test_a_memory_goes_around_the_weights_that_it_was_trained_around_alone(tmp_path: Path):
-    save_memory(around(backbone().requires_grad_(False)), tmp_path / "bare")
-    save_memory(around(with_lora(backbone())), tmp_path / "lora")
-    other = backbone()
-    with torch.no_grad():
-        other.get_output_embeddings().weight.add_(0.1)
-    for kind in ("bare", "lora"):
-        load_memory(backbone(), tmp_path / kind)
-        with pytest.raises(MismatchError, match="must be the model that the memory was trained around"):
-            load_memory(other, tmp_path / kind)
-    settings = json.loads((tmp_path / "bare" / "memory.json").read_text())
-    del settings["backbone"]["weights"]  # as earlier versions wrote it
-    (tmp_path / "bare" / "memory.json").write_text(json.dumps(settings))
-    load_memory(other, tmp_path / "bare")
-
-
 WINDOWED = {
     "MistralConfig": {"sliding_window": 8},
     "Gemma2Config": {"sliding_window": 8, "head_dim": 8},
@@ -298,27 +209,6 @@ def test_a_backbone_whose_attention_ends_within_a_segment_is_refused(name: str):
     ):
         around(model)
     around(model, segment_length=3)  # 7 columns
-
-
-@pytest.mark.parametrize("lora", [False, True])
-def test_what_is_frozen_stays_and_what_is_learned_is_saved(lora: bool, tmp_path: Path):
-    bare = backbone()
-    original = {name: weight.clone() for name, weight in bare.state_dict().items()}
-    inner = with_lora(bare) if lora else bare.requires_grad_(False)
-    model = around(inner)
-    steps = fit(model, lambda number: copied(0), steps=30, optimizer=OptimizerConfig(learning_rate=0.03))
-    assert steps[-1].loss < 0.9 * steps[0].loss
-    trained = {name.replace("base_layer.", ""): weight for name, weight in bare.state_dict().items()}
-    assert all(torch.equal(trained[name], weight) for name, weight in original.items())
-    model.eval()
-    save_memory(model, tmp_path / "memory")
-    size = sum(path.stat().st_size for path in (tmp_path / "memory").glob("*.safetensors"))
-    assert size < 0.5 * sum(weight.numel() * 4 for weight in original.values())
-    again = load_memory(backbone(), tmp_path / "memory")
-    x = tokens(2, 17)
-    with torch.no_grad():
-        torch.testing.assert_close(again(x).logits, model(x).logits, rtol=0, atol=1e-6)
-        assert not torch.allclose(again(x).logits, around(backbone())(x).logits)
 
 
 def test_streamed_windows_train_it_too():
