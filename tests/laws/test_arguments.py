@@ -65,6 +65,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "PrepareConfig": {"source": HERE, "output": HERE},
     "QuantisationConfig": {"bits": 8},
     "QuantiseConfig": {"source": HERE, "dest": HERE},
+    "RememberConfig": {"source": HERE},
     "RemoveConfig": {"names": ["a"], "store": HERE},
     "RetentionConfig": HEADS,
     "RetrievalEvidenceConfig": {"corpus": HERE},
