@@ -104,7 +104,9 @@ def _in_one_line(message: str) -> str:
     found = _UNION.search(message)
     if found:
         kinds: list[str] = re.findall(r"(?:class '|typing\.)?([\w.]+(?:\[[^\]]*\])?)", found["kinds"])
-        nouns: list[str] = [_KINDS.get(kind, kind) for kind in kinds if kind != "class"]
+        # Releases of the parser name null first or last.
+        kinds = sorted((kind for kind in kinds if kind != "class"), key=lambda kind: kind == "NoneType")
+        nouns = [_KINDS.get(kind, kind) for kind in kinds]
         message = f"{found['name']} must be {' or '.join(nouns)}, but is {found['value']}"
     return " ".join(message.split())
 
