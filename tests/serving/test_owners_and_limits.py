@@ -111,6 +111,9 @@ def test_text_that_is_no_unicode_and_bodies_that_are_no_json_are_refused(kept_ap
         answer = call(kept_apart, "POST", "/v1/completions", body, key=ONE, **{"content-type": "application/json"})
         assert answer.status == 400, body[:20]
     assert call(kept_apart, "POST", "/v1/tokenize", {"text": "\ud800"}, key=ONE).status == 400
+    # JSON that does not say it is: no object, and no fault of the server's.
+    answer = call(kept_apart, "POST", "/v1/tokenize", b'{"text": "Once"}', key=ONE, **{"content-type": "text/plain"})
+    assert answer.status == 400, answer.content
 
 
 def test_a_body_without_a_length_is_measured_too(kept_apart: Running) -> None:

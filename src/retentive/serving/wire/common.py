@@ -42,6 +42,8 @@ class Asked(AskedPart):
     @classmethod
     def _is_unicode(cls, values: Any) -> Any:
         """JSON can hold halves of a character, which no file, tokenizer or answer can."""
+        if isinstance(values, bytes):  # a body that does not say it is JSON: refused next, as no object
+            return values
         if not can_be_written(values):
             raise ValueError("text must be Unicode, but has half of a surrogate pair, or is nested too deeply")
         return values
