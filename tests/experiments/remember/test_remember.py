@@ -12,7 +12,8 @@ from retentive.cli.main import main
 from retentive.data.batch import IGNORED
 from retentive.experiments.recall.questions import MEMORY, SHUFFLED, ZEROED
 from retentive.experiments.recall.report import NO_MEMORY
-from retentive.experiments.remember.run import RememberConfig
+from retentive.experiments.remember.asking import parts_of
+from retentive.experiments.remember.run import RememberConfig, run_remember
 from retentive.experiments.remember.texts import SAID, make_facts, training_batch
 from retentive.models.registry import build
 from retentive.models.transformer import TransformerConfig
@@ -69,7 +70,29 @@ def test_the_command_trains_asks_and_reports(kind: str, rank: int, tmp_path: Pat
         assert not torch.equal(last, 0.5 * torch.eye(16))
 
 
+@pytest.mark.parametrize("trials", range(2, 50))
+def test_no_text_is_asked_about_without_another_beside_it(trials: int):
+    parts = parts_of(trials, 16)
+    assert [begin for begin, _ in parts] == [sum(rows for _, rows in parts[:place]) for place in range(len(parts))]
+    assert sum(rows for _, rows in parts) == trials
+    assert all(2 <= rows <= 16 for _, rows in parts)
+
+
+def test_a_fact_that_is_longer_than_a_segment_is_refused(tmp_path: Path):
+    base = build(TransformerConfig(vocab_size=257, hidden_size=16, num_layers=1, num_heads=2))
+    save_model(base, tmp_path / "base", ByteTokenizer())
+    (tmp_path / "a.txt").write_text(TEXT)
+    config = RememberConfig(
+        source=tmp_path / "base", corpus=tmp_path / "a.txt", output=tmp_path / "out", layers=1, segment_length=8
+    )
+    with pytest.raises(ValueError, match=r"segment_length must be at least 30, the tokens of the longest fact, but is"):
+        run_remember(config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="trials must be at least 2"):
+        RememberConfig(source=Path(), trials=1)
     with pytest.raises(ValueError, match="segments and steps must be one of each for a phase"):
         RememberConfig(source=Path(), segments=(2, 4), steps=(3,))
     with pytest.raises(ValueError, match="a phase must have 2 segments"):

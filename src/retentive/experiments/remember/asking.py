@@ -1,5 +1,6 @@
 """Does the state still know the word, some segments after it was told? Answers by distance, with controls."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,8 +26,8 @@ class Questions:
 
     Attributes:
         distances: Segments from the one that tells the word to the one that asks for it, ascending.
-        trials: Texts of each kind of word.
-        rows: Texts that are read side by side.
+        trials: Texts of each kind of word; 2 or more, since the memory of one is a control of another.
+        rows: Most texts that are read side by side.
         segment_length: Tokens of a segment.
         seed: Decides texts.
     """
@@ -56,8 +57,7 @@ def answers(
     """
     hits = {(what, distance): 0 for what in (MEMORY, ZEROED, SHUFFLED, NO_MEMORY) for distance in asked.distances}
     with evaluating(model):
-        for begin in range(0, asked.trials, asked.rows):
-            rows = min(asked.rows, asked.trials - begin)
+        for begin, rows in parts_of(asked.trials, asked.rows):
             random = np.random.default_rng((asked.seed, begin))
             chosen = [words[number] for number in random.permutation(len(words))[:rows]]
             for key, right in _ask(model, facts, chosen, asked, random).items():
@@ -67,6 +67,12 @@ def answers(
         Row(what=what, length=distance, depth=None, hits=right, trials=asked.trials)
         for (what, distance), right in hits.items()
     ]
+
+
+def parts_of(trials: int, rows: int) -> list[tuple[int, int]]:
+    """First text and number of texts of parts that are read side by side; none is alone, without another's memory."""
+    parts = np.array_split(np.arange(trials), math.ceil(trials / rows))
+    return [(int(part[0]), len(part)) for part in parts]
 
 
 def _ask(

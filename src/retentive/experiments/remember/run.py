@@ -89,7 +89,8 @@ class RememberConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        check_counts(self, "segment_length", "num_memory_tokens", "batch_size", "trials")
+        check_counts(self, "segment_length", "num_memory_tokens", "batch_size")
+        check_count("trials", self.trials, least=2)
         if len(self.segments) != len(self.steps) or not self.steps:
             raise ValueError(
                 f"segments and steps must be one of each for a phase, but are {list(self.segments)} and "
@@ -131,6 +132,11 @@ def run_remember(config: RememberConfig) -> Remembered:
     check_folder_target("output", config.output)
     tokenizer = load_tokenizer(config.source)
     facts = make_facts(tokenizer, _text(config.corpus), config.seed)
+    if config.segment_length < facts.longest:
+        raise ValueError(
+            f"segment_length must be at least {facts.longest}, the tokens of the longest fact, but is "
+            f"{config.segment_length}."
+        )
     model = _with_memory(config, facts)
     learns = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     training = _train(config, model, facts)

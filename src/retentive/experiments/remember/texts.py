@@ -48,9 +48,9 @@ class Facts:
     asked_filler: Int64[np.ndarray, "_"]
 
     @property
-    def longest_word(self) -> int:
-        """Tokens of the longest word."""
-        return max(len(word) for word in (*self.known, *self.new))
+    def longest(self) -> int:
+        """Tokens of the longest fact: a segment must have as many."""
+        return max(len(self.told(word)) for word in (*self.known, *self.new))
 
     def told(self, word: Sequence[int]) -> list[int]:
         """The fact as text."""
