@@ -80,6 +80,7 @@ PAUSING_SOAK := PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serving.soak
 test: $(VENV)/installed
 	@mkdir -p runs
 	@$(if $(ARGS),true,$(PAUSING_SOAK)) >runs/soak.txt 2>&1 & soak=$$!; \
+	trap 'kill $$soak 2>/dev/null || true' EXIT; trap 'exit 130' INT TERM; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not weights and not replicas and not kernels" \
 		--durations=30 $(ARGS); tests=$$?; \
 	wait $$soak; soaked=$$?; cat runs/soak.txt; exit $$((tests | soaked))

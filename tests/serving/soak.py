@@ -161,7 +161,18 @@ class Soak:
 
     def run(self, seconds: float, kills: int) -> Report:
         """Let clients ask for so long, and kill the server so often."""
-        threads = [threading.Thread(target=self._client, args=(number,)) for number in range(self._clients)]
+        try:
+            self._run(seconds, kills)
+        finally:
+            self._server.kill()
+        self._verify()
+        return self.report
+
+    def _run(self, seconds: float, kills: int) -> None:
+        # Daemons, so that nobody waits for them where the soak is ended.
+        threads = [
+            threading.Thread(target=self._client, args=(number,), daemon=True) for number in range(self._clients)
+        ]
         server = self._start()
         begun, killed = time.monotonic(), 0
         self._ends = begun + seconds
@@ -183,14 +194,12 @@ class Soak:
             thread.join()
         server.send_signal(signal.SIGTERM)
         server.wait()
-        self._verify()
-        return self.report
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "retentive", "serve", str(self.model), "--port", str(self._port)]
         command += ["--sessions", self.sessions, "--limits.max_states", "1000000", "--limits.max_waiting", "256"]
         command += ["--limits.max_streams", "256"]
-        process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
+        process = self._server = subprocess.Popen(command, stdout=self._log, stderr=self._log)
         self.report.memory.append([])
         while process.poll() is None:
             try:
@@ -367,6 +376,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds that a client waits after each answer")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server ends, too
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), clients=given.clients, pause=given.pause)
         report = soak.run(60 * given.minutes, given.kills)

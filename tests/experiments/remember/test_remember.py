@@ -85,7 +85,7 @@ def test_a_fact_that_is_longer_than_a_segment_is_refused(tmp_path: Path):
     config = RememberConfig(
         source=tmp_path / "base", corpus=tmp_path / "a.txt", output=tmp_path / "out", layers=1, segment_length=8
     )
-    with pytest.raises(ValueError, match=r"segment_length must be at least 30, the tokens of the longest fact, but is"):
+    with pytest.raises(ValueError, match=r"segment_length must be at least 29, the tokens of the longest fact, but is"):
         run_remember(config)
     assert not (tmp_path / "out").exists()
 
