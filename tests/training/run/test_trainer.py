@@ -72,6 +72,7 @@ def test_the_loss_goes_down_and_the_model_is_saved(store: Path, tmp_path: Path):
     assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
     assert lines[-1]["tokens_per_second"] > 0
     assert lines[-1]["matrix_speed_share"] > 0
+    assert 0 < lines[-1]["data_wait_share"] < 1
     # A byte has one token here, so the two scales are one, up to the end of each document, which has no bytes.
     assert lines[-1]["bits_per_byte"] == pytest.approx(lines[-1]["loss"] / 0.6931, rel=0.1)
     assert report.model == tmp_path / "model"

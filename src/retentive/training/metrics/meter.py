@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from retentive.training.run.held_out import bits_per_byte
 from retentive.training.step.learner import StepResult
 
-_SUMS = ("nats", "labels", "bytes", "tokens", "seconds")
+_SUMS = ("nats", "labels", "bytes", "tokens", "seconds", "waiting")
 
 
 @dataclass
@@ -26,14 +26,24 @@ class TrainingMeter:
     _tokens: int = 0
     _last: StepResult | None = None
     _seconds: float = 0.0
+    _waiting: float = 0.0
 
-    def add(self, result: StepResult, *, tokens: int, text_bytes: float, seconds: float) -> None:
-        """Add a step: tokens read and bytes predicted by all processes, and the seconds that it took."""
+    def add(self, result: StepResult, *, tokens: int, text_bytes: float, seconds: float, waiting: float) -> None:
+        """Add a step.
+
+        Args:
+            result: What the step measured.
+            tokens: Read by all processes.
+            text_bytes: Predicted by all processes.
+            seconds: That the step took.
+            waiting: Those of them in which a process waited for its batch; the mean over processes.
+        """
         self._nats += result.loss * result.num_labels
         self._labels += result.num_labels
         self._bytes += text_bytes
         self._tokens += tokens
         self._seconds += seconds
+        self._waiting += waiting
         self._last = result
 
     @property
@@ -51,11 +61,13 @@ class TrainingMeter:
             "gradient_norm": self._last.gradient_norm,
             "learning_rate": self._last.learning_rate,
             "matrix_speed_share": self.tokens_per_second * self.flops_per_token / self.matrix_flops_per_second,
+            "data_wait_share": self._waiting / self._seconds,
         }
 
     def clear(self) -> None:
         """Reset all sums."""
-        self._nats, self._labels, self._bytes, self._tokens, self._seconds = 0.0, 0, 0.0, 0, 0.0
+        self._nats, self._labels, self._bytes, self._tokens = 0.0, 0, 0.0, 0
+        self._seconds, self._waiting = 0.0, 0.0
 
     def sums(self) -> dict[str, float]:
         """Return all sums, for a checkpoint; JSON keeps every bit of them."""

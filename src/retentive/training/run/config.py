@@ -212,7 +212,8 @@ class MetricsConfig:
     """Metrics written during training, to "metrics.jsonl" in the run's folder.
 
     Attributes:
-        every: Steps between lines; loss, bits per byte and speed of a line are means over these steps.
+        every: Steps between lines; loss, bits per byte, speed and the share of time in which a step waited for its
+            batch (data_wait_share) are means over these steps.
         tensorboard: Also write TensorBoard events into the folder "tensorboard" of the run.
     """
 

@@ -320,6 +320,7 @@ class _Run:
         """Take one step. Return its measurements, and whether a signal reached any process."""
         begin = time.perf_counter()
         parts = self.batches.of_step(self.progress.step, self.config.steps)
+        waited = time.perf_counter() - begin
         try:
             result = self.learner.step(self.progress.step, parts)
         except DivergedError as error:
@@ -327,9 +328,10 @@ class _Run:
         text_bytes = 0
         if self.byte_lengths is not None and self.objective.is_likelihood:
             text_bytes = sum(num_bytes(batch.labels, self.byte_lengths) for part in parts for batch in part)
-        all_bytes, asked = self.processes.sum([text_bytes, stop.made])
+        all_bytes, asked, waited = self.processes.sum([text_bytes, stop.made, waited])
         tokens, seconds = self.config.data.tokens_per_step, time.perf_counter() - begin
-        self.meter.add(result, tokens=tokens, text_bytes=all_bytes, seconds=seconds)
+        waiting = waited / self.processes.count
+        self.meter.add(result, tokens=tokens, text_bytes=all_bytes, seconds=seconds, waiting=waiting)
         done = self.progress
         self.progress = replace(done, step=done.step + 1, seconds=done.seconds + seconds)
         return result, asked > 0
