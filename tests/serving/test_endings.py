@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -19,6 +20,7 @@ from retentive.serving.service import Service
 from retentive.serving.sessions.opening import open_place
 from serving.http import call
 from serving.serving import running
+from serving.test_sessions import start_redis
 
 
 @contextmanager
@@ -115,6 +117,36 @@ def test_a_folder_that_goes_away_is_said_and_numbers_are_told_all_the_same(model
         assert found.status == 200
         assert b"retentive_states NaN" in found.content
         shutil.move(tmp_path / "t", tmp_path / "s")
+
+
+def test_while_redis_hangs_those_that_need_it_are_refused_and_others_go_on(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retentive.serving.sessions.redis_place.SECONDS", 0.6)
+    monkeypatch.setattr("retentive.serving.service.STORAGE_SECONDS", 1.0)
+    monkeypatch.setattr("retentive.serving.service.STORAGE_THREADS", 2)
+    address, redis = start_redis(tmp_path)
+    turn = {"model": "small", "input": "Hi", "max_output_tokens": 2}
+    with running(ServeConfig(checkpoint=model_folder, port=0, sessions=address)) as served:
+        first = call(served, "POST", "/v1/responses", turn).json["id"]
+        following = {**turn, "previous_response_id": first}
+        redis.send_signal(signal.SIGSTOP)
+        with ThreadPoolExecutor(12) as threads:  # more than may ask at once
+            begun = time.monotonic()
+            asked = [threads.submit(call, served, "POST", "/v1/responses", following) for _ in range(11)]
+            plain = {"model": "small", "prompt": "Hi", "max_tokens": 2}
+            assert call(served, "POST", "/v1/completions", plain).status == 200
+            for answer in (one.result() for one in asked):
+                assert (answer.status, answer.json["error"]["code"]) == (503, "no_storage")
+                assert int(answer.headers["retry-after"]) > 0
+            assert time.monotonic() - begun < 20  # none waits for all others
+        assert call(served, "GET", "/readyz").status == 503
+        assert call(served, "GET", "/healthz").status == 200
+        redis.send_signal(signal.SIGCONT)
+        assert call(served, "POST", "/v1/responses", following).status == 200
+        assert call(served, "GET", "/readyz").status == 200
+    redis.kill()
+    redis.wait()
 
 
 def test_a_taken_port_and_a_missing_model_are_named(model_folder: Path, tmp_path: Path, capsys) -> None:

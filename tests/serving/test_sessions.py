@@ -92,7 +92,9 @@ def test_records_come_newest_first_and_in_pages(place: StatePlace) -> None:
     assert first[0].turn == {}  # lists are short
     rest = place.records("one", newest=9, before=first[-1].created)
     assert [record.id for record in rest] == [records[2].id, records[1].id, records[0].id]
-    assert (place.count("one"), place.count("other"), place.count("nobody")) == (5, 1, 0)
+    assert [place.has_room("one", most) for most in (5, 6)] == [False, True]
+    assert [place.has_room("other", most) for most in (1, 2)] == [False, True]
+    assert place.has_room("nobody", 1)
 
 
 def test_no_more_than_the_most_are_kept(place: StatePlace) -> None:
@@ -126,6 +128,89 @@ def test_redis_that_goes_and_comes_back_is_found_again(tmp_path: Path) -> None:
     place.close()
     process.kill()
     process.wait()
+
+
+def test_a_redis_that_is_full_says_so_and_loses_nothing(redis_address: str) -> None:
+    import redis
+
+    client, place = redis.Redis.from_url(redis_address), open_place(redis_address)
+    kept, later = record_of(b"x", owner="full"), record_of(b"y", owner="full")
+    place.put(kept, b"x", 9)
+    client.config_set("maxmemory", 1)
+    for act in (lambda: place.put(later, b"y", 9), place.check):  # it answers, and stores nothing
+        with pytest.raises(ConnectionError, match=r"refuses it .*maxmemory"):
+            act()
+    assert place.content(kept) == b"x"
+    assert place.delete("full", kept.id)  # makes room
+    client.config_set("maxmemory", 0)
+    place.check()
+    assert place.put(later, b"y", 9)
+    assert [record.id for record in place.records("full", newest=9)] == [later.id]
+    place.close()
+
+
+def test_what_redis_lost_is_forgotten_and_takes_no_room(redis_address: str) -> None:
+    import redis
+
+    client, place = redis.Redis.from_url(redis_address), open_place(redis_address)
+    records = [record_of(b"x", owner="lost", created=float(number)) for number in range(5)]
+    for record in records:
+        place.put(record, b"x", 5)
+    for record in records[1::2]:
+        client.delete(f"retentive:state:lost:{record.id}")
+    assert place.record("lost", records[1].id) is None
+    # A page is as long as it was asked to be, or else whoever reads pages stops at it.
+    assert [record.id for record in place.records("lost", newest=3)] == [records[4].id, records[2].id, records[0].id]
+    client.delete(f"retentive:state:lost:{records[0].id}")
+    assert place.has_room("lost", 3)
+    assert [place.delete("lost", record.id) for record in records] == [False, False, True, False, True]
+    place.close()
+
+
+DAMAGED = ["{}", '{"id": 5}', "[" * 10**5, "null", "\x00"]
+
+
+def test_a_damaged_record_is_told_and_hides_no_other(place: StatePlace, address: str, tmp_path: Path) -> None:
+    records = [record_of(b"x", created=float(number)) for number in range(len(DAMAGED) + 2)]
+    for record in records:
+        place.put(record, b"x", 99)
+    swapped, damaged = records[0], records[1:-1]
+    texts = [*DAMAGED, swapped.to_json()[0]]  # the last one of another state
+    for record, text in zip([*damaged, records[-1]], texts, strict=True):
+        if address == str(tmp_path / "sessions"):
+            with sqlite3.connect(tmp_path / "sessions" / "index.sqlite") as index:
+                index.execute("UPDATE states SET record = ? WHERE id = ?", (text, record.id))
+        else:
+            import redis
+
+            redis.Redis.from_url(address).hset(f"retentive:state:one:{record.id}", "record", text)
+        with pytest.raises(DamagedFileError, match=f"{record.id} is no record of a state: delete it"):
+            place.record("one", record.id)
+    assert [record.id for record in place.records("one", newest=1)] == [swapped.id]
+    assert all(place.delete("one", record.id) for record in records)
+
+
+def test_a_foreign_key_in_place_of_a_state_is_told_and_deleted(redis_address: str) -> None:
+    import redis
+
+    client, place = redis.Redis.from_url(redis_address), open_place(redis_address)
+    record, other = record_of(b"x", owner="foreign"), record_of(b"y", owner="foreign", created=1.0)
+    place.put(record, b"x", 9)
+    place.put(other, b"y", 9)
+    client.set(f"retentive:state:foreign:{record.id}", "foreign")
+    for act in (lambda: place.record("foreign", record.id), lambda: place.content(record)):
+        with pytest.raises(DamagedFileError, match="is no stored state in Redis: delete it"):
+            act()
+    assert [one.id for one in place.records("foreign", newest=1)] == [other.id]
+    assert place.delete("foreign", record.id)
+    client.set("retentive:total", "foreign")  # is only shown
+    assert place.put(record, b"x", 9)
+    assert place.delete("foreign", record.id)
+    client.set("retentive:states:foreign", "foreign")
+    with pytest.raises(ConnectionError, match="refuses it"):
+        place.put(record, b"x", 9)
+    assert place.record("foreign", record.id) is None
+    place.close()
 
 
 def test_only_the_owner_deletes(place: StatePlace) -> None:

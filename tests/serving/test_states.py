@@ -2,16 +2,20 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retentive import generate, load_state
+from retentive import Sampling, generate, load_state
+from retentive.generation.chat import Chat, Conversation
+from retentive.generation.chat.sessions import save_conversation
 from retentive.generation.session import GenerateConfig, TextSession
 from retentive.serving.config import ServeConfig
 from retentive.serving.sessions.codec import TURN
+from retentive.serving.sessions.record import new_id
 from serving.http import call
 from serving.serving import Running, running, save_small_model
 
@@ -57,6 +61,26 @@ def test_a_file_that_is_put_is_gone_on_from(served: Running) -> None:
         for identifier in (answer["id"], put["id"])
     }
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_conversation_of_the_terminal_is_gone_on_from(served: Running, tmp_path: Path, ends: bool) -> None:
+    service = served.service
+    words, model = service.words, service.model
+    assert words.template is not None
+    chats = [
+        Chat(model, words.tokenizer, words.template, sampling=sampling, max_new_tokens=4, ends=words.ends)
+        for sampling in (Sampling(logit_bias=((words.ends[0], 100.0),) if ends else ()), Sampling())
+    ]
+    list(first := chats[0].answer(Conversation(), "Hello"))
+    assert first.ended is ends
+    save_conversation(first.conversation, tmp_path / "one.safetensors", model)
+    list(second := chats[1].answer(first.conversation, "And?"))
+    put = call(served, "PUT", "/v1/states", (tmp_path / "one.safetensors").read_bytes()).json
+    assert put["turn"]["input"] == [{"role": "user", "content": "Hello"}]
+    answer = first_answer(served, input="And?", previous_response_id=put["id"], max_output_tokens=4)
+    assert answer["output"][0]["content"][0]["text"] == second.conversation.messages[-1]["content"]
+    assert answer["usage"]["input_tokens"] == first.conversation.tokens_read + second.num_read - 1
 
 
 def test_states_are_listed_forked_and_deleted(served: Running) -> None:
@@ -199,6 +223,19 @@ def test_a_fork_is_a_state_and_no_answer(served: Running) -> None:
     assert call(served, "GET", f"/v1/responses/{fork}").status == 404
     assert call(served, "DELETE", f"/v1/responses/{fork}").status == 404
     assert call(served, "DELETE", f"/v1/states/{fork}").status == 200
+
+
+def test_an_answer_of_another_version_is_told_and_gone_on_from(served: Running) -> None:
+    identifier = first_answer(served)["id"]
+    place = served.service.place
+    record = place.record("local", identifier)
+    content = place.content(record)
+    for said in ({"colour": "blue"}, None):
+        old = replace(record, id=new_id("resp"), turn={**record.turn, "response": said})
+        place.put(old, content, 1000)
+        told = call(served, "GET", f"/v1/responses/{old.id}")
+        assert (told.status, told.json["error"]["code"]) == (409, "other_version")
+        assert first_answer(served, previous_response_id=old.id)["status"] == "incomplete"
 
 
 def test_a_time_that_is_no_number_is_refused(served: Running) -> None:

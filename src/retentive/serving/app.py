@@ -1,7 +1,6 @@
 """The application: routes, errors, and what the OpenAPI says of them."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,8 +18,6 @@ from retentive.serving.page import routes as page
 from retentive.serving.routes import chat, completions, condition, responses, states, text
 from retentive.serving.routes.common import REFUSALS
 from retentive.serving.service import Service
-
-LOG = logging.getLogger("retentive.serving")
 
 
 def make_app(service: Service) -> FastAPI:
@@ -83,8 +80,7 @@ async def _explain_route(http: HttpRequest, error: Any) -> JSONResponse:
 
 async def _explain_storage(http: HttpRequest, error: Exception) -> JSONResponse:
     """States cannot be stored."""
-    LOG.error("states cannot be stored: %s", error)
-    return answer_of(no_storage())
+    return answer_of(no_storage(error))
 
 
 async def _explain_fault(http: HttpRequest, error: Exception) -> JSONResponse:

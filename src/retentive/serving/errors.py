@@ -1,7 +1,11 @@
 """Refusals of requests: a status, a message with the cure, and the fields that OpenAI's clients read."""
 
+import logging
 import sqlite3
+from pathlib import Path
 from typing import Any
+
+LOG = logging.getLogger("retentive.serving")
 
 STORAGE_ERRORS = (OSError, sqlite3.Error)
 """The disk is full, or Redis does not answer: what was asked changed nothing, and can be asked again."""
@@ -63,8 +67,16 @@ def too_many(message: str, retry_after_seconds: int, param: str | None = None) -
     return ApiError(429, message, code="too_many", param=param, retry_after_seconds=retry_after_seconds)
 
 
-def no_storage() -> ApiError:
-    """Stored states cannot be reached."""
+def for_log(error: Exception) -> str:
+    """Why states cannot be stored, without the name of a file: it has a state's id, which stays out of logs."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror} in {Path(str(error.filename)).parent}"
+    return str(error)
+
+
+def no_storage(error: Exception) -> ApiError:
+    """Stored states cannot be reached; the log gets why."""
+    LOG.error("states cannot be stored: %s", for_log(error))
     return ApiError(
         503, "states cannot be stored now; the server's log says why.", code="no_storage", retry_after_seconds=5
     )

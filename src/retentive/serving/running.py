@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from retentive.serving.errors import STORAGE_ERRORS
+from retentive.serving.errors import STORAGE_ERRORS, for_log
 from retentive.serving.rows import RowGroup
 from retentive.serving.service import Service
 
@@ -64,7 +64,7 @@ class RunningAnswers:
             try:
                 asked = await self._stored(self._place.take_asked, list(self._groups))
             except STORAGE_ERRORS as error:
-                LOG.error("it cannot be heard whether answers shall end: %s", error)
+                LOG.error("it cannot be heard whether answers shall end: %s", for_log(error))
                 continue
             for answer in asked:
                 self.end(*answer)

@@ -37,6 +37,8 @@ from retentive.text.tokenizer import Tokenizer, ids_without_text
 FULL_RETRY_SECONDS = 60
 TITLE_LENGTH = 80
 STORAGE_THREADS = 16
+STORAGE_SECONDS = 15.0
+"""How long a request waits for the place of stored states, and for those that asked it before."""
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
@@ -165,16 +167,37 @@ class Service:
     # Stored states
 
     async def stored(self, act: Callable[Given, Found], *given: Given.args, **named: Given.kwargs) -> Found:
-        """Ask the place of stored states; while it does not answer, nothing waits but those that ask it."""
-        return await asyncio.get_running_loop().run_in_executor(self._storing, partial(act, *given, **named))
+        """Ask the place of stored states; while it does not answer, nothing waits but those that ask it.
+
+        Raises:
+            TimeoutError: If it does not answer in time, or as many as may ask at once wait for it already.
+        """
+        asked = asyncio.get_running_loop().run_in_executor(self._storing, partial(act, *given, **named))
+        try:
+            return await asyncio.wait_for(asked, STORAGE_SECONDS)
+        except TimeoutError as error:
+            if str(error):
+                raise
+            raise TimeoutError(f"the place of stored states has not answered for {STORAGE_SECONDS:g} s") from error
+
+    async def find_or_none(self, owner: str, identifier: str) -> StateRecord | None:
+        """The record of a stored state; None where the owner has none of this id.
+
+        Raises:
+            ApiError: 409, if something else stands in its place.
+        """
+        try:
+            return await self.stored(self.place.record, owner, identifier)
+        except RetentiveError as error:
+            raise ApiError(409, str(error), code="damaged_state") from error
 
     async def find(self, owner: str, identifier: str) -> StateRecord:
         """The record of a stored state.
 
         Raises:
-            ApiError: 404, if the owner has none of this id.
+            ApiError: 404, if the owner has none of this id; 409, if something else stands in its place.
         """
-        record = await self.stored(self.place.record, owner, identifier)
+        record = await self.find_or_none(owner, identifier)
         if record is None:
             raise not_found("state", identifier)
         return record
@@ -215,7 +238,7 @@ class Service:
         Raises:
             ApiError: 429, if the owner has as many states as are allowed.
         """
-        if await self.stored(self.place.count, owner) >= self.limits.max_states:
+        if not await self.stored(self.place.has_room, owner, self.limits.max_states):
             raise self._full()
 
     async def keep(

@@ -82,7 +82,8 @@ def next_turn(
         raise ApiError(400, str(error), code="template_forgets", param="previous_response_id") from error
     except (ValueError, TypeError) as error:
         raise invalid(str(error), "input") from error
-    if not turn.get("ended"):
+    # Another program's file does not say how its text ended; the token that waits does.
+    if not turn.get("ended", int(parent.unread[0]) in words.ends):
         return NextTurn(prompt=prompt, state=parent)
     # The token that ended the answer is not read yet, and the template writes it.
     if prompt[:1] == [int(parent.unread[0])]:

@@ -110,8 +110,7 @@ def refusal_in_stream(error: Exception) -> ApiError | None:
     if isinstance(error, ApiError):
         return None if error.status == 499 else error
     if isinstance(error, STORAGE_ERRORS):
-        LOG.error("states cannot be stored: %s", error)
-        return no_storage()
+        return no_storage(error)
     LOG.error("an answer broke off", exc_info=error)
     return ApiError(500, "the answer broke off; the server's log says why.", code="broken")
 

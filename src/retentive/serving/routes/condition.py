@@ -29,7 +29,7 @@ def router(service: Service) -> APIRouter:
         try:
             await service.stored(service.place.check)
         except STORAGE_ERRORS as error:
-            raise no_storage() from error
+            raise no_storage(error) from error
         return Health(status="ok")
 
     @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -7,10 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
+from pydantic import ValidationError
 
 from retentive.generation import RequestStep
 from retentive.serving.answers.answering import EventStream, answering, data, events_of
-from retentive.serving.errors import not_found
+from retentive.serving.errors import ApiError, not_found
 from retentive.serving.routes.common import STREAMED, Owner, refusal_in_stream
 from retentive.serving.routes.responding import Responding, begin_response
 from retentive.serving.rows import RowGroup
@@ -48,7 +49,7 @@ def router(service: Service) -> APIRouter:
     async def cancel_response(response_id: Id, owner: Owner) -> Any:
         """Let an answer end with what it has; its stream then says so, and its state is stored."""
         if not running.end(owner, response_id):
-            record = await service.stored(service.place.record, owner, response_id)
+            record = await service.find_or_none(owner, response_id)
             if record is not None or not await running.end_elsewhere(owner, response_id):
                 return await _stored(service, owner, response_id)
         return Response(
@@ -77,7 +78,11 @@ async def _stored(service: Service, owner: str, response_id: str) -> Response:
     record = await service.find(owner, response_id)
     if record.kind != "response":  # a fork has the turn of what it copies, and is none itself
         raise not_found("response", response_id)
-    return Response.model_validate(record.turn["response"])
+    try:
+        return Response.model_validate(record.turn.get("response"))
+    except ValidationError as error:
+        message = f"the response {response_id} was stored by another version; its state can be gone on from."
+        raise ApiError(409, message, code="other_version") from error
 
 
 async def _events(service: Service, answer: Responding, group: RowGroup) -> AsyncIterator[bytes]:

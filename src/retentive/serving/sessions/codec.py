@@ -11,6 +11,7 @@ import torch
 from retentive.checkpoints import GenerationState, load_state, read_state_metadata, save_state
 from retentive.errors import DamagedFileError, DivergedError, MismatchError, RetentiveError
 from retentive.generation import Request, RequestBatch
+from retentive.generation.chat.sessions import KEY as CONVERSATION
 from retentive.models.base import DecoderModel
 from retentive.serving.errors import ApiError
 from retentive.serving.wire.common import can_be_written
@@ -126,19 +127,36 @@ def _check_numbers(state: GenerationState, model: DecoderModel) -> None:
 
 
 def _turn(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a file says of its last turn, where it is in the form in which this server writes it; else nothing."""
-    said = metadata.get(TURN, "")
-    if not said or len(said) > _LONGEST_TURN:
-        return {}
-    try:
-        turn: Any = json.loads(said)
-        messages = [
-            {"role": str(message["role"])[:32], "content": str(message["content"])} for message in turn["input"]
-        ]
-        known = {"input": messages, "output": str(turn["output"]), "ended": bool(turn["ended"])}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return {}
-    return known if can_be_written(known) else {}
+    """What a file says of its last turn, where it is in a form in which this library writes it; else nothing."""
+    for name, read in ((TURN, _of_server), (CONVERSATION, _of_chat)):
+        said = metadata.get(name, "")
+        if not said or len(said) > _LONGEST_TURN:
+            continue
+        try:
+            known = read(json.loads(said))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            continue
+        if can_be_written(known):
+            return known
+    return {}
+
+
+def _of_server(turn: Any) -> dict[str, Any]:
+    """A turn that `to_bytes` wrote."""
+    return {"input": _messages(turn["input"]), "output": str(turn["output"]), "ended": bool(turn["ended"])}
+
+
+def _of_chat(said: Any) -> dict[str, Any]:
+    """The last turn of a conversation of ``retentive chat``."""
+    *before, asked, answer = _messages(said["messages"])
+    if answer["role"] != "assistant":
+        raise ValueError("its last message is no answer")
+    system = [message for message in before[:1] if message["role"] == "system"]
+    return {"input": [*system, asked], "output": answer["content"], "ended": bool(said["ended"])}
+
+
+def _messages(given: Any) -> list[dict[str, str]]:
+    return [{"role": str(message["role"])[:32], "content": str(message["content"])} for message in given]
 
 
 def _path_in(message: str) -> str:

@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import is_temporary, sync, write_atomically
-from retentive.serving.sessions.record import WORD_SECONDS, StateRecord
+from retentive.serving.sessions.record import WORD_SECONDS, StateRecord, record_or_none
 
 INDEX = "index.sqlite"
 FILES = "states"
@@ -84,8 +85,7 @@ class StateFolder:
         has_room = False
         try:
             with self._writing() as index:
-                count = index.execute("SELECT count(*) FROM states WHERE owner = ?", (record.owner,)).fetchone()[0]
-                if count < most:
+                if self._count(record.owner) < most:
                     row = (record.id, record.owner, record.created, record.size, *record.to_json())
                     index.execute("INSERT INTO states VALUES (?, ?, ?, ?, ?, ?)", row)
                     has_room = True
@@ -102,7 +102,7 @@ class StateFolder:
             found = self._index.execute(
                 "SELECT record, turn FROM states WHERE id = ? AND owner = ?", (identifier, owner)
             ).fetchone()
-        return None if found is None else StateRecord.from_json(*found)
+        return None if found is None else StateRecord.from_json(identifier, *found)
 
     def content(self, record: StateRecord) -> bytes | None:
         """The bytes of a state; None where it was deleted meanwhile."""
@@ -118,15 +118,20 @@ class StateFolder:
         """The owner's newest records without their turns, the newest first."""
         with self._lock:
             rows = self._index.execute(
-                "SELECT record FROM states WHERE owner = ? AND created < ? ORDER BY created DESC, id LIMIT ?",
-                (owner, float("inf") if before is None else before, newest),
-            ).fetchall()
-        return [StateRecord.from_json(row[0]) for row in rows]
+                "SELECT id, record FROM states WHERE owner = ? AND created < ? ORDER BY created DESC, id",
+                (owner, float("inf") if before is None else before),
+            )
+            whole = (record for row in rows if (record := record_or_none(*row)) is not None)
+            return list(islice(whole, newest))
 
-    def count(self, owner: str) -> int:
-        """Number of the owner's states."""
+    def has_room(self, owner: str, most: int) -> bool:
+        """Whether the owner has fewer states."""
         with self._lock:
-            return self._index.execute("SELECT count(*) FROM states WHERE owner = ?", (owner,)).fetchone()[0]
+            return self._count(owner) < most
+
+    def _count(self, owner: str) -> int:
+        """Number of the owner's states; the lock is held."""
+        return self._index.execute("SELECT count(*) FROM states WHERE owner = ?", (owner,)).fetchone()[0]
 
     def delete(self, owner: str, identifier: str) -> bool:
         """Delete one of the owner's states: the record first, so that none is without its file."""

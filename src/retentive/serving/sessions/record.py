@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from retentive.errors import DamagedFileError
 
+LOG = logging.getLogger("retentive.serving")
+
+_SHOWN = 12
+"""Characters of an id that the log gets."""
 ID_BYTES = 24
 """Random bytes of an id: nobody guesses one."""
 
@@ -58,9 +63,18 @@ class StateRecord:
         return json.dumps(record), json.dumps(turn)
 
     @staticmethod
-    def from_json(record: str | bytes, turn: str | bytes = "{}") -> "StateRecord":
-        """Read `to_json`."""
-        return StateRecord(**json.loads(record), turn=json.loads(turn))
+    def from_json(identifier: str, record: str | bytes, turn: str | bytes | None = "{}") -> "StateRecord":
+        """Read `to_json`.
+
+        Raises:
+            DamagedFileError: If that is not what stands there for this id.
+        """
+        try:
+            return _check_fields(identifier, json.loads(record), json.loads(turn or ""))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DamagedFileError(
+                f"what is stored of {identifier} is no record of a state: delete it, and go on from an earlier one."
+            ) from error
 
     def check(self, content: bytes) -> bytes:
         """Return the bytes, if they are those that were stored.
@@ -76,6 +90,31 @@ class StateRecord:
         return content
 
 
+def _check_fields(identifier: str, found: Any, turn: Any) -> StateRecord:
+    """A record whose fields are what they are called."""
+    kinds: dict[str, type | tuple[type, ...]] = {
+        **dict.fromkeys(("owner", "kind", "weights", "sha256", "title"), str),
+        "created": (int, float),
+        "parent": (str, type(None)),
+        **dict.fromkeys(("tokens", "size"), int),
+    }
+    record = StateRecord(**found, turn=turn)
+    if record.id != identifier or not isinstance(record.turn, dict):
+        raise ValueError("it is of another state")
+    if not all(isinstance(getattr(record, name), kind) for name, kind in kinds.items()):
+        raise TypeError("a field is of another kind")
+    return record
+
+
+def record_or_none(identifier: str, record: str | bytes) -> StateRecord | None:
+    """A record of a list; None, and a line in the log, where it is damaged: the others are there all the same."""
+    try:
+        return StateRecord.from_json(identifier, record)
+    except DamagedFileError as error:
+        LOG.error("%s", str(error).replace(identifier, f"{identifier[:_SHOWN]}..."))
+        return None
+
+
 @runtime_checkable
 class StatePlace(Protocol):
     """Where states are stored. A record is there only with all bytes of its state, whatever is killed when."""
@@ -85,7 +124,11 @@ class StatePlace(Protocol):
         ...
 
     def record(self, owner: str, identifier: str) -> StateRecord | None:
-        """The record of one of the owner's states; None where the owner has none of this id."""
+        """The record of one of the owner's states; None where the owner has none of this id.
+
+        Raises:
+            DamagedFileError: If what stands there is none.
+        """
         ...
 
     def content(self, record: StateRecord) -> bytes | None:
@@ -100,8 +143,8 @@ class StatePlace(Protocol):
         """The owner's newest records without their turns, the newest first, made before a time."""
         ...
 
-    def count(self, owner: str) -> int:
-        """Number of the owner's states."""
+    def has_room(self, owner: str, most: int) -> bool:
+        """Whether the owner has fewer states than ``most``."""
         ...
 
     def delete(self, owner: str, identifier: str) -> bool:

@@ -1,32 +1,41 @@
 """States in Redis: any replica, on any machine, finds any session."""
 
+import logging
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from retentive.serving.sessions.record import WORD_SECONDS, StateRecord
+from retentive.errors import DamagedFileError
+from retentive.serving.sessions.record import WORD_SECONDS, StateRecord, record_or_none
 
+LOG = logging.getLogger("retentive.serving")
+
+# The totals are only shown: whatever stands in their place (pcall), a state is stored or deleted whole.
 _PUT = """
 if redis.call('ZSCORE', KEYS[2], ARGV[5]) then return 1 end
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[4]) then return 0 end
 redis.call('HSET', KEYS[1], 'record', ARGV[1], 'content', ARGV[2], 'turn', ARGV[6])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[5])
-redis.call('HINCRBY', KEYS[3], 'states', 1)
-redis.call('HINCRBY', KEYS[3], 'bytes', string.len(ARGV[2]))
+redis.pcall('HINCRBY', KEYS[3], 'states', 1)
+redis.pcall('HINCRBY', KEYS[3], 'bytes', string.len(ARGV[2]))
 return 1
 """
 _DELETE = """
-local size = redis.call('HSTRLEN', KEYS[1], 'content')
-if redis.call('DEL', KEYS[1]) == 0 then return 0 end
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('HINCRBY', KEYS[3], 'states', -1)
-redis.call('HINCRBY', KEYS[3], 'bytes', -size)
+local size = redis.pcall('HSTRLEN', KEYS[1], 'content')
+local was_there = redis.call('DEL', KEYS[1])
+if redis.call('ZREM', KEYS[2], ARGV[1]) + was_there == 0 then return 0 end
+redis.pcall('HINCRBY', KEYS[3], 'states', -1)
+if type(size) == 'number' then redis.pcall('HINCRBY', KEYS[3], 'bytes', -size) end
 return 1
 """
 _TOTAL = "retentive:total"
+_PROBE = "retentive:probe"
+_PROBE_SECONDS = 60
 SECONDS = 10.0
 """How long one command may take before the request is refused: it is sent twice, for Redis may have started anew."""
+_SHOWN = 120
+"""Characters of an answer of Redis that the log gets."""
 
 
 class RedisPlace:
@@ -50,23 +59,51 @@ class RedisPlace:
         parts = urlsplit(address)
         self._name = f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
         self._errors: Any = redis.RedisError
+        self._refusal: Any = redis.ResponseError
         self._redis = cast("Any", redis.Redis).from_url(
             address, socket_timeout=SECONDS / 2, socket_connect_timeout=SECONDS / 2, retry=Retry(NoBackoff(), 1)
         )
         with self._reached():
             self._redis.ping()
         self._put, self._delete = self._redis.register_script(_PUT), self._redis.register_script(_DELETE)
+        self._warn_of_evictions()
+
+    def _warn_of_evictions(self) -> None:
+        """Say in the log where Redis may throw states away to make room."""
+        try:
+            memory: dict[str, Any] = self._redis.info("memory")
+        except self._errors:  # some services do not tell
+            return
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        if memory.get("maxmemory") and policy not in ("noeviction", "volatile-lru", "volatile-lfu", "volatile-ttl"):
+            LOG.warning("Redis at %s may drop stored states (maxmemory-policy %s): set noeviction.", self._name, policy)
 
     @contextmanager
     def _reached(self) -> Generator[None]:
         """Turn Redis' errors into one of ours, without its address' password."""
         try:
             yield
+        except self._refusal as error:
+            raise ConnectionError(
+                f"Redis at {self._name} refuses it ({type(error).__name__}: {str(error)[:_SHOWN]}): give it memory, "
+                "make it writable, or give another address to sessions."
+            ) from error
         except self._errors as error:
             raise ConnectionError(
                 f"sessions must be a folder or the address of a running Redis, but {self._name} does not answer "
                 f"({type(error).__name__}): start redis-server there."
             ) from error
+
+    @contextmanager
+    def _found(self, identifier: str) -> Generator[None]:
+        """The same where a state is read, in whose place something else may stand."""
+        try:
+            with self._reached():
+                yield
+        except ConnectionError as error:
+            if isinstance(error.__cause__, self._refusal) and str(error.__cause__).startswith("WRONGTYPE"):
+                raise DamagedFileError(f"{identifier} is no stored state in Redis: delete it.") from error
+            raise
 
     def put(self, record: StateRecord, content: bytes, most: int) -> bool:
         """Store a state; False, and nothing is stored, where the owner has ``most`` already."""
@@ -77,30 +114,55 @@ class RedisPlace:
 
     def record(self, owner: str, identifier: str) -> StateRecord | None:
         """The record of one of the owner's states."""
-        with self._reached():
+        with self._found(identifier):
             record, turn = self._redis.hmget(_state(owner, identifier), "record", "turn")
-        return None if record is None else StateRecord.from_json(record, turn)
+        return None if record is None else StateRecord.from_json(identifier, record, turn)
 
     def content(self, record: StateRecord) -> bytes | None:
         """The bytes of a state; None where it was deleted meanwhile."""
-        with self._reached():
+        with self._found(record.id):
             found: bytes | None = self._redis.hget(_state(record.owner, record.id), "content")
         return None if found is None else record.check(found)
 
     def records(self, owner: str, *, newest: int, before: float | None = None) -> list[StateRecord]:
         """The owner's newest records without their turns, the newest first."""
         latest = "+inf" if before is None else f"({before!r}"
-        with self._reached(), self._redis.pipeline(transaction=False) as pipeline:
-            ids: list[bytes] = self._redis.zrevrangebyscore(_owner(owner), latest, "-inf", start=0, num=newest)
-            for identifier in ids:
-                pipeline.hget(_state(owner, identifier.decode()), "record")
-            found: list[bytes | None] = pipeline.execute()
-        return [StateRecord.from_json(record) for record in found if record is not None]
+        found: list[StateRecord] = []
+        lost: list[str] = []
+        start = 0
+        while missing := newest - len(found):
+            with self._reached(), self._redis.pipeline(transaction=False) as pipeline:
+                ids: list[bytes] = self._redis.zrevrangebyscore(_owner(owner), latest, "-inf", start=start, num=missing)
+                for identifier in ids:
+                    pipeline.hget(_state(owner, identifier.decode()), "record")
+                given: list[Any] = pipeline.execute(raise_on_error=False)
+            if not ids:
+                break
+            start += len(ids)
+            for identifier, record in zip((one.decode() for one in ids), given, strict=True):
+                if record is None:
+                    lost.append(identifier)
+                elif (read := record_or_none(identifier, b"" if isinstance(record, Exception) else record)) is not None:
+                    found.append(read)
+        self._forget(owner, lost)
+        return found
 
-    def count(self, owner: str) -> int:
-        """Number of the owner's states."""
-        with self._reached():
-            return int(self._redis.zcard(_owner(owner)))
+    def _forget(self, owner: str, lost: Sequence[str]) -> None:
+        """Forget ids of which Redis has nothing any longer: it was told to make room, or somebody deleted them."""
+        if lost:
+            LOG.warning("Redis at %s has lost %d stored states", self._name, len(lost))
+        for identifier in lost:
+            self.delete(owner, identifier)
+
+    def has_room(self, owner: str, most: int) -> bool:
+        """Whether the owner has fewer states; what Redis has lost is not counted."""
+        for _ in range(2):
+            with self._reached():
+                count = int(self._redis.zcard(_owner(owner)))
+            if count < most:
+                return True
+            self.records(owner, newest=count)  # forgets the lost ones
+        return False
 
     def delete(self, owner: str, identifier: str) -> bool:
         """Delete one of the owner's states."""
@@ -133,7 +195,7 @@ class RedisPlace:
     def check(self) -> None:
         """Raise an error if states cannot be stored now."""
         with self._reached():
-            self._redis.ping()
+            self._redis.set(_PROBE, 1, ex=_PROBE_SECONDS)  # a full Redis answers, and stores nothing
 
     def close(self) -> None:
         """Close the connections."""
