@@ -176,6 +176,42 @@ def test_a_connection_on_which_no_request_comes_is_closed(kept_apart: Running, m
         assert connection.recv(99).startswith(b"HTTP/1.1 400")
 
 
+def test_too_many_connections_are_told_and_whether_the_server_lives(
+    kept_apart: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retentive.serving.server.MAX_CONNECTIONS", 3)
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(begun(kept_apart, ""))
+        while (refused := call(kept_apart, "GET", "/v1/states", key=ONE)).status == 200:
+            time.sleep(0.01)
+        assert (refused.status, refused.json["error"]["code"]) == (503, "crowded")
+        assert int(refused.headers["retry-after"]) > 0
+        assert call(kept_apart, "GET", "/healthz").status == 200
+        for _ in range(3):
+            stack.enter_context(begun(kept_apart, ""))
+        assert begun(kept_apart, "").recv(9) == b""  # so that files can be opened
+    while call(kept_apart, "GET", "/v1/states", key=ONE).status != 200:
+        time.sleep(0.01)
+
+
+def test_files_that_come_slowly_keep_nobody_else_waiting(kept_apart: Running) -> None:
+    state = completion(kept_apart, OTHER, return_state=True).json["choices"][0]["state"]["id"]
+    content = call(kept_apart, "GET", f"/v1/states/{state}", key=OTHER).content
+    head = f"PUT /v1/states HTTP/1.1\nHost: localhost\nAuthorization: Bearer {ONE}\nContent-Length: 9000\n\n{{"
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(begun(kept_apart, head))
+        while (refused := call(kept_apart, "PUT", "/v1/states", b"no state", key=ONE)).status != 429:
+            time.sleep(0.01)
+        assert "of your state files are coming" in refused.json["error"]["message"]
+        assert int(refused.headers["retry-after"]) > 0
+        put = call(kept_apart, "PUT", "/v1/states", content, key=OTHER)
+        assert put.status == 201
+    for made in (state, put.json["id"]):
+        call(kept_apart, "DELETE", f"/v1/states/{made}", key=OTHER)
+
+
 def test_states_and_uploads_have_limits(kept_apart: Running) -> None:
     made = [completion(kept_apart, OTHER, return_state=True) for _ in range(4)]
     assert [answer.status for answer in made] == [200, 200, 200, 429]

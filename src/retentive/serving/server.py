@@ -10,16 +10,21 @@ from typing import Any
 
 import h11
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from retentive.serving.app import make_app
+from retentive.serving.app import answer_of, make_app
 from retentive.serving.config import ServeConfig
+from retentive.serving.errors import ApiError
 from retentive.serving.service import Service
+
+LOG = logging.getLogger("retentive.serving")
 
 FINISH_SECONDS = 20.0
 """After SIGTERM, answers have so long to end by themselves; then they end with what they have, and are stored."""
 STORE_SECONDS = 10
 MAX_CONNECTIONS = 1024
+CROWDED_SECONDS = 5
 HEAD_SECONDS = 30.0
 """Within so many seconds come the first lines of a request."""
 
@@ -30,8 +35,10 @@ class ImpatientProtocol(H11Protocol):
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:  # uvloop's are none of asyncio's
-        """Wait for the first request."""
+        """Wait for the first request; refuse a connection where so many are open that files could not be."""
         super().connection_made(transport)
+        if len(self.connections) > 2 * most_connections():
+            transport.close()
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
@@ -54,6 +61,13 @@ class ImpatientProtocol(H11Protocol):
             self._late = None
 
 
+def most_connections() -> int:
+    """Connections on which requests are answered; twice as many may be open, and leave half of all files to others."""
+    import resource  # absent on Windows, where nothing is served
+
+    return min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
+
 class Server(uvicorn.Server):
     """A server that lets answers finish, or stores what they have, before it ends."""
 
@@ -64,8 +78,10 @@ class Server(uvicorn.Server):
             service: The parts behind the routes.
             finish_seconds: How long answers may go on after SIGTERM.
         """
+        self._app = make_app(service)
         config = uvicorn.Config(
-            make_app(service),
+            self._answer,
+            interface="asgi3",
             # The other protocol of uvicorn has no limit of headers.
             http=ImpatientProtocol,
             log_config=None,
@@ -73,10 +89,20 @@ class Server(uvicorn.Server):
             server_header=False,
             # Whoever does not read an answer cannot keep the server from ending.
             timeout_graceful_shutdown=math.ceil(finish_seconds) + STORE_SECONDS,
-            limit_concurrency=MAX_CONNECTIONS,
         )
         super().__init__(config)
         self._service, self._finish_seconds = service, finish_seconds
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, unless too many connections are open; whether the process lives is always told."""
+        is_crowded = scope["type"] == "http" and len(self.server_state.connections) > most_connections()
+        if not is_crowded or scope["path"] == "/healthz":
+            await self._app(scope, receive, send)
+            return
+        LOG.warning("more than %d connections are open", most_connections())
+        words = "too many connections to this server are open; try again."
+        refusal = ApiError(503, words, code="crowded", retry_after_seconds=CROWDED_SECONDS)
+        await answer_of(refusal)(scope, receive, send)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End: take no more requests, and let answers finish. A second Ctrl-C ends at once."""
@@ -132,12 +158,22 @@ def serve(config: ServeConfig) -> None:
         serve_replicas(config)
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    _allow_connections()
     place = listen(config.host, config.port)  # before the model is loaded, which takes longer
     service = Service(config)
     print(f"{service.config.model_name} is served at {address_of(place)} (Ctrl-C ends)", flush=True)
     print(f"sessions: {_shown(config.sessions_place)}", flush=True)
     assert threading.current_thread() is threading.main_thread()
     Server(service).run(sockets=[place])
+
+
+def _allow_connections() -> None:
+    """Let this process open as many files as `MAX_CONNECTIONS` needs, where the system lets it."""
+    import resource
+
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now < (wanted := 4 * MAX_CONNECTIONS if most == resource.RLIM_INFINITY else min(most, 4 * MAX_CONNECTIONS)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _shown(sessions: str) -> str:

@@ -1,12 +1,14 @@
 """``/v1/states``: stored states as files that other programs go on from."""
 
 import asyncio
+import tempfile
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 from fastapi import Request as HttpRequest
 
-from retentive.serving.errors import not_found
+from retentive.serving.errors import ApiError, not_found, too_many
+from retentive.serving.owners import Shares
 from retentive.serving.routes.common import Owner
 from retentive.serving.service import Service
 from retentive.serving.sessions.codec import from_stranger
@@ -16,6 +18,9 @@ from retentive.serving.wire.states import DeletedState, StoredState, StoredState
 
 FILE = "application/octet-stream"
 _UPLOADS = 2
+"""Files of one owner that come at the same time."""
+UPLOAD_SECONDS = 5
+_CHECKS = 2
 StateId = Annotated[Id, Path(description="An id that this server gave.")]
 
 
@@ -78,7 +83,10 @@ def router(service: Service) -> APIRouter:
 
 def _add_files(service: Service, routes: APIRouter) -> None:
     """States that come and go as files."""
-    uploads = asyncio.Semaphore(_UPLOADS)  # each may take max_state_bytes of memory
+    uploads, checks = Shares(_UPLOADS), asyncio.Semaphore(_CHECKS)
+
+    def too_many_uploads() -> ApiError:
+        return too_many(f"{_UPLOADS} of your state files are coming, which is the most; try again.", UPLOAD_SECONDS)
 
     @routes.put(
         "/v1/states",
@@ -91,11 +99,16 @@ def _add_files(service: Service, routes: APIRouter) -> None:
     async def put_state(http: HttpRequest, owner: Owner) -> Any:
         """Store a state file of this model, as ``save_state`` or ``retentive generate --save-state`` writes it."""
         await service.check_room(owner)
-        async with uploads:
-            content = await http.body()
-            state, turn = await asyncio.to_thread(from_stranger, content, service.model)
-            tokens = int(state.model.position[0]) + 1
-            record = await service.keep_bytes(content, owner, kind="upload", parent=None, turn=turn, tokens=tokens)
+        with uploads.take(owner, too_many_uploads), tempfile.TemporaryFile() as file:
+            # On disk while it comes: whoever sends slowly keeps nobody else's file from being checked.
+            async for part in http.stream():
+                file.write(part)
+            async with checks:  # each may take max_state_bytes of memory
+                file.seek(0)
+                content = await asyncio.to_thread(file.read)
+                state, turn = await asyncio.to_thread(from_stranger, content, service.model)
+                tokens = int(state.model.position[0]) + 1
+                record = await service.keep_bytes(content, owner, kind="upload", parent=None, turn=turn, tokens=tokens)
         return shown(record)
 
     @routes.get(
