@@ -82,14 +82,24 @@ def test_turns_stream_and_nothing_is_read_again(page, served: Running) -> None:
     picture(page, "light")
     page.emulate_media(color_scheme="dark")
     picture(page, "dark")
-    page.set_viewport_size({"width": 380, "height": 720})
+    page.set_viewport_size({"width": 360, "height": 720})
     picture(page, "narrow")
-    page.evaluate("document.querySelector('.said').textContent = 'line\\n'.repeat(300)")
+    page.evaluate("document.querySelector('.said').textContent = 'line\\n'.repeat(300) + 'word'.repeat(900)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
     box = page.get_by_role("button", name="Send").bounding_box()
     assert box["y"] + box["height"] <= 720  # a long conversation leaves room for the next message
     page.get_by_role("button", name="Sessions").click()
     assert page.get_by_role("button", name="New session").is_visible()
     picture(page, "narrow-sessions")
+
+
+def test_what_is_written_is_text_whatever_it_says(page, served: Running) -> None:
+    said = "<img src=x onerror='document.title=1'><b>bold</b> **stars** 👩‍👩‍👧 مرحبا\n  two lines"
+    write(page, said)
+    assert page.locator(".said.user").all_text_contents() == [said]
+    assert tree(page) == [" ".join(said.split())[:80]]
+    assert page.locator("main img, main b, nav img").count() == 0
+    assert page.title() == "retentive"
 
 
 def test_editing_an_earlier_turn_forks(page) -> None:
@@ -212,9 +222,15 @@ def test_a_server_that_starts_again_goes_on(browser, model_folder: Path, tmp_pat
     page.get_by_role("button", name="Send").click()
     page.get_by_text("The server does not answer").wait_for()
     assert page.get_by_label("Message").input_value() == "And then?"
-    with running(ServeConfig(checkpoint=model_folder, port=port, sessions=str(tmp_path))):
-        page.get_by_role("button", name="Send").click()
-        finished(page)
+    again = ServeConfig(checkpoint=model_folder, port=port, sessions=str(tmp_path), limits=Limits(max_new_tokens=10**7))
+    with running(again) as second:
+        long(page)
+        second.server.force_exit = second.server.should_exit = True  # in the midst of the answer
+        page.get_by_text("The answer broke off: the server has ended.").wait_for()
+        assert page.get_by_label("Message").input_value() == "Tell me"
+    with running(again):
+        assert page.locator(".said.user").all_text_contents() == ["Hello"]
+        write(page, "And then?")
         page.get_by_role("button", name="Edit the turn: And then?").wait_for()
         assert page.locator(".said.user").all_text_contents() == ["Hello", "And then?"]
     context.close()
@@ -228,6 +244,12 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(browser, model_folder: Path, tmp
     page.set_default_timeout(20000)
     with running(config) as served:
         page.goto(served.url)
+        page.get_by_role("textbox", name="Key").fill("a-key-of-nobody")
+        page.get_by_role("button", name="Use this key").click()
+        page.get_by_role("dialog").get_by_text("is none that this server knows").wait_for()
+        page.keyboard.press("Escape")  # which leaves a way back
+        page.get_by_label("Message").fill("Hello")
+        page.get_by_role("button", name="Send").click()
         page.get_by_role("textbox", name="Key").fill("a-key-of-a-person")
         page.get_by_role("button", name="Use this key").click()
         page.get_by_text("No stored state yet.").wait_for()

@@ -4,6 +4,7 @@
 const at = (id) => document.getElementById(id);
 const DRAFT = "retentive-draft";
 const KEY = "retentive-key";
+const BROKEN = "The answer broke off: the server has ended. What you wrote is kept.";
 const changes = new BroadcastChannel("retentive");
 
 let card = null; // the served model
@@ -29,8 +30,15 @@ async function ask(path, options = {}) {
   if (answer.ok) return answer;
   let said = `The server answered ${answer.status}.`;
   try { said = (await answer.json()).error.message; } catch { /* no JSON: the status is all there is */ }
-  if (answer.status === 401) at("ask").showModal();
+  if (answer.status === 401) askForKey(said);
   throw new Error(said);
+}
+
+function askForKey(why) {
+  // Behind the dialog nothing is read or heard.
+  at("refused").hidden = !sessionStorage.getItem(KEY);
+  at("refused").textContent = why;
+  if (!at("ask").open) at("ask").showModal();
 }
 
 const json = async (path, options) => (await ask(path, options)).json();
@@ -213,7 +221,9 @@ async function* events(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : new Error(BROKEN);
+    });
     if (done) return;
     const parts = (rest + value).split("\n\n");
     rest = parts.pop();
@@ -245,7 +255,7 @@ async function send(text) {
   try {
     const answer = await post("/v1/responses", body(text), { signal: abort.signal });
     for await (const event of events(answer)) hear(event, turn, heard);
-    if (!heard.last) throw new Error("The answer broke off: the server has ended. What you wrote is kept.");
+    if (!heard.last) throw new Error(BROKEN);
     if (heard.last.status === "failed") throw new Error(heard.last.error.message);
     if (!heard.last.state) throw new Error("The answer was stopped before its first token. What you wrote is kept.");
     finish(heard, parent);
@@ -256,7 +266,7 @@ async function send(text) {
   } finally {
     running = null;
     sessionStorage.removeItem(DRAFT);
-    await refresh().catch(problem);
+    await refresh().catch((error) => { if (at("problem").hidden) problem(error); });
     busy(false);
     changes.postMessage("changed");
   }
@@ -290,6 +300,11 @@ function finish(heard, parent) {
   leaveEdit();
   current = heard.last.id;
   history.replaceState(null, "", `#${current}`);
+}
+
+async function sendInput() {
+  if (!card) await begin(); // the key was not given yet, or the server was away
+  if (card && !running && at("input").value) await send(at("input").value);
 }
 
 async function stop() {
@@ -335,7 +350,7 @@ const safely = (act) => (...given) => Promise.resolve().then(() => act(...given)
 function listen() {
   at("write").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!running && card && at("input").value) send(at("input").value);
+    if (!running && at("input").value) safely(sendInput)();
   });
   at("input").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) at("write").requestSubmit();
@@ -381,7 +396,7 @@ async function begin() {
   const draft = JSON.parse(sessionStorage.getItem(DRAFT) || "null");
   if (draft) { // the page was left while an answer was written
     sessionStorage.removeItem(DRAFT);
-    at("input").value = draft.text;
+    if (!at("input").value) at("input").value = draft.text;
     current = draft.current;
     problem("The answer was not finished when the page was left. Your message is below; send it again.");
   }
