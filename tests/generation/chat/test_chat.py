@@ -204,20 +204,63 @@ def test_the_first_interrupt_is_noted_and_the_second_raises():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_interrupt_stops_an_answer_and_keeps_the_conversation(folder: Path, monkeypatch, capsys):
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, *tokens: int) -> None:
+    """Press Ctrl-C while tokens of these numbers are written."""
     pushed: list[int] = []
     push = TextStream.push
 
     def interrupted(stream: TextStream, token: int) -> str:
         pushed.append(token)
-        if len(pushed) == 2:
+        for _ in range(tokens.count(len(pushed))):
             os.kill(os.getpid(), signal.SIGINT)
         return push(stream, token)
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n"))
     monkeypatch.setattr(TextStream, "push", interrupted)
+
+
+def test_an_interrupt_stops_an_answer_and_keeps_the_conversation(folder: Path, monkeypatch, capsys):
+    interrupt_at(monkeypatch, 2)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n"))
     place = ["--folder", str(folder.parent / "stopped"), "--session", "one", "--max-new-tokens", "50"]
     main(["chat", str(folder), *place, "--temperature", "0", "--show-tokens"])
     said = capsys.readouterr().err
     assert "wrote 2 (" in said
     assert "kept: go on with --session one" in said
+
+
+def test_a_second_interrupt_drops_the_turn_and_the_next_goes_on_before_it(folder: Path, monkeypatch, capsys):
+    talk(folder, monkeypatch, "Hi", "Again?", session="whole")
+    wanted = capsys.readouterr().out.splitlines()
+    talk(folder, monkeypatch, "Hi", session="torn")
+    interrupt_at(monkeypatch, 2, 2)
+    talk(folder, monkeypatch, "What?", "Again?", session="torn")
+    said = capsys.readouterr()
+    assert "nothing of this turn is kept" in said.err
+    assert said.out.splitlines()[-1] == wanted[-1]
+
+
+def test_an_interrupt_where_nothing_is_written_drops_the_line_alone(folder: Path, monkeypatch, capsys):
+    class Typed(io.StringIO):
+        pressed = 0
+
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self, size: int = -1, /) -> str:
+            Typed.pressed += 1
+            if Typed.pressed == 2:
+                raise KeyboardInterrupt
+            return super().readline(size)
+
+    monkeypatch.setattr("sys.stdin", Typed("Hi\nAgain?\n"))
+    main(["chat", str(folder), "--folder", str(folder.parent / "typed"), "--max-new-tokens", "2", "--session", "one"])
+    said = capsys.readouterr().err
+    assert "nothing is being written; Ctrl-D ends." in said
+    assert list_sessions(folder.parent / "typed")[0].turns == 2
+
+
+def test_what_is_no_file_is_no_conversation(tmp_path: Path):
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "nowhere.safetensors").symlink_to(tmp_path / "none")
+    (tmp_path / "other.safetensors").write_bytes(b"no state")
+    assert [line.name for line in list_sessions(tmp_path)] == ["other"]

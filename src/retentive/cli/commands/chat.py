@@ -57,11 +57,18 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
 
 def _line() -> str | None:
-    """What the user types; None at the end of the input."""
+    """What the user types; None at the end of the input. Ctrl-C drops a line: it may come just too late."""
+    is_typed = sys.stdin.isatty()
     try:
-        return input("> " if sys.stdin.isatty() else "")
+        return input("> " if is_typed else "")
     except EOFError:
         return None
+    except KeyboardInterrupt:
+        if not is_typed:
+            raise
+        print(flush=True)
+        _say("nothing is being written; Ctrl-D ends.")
+        return ""
 
 
 def _listed(folder: Path) -> str:
@@ -129,6 +136,9 @@ class Terminal:
         begin = time.perf_counter()
         answer = self._chat.chat.answer(self._conversation, said, retriever=self._chat.retriever)
         first = self._print(answer)
+        if first is None:  # the state may be that of half a token
+            _say("stopped within a token: nothing of this turn is kept.")
+            return
         self._conversation = answer.conversation
         if not answer.num_written:
             _say("stopped before the answer began: nothing of this turn is kept.")
@@ -146,8 +156,11 @@ class Terminal:
                 f"({rate}); {self._conversation.tokens_read:,} in all."
             )
 
-    def _print(self, answer: Answer) -> float:
-        """Write an answer as it comes, until it ends or Ctrl-C; return when its first token came."""
+    def _print(self, answer: Answer) -> float | None:
+        """Write an answer as it comes, until it ends or Ctrl-C; return when its first token came.
+
+        None after a second Ctrl-C, which waits for no token.
+        """
         first = time.perf_counter()
         try:
             with Interrupts() as interrupts:
@@ -156,8 +169,8 @@ class Terminal:
                     print(text, end="", flush=True)
                     if interrupts.asked:
                         break
-        except KeyboardInterrupt:  # a second one, while the turn was read
-            pass
+        except KeyboardInterrupt:
+            first = None
         print(flush=True)
         return first
 

@@ -97,7 +97,8 @@ def is_conversation(path: Path) -> bool:
 
 def list_sessions(folder: Path) -> list[SessionLine]:
     """What is in a folder of sessions, newest last; empty where there is no folder."""
-    paths = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: (path.stat().st_mtime, path.name))
+    files = [path for path in folder.glob(f"*{SUFFIX}") if path.is_file()]
+    paths = sorted(files, key=lambda path: (path.stat().st_mtime, path.name))
     return [_line(path) for path in paths]
 
 
@@ -105,7 +106,7 @@ def _line(path: Path) -> SessionLine:
     name = path.name.removesuffix(SUFFIX)
     try:
         said = _said(path)
-    except RetentiveError as error:
+    except (RetentiveError, OSError) as error:
         return SessionLine(name, str(error))
     words = [str(message["content"]) for message in said["messages"] if message["role"] == "user"]
     return SessionLine(name, " ".join(words[0].split()) if words else "", len(words), said["tokens_read"])
