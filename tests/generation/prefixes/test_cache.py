@@ -125,6 +125,23 @@ def test_damaged_files_of_an_earlier_process_are_left_out(tmp_path: Path, caplog
     assert [path.name for path in tmp_path.iterdir()] == [second.name]
 
 
+def test_what_others_keep_in_the_folder_stays_theirs(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    model = small_model("retnet")
+    with PrefixCache(0, folder=tmp_path) as cache:
+        read(cache, model, TEXTS[0])
+    (ours,) = tmp_path.iterdir()
+    theirs = [tmp_path / "prefix-tuning.safetensors", tmp_path / "prefix-tuning.safetensors.tmp", tmp_path / "a"]
+    for path in theirs:
+        path.write_bytes(b"theirs")
+    hidden = tmp_path / f"prefix-{'0' * 40}.safetensors"
+    hidden.mkdir()
+    with PrefixCache(folder=tmp_path, disk_bytes=0) as cache:
+        assert known(cache, model) == [0] * 6
+    assert not ours.exists()
+    assert [path.read_bytes() for path in theirs] == [b"theirs"] * 3
+    assert caplog.text == ""
+
+
 def test_states_of_other_weights_and_of_other_people_are_not_found():
     model, cache = small_model("retnet"), PrefixCache()
     read(cache, model, TEXTS[0], scope="ann")

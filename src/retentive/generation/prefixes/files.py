@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import logging
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -22,6 +23,8 @@ from retentive.state import ModelState
 
 _LOG = logging.getLogger(__name__)
 _PATTERN = "prefix-*.safetensors"
+_OURS = re.compile(r"prefix-[0-9a-f]{40}\.safetensors")
+"""Names of our files: whatever else stands in the folder is somebody else's, and stays."""
 
 
 class PrefixFiles:
@@ -52,14 +55,16 @@ class PrefixFiles:
     def found(self) -> Iterator[PrefixEntry]:
         """The states that earlier processes left, within the budget; damaged files are removed, with a warning."""
         for half in self._folder.glob(f"{_PATTERN}{TEMPORARY_SUFFIX}"):  # of a process that was killed
-            half.unlink()
-        for path in sorted(self._folder.glob(_PATTERN), key=lambda path: path.stat().st_mtime):
+            if _OURS.fullmatch(half.name.removesuffix(TEMPORARY_SUFFIX)):
+                _remove(half)
+        ours = [path for path in self._folder.glob(_PATTERN) if _OURS.fullmatch(path.name) and path.is_file()]
+        for path in sorted(ours, key=lambda path: path.stat().st_mtime):
             try:
-                entry = _described(path)
+                self._add(_described(path), path)
             except RetentiveError as error:
                 _forget(path, error)
-                continue
-            self._add(entry, path)
+            except OSError as error:  # it may be whole, and another time be read
+                _LOG.warning("a state of a prefix is left out: %s", error)
         self._shrink()
         yield from list(self.entries.values())
 
