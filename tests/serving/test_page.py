@@ -174,6 +174,7 @@ def test_a_reload_mid_stream_and_two_tabs_lose_nothing(page, served: Running) ->
     page.reload()
     page.get_by_text("Your message is below").wait_for()
     assert page.get_by_label("Message").input_value() == "Tell me"
+    page.locator(".said.user").wait_for()  # the conversation is drawn after the message
     assert page.locator(".said.user").all_text_contents() == ["Hello"]
     write(page, "Tell me")
     # The other tab hears of it, and stays where it was.
