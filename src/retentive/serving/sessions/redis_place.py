@@ -101,7 +101,7 @@ class RedisPlace:
             with self._reached():
                 yield
         except ConnectionError as error:
-            if isinstance(error.__cause__, self._refusal) and str(error.__cause__).startswith("WRONGTYPE"):
+            if _is_foreign(error.__cause__):
                 raise DamagedFileError(f"{identifier} is no stored state in Redis: delete it.") from error
             raise
 
@@ -136,6 +136,9 @@ class RedisPlace:
                 for identifier in ids:
                     pipeline.hget(_state(owner, identifier.decode()), "record")
                 given: list[Any] = pipeline.execute(raise_on_error=False)
+                for error in given:
+                    if isinstance(error, Exception) and not _is_foreign(error):
+                        raise error
             if not ids:
                 break
             start += len(ids)
@@ -156,13 +159,15 @@ class RedisPlace:
 
     def has_room(self, owner: str, most: int) -> bool:
         """Whether the owner has fewer states; what Redis has lost is not counted."""
-        for _ in range(2):
-            with self._reached():
-                count = int(self._redis.zcard(_owner(owner)))
-            if count < most:
-                return True
+        count = self._count(owner)
+        if count >= most:
             self.records(owner, newest=count)  # forgets the lost ones
-        return False
+            count = self._count(owner)
+        return count < most
+
+    def _count(self, owner: str) -> int:
+        with self._reached():
+            return int(self._redis.zcard(_owner(owner)))
 
     def delete(self, owner: str, identifier: str) -> bool:
         """Delete one of the owner's states."""
@@ -200,6 +205,11 @@ class RedisPlace:
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
+
+
+def _is_foreign(error: BaseException | None) -> bool:
+    """Whether Redis says that something of another kind stands where a state should."""
+    return error is not None and str(error).startswith("WRONGTYPE")
 
 
 def _state(owner: str, identifier: str) -> str:
