@@ -6,10 +6,11 @@ import torch
 from laws.decoding_by_hand import full_forward
 from laws.families import case_name, cases, random_tokens, small_model
 from retentive.engine import Engine, RowLimits
+from retentive.engine.eager import EagerSteps
 from retentive.generation import Sampling, generate
 from retentive.generation.decoding import RowSampler
 from retentive.models.base import DecoderModel
-from retentive.state import named_tensors
+from retentive.state import ModelState, named_tensors
 
 GREEDY = Sampling()
 
@@ -97,3 +98,24 @@ def test_a_row_that_has_just_come_has_no_state_and_can_leave():
 def test_without_rows_there_is_no_step():
     with pytest.raises(ValueError, match="there must be a row to step, but all have ended; call add first"):
         Engine(small()).step()
+
+
+class CountingSteps(EagerSteps):
+    """Steps that count how often an ordinary state was asked of them, which copies all rows in other engines."""
+
+    asked = 0
+
+    def value(self, state: ModelState) -> ModelState:
+        self.asked += 1
+        return super().value(state)
+
+
+def test_rows_that_end_together_cost_one_copy_of_the_state():
+    model = small()
+    engine = Engine(model)
+    engine._steps = steps = CountingSteps(model)
+    limits = [RowLimits(max_new_tokens=2)] * 3
+    engine.add(random_tokens(3, 4), None, None, RowSampler(GREEDY), limits)
+    engine.step()
+    assert len(engine.step().ended) == 3
+    assert steps.asked == 1

@@ -186,11 +186,13 @@ class Engine:
         """
         if slot in self._ended:
             return self._ended[slot]
-        return self._current(self._place(slot))
+        place = self._place(slot)
+        return self._row(self._value(), place)
 
     def states(self) -> RowState:
         """Return the states of all rows that have not ended, in the order of `slots`."""
-        return self._current(None)
+        value, unread = self._value(), cast("Tensor", self._unread)
+        return map_tensors(RowState(model=value, unread=unread, sampler=self._sampler_states()), as_value)
 
     def remove(self, slot: int) -> None:
         """Let a row go, ended or not.
@@ -337,9 +339,12 @@ class Engine:
         """Take rows out of the batch; their states are kept, or not."""
         ended = [row.slot in slots for group in self._groups for row in group.rows]
         gone = torch.tensor(ended)
+        # Once for all rows that end: `value` copies every row where steps keep states in memory of their own.
+        is_needed = self._state is not None and (is_kept or not all(ended))
+        value = self._steps.value(cast("ModelState", self._state)) if is_needed else None
         for slot, place in zip(self.slots, range(len(ended)), strict=True):
-            if slot in slots and is_kept:
-                self._ended[slot] = self._current(place)
+            if slot in slots and is_kept and value is not None:
+                self._ended[slot] = self._row(value, place)
         for group in self._groups:
             left = [row.slot not in slots for row in group.rows]
             if not all(left):
@@ -348,20 +353,21 @@ class Engine:
         self._groups = [group for group in self._groups if group.rows]
         if not self._groups:
             self._state = self._unread = None
-        elif self._state is not None and self._unread is not None:
-            self._state, self._is_owned = self._steps.value(self._state).select(~gone), False
+        elif value is not None and self._unread is not None:
+            self._state, self._is_owned = value.select(~gone), False
             self._unread = self._unread[~gone]
 
-    def _current(self, place: int | None) -> RowState:
-        """A copy of the state of the row in a place, or of all rows."""
+    def _value(self) -> ModelState:
+        """The state of all rows as an ordinary one."""
         if self._unread is None or self._state is None:
             raise ValueError("there is no state before the first token; call step first.")
-        value = self._steps.value(self._state)
-        if place is None:
-            current = RowState(model=value, unread=self._unread, sampler=self._sampler_states())
-        else:
-            row = torch.tensor([place])
-            current = RowState(model=value.select(row), unread=self._unread[row], sampler=self._sampler_of(place))
+        return self._steps.value(self._state)
+
+    def _row(self, value: ModelState, place: int) -> RowState:
+        """A copy of the state of the row in a place, of `_value`."""
+        assert self._unread is not None
+        row = torch.tensor([place])
+        current = RowState(model=value.select(row), unread=self._unread[row], sampler=self._sampler_of(place))
         return map_tensors(current, as_value)
 
     def _sampler_of(self, place: int) -> RecurrentState | None:
