@@ -3,6 +3,7 @@
 import sys
 import tempfile
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from retentive.models.base import DecoderModel
 from retentive.state import ModelState, named_tensors
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gated_and_cache": ("hybrid", {"pattern": ("gated_retention", "attention")}),
+    "each_mixer": ("hybrid", {"pattern": ("gated_retention", "retention", "attention"), "num_layers": 3}),
     **{f"retnet_{number}": ("retnet", changes) for number, changes in enumerate(({}, *VARIANTS["retnet"]))},
     **{f"hybrid_{number}": ("hybrid", changes) for number, changes in enumerate(({}, *VARIANTS["hybrid"]))},
     **{
@@ -81,6 +82,12 @@ def check_folder() -> None:
     """A file of weights of 8 bits writes what float32 writes, nearly; other weights, and damage, are refused."""
     model = small_model("hybrid", dtype=torch.float32, hidden_size=32)
     with tempfile.TemporaryDirectory() as folder:
+        portable = Path(folder) / "portable"
+        export_steps(model, portable, format="onnx")
+        program: Any = import_module("onnx").load(str(portable / "step.onnx"))
+        assert {node.domain for node in program.graph.node} == {""}  # other programs can run it
+        expected = generate(model, [1, 2], max_new_tokens=8).tokens
+        assert_same(generate(model, [1, 2], max_new_tokens=8, engine=portable).tokens, expected)
         out = Path(folder) / "steps"
         export_steps(model, out, format="onnx", bits=8)
         state = model(random_tokens(2, 3)).state

@@ -44,7 +44,8 @@ class CompiledSteps(RingSteps):
         form = tuple((name, tensor.dtype) for name, tensor in named_tensors(state).items())
         key = (self._backend, self.model.device, few, form)
         if key not in programs:
-            programs[key] = StepForm(self.model, state), _compiled(self._backend, self.model.device.type, few)
+            form_of_step = StepForm(self.model, state, is_compiled=True)
+            programs[key] = form_of_step, _compiled(self._backend, self.model.device.type, few)
         return programs[key]
 
 
@@ -53,7 +54,8 @@ def _compiled(backend: str | None, device: str, on_one_thread: bool) -> Program:
     if backend is None:
         return step_in_rings
     code = step_in_rings.__code__.replace()
-    step = FunctionType(code, step_in_rings.__globals__, closure=step_in_rings.__closure__)
+    own, defaults = step_in_rings.__globals__, step_in_rings.__defaults__
+    step = FunctionType(code, own, argdefs=defaults, closure=step_in_rings.__closure__)
     options: dict[str, Any] = {}
     if backend == "inductor":
         options = {"triton.cudagraphs": True} if device == "cuda" else {"cpp_wrapper": True}

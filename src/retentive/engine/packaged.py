@@ -28,7 +28,7 @@ from retentive.private_apis import load_package, write_package
 from retentive.state import ModelState, named_tensors
 
 MANIFEST = "steps.json"
-_VERSION = 2
+_VERSION = 3
 FORMATS = ("aoti", "onnx")
 """Names of what can be exported."""
 
@@ -73,11 +73,11 @@ def export_steps(model: LanguageModel, folder: Path, *, format: str = "aoti", bi
     with folder_written_atomically(folder) as unfinished:
         state = _first_state(model, 1)
         if format == "onnx":
-            write_step(model, StepForm(model, state), state, unfinished / _FILE, bits)
+            write_step(model, StepForm(model, state), state, unfinished / _FILE, bits, is_portable=True)
         else:
-            _export(StepForm(model, state), module, state, unfinished / _ONE)
+            _export(StepForm(model, state, is_compiled=True), module, state, unfinished / _ONE)
             state = _first_state(model, 3)
-            _export(StepForm(model, state), module, state, unfinished / _SEVERAL)
+            _export(StepForm(model, state, is_compiled=True), module, state, unfinished / _SEVERAL)
         content = {
             "format_version": _VERSION,
             "format": format,
@@ -116,7 +116,7 @@ def _first_state(model: LanguageModel, rows: int) -> ModelState:
 
 def _export(form: StepForm, model: nn.Module, state: ModelState, path: Path) -> None:
     """Write one package."""
-    rings = fill_rings(named_tensors(state), form.growing)
+    rings = fill_rings(named_tensors(state), form)
     tokens, clock = torch.zeros_like(state.position), torch.tensor(rings.clock, device=state.position.device)
     any_rows = {0: torch.export.Dim.AUTO} if state.batch_size > 1 else {}
     shapes: list[dict[int, Any]] = []
@@ -168,7 +168,7 @@ class PackagedSteps(RingSteps):
             def run(_: StepForm, __: nn.Module, tokens: Tensor, clock: Tensor, tensors: list[Tensor]) -> Tensor:
                 return cast("Tensor", package(tokens, clock, tensors))
 
-            self._programs[name] = StepForm(self.model, state), run
+            self._programs[name] = StepForm(self.model, state, is_compiled=True), run
         return self._programs[name]
 
 

@@ -9,7 +9,9 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from retentive.layers.batch_layout import BatchLayout, RotaryByConfig, RotaryConfig, RotaryTables, rotary_by_config
+from retentive.ops.retention import recurrent_step
 from retentive.ops.tracing import is_traced
+from retentive.shapes import RetentionMatrix
 
 Rotation = Complex[Tensor, "#batch 2 1 1 pairs"] | Float[Tensor, "#batch 2 1 1 pairs 2"]
 """Of one token: of its query, scaled by ``dim ** -0.5``, then of its key. Complex numbers, or in compiled and exported
@@ -27,13 +29,18 @@ class StepContext:
     """How a step is run, which changes speed and never results. This one computes everything anew.
 
     An engine passes another one, with buffers that grow in place and rotations that are computed ahead.
-
-    Attributes:
-        overwrites_state: Whether a step may write the new state over the memory of the old one. Only an engine that
-            owns the state, and hands out copies, may say so.
     """
 
-    overwrites_state: bool = False
+    def retain(
+        self,
+        query: Float[Tensor, "batch heads key_dim"],
+        key: Float[Tensor, "batch heads key_dim"],
+        value: Float[Tensor, "batch heads value_dim"],
+        state: RetentionMatrix,
+        decay: Float[Tensor, "*rows heads 1 1"],
+    ) -> tuple[Float[Tensor, "batch heads value_dim"], RetentionMatrix]:
+        """Return what `recurrent_step` returns. An engine that owns the state may write over its memory."""
+        return recurrent_step(query, key, value, state, decay)
 
     def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
         """Return ``past`` with one more entry, and its last ``longest`` entries, from which the next step goes on.

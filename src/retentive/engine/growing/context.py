@@ -11,6 +11,8 @@ from retentive.engine.growing.buffers import GrowingBuffer
 from retentive.engine.growing.position_cache import PositionCache
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.token_place import StepContext, TokenPlace
+from retentive.ops.retention import recurrent_step
+from retentive.shapes import RetentionMatrix
 
 Source = TypeVar("Source")
 Made = TypeVar("Made")
@@ -24,13 +26,17 @@ class EngineContext(StepContext):
     Retention writes the new state over the old one: hand out copies of a state, never the state itself.
     """
 
-    overwrites_state = True
-
     def __init__(self) -> None:
         """Begin without buffers."""
         self._buffers: dict[int, GrowingBuffer] = {}
         self._positions = PositionCache(self)
         self._prepared: dict[int, tuple[Any, Any]] = {}
+
+    def retain(
+        self, query: Tensor, key: Tensor, value: Tensor, state: RetentionMatrix, decay: Tensor
+    ) -> tuple[Tensor, RetentionMatrix]:
+        """Write the new state over the old one."""
+        return recurrent_step(query, key, value, state, decay, overwrite=True)
 
     def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
         """Write the entry behind the others, which are not copied."""

@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from retentive.engine.onnx.context import OnnxruntimeContext
+from retentive.engine.static.context import RingContext
 from retentive.engine.static.rings import fill_rings
 from retentive.engine.static.tensor_step import StepForm, step_in_rings
 from retentive.models.protocol import LanguageModel, as_module
@@ -30,16 +32,24 @@ _LARGEST = 1 << 30
 class _StepWithState(nn.Module):
     """`step_in_rings` with the state in and out, for runtimes that write over no input."""
 
-    def __init__(self, form: StepForm, model: nn.Module) -> None:
+    def __init__(self, form: StepForm, model: nn.Module, context: type[RingContext]) -> None:
         super().__init__()
-        self._form, self.model = form, model
+        self._form, self.model, self._context = form, model, context
 
     def forward(self, tokens: Tensor, clock: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         held = [tensor.clone() for tensor in tensors]
-        return step_in_rings(self._form, self.model, tokens, clock.clone(), held), *held
+        return step_in_rings(self._form, self.model, tokens, clock.clone(), held, self._context), *held
 
 
-def write_step(model: LanguageModel, form: StepForm, state: ModelState, path: Path, bits: int | None = None) -> None:
+def write_step(
+    model: LanguageModel,
+    form: StepForm,
+    state: ModelState,
+    path: Path,
+    bits: int | None = None,
+    *,
+    is_portable: bool = False,
+) -> None:
     """Write a model's step as an ONNX file for any number of rows.
 
     Inputs are ``tokens`` (one of each row), ``clock`` (the number of the token, where caches are there) and the tensors
@@ -53,8 +63,10 @@ def write_step(model: LanguageModel, form: StepForm, state: ModelState, path: Pa
         path: Of the file.
         bits: Round the weights of products to 8 or 4 bits, in blocks with a scale each (``MatMulNBits``); None keeps
             them.
+        is_portable: Without operators that only onnxruntime has, where the weights are not rounded.
     """
-    rings = fill_rings(named_tensors(state.select(torch.zeros(3, dtype=torch.long))), form.growing)
+    context = RingContext if is_portable and bits is None else OnnxruntimeContext
+    rings = fill_rings(named_tensors(state.select(torch.zeros(3, dtype=torch.long))), form)
     rows = {0: torch.export.Dim.AUTO}
     shapes: list[dict[int, Any]] = []
     for name in rings.tensors:
@@ -64,7 +76,7 @@ def write_step(model: LanguageModel, form: StepForm, state: ModelState, path: Pa
     with torch.inference_mode(False), torch.no_grad(), _quiet():
         tensors = [tensor.clone() for tensor in rings.tensors.values()]
         program = torch.onnx.export(
-            _StepWithState(form, as_module(model)).eval(),
+            _StepWithState(form, as_module(model), context).eval(),
             (torch.zeros(3, dtype=torch.long), torch.tensor(rings.clock), *tensors),
             dynamo=True,
             input_names=["tokens", "clock", *form.names],

@@ -104,7 +104,7 @@ class OnnxSteps(RingSteps):
                 cure = "export the model again: retentive export MODEL OUT --format onnx"
                 raise DamagedFileError(f"{self._path} cannot be read by onnxruntime ({error}): {cure}.") from error
         program = self._programs[threads]
-        if not program.takes(form.names, list(fill_rings(named_tensors(state), form.growing).tensors.values())):
+        if not program.takes(form.names, list(fill_rings(named_tensors(state), form).tensors.values())):
             raise MismatchError(
                 "state must have the tensors and sizes that the exported steps take, but has others, such as hidden "
                 "states that are recalled from segment to segment; engine='onnx' takes it."

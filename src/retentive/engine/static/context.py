@@ -10,6 +10,7 @@ from torch import Tensor
 from retentive.errors import MismatchError
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.token_place import StepContext, TokenPlace
+from retentive.shapes import RetentionMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,17 @@ class RingContext(StepContext):
     The ring's order does not matter to who reads it whole: keys are rotated, and marks tell which entries are there.
     """
 
-    overwrites_state = True
-
     def __init__(self, clock: Int[Tensor, ""]) -> None:
         """Take the number of the token that is read; one clock serves all rings."""
         self._clock = clock
+
+    def retain(
+        self, query: Tensor, key: Tensor, value: Tensor, state: RetentionMatrix, decay: Tensor
+    ) -> tuple[Tensor, RetentionMatrix]:
+        """Return what `recurrent_step` returns, as sums and products that compilers make one pass of."""
+        query, key, value, dtype = query.to(state.dtype), key.to(state.dtype), value.to(state.dtype), query.dtype
+        after = state * decay + key.unsqueeze(3) * value.unsqueeze(2)
+        return (query.unsqueeze(3) * after).sum(2).to(dtype), after
 
     def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
         """Write the entry into the ring, over the oldest one where it is full."""
@@ -65,12 +72,27 @@ class RingContext(StepContext):
 
 
 class NotingContext(StepContext):
-    """Computes everything anew, and notes which tensors of a state grow."""
+    """Computes everything anew, and notes what a step does to the tensors of a state.
+
+    Attributes:
+        growing: Those that get an entry.
+        retained: The matrices of retention.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the tensors of the state that is stepped from, by name."""
         self._tensors = tensors
         self.growing: dict[str, Growth] = {}
+        self.retained: set[str] = set()
+
+    def retain(
+        self, query: Tensor, key: Tensor, value: Tensor, state: RetentionMatrix, decay: Tensor
+    ) -> tuple[Tensor, RetentionMatrix]:
+        """Note the matrix, if it is the state's own."""
+        name = self._name_of(state)
+        if name is not None:
+            self.retained.add(name)
+        return super().retain(query, key, value, state, decay)
 
     def append(self, past: Tensor, entry: Tensor, dim: int, longest: int | None = None) -> tuple[Tensor, Tensor]:
         """Note the tensor.
@@ -78,7 +100,7 @@ class NotingContext(StepContext):
         Raises:
             MismatchError: If it is none of the state's.
         """
-        name = next((name for name, tensor in self._tensors.items() if tensor is past), None)
+        name = self._name_of(past)
         if name is None:
             raise MismatchError(
                 f"a step must append to tensors of its state, but appends to one of shape {tuple(past.shape)} that is "
@@ -86,3 +108,6 @@ class NotingContext(StepContext):
             )
         self.growing[name] = Growth(dim, longest)
         return super().append(past, entry, dim, longest)
+
+    def _name_of(self, held: Tensor) -> str | None:
+        return next((name for name, tensor in self._tensors.items() if tensor is held), None)

@@ -135,7 +135,7 @@ class RingSteps(EagerSteps):
             state = state.select(wanted)
         state = with_marks(state)
         form, program = self.program(state)
-        rings = fill_rings(named_tensors(state), form.growing, left)
+        rings = fill_rings(named_tensors(state), form, left)
         tokens = torch.zeros_like(state.position)
         for name, tensor in (*rings.tensors.items(), ("tokens", tokens)):
             if state.batch_size > 1:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from retentive.engine.static.context import Growth
+from retentive.engine.static.tensor_step import StepForm
 
 _LEAST = 64
 
@@ -43,7 +44,7 @@ class Rings:
     def _value(self, name: str, ring: Tensor) -> Tensor:
         growth = self.growing.get(name)
         if growth is None:
-            return ring.clone()
+            return ring.clone(memory_format=torch.contiguous_format)
         length = self.lengths[name] + self.clock - self.filled
         if growth.longest is not None:
             length = min(length, growth.longest)
@@ -51,14 +52,15 @@ class Rings:
         return ring.index_select(growth.dim, order)
 
 
-def fill_rings(tensors: Mapping[str, Tensor], growing: Mapping[str, Growth], tokens: int | None = None) -> Rings:
+def fill_rings(tensors: Mapping[str, Tensor], form: StepForm, tokens: int | None = None) -> Rings:
     """Copy the tensors of a state into memory of fixed shapes.
 
     Args:
         tensors: By name; entries that grow stand in order.
-        growing: Which of them grow.
+        form: Of the tensors.
         tokens: So many tokens will be read, at most; None makes room for half as many entries again as there are.
     """
+    growing = form.growing
     lengths = {name: tensors[name].shape[growth.dim] for name, growth in growing.items()}
     endless = [lengths[name] for name, growth in growing.items() if growth.longest is None]
     clock = max(lengths.values(), default=0)
@@ -67,7 +69,12 @@ def fill_rings(tensors: Mapping[str, Tensor], growing: Mapping[str, Growth], tok
     held: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         growth = growing.get(name)
-        held[name] = tensor.clone() if growth is None else _ring(tensor, growth, size, clock)
+        if growth is not None:
+            held[name] = _ring(tensor, growth, size, clock)
+        elif name in form.by_columns:
+            held[name] = tensor.mT.clone(memory_format=torch.contiguous_format).mT
+        else:
+            held[name] = tensor.clone(memory_format=torch.contiguous_format)
     return Rings(held, growing, lengths, clock, clock, room)
 
 

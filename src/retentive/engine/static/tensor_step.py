@@ -22,16 +22,21 @@ class StepForm:
     Attributes:
         names: Of the state's tensors, in order.
         growing: Those that get an entry with every token, which stand in rings.
+        by_columns: Those whose last dimension but one is to stand together in memory: retention, whose products sum
+            over it, is then one pass of compiled code, which reads and writes a state once.
     """
 
-    def __init__(self, model: LanguageModel, like: ModelState) -> None:
+    def __init__(self, model: LanguageModel, like: ModelState, *, is_compiled: bool = False) -> None:
         """Look at a state, whose marks are all there; see `with_marks`.
 
         Args:
             model: A `BorderedSteps` in eval mode.
             like: A state from which the model can step.
+            is_compiled: Whether the step is compiled; other programs take tensors as torch lays them out.
         """
-        self.growing = growing_parts(model, like)
+        noted = noted_by_a_step(model, like)
+        self.growing: Mapping[str, Growth] = noted.growing
+        self.by_columns = frozenset(noted.retained if is_compiled else ())
         self.names = tuple(named_tensors(like))
         self._template = map_tensors(like, lambda tensor: tensor.new_empty((0, *tensor.shape[1:])))
 
@@ -46,6 +51,7 @@ def step_in_rings(
     tokens: Int[Tensor, "batch"],
     clock: Int[Tensor, ""],
     tensors: list[Tensor],
+    context: type[RingContext] = RingContext,
 ) -> Float[Tensor, "batch vocab"]:
     """Read one token of each row, where no border comes, and write the state over.
 
@@ -55,8 +61,9 @@ def step_in_rings(
         tokens: Token ids.
         clock: Number of the token, see `RingContext`; counted on.
         tensors: Of the state.
+        context: How the step is run.
     """
-    logits, following = cast("BorderedSteps", model).step_within(tokens, form.state(tensors), RingContext(clock))
+    logits, following = cast("BorderedSteps", model).step_within(tokens, form.state(tensors), context(clock))
     for held, after in zip(tensors, named_tensors(following).values(), strict=True):
         if after is not held:
             held.copy_(after)
@@ -82,12 +89,12 @@ def with_borders(model: LanguageModel, use: str) -> BorderedSteps:
     return model
 
 
-def growing_parts(model: LanguageModel, state: ModelState) -> Mapping[str, Growth]:
-    """Which tensors of a state grow with every token, and how: found by one step from it."""
+def noted_by_a_step(model: LanguageModel, state: ModelState) -> NotingContext:
+    """What a step from a state does to its tensors."""
     context = NotingContext(named_tensors(state))
     with torch.no_grad():
         cast("BorderedSteps", model).step_within(torch.zeros_like(state.position), state, context)
-    return context.growing
+    return context
 
 
 def with_marks(state: State) -> State:

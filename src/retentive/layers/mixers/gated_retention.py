@@ -13,7 +13,6 @@ from retentive.layers.mixers.retention_heads import Heads, RetentionHeads, Reten
 from retentive.layers.token_place import TokenPlace
 from retentive.ops.gated_retention import gated_retention, log_decay_gate, token_decay
 from retentive.ops.gated_retention.contribution import gated_retention_contribution
-from retentive.ops.retention import recurrent_step
 from retentive.ops.retention.contribution import Contribution
 from retentive.shapes import Hidden, RetentionMatrix, Values
 
@@ -84,8 +83,7 @@ class GatedRetention(RetentionHeads):
         projected = self.input_proj(x)
         query, key, value = self.split_token(projected, place.rotation(self.rotary))
         decay = token_decay(self.log_decay(x), state.kv.dtype)
-        overwrite = place.context.overwrites_state
-        mixed, kv = recurrent_step(query, key, value, state.kv, decay, overwrite=overwrite)
+        mixed, kv = place.context.retain(query, key, value, state.kv, decay)
         output = self.read_out(mixed, projected[:, -self.sizes[-1] :])
         return output, RetentionState(kv=kv, position=place.next_position)
 

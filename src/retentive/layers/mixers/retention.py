@@ -151,7 +151,7 @@ class MultiScaleRetention(RetentionHeads):
         decay = self.decay
         if decay.is_meta:  # of an offloaded model, whose weights are loaded during their calls alone
             decay = _recurrent_decay(self.config, x.device, state.kv.dtype)
-        mixed, kv = recurrent_step(query, key, value, state.kv, decay, overwrite=place.context.overwrites_state)
+        mixed, kv = place.context.retain(query, key, value, state.kv, decay)
         output = self.read_out(self.scaled(mixed, place.positions), projected[:, -self.sizes[-1] :])
         return output, RetentionState(kv=kv, position=place.next_position)
 
