@@ -4,7 +4,7 @@ New tokens one by one, after a text, in float32 against transformers' ``generate
 (Q8_0). All have the same weights, of one GGUF file, and the same number of threads; torch's threads wait asleep or
 spinning, of which the better counts for each side. How well each predicts a text is told beside. Needs ``make smollm2``
 and ``python -m benchmarks.yardsticks.install llama_cpp_python``. Writes ``runs/bench/smollm2.json`` and ``smollm2.png``
-and prints a table; it takes about ten minutes.
+and prints a table; it takes about 40 minutes, half of them for compiling.
 """
 
 import atexit
