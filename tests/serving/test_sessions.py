@@ -259,6 +259,28 @@ def test_a_full_disk_loses_the_new_state_alone_and_no_more(tmp_path: Path) -> No
     place.close()
 
 
+def test_a_full_disk_gets_room_by_deleting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = StateFolder(tmp_path)
+    records = [record_of(b"x") for _ in range(2)]
+    for record in records:
+        place.put(record, b"x", 9)
+    writing, errors = place._writing, [sqlite3.OperationalError("database or disk is full")]
+
+    def failing_once():
+        if errors:
+            raise errors.pop()
+        return writing()
+
+    monkeypatch.setattr(place, "_writing", failing_once)
+    assert place.delete("one", records[0].id)
+    assert place.records("one", newest=9) == [replace(records[1], turn={})]
+    errors.append(sqlite3.OperationalError("database is locked"))
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        place.delete("one", records[1].id)
+    assert place.content(records[1]) == b"x"
+    place.close()
+
+
 def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").write_bytes(b"no index" * 1000)
     with pytest.raises(DamagedFileError, match=r"index.sqlite is no index of stored states"):

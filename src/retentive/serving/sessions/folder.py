@@ -135,11 +135,21 @@ class StateFolder:
 
     def delete(self, owner: str, identifier: str) -> bool:
         """Delete one of the owner's states: the record first, so that none is without its file."""
-        with self._writing() as index:
-            gone = index.execute("DELETE FROM states WHERE id = ? AND owner = ?", (identifier, owner)).rowcount > 0
+        try:
+            gone = self._delete_record(owner, identifier)
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error) or self.record(owner, identifier) is None:
+                raise
+            # A full disk does not take what the index has to write: the file makes room for it.
+            self._file(identifier).unlink(missing_ok=True)
+            gone = self._delete_record(owner, identifier)
         if gone:
             self._file(identifier).unlink(missing_ok=True)
         return gone
+
+    def _delete_record(self, owner: str, identifier: str) -> bool:
+        with self._writing() as index:
+            return index.execute("DELETE FROM states WHERE id = ? AND owner = ?", (identifier, owner)).rowcount > 0
 
     def ask_to_end(self, owner: str, identifier: str) -> None:
         """Leave word for whoever writes an answer that it shall end."""
