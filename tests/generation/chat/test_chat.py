@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -257,6 +258,17 @@ def test_an_interrupt_where_nothing_is_written_drops_the_line_alone(folder: Path
     said = capsys.readouterr().err
     assert "nothing is being written; Ctrl-D ends." in said
     assert list_sessions(folder.parent / "typed")[0].turns == 2
+
+
+def test_a_terminal_that_lacks_characters_ends_no_answer(folder: Path, monkeypatch, capsys):
+    shown = io.BytesIO()
+    with monkeypatch.context() as context:
+        context.setattr("sys.stdout", io.TextIOWrapper(shown, "ascii"))
+        talk(folder, context, "\u00e9", "/sessions", session="ascii")
+        sys.stdout.flush()
+        lines = shown.getvalue().decode().splitlines()
+    assert lines[-1].split()[-1] == "?"
+    assert "encode" not in capsys.readouterr().err
 
 
 def test_what_is_no_file_is_no_conversation(tmp_path: Path):

@@ -1,5 +1,6 @@
 """``retentive chat``: a conversation in the terminal, whose state is kept."""
 
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +45,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     if config.list:
         print(_listed(config.folder))
         return
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without a character shows another, and goes on
+        sys.stdout.reconfigure(errors="replace")
     check_folder_target("folder", config.folder)
     name = config.session or time.strftime("%Y-%m-%d-%H%M%S")
     path = session_path(config.folder, name)
