@@ -34,7 +34,7 @@ CONFIGS: dict[str, Any] = {
     "hybrid": HybridConfig(**SIZES, pattern=("gated_retention", "attention")),
     "yoco": YocoConfig(**SIZES),
     "retro": RetroConfig(
-        base=TransformerConfig(**SIZES),
+        backbone=TransformerConfig(**SIZES),
         chunk_size=16,
         cross_layers=(2, 4),
         encoder_hidden_size=64,

@@ -70,10 +70,10 @@ def contestants(plan: Plan, *, threads: int, with_yardstick: bool) -> list[Conte
 
 def our_config(plan: Plan, family: str) -> dict[str, Any]:
     """A RETRO of the yardstick's make: one table of tokens, feed-forwards four times as wide."""
-    base = {"family": family, **plan.sizes(), "intermediate_size": 4 * plan.hidden_size, "head_bias": True}
+    backbone = {"family": family, **plan.sizes(), "intermediate_size": 4 * plan.hidden_size, "head_bias": True}
     return {
         "family": "retro",
-        "base": base,
+        "backbone": backbone,
         "chunk_size": plan.chunk_size,
         "cross_layers": list(plan.cross_layers),
         "encoder_hidden_size": plan.hidden_size,

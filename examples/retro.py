@@ -12,9 +12,14 @@ from retentive.models.retro import Retro, RetroConfig
 VOCAB, CHUNK, STEPS = 32, 8, 120
 
 torch.manual_seed(0)
-base = TransformerConfig(vocab_size=VOCAB, hidden_size=48, num_layers=2, num_heads=2)
+backbone = TransformerConfig(vocab_size=VOCAB, hidden_size=48, num_layers=2, num_heads=2)
 config = RetroConfig(
-    base=base, chunk_size=CHUNK, cross_layers=(1, 2), encoder_hidden_size=48, encoder_num_layers=1, encoder_num_heads=2
+    backbone=backbone,
+    chunk_size=CHUNK,
+    cross_layers=(1, 2),
+    encoder_hidden_size=48,
+    encoder_num_layers=1,
+    encoder_num_heads=2,
 )
 model = Retro(config)
 

@@ -41,11 +41,11 @@ def works(
 
 
 def _native(source: str, segment_length: int, num_memory_tokens: int, rank: int) -> LanguageModel:
-    base = load_model(source)
+    backbone = load_model(source)
     config = RecurrentMemoryConfig(
-        backbone=base.config, segment_length=segment_length, num_memory_tokens=num_memory_tokens, causal_memory=True
+        backbone=backbone.config, segment_length=segment_length, num_memory_tokens=num_memory_tokens, causal_memory=True
     )
-    model = with_memory(base, config)
+    model = with_memory(backbone, config)
     if rank:
         inject_adapter_in_model(LoraConfig(r=rank, target_modules=r".*mixer\.(input|output)_proj"), model)
     return _same_memory(model)
@@ -53,12 +53,12 @@ def _native(source: str, segment_length: int, num_memory_tokens: int, rank: int)
 
 def _wrapper(source: str, segment_length: int, num_memory_tokens: int, rank: int) -> LanguageModel:
     path = Path(source)
-    base: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    base.requires_grad_(False)
+    backbone: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    backbone.requires_grad_(False)
     if rank:
-        base = get_peft_model(base, LoraConfig(r=rank, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]))
+        backbone = get_peft_model(backbone, LoraConfig(r=rank, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]))
     config = HuggingFaceMemoryConfig(segment_length=segment_length, num_memory_tokens=num_memory_tokens)
-    return _same_memory(HuggingFaceRecurrentMemory(base, config))
+    return _same_memory(HuggingFaceRecurrentMemory(backbone, config))
 
 
 def _same_memory(model: Any) -> LanguageModel:

@@ -151,14 +151,14 @@ def test_masks_and_tables_of_old_checkpoints_are_left_out(tmp_path: Path):
 @pytest.mark.parametrize("family", ["GPT2", "Llama"])
 def test_what_was_converted_is_a_base_for_neighbours_and_for_memory(family: str, tmp_path: Path):
     convert(saved(tmp_path / "theirs", family), tmp_path / "ours")
-    base = load_model(tmp_path / "ours")
+    backbone = load_model(tmp_path / "ours")
     sizes = {"encoder_hidden_size": 8, "encoder_num_layers": 1, "encoder_num_heads": 2}
-    retro = retrofit(base, RetroConfig(base=base.config, chunk_size=4, cross_layers=(2,), **sizes)).eval()
-    config = RecurrentMemoryConfig(backbone=base.config, segment_length=17, num_memory_tokens=0)
+    retro = retrofit(backbone, RetroConfig(backbone=backbone.config, chunk_size=4, cross_layers=(2,), **sizes)).eval()
+    config = RecurrentMemoryConfig(backbone=backbone.config, segment_length=17, num_memory_tokens=0)
     memory = RecurrentMemoryTransformer(config).eval()
-    memory.decoder.load_state_dict(base.decoder.state_dict())
+    memory.decoder.load_state_dict(backbone.decoder.state_dict())
     with torch.no_grad():
-        expected = base(TOKENS).logits
+        expected = backbone(TOKENS).logits
         assert torch.equal(retro(TOKENS).logits, expected)
         torch.testing.assert_close(memory(TOKENS).logits, expected, rtol=0, atol=1e-5)
         neighbours = torch.randint(23, (2, 4, 1, 8))

@@ -236,10 +236,9 @@ def test_lora_learns_merges_and_comes_back(family: str, tmp_path: Path):
 @EVERY_FAMILY
 def test_a_text_generation_pipeline(family: str, tmp_path: Path):
     tokenizer = ByteTokenizer()
-    inner = "backbone" if family == "rmt" else "base" if family == "retro" else None
-    changes = {"vocab_size": 257}
-    if inner:
-        changes = {inner: small_config("transformer", vocab_size=257)}
+    changes: dict[str, Any] = {"vocab_size": 257}
+    if family in ("rmt", "retro"):
+        changes = {"backbone": small_config("transformer", vocab_size=257)}
     ours = small_model(family, dtype=torch.float32, **changes)
     save_model(ours, tmp_path, tokenizer)
     pipe = pipeline("text-generation", model=str(tmp_path), device="cpu")

@@ -35,7 +35,7 @@ SMALL["rmt"] = {
     "num_memory_tokens": 2,
 }
 SMALL["retro"] = {
-    "base": config_class("transformer")(**SMALL["transformer"]),
+    "backbone": config_class("transformer")(**SMALL["transformer"]),
     "chunk_size": 4,
     "cross_layers": (1, 2),
     "encoder_hidden_size": 12,
@@ -63,8 +63,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"self_mixer": "window_attention", "window": 5, "num_kv_heads": 2, "tie_embeddings": True, "chunk_size": 64},
     ],
     "retro": [
-        {"base": config_class("hybrid")(**SMALL["hybrid"])},
-        {"base": config_class("retnet")(**SMALL["retnet"]), "cross_layers": (2,), "chunk_offset": 1},
+        {"backbone": config_class("hybrid")(**SMALL["hybrid"])},
+        {"backbone": config_class("retnet")(**SMALL["retnet"]), "cross_layers": (2,), "chunk_offset": 1},
         {"residual": "deepnorm", "share_embeddings": True, "norm": "gated_rms_norm"},
     ],
     "rmt": [
@@ -123,7 +123,7 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         | {"window": {"self_mixer": "window_attention", "chunk_size": 64, "window": 3}}
     ),
     "retro": (
-        _each_alone(base=config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2}))
+        _each_alone(backbone=config_class("transformer")(**{**SMALL["transformer"], "num_kv_heads": 2}))
         | _each_alone(chunk_size=3, cross_layers=(2,), encoder_hidden_size=16, encoder_num_layers=3)
         | _each_alone(encoder_num_heads=3, encoder_head_dim=4, encoder_intermediate_size=20)
         | _each_alone(encoder_cross_layers=(2,), cross_num_heads=2, cross_head_dim=6, relative_position=False)

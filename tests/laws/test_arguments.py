@@ -209,7 +209,7 @@ def test_a_dict_for_a_config_is_refused_by_name(call: Callable[..., Any], argume
         if parameter.default is parameter.empty and parameter.name not in ("self", argument)
         if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     ]
-    good = {"base": small_model("retnet"), "model": small_config("retnet"), "config": CurriculumConfig(**STAGES)}
+    good = {"backbone": small_model("retnet"), "model": small_config("retnet"), "config": CurriculumConfig(**STAGES)}
     others: dict[str, Any] = {name: good.get(name, 2) for name in needed}
     with pytest.raises((TypeError, ValueError), match=rf"^({argument}|config)\b.* must be .*, but is a dict"):
         call(**{argument: {"vocab_size": 3}, **others})

@@ -31,9 +31,14 @@ def with_store(tmp_path_factory: pytest.TempPathFactory) -> Generator[Running]:
     tokenizer = ByteTokenizer()
     Datastore.build(DOCUMENTS, folder / "store", chunk_size=8)
     torch.manual_seed(0)
-    base = TransformerConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_layers=2, num_heads=2)
+    backbone = TransformerConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_layers=2, num_heads=2)
     config = RetroConfig(
-        base=base, chunk_size=8, cross_layers=(1, 2), encoder_hidden_size=16, encoder_num_layers=1, encoder_num_heads=2
+        backbone=backbone,
+        chunk_size=8,
+        cross_layers=(1, 2),
+        encoder_hidden_size=16,
+        encoder_num_layers=1,
+        encoder_num_heads=2,
     )
     save_model(build(config), folder / "retro", tokenizer)
     served = ServeConfig(checkpoint=folder / "retro", store=folder / "store", port=0, sessions=str(folder / "s"))

@@ -80,8 +80,8 @@ def asked_configs(store: Path, asked: dict[str, Any]) -> tuple[Any, TrainConfig]
         encoder = model.pop("bidirectional", False)
         model = {"backbone": small_config("transformer", **model), "bidirectional": encoder}
     if family == "retro":
-        model = {"base": small_config(model.pop("base", "transformer"), **model), "chunk_offset": 1}
-        model |= dict.fromkeys(("encoder_dropout", "cross_dropout"), model["base"].dropout)
+        model = {"backbone": small_config(model.pop("backbone", "transformer"), **model), "chunk_offset": 1}
+        model |= dict.fromkeys(("encoder_dropout", "cross_dropout"), model["backbone"].dropout)
     run = Path(changes.pop("run"))
     values = {**SMALL, **changes}
     if "objective" in values:

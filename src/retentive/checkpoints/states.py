@@ -23,7 +23,7 @@ from retentive.files import parse_json
 from retentive.models.calls import check_is_model
 from retentive.models.fingerprint import weights_fingerprint
 from retentive.models.protocol import LanguageModel, as_module
-from retentive.models.registry import config_from_dict, config_to_dict
+from retentive.models.registry import config_to_dict, described_now
 from retentive.models.state_values import check_state_values
 from retentive.state import ModelState, RecurrentState, named_tensors, with_tensors
 
@@ -256,7 +256,7 @@ def _check_model(path: Path, about: Mapping[str, str], model: LanguageModel) -> 
     """Check that a state belongs to a model of this config and these weights."""
     # Through JSON and back, as the config in the file: JSON does not tell tuples from lists.
     ours = _flattened(json.loads(json.dumps(config_to_dict(model.config))))
-    theirs = _flattened(_with_defaults(_with_flat_memory(json.loads(about["config"]))))
+    theirs = _flattened(described_now(_with_flat_memory(json.loads(about["config"]))))
     differing = [
         f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
         for name in (*ours, *(name for name in theirs if name not in ours))
@@ -276,14 +276,6 @@ def _with_flat_memory(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("family") == "huggingface_memory" and "memory" in config:
         return {"family": config["family"], **config["memory"]}
     return config
-
-
-def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """The config in a file with the options that came after it, which are at their defaults; unknown ones stay."""
-    try:
-        return json.loads(json.dumps(config_to_dict(config_from_dict(config))))
-    except (MismatchError, ValueError, TypeError):  # not one of ours, or of a later version: told as it is
-        return config
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -85,6 +85,7 @@ def run(name: str, arguments: list[str]) -> None:
     with stopping_at_once():
         from retentive.cli.options.file import files_first
         from retentive.cli.options.from_config import CommandParser
+        from retentive.cli.options.renamed import new_name, with_new_names
 
         room = "experiments" if name in _EXPERIMENTS else "commands"
         command = cast("Command", import_module(f"retentive.cli.{room}.{name}"))
@@ -99,7 +100,8 @@ def run(name: str, arguments: list[str]) -> None:
     parser.typed |= {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
     arguments = files_first(arguments)
     command.add_options(parser, arguments)
-    options = parser.parse_args(arguments)
+    parser.typed |= {new_name(option, parser.renamed) for option in parser.typed}
+    options = parser.parse_args(with_new_names(arguments, parser.renamed))
     try:
         command.run(parser, options)
     except (MemoryError, RuntimeError) as error:

@@ -1,6 +1,5 @@
 """A family's config as transformers wants it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ from transformers import PreTrainedConfig
 from retentive.checkpoints.transformers_files import AUTO_CLASSES, AUTO_MAP
 from retentive.errors import MismatchError
 from retentive.models.protocol import FamilyConfig
-from retentive.models.registry import config_from_dict, config_to_dict
+from retentive.models.registry import config_from_dict, config_to_dict, described_now
 
 OF_THE_FOLDER = frozenset({"format", "format_version", "library_version", "weights", "tokenizer", "training"})
 """Keys of a saved model's ``config.json`` that are about the folder and not about the model."""
@@ -52,9 +51,8 @@ class RetentiveConfig(PreTrainedConfig):
                 "transformers must be given a model with weights of floats, but this one is quantised: load it with "
                 "retentive.load_model, or take the model that it was made of."
             )
-        described = dict(config) if isinstance(config, Mapping) else config_to_dict(config)
-        # Through JSON and back, so that it is the same before and after a file: lists and tuples are one there.
-        self.config: dict[str, Any] = json.loads(json.dumps(described))
+        # As JSON holds it, so that it is the same before and after a file: lists and tuples are one there.
+        self.config = described_now(config if isinstance(config, Mapping) else config_to_dict(config))
         decoder = self.family_config.decoder
         others = {name: value for name, value in others.items() if name not in (*OF_THE_FOLDER, *SIZES)}
         others["tie_word_embeddings"] = decoder.tie_embeddings

@@ -1,6 +1,7 @@
 """Every family by name. A new family is one folder here and one line below."""
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from retentive.config_types import check_kind
 from retentive.errors import MismatchError
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig, ModelConfig
+from retentive.renaming import by_new_names
 
 FAMILIES = {
     "transformer": ("retentive.models.transformer", "TransformerConfig", "Transformer"),
@@ -113,11 +115,11 @@ def _plain(value: Any) -> Any:
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Any:
-    """The config that `config_to_dict` wrote.
+    """The config that `config_to_dict` wrote, now or when an option had another name.
 
     Raises:
         MismatchError: If a key is unknown or missing; the message names it.
-        ValueError: If the family is unknown or a value cannot be.
+        ValueError: If the family is unknown, a value cannot be, or an option has both of its names.
     """
     check_kind("values", values, Mapping, cure="config_to_dict makes one of a config")
     values = dict(values)
@@ -126,7 +128,20 @@ def config_from_dict(values: Mapping[str, Any]) -> Any:
     return _from_dict(config_class(values.pop("family")), values)
 
 
+def described_now(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config_to_dict` writes now, as JSON holds it, of a config that was written before.
+
+    Options have today's names, and those that came since are at their defaults. A config that cannot be read here stays
+    as it is, so that whoever compares it can tell what is unknown.
+    """
+    try:
+        return json.loads(json.dumps(config_to_dict(config_from_dict(described))))
+    except (MismatchError, ValueError, TypeError, OverflowError):
+        return dict(described)
+
+
 def _from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    values = by_new_names(kind, values)
     known = {field.name: field for field in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(known))
     if unknown:

@@ -23,7 +23,7 @@ TRAIN = [
     "--checkpoints.every=2",
     "--checkpoints.keep-last=9",
 ]
-BASE = ["--model.base.hidden-size=16", "--model.base.num-layers=2", "--model.base.num-heads=2"]
+BACKBONE = ["--model.backbone.hidden-size=16", "--model.backbone.num-layers=2", "--model.backbone.num-heads=2"]
 RETRO = ["--model.chunk-size=16", "--model.encoder-hidden-size=16", "--model.encoder-num-heads=2"]
 LAYERS = "--model.cross-layers=[1,2]"
 
@@ -49,12 +49,12 @@ def refused(*arguments: str, cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def trained(place: Path) -> str:
     """What training said of ``runs/a``."""
-    return run("train", "--family=retro", "--store=store", "--run=runs/a", *TRAIN, *BASE, *RETRO, LAYERS, cwd=place)
+    return run("train", "--family=retro", "--store=store", "--run=runs/a", *TRAIN, *BACKBONE, *RETRO, LAYERS, cwd=place)
 
 
 def test_training_that_stopped_goes_on_bit_for_bit(place: Path, trained: str):
     assert "gone on" not in trained
-    command = ["train", "--family=retro", "--store=store", "--run=runs/halves", *TRAIN, *BASE, *RETRO, LAYERS]
+    command = ["train", "--family=retro", "--store=store", "--run=runs/halves", *TRAIN, *BACKBONE, *RETRO, LAYERS]
     run(*command, "--steps=2", "--schedule.decay-steps=4", cwd=place)
     assert "gone on from step 2" in run(*command, "--schedule.decay-steps=4", cwd=place)
     whole, halves = (load_model(place / f"runs/{name}/model").state_dict() for name in ("a", "halves"))
@@ -141,27 +141,27 @@ def test_a_trained_model_stays_what_it_was(place: Path):
         "--store=store",
         "--run=runs/b",
         *TRAIN,
-        *(o.replace("base.", "") for o in BASE),
+        *(o.replace("backbone.", "") for o in BACKBONE),
         cwd=place,
     )
     fit = ["train", "--family=retro", "--retrofit=runs/b/model", "--store=store", "--run=runs/c", *TRAIN, *RETRO]
     said = run(*fit, cwd=place)
-    share = re.search(r"([\d,]+) of ([\d,]+) parameters learned \(([\d.]+)%\), the base is as it was", said)
+    share = re.search(r"([\d,]+) of ([\d,]+) parameters learned \(([\d.]+)%\), the backbone is as it was", said)
     assert share, said
-    base, fitted = load_model(place / "runs/b/model"), load_model(place / "runs/c/model")
+    backbone, fitted = load_model(place / "runs/b/model"), load_model(place / "runs/c/model")
     weights = fitted.state_dict()
-    for name, tensor in base.state_dict().items():
+    for name, tensor in backbone.state_dict().items():
         assert torch.equal(weights[name], tensor), name
     tokens = torch.randint(0, 256, (2, 40))
-    assert torch.equal(fitted(tokens).logits, base(tokens).logits)
+    assert torch.equal(fitted(tokens).logits, backbone(tokens).logits)
     learned = sum(p.numel() for name, p in fitted.named_parameters() if not name.startswith("decoder."))
     assert int(share[1].replace(",", "")) == learned
     message = refused("train", "--retrofit=runs/b/model", "--store=store", "--run=runs/d", "--steps=4", cwd=place)
     assert "retrofit needs --family retro" in message
-    # Trained further, it is still that base, and learns in the parts that learned.
+    # Trained further, it is still that backbone, and learns in the parts that learned.
     further = run("train", "--init=runs/c/model", "--store=store", "--run=runs/e", *TRAIN, cwd=place)
     assert share[0] in further
     assert '"own_text": ' in (place / "runs/e/metrics.jsonl").read_text()
     more = load_model(place / "runs/e/model").state_dict()
-    assert all(torch.equal(more[name], tensor) for name, tensor in base.state_dict().items())
+    assert all(torch.equal(more[name], tensor) for name, tensor in backbone.state_dict().items())
     assert any(not torch.equal(more[name], weights[name]) for name in more)

@@ -86,11 +86,11 @@ def test_every_token_is_predicted_once_and_every_chunk_is_whole(store_of, length
 
 
 def small_retro(store: TokenStore) -> Retro:
-    base = TransformerConfig(
+    backbone = TransformerConfig(
         vocab_size=store.manifest.tokenizer.vocab_size, hidden_size=8, num_layers=1, num_heads=1, window=16
     )
     config = RetroConfig(
-        base=base,
+        backbone=backbone,
         chunk_size=CHUNK,
         cross_layers=(1,),
         encoder_hidden_size=8,

@@ -43,8 +43,8 @@ def documents(store: TokenStore) -> Documents:
 def retro(**changes):
     from laws.families import small_config
 
-    base = type(small_config("transformer"))(vocab_size=257, hidden_size=16, num_layers=2, num_heads=4)
-    return small_model("retro", base=base, chunk_size=CHUNK, chunk_offset=1, **changes)
+    backbone = type(small_config("transformer"))(vocab_size=257, hidden_size=16, num_layers=2, num_heads=4)
+    return small_model("retro", backbone=backbone, chunk_size=CHUNK, chunk_offset=1, **changes)
 
 
 def test_chunks_are_cut_as_the_datastore_cuts_them(store: TokenStore, documents: Documents):

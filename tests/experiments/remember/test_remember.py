@@ -42,15 +42,27 @@ def test_a_word_is_told_in_the_first_segment_and_asked_for_at_the_end():
 def test_the_command_trains_asks_and_reports(kind: str, rank: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 16, "tie_embeddings": True}
-    base = build(TransformerConfig(vocab_size=257, **sizes))
-    save_model(base, tmp_path / "base", ByteTokenizer())
+    backbone = build(TransformerConfig(vocab_size=257, **sizes))
+    save_model(backbone, tmp_path / "backbone", ByteTokenizer())
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text(TEXT)
     out = tmp_path / "out"
     options = ["--corpus", str(tmp_path / "text"), "--output", str(out), "--segment-length", "40", "--trials", "3"]
     options += ["--num-memory-tokens", "2", "--memory", kind, "--layers", "1", "--lora-rank", str(rank)]
     options += ["--batch-size", "2"]
-    main(["remember", str(tmp_path / "base"), *options, "--segments", "[2]", "--steps", "[2]", "--distances", "[1,3]"])
+    main(
+        [
+            "remember",
+            str(tmp_path / "backbone"),
+            *options,
+            "--segments",
+            "[2]",
+            "--steps",
+            "[2]",
+            "--distances",
+            "[1,3]",
+        ]
+    )
     said = capsys.readouterr().out
     assert "in 2 steps" in said
     assert "| new | memory zeroed |" in said
@@ -61,7 +73,7 @@ def test_the_command_trains_asks_and_reports(kind: str, rank: int, tmp_path: Pat
         }
     assert (out / "remember.png").read_bytes().startswith(b"\x89PNG")
     model = load_model(out / "model")
-    kept = [torch.equal(model.state_dict()[name], weight) for name, weight in base.state_dict().items()]
+    kept = [torch.equal(model.state_dict()[name], weight) for name, weight in backbone.state_dict().items()]
     assert all(kept) == (rank == 0)
     assert sum(not same for same in kept) == (4 if rank else 0)  # both projections of each mixer
     if kind == "associative":  # the last layer's memory has learned, and the first recalls nothing
@@ -79,11 +91,11 @@ def test_no_text_is_asked_about_without_another_beside_it(trials: int):
 
 
 def test_a_fact_that_is_longer_than_a_segment_is_refused(tmp_path: Path):
-    base = build(TransformerConfig(vocab_size=257, hidden_size=16, num_layers=1, num_heads=2))
-    save_model(base, tmp_path / "base", ByteTokenizer())
+    backbone = build(TransformerConfig(vocab_size=257, hidden_size=16, num_layers=1, num_heads=2))
+    save_model(backbone, tmp_path / "backbone", ByteTokenizer())
     (tmp_path / "a.txt").write_text(TEXT)
     config = RememberConfig(
-        source=tmp_path / "base", corpus=tmp_path / "a.txt", output=tmp_path / "out", layers=1, segment_length=8
+        source=tmp_path / "backbone", corpus=tmp_path / "a.txt", output=tmp_path / "out", layers=1, segment_length=8
     )
     with pytest.raises(ValueError, match=r"segment_length must be at least 29, the tokens of the longest fact, but is"):
         run_remember(config)

@@ -14,7 +14,7 @@ from retentive.generation import OwnNeighbours, Retrieval, Sampling, StoreRetrie
 from retentive.retrieval import Datastore
 from retentive.text.byte_tokenizer import ByteTokenizer
 
-VARIANTS = [{}, {"base": RETNET, "chunk_offset": 1}, DEEPNORM]
+VARIANTS = [{}, {"backbone": RETNET, "chunk_offset": 1}, DEEPNORM]
 PROMPTS = [[3, 1], [5, 9, 2, 6, 5, 3, 5], [8, 9, 7, 9]]
 
 
@@ -166,9 +166,9 @@ def test_a_datastore_as_retriever(tmp_path: Path):
     store = Datastore.build(
         [("fox", text), ("other", "nothing of the kind is told here, not at all")], tmp_path, chunk_size=8
     )
-    from models.retro.small import small_base
+    from models.retro.small import small_backbone
 
-    model = small_retro(base=small_base(vocab_size=store.tokenizer.vocab_size + 1), chunk_size=8)
+    model = small_retro(backbone=small_backbone(vocab_size=store.tokenizer.vocab_size + 1), chunk_size=8)
     retriever = StoreRetriever(store, k=2)
     generate(model, list(b"the quick brown "), max_new_tokens=4, retriever=retriever)
     assert [bytes(found.chunk) for found in retriever.found] == [b"the quic", b"k brown "]

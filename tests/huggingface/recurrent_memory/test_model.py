@@ -39,12 +39,12 @@ def test_what_a_model_caches_is_found_by_a_call_and_nothing_else_is_passed_over(
 def test_the_memory_around_a_converted_decoder_is_the_same(write_start: str, tmp_path: Path):
     theirs = backbone()
     theirs.save_pretrained(tmp_path / "theirs")
-    base = read_foreign(tmp_path / "theirs").model()
+    ours = read_foreign(tmp_path / "theirs").model()
     wrapper = around(theirs.double(), write_start=write_start).double()
     config = RecurrentMemoryConfig(
-        backbone=base.config, segment_length=5, num_memory_tokens=2, write_start=write_start, causal_memory=True
+        backbone=ours.config, segment_length=5, num_memory_tokens=2, write_start=write_start, causal_memory=True
     )
-    native = with_memory(base, config).double()
+    native = with_memory(ours, config).double()
     assert {name for name, learned in native.named_parameters() if learned.requires_grad} == {
         f"memory.{name}" for name, _ in wrapper.memory.named_parameters()
     }

@@ -17,13 +17,13 @@ RETNET = RetNetConfig(vocab_size=VOCAB, hidden_size=16, num_layers=3, num_heads=
 DEEPNORM = {"residual": "deepnorm", "norm": "gated_rms_norm", "share_embeddings": True}
 
 
-def small_base(**changes: Any) -> TransformerConfig:
+def small_backbone(**changes: Any) -> TransformerConfig:
     return small_transformer(**{"num_layers": 3, **changes})
 
 
-def small_config(*, base: Any = None, **changes: Any) -> RetroConfig:
+def small_config(*, backbone: Any = None, **changes: Any) -> RetroConfig:
     sizes = {
-        "base": small_base() if base is None else base,
+        "backbone": small_backbone() if backbone is None else backbone,
         "chunk_size": CHUNK,
         "cross_layers": (2, 3),
         "encoder_hidden_size": 12,

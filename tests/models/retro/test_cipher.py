@@ -26,11 +26,18 @@ def accuracy(model: Retro, batch: Batch) -> float:
     return (logits.argmax(-1) == batch.labels)[asked].double().mean().item()
 
 
-@pytest.mark.parametrize("base", [TransformerConfig(**SHAPE), RetNetConfig(**SHAPE)], ids=["attention", "retention"])
-def test_a_key_that_only_neighbours_tell_is_used(base):
+@pytest.mark.parametrize(
+    "backbone", [TransformerConfig(**SHAPE), RetNetConfig(**SHAPE)], ids=["attention", "retention"]
+)
+def test_a_key_that_only_neighbours_tell_is_used(backbone):
     torch.manual_seed(0)
     config = RetroConfig(
-        base=base, chunk_size=8, cross_layers=(1, 2), encoder_hidden_size=64, encoder_num_layers=1, encoder_num_heads=2
+        backbone=backbone,
+        chunk_size=8,
+        cross_layers=(1, 2),
+        encoder_hidden_size=64,
+        encoder_num_layers=1,
+        encoder_num_heads=2,
     )
     model = Retro(config)
     learner = Learner(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from laws.families import random_tokens
-from models.retro.small import RETNET, random_neighbours, small_base, small_config, small_retro
+from models.retro.small import RETNET, random_neighbours, small_backbone, small_config, small_retro
 from retentive.errors import MismatchError
 from retentive.models.registry import build, config_class, config_to_dict
 from retentive.models.retro import retro_1_5b, retro_7_5b, retro_172m, retro_425m, retro_over, retro_small, retro_tiny
@@ -28,10 +28,10 @@ def without_embeddings(config) -> int:
 )
 def test_the_papers_sizes(preset, millions: int):
     config = preset()
-    base, encoder = config.base, config.encoder_attention
+    backbone, encoder = config.backbone, config.encoder_attention
     # The paper's relative positions project as many channels as keys have; rotation has no parameters.
-    inner = base.num_heads * base.head_dim
-    relative = base.num_layers * config.hidden_size * inner
+    inner = backbone.num_heads * backbone.head_dim
+    relative = backbone.num_layers * config.hidden_size * inner
     relative += len(config.cross_layers) * config.hidden_size * inner
     relative += 3 * config.encoder_hidden_size * encoder.num_heads * encoder.head_dim
     assert abs((without_embeddings(config) + relative) / 1e6 - millions) < 0.6
@@ -41,14 +41,14 @@ def test_the_papers_sizes(preset, millions: int):
 def test_small_sizes():
     assert parameters(retro_tiny()) < 1.6e6
     assert 12e6 < parameters(retro_small()) < 18e6
-    assert retro_small().base.family == "retnet"
+    assert retro_small().backbone.family == "retnet"
 
 
 IMPOSSIBLE = [
     ({"chunk_size": 0}, "chunk_size must be at least 1, but is 0"),
     ({"cross_layers": ()}, "cross_layers must name at least one layer"),
-    ({"cross_layers": (3, 2)}, r"different layers of the base in ascending order, from 1 to 3, but are \(3, 2\)"),
-    ({"cross_layers": (4,)}, r"cross_layers must .*, from 1 to 3, but are \(4,\); give cross_layers of the base"),
+    ({"cross_layers": (3, 2)}, r"different layers of the backbone in ascending order, from 1 to 3, but are \(3, 2\)"),
+    ({"cross_layers": (4,)}, r"cross_layers must .*, from 1 to 3, but are \(4,\); give cross_layers of the backbone"),
     ({"encoder_cross_layers": (0,)}, r"encoder_cross_layers must be .* the encoder .*, from 1 to 2, but are \(0,\)"),
     ({"encoder_num_layers": 0}, "encoder_num_layers must be at least 1, but is 0"),
     ({"encoder_num_heads": 0}, "encoder_num_heads must be at least 1, but is 0"),
@@ -72,19 +72,23 @@ def test_impossible_configs_are_refused_when_made():
     assert_refused(calls, [pattern for *_, pattern in IMPOSSIBLE])
 
 
-def test_the_base_is_a_plain_decoder():
-    memory = config_class("rmt")(backbone=small_base(), segment_length=5, num_memory_tokens=2)
-    for base in (memory, small_config()):
-        with pytest.raises(ValueError, match=f"base must be a plain decoder's config, .* not a {base.family}'s"):
-            small_config(base=base)
+def test_the_backbone_is_a_plain_decoder():
+    memory = config_class("rmt")(backbone=small_backbone(), segment_length=5, num_memory_tokens=2)
+    for backbone in (memory, small_config()):
+        with pytest.raises(
+            ValueError, match=f"backbone must be a plain decoder's config, .* not a {backbone.family}'s"
+        ):
+            small_config(backbone=backbone)
 
 
-def test_the_residual_of_the_base_is_not_overruled_silently():
-    base = config_class("retnet")(vocab_size=9, hidden_size=8, num_layers=1, num_heads=1, residual="deepnorm")
-    with pytest.raises(ValueError, match="residual must be 'deepnorm', as of the base, but is 'pre_norm'; it decides"):
-        small_config(base=base, cross_layers=(1,))
-    assert small_config(base=base, cross_layers=(1,), residual="deepnorm").decoder == base.decoder
-    assert retro_over(base).residual == "deepnorm"
+def test_the_residual_of_the_backbone_is_not_overruled_silently():
+    backbone = config_class("retnet")(vocab_size=9, hidden_size=8, num_layers=1, num_heads=1, residual="deepnorm")
+    with pytest.raises(
+        ValueError, match="residual must be 'deepnorm', as of the backbone, but is 'pre_norm'; it decides"
+    ):
+        small_config(backbone=backbone, cross_layers=(1,))
+    assert small_config(backbone=backbone, cross_layers=(1,), residual="deepnorm").decoder == backbone.decoder
+    assert retro_over(backbone).residual == "deepnorm"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,7 @@ def test_a_call_is_refused_what_it_cannot_read():
         other[0, 1, 0, 0] = wrong
         with pytest.raises(ValueError, match=rf"token id of neighbours must be from 0 .* = 22, or -1 .* them {wrong};"):
             model(tokens, neighbours=other)
-    learned = small_retro(base=small_base(positions="learned", max_positions=8))
+    learned = small_retro(backbone=small_backbone(positions="learned", max_positions=8))
     with pytest.raises(ValueError, match=r"positions - 1 = 7, but 1 are outside, the first of them 8; read shorter"):
         learned(tokens, neighbours=neighbours)
 
@@ -146,10 +150,10 @@ def test_states_of_other_models_are_refused():
     tokens = random_tokens(2, 9)
     for other, message in (
         (small_retro(cross_layers=(2,)), "layers that read neighbours: 1, the model's: 2"),
-        (small_retro(base=RETNET), r"layers\[0\]: .'retention', 2, 8, 16., the model's: .'keys'"),
+        (small_retro(backbone=RETNET), r"layers\[0\]: .'retention', 2, 8, 16., the model's: .'keys'"),
         (small_retro(chunk_size=8), "must remember fewer tokens than a chunk, 4, but has 7"),
         (small_retro(cross_num_heads=2), "heads and channels of neighbours"),
-        (build(small_base()).double(), "must be the RetroState of a RETRO, but is a ModelState; take it"),
+        (build(small_backbone()).double(), "must be the RetroState of a RETRO, but is a ModelState; take it"),
     ):
         with pytest.raises(MismatchError, match=message):
             model(tokens, other(tokens).state)

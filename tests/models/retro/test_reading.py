@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from laws.equality import assert_close_states
 from laws.families import VOCAB, case_name, random_tokens
 from models.retro.naive import naive_logits
-from models.retro.small import CHUNK, DEEPNORM, RETNET, random_neighbours, small_base, small_retro
+from models.retro.small import CHUNK, DEEPNORM, RETNET, random_neighbours, small_backbone, small_retro
 from retentive.models.retro import end_chunks_every
 from retentive.state import named_tensors
 
 VARIANTS = [
     {},
-    {"base": RETNET, "cross_layers": (1, 3), "encoder_cross_layers": (1, 2)},
+    {"backbone": RETNET, "cross_layers": (1, 3), "encoder_cross_layers": (1, 2)},
     DEEPNORM,
     {"relative_position": False, "norm": "layer_norm", "cross_num_heads": 2, "cross_head_dim": 6, "gated": True},
     {"encoder_cross_layers": (), "share_embeddings": True, "encoder_hidden_size": 16, "encoder_num_heads": 2},
@@ -120,16 +120,16 @@ def test_missing_neighbours_are_no_neighbours(changes: dict, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=case_name)
-def test_without_neighbours_it_is_the_base_alone(changes: dict):
+def test_without_neighbours_it_is_the_backbone_alone(changes: dict):
     model = small_retro(**changes)
     if model.config.residual == "deepnorm":
         return
     from retentive.models.registry import build
 
-    base = build(model.config.base).double()
-    base.decoder.load_state_dict(model.decoder.state_dict())
+    backbone = build(model.config.backbone).double()
+    backbone.decoder.load_state_dict(model.decoder.state_dict())
     tokens = random_tokens(2, 19)
-    assert torch.equal(model(tokens).logits, base(tokens).logits)
+    assert torch.equal(model(tokens).logits, backbone(tokens).logits)
 
 
 @pytest.mark.parametrize("is_training", [False, True], ids=["eval", "training"])
@@ -185,7 +185,7 @@ def test_what_stands_in_the_padding_of_neighbours_does_not_matter_and_gets_no_gr
 
 def test_identical_tokens_of_a_chunk_read_different_things():
     # The relative position is told within the chunk: each row of the attending chunk stands at its own distance.
-    model = small_retro(base=small_base(positions="none"))
+    model = small_retro(backbone=small_backbone(positions="none"))
     cross = model.cross[0]
     ended = cross.read(torch.randn(1, 1, 1, 8, 12, dtype=torch.float64), torch.ones(1, 1, 1, 8, dtype=torch.bool))
     plan = model._plan(random_tokens(1, 7), None, None, None)

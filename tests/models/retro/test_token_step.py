@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from laws.families import case_name, random_tokens
-from models.retro.small import CHUNK, RETNET, random_neighbours, small_base, small_retro
+from models.retro.small import CHUNK, RETNET, random_neighbours, small_backbone, small_retro
 from retentive.engine.growing.context import EngineContext
 from retentive.engine.lookup import ModelView
 from retentive.models.retro import Retro
@@ -13,10 +13,16 @@ from retentive.state import ModelState, map_tensors, named_tensors
 
 VARIANTS = [
     {},
-    {"base": RETNET, "chunk_offset": 1},
+    {"backbone": RETNET, "chunk_offset": 1},
     {"cross_layers": (1,), "relative_position": False, "norm": "layer_norm"},
     {"residual": "deepnorm"},
-    {"base": small_base(window=3), "share_embeddings": True, "gated": True, "norm": "gated_rms_norm", "chunk_size": 1},
+    {
+        "backbone": small_backbone(window=3),
+        "share_embeddings": True,
+        "gated": True,
+        "norm": "gated_rms_norm",
+        "chunk_size": 1,
+    },
 ]
 
 

@@ -15,14 +15,18 @@ from retentive.training.step.config import OptimizerConfig
 from retentive.training.step.optimizer import make_optimizer
 
 
-@pytest.mark.parametrize("base_config", [small_backbone(tie_embeddings=True), RETNET], ids=["transformer", "retnet"])
+@pytest.mark.parametrize(
+    "backbone_config", [small_backbone(tie_embeddings=True), RETNET], ids=["transformer", "retnet"]
+)
 @pytest.mark.parametrize("associative_dim", [None, 4])
-def test_the_memory_learns_and_the_base_stays_to_the_last_bit(base_config, associative_dim: int | None, tmp_path: Path):
+def test_the_memory_learns_and_the_backbone_stays_to_the_last_bit(
+    backbone_config, associative_dim: int | None, tmp_path: Path
+):
     torch.manual_seed(0)
-    base = build(base_config)
+    backbone = build(backbone_config)
     kind = {} if associative_dim is None else {"memory": "associative", "associative_dim": associative_dim}
-    model = with_memory(base, small_config(backbone=base_config, causal_memory=True, **kind))
-    table = base.decoder.embedding.tokens.weight
+    model = with_memory(backbone, small_config(backbone=backbone_config, causal_memory=True, **kind))
+    table = backbone.decoder.embedding.tokens.weight
     for learned in model.memory.parameters():
         assert 0.5 < learned.std() / table.std() < 2
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -34,10 +38,10 @@ def test_the_memory_learns_and_the_base_stays_to_the_last_bit(base_config, assoc
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert model.state_dict().keys() - base.state_dict().keys()
+    assert model.state_dict().keys() - backbone.state_dict().keys()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]) == name.startswith("decoder."), name
-    for name, tensor in base.state_dict().items():
+    for name, tensor in backbone.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
     save_model(model, tmp_path)
     found = load_model(tmp_path)
@@ -46,6 +50,6 @@ def test_the_memory_learns_and_the_base_stays_to_the_last_bit(base_config, assoc
 
 
 def test_a_memory_for_another_decoder_is_refused():
-    base = build(small_backbone())
+    backbone = build(small_backbone())
     with pytest.raises(MismatchError, match=r"config\.backbone must be the config of the model"):
-        with_memory(base, small_config(backbone=replace(small_backbone(), num_layers=3)))
+        with_memory(backbone, small_config(backbone=replace(small_backbone(), num_layers=3)))

@@ -27,7 +27,7 @@ IMPOSSIBLE = [
         "window must be None in the backbone, whose segments.*but is 3; use a shorter",
     ),
     ({"backbone": small_config()}, "backbone must be a plain decoder's config, such as a transformer's, not a rmt's"),
-    ({"backbone": RetroConfig(base=small_backbone(), **READING)}, "not a retro's"),
+    ({"backbone": RetroConfig(backbone=small_backbone(), **READING)}, "not a retro's"),
     (
         {"backbone": RETNET},
         "a backbone with retention, or any mixer that takes no attention mask, needs bidirectional=False",

@@ -66,10 +66,12 @@ def main() -> None:
         nowhere: dict[str, Any] = {"store": Path(own), "run": Path(own) / "run", "steps": 1}
         for family in family_names():
             check_equal(small_config(family, **VARIANTS[family][-1]), TrainConfig(**nowhere), processes)
-        base = small_config("retnet")
-        save_model(build(base), Path(own) / "base")
-        check_equal(base, TrainConfig(**nowhere, init=Path(own) / "base"), processes)
-        check_equal(small_config("retro", base=base), TrainConfig(**nowhere, retrofit=Path(own) / "base"), processes)
+        backbone = small_config("retnet")
+        save_model(build(backbone), Path(own) / "backbone")
+        check_equal(backbone, TrainConfig(**nowhere, init=Path(own) / "backbone"), processes)
+        check_equal(
+            small_config("retro", backbone=backbone), TrainConfig(**nowhere, retrofit=Path(own) / "backbone"), processes
+        )
         share = peak_share(TrainConfig(**nowhere), processes)  # last: what is loaded once is not counted
         sys.stdout.write(json.dumps({"share": share}) + "\n")
 

@@ -22,7 +22,7 @@ ROWS = {**STREAMED, "batch_size": 12}
 TASKS: dict[str, dict[str, Any]] = {
     "parts of texts": {"model": {"family": "hybrid", "pattern": ("gated_retention", "window_attention"), "window": 5}},
     "replay of recurrent memory": {"model": {"family": "rmt"}, "hardware": {"backpropagation": "replay"}},
-    "neighbours": {"model": {"family": "retro", "base": "retnet"}},
+    "neighbours": {"model": {"family": "retro", "backbone": "retnet"}},
 }
 PARTS = {4: 2, 3: 3, 2: 2, 1: 1}
 """Processes that read one text, of as many processes in all."""

@@ -31,7 +31,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "distillation": {"model": {**PLAIN, "family": "rmt"}, "data": STREAMED, "objective": {"name": "distillation"}},
     "neighbours": {"model": {**PLAIN, "family": "retro"}, "neighbours": {"share_without": 0.3}},
-    "neighbours of streams": {"model": {**PLAIN, "family": "retro", "base": "retnet"}, "data": STREAMED},
+    "neighbours of streams": {"model": {**PLAIN, "family": "retro", "backbone": "retnet"}, "data": STREAMED},
     "parts of windows": {"model": PLAIN, "data": {"window": 15, "batch_size": 4}},
     "parts of streams": {
         "model": {

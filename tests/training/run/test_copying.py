@@ -74,8 +74,8 @@ def test_where_nothing_is_held_out_text_of_training_shows_it(store: Path, tmp_pa
 
 def test_a_fitted_model_trains_where_no_chunk_is_whole():
     torch.manual_seed(0)
-    base = build(small_config("transformer", vocab_size=257))
-    model = retrofit(base, replace(retro_over(base.config), chunk_size=64))
+    backbone = build(small_config("transformer", vocab_size=257))
+    model = retrofit(backbone, replace(retro_over(backbone.config), chunk_size=64))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     options = OptimizerConfig(weight_decay=0.0)
     learner = Learner(

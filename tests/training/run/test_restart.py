@@ -50,7 +50,7 @@ def test_a_new_process_goes_on_bit_for_bit(store: Path, tmp_path: Path, launch: 
         "streamed": {"data": STREAMED},
         "neighbours": retro,
         "less own text": released,
-        "neighbours of streams": {**retro, "model": {"family": "retro", "base": "retnet"}, "data": STREAMED},
+        "neighbours of streams": {**retro, "model": {"family": "retro", "backbone": "retnet"}, "data": STREAMED},
     }
     for mode, asked in modes.items():
         train(*asked_configs(store, {"run": tmp_path / f"{mode}-whole", **asked}))

@@ -8,7 +8,7 @@ from typing import Any, cast
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints.manifest import read_manifest
-from retentive.cli.options.file import typed_or_in_file
+from retentive.cli.options.file import ReadsOptionsFiles, typed_or_in_file
 from retentive.cli.options.from_config import add_config, read_config
 from retentive.cli.options.model import (
     SOME_VOCABULARY,
@@ -20,7 +20,8 @@ from retentive.cli.options.model import (
 from retentive.data.token_store import TokenStore
 from retentive.errors import RetentiveError
 from retentive.models.protocol import FamilyConfig
-from retentive.models.registry import family_names, is_plain_decoder, preset_names
+from retentive.models.registry import config_class, family_names, is_plain_decoder, preset_names
+from retentive.renaming import old_names
 from retentive.training.objectives import OBJECTIVES, ObjectiveConfig
 from retentive.training.run.config import NeighbourDataConfig, TrainConfig
 from retentive.training.run.trainer import train
@@ -46,13 +47,16 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     parser.add_argument("--size", default=sizes[0], choices=sizes, help="Where the options of --model start from.")
     trained = typed_or_in_file(arguments, "retrofit")
     inner = inner_option(family, size)
-    kind = typed_or_in_file(arguments, inner) if inner else None
+    renamed = old_names(config_class(family))
+    kind = typed_or_in_file(arguments, inner, *(old for old in renamed if renamed[old] == inner)) if inner else None
     vocab_size = _vocab_size(typed_or_in_file(arguments, "store"))
     start = starting_config(family, size, kind, trained, init, vocab_size)
     if inner and trained is None:
         kinds = [name for name in family_names() if is_plain_decoder(name)]
         kind = f"Kind of decoder below --model.{inner}."
         parser.add_argument(f"--{inner}", default=getattr(start, inner).family, choices=kinds, help=kind)
+        if isinstance(parser, ReadsOptionsFiles):
+            parser.renamed |= {old: new for old, new in renamed.items() if new == inner}
     add_config(parser, TrainConfig, leave_out=frozenset({"objective"}))
     _add_objective(parser, typed_or_in_file(arguments, "objective") or DEFAULT_OBJECTIVE)
     add_model_options(parser, "model", start, whole=trained is None)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -9,6 +10,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from retentive.cli.options.renamed import yaml_with_new_names
 from retentive.private_apis import options_of
 
 
@@ -18,13 +20,15 @@ class OptionsFileError(ValueError):
 
 @runtime_checkable
 class ReadsOptionsFiles(Protocol):
-    """A parser that wants to know which file an option came from.
+    """A parser that wants to know which file an option came from, and which options had another name before.
 
     Attributes:
         files: Option -> the file that gives it.
+        renamed: Option, or group of options, by its name before -> by today's name.
     """
 
     files: dict[str, str]
+    renamed: dict[str, str]
 
 
 class OptionsFile(ActionConfigFile):
@@ -33,10 +37,13 @@ class OptionsFile(ActionConfigFile):
     @staticmethod
     def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
         """Give the file's options to the parser; text that is no path is YAML itself."""
+        names = parser.renamed if isinstance(parser, ReadsOptionsFiles) else {}
         if value.lstrip().startswith("{"):
+            with suppress(yaml.YAMLError):  # which the parser tells
+                value = yaml_with_new_names(value, names, "config")
             ActionConfigFile.apply_config(parser, cfg, dest, value)
             return
-        text = read_options_text(Path(value))
+        text = yaml_with_new_names(read_options_text(Path(value)), names, value)
         _check_groups(parser, yaml.safe_load(text), value)
         if isinstance(parser, ReadsOptionsFiles):
             parser.files |= dict.fromkeys(option_names(yaml.safe_load(text)), value)
@@ -127,19 +134,25 @@ def files_first(arguments: list[str]) -> list[str]:
     return files + typed
 
 
-def typed_or_in_file(arguments: list[str], option: str) -> str | None:
+def typed_or_in_file(arguments: list[str], option: str, *before: str) -> str | None:
     """The value of an option that decides which other options there are: typed, or in the YAML that is given.
 
     Of several values of one kind, the last one counts.
+
+    Args:
+        arguments: Of the command line.
+        option: Its name.
+        before: Names that it had before.
     """
     typed = in_file = None
     for place, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         value = value or next(iter(arguments[place + 1 :]), "")
-        if name == f"--{option}":
+        if name[:2] == "--" and name[2:] in (option, *before):
             typed = value
         elif name == "--config":
-            in_file = _options_given(value).get(option, in_file)
+            given = _options_given(value)
+            in_file = next((given[each] for each in (option, *before) if each in given), in_file)
     return in_file if typed is None else typed
 
 

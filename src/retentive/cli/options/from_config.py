@@ -44,6 +44,7 @@ class CommandParser(ArgumentParser):
         first_word: The option that may stand first without its name; None where a command has none.
         files: Option -> the file of ``--config`` that gives it; shared with the parsers of subcommands.
         typed: Options on the command line, which take the place of those in files; shared too.
+        renamed: Option, or group of options, by its name before -> by today's name; shared too.
     """
 
     def __init__(self, *, parent: "CommandParser | None" = None, **given: Any) -> None:
@@ -53,6 +54,7 @@ class CommandParser(ArgumentParser):
         self.first_word: str | None = None
         self.files: dict[str, str] = {} if parent is None else parent.files
         self.typed: set[str] = set() if parent is None else parent.typed
+        self.renamed: dict[str, str] = {} if parent is None else parent.renamed
         file_help = "YAML file with these options; the command line overrides it"
         self.add_argument("--config", action=OptionsFile, help=file_help)
 

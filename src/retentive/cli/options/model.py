@@ -6,9 +6,11 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from retentive.checkpoints.manifest import read_manifest
+from retentive.cli.options.file import ReadsOptionsFiles
 from retentive.models.registry import preset, preset_names
 from retentive.models.retro import retro_over
 from retentive.private_apis import options_of
+from retentive.renaming import old_names
 
 
 def inner_option(family: str, size: str) -> str | None:
@@ -72,6 +74,8 @@ def add_model_options(parser: ArgumentParser, prefix: str, start: Any, *, whole:
     """Options for every field of a model's config, those of a config inside it below its name, if ``whole``."""
     fields = {field.name: getattr(start, field.name) for field in dataclasses.fields(start)}
     nested = {name: value for name, value in fields.items() if hasattr(value, "family")}
+    if isinstance(parser, ReadsOptionsFiles):
+        parser.renamed |= {f"{prefix}.{old}": f"{prefix}.{new}" for old, new in old_names(type(start)).items()}
     skipped: set[str | int] = {name for name in ("vocab_size", *nested) if name in fields}
     parser.add_class_arguments(type(start), prefix, skip=skipped, instantiate=False)
     defaults = {f"{prefix}.{name}": value for name, value in fields.items() if name not in skipped}

@@ -59,7 +59,7 @@ class RETRO(nn.Module):
         for name, given in (("enc_scale_residual", enc_scale_residual), ("dec_scale_residual", dec_scale_residual)):
             refuse(name, given, None, "use_deepnet=True scales by DeepNorm's rule")
         norm: Any = self._norm(norm_klass, gated_rmsnorm, use_deepnet)
-        base = decoder_config(
+        backbone = decoder_config(
             sizes=(num_tokens, dec_dim, dec_depth, heads, dim_head),
             dropouts=(dec_ff_dropout, dec_attn_dropout),
             norm=norm,
@@ -68,7 +68,7 @@ class RETRO(nn.Module):
             output_bias=True,
         )
         config = RetroConfig(
-            base=base,
+            backbone=backbone,
             chunk_size=chunk_size,
             cross_layers=_layers(dec_cross_attn_layers, dec_depth),
             encoder_hidden_size=enc_dim,

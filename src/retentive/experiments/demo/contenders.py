@@ -36,8 +36,8 @@ def _recurrent_memory(vocab_size: int) -> FamilyConfig:
 
 def _with_neighbours(vocab_size: int) -> FamilyConfig:
     """The same Transformer, which also reads the neighbours of each chunk: an encoder of two layers, which can copy."""
-    base = config_class("transformer")(vocab_size=vocab_size, **SIZES)
-    return replace(retro_over(base), share_embeddings=True)
+    backbone = config_class("transformer")(vocab_size=vocab_size, **SIZES)
+    return replace(retro_over(backbone), share_embeddings=True)
 
 
 CONTENDERS = (

@@ -167,22 +167,22 @@ def _text(corpus: Path | None) -> str:
 
 def _with_memory(config: RememberConfig, facts: Facts) -> RecurrentMemoryTransformer:
     torch.manual_seed(config.seed)
-    base = load_model(config.source, dtype=torch.float32)
-    if config.layers > base.decoder.config.num_layers:
+    backbone = load_model(config.source, dtype=torch.float32)
+    if config.layers > backbone.decoder.config.num_layers:
         raise ValueError(
-            f"layers must be at most the model's {base.decoder.config.num_layers}, but are {config.layers}."
+            f"layers must be at most the model's {backbone.decoder.config.num_layers}, but are {config.layers}."
         )
     kind: dict[str, Any] = {"write_start": "learned"}
     if config.memory == "associative":
         kind = {"memory": "associative", "associative_dim": _KEY_CHANNELS}
     memory = RecurrentMemoryConfig(
-        backbone=base.config,
+        backbone=backbone.config,
         segment_length=config.segment_length,
         num_memory_tokens=config.num_memory_tokens,
         causal_memory=config.num_memory_tokens > 1,
         **kind,
     )
-    model = with_memory(base, memory)
+    model = with_memory(backbone, memory)
     begin_from_text(model, list(facts.said))
     if config.memory == "associative":
         recall_in_last_layers(model, config.layers)

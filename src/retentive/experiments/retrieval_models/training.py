@@ -44,16 +44,18 @@ Trained = Mapping[tuple[str, int], Path]
 
 def model_configs(vocab_size: int) -> dict[str, FamilyConfig]:
     """Configs of a RETRO, of a Transformer with as many weights, in wider feed-forwards, and of a RETRO around that."""
-    base = TransformerConfig(vocab_size=vocab_size, hidden_size=64, num_layers=3, num_heads=2, tie_embeddings=True)
-    retro = _retro(base)
-    more = num_parameters(retro) - num_parameters(base)
-    wider = base.decoder.feed_forward.intermediate_size + round(more / (2 * base.num_layers * base.hidden_size))
-    transformer = replace(base, intermediate_size=wider)
+    backbone = TransformerConfig(vocab_size=vocab_size, hidden_size=64, num_layers=3, num_heads=2, tie_embeddings=True)
+    retro = _retro(backbone)
+    more = num_parameters(retro) - num_parameters(backbone)
+    wider = backbone.decoder.feed_forward.intermediate_size + round(
+        more / (2 * backbone.num_layers * backbone.hidden_size)
+    )
+    transformer = replace(backbone, intermediate_size=wider)
     return {TRANSFORMER: transformer, LONGER: transformer, RETRO: retro, RETROFIT: _retro(transformer)}
 
 
-def _retro(base: TransformerConfig) -> RetroConfig:
-    return replace(retro_over(base), chunk_size=CHUNK_SIZE, cross_layers=(2, 3), share_embeddings=True)
+def _retro(backbone: TransformerConfig) -> RetroConfig:
+    return replace(retro_over(backbone), chunk_size=CHUNK_SIZE, cross_layers=(2, 3), share_embeddings=True)
 
 
 def num_parameters(config: FamilyConfig) -> int:
@@ -109,7 +111,7 @@ def _data(config: ModelsConfig) -> DataConfig:
 
 def _train_config(config: ModelsConfig, kind: str, seed: int, store: TokenStore, steps: int) -> TrainConfig:
     neighbours = NeighbourDataConfig(near_duplicates=config.near_duplicates, aligned=config.aligned)
-    if kind == RETRO:  # a fitted one keeps its base, which reads no neighbours
+    if kind == RETRO:  # a fitted one keeps its backbone, which reads no neighbours
         neighbours = replace(neighbours, share_without=0.1, own_text_steps=config.own_text_steps)
     if kind == RETROFIT:
         neighbours = replace(neighbours, own_text_steps=min(config.own_text_steps, config.fit_steps // 2))

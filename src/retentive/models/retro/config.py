@@ -11,8 +11,10 @@ from retentive.layers.norm import NormConfig, NormKind
 from retentive.models.decoder import DecoderConfig
 from retentive.models.protocol import ChunkedReading, FamilyConfig
 from retentive.models.registry import check_is_plain
+from retentive.renaming import renamed
 
 
+@renamed(base="backbone")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetroConfig:
     """Shape of a RETRO; what is left out follows the paper (Borgeaud et al. 2021, arXiv:2112.04426).
@@ -20,8 +22,7 @@ class RetroConfig:
     Layers are numbered from 1, as in the paper.
 
     Attributes:
-        base: Config of the decoder that the RETRO is built around (a recurrent memory calls its own ``backbone``): of
-            any family that is a plain decoder.
+        backbone: Config of the decoder that the RETRO is built around: of any family that is a plain decoder.
         chunk_size: Tokens of a chunk, m. Neighbours are found for a chunk once it has ended.
         cross_layers: Layers of the decoder in which tokens read neighbours, ascending.
         encoder_hidden_size: Width of the neighbours' encoder.
@@ -51,7 +52,7 @@ class RetroConfig:
 
     family: ClassVar[str] = "retro"
 
-    base: FamilyConfig
+    backbone: FamilyConfig
     chunk_size: int
     cross_layers: tuple[int, ...]
     encoder_hidden_size: int
@@ -78,15 +79,15 @@ class RetroConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        check_is_plain("base", self.base)
-        if self.base.decoder.residual not in ("pre_norm", self.residual):
+        check_is_plain("backbone", self.backbone)
+        if self.backbone.decoder.residual not in ("pre_norm", self.residual):
             raise ValueError(
-                f"residual must be {self.base.decoder.residual!r}, as of the base, but is {self.residual!r}; it "
-                "decides for both."
+                f"residual must be {self.backbone.decoder.residual!r}, as of the backbone, but is {self.residual!r}; "
+                "it decides for both."
             )
         check_counts(self, "chunk_size", "encoder_num_layers", "encoder_num_heads")
         check_count("chunk_offset", self.chunk_offset, least=0)
-        _check_layers("cross_layers", self.cross_layers, self.base.decoder.num_layers, "the base")
+        _check_layers("cross_layers", self.cross_layers, self.backbone.decoder.num_layers, "the backbone")
         _check_layers("encoder_cross_layers", self.encoder_cross_layers, self.encoder_num_layers, "the encoder")
         if not self.cross_layers:
             raise ValueError("cross_layers must name at least one layer, else neighbours are never read.")
@@ -98,7 +99,7 @@ class RetroConfig:
         _ = self.decoder, self.cross_norm, self.cross_attention, self.encoder_attention, self.encoder_feed_forward
 
     def _check_heads(self) -> None:
-        heads = self.base.decoder.num_heads if self.cross_num_heads is None else self.cross_num_heads
+        heads = self.backbone.decoder.num_heads if self.cross_num_heads is None else self.cross_num_heads
         if heads < 1:
             raise ValueError(f"cross_num_heads must be at least 1, but is {heads}.")
         for size, number, dim, names in (
@@ -106,7 +107,7 @@ class RetroConfig:
                 self.hidden_size,
                 heads,
                 self.cross_head_dim,
-                ("hidden_size of the base", "cross_num_heads", "cross_head_dim"),
+                ("hidden_size of the backbone", "cross_num_heads", "cross_head_dim"),
             ),
             (
                 self.encoder_hidden_size,
@@ -124,12 +125,12 @@ class RetroConfig:
     @property
     def vocab_size(self) -> int:
         """Number of token ids."""
-        return self.base.decoder.embedding.vocab_size
+        return self.backbone.decoder.embedding.vocab_size
 
     @property
     def hidden_size(self) -> int:
         """Width of the decoder's residual stream."""
-        return self.base.decoder.embedding.hidden_size
+        return self.backbone.decoder.embedding.hidden_size
 
     @property
     def chunked_reading(self) -> ChunkedReading:
@@ -139,7 +140,7 @@ class RetroConfig:
     @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts, without the layers that read neighbours."""
-        return replace(self.base.decoder, residual=self.residual)
+        return replace(self.backbone.decoder, residual=self.residual)
 
     @property
     def cross_norm(self) -> NormConfig:
@@ -149,7 +150,7 @@ class RetroConfig:
     @property
     def cross_attention(self) -> CrossAttentionConfig:
         """How tokens read neighbours."""
-        heads = self.base.decoder.num_heads if self.cross_num_heads is None else self.cross_num_heads
+        heads = self.backbone.decoder.num_heads if self.cross_num_heads is None else self.cross_num_heads
         dim = self.hidden_size // heads if self.cross_head_dim is None else self.cross_head_dim
         return CrossAttentionConfig(
             hidden_size=self.hidden_size,

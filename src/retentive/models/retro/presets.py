@@ -12,6 +12,7 @@ from retentive.config_types import check_kind
 from retentive.models.protocol import FamilyConfig, ModelConfig
 from retentive.models.registry import config_class
 from retentive.models.retro.config import RetroConfig
+from retentive.renaming import renamed
 
 
 def chunk_tokens(vocab_size: int) -> int:
@@ -23,34 +24,34 @@ def chunk_tokens(vocab_size: int) -> int:
 
 
 def _around(
-    base: FamilyConfig, cross_layers: tuple[int, ...], width: int, heads: int, chunk_size: int | None = None
+    backbone: FamilyConfig, cross_layers: tuple[int, ...], width: int, heads: int, chunk_size: int | None = None
 ) -> RetroConfig:
     """A RETRO with chunks of about 60 bytes, after an end-of-text token, and an encoder of two layers of this width.
 
     With one layer an encoder's token cannot know which token stood before it, and copying is not learned.
     """
     return RetroConfig(
-        base=base,
-        chunk_size=chunk_tokens(base.decoder.embedding.vocab_size) if chunk_size is None else chunk_size,
+        backbone=backbone,
+        chunk_size=chunk_tokens(backbone.decoder.embedding.vocab_size) if chunk_size is None else chunk_size,
         cross_layers=cross_layers,
         encoder_hidden_size=width,
         encoder_num_layers=2,
         encoder_num_heads=heads,
-        residual=base.decoder.residual,
+        residual=backbone.decoder.residual,
         chunk_offset=1,
     )
 
 
 def _published(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, head_dim: int) -> RetroConfig:
     """A size of the paper: two encoder layers of 896 channels, neighbours read in every third layer from the 6th."""
-    base = config_class("transformer")(
+    backbone = config_class("transformer")(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         num_layers=num_layers,
         num_heads=num_heads,
         head_dim=head_dim,
     )
-    made = _around(base, tuple(range(6, num_layers + 1, 3)), width=896, heads=16, chunk_size=64)
+    made = _around(backbone, tuple(range(6, num_layers + 1, 3)), width=896, heads=16, chunk_size=64)
     return replace(made, cross_head_dim=head_dim, encoder_head_dim=64)
 
 
@@ -76,34 +77,35 @@ def retro_7_5b(vocab_size: int = 128_000) -> RetroConfig:
 
 def retro_tiny(vocab_size: int = 257) -> RetroConfig:
     """About 1.5 million parameters: trains on a laptop in minutes, on bytes or a BPE of some hundred ids."""
-    base = config_class("transformer")(vocab_size=vocab_size, hidden_size=128, num_layers=4, num_heads=2)
-    return _around(base, (2, 4), width=128, heads=2)
+    backbone = config_class("transformer")(vocab_size=vocab_size, hidden_size=128, num_layers=4, num_heads=2)
+    return _around(backbone, (2, 4), width=128, heads=2)
 
 
 def retro_small(vocab_size: int = 8192) -> RetroConfig:
     """About fourteen million parameters, most of them in the blocks, around a RetNet: a state of constant size."""
-    base = config_class("retnet")(
+    backbone = config_class("retnet")(
         vocab_size=vocab_size, hidden_size=320, num_layers=6, num_heads=5, tie_embeddings=True
     )
-    return replace(_around(base, (3, 6), width=320, heads=5), share_embeddings=True)
+    return replace(_around(backbone, (3, 6), width=320, heads=5), share_embeddings=True)
 
 
-def retro_over(base: FamilyConfig) -> RetroConfig:
+@renamed(base="backbone")
+def retro_over(backbone: FamilyConfig) -> RetroConfig:
     """A RETRO around any decoder, trained or not: an encoder of two layers, at most as wide as the paper's.
 
     Up to that width the encoder's layers have the shape of the decoder's, so that RETROfit can start from those.
     Neighbours are read in every third layer from the 6th, or in every second one of a decoder with fewer than 9.
     """
-    check_kind("base", base, ModelConfig, cure="give a config, such as TransformerConfig(**values)")
-    decoder = base.decoder
+    check_kind("backbone", backbone, ModelConfig, cure="give a config, such as TransformerConfig(**values)")
+    decoder = backbone.decoder
     layers = range(6, decoder.num_layers + 1, 3) if decoder.num_layers >= 9 else range(2, decoder.num_layers + 1, 2)
     hidden, heads = decoder.embedding.hidden_size, decoder.num_heads
     cross_layers = tuple(layers) or (1,)
     if hidden > 896:
-        return _around(base, cross_layers, width=896, heads=16)
+        return _around(backbone, cross_layers, width=896, heads=16)
     inner = decoder.feed_forward
     return replace(
-        _around(base, cross_layers, width=hidden, heads=heads),
+        _around(backbone, cross_layers, width=hidden, heads=heads),
         encoder_intermediate_size=inner.intermediate_size,
         activation=inner.activation,
         gated=inner.gated,

@@ -8,9 +8,11 @@ from retentive.models.base import DecoderModel
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.model import Retro
 from retentive.models.retro.starting import start_from
+from retentive.renaming import renamed
 
 
-def retrofit(base: DecoderModel, config: RetroConfig) -> Retro:
+@renamed(base="backbone")
+def retrofit(backbone: DecoderModel, config: RetroConfig) -> Retro:
     """Give a trained decoder an encoder of neighbours and layers that read them; nothing else is trained.
 
     The decoder's weights are copied and frozen, so that without neighbours the result is the decoder's, to the last
@@ -22,32 +24,32 @@ def retrofit(base: DecoderModel, config: RetroConfig) -> Retro:
     the result is the decoder's with neighbours, too.
 
     Args:
-        base: A plain decoder, such as a `Transformer` or a `RetNet`.
-        config: Of the RETRO; its ``base`` is the decoder's config.
+        backbone: A plain decoder, such as a `Transformer` or a `RetNet`.
+        config: Of the RETRO; its ``backbone`` is the decoder's config.
 
     Raises:
         MismatchError: If the decoder has another config.
         ValueError: If the config would change what the decoder computes.
     """
-    check_kind("base", base, DecoderModel)
+    check_kind("backbone", backbone, DecoderModel)
     check_kind("config", config, RetroConfig)
-    if config.base != base.config:
+    if config.backbone != backbone.config:
         raise MismatchError(
-            "config.base must be the config of the model that is fitted, but differs from it; give "
-            "RetroConfig(base=model.config, ...)."
+            "config.backbone must be the config of the model that is fitted, but differs from it; give "
+            "RetroConfig(backbone=model.config, ...)."
         )
-    trained_with = base.decoder.config.residual
+    trained_with = backbone.decoder.config.residual
     if config.residual != trained_with:
         raise ValueError(
-            f"residual must be {trained_with!r}, which the base was trained with, but is {config.residual!r}; give "
-            "RetroConfig the base's."
+            f"residual must be {trained_with!r}, which the backbone was trained with, but is {config.residual!r}; give "
+            "RetroConfig the backbone's."
         )
-    parameter = next(base.parameters())
+    parameter = next(backbone.parameters())
     model = Retro(config).to(device=parameter.device, dtype=parameter.dtype)
-    model.decoder.load_state_dict(base.decoder.state_dict())
-    start_from(model, base.decoder)
+    model.decoder.load_state_dict(backbone.decoder.state_dict())
+    start_from(model, backbone.decoder)
     model.decoder.requires_grad_(False)
-    return model.train(base.training)
+    return model.train(backbone.training)
 
 
 def trainable_share(model: nn.Module) -> float:

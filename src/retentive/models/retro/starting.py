@@ -1,4 +1,4 @@
-"""The weights that RETROfit begins with: an encoder of the base's first layers, and readers that add nothing yet."""
+"""The weights that RETROfit begins with: an encoder of the backbone's first layers, and readers that add nothing."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -15,18 +15,18 @@ from retentive.models.retro.model import Retro
 
 
 @torch.no_grad()
-def start_from(model: Retro, base: Decoder) -> None:
+def start_from(model: Retro, backbone: Decoder) -> None:
     """Copy what fits of a trained decoder into the encoder, and let what reads neighbours add zero.
 
     Args:
         model: A new RETRO.
-        base: The decoder that it is built around, trained.
+        backbone: The decoder that it is built around, trained.
     """
-    encoder, table = model.encoder, base.embedding.tokens.weight
+    encoder, table = model.encoder, backbone.embedding.tokens.weight
     if encoder.embedding is not None and encoder.embedding.weight.shape == table.shape:
-        scale = table.shape[1] ** 0.5 if base.config.embedding.scale else 1.0
+        scale = table.shape[1] ** 0.5 if backbone.config.embedding.scale else 1.0
         encoder.embedding.weight.copy_(table * scale)
-    for ours, theirs, mixer in zip(encoder.blocks, blocks_of(base), base.config.mixers, strict=False):
+    for ours, theirs, mixer in zip(encoder.blocks, blocks_of(backbone), backbone.config.mixers, strict=False):
         _copy_block(cast("EncoderBlock", ours), theirs, mixer)
     for cross in model.cross:
         nn.init.zeros_(cast("CrossAttention", cross.attention).output_proj.weight)

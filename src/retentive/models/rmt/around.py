@@ -8,9 +8,11 @@ from retentive.errors import MismatchError
 from retentive.models.base import DecoderModel
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
+from retentive.renaming import renamed
 
 
-def with_memory(base: DecoderModel, config: RecurrentMemoryConfig) -> RecurrentMemoryTransformer:
+@renamed(base="backbone")
+def with_memory(backbone: DecoderModel, config: RecurrentMemoryConfig) -> RecurrentMemoryTransformer:
     """Put a recurrent memory around a trained decoder; of the result, the memory alone learns.
 
     The decoder's weights are copied and frozen; a model that is saved and loaded stays frozen. To let more of it learn,
@@ -18,25 +20,25 @@ def with_memory(base: DecoderModel, config: RecurrentMemoryConfig) -> RecurrentM
     start as large as the decoder's embeddings are.
 
     Args:
-        base: A plain decoder, such as a converted Llama.
+        backbone: A plain decoder, such as a converted Llama.
         config: Of the memory; its ``backbone`` is the decoder's config. With ``causal_memory=True``, columns read one
             another as the decoder's tokens do.
 
     Raises:
         MismatchError: If the decoder has another config.
     """
-    check_kind("base", base, DecoderModel)
+    check_kind("backbone", backbone, DecoderModel)
     check_kind("config", config, RecurrentMemoryConfig)
-    if config.backbone != base.config:
+    if config.backbone != backbone.config:
         raise MismatchError(
             "config.backbone must be the config of the model that the memory goes around, but differs from it; give "
             "RecurrentMemoryConfig(backbone=model.config, ...)."
         )
-    table = base.decoder.embedding.tokens.weight
+    table = backbone.decoder.embedding.tokens.weight
     model = RecurrentMemoryTransformer(config).to(device=table.device, dtype=table.dtype)
-    model.decoder.load_state_dict(base.decoder.state_dict())
+    model.decoder.load_state_dict(backbone.decoder.state_dict())
     model.decoder.requires_grad_(False)
     with torch.no_grad():
         for learned in model.memory.parameters():
             nn.init.normal_(learned, std=float(table.float().std()))
-    return model.train(base.training)
+    return model.train(backbone.training)

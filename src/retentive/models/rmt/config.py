@@ -33,8 +33,7 @@ class RecurrentMemoryConfig:
     """Shape of a Recurrent Memory Transformer; what is left out follows the paper (arXiv:2207.06881).
 
     Attributes:
-        backbone: Config of the decoder that the memory is built around (RETRO calls its own ``base``): of any family
-            that is a plain decoder.
+        backbone: Config of the decoder that the memory is built around: of any family that is a plain decoder.
         segment_length: Tokens of a segment.
         num_memory_tokens: Memory tokens; 0 has no memory, the baseline that a memory is compared with.
         memory: ``tokens`` carries the write slots' output to the next segment; ``associative`` stores it in a memory of

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retentive.errors import MismatchError
 from retentive.files import read_json, write_json
+from retentive.models.registry import described_now
 from retentive.training.processes.sharded_tensors import read_tensors, stored_tensors
 from retentive.training.run.checkpoint_folder import (
     Progress,
@@ -73,6 +74,8 @@ class CurriculumFolder:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(path, described)
         earlier = read_json(path, cure="choose another folder")
+        if isinstance(earlier.get("model"), dict):
+            earlier["model"] = described_now(earlier["model"])
         # Folders of earlier versions say less.
         differing = [name for name in described if name in earlier and earlier[name] != described[name]]
         if differing:

@@ -23,7 +23,7 @@ class TrainReport:
         seconds: Duration of this process.
         training_seconds: Duration of all steps, those before a restart included.
         parameters: Number of the model's parameters.
-        learning: Number of them that are trained; fewer where a base is frozen.
+        learning: Number of them that are trained; fewer where a backbone is frozen.
         predicts_next_token: Whether the model can generate text; an encoder cannot.
         rank: Number of the process that reports; 0 where one trains alone.
     """
@@ -50,9 +50,8 @@ class TrainReport:
         lines = [f"run {self.run}: {self.steps:,} steps{begun}, {self.seconds:,.1f} s"]
         if self.learning < self.parameters:
             share = self.learning / self.parameters
-            lines.append(
-                f"  {self.learning:,} of {self.parameters:,} parameters learned ({share:.1%}), the base is as it was"
-            )
+            counts = f"{self.learning:,} of {self.parameters:,} parameters"
+            lines.append(f"  {counts} learned ({share:.1%}), the backbone is as it was")
         if self.held_out is not None:
             bits = self.held_out.bits_per_byte
             lines.append(

@@ -240,8 +240,8 @@ class TrainConfig:
         objective: What is minimised: the config of an objective in `OBJECTIVES`, such as `MaskedTokensConfig`. On the
             command line its name, with its options below the name: ``--objective distillation
             --distillation.teacher FOLDER``.
-        retrofit: Folder of a trained model that becomes the frozen base of a RETRO (RETROfit): only the parts that read
-            neighbours are trained. Null trains all weights.
+        retrofit: Folder of a trained model that becomes the frozen backbone of a RETRO (RETROfit): only the parts that
+            read neighbours are trained. Null trains all weights.
         init: Folder of a saved model whose weights the run begins with; its config and its tokenizer are those of this
             run. Null begins with new weights.
         data: How the text is cut into batches.

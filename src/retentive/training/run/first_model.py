@@ -74,10 +74,10 @@ def first_model_to_shard(model: FamilyConfig, config: TrainConfig) -> tuple[Deco
         with torch.device("meta"):
             bare = build(model)
         return bare, _filled(bare)
-    base, stored = read_one_by_one(config.retrofit, torch.float32)
+    backbone, stored = read_one_by_one(config.retrofit, torch.float32)
     with torch.device("meta"):
-        bare = retrofit(base.train(), cast("RetroConfig", model))
-    trained = dict.fromkeys(name for name, _ in base.named_parameters())
+        bare = retrofit(backbone.train(), cast("RetroConfig", model))
+    trained = dict.fromkeys(name for name, _ in backbone.named_parameters())
     new = (pair for pair in _filled(bare) if pair[0] not in trained)
     return bare, _fitted(cast("RetroConfig", model), stored, new)
 
@@ -85,8 +85,8 @@ def first_model_to_shard(model: FamilyConfig, config: TrainConfig) -> tuple[Deco
 def _fitted(
     model: RetroConfig, stored: Iterator[tuple[str, Tensor]], new: Iterator[tuple[str, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """The base's weights, then those of the other parts as RETROfit begins with them; of the base, the first layers
-    alone are held, which the encoder starts from.
+    """The backbone's weights, then those of the other parts as RETROfit begins with them; of the backbone, the first
+    layers alone are held, which the encoder starts from.
     """
     first = ("decoder.embedding.", *(f"decoder.blocks.{layer}." for layer in range(model.encoder_num_layers)))
     kept: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import check_version, explain_odd_content, read_json, write_atomically
 from retentive.models.protocol import FamilyConfig
-from retentive.models.registry import config_to_dict
+from retentive.models.registry import config_to_dict, described_now
 from retentive.training.objectives.registry import objective_name
 from retentive.training.processes.parallelism import Precision
 from retentive.training.processes.processes import Processes
@@ -175,4 +175,5 @@ def _read(path: Path) -> dict[str, Any]:
         kept = content["training"]
         if not isinstance(kept["steps"], int) or not isinstance(kept["schedule"]["decay_steps"], int | None):
             raise TypeError("steps must be numbers")
+        content["model"] = described_now(content["model"])
     return content
