@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from matplotlib import pyplot
 
-from benchmarks.pictures import finish
+from benchmarks.racing.pictures import finish
 from retentive import RetNet, RetNetConfig, Sampling, Transformer, TransformerConfig
 from retentive.generation.beginning import Beginning
 from retentive.generation.drafts.decoding import DraftedDecoding

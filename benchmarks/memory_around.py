@@ -14,13 +14,13 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from benchmarks import machine
-from benchmarks.command import run_benchmark
-from benchmarks.interleave import Contestant, Race, Ratio, Task, ratio_of_rounds
-from benchmarks.measuring import Measuring
-from benchmarks.pictures import draw_targets, finish
-from benchmarks.plan import ModelPlan, ours
-from benchmarks.results import Results
+from benchmarks.racing import machine
+from benchmarks.racing.command import run_benchmark
+from benchmarks.racing.interleave import Contestant, Race, Ratio, Task, ratio_of_rounds
+from benchmarks.racing.measuring import Measuring
+from benchmarks.racing.pictures import draw_targets, finish
+from benchmarks.racing.plan import ModelPlan, ours
+from benchmarks.racing.results import Results
 from benchmarks.smollm2 import FILE, check_weights
 
 NATIVE, WRAPPER = "native", "wrapper"

@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import machine
-from benchmarks.command import run_benchmark
-from benchmarks.interleave import Contestant, Race, Task, ratio_of_rounds
-from benchmarks.measuring import Measuring
-from benchmarks.plan import TINY, ModelPlan, ours, theirs
-from benchmarks.results import Results
-from benchmarks.retnet_report import draw
+from benchmarks.racing import machine
+from benchmarks.racing.command import run_benchmark
+from benchmarks.racing.interleave import Contestant, Race, Task, ratio_of_rounds
+from benchmarks.racing.measuring import Measuring
+from benchmarks.racing.plan import TINY, ModelPlan, ours, theirs
+from benchmarks.racing.results import Results
+from benchmarks.reports.retnet import draw
 
 OURS, TRANSFORMER, YARDSTICK = "retnet", "transformer", "yet-another-retnet"
 BY_CHUNKS = f"{YARDSTICK} by chunks"

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
-from benchmarks.interleave import ROOT, Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
-from benchmarks.results import Limit, Row
-from benchmarks.retrieval_report import Results, draw, table
+from benchmarks.racing import machine
+from benchmarks.racing.interleave import ROOT, Arena, Contestant, Race, Ratio, Task, ratio_of_rounds
+from benchmarks.racing.results import Limit, Row
+from benchmarks.reports.retrieval import Results, draw, table
 from benchmarks.yardsticks.install import yardstick_python
 
 OURS, ALL, YARDSTICK, BM25S = "retentive", "retentive-all", "retro-pytorch", "bm25s"

@@ -8,13 +8,13 @@ The machine should have nothing else to do; it takes about five minutes.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks import machine
-from benchmarks.command import run_benchmark
-from benchmarks.interleave import Contestant, Task, ratio_of_rounds
-from benchmarks.measuring import Measuring
-from benchmarks.plan import TINY, ModelPlan, ours, theirs
-from benchmarks.results import Results
-from benchmarks.rmt_report import draw
+from benchmarks.racing import machine
+from benchmarks.racing.command import run_benchmark
+from benchmarks.racing.interleave import Contestant, Task, ratio_of_rounds
+from benchmarks.racing.measuring import Measuring
+from benchmarks.racing.plan import TINY, ModelPlan, ours, theirs
+from benchmarks.racing.results import Results
+from benchmarks.reports.rmt import draw
 
 OURS, YARDSTICK = "rmt", "recurrent-memory-transformer-pytorch"
 FUSED = f"{YARDSTICK}, fused attention"

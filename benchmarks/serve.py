@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine
-from benchmarks.command import run_benchmark
-from benchmarks.interleave import Contestant, Ratio, Task
-from benchmarks.measuring import Measuring
-from benchmarks.plan import TINY, ModelPlan, ours
-from benchmarks.results import Results
-from benchmarks.serve_report import draw
+from benchmarks.racing import machine
+from benchmarks.racing.command import run_benchmark
+from benchmarks.racing.interleave import Contestant, Ratio, Task
+from benchmarks.racing.measuring import Measuring
+from benchmarks.racing.plan import TINY, ModelPlan, ours
+from benchmarks.racing.results import Results
+from benchmarks.reports.serve import draw
 from benchmarks.smollm2 import FILE, FOLDER
 from retentive import save_model
 from retentive.models.registry import build, config_from_dict

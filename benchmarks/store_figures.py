@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.interleave import ROOT, ratio_of_rounds
-from benchmarks.results import TABLE_HEAD, Row
+from benchmarks.racing.interleave import ROOT, ratio_of_rounds
+from benchmarks.racing.results import TABLE_HEAD, Row
 from benchmarks.retrieval import FULL, encoder_folder, unpack
 from benchmarks.yardsticks.install import install, yardstick_python
 

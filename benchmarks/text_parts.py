@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.worker import peak_resident_bytes, start_of_peak
+from benchmarks.racing.worker import peak_resident_bytes, start_of_peak
 from retentive import HybridConfig, RetNetConfig, TransformerConfig
 from retentive.models.registry import build
 from retentive.training.processes.text_parts import read_in_parts

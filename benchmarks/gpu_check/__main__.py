@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_check.parts import run_part
-from benchmarks.interleave import ROOT
+from benchmarks.racing.interleave import ROOT
 
 PARTS: dict[str, tuple[str, float]] = {
     "retention": ("benchmarks.gpu_check.retention:compare_retention", 100),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from benchmarks.interleave import ROOT
+from benchmarks.racing.interleave import ROOT
 
 TESTS = ("tests/laws", "tests/ops")
 ELSEWHERE = ("test_anywhere.py", "test_accelerators.py", "test_arguments.py", "test_compiling.py")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import bm25s
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 
 
 def works(*, words: str, k: int, threads: int) -> Mapping[str, Callable[..., Work]]:

@@ -13,7 +13,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 
 
 def works(*, source: str, file: str, threads: int, rows: int, room: int) -> Mapping[str, Callable[..., Work]]:

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 from benchmarks.workers.training_step import random_tokens, training_step
 from retentive.checkpoints import load_model
 from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory

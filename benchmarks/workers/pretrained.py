@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 from retentive.checkpoints import load_model
 from retentive.engine.choice import make_steps
 from retentive.generation import generate

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.worker import Work, peak_resident_bytes, start_of_peak
+from benchmarks.racing.worker import Work, peak_resident_bytes, start_of_peak
 from benchmarks.workers.training_step import optimizer_step, random_tokens
 from retentive.generation import Sampling, generate
 from retentive.models.registry import config_from_dict

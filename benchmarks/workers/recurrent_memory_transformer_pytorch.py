@@ -12,7 +12,7 @@ import torch
 from recurrent_memory_transformer_pytorch import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
 from torch import Tensor
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 from benchmarks.workers.training_step import optimizer_step, random_tokens
 
 

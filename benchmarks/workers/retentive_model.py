@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.flops import training_flops
-from benchmarks.worker import Work
+from benchmarks.racing.flops import training_flops
+from benchmarks.racing.worker import Work
 from benchmarks.workers.training_step import random_tokens, training_step
 from retentive.generation import generate
 from retentive.layers.mixers.retention import RetentionConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 from retentive.retrieval import Datastore, DenseEncoder, IndexConfig, LexicalEncoder, LocalEngine, NeighbourConfig
 from retentive.retrieval.blocks.block import read_block, write_block
 from retentive.retrieval.blocks.chunking import group_documents

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 from benchmarks.workers.training_step import random_neighbours, random_tokens, training_step
 from retentive.generation import generate
 from retentive.models.registry import build, config_from_dict

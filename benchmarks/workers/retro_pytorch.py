@@ -19,7 +19,7 @@ from retro_pytorch import retrieval
 from retro_pytorch.data import knn_to_retrieved_chunks
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 
 CHUNK_SIZE, NEIGHBOURS, END = 64, 2, retrieval.EOS_ID
 

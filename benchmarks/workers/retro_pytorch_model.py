@@ -15,7 +15,7 @@ import torch
 from retro_pytorch.retro_pytorch import RETRO, Decoder, Encoder
 from torch import Tensor
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 from benchmarks.workers.training_step import random_neighbours, random_tokens, training_step
 
 

@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 
 PROMPT = "The quick brown fox jumps over the lazy dog. "
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 
 LossOf = Callable[[Tensor, Tensor], Tensor]
 """Tokens and labels, both ``(batch, time)``, to the mean loss. Labels are already shifted."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 from benchmarks.workers.training_step import training_step
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 
 
 def works(*, file: str, threads: int) -> Mapping[str, Callable[..., Work]]:

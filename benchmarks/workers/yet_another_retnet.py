@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from yet_another_retnet.retnet import RetNet
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 from benchmarks.workers.training_step import random_tokens, training_step
 
 

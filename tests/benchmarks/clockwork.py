@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.worker import Work
+from benchmarks.racing.worker import Work
 
 
 def works(*, journal: str, name: str) -> Mapping[str, Callable[..., Work]]:

@@ -3,10 +3,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.compiled_training import QUICK, Benchmark, contestants, draw
-from benchmarks.interleave import Arena
-from benchmarks.results import table
-
-from benchmarks import machine
+from benchmarks.racing import machine
+from benchmarks.racing.interleave import Arena
+from benchmarks.racing.results import table
 
 
 def test_the_benchmark_measures_every_length_and_reports_it(tmp_path: Path) -> None:

@@ -2,10 +2,9 @@ import json
 from pathlib import Path
 
 from benchmarks.engines import QUICK, Benchmark, contestants, draw
-from benchmarks.interleave import Arena
-from benchmarks.results import table
-
-from benchmarks import machine
+from benchmarks.racing import machine
+from benchmarks.racing.interleave import Arena
+from benchmarks.racing.results import table
 
 
 def test_the_benchmark_measures_every_width_and_batch_and_reports_them(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.interleave import Arena, Contestant, Race, Task, WorkerError, ratio_of_rounds
+from benchmarks.racing.interleave import Arena, Contestant, Race, Task, WorkerError, ratio_of_rounds
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.flops import forward_flops
-from benchmarks.interleave import Arena, Ratio
-from benchmarks.results import Results, Row, table
-from benchmarks.retnet_report import draw
+from benchmarks.racing import machine
+from benchmarks.racing.flops import forward_flops
+from benchmarks.racing.interleave import Arena, Ratio
+from benchmarks.racing.results import Results, Row, table
+from benchmarks.reports.retnet import draw
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import machine, retnet
+from benchmarks import retnet
 from retentive import RetNet, RetNetConfig, Transformer, TransformerConfig
 
 

@@ -5,10 +5,11 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.interleave import Arena
-from benchmarks.retrieval_report import draw, table
+from benchmarks.racing import machine
+from benchmarks.racing.interleave import Arena
+from benchmarks.reports.retrieval import draw, table
 
-from benchmarks import machine, retrieval
+from benchmarks import retrieval
 
 PLAN = replace(retrieval.QUICK, documents=3, whole=4, encoded=4, vectors=300, queries=20, asked=10)
 

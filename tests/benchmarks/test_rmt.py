@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
-from benchmarks.interleave import Arena
-from benchmarks.results import table
-from benchmarks.rmt_report import draw
+from benchmarks.racing import machine
+from benchmarks.racing.interleave import Arena
+from benchmarks.racing.results import table
+from benchmarks.reports.rmt import draw
 
-from benchmarks import machine, rmt
+from benchmarks import rmt
 
 
 def test_the_benchmark_measures_every_work_and_reports_it(tmp_path: Path) -> None:

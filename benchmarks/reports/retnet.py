@@ -9,9 +9,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmarks.interleave import Race
-from benchmarks.pictures import TARGET_COLOUR, draw_targets, finish
-from benchmarks.results import Results
+from benchmarks.racing.interleave import Race
+from benchmarks.racing.pictures import TARGET_COLOUR, draw_targets, finish
+from benchmarks.racing.results import Results
 
 COLOURS = {"retnet": "#0b6e4f", "transformer": "#3066be", "yet-another-retnet": "#c2571a"}
 

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.interleave import Race, Ratio
+from benchmarks.racing.interleave import Race, Ratio
 
 Limit = Literal["least", "most"]
 TABLE_HEAD = ("", "| work | against | target | reached (quartiles) | |", "| --- | --- | --- | --- | --- |")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from benchmarks import machine
-from benchmarks.interleave import ROOT, Arena, Contestant
-from benchmarks.results import Results, table
+from benchmarks.racing import machine
+from benchmarks.racing.interleave import ROOT, Arena, Contestant
+from benchmarks.racing.results import Results, table
 
 Plan = TypeVar("Plan")
 Taken = TypeVar("Taken", contravariant=True)

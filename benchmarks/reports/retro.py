@@ -8,8 +8,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmarks.pictures import draw_targets, finish
-from benchmarks.results import Results
+from benchmarks.racing.pictures import draw_targets, finish
+from benchmarks.racing.results import Results
 
 OURS_COLOUR, OTHER_COLOUR = "#0b6e4f", "#c2571a"
 

@@ -2,7 +2,7 @@
 
 Standard library only, for it runs in the virtual environment of every contestant. A worker module defines
 ``works(**options)``, which returns the works by name; a work takes its arguments, prepares everything and returns a
-`Work`. The coordinator (`benchmarks.interleave`) speaks to it in lines of JSON over standard input and output:
+`Work`. The coordinator (`benchmarks.racing.interleave`) speaks to it in lines of JSON over standard input and output:
 
 ``{"do": "load", "module": ..., "options": {...}}``
     Import the module and build its works.

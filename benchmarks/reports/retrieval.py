@@ -11,9 +11,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmarks.interleave import Race
-from benchmarks.pictures import draw_targets, finish
-from benchmarks.results import TABLE_HEAD, Row, by_target
+from benchmarks.racing.interleave import Race
+from benchmarks.racing.pictures import draw_targets, finish
+from benchmarks.racing.results import TABLE_HEAD, Row, by_target
 
 COLOURS = {"retentive": "#0b6e4f", "retentive-all": "#0b6e4f", "retro-pytorch": "#c2571a", "arithmetic": "black"}
 YARDSTICK = "retro-pytorch"

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from benchmarks import machine
-from benchmarks.interleave import Arena, Race, Ratio, Task
-from benchmarks.results import Limit, Results, Row
+from benchmarks.racing import machine
+from benchmarks.racing.interleave import Arena, Race, Ratio, Task
+from benchmarks.racing.results import Limit, Results, Row
 
 
 class Judged(Protocol):

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class WorkerError(Exception):
@@ -33,7 +33,7 @@ class Contestant:
     Attributes:
         name: How results call it.
         python: The interpreter of its virtual environment.
-        module: The worker module that it runs (see `benchmarks.worker`).
+        module: The worker module that it runs (see `benchmarks.racing.worker`).
         options: Keyword arguments of the module's ``works``.
         environment: Variables of its process, beside those that all have.
     """
@@ -117,7 +117,7 @@ class WorkerProcess:
         # passive: a worker that waits for its turn must not spin on the cores of the one that works.
         quiet = {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
-            [str(contestant.python), "-c", "from benchmarks.worker import main; main()"],
+            [str(contestant.python), "-c", "from benchmarks.racing.worker import main; main()"],
             cwd=ROOT,
             env={**os.environ, **quiet, "PYTHONPATH": str(ROOT), **contestant.environment},
             stdin=subprocess.PIPE,

@@ -9,8 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from benchmarks.pictures import draw_targets, finish
-from benchmarks.results import Results
+from benchmarks.racing.pictures import draw_targets, finish
+from benchmarks.racing.results import Results
 
 COLOURS = ("#0b6e4f", "#3366aa", "#c2571a")
 

@@ -1,7 +1,7 @@
 """What the machine can do at best: float32 matrix speed and memory bandwidth, and what it is called.
 
 The speeds are works of a contestant of their own, so that they are measured between the turns of the others, under the
-same noise. ``python -m benchmarks.machine`` prints them alone.
+same noise. ``python -m benchmarks.racing.machine`` prints them alone.
 """
 
 import json
@@ -14,15 +14,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.interleave import Arena, Contestant, Race, Task
-from benchmarks.worker import Work
+from benchmarks.racing.interleave import Arena, Contestant, Race, Task
+from benchmarks.racing.worker import Work
 
 NAME = "machine"
 
 
 def contestant(*, threads: int) -> Contestant:
     """The machine itself, in the interpreter that asks."""
-    return Contestant(name=NAME, python=Path(sys.executable), module="benchmarks.machine", options={"threads": threads})
+    return Contestant(
+        name=NAME, python=Path(sys.executable), module="benchmarks.racing.machine", options={"threads": threads}
+    )
 
 
 def tasks(*, matrix_size: int = 4096, copy_mebibytes: int = 512) -> dict[str, Task]:
@@ -54,7 +56,7 @@ def description(*, threads: int) -> dict[str, Any]:
 
 
 def works(*, threads: int) -> Mapping[str, Callable[..., Work]]:
-    """The machine's works, for `benchmarks.worker`."""
+    """The machine's works, for `benchmarks.racing.worker`."""
     torch.set_num_threads(threads)
     return {"matrix_product": _matrix_product, "memory_copy": _memory_copy}
 

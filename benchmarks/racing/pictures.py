@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.results import Row
+from benchmarks.racing.results import Row
 
 MET_COLOUR, MISSED_COLOUR, TARGET_COLOUR = "#0b6e4f", "#d9a441", "#b00020"
 LONGEST = 3.0

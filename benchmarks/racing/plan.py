@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks import machine
-from benchmarks.interleave import Contestant, Task
+from benchmarks.racing import machine
+from benchmarks.racing.interleave import Contestant, Task
 from benchmarks.yardsticks.install import yardstick_python
 
 

@@ -1,0 +1,1 @@
+"""How things are measured side by side: contestants in processes of their own, rounds, ratios, pictures."""

@@ -1,0 +1,1 @@
+"""What a benchmark makes of its numbers: the table and the picture."""
