@@ -79,15 +79,17 @@ CONVENTIONS = {
 TAGS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>")
 
 
+def byte_style() -> Tokenizer:
+    """Bytes and a few merges of them, as GPT-2 has."""
+    vocabulary = {**byte_level_table(), "Ġt": 256, "he": 257, "Ġthe": 258, "at": 259}
+    library = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("a", "t")]))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    return library
+
+
 def _vocabulary(convention: Convention) -> Tokenizer:
-    if convention.style == "pieces":
-        library = sentencepiece_style()
-    else:
-        table = byte_level_table()
-        vocabulary = {**table, "Ġt": 256, "he": 257, "Ġthe": 258, "at": 259}
-        library = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("a", "t")]))
-        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        library.decoder = decoders.ByteLevel()
+    library = sentencepiece_style() if convention.style == "pieces" else byte_style()
     library.add_special_tokens([AddedToken(tag, special=True, normalized=False) for tag in TAGS])
     library.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
     before, after = convention.around

@@ -102,6 +102,23 @@ class Companions:
         named = self.token("pad_token")
         return None if named == self.token("eos_token") else named
 
+    def of_class(self, name: str) -> "Companions":
+        """The same files, where the class that transformers reads them with is this one.
+
+        It also goes by the model of a folder, which a copy has another of. Code that came with the files is not copied,
+        so what leads to it is left out.
+        """
+        if TRANSFORMERS_FILE not in self.files:
+            return self
+        settings = {key: value for key, value in self.settings.items() if key != "auto_map"}
+        if str(settings.get("tokenizer_class")).removesuffix("Fast") == name.removesuffix("Fast"):
+            name = settings["tokenizer_class"]
+        settings["tokenizer_class"] = name
+        if settings == self.settings:
+            return self
+        raw = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+        return Companions(self.folder, {**self.files, TRANSFORMERS_FILE: raw})
+
     def write(self, folder: Path, *, begin: str, end: str, pad: str) -> None:
         """Write the files as they were read, with a pad that is no end of a document.
 

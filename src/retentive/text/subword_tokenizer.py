@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from retentive.errors import DamagedFileError
 from retentive.files import write_atomically
+from retentive.text.as_transformers import read_as_transformers
 from retentive.text.byte_tokenizer import check_ids, utf8
 from retentive.text.companions import Companions
 from retentive.text.token_bytes import adds_prefix_space, bytes_of_tokens
@@ -328,10 +329,14 @@ def _with_added(text: str, description: dict[str, Any], companions: Companions) 
 def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> SubwordTokenizer:
     """Open a ``tokenizer.json`` of another library; see `load_tokenizer`."""
     companions = Companions.read(path.parent)
-    if end_of_text is None:
-        end_of_text = companions.token("eos_token")
     description = _with_added(read_text(path), read_tokenizer_json(path), companions)
     tokenizer = _parse(description)
+    roles: Mapping[str, str | None] = {}
+    if path.name == TOKENIZER_FILE and (reading := read_as_transformers(path.parent, description, companions.settings)):
+        description, roles, companions = reading.description, reading.roles, companions.of_class(reading.class_name)
+        tokenizer = _parse(description)
+    if end_of_text is None:
+        end_of_text = companions.token("eos_token") or roles.get("eos_token")
     if end_of_text is None:
         known = [name for name in _USUAL_ENDS if tokenizer.token_to_id(name) is not None]
         if len(known) != 1:
@@ -339,7 +344,7 @@ def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> Subwor
             message = f"end_of_text must name the token of {path} that ends a document ({candidates})."
             raise ValueError(message)
         end_of_text = known[0]
-    begin = companions.token("bos_token")
+    begin = companions.token("bos_token") or roles.get("bos_token")
     if begin is None and not companions.names("bos_token"):
         around = tokenizer.encode("", add_special_tokens=True).tokens
         begin = around[0] if around else None
