@@ -127,6 +127,11 @@ def has_hooks(module: "torch.nn.Module") -> bool:
     has_global_hook = getattr(torch.nn.modules.module, "_has_any_global_hook", None)
     if has_global_hook is None or has_global_hook():
         return True
+    return has_own_hooks(module)
+
+
+def has_own_hooks(module: "torch.nn.Module") -> bool:
+    """Tell whether a hook of this very module sees what it is given or returns (torch 2.13)."""
     forward = module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
     backward = module._backward_hooks or module._backward_pre_hooks  # pyright: ignore[reportPrivateUsage]
     return bool(forward or backward)

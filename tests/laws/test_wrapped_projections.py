@@ -13,7 +13,14 @@ from torch.nn.utils.parametrize import register_parametrization
 from laws.families import beside, case_name, cases, options, random_tokens, small_model
 from retentive import generate
 from retentive.engine.eager import EagerSteps
+from retentive.errors import MismatchError
+from retentive.experiments.linearise.start import hybrid_config, linear_start
+from retentive.layers.quantised import QuantisationConfig
+from retentive.models.base import DecoderModel
 from retentive.models.protocol import LanguageModel
+from retentive.models.quantise import quantise
+from retentive.models.retro import retro_over, retrofit
+from retentive.models.rmt import RecurrentMemoryConfig, with_memory
 
 TIME = 11
 
@@ -158,3 +165,41 @@ def test_a_tied_head_shares_what_stands_in_place_of_the_table(family: str, chang
         theirs.decoder.embedding.tokens.weight.mul_(1.5)
     tokens = random_tokens(2, TIME)
     torch.testing.assert_close(ours(tokens).logits, theirs(tokens).logits, rtol=1e-9, atol=1e-10)
+
+
+def in_a_memory(model: DecoderModel) -> object:
+    return with_memory(model, RecurrentMemoryConfig(backbone=model.config, segment_length=4, num_memory_tokens=2))
+
+
+def linearised(model: DecoderModel) -> object:
+    return linear_start(model, hybrid_config(model.config, ("retention", "attention")))
+
+
+def fitted(model: DecoderModel) -> object:
+    return retrofit(model, retro_over(model.config))
+
+
+def rounded(model: DecoderModel) -> object:
+    return quantise(model, QuantisationConfig(bits=8))
+
+
+@pytest.mark.parametrize("take", [in_a_memory, fitted, linearised, rounded])
+@pytest.mark.parametrize("change", [wrapped, patched, hooked, parametrised, rounded])
+def test_a_model_is_not_taken_over_without_what_stands_in_place_of_a_part(
+    take: Callable[[DecoderModel], object], change: Callable[..., None]
+):
+    """Its weights alone would compute something else, of weights of 8 bits too."""
+    model = small_model("transformer")
+    name = "decoder.blocks.1.feed_forward.output_proj"
+    if change is rounded:
+        rounded(model)
+        rule = r"weights of floats|is a Quantised(Embedding|Linear): "
+    else:
+        change(model, name)
+        rule = rf"for its weights alone are taken over, but (.*\.)?{name.removeprefix('decoder.')} (is a|has a)"
+    if take is rounded and change in (wrapped, parametrised):
+        take(model)  # which stays what it is
+        assert getattr(model.get_submodule(name), "is_quantised", False) is False
+        return
+    with pytest.raises((MismatchError, ValueError), match=rule):
+        take(model)

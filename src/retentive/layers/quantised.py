@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.config_types import check_types
+from retentive.ops.lean.plain import check_nothing_added
 from retentive.ops.quantisation import (
     GROUP_SIZES,
     dequantise_groups,
@@ -193,12 +194,16 @@ def quantise_layers(model: nn.Module, config: QuantisationConfig) -> list[str]:
     8 bits because 4 bits do not fit their shape.
 
     A model on the meta device gets the layers without values.
+
+    Raises:
+        MismatchError: If a hook or a patched ``forward`` would be lost.
     """
     made: dict[int, _Quantised] = {}
     wide: list[str] = []
     for name, module in [*model.named_modules(remove_duplicate=False)]:
         if type(module) not in (nn.Linear, nn.Embedding):
             continue
+        check_nothing_added("model", name, module)
         weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
         fits = config.bits == 4 and fits_four_bits(weight.shape[0], weight.shape[1], config.group_size)
         if id(module) not in made:

@@ -23,6 +23,7 @@ def quantise(model: DecoderModel, config: QuantisationConfig) -> list[str]:
     Raises:
         TypeError: If an argument is of another class.
         ValueError: If the model is quantised already.
+        MismatchError: If a hook or a patched ``forward`` of what is rounded would be lost.
     """
     check_kind("config", config, QuantisationConfig, cure="QuantisationConfig(bits=8)")
     check_kind("model", model, DecoderModel)

@@ -24,6 +24,7 @@ from retentive.training.objectives.distillation import DistillationConfig
 from retentive.training.objectives.matching import MatchingConfig
 from retentive.training.objectives.protocol import ObjectiveConfig
 from retentive.training.run.config import CheckpointConfig, DataConfig, HardwareConfig, HeldOutConfig, TrainConfig
+from retentive.training.run.first_model import check_floats
 from retentive.training.run.trainer import train
 from retentive.training.step.config import OptimizerConfig
 
@@ -122,6 +123,7 @@ def _start(config: LineariseConfig) -> HybridConfig:
         raise MismatchError(
             f"source must be the folder of a transformer, but {config.source} holds a {manifest.config.family}."
         )
+    check_floats(config.source, "source")
     wanted = hybrid_config(manifest.config, config.pattern)
     if not any(mixer.state_shape[0] == "retention" for mixer in wanted.decoder.mixers):
         raise ValueError(f"pattern must have retention or gated_retention somewhere, but is {config.pattern}.")

@@ -13,6 +13,7 @@ from retentive.models.decoder import blocks_of
 from retentive.models.hybrid import HybridConfig
 from retentive.models.registry import build
 from retentive.models.transformer import TransformerConfig
+from retentive.ops.lean.plain import check_weights_say_all
 
 OPEN_GATE = 1.2784645
 """``swish`` of it is 1: a gate with this bias lets everything through."""
@@ -86,7 +87,12 @@ def linear_start(
 
     Returns:
         The model in eval mode, and the numbers of the layers that retain.
+
+    Raises:
+        MismatchError: If the Transformer computes something else than its weights say.
     """
+    with torch.device("meta"):
+        check_weights_say_all("teacher", teacher, build(teacher.config))
     student = build(config).eval()
     weights = teacher.state_dict()
     made = student.state_dict()

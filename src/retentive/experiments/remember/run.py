@@ -34,6 +34,7 @@ from retentive.files.targets import check_folder_target
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer, with_memory
 from retentive.ops.precision import cpu_multiplies_bfloat16
 from retentive.text.loading import load_tokenizer
+from retentive.training.run.first_model import check_floats
 
 _MOST_BYTES = 1 << 21
 """Of text to stand around facts."""
@@ -130,6 +131,7 @@ def run_remember(config: RememberConfig) -> Remembered:
     """Train, ask, and write ``model``, ``remember.json``, ``remember.md`` and ``remember.png``."""
     require_matplotlib()
     check_folder_target("output", config.output)
+    check_floats(config.source, "source")
     tokenizer = load_tokenizer(config.source)
     facts = make_facts(tokenizer, _text(config.corpus), config.seed)
     if config.segment_length < facts.longest:

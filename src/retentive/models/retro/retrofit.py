@@ -8,6 +8,7 @@ from retentive.models.base import DecoderModel
 from retentive.models.retro.config import RetroConfig
 from retentive.models.retro.model import Retro
 from retentive.models.retro.starting import start_from
+from retentive.ops.lean.plain import check_weights_say_all
 from retentive.renaming import renamed
 
 
@@ -28,7 +29,7 @@ def retrofit(backbone: DecoderModel, config: RetroConfig) -> Retro:
         config: Of the RETRO; its ``backbone`` is the decoder's config.
 
     Raises:
-        MismatchError: If the decoder has another config.
+        MismatchError: If the decoder has another config, or computes something else than its weights say.
         ValueError: If the config would change what the decoder computes.
     """
     check_kind("backbone", backbone, DecoderModel)
@@ -44,8 +45,10 @@ def retrofit(backbone: DecoderModel, config: RetroConfig) -> Retro:
             f"residual must be {trained_with!r}, which the backbone was trained with, but is {config.residual!r}; give "
             "RetroConfig the backbone's."
         )
+    made = Retro(config)
+    check_weights_say_all("backbone", backbone.decoder, made.decoder)
     parameter = next(backbone.parameters())
-    model = Retro(config).to(device=parameter.device, dtype=parameter.dtype)
+    model = made.to(device=parameter.device, dtype=parameter.dtype)
     model.decoder.load_state_dict(backbone.decoder.state_dict())
     start_from(model, backbone.decoder)
     model.decoder.requires_grad_(False)

@@ -8,6 +8,7 @@ from retentive.errors import MismatchError
 from retentive.models.base import DecoderModel
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
+from retentive.ops.lean.plain import check_weights_say_all
 from retentive.renaming import renamed
 
 
@@ -25,7 +26,7 @@ def with_memory(backbone: DecoderModel, config: RecurrentMemoryConfig) -> Recurr
             another as the decoder's tokens do.
 
     Raises:
-        MismatchError: If the decoder has another config.
+        MismatchError: If the decoder has another config, or computes something else than its weights say.
     """
     check_kind("backbone", backbone, DecoderModel)
     check_kind("config", config, RecurrentMemoryConfig)
@@ -34,8 +35,10 @@ def with_memory(backbone: DecoderModel, config: RecurrentMemoryConfig) -> Recurr
             "config.backbone must be the config of the model that the memory goes around, but differs from it; give "
             "RecurrentMemoryConfig(backbone=model.config, ...)."
         )
+    made = RecurrentMemoryTransformer(config)
+    check_weights_say_all("backbone", backbone.decoder, made.decoder)
     table = backbone.decoder.embedding.tokens.weight
-    model = RecurrentMemoryTransformer(config).to(device=table.device, dtype=table.dtype)
+    model = made.to(device=table.device, dtype=table.dtype)
     model.decoder.load_state_dict(backbone.decoder.state_dict())
     model.decoder.requires_grad_(False)
     with torch.no_grad():

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from retentive.private_apis import has_hooks, is_called_compiled, parameters_held_by
+from retentive.errors import MismatchError
+from retentive.private_apis import has_hooks, has_own_hooks, is_called_compiled, parameters_held_by
 
 _PLAIN_CLASSES = (nn.Linear, nn.Embedding)
 """An engine's views of plain modules have the class attribute ``is_view``; see `retentive.engine.lookup`."""
@@ -28,3 +29,46 @@ def is_plain(module: nn.Module) -> bool:
 def is_hooked(module: nn.Module) -> bool:
     """Whether a hook, of the module or of all modules, sees what it is given or returns."""
     return not getattr(type(module), "is_view", False) and has_hooks(module)
+
+
+def check_weights_say_all(name: str, module: nn.Module, like: nn.Module) -> None:
+    """Refuse a module that computes something else than its weights say, where they alone are taken over.
+
+    Args:
+        name: The argument, for the message.
+        module: Whose weights are taken.
+        like: A new one of the same config, which gets them.
+
+    Raises:
+        MismatchError: If a part of it is of another class (an adapter, quantised, parametrised), has a hook, or a
+            patched ``forward``.
+    """
+    parts = dict(like.named_modules())
+    for path, part in module.named_modules():
+        expected = parts.get(path)
+        if expected is None or type(part) is not type(expected):
+            raise MismatchError(
+                f"{name} must be of the parts that its config describes, for its weights alone are taken over, but "
+                f"{path} is a {type(part).__name__}: merge adapters and parametrisations into the weights, or take the "
+                "model that it was made of."
+            )
+        check_nothing_added(name, path, part)
+
+
+def check_nothing_added(name: str, path: str, part: nn.Module) -> None:
+    """Refuse a part whose hooks or patched ``forward`` would be lost, where another takes its place.
+
+    Args:
+        name: The argument that has the part, for the message.
+        path: Of the part in it.
+        part: The part.
+
+    Raises:
+        MismatchError: If it has any.
+    """
+    added = "a hook" if has_own_hooks(part) else "a patched forward" if "forward" in part.__dict__ else ""
+    if added:
+        raise MismatchError(
+            f"{name} must be a model without additions, for its weights alone are taken over, but {path} has {added}, "
+            "which would be lost: remove it, and add it again to what is made."
+        )

@@ -31,7 +31,7 @@ def check_first_model(model: FamilyConfig, config: TrainConfig, store: TokenStor
         FileNotFoundError: If a folder holds no model.
     """
     if config.init is not None:
-        _check_floats(config.init, "init")
+        check_floats(config.init, "init")
         check_tokenizer(config.init, store)
         _check_config(model, config.init)
     if config.retrofit is not None:
@@ -40,11 +40,16 @@ def check_first_model(model: FamilyConfig, config: TrainConfig, store: TokenStor
                 f"retrofit must be null for a {model.family}, which reads no neighbours: a RETRO alone is fitted to a "
                 "trained model."
             )
-        _check_floats(config.retrofit, "retrofit")
+        check_floats(config.retrofit, "retrofit")
         check_tokenizer(config.retrofit, store)
 
 
-def _check_floats(folder: Path, option: str) -> None:
+def check_floats(folder: Path, option: str) -> None:
+    """Refuse a quantised model where its weights are taken over, or trained.
+
+    Raises:
+        MismatchError: If it is one; the message names the option.
+    """
     quantisation = read_manifest(folder).quantisation
     if quantisation is not None:
         raise MismatchError(
