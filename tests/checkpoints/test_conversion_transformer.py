@@ -305,3 +305,15 @@ def test_settings_without_a_meaning_here_are_refused(family: str, changes: dict,
     path.write_text(json.dumps({**settings, **changes}))
     with pytest.raises(MismatchError, match=message):
         read_foreign(tmp_path)
+
+
+def test_a_model_of_another_kind_is_named_by_what_its_settings_say(tmp_path: Path):
+    """RecurrentGemma shares names of tensors with Llama and mixes in another way."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "lru_width": 16, "vocab_size": 23}
+    config = transformers.RecurrentGemmaConfig(num_attention_heads=2, num_key_value_heads=1, **sizes)
+    transformers.RecurrentGemmaForCausalLM(config).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(
+        MismatchError, match=r"known here \(its settings say model_type='recurrent_gemma'\), but lacks model\.layers"
+    ):
+        convert(tmp_path / "theirs", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()

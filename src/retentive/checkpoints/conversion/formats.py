@@ -138,16 +138,17 @@ def format_of(names: Shapes, model_type: object = None) -> tuple[str, str]:
                 return name, prefix
     candidates = [(name, prefix) for name, candidate in FORMATS.items() for prefix in candidate.prefixes]
     name, prefix = max(candidates, key=lambda one: _likeness(FORMATS[one[0]], one[1], names))
+    said = "" if model_type is None else f" (its settings say model_type={model_type!r})"
     if _likeness(FORMATS[name], prefix, names):
         lacking = [prefix + anchor for anchor in FORMATS[name].anchors if prefix + anchor not in names]
         raise MismatchError(
-            f"source must be in a format that is known here, but lacks {listed(lacking)}, by which {name} "
+            f"source must be in a format that is known here{said}, but lacks {listed(lacking)}, by which {name} "
             f"({FORMATS[name].package}), the format nearest to it, is told; copy it again."
         )
     known = ", ".join(f"{name} ({candidate.package})" for name, candidate in FORMATS.items())
     raise MismatchError(
-        f"source must be in a format that is known here: {known}; but its tensors have other names, the first of them "
-        f"{min(names, default='none at all')}."
+        f"source must be in a format that is known here: {known}; but its tensors{said} have other names, the first of "
+        f"them {min(names, default='none at all')}."
     )
 
 
