@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_a_model_described_by_names_of_before_is_the_same_model(store: Path, tmp
 
 def test_a_curriculum_of_such_a_model_goes_on_too(store: Path, tmp_path: Path):
     model, _ = asked_configs(store, {"run": tmp_path, "model": {"family": "retro"}})
-    options = {"model": config_to_dict(model), "segment_length": 3}
+    options: dict[str, Any] = {"model": config_to_dict(model), "segment_length": 3}
     before = {("base" if name == "backbone" else name): value for name, value in options["model"].items()}
     (tmp_path / "curriculum.json").write_text(json.dumps({**options, "model": before}))
     CurriculumFolder(tmp_path, options)
