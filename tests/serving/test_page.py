@@ -120,6 +120,23 @@ def test_editing_an_earlier_turn_forks(page) -> None:
     assert page.locator(".said").count() == 0
 
 
+def test_a_long_conversation_opens_at_its_end(page, served: Running) -> None:
+    last = None
+    for number in range(40):
+        asked = {"model": "small", "input": f"turn {number}", "max_output_tokens": 1, "previous_response_id": last}
+        last = call(served, "POST", "/v1/responses", asked).json["id"]
+    page.goto(f"{served.url}#{last}")
+    page.reload()
+    page.locator(".said.user").nth(39).wait_for()
+    assert (
+        page.evaluate("(log => log.scrollHeight - log.scrollTop - log.clientHeight)(document.querySelector('#log'))")
+        < 2
+    )
+    current = page.locator("#tree [aria-current]").bounding_box()
+    assert current["y"] + current["height"] <= 800
+    assert page.evaluate("scrollY") == 0
+
+
 def test_stop_keeps_what_was_written(page) -> None:
     long(page)
     page.get_by_role("button", name="Stop").click()

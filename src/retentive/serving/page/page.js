@@ -149,6 +149,7 @@ async function draw() {
     return element("ul", {}, ...items);
   };
   at("tree").replaceChildren(records.size ? list(null) : element("p", { textContent: "No stored state yet." }));
+  at("tree").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
   figures(records.get(current));
   for (const id of ["save", "forget"]) at(id).disabled = !records.has(current) || Boolean(running);
 }
