@@ -74,6 +74,12 @@ def pdf(text: str) -> bytes:
     return content + head + table + trailer
 
 
+def locked(content: bytes) -> bytes:
+    """The same PDF for those who know its password alone."""
+    keys = b"/Encrypt<</Filter/Standard/V 1/R 2/P -4/O<" + b"61" * 32 + b">/U<" + b"62" * 32 + b">>>/ID[<61><61>]"
+    return content.replace(b"/Root", keys + b"/Root")
+
+
 def test_compressed_files_and_members_are_read_as_files(tmp_path):
     lines = json.dumps({"text": "of a line"}).encode()
     for suffix, compress in COMPRESS.items():
@@ -131,6 +137,45 @@ def test_members_that_are_bombs_together_are_refused(tmp_path, monkeypatch):
     assert texts["z.zip/a.txt"] == "text"  # each file has its own share
 
 
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_compressed_file_that_is_cut_anywhere_gives_no_text(tmp_path, suffix):
+    whole = COMPRESS[suffix]("".join(map(str, range(300))).encode())
+    for size in range(1, len(whole), 7):
+        (tmp_path / f"{size}.txt{suffix}").write_bytes(whole[:size])
+    texts, problems = read(tmp_path)
+    assert texts == {}
+    assert all("is damaged" in message for message in problems.values())
+    (tmp_path / f"two.txt{suffix}").write_bytes(whole + whole)
+    assert len(read(tmp_path)[0][f"two.txt{suffix}"]) == 2 * len("".join(map(str, range(300))))
+
+
+def test_a_tar_archive_that_is_cut_or_damaged_anywhere_is_told(tmp_path):
+    whole = tar({"a.txt": b"first", "b.txt": b"second", "c.txt": b"third"})
+    for block in range(1, 7):
+        (tmp_path / f"cut{block}.tar").write_bytes(whole[: 512 * block])
+        (tmp_path / f"damaged{block}.tar").write_bytes(
+            whole[: 512 * block + 9] + bytes([whole[512 * block + 9] ^ 1]) + whole[512 * block + 10 :]
+        )
+    texts, problems = read(tmp_path)
+    for block in range(1, 7):
+        assert any(name.startswith(f"cut{block}.tar") for name in problems), block
+        shown = {name: text for name, text in texts.items() if name.startswith(f"damaged{block}.tar")}
+        assert len(shown) == 3 or f"damaged{block}.tar" in problems, block
+    (tmp_path / "zipped.tar").write_bytes(gzip.compress(whole))
+    (tmp_path / "none.tar").write_bytes(bytes(10240))
+    problems = read(tmp_path)[1]
+    assert problems["zipped.tar"].startswith("is gzip, or is damaged or no tar archive")
+    assert problems["none.tar"] == "is an archive without files"
+
+
+def test_links_in_archives_are_not_texts(tmp_path):
+    link = zipfile.ZipInfo("link.txt")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as made:
+        made.writestr(link, "/etc/passwd")
+    assert read(tmp_path) == ({}, {"a.zip/link.txt": "is not a regular file"})
+
+
 def test_what_is_no_text_is_named_for_what_it_is(tmp_path):
     kinds = {
         "a.dat": (gzip.compress(b"x"), "is gzip, not text: exclude it"),
@@ -140,13 +185,16 @@ def test_what_is_no_text_is_named_for_what_it_is(tmp_path):
         "e.bin": (b"\x07\x00\xff\xfe", "is binary data, not text: exclude it"),
         "f.txt": ("é".encode("latin-1"), "is not UTF-8 (byte 0xe9 at offset 0): convert it to UTF-8, or exclude it"),
         "g.pdf": (b"%PDF-1.4 no more", "is a PDF that cannot be read"),
+        "g2.pdf": (b"plain words", "is no PDF, whatever its name says"),
+        "g3.pdf": (b"", "has no text"),
+        "g4.pdf": (locked(pdf("secret")), "is a PDF that needs a password"),
         "h.html": (b"<html><body> </body></html>", "is a page without text"),
         "i.pdf": (pdf("lost").replace(b"/Contents 4 0 R", b"/Contents 9 9 R"), "is a PDF without text"),
         "j.txt": ("plain words".encode("utf-16-le"), "is binary data with many zero bytes (UTF-16 has them), not text"),
         "k.txt": (bytes(5000), "is binary data with many zero bytes"),
         "l.csv": (
             b"text\n" + b"x" * (1 << 16),
-            "is damaged or no UTF-8 table, after row 0 (a line has over 10,000 characters",
+            "is damaged or no table, after row 0 (a line has over 10,000 characters",
         ),
         "m.pdf": (pdf("long " * 2100), "has over 10,"),
     }
@@ -196,7 +244,65 @@ def test_chosen_columns_come_with_their_documents(tmp_path):
     assert source.problems == [
         "c.csv:2: has no text",
         "d.tsv: has no column 'body' (it has: 'text', 'year'): name the one with the text",
+        "metadata 'none': no document has it",
+        "metadata 'nan': no document has it",
     ]
+
+
+def test_tables_of_other_programs_are_read_and_no_cell_is_lost(tmp_path):
+    tables = {
+        "comma.csv": b"text,year\na,1\n",
+        "excel.csv": b"\xef\xbb\xbftext;year\r\na, with commas;1\r\n",
+        "tabs.csv": b"year\ttext\n1\ta\n",
+        "bars.tsv": b"text|year\na|1\n",
+        "more.csv": b"text,year\na, and more,1\nfine,2\n",
+        "twice.csv": b"text,text\na,b\n",
+        "latin.csv": b"text,title\nfine,x\n\xe9,x\nb,\xe9\nlast,x\n",
+        "utf16.csv": "text,year\na,1\n".encode("utf-16"),
+        "utf16.jsonl": '{"text": "a"}\n'.encode("utf-16"),
+        "half.jsonl": b'{"text": "a", "title": "\\ud800"}\n',
+    }
+    for name, content in tables.items():
+        (tmp_path / name).write_bytes(content)
+    texts, problems = read(tmp_path, metadata=("title",))
+    assert texts == {
+        "comma.csv:1": "a",
+        "excel.csv:1": "a, with commas",
+        "tabs.csv:1": "a",
+        "bars.tsv:1": "a",
+        "more.csv:2": "fine",
+        "latin.csv:1": "fine",
+        "latin.csv:4": "last",
+    }
+    assert problems == {
+        "more.csv:1": "has 3 cells under 2 columns: quote cells with ','",
+        "twice.csv": "has 2 columns 'text': rename the others",
+        "latin.csv:2": "is not UTF-8 (character 0): convert the file to UTF-8",
+        "latin.csv:3": "column 'title' holds what is not UTF-8: mend it, or choose other metadata",
+        "utf16.csv": "is UTF-16, not a table in UTF-8: convert it",
+        "utf16.jsonl": "is UTF-16, not JSON in UTF-8: convert it",
+        "half.jsonl:1": "field 'title' holds what is not UTF-8: mend it, or choose other metadata",
+    }
+
+
+def test_parquet_of_any_columns_is_read_or_named(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    half = pyarrow.array([b"\xff", b"good"]).view(pyarrow.string())
+    times = pyarrow.array([1, 10**9], pyarrow.timestamp("ns"))
+    known = pyarrow.table({"text": ["a", "b"], "half": half, "time": times})
+    pyarrow.parquet.write_table(known, tmp_path / "known.parquet")
+    twice = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(twice, tmp_path / "twice.parquet")
+    files, _ = list_files(tmp_path)
+    first, second, problem = read_documents(files, metadata=("half", "time"))
+    assert isinstance(first, Document)
+    assert dict(first.metadata).keys() <= {"time"}
+    assert isinstance(second, Document)
+    assert second.metadata["half"] == "good"
+    assert isinstance(problem, Problem)
+    assert problem.message == "has 2 columns 'text': rename the others"
 
 
 @pytest.mark.parametrize("content", [b'text\n"open', b"text\n\xff\n", b"", b"text\n", b"a,text\n1\n"])

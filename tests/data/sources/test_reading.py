@@ -252,7 +252,8 @@ def test_parquet_gives_the_column_and_reports_rows(write_files):
 
 
 @pytest.mark.parametrize(
-    "kind", [arrow.string(), arrow.large_string(), arrow.dictionary(arrow.int32(), arrow.string())]
+    "kind",
+    [arrow.string(), arrow.large_string(), arrow.string_view(), arrow.dictionary(arrow.int32(), arrow.string())],
 )
 def test_parquet_takes_every_kind_of_string(write_files, kind):
     folder = write_files({})

@@ -70,7 +70,7 @@ def text_or_problem(
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         if (kind := kind_of(content)) is not None:
-            cure = "convert it to UTF-8, or exclude it" if kind == "UTF-16" else "exclude it"
+            cure = "convert it to UTF-8, or exclude it" if kind.startswith("UTF") else "exclude it"
             yield Problem(name=name, kind="not_text", message=f"is {kind}, not text: {cure}")
             return
         where = f"byte 0x{content[error.start]:02x} at offset {error.start:,}"

@@ -42,8 +42,7 @@ def pdf_text(content: bytes, name: str, *, limit: int) -> tuple[str, dict[str, s
     try:
         document: Any = pypdfium2.PdfDocument(content)
     except pypdfium2.PdfiumError as error:
-        message = f"is a PDF that cannot be read ({error}): is it damaged, or does it need a password?"
-        return Problem(name=name, kind="unreadable", message=message)
+        return Problem(name=name, kind="unreadable", message=_why_unread(content, str(error)))
     pages: list[str] = []
     try:
         held = 0
@@ -66,6 +65,14 @@ def pdf_text(content: bytes, name: str, *, limit: int) -> tuple[str, dict[str, s
     if not text:
         return Problem(name=name, kind="empty", message="is a PDF without text: are its pages images?")
     return text.replace("\x00", ""), {"title": title} if title else {}
+
+
+def _why_unread(content: bytes, said: str) -> str:
+    if b"%PDF-" not in content[:1024]:  # where readers look for it
+        return "is no PDF, whatever its name says: name it for what it is, or exclude it"
+    if "password" in said:
+        return "is a PDF that needs a password: take it off, or exclude it"
+    return f"is a PDF that cannot be read ({said}): is it damaged?"
 
 
 def _reader(package: str, name: str) -> Any:

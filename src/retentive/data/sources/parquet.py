@@ -1,12 +1,15 @@
 """Documents from a column of a parquet file, row group by row group."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from retentive.data.sources.documents import Document, Problem, text_or_problem
-from retentive.data.sources.records import Fields, metadata_of, missing_field
+from retentive.data.sources.records import Fields, column_problem, metadata_of
 
 _ROWS_AT_A_TIME = 256
+_TEXTS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "fixed_size_binary")
+"""Types of columns that may hold text."""
 
 
 def read_parquet(source: Any, name: str, fields: Fields) -> Iterator[Document | Problem]:
@@ -32,9 +35,9 @@ def read_parquet(source: Any, name: str, fields: Fields) -> Iterator[Document | 
             if (problem := _column_problem(arrow, table.schema_arrow, name, fields.text)) is not None:
                 yield problem
                 return
-            chosen = [column for column in fields.metadata if column in table.schema_arrow.names]
+            chosen = [column for column in fields.metadata if table.schema_arrow.names.count(column) == 1]
             for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=[fields.text, *chosen]):
-                known = batch.select(chosen).to_pylist() if chosen else [{}] * len(batch)
+                known = [_record(batch, chosen, place) for place in range(len(batch))]
                 for content, record in zip(_contents(arrow, batch.column(fields.text)), known, strict=True):
                     row += 1
                     if content is None:
@@ -52,15 +55,23 @@ def read_parquet(source: Any, name: str, fields: Fields) -> Iterator[Document | 
 
 
 def _column_problem(arrow: Any, schema: Any, name: str, field: str) -> Problem | None:
-    if field not in schema.names:
-        return missing_field(name, field, schema.names, "column")
+    if (problem := column_problem(name, field, schema.names)) is not None:
+        return problem
     kind = schema.field(field).type
     if arrow.types.is_dictionary(kind):
         kind = kind.value_type
-    is_text = (arrow.types.is_string, arrow.types.is_large_string, arrow.types.is_binary, arrow.types.is_large_binary)
-    if any(test(kind) for test in is_text):
+    if any(getattr(arrow.types, f"is_{text}")(kind) for text in _TEXTS):
         return None
     return Problem(name=name, kind="not_text", message=f"column {field!r} holds {kind}, not strings")
+
+
+def _record(batch: Any, columns: list[str], place: int) -> dict[str, Any]:
+    """Values of a row, without those that Python cannot hold: text that is not UTF-8, times of nanoseconds."""
+    found: dict[str, Any] = {}
+    for column in columns:
+        with suppress(ValueError, OverflowError):
+            found[column] = batch.column(column)[place].as_py()
+    return found
 
 
 def _contents(arrow: Any, column: Any) -> Iterator[bytes | None]:

@@ -4,15 +4,18 @@ import bz2
 import gzip
 import io
 import lzma
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tarfile import HeaderError, ReadError
 from typing import Any
 
 from retentive.data.sources.documents import Problem
 from retentive.data.sources.folders import SourceFile
+from retentive.data.sources.sniffing import kind_of
 from retentive.files import display_name
 
 _SHORT = {".tgz": (".tar", ".gz"), ".tbz2": (".tar", ".bz2"), ".txz": (".tar", ".xz"), ".tzst": (".tar", ".zst")}
@@ -22,6 +25,10 @@ _MOST_EXPANSION = 200
 _FREE_EXPANSION = 64 << 20
 _DEEPEST = 3
 """Archives inside of archives, at most."""
+_HEAD = 512
+"""Bytes by which it is known what a file is."""
+_ZSTD_STEP = 512
+"""Bytes of zstd that are unpacked at once: at most some 22 MB come of them."""
 
 
 class BombError(OSError):
@@ -41,7 +48,7 @@ class Part:
 
     name: str
     suffix: str
-    opened: io.BufferedIOBase
+    opened: io.BufferedReader
     path: Path | None = None
 
 
@@ -107,6 +114,47 @@ class _Bounded(io.RawIOBase):
         return len(content)
 
 
+class _Unzstd(io.RawIOBase):
+    """What one frame of zstd after the other holds; one that is cut is an error, which the library's reader hides."""
+
+    def __init__(self, opened: Any, frame: Callable[[], Any]) -> None:
+        self._opened, self._new_frame = opened, frame
+        self._frame: Any = None
+        self._made, self._rest = memoryview(b""), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._made:
+            content = self._rest or self._opened.read(_ZSTD_STEP)
+            if not content:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside of a frame")
+                return 0
+            self._frame = self._frame or self._new_frame()
+            self._made, self._rest = memoryview(self._frame.decompress(content)), b""
+            if self._frame.eof:
+                self._rest, self._frame = self._frame.unused_data, None
+        content, self._made = self._made[: len(buffer)], self._made[len(buffer) :]
+        buffer[: len(content)] = content
+        return len(content)
+
+
+class _Header(tarfile.TarInfo):
+    """The head of a member of a tar archive; a damaged one, or a missing end, is an error and not the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: Any) -> "_Header":
+        """Read the next one."""
+        try:
+            return super().fromtarfile(tarfile)
+        except HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":  # the end mark; the module does not document its name
+                raise
+            raise ReadError(f"after byte {tarfile.offset:,}: {error}") from error
+
+
 def parts_of_file(file: SourceFile, *, limit: int, on_bytes: Callable[[int], object]) -> Iterator[Part | Problem]:
     """Open a file, what it holds compressed, or its members; each is to be read before the next one.
 
@@ -140,11 +188,16 @@ def _opened(
     if kinds[-1] not in (".tar", ".zip"):
         yield Part(name, kinds[-1], opened)
         return
-    members = (
-        _tar_members(name, opened, source) if kinds[-1] == ".tar" else _zip_members(name, opened, source, limit, path)
-    )
+    number, kind = 0, None
     try:
+        kind = kind_of(opened.peek(_HEAD)[:_HEAD])
+        members = (
+            _tar_members(name, opened, source)
+            if kinds[-1] == ".tar"
+            else _zip_members(name, opened, source, limit, path)
+        )
         for member in members:
+            number += 1
             if isinstance(member, Problem):
                 yield member
             else:
@@ -152,8 +205,12 @@ def _opened(
     except BombError as error:
         yield Problem(name=name, kind="too_large", message=str(error))
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
-        message = f"is damaged or no {kinds[-1][1:]} archive ({error or type(error).__name__}): fetch or write it again"
-        yield Problem(name=name, kind="unreadable", message=message)
+        found = f"is {kind}, or " if number == 0 and kind not in (None, "binary data") else ""
+        message = f"{found}is damaged or no {kinds[-1][1:]} archive ({error or type(error).__name__})"
+        yield Problem(name=name, kind="unreadable", message=f"{message}: fetch or write it again")
+        return
+    if number == 0:
+        yield Problem(name=name, kind="empty", message="is an archive without files")
 
 
 def _kinds(name: str) -> list[str]:
@@ -173,11 +230,11 @@ def _decompressed(opened: Any, suffix: str) -> Any:
         import zstandard
     except ImportError as error:
         raise ImportError("reading .zst files needs the package zstandard: pip install 'retentive[readers]'") from error
-    return zstandard.ZstdDecompressor().stream_reader(opened, read_across_frames=True)
+    return _Unzstd(opened, lambda: zstandard.ZstdDecompressor().decompressobj())
 
 
 def _tar_members(archive: str, opened: Any, source: _Counted) -> Iterator[Part | Problem]:
-    with tarfile.open(fileobj=opened, mode="r|") as tar:
+    with tarfile.open(fileobj=opened, mode="r|", tarinfo=_Header) as tar:
         for entry in tar:
             name = f"{archive}/{display_name(entry.name.removeprefix('./'))}"
             if entry.isdir() or _is_hidden(entry.name):
@@ -203,6 +260,9 @@ def _zip_members(
         for entry in zipped.infolist():
             name = f"{archive}/{display_name(entry.filename)}"
             if entry.is_dir() or _is_hidden(entry.filename):
+                continue
+            if stat.S_ISLNK(entry.external_attr >> 16):
+                yield Problem(name=name, kind="unreadable", message="is not a regular file")
                 continue
             try:
                 content = zipped.open(entry)

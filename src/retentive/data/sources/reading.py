@@ -13,6 +13,7 @@ from retentive.data.sources.markup import html_text, pdf_text
 from retentive.data.sources.parquet import read_parquet
 from retentive.data.sources.parts import BombError, Part, parts_of_file
 from retentive.data.sources.records import Fields, document_of, read_csv
+from retentive.data.sources.sniffing import unread_kind
 
 MAX_DOCUMENT_BYTES = 256 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -102,6 +103,9 @@ def _read_text(part: Part, limit: int) -> Iterator[Document | Problem]:
 
 def _read_markup(part: Part, limit: int) -> Iterator[Document | Problem]:
     content = _whole(part, limit)
+    if content == b"":
+        yield Problem(name=part.name, kind="empty", message="has no text")
+        return
     found = content if isinstance(content, Problem) else _MARKUP[part.suffix](content, part.name, limit=limit)
     if isinstance(found, Problem):
         yield found
@@ -163,6 +167,9 @@ def _read_jsonl(part: Part, fields: Fields) -> Iterator[Document | Problem]:
         if size > fields.limit:
             size += _skip_line(part.opened, line)
             yield too_large(name, f"a line of {size:,} bytes", fields.limit)
+        elif number == 1 and (kind := unread_kind(line)) is not None:
+            yield Problem(name=part.name, kind="not_text", message=f"is {kind}, not JSON in UTF-8: convert it")
+            return
         elif line.strip():
             yield from _read_record(line, name, fields)
     if number == 0:

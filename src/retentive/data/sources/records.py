@@ -10,9 +10,12 @@ from math import isfinite
 from typing import Any
 
 from retentive.data.sources.documents import Document, Problem, text_or_problem
+from retentive.data.sources.sniffing import unread_kind
 
 _INTEGER, _DECIMAL = re.compile(r"-?(0|[1-9]\d{0,17})"), re.compile(r"-?(0|[1-9]\d*)\.\d+")
 _LONGEST_CELL = (1 << 31) - 1
+_HEAD = 4096
+_DELIMITERS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,25 @@ def document_of(record: Mapping[str, Any], name: str, fields: Fields, *, kind: s
     try:
         content = value.encode("utf-8")
     except UnicodeEncodeError as error:
-        message = f"has half a surrogate pair (character {error.start:,}), which no UTF-8 text can hold"
+        half = f"has half a surrogate pair (character {error.start:,}), which no UTF-8 text can hold"
+        message = f"is not UTF-8 (character {error.start:,}): convert the file to UTF-8" if kind == "column" else half
         yield Problem(name=name, kind="bad_utf8", message=message)
         return
-    yield from text_or_problem(content, name, limit=fields.limit, metadata=metadata_of(record, fields.metadata))
+    metadata = metadata_of(record, fields.metadata)
+    for column, known in metadata.items():
+        if isinstance(known, str) and not _is_encodable(known):
+            message = f"{kind} {column!r} holds what is not UTF-8: mend it, or choose other metadata"
+            yield Problem(name=name, kind="bad_utf8", message=message)
+            return
+    yield from text_or_problem(content, name, limit=fields.limit, metadata=metadata)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def metadata_of(record: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
@@ -84,27 +102,66 @@ def missing_field(name: str, text: str, known: Sequence[str], kind: str) -> Prob
     return Problem(name=name, kind="missing_field", message=message)
 
 
-def read_csv(opened: Any, name: str, fields: Fields, *, delimiter: str) -> Iterator[Document | Problem]:
-    """The rows of a table with a header line; numbers among the metadata are numbers."""
+def read_csv(opened: io.BufferedReader, name: str, fields: Fields, *, delimiter: str) -> Iterator[Document | Problem]:
+    """The rows of a table with a header line; numbers among the metadata are numbers.
+
+    Args:
+        opened: The file, from its beginning.
+        name: Name of the file.
+        fields: Which columns are read.
+        delimiter: What stands between cells, unless the header has the column of the text by another one.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), min(fields.limit + 1, _LONGEST_CELL)))
-    lines = io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")
+    first = opened.peek(_HEAD).partition(b"\n")[0]
+    if (kind := unread_kind(first)) is not None:
+        yield Problem(name=name, kind="not_text", message=f"is {kind}, not a table in UTF-8: convert it")
+        return
+    # A byte that is no UTF-8 spoils its row, and not the table.
+    lines = io.TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    delimiter = _delimiter(first.decode("utf-8-sig", "replace"), fields.text, delimiter)
     rows = csv.DictReader(_bounded_lines(lines, fields.limit), delimiter=delimiter, strict=True)
     number = 0
     try:
-        if fields.text not in (known := list(rows.fieldnames or ())):
-            yield missing_field(name, fields.text, known, "column")
+        names = list(rows.fieldnames or ())
+        if (problem := column_problem(name, fields.text, names)) is not None:
+            yield problem
             return
+        chosen = [column for column in fields.metadata if names.count(column) == 1]
         for number, row in enumerate(rows, start=1):
-            known = {column: _typed(row[column]) for column in fields.metadata if row.get(column)}
+            if (more := row.pop(None, None)) is not None:
+                message = (
+                    f"has {len(names) + len(more)} cells under {len(names)} columns: quote cells with {delimiter!r}"
+                )
+                yield Problem(name=f"{name}:{number}", kind="unreadable", message=message)
+                continue
+            known = {column: _typed(row[column]) for column in chosen if row.get(column)}
             yield from document_of(known | {fields.text: row[fields.text]}, f"{name}:{number}", fields, kind="column")
-    except (csv.Error, UnicodeDecodeError) as error:
-        message = f"is damaged or no UTF-8 table, after row {number:,} ({error}): mend it"
+    except csv.Error as error:
+        message = f"is damaged or no table, after row {number:,} ({error}): mend it"
         yield Problem(name=name, kind="unreadable", message=message)
         return
     finally:
         lines.detach()
     if number == 0:
         yield Problem(name=name, kind="empty", message="has no rows")
+
+
+def column_problem(name: str, text: str, names: Sequence[str]) -> Problem | None:
+    """What is wrong with the columns of a table, if anything is: that of the text must be there once."""
+    if text not in names:
+        return missing_field(name, text, names, "column")
+    if names.count(text) > 1:
+        message = f"has {names.count(text)} columns {text!r}: rename the others"
+        return Problem(name=name, kind="missing_field", message=message)
+    return None
+
+
+def _delimiter(header: str, text: str, usual: str) -> str:
+    """The usual delimiter, or the first other one by which the header has the column of the text."""
+    for delimiter in (usual, *_DELIMITERS):
+        if text in next(csv.reader([header.rstrip("\r")], delimiter=delimiter), []):
+            return delimiter
+    return usual
 
 
 def _bounded_lines(lines: io.TextIOWrapper, limit: int) -> Iterator[str]:

@@ -5,6 +5,9 @@ _BEGINNINGS = (
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\x00", "xz"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x1f\x9d", "compress (.Z)"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"LZIP", "lzip"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"Rar!", "a RAR archive"),
     (b"PK\x03\x04", "a zip archive (or a document of an office program)"),
@@ -32,6 +35,7 @@ _BEGINNINGS = (
     (b"\x00\x01\x00\x00\x00", "a font"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"\x89HDF", "an HDF5 file"),
+    (b"\xff\xfe\x00\x00", "UTF-32"),
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
     (b"\x80\x02", "a Python pickle"),
@@ -52,3 +56,12 @@ def kind_of(content: bytes) -> str | None:
     if content[257:262] == b"ustar":
         return "a tar archive"
     return "binary data" if b"\x00" in content[:4096] else None
+
+
+def unread_kind(content: bytes) -> str | None:
+    """What bytes are that are no UTF-8, or have zero bytes among them; ``None`` if they are text or not known."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return kind_of(content)
+    return kind_of(content) if b"\x00" in content else None

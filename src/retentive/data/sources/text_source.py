@@ -74,19 +74,23 @@ class TextSource:
         for problem in self._unlisted:
             self._note(problem)
         config = self._config
+        chosen = tuple(column.strip() for column in config.metadata.split(",") if column.strip())
+        missing = set(chosen)
         reading = read_documents(
             self._files,
             field=config.field,
-            metadata=tuple(column.strip() for column in config.metadata.split(",") if column.strip()),
+            metadata=chosen,
             separator=config.separator,
             max_document_bytes=config.max_document_bytes,
             on_bytes=self._count,
         )
         for found in reading:
             if isinstance(found, Document):
+                missing -= found.metadata.keys()
                 yield found
             else:
                 self._note(found)
+        self.problems += [f"metadata {column!r}: no document has it" for column in chosen if column in missing]
 
     def _count(self, size: int) -> None:
         self.read_bytes += size
