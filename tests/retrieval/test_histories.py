@@ -87,6 +87,13 @@ def assert_equal_to_fresh(history, folder):
     ours, theirs = store.search(queries, k=5), fresh.search(queries, k=5)
     np.testing.assert_array_equal(as_fresh(ours.ids), theirs.ids)
     np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5)
+    for query in (
+        f"{WORDS[0]} -{WORDS[1]}",
+        f'"{WORDS[2]} {WORDS[3]}" {WORDS[0]}',
+        f'{WORDS[4]} -"{WORDS[0]} {WORDS[1]}"',
+    ):
+        shown = [[(one.text, one.document) for one in each.answers(query, k=4)] for each in (store, fresh)]
+        assert shown[0] == shown[1], query
     config = NeighbourConfig(sample_chunks=3, near_duplicates=0.8)
     tables = [one.build_neighbours(config).ids(ids) for one, ids in ((store, live), (fresh, np.arange(len(live))))]
     np.testing.assert_array_equal(as_fresh(tables[0]), tables[1])

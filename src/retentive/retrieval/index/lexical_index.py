@@ -207,6 +207,13 @@ class LexicalIndex:
                 list(pool.map(lambda run: [one(row) for row in run], runs))
         return scores, ids
 
+    def count(self, word: str) -> int:
+        """Number of chunks with a word."""
+        if self._searcher is None:
+            return 0
+        with _panics_as_damage(self._folder / LEXICAL):
+            return self._searcher.doc_freq(FIELD, word)
+
     def _hits(self, words: WordCounts, k: int) -> "list[tuple[float, tantivy.DocAddress]]":
         from tantivy import Occur, Query
 

@@ -14,9 +14,10 @@ from retentive.retrieval.encoders.words import Words, split_words
 from retentive.retrieval.passages import Passages
 from retentive.retrieval.rerankers import Reranker
 from retentive.retrieval.search.answers import Answer, answer_of
+from retentive.retrieval.search.chosen_chunks import ChosenChunks, Mask
 from retentive.retrieval.search.language import ParsedQuery, parse_query
 from retentive.retrieval.search.passage import Surroundings, surroundings
-from retentive.retrieval.search.phrases import chunks_with_phrase
+from retentive.retrieval.search.phrases import chunks_with_phrase, chunks_with_word
 from retentive.retrieval.search.queries import Neighbours, Query, query_rows
 from retentive.retrieval.search.reranking import reranked
 from retentive.retrieval.search.searcher import Queries, RowNumbers, Searcher, search_allowed
@@ -80,7 +81,7 @@ def search_chunks(
     conditions = () if where is None else conditions_of(where)
     barred = barred_documents(store.corpus, conditions, exclude_documents)
     if conditions or (rerank is not False and barred[:-1].any()):
-        queries = queries.among(_chunks_of_others(store.corpus, barred))
+        queries = queries.among(ChosenChunks(_chunks_of_others(store.corpus, barred)))
 
     def allowed(rows: RowNumbers, ids: Int64[np.ndarray, "rows candidates"]) -> Bool[np.ndarray, "rows candidates"]:
         return ~barred[store.corpus.documents(ids)]
@@ -133,8 +134,8 @@ def find_answers(
     conditions = (*asked.where, *(() if where is None else conditions_of(where)))
     barred = barred_documents(corpus, conditions, exclude_documents)
     candidates = _Candidates(corpus, words_of(store.encoder), asked, barred)
-    chosen = _chunks_of_others(corpus, barred) if conditions or (rerank is not False and barred[:-1].any()) else None
-    queries = _queries_among(store, candidates, chosen, rerank)
+    narrowed = bool(conditions) or (rerank is not False and bool(barred[:-1].any()))
+    queries = _queries_among(store, candidates, rerank, narrowed=narrowed)
     limit = max(corpus.num_chunks, 1)
     wanted = k + 4
     while True:
@@ -149,10 +150,13 @@ def find_answers(
 def _queries_among(
     store: Searched,
     candidates: "_Candidates",
-    chosen: Bool[np.ndarray, "chunks"] | None,
     rerank: Reranker | bool,
+    *,
+    narrowed: bool,
 ) -> Queries:
-    """The query, answered by those of some chunks that have its phrases, and not the words that are not wanted.
+    """The query, answered by chunks that have its phrases, and not the words that are not wanted.
+
+    Where there are such, or it is ``narrowed``, chunks of barred documents are left out before ranks are counted.
 
     Such words are looked up where there is an index of words; without, chunk after chunk is read for them.
     """
@@ -160,13 +164,14 @@ def _queries_among(
     passages = Passages(query_rows(candidates.text, store.tokenizer), store.tokenizer)
     queries = reranked(store.open_indexes().queries(passages, [candidates.text]), store, [candidates.text], rerank)
     unwanted = [] if index is None else [keys for keys in candidates.without if len(keys) == 1]
-    if chosen is None and not candidates.phrases and not unwanted:
+    if not (narrowed or candidates.phrases or unwanted):
         return queries
-    among = np.ones(corpus.num_chunks, dtype=np.bool_) if chosen is None else chosen
+    among = ChosenChunks(_chunks_of_others(corpus, candidates.barred))
     for phrase in candidates.phrases:
         among &= chunks_with_phrase(corpus, words, index, phrase)
-    for phrase in unwanted:
-        among &= ~chunks_with_phrase(corpus, words, index, phrase)
+    for (key,) in unwanted:
+        assert index is not None
+        among &= ChosenChunks(~chunks_with_word(corpus, index, key))
     return queries.among(among)
 
 
@@ -188,7 +193,7 @@ def barred_documents(
     return barred
 
 
-def _chunks_of_others(corpus: Corpus, barred: Bool[np.ndarray, "documents_and_missing"]) -> Bool[np.ndarray, "chunks"]:
+def _chunks_of_others(corpus: Corpus, barred: Bool[np.ndarray, "documents_and_missing"]) -> Mask:
     """Whether the document of each chunk is not barred."""
     return ~barred[corpus.documents(np.arange(corpus.num_chunks))]
 
@@ -216,7 +221,7 @@ class _Candidates:
         asked: ParsedQuery,
         barred: Bool[np.ndarray, "documents_and_missing"],
     ) -> None:
-        self._corpus, self._encoder, self._barred = corpus, encoder, barred
+        self._corpus, self._encoder, self.barred = corpus, encoder, barred
         self.text = asked.text
         self._wanted = frozenset(_split(encoder, asked.text).keys)
         self.phrases = [keys for phrase in asked.phrases if (keys := _split(encoder, phrase).keys)]
@@ -229,7 +234,7 @@ class _Candidates:
         self, rows: RowNumbers, ids: Int64[np.ndarray, "rows candidates"]
     ) -> Bool[np.ndarray, "rows candidates"]:
         """Whether each candidate may be an answer; the rows are of one query."""
-        allowed = ~self._barred[self._corpus.documents(ids)]
+        allowed = ~self.barred[self._corpus.documents(ids)]
         if self.without:
             for place in zip(*np.nonzero(allowed), strict=True):
                 allowed[place] = self._fits(int(ids[place]))

@@ -3,22 +3,27 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.encoders.protocol import WordEncoder
 from retentive.retrieval.encoders.words import split_words
 from retentive.retrieval.index.lexical_index import LexicalIndex
+from retentive.retrieval.search.chosen_chunks import ChosenChunks, Mask
 from retentive.text.tokenizer import character_bytes
+
+_RARE = 0.1
+"""Share of chunks up to which it is worth while to look up all that have a word."""
 
 
 def chunks_with_phrase(
     corpus: Corpus, encoder: WordEncoder | None, index: LexicalIndex | None, phrase: Sequence[str]
-) -> Bool[np.ndarray, "chunks"]:
-    """Whether a phrase begins in each chunk.
+) -> ChosenChunks:
+    """The chunks in which a phrase begins.
 
-    Where there is an index of words, one word is looked up there, and of more words only documents that have all of
-    them are read.
+    Where there is an index of words, one word is looked up there, and of more words only documents that have all those
+    that are rare are read. A document is read when one of its chunks is asked for, so that of a phrase of common words
+    those are read whose chunks are best.
 
     Args:
         corpus: The corpus.
@@ -26,24 +31,47 @@ def chunks_with_phrase(
         index: Knows which chunks have a word.
         phrase: Keys of the words.
     """
+    if index is not None and len(phrase) == 1:
+        return ChosenChunks(chunks_with_word(corpus, index, phrase[0]))
+    mask = np.ones(corpus.num_chunks, dtype=np.bool_)
+    documents = corpus.documents(np.arange(corpus.num_chunks))
+    for place, key in enumerate(dict.fromkeys(phrase)):
+        if index is not None and index.count(key) <= _RARE * corpus.num_chunks:
+            having = chunks_with_word(corpus, index, key)
+            mask &= having if place == 0 else np.isin(documents, documents[having])
+    return ChosenChunks(mask, (_PhraseIn(corpus, encoder, phrase),))
+
+
+def chunks_with_word(corpus: Corpus, index: LexicalIndex, key: str) -> Mask:
+    """Whether each chunk has a word."""
     found = np.zeros(corpus.num_chunks, dtype=np.bool_)
-    documents = np.arange(corpus.num_documents)
-    if index is not None:
-        for key in set(phrase):
-            (ids,) = index.search([{key: 1}], max(corpus.num_chunks, 1))[1]
-            documents = np.intersect1d(documents, np.unique(corpus.documents(ids[ids >= 0])))
-            if len(phrase) == 1:
-                found[ids[ids >= 0]] = True
-                return found
-    length = len(phrase)
-    for document in documents.tolist():
-        text = corpus.text(document)
-        words = split_words(text) if encoder is None else encoder.split(text)
-        firsts = [place for place, key in enumerate(words.keys) if key == phrase[0]]
-        begins = [words.begins[place] for place in firsts if words.keys[place : place + length] == list(phrase)]
-        chunks = corpus.chunks_of(document)
-        if begins and len(chunks):
-            starts, _ = corpus.spans(np.arange(chunks.start, chunks.stop))
-            places = character_bytes(text)[np.array(begins)]
-            found[chunks.start + np.searchsorted(starts, places, side="right") - 1] = True
+    (ids,) = index.search([{key: 1}], max(index.count(key), 1))[1]
+    found[ids[ids >= 0]] = True
     return found
+
+
+class _PhraseIn:
+    """Whether a phrase begins in chunks; their documents are read when they are first asked for."""
+
+    def __init__(self, corpus: Corpus, encoder: WordEncoder | None, phrase: Sequence[str]) -> None:
+        self._corpus, self._encoder, self._phrase = corpus, encoder, list(phrase)
+        self._begins = np.zeros(corpus.num_chunks, dtype=np.bool_)
+        self._read = np.zeros(corpus.num_documents, dtype=np.bool_)
+
+    def __call__(self, ids: Int64[np.ndarray, "_"]) -> Bool[np.ndarray, "_"]:
+        for document in np.unique(self._corpus.documents(ids)).tolist():
+            if not self._read[document]:
+                self._read[document] = True
+                self._find_in(document)
+        return self._begins[ids]
+
+    def _find_in(self, document: int) -> None:
+        text, phrase = self._corpus.text(document), self._phrase
+        words = split_words(text) if self._encoder is None else self._encoder.split(text)
+        firsts = [place for place, key in enumerate(words.keys) if key == phrase[0]]
+        begins = [words.begins[place] for place in firsts if words.keys[place : place + len(phrase)] == phrase]
+        chunks = self._corpus.chunks_of(document)
+        if begins and len(chunks):
+            starts, _ = self._corpus.spans(np.arange(chunks.start, chunks.stop))
+            places = character_bytes(text)[np.array(begins)]
+            self._begins[chunks.start + np.searchsorted(starts, places, side="right") - 1] = True

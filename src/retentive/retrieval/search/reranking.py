@@ -12,7 +12,8 @@ from retentive.retrieval.encoders import Encoder
 from retentive.retrieval.encoders.protocol import parts_of
 from retentive.retrieval.index.protocol import Ranking, best
 from retentive.retrieval.rerankers import LateInteraction, Reranker, TokenVectorEncoder
-from retentive.retrieval.search.searcher import Mask, Queries, RowNumbers
+from retentive.retrieval.search.chosen_chunks import ChosenChunks
+from retentive.retrieval.search.searcher import Queries, RowNumbers
 
 DEPTH = 50
 """Answers of the indexes that are judged again."""
@@ -70,7 +71,7 @@ class RerankedQueries:
         chosen = tuple(self.rows[row] for row in rows.tolist())
         return replace(self, queries=self.queries.select(rows), rows=chosen)
 
-    def among(self, chunks: Mask) -> "RerankedQueries":
+    def among(self, chunks: ChosenChunks) -> "RerankedQueries":
         """The same queries, answered by some chunks alone: the others are not judged."""
         return replace(self, queries=self.queries.among(chunks))
 

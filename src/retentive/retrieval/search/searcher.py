@@ -32,16 +32,13 @@ from retentive.retrieval.index.protocol import (
 from retentive.retrieval.index.vector_index import AT_ONCE, AnyNumberOfAnswers, LiveVectors, VectorIndex, one_by_one
 from retentive.retrieval.manifest import Manifest, read_manifest, version_keys
 from retentive.retrieval.passages import Passages
+from retentive.retrieval.search.chosen_chunks import ChosenChunks
 from retentive.retrieval.versions.stages import block_words
 from retentive.text.tokenizer import Tokenizer
 
 RowNumbers = Int64[np.ndarray, "rows"]
 Allowed = Callable[[RowNumbers, Int64[np.ndarray, "rows candidates"]], Bool[np.ndarray, "rows candidates"]]
 """For queries (by number) and their candidates: whether each candidate may be an answer."""
-
-
-Mask = Bool[np.ndarray, "chunks"]
-"""Whether each chunk of a store may be an answer."""
 
 
 @runtime_checkable
@@ -56,7 +53,7 @@ class Queries(Protocol):
         """The queries of the given rows."""
         ...
 
-    def among(self, chunks: Mask) -> "Queries":
+    def among(self, chunks: ChosenChunks) -> "Queries":
         """The same queries, answered by some chunks alone: the others are left out before ranks are counted."""
         ...
 
@@ -80,7 +77,7 @@ class WordQueries:
         """The queries of the given rows."""
         return WordQueries([self.words[row] for row in rows.tolist()], self.index)
 
-    def among(self, chunks: Mask) -> "Among":
+    def among(self, chunks: ChosenChunks) -> "Among":
         """The same queries, answered by some chunks alone."""
         return Among(self, chunks)
 
@@ -105,7 +102,7 @@ class VectorQueries:
         """The queries of the given rows."""
         return VectorQueries(self.vectors[rows], self.index, self.rows)
 
-    def among(self, chunks: Mask) -> "AmongVectors":
+    def among(self, chunks: ChosenChunks) -> "AmongVectors":
         """The same queries, answered by some chunks alone."""
         return AmongVectors(self, chunks)
 
@@ -119,7 +116,7 @@ class Among:
     """Queries that are answered by some chunks alone; the index is asked for more until there are enough of them."""
 
     queries: Queries
-    chunks: Mask
+    chunks: ChosenChunks
 
     def __len__(self) -> int:
         """Number of queries."""
@@ -129,14 +126,14 @@ class Among:
         """The queries of the given rows."""
         return replace(self, queries=self.queries.select(rows))
 
-    def among(self, chunks: Mask) -> "Among":
+    def among(self, chunks: ChosenChunks) -> "Among":
         """The same queries, answered by those of its chunks that are also among others."""
         return replace(self, chunks=self.chunks & chunks)
 
     def search(self, k: int) -> Ranking:
         """The ``k`` nearest of these chunks to each query."""
-        limit = max(len(self.chunks), 1)
-        return search_allowed(self.queries, k, lambda _, ids: self.chunks[ids], first=2 * k, limit=limit)[0]
+        limit = max(len(self.chunks.mask), 1)
+        return search_allowed(self.queries, k, lambda _, ids: self.chunks.have(ids), first=2 * k, limit=limit)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +148,25 @@ class AmongVectors(Among):
 
     def search(self, k: int) -> Ranking:
         """The ``k`` nearest of these chunks to each query by squared Euclidean distance."""
-        ids = np.flatnonzero(self.chunks).astype(np.int64)
+        ids = np.flatnonzero(self.chunks.mask).astype(np.int64)
         if len(ids) > AT_ONCE:
             scores, found = Among.search(self, k)
             if (found[:, min(k, len(ids)) - 1] >= 0).all():
                 return scores, found
-        return one_by_one(self.queries.rows, ids, self.queries.vectors, k)
+        compared = replace(self.queries, index=_OneByOne(self.queries.rows, ids))
+        return Among(compared, self.chunks).search(k)
+
+
+@dataclass(frozen=True, slots=True)
+class _OneByOne:
+    """Some vectors of a store, each of them compared."""
+
+    rows: VectorRows
+    ids: Int64[np.ndarray, "_"]
+
+    def search(self, queries: Vectors, k: int) -> Ranking:
+        """The ``k`` nearest of them to each query."""
+        return one_by_one(self.rows, self.ids, queries, k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +185,7 @@ class FusedQueries:
         """The queries of the given rows."""
         return FusedQueries(self.words.select(rows), self.vectors.select(rows), self.encoder)
 
-    def among(self, chunks: Mask) -> "FusedQueries":
+    def among(self, chunks: ChosenChunks) -> "FusedQueries":
         """The same queries, answered by some chunks alone: ranks are those among them."""
         return FusedQueries(self.words.among(chunks), self.vectors.among(chunks), self.encoder)
 
