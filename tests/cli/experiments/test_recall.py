@@ -40,6 +40,11 @@ def test_a_run_that_learns_nothing_reports_it_and_goes_on_with_more_seeds_and_le
     assert "| memory of another text | 5 |" in (tmp_path / "recall.md").read_text()
     assert (tmp_path / "recall.md").read_text().count("| **no** |") == 2
     assert load_model(tmp_path / "seed_5").config.memory_code == "sign"
+    main(["recall", *options, "--seeds=[3]", "--lengths=[1024]", "--minutes=16"])  # 15 where nothing is said
+    printed = capsys.readouterr().out
+    assert "seed 3: not learned in 15 minutes, so it is trained anew with 16" in printed
+    assert "0 of 3 stages learned" in printed
+    assert json.loads((tmp_path / "seed_3.json").read_text())["minutes"] == 16
     with pytest.raises(SystemExit):
         main(["recall", *options, "--seeds=[3]", "--lengths=[1024,2048]", "--trials=8"])
     assert "output must hold no run of other options or another text" in capsys.readouterr().err
