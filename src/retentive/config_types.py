@@ -1,6 +1,7 @@
 """Values are of the types that annotations name: a config refuses others when it is made, a call before it begins."""
 
 import math
+import os
 import types
 import typing
 from dataclasses import fields, is_dataclass
@@ -30,6 +31,32 @@ def check_count(name: str, value: object, least: int = 1, unit: str = "", otherw
     if value < least:
         noun = f" {unit}{'' if least == 1 else 's'}" if unit else ""
         raise ValueError(f"{name} must be at least {least}{noun}{instead}, but is {value}.")
+
+
+PROCESSES_PER_CORE = 4
+"""More of them only wait for one another, and each takes memory of its own."""
+
+
+def check_processes(name: str, value: int, cores: int | None = None) -> None:
+    """Refuse a number of processes that cores could not serve, before thousands of them are started.
+
+    Args:
+        name: The argument, for the message.
+        value: How many are to be started.
+        cores: That they share; None for those of this machine which this process may use.
+
+    Raises:
+        ValueError: If there are more than `PROCESSES_PER_CORE` for each core.
+    """
+    where = "" if cores is None else " of the cluster"
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = PROCESSES_PER_CORE * cores
+    if value > most:
+        raise ValueError(
+            f"{name} must be at most {most} processes ({PROCESSES_PER_CORE} for each of the {cores} cores{where}), but "
+            f"is {value:,}; more would only take memory."
+        )
 
 
 def check_counts(config: object, *names: str, unit: str = "") -> None:

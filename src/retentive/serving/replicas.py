@@ -4,6 +4,7 @@ import signal
 import threading
 from typing import Any
 
+from retentive.config_types import check_processes
 from retentive.serving.config import ServeConfig
 
 NAME = "retentive"
@@ -53,8 +54,10 @@ def begin(config: ServeConfig, *, cpus_each: float | None = None) -> None:
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
+    cores = ray.cluster_resources().get("CPU", 1.0)
+    check_processes("replicas", config.replicas, max(1, int(cores)))
     if cpus_each is None:
-        cpus_each = min(1.0, ray.cluster_resources().get("CPU", 1.0) / (config.replicas + 1))
+        cpus_each = min(1.0, cores / (config.replicas + 1))
     serve.start(http_options={"host": config.host, "port": config.port})
     serve.run(deployment(config, cpus_each=cpus_each), name=NAME, route_prefix="/")
 

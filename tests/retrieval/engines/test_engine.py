@@ -62,3 +62,8 @@ def test_workers_end_when_the_process_that_gives_jobs_is_killed(tmp_path: Path):
     while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(is_running, workers))
+
+
+def test_more_workers_than_the_cores_can_serve_are_refused():
+    with pytest.raises(ValueError, match=r"workers must be at most \d+ processes .*, but is 100,000; more would only"):
+        LocalEngine(100_000)

@@ -322,3 +322,10 @@ def test_the_best_is_kept_and_can_be_the_model(store: Path, tmp_path: Path):
     assert report.model is not None
     saved = load_model(report.model).state_dict()
     assert all(torch.equal(saved[name], value) for name, value in expected.state_dict().items())
+
+
+def test_more_workers_than_the_cores_can_serve_are_refused_before_anything_is_written(store: Path, tmp_path: Path):
+    rule = r"hardware\.workers must be at most \d+ processes \(4 for each of the \d+ cores\), but is 100,000"
+    with pytest.raises(ValueError, match=rule):
+        run(store, tmp_path / "run", hardware={"workers": 100_000})
+    assert not (tmp_path / "run").exists()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from retentive.config_types import check_types
+from retentive.config_types import check_processes, check_types
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -45,6 +45,7 @@ class LocalEngine:
         check_types(self)
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1 process, but is {self.workers}.")
+        check_processes("workers", self.workers)
 
     def map(self, task: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """Yield results in the order of the jobs."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from retentive.config_types import check_types
+from retentive.config_types import check_processes, check_types
 from retentive.retrieval.engines.engine import Job, Result
 
 _JOBS_PER_ACTOR = 2
@@ -63,6 +63,7 @@ class RayEngine:
 
         Raises:
             Exception: The exception that a job raised.
+            ValueError: If there are far more workers than the cluster has cores.
             OSError: If workers were lost too often.
         """
         ray = connect(self.address)
@@ -105,7 +106,9 @@ class RayEngine:
         made = ray.remote(TaskActor).options(**options)
         # A small task is sent with each actor; a large one, such as a tokenizer, once to each machine.
         given = task if len(ray.cloudpickle.dumps(task)) < _LARGE_TASK else ray.put(task)
-        count = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        count = self.workers or cores
+        check_processes("workers", count, cores)
         actors = [made.remote(given) for _ in range(count)]
         try:
             yield actors

@@ -11,7 +11,7 @@ import torch
 from retentive.checkpoints.frozen import freeze, frozen_parts
 from retentive.checkpoints.model_card import TrainingData, save_model_card
 from retentive.checkpoints.weights import save_model
-from retentive.config_types import check_kind
+from retentive.config_types import check_kind, check_processes
 from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
 from retentive.files import only_writer
@@ -125,6 +125,7 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
         raise ValueError(f"run must be another folder than store, but both are {config.run}.")
     for folder in (config.run, config.run / CHECKPOINTS_FOLDER, config.run / MODEL_FOLDER):
         check_folder_target("run", folder)
+    check_processes("hardware.workers", config.hardware.workers)
     shares = processes.row_count * config.hardware.accumulation
     if config.data.batch_size % shares:
         each = f" over hardware.sequence_parallel ({processes.parts_of_text})" if processes.parts_of_text > 1 else ""
