@@ -87,7 +87,7 @@ def check_kind(name: str, value: object, *kinds: type, cure: str = "") -> None:
 def check_types(config: object, prefix: str = "") -> None:
     """Refuse numbers, flags, paths and nested configs of another type than a config's annotations name.
 
-    Other fields are the config's own affair.
+    So are values that are none of the choices of a ``Literal``. Other fields are the config's own affair.
 
     Args:
         config: A dataclass, called from its ``__post_init__`` before anything is computed from it.
@@ -97,6 +97,9 @@ def check_types(config: object, prefix: str = "") -> None:
         ValueError: If a value is of another type, such as 32.0 or True for a whole number, a string for a path or a
             dict for a config, or if a number is not finite.
     """
+    for name, choices, is_optional in _fields_with_choices(type(config)):
+        if (value := getattr(config, name)) is not None or not is_optional:
+            check_choice(prefix + name, value, choices, is_optional=is_optional)
     for name, kind, is_optional, is_tuple in _checked_fields(type(config)):
         value = getattr(config, name)
         if value is None and is_optional:
@@ -110,6 +113,24 @@ def check_types(config: object, prefix: str = "") -> None:
                     f"{prefix}{name} must be {rule}{' or None' if is_optional else ''}, but is {value!r} "
                     f"({type(value).__name__}){_cure(value, kind)}."
                 )
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...], *, is_optional: bool = False) -> None:
+    """Refuse a value that is none of some choices.
+
+    Args:
+        name: The argument, for the message.
+        value: What was given.
+        choices: What is allowed.
+        is_optional: Whether None is allowed too, for the message.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if any(type(value) is type(choice) and value == choice for choice in choices):
+        return
+    *first, last = (*map(repr, choices), *(("None",) if is_optional else ()))
+    raise ValueError(f"{name} must be {', '.join(first)} or {last}, but is {value!r}.")
 
 
 def _with_article(kind: type) -> str:
@@ -130,19 +151,34 @@ def _is(value: object, kind: type) -> bool:
 
 
 @cache
+def _fields_with_choices(config: type) -> tuple[tuple[str, tuple[object, ...], bool], ...]:
+    """Name, choices and whether None is allowed, of every field whose annotation is a ``Literal``."""
+    hints = typing.get_type_hints(config)
+    found: list[tuple[str, tuple[object, ...], bool]] = []
+    for field in fields(config):
+        hint, is_optional = _without_none(hints[field.name])
+        if typing.get_origin(hint) is typing.Literal:
+            found.append((field.name, typing.get_args(hint), is_optional))
+    return tuple(found)
+
+
+def _without_none(hint: typing.Any) -> tuple[typing.Any, bool]:
+    """The one type of a hint beside None, or the hint itself where there are several; and whether None is allowed."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return hint, False
+    plain = [option for option in typing.get_args(hint) if option is not type(None)]
+    return plain[0] if len(plain) == 1 else hint, len(plain) < len(typing.get_args(hint))
+
+
+@cache
 def _checked_fields(config: type) -> tuple[tuple[str, type, bool, bool], ...]:
     """Name, type, whether None is allowed and whether it is a tuple, of every field that is checked."""
     hints = typing.get_type_hints(config)
     found: list[tuple[str, type, bool, bool]] = []
     for field in fields(config):
-        hint = hints[field.name]
-        options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-        is_optional = type(None) in options
-        plain = [option for option in options if option is not type(None)]
-        if len(plain) != 1:
-            continue
-        is_tuple = typing.get_origin(plain[0]) is tuple
-        kind = typing.get_args(plain[0])[0] if is_tuple else plain[0]
-        if kind in NAMES or (isinstance(kind, type) and is_dataclass(kind)):
+        hint, is_optional = _without_none(hints[field.name])
+        is_tuple = typing.get_origin(hint) is tuple
+        kind = typing.get_args(hint)[0] if is_tuple else hint
+        if isinstance(kind, type) and (kind in NAMES or is_dataclass(kind)):
             found.append((field.name, kind, is_optional, is_tuple))
     return tuple(found)

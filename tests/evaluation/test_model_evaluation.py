@@ -123,7 +123,7 @@ def test_choices_that_there_are_not_are_refused():
     target = "retentive.evaluation.model_evaluation:EvaluateConfig"
     folders = {"checkpoint": {"path": "m"}, "store": {"path": "s"}}
     split, device = errors_of([(target, {**folders, "split": "test"}), (target, {**folders, "device": "tpu"})])
-    assert split == ("ValueError", "split must be 'heldout' or 'train', but is 'test'.")
+    assert split == ("ValueError", "split must be 'train' or 'heldout', but is 'test'.")
     assert device == ("ValueError", "device must be 'auto', 'cpu' or 'cuda', but is 'tpu'.")
 
 

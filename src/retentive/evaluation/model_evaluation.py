@@ -94,10 +94,6 @@ class EvaluateConfig:
             if getattr(self, name) != nothing and not self.neighbours:
                 raise ValueError(f"{name} means nothing without neighbours; add --neighbours.")
         _ = self.wanted_neighbours  # makes the config, which validates these options
-        if self.split not in ("heldout", "train"):
-            raise ValueError(f"split must be 'heldout' or 'train', but is {self.split!r}.")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
 
     @property
     def wanted_neighbours(self) -> NeighbourConfig:

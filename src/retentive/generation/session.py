@@ -109,8 +109,6 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self)
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
         check_engine(self.engine)
         check_kind("stop", self.stop, str, tuple, list, cure="give a text, several in a tuple, or leave it out")
         checked_stop_strings(self.stop_strings)

@@ -44,7 +44,7 @@ CASES: list[tuple[type[Any], dict[str, Any], str]] = [
     (
         NeighbourDataConfig,
         {"encoder": "bm25"},
-        r"neighbours\.encoder must be 'lexical' or 'dense' or .*, but is 'bm25'",
+        r"neighbours\.encoder must be 'lexical', 'dense' or .*, but is 'bm25'",
     ),
     (
         NeighbourDataConfig,

@@ -104,8 +104,6 @@ class RememberConfig:
             )
         if not self.distances or any(a >= b for a, b in zip((0, *self.distances), self.distances, strict=False)):
             raise ValueError(f"distances must grow from 1 on, but are {list(self.distances)}.")
-        if self.memory not in ("associative", "tokens"):
-            raise ValueError(f"memory must be 'associative' or 'tokens', but is {self.memory!r}.")
         check_count("layers", self.layers)
         check_count("lora_rank", self.lora_rank, least=0)
         if not self.minutes > 0:

@@ -59,8 +59,6 @@ class ChatConfig:
         """Validate the fields."""
         check_types(self)
         check_counts(self, "max_new_tokens", "k")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', but is {self.device!r}.")
         if self.store is None and self.k != ChatConfig.k:
             raise ValueError("store must be given for k, but is not: so many neighbours are found in it.")
 

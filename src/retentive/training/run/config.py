@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from retentive.config_types import check_count, check_types
+from retentive.config_types import check_choice, check_count, check_types
 from retentive.retrieval.encoders import ENCODERS
-from retentive.training.field_checks import check_choice
 from retentive.training.objectives.next_token import NextTokenConfig
 from retentive.training.objectives.protocol import ObjectiveConfig
 from retentive.training.objectives.registry import objective_name
@@ -39,7 +38,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self, "data.")
-        check_choice("data.mode", self.mode, ("packed", "streamed"))
         check_count("data.window", self.window, 1, "token")
         check_count("data.batch_size", self.batch_size, 1, "window")
         check_count("data.windows_per_graph", self.windows_per_graph, 1, "window")
@@ -144,7 +142,6 @@ class CheckpointConfig:
         check_types(self, "checkpoints.")
         check_count("checkpoints.every", self.every, 1, "step")
         check_count("checkpoints.keep_last", self.keep_last, 1, "checkpoint")
-        check_choice("checkpoints.weights", self.weights, ("last", "best"))
         if self.weights == "best" and not self.keep_best:
             raise ValueError("checkpoints.keep_best must be true for checkpoints.weights='best'.")
 
@@ -188,12 +185,8 @@ class HardwareConfig:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_types(self, "hardware.")
-        check_choice("hardware.device", self.device, ("auto", "cpu", "cuda"))
-        check_choice("hardware.strategy", self.strategy, ("ddp", "fsdp"))
-        check_choice("hardware.precision", self.precision, ("auto", "float32", "bfloat16"))
         check_count("hardware.sequence_parallel", self.sequence_parallel, 1, "process")
         check_count("hardware.accumulation", self.accumulation, 1, "part")
-        check_choice("hardware.backpropagation", self.backpropagation, ("plain", "recompute", "replay"))
         check_count("hardware.workers", self.workers, 0, "worker")
         if self.compile and self.strategy == "fsdp":
             raise ValueError(

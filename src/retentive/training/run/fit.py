@@ -1,9 +1,9 @@
 """Training without files: for notebooks, experiments and tests."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
-from retentive.config_types import check_count, check_kind
+from retentive.config_types import check_choice, check_count, check_kind
 from retentive.data.batch import Batch
 from retentive.models.calls import check_is_model
 from retentive.models.protocol import LanguageModel
@@ -55,6 +55,13 @@ def fit(
     check_count("steps", steps)
     check_count("seed", seed, least=0)
     check_count("windows_per_graph", windows_per_graph)
+    if windows_per_graph > 1 and not carries_state:
+        raise ValueError(
+            f"carries_state must be True with windows_per_graph={windows_per_graph}, whose windows follow one another; "
+            "or leave windows_per_graph at 1."
+        )
+    check_kind("carries_state", carries_state, bool)
+    check_choice("precision", precision, get_args(Precision))
     check_is_model(model)
     if not callable(batches):
         raise TypeError(f"batches must be a function of a batch's number, but is a {type(batches).__name__}.")
