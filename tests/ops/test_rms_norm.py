@@ -42,6 +42,13 @@ def test_half_precision_is_normalised_in_float32(dtype: torch.dtype):
     torch.testing.assert_close(ours.double(), theirs, rtol=2e-2, atol=2e-4)
 
 
+def test_a_frozen_weight_gets_no_gradient_and_changes_none():
+    x, weight = (torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3, 5), (5,)))
+    rms_norm(x, weight.detach(), 1e-3).sum().backward()
+    (expected,) = torch.autograd.grad(rms_norm(x, weight, 1e-3).sum(), x)
+    assert torch.equal(x.grad, expected)
+
+
 def test_gradcheck():
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(5, dtype=torch.float64, requires_grad=True)

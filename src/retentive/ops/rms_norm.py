@@ -65,11 +65,14 @@ class _RMSNorm(torch.autograd.Function):
 
             d_x, d_weight = differentiable_gradients(again, (x, weight), grad_outputs)
             return d_x, d_weight, None
-        return *_go_back(grad_outputs[0], x, weight, inverse), None
+        needs_weight = ctx.needs_input_grad[1]
+        return *_go_back(grad_outputs[0], x, weight, inverse, needs_weight=needs_weight), None
 
 
-def _go_back(grad: Tensor, x: Tensor, weight: Tensor | None, inverse: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Gradients of ``x`` and the weight."""
+def _go_back(
+    grad: Tensor, x: Tensor, weight: Tensor | None, inverse: Tensor, *, needs_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of ``x`` and, if it is wanted, of the weight."""
     wide = x.to(inverse.dtype)
     grad = grad.to(inverse.dtype).contiguous()
     scale = None if weight is None else weight.to(inverse.dtype)
@@ -77,9 +80,9 @@ def _go_back(grad: Tensor, x: Tensor, weight: Tensor | None, inverse: Tensor) ->
     # that part off: add it back.
     d_x, d_weight, _ = torch.ops.aten.native_layer_norm_backward(
         grad, wide.contiguous(), x.shape[-1:], torch.zeros_like(inverse), inverse, scale, None,
-        [True, weight is not None, False],
+        [True, needs_weight, False],
     )  # fmt: skip
     ones = torch.ones_like(grad[(0,) * (grad.dim() - 1)]) if scale is None else scale
     d_mean = (grad @ ones).div_(x.shape[-1]).unsqueeze(-1)
     d_x.add_(d_mean.mul_(inverse))  # one number per row: addcmul_ of two such columns takes six times as long
-    return d_x.to(x.dtype), None if weight is None else d_weight.to(weight.dtype)
+    return d_x.to(x.dtype), d_weight.to(weight.dtype) if needs_weight and weight is not None else None
