@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from retentive.config_types import check_kind, check_types
 from retentive.layers.projection import project
 from retentive.ops.activation import ACTIVATIONS, Activation
-from retentive.ops.lean.activations import activation_backward
+from retentive.ops.lean.activations import activation_backward, gate_backward
 from retentive.shapes import HiddenRows
 
 
@@ -56,10 +57,14 @@ class FeedForward(nn.Module):
     def forward(self, x: HiddenRows) -> HiddenRows:
         """Apply the layer to every token by itself."""
         inner = self.input_proj(x)
-        if self.config.gated:
-            activated, linear = inner.chunk(2, dim=-1)
-            return self.output_proj(self.activation(activated) * linear)
-        if torch.is_grad_enabled():
-            back = partial(activation_backward, activation=self.config.activation)
-            return project(self.output_proj, self.activation, inner, back)
-        return self.output_proj(self.activation(inner))
+        if not torch.is_grad_enabled():
+            return self.output_proj(self._between(inner))
+        backward = gate_backward if self.config.gated else activation_backward
+        return project(self.output_proj, self._between, inner, partial(backward, activation=self.config.activation))
+
+    def _between(self, inner: Float[Tensor, "*tokens branches"]) -> Float[Tensor, "*tokens intermediate"]:
+        """What stands between the projections."""
+        if not self.config.gated:
+            return self.activation(inner)
+        activated, linear = inner.chunk(2, dim=-1)
+        return self.activation(activated) * linear

@@ -9,16 +9,23 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear, relu, silu
 
 import retentive.ops.lean.lean_linear as ops
-from retentive.ops.lean.activations import activation_backward
+from retentive.ops.lean.activations import activation_backward, gate_backward
 from retentive.ops.lean.lean_linear import Back, lean_linear
 
 SLOPE = partial(activation_backward, activation="gelu")
+
+
+def gated(inner: Tensor) -> Tensor:
+    first, second = inner.chunk(2, -1)
+    return gelu(first) * second
+
 
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], Back]] = {
     "gelu": (gelu, (2, 5, 6), SLOPE),
     "tanh": (partial(gelu, approximate="tanh"), (2, 5, 6), partial(activation_backward, activation="gelu_tanh")),
     "silu": (silu, (3, 6), partial(activation_backward, activation="swish")),
     "relu": (relu, (3, 6), partial(activation_backward, activation="relu")),
+    "gate": (gated, (2, 5, 12), partial(gate_backward, activation="gelu")),
 }
 
 

@@ -13,11 +13,12 @@ from retentive.ops.tracing import is_traced
 
 Make = Callable[[Tensor], Tensor]
 
-Back = Callable[[Tensor, Tensor], None]
-"""Given a gradient and the input of ``make``: turns the gradient of its output into that of the input, in place."""
+Back = Callable[[Tensor, Tensor, Tensor], None]
+"""Given the gradient of the output of ``make``, its input and memory for the gradient of that input, which is the first
+argument's own where both are as wide: writes it there."""
 
 _AT_ONCE = 1 << 20
-"""Numbers that are made at a time on a CPU, where each is made by itself."""
+"""Numbers that are read at a time on a CPU, where each row is made by itself."""
 
 
 def lean_linear(
@@ -33,7 +34,7 @@ def lean_linear(
     it is the plain product.
 
     Args:
-        make: A function of every number by itself, without parameters and without randomness, much cheaper than the
+        make: A function of every row by itself, without parameters and without randomness, much cheaper than the
             product. It keeps the dtype.
         source: The argument of ``make``.
         weight: Of the product.
@@ -87,8 +88,10 @@ def _in_pieces(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
             made = ctx.make(rows[piece])
             d_weight = grad[piece].t() @ made if d_weight is None else d_weight.addmm_(grad[piece].t(), made)
         if d_rows is not None:
-            torch.mm(grad[piece], weight, out=d_rows[piece])
-            ctx.back(d_rows[piece], rows[piece])
+            into = d_rows[piece]
+            d_made = into if weight.shape[1] == into.shape[1] else into.new_empty(into.shape[0], weight.shape[1])
+            torch.mm(grad[piece], weight, out=d_made)
+            ctx.back(d_made, rows[piece], into)
     return None if d_rows is None else d_rows.view(source.shape), d_weight
 
 
