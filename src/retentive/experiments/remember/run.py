@@ -22,9 +22,7 @@ from retentive.experiments.remember.texts import Facts, make_facts
 from retentive.experiments.remember.training import (
     Phase,
     Training,
-    add_lora,
     begin_from_text,
-    merge_lora,
     recall_in_last_layers,
     train_to_remember,
 )
@@ -34,6 +32,7 @@ from retentive.files.targets import check_folder_target
 from retentive.models.rmt import RecurrentMemoryConfig, RecurrentMemoryTransformer, with_memory
 from retentive.ops.precision import cpu_multiplies_bfloat16
 from retentive.text.loading import load_tokenizer
+from retentive.training.lora import add_lora, merge_lora
 from retentive.training.run.first_model import check_floats
 
 _MOST_BYTES = 1 << 21
