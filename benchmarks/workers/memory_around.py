@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +19,7 @@ from retentive.checkpoints import load_model
 from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory
 from retentive.models.protocol import LanguageModel
 from retentive.models.rmt import RecurrentMemoryConfig, with_memory
+from retentive.training.lora import add_lora
 
 Kind = Literal["native", "wrapper"]
 
@@ -47,7 +48,7 @@ def _native(source: str, segment_length: int, num_memory_tokens: int, rank: int)
     )
     model = with_memory(backbone, config)
     if rank:
-        inject_adapter_in_model(LoraConfig(r=rank, target_modules=r".*mixer\.(input|output)_proj"), model)
+        add_lora(model, rank)
     return _same_memory(model)
 
 
@@ -56,7 +57,8 @@ def _wrapper(source: str, segment_length: int, num_memory_tokens: int, rank: int
     backbone: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     backbone.requires_grad_(False)
     if rank:
-        backbone = get_peft_model(backbone, LoraConfig(r=rank, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]))
+        places = ["q_proj", "k_proj", "v_proj", "o_proj"]
+        backbone = get_peft_model(backbone, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=places))
     config = HuggingFaceMemoryConfig(segment_length=segment_length, num_memory_tokens=num_memory_tokens)
     return _same_memory(HuggingFaceRecurrentMemory(backbone, config))
 

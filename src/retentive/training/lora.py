@@ -1,20 +1,30 @@
-"""LoRA: a low-rank change of a model's mixers learns in place of their weights (Hu et al. 2021, arXiv:2106.09685)."""
+"""LoRA: a low-rank change of a decoder's mixers learns in place of its weights (Hu et al. 2021, arXiv:2106.09685)."""
 
 from typing import Any
 
 from torch import nn
 
+from retentive.models.base import DecoderModel
 
-def add_lora(model: nn.Module, rank: int) -> None:
-    """Let a low-rank change of every mixer's projections learn.
+_PLACES = r".*mixer\.(input|query|output)_proj"
+
+
+def add_lora(model: DecoderModel, rank: int) -> None:
+    """Freeze a model's decoder and let a low-rank change of its mixers' projections learn.
+
+    What stands around the decoder, such as a memory, learns or stays as before.
+
+    Args:
+        model: Changed in place; `merge_lora` gives it its own modules again.
+        rank: Of the change; it is scaled by 2.
 
     Raises:
         ImportError: If peft is not installed.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    places = r".*mixer\.(input|output)_proj"
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=places), model)
+    # Into the decoder alone: peft freezes whatever else is in the module that it is given.
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_PLACES), model.decoder)
 
 
 def merge_lora(model: nn.Module) -> None:
@@ -27,3 +37,14 @@ def merge_lora(model: nn.Module) -> None:
             layer.merge()
             holder, _, last = name.rpartition(".")
             setattr(model.get_submodule(holder), last, layer.get_base_layer())
+
+
+def check_lora() -> None:
+    """Import peft, before anything is written.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    import peft
+
+    assert peft

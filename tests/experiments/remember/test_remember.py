@@ -76,6 +76,8 @@ def test_the_command_trains_asks_and_reports(kind: str, rank: int, tmp_path: Pat
     kept = [torch.equal(model.state_dict()[name], weight) for name, weight in backbone.state_dict().items()]
     assert all(kept) == (rank == 0)
     assert sum(not same for same in kept) == (4 if rank else 0)  # both projections of each mixer
+    if kind == "tokens":  # they begin as words of the table, and learn beside LoRA
+        assert not torch.isin(model.memory.initial, backbone.decoder.embedding.tokens.weight).any()
     if kind == "associative":  # the last layer's memory has learned, and the first recalls nothing
         first, last = (memory.value_proj.weight for memory in model.associations)
         assert not first.any()
