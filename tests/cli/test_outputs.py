@@ -153,3 +153,12 @@ def test_a_size_beside_a_saved_model_is_refused(place: Path, capsys: pytest.Capt
             "train", "--store=store", "--run=r", "--steps=1", f"--{name}=model", "--size=small", *family, capsys=capsys
         )
         assert said.startswith(f"retentive: size must be left out with {name}")
+
+
+def test_what_a_memory_goes_around_is_said(place: Path, capsys: pytest.CaptureFixture[str]):
+    common = ["train", "--store=store", "--run=r", "--steps=1"]
+    said = refusal(*common, "--family=rmt", "--init=model", capsys=capsys)
+    assert said.endswith("so family must be that, but is 'rmt'; --retrofit model builds a rmt around it.\n")
+    said = refusal(*common, "--family=yoco", "--retrofit=model", capsys=capsys)
+    assert "retrofit needs --family retro or rmt" in said
+    assert "but family is 'yoco' and model holds a retnet." in said

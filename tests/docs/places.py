@@ -31,6 +31,7 @@ def make_place(page: str, folder: Path) -> None:
         save_model(small_model("retnet", vocab_size=tokenizer.vocab_size), folder / "talker", tokenizer)
     if page == "migrating.md":
         frozen("fla-1e-06").write(folder / "path" / "to" / "retnet-1.3B-100B")
+    if page in ("migrating.md", "how-to/remember.md"):
         _make_gpt2(folder)
 
 

@@ -157,7 +157,7 @@ def test_a_trained_model_stays_what_it_was(place: Path):
     learned = sum(p.numel() for name, p in fitted.named_parameters() if not name.startswith("decoder."))
     assert int(share[1].replace(",", "")) == learned
     message = refused("train", "--retrofit=runs/b/model", "--store=store", "--run=runs/d", "--steps=4", cwd=place)
-    assert "retrofit needs --family retro" in message
+    assert "retrofit needs --family retro or rmt, which are built around a trained decoder" in message
     # Trained further, it is still that backbone, and learns in the parts that learned.
     further = run("train", "--init=runs/c/model", "--store=store", "--run=runs/e", *TRAIN, cwd=place)
     assert share[0] in further

@@ -7,6 +7,7 @@ import json
 import resource
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def main() -> None:
         check_equal(
             small_config("retro", backbone=backbone), TrainConfig(**nowhere, retrofit=Path(own) / "backbone"), processes
         )
+        around = replace(small_config("rmt"), backbone=backbone, causal_memory=True)
+        check_equal(around, TrainConfig(**nowhere, retrofit=Path(own) / "backbone"), processes)
         share = peak_share(TrainConfig(**nowhere), processes)  # last: what is loaded once is not counted
         sys.stdout.write(json.dumps({"share": share}) + "\n")
 

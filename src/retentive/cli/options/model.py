@@ -7,7 +7,8 @@ from jsonargparse import ArgumentParser
 
 from retentive.checkpoints.manifest import read_manifest
 from retentive.cli.options.file import ReadsOptionsFiles
-from retentive.models.registry import preset, preset_names
+from retentive.models.protocol import FamilyConfig
+from retentive.models.registry import family_names, is_plain_decoder, preset, preset_names
 from retentive.models.retro import retro_over
 from retentive.private_apis import options_of
 from retentive.renaming import old_names
@@ -48,7 +49,10 @@ def starting_config(
     if init is not None:
         saved = read_manifest(init).config
         if family != saved.family:
-            raise ValueError(f"init is the folder of a {saved.family}, so family must be that, but is {family!r}.")
+            around = f"; --retrofit {init} builds a {family} around it" if _goes_around(family, saved.family) else ""
+            raise ValueError(
+                f"init is the folder of a {saved.family}, so family must be that, but is {family!r}{around}."
+            )
         name = inner_option(family, size)
         if name is not None and inner not in (None, getattr(saved, name).family):
             raise ValueError(
@@ -56,18 +60,34 @@ def starting_config(
             )
         return saved
     if trained is not None:
-        if family != "retro":
-            raise ValueError(f"retrofit needs --family retro, which reads neighbours, but family is {family!r}.")
-        return retro_over(read_manifest(trained).config)
+        backbone = read_manifest(trained).config
+        if not _goes_around(family, backbone.family):
+            raise ValueError(
+                f"retrofit needs --family retro or rmt, which are built around a trained decoder, and the folder of a "
+                f"decoder, but family is {family!r} and {trained} holds a {backbone.family}."
+            )
+        return _over(family, size, backbone, vocab_size)
     start = preset(family, size)(vocab_size)
     name = inner_option(family, size)
     if inner is None or name is None or inner == getattr(start, name).family:
         return start
     decoder = preset(inner, size)(vocab_size)
+    return _over(family, size, decoder, vocab_size, causal_memory=not decoder.decoder.takes_attention_mask)
+
+
+def _goes_around(family: str, inner: str) -> bool:
+    """Whether models of a family are built around trained ones of another."""
+    return family in ("retro", "rmt") and inner in family_names() and is_plain_decoder(inner)
+
+
+def _over(family: str, size: str, decoder: FamilyConfig, vocab_size: int, *, causal_memory: bool = True) -> Any:
+    """A preset around another decoder; memory tokens of a trained one are read as its own tokens are."""
     if family == "retro":
         return retro_over(decoder)
-    changes = {"causal_memory": True} if inner == "retnet" else {}
-    return dataclasses.replace(start, **{name: decoder}, **changes)
+    start = preset(family, size)(vocab_size)
+    longest = decoder.decoder.embedding.max_positions
+    length = start.segment_length if longest is None else min(start.segment_length, longest)
+    return dataclasses.replace(start, backbone=decoder, segment_length=length, causal_memory=causal_memory)
 
 
 def add_model_options(parser: ArgumentParser, prefix: str, start: Any, *, whole: bool = True) -> None:

@@ -1,7 +1,7 @@
 """A recurrent memory around a trained decoder."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from retentive.config_types import check_kind
 from retentive.errors import MismatchError
@@ -41,7 +41,12 @@ def with_memory(backbone: DecoderModel, config: RecurrentMemoryConfig) -> Recurr
     model = made.to(device=table.device, dtype=table.dtype)
     model.decoder.load_state_dict(backbone.decoder.state_dict())
     model.decoder.requires_grad_(False)
-    with torch.no_grad():
-        for learned in model.memory.parameters():
-            nn.init.normal_(learned, std=float(table.float().std()))
+    for learned in model.memory.parameters():
+        start_as_large_as(learned, table)
     return model.train(backbone.training)
+
+
+@torch.no_grad()
+def start_as_large_as(learned: Tensor, table: Tensor) -> None:
+    """Draw learned memory tokens as large as the embeddings of a decoder."""
+    nn.init.normal_(learned, std=float(table.float().std()))

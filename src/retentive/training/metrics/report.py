@@ -26,6 +26,7 @@ class TrainReport:
         learning: Number of them that are trained; fewer where a backbone is frozen.
         predicts_next_token: Whether the model can generate text; an encoder cannot.
         rank: Number of the process that reports; 0 where one trains alone.
+        lora_rank: Rank of LoRA, which the saved weights hold; 0 where there was none.
     """
 
     run: Path
@@ -43,6 +44,7 @@ class TrainReport:
     learning: int
     predicts_next_token: bool
     rank: int
+    lora_rank: int = 0
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
@@ -50,8 +52,13 @@ class TrainReport:
         lines = [f"run {self.run}: {self.steps:,} steps{begun}, {self.seconds:,.1f} s"]
         if self.learning < self.parameters:
             share = self.learning / self.parameters
+            kept = (
+                f"the saved backbone holds LoRA of rank {self.lora_rank}"
+                if self.lora_rank
+                else "the backbone is as it was"
+            )
             counts = f"{self.learning:,} of {self.parameters:,} parameters"
-            lines.append(f"  {counts} learned ({share:.1%}), the backbone is as it was")
+            lines.append(f"  {counts} learned ({share:.1%}), {kept}")
         if self.held_out is not None:
             bits = self.held_out.bits_per_byte
             lines.append(

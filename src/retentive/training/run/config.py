@@ -233,10 +233,12 @@ class TrainConfig:
         objective: What is minimised: the config of an objective in `OBJECTIVES`, such as `MaskedTokensConfig`. On the
             command line its name, with its options below the name: ``--objective distillation
             --distillation.teacher FOLDER``.
-        retrofit: Folder of a trained model that becomes the frozen backbone of a RETRO (RETROfit): only the parts that
-            read neighbours are trained. Null trains all weights.
+        retrofit: Folder of a trained model that becomes the frozen backbone of a RETRO (RETROfit) or of a recurrent
+            memory: only the parts that read neighbours, or the memory, are trained. Null trains all weights.
         init: Folder of a saved model whose weights the run begins with; its config and its tokenizer are those of this
             run. Null begins with new weights.
+        lora_rank: Rank of a change of the mixers' projections (LoRA, arXiv:2106.09685) that learns in place of the
+            decoder of ``retrofit`` or ``init``, beside a memory around it; the saved weights hold it. 0 has none.
         data: How the text is cut into batches.
         neighbours: Which neighbours a model that reads neighbours is given.
         optimizer: How a step changes the weights.
@@ -254,6 +256,7 @@ class TrainConfig:
     objective: ObjectiveConfig = NextTokenConfig()
     retrofit: Path | None = None
     init: Path | None = None
+    lora_rank: int = 0
     data: DataConfig = DataConfig()
     neighbours: NeighbourDataConfig = NeighbourDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -274,6 +277,17 @@ class TrainConfig:
             raise ValueError(
                 f"init and retrofit both say which weights the run begins with, {self.init} and {self.retrofit}: "
                 "leave one out."
+            )
+        check_count("lora_rank", self.lora_rank, least=0)
+        if self.lora_rank and self.init is None and self.retrofit is None:
+            raise ValueError(
+                f"lora_rank must be 0 for new weights, of which nothing is to be kept, but is {self.lora_rank}; name "
+                "a trained model as init or retrofit."
+            )
+        if self.lora_rank and self.hardware.strategy == "fsdp":
+            raise ValueError(
+                f"lora_rank must be 0 with hardware.strategy='fsdp', but is {self.lora_rank}: what learns is small, so "
+                "take 'ddp'."
             )
         if self.schedule.warmup_until(self.decay_steps) >= self.decay_steps:
             raise ValueError(

@@ -1,14 +1,16 @@
-"""The weights that a run begins with: new ones, those of a saved model, or a RETRO around a trained model."""
+"""The weights that a run begins with (new, of a saved model, or of one around a trained model), and ends with."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from retentive.checkpoints.frozen import freeze
 from retentive.checkpoints.manifest import read_manifest
+from retentive.checkpoints.tensor_file import LateTensors
 from retentive.checkpoints.weights import load_model, read_one_by_one
 from retentive.data.token_store import TokenStore
 from retentive.errors import MismatchError
@@ -19,25 +21,32 @@ from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 from retentive.models.retro import Retro, RetroConfig, retrofit
 from retentive.models.retro.starting import start_from
+from retentive.models.rmt import RecurrentMemoryConfig, with_memory
+from retentive.models.rmt.around import start_as_large_as
+from retentive.training.lora import add_lora, check_lora, merge_lora
 from retentive.training.run.config import TrainConfig
+from retentive.training.run.run_state import read_weights, weights_one_by_one
 
 
 def check_first_model(model: FamilyConfig, config: TrainConfig, store: TokenStore) -> None:
     """Validate that the saved model which a run begins with fits the model and the text.
 
     Raises:
-        ValueError: If a model that reads no neighbours is to be retrofitted.
+        ValueError: If a model of another family than RETRO and recurrent memory is to be retrofitted.
         MismatchError: If the saved model has another config or tokenizer.
         FileNotFoundError: If a folder holds no model.
+        ImportError: If LoRA is asked for and peft is not installed.
     """
+    if config.lora_rank:
+        check_lora()
     if config.init is not None:
         check_floats(config.init, "init")
         check_tokenizer(config.init, store)
         _check_config(model, config.init)
     if config.retrofit is not None:
-        if model.chunked_reading is None:
+        if not isinstance(model, RetroConfig | RecurrentMemoryConfig):
             raise ValueError(
-                f"retrofit must be null for a {model.family}, which reads no neighbours: a RETRO alone is fitted to a "
+                f"retrofit must be null for a {model.family}: a RETRO or a recurrent memory alone is built around a "
                 "trained model."
             )
         check_floats(config.retrofit, "retrofit")
@@ -60,11 +69,45 @@ def check_floats(folder: Path, option: str) -> None:
 
 def first_model(model: FamilyConfig, config: TrainConfig) -> DecoderModel:
     """Make the model with the weights of step 0, in float32."""
+    made = _whole_model(model, config)
+    if config.lora_rank:
+        add_lora(made, config.lora_rank)
+    return made
+
+
+def _whole_model(model: FamilyConfig, config: TrainConfig) -> DecoderModel:
     if config.init is not None:
         return load_model(config.init, dtype=torch.float32).train()
-    if config.retrofit is not None:
-        return retrofit(load_model(config.retrofit, dtype=torch.float32).train(), cast("RetroConfig", model))
-    return build(model)
+    if config.retrofit is None:
+        return build(model)
+    backbone = load_model(config.retrofit, dtype=torch.float32).train()
+    if isinstance(model, RecurrentMemoryConfig):
+        return with_memory(backbone, model)
+    return retrofit(backbone, cast("RetroConfig", model))
+
+
+def last_model(
+    model: FamilyConfig, config: TrainConfig, checkpoint: Path, frozen: Sequence[str], *, whole: bool
+) -> tuple[DecoderModel, LateTensors | None]:
+    """Make the model of a checkpoint, whose weights hold what LoRA learned, with the parts that are frozen.
+
+    Unless it is to be ``whole``, which may not fit, it has no memory: its weights are read when they are asked for.
+    """
+    if not whole:
+        with torch.device("meta"):
+            bare = build(model)
+        freeze(bare, frozen, checkpoint)
+        return bare, weights_one_by_one(checkpoint, bare)
+    made = build(model)
+    if config.lora_rank:
+        add_lora(made, config.lora_rank)
+        # Its modules in the decoder have names of their own, and are not there in the end.
+        frozen = ["decoder", *(name for name in frozen if not name.startswith("decoder."))]
+    read_weights(checkpoint, made)
+    if config.lora_rank:
+        merge_lora(made)
+    freeze(made, frozen, checkpoint)
+    return made, None
 
 
 def first_model_to_shard(model: FamilyConfig, config: TrainConfig) -> tuple[DecoderModel, Iterator[tuple[str, Tensor]]]:
@@ -80,11 +123,29 @@ def first_model_to_shard(model: FamilyConfig, config: TrainConfig) -> tuple[Deco
             bare = build(model)
         return bare, _filled(bare)
     backbone, stored = read_one_by_one(config.retrofit, torch.float32)
+    if isinstance(model, RecurrentMemoryConfig):
+        with torch.device("meta"):
+            bare = build(model).train()
+        bare.decoder.requires_grad_(False)
+        new = [pair for pair in _filled(bare) if not pair[0].startswith("decoder.")]
+        return bare, _around(stored, new)
     with torch.device("meta"):
         bare = retrofit(backbone.train(), cast("RetroConfig", model))
     trained = dict.fromkeys(name for name, _ in backbone.named_parameters())
     new = (pair for pair in _filled(bare) if pair[0] not in trained)
     return bare, _fitted(cast("RetroConfig", model), stored, new)
+
+
+def _around(stored: Iterator[tuple[str, Tensor]], new: list[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The decoder's weights, then those of the memory as `with_memory` begins with them."""
+    table = torch.zeros(1)
+    for name, tensor in stored:
+        table = tensor if name == "decoder.embedding.tokens.weight" else table
+        yield name, tensor
+    for name, tensor in new:
+        if name.startswith("memory."):
+            start_as_large_as(tensor, table)
+        yield name, tensor
 
 
 def _fitted(

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 
-from retentive.checkpoints.frozen import freeze, frozen_parts
+from retentive.checkpoints.frozen import frozen_parts
 from retentive.checkpoints.model_card import TrainingData, save_model_card
 from retentive.checkpoints.weights import save_model
 from retentive.config_types import check_kind, check_processes
@@ -37,7 +37,13 @@ from retentive.training.run.checkpoint_folder import (
 )
 from retentive.training.run.config import TrainConfig
 from retentive.training.run.copying import Copying, falling_from
-from retentive.training.run.first_model import check_first_model, first_model, first_model_to_shard, say_if_unknown
+from retentive.training.run.first_model import (
+    check_first_model,
+    first_model,
+    first_model_to_shard,
+    last_model,
+    say_if_unknown,
+)
 from retentive.training.run.held_out import HeldOutLoss, HeldOutWindows, byte_lengths, num_bytes
 from retentive.training.run.run_folder import (
     CHECKPOINTS_FOLDER,
@@ -48,7 +54,7 @@ from retentive.training.run.run_folder import (
     settle_config,
     with_kept_decay,
 )
-from retentive.training.run.run_state import read_weights, restore_run, run_tensors, weights_one_by_one
+from retentive.training.run.run_state import restore_run, run_tensors
 from retentive.training.run.sources import StepBatches, make_neighbours, table_keys, training_batches
 from retentive.training.run.stopping import StopRequest, stop_on_signal
 from retentive.training.step.compiling import compile_in_place
@@ -215,16 +221,8 @@ class _Run:
         def write() -> None:
             check_whole(checkpoint, alone())
             frozen = frozen_parts(cast("torch.nn.Module", self.learner.model))
-            if self.is_sharded:  # the whole may not fit here either
-                with torch.device("meta"):
-                    model = build(self.model)
-                freeze(model, frozen, checkpoint)
-                save_model(model, folder, self.store.tokenizer, weights=weights_one_by_one(checkpoint, model))
-            else:
-                model = build(self.model)
-                read_weights(checkpoint, model)
-                freeze(model, frozen, checkpoint)
-                save_model(model, folder, self.store.tokenizer)
+            made, weights = last_model(self.model, self.config, checkpoint, frozen, whole=not self.is_sharded)
+            save_model(made, folder, self.store.tokenizer, weights=weights)
             save_model_card(folder, self._data(step))
 
         self.processes.first_does(write)
@@ -260,6 +258,7 @@ class _Run:
             learning=sum(p.numel() for p in self.learner.model.parameters() if p.requires_grad),
             predicts_next_token=self.learner.model.predicts_next_token,
             rank=self.processes.rank,
+            lora_rank=self.config.lora_rank,
         )
 
     def close(self) -> None:
