@@ -44,6 +44,9 @@ def test_http_searches_reads_adds_and_removes(folder):
         (hit,) = ask("search", query="feathers").json()["data"][:1]
         assert (hit["document"], hit["line"], hit["column"]) == ("owl.txt", 2, 7)
         assert ask("read", document="owl.txt", first_line=2).json()["text"] == "Their feathers make no sound.\n"
+        refused = ask("read", document="owl.txt", lines=2001)
+        assert refused.status_code == 400
+        assert "lines must be at most 2,000, but is 2,001" in refused.json()["error"]["message"]
         assert ask("add", document="crane.txt", text="Cranes dance at dawn.").json()["added"] == 1
         assert ask("search", query="dawn").json()["data"][0]["document"] == "crane.txt"
         assert ask("remove", documents=["crane.txt"]).json()["removed"] == 1

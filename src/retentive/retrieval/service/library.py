@@ -85,15 +85,17 @@ class Library:
         """Lines of a document.
 
         Raises:
-            ValueError: If there is no such document, or a number is below 1.
+            ValueError: If there is no such document, a number is below 1, or ``lines`` is above `MOST_LINES`.
         """
         check_count("first_line", first_line, unit="line")
         check_count("lines", lines, unit="line")
+        if lines > MOST_LINES:
+            raise ValueError(f"lines must be at most {MOST_LINES:,}, but is {lines:,}: read what follows by first_line.")
 
         def read(store: Datastore) -> Lines:
             number = store.document_number(document)
             every = store.corpus.text(number).splitlines(keepends=True)
-            some = every[first_line - 1 : first_line - 1 + min(lines, MOST_LINES)]
+            some = every[first_line - 1 : first_line - 1 + lines]
             return Lines(document, first_line, len(every), "".join(some), store.corpus.metadata(number))
 
         return self._reading(read)

@@ -109,7 +109,7 @@ def _offer_reading(server: Any, library: Library) -> None:
         Args:
             document: Its name, as search gives it.
             first_line: The first line to read, from 1.
-            lines: How many lines.
+            lines: How many lines, at most 2,000.
         """
         with _told():
             return asdict(library.read(document, first_line, lines))
