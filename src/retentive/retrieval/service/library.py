@@ -90,7 +90,9 @@ class Library:
         check_count("first_line", first_line, unit="line")
         check_count("lines", lines, unit="line")
         if lines > MOST_LINES:
-            raise ValueError(f"lines must be at most {MOST_LINES:,}, but is {lines:,}: read what follows by first_line.")
+            raise ValueError(
+                f"lines must be at most {MOST_LINES:,}, but is {lines:,}: read what follows by first_line."
+            )
 
         def read(store: Datastore) -> Lines:
             number = store.document_number(document)
