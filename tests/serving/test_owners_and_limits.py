@@ -200,10 +200,12 @@ def test_files_that_come_slowly_keep_nobody_else_waiting(kept_apart: Running) ->
     content = call(kept_apart, "GET", f"/v1/states/{state}", key=OTHER).content
     head = f"PUT /v1/states HTTP/1.1\nHost: localhost\nAuthorization: Bearer {ONE}\nContent-Length: 9000\n\n{{"
     with ExitStack() as stack:
-        for _ in range(2):
+        refused = None
+        while refused is None or refused.status != 429:
+            # One that comes while the quick one is looked at is refused itself, and another one takes its place.
             stack.enter_context(begun(kept_apart, head))
-        while (refused := call(kept_apart, "PUT", "/v1/states", b"no state", key=ONE)).status != 429:
             time.sleep(0.01)
+            refused = call(kept_apart, "PUT", "/v1/states", b"no state", key=ONE)
         assert "of your state files are coming" in refused.json["error"]["message"]
         assert int(refused.headers["retry-after"]) > 0
         put = call(kept_apart, "PUT", "/v1/states", content, key=OTHER)

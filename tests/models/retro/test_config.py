@@ -58,7 +58,7 @@ IMPOSSIBLE = [
     ({"cross_head_dim": 3}, "even number of channels in a head, but key_dim is 3"),
     ({"chunk_offset": -1}, "chunk_offset must be at least 0, but is -1"),
     ({"cross_dropout": 1.0}, "cross_dropout must be at least 0 and below 1, but is 1.0"),
-    ({"norm": "batch"}, "must be one of rms_norm, layer_norm, gated_rms_norm, but is 'batch'"),
+    ({"norm": "batch"}, "norm must be 'rms_norm', 'layer_norm' or 'gated_rms_norm', but is 'batch'"),
     ({"residual": "none"}, "residual must be 'pre_norm' or 'deepnorm', but is 'none'"),
     ({"norm_epsilon": 0.0}, "epsilon must be above 0, but is 0.0"),
 ]
