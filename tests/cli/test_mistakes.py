@@ -99,3 +99,34 @@ def test_of_several_processes_the_first_says_what_is_going_on(
         monkeypatch.setenv("RANK", rank)
         say(f"process {rank}")
     assert capsys.readouterr().err == "process 0\n"
+
+
+INDEX = ("index build", "index add", "index sync", "index search", "index serve")
+
+
+@pytest.mark.parametrize("command", [name for name in registry.COMMANDS if name != "index"] + [*INDEX])
+def test_an_empty_path_is_refused_by_name(command: str, capsys: pytest.CaptureFixture[str]):
+    """As of a shell's variable that is not set: it would be the folder in which the command runs."""
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    said = capsys.readouterr().out
+    # An option with all that is said of it, in one line.
+    options = [" ".join(option.split()) for option in re.split(r"^  (?=--)", said, flags=re.M)[1:]]
+    paths = [option[2:].split()[0] for option in options if re.search(r"type: (<class 'Path'>|Path \| null)", option)]
+    assert paths or command in ("convert", "quantise", "export")  # whose folders have no names
+    for option in paths:
+        with pytest.raises(SystemExit) as stopped:
+            main([*command.split(), f"--{option}="])
+        assert stopped.value.code == 2
+        assert f"{option} must be a path" in capsys.readouterr().err
+
+
+def test_an_empty_path_in_a_file_is_refused_with_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "options.yaml"
+    file.write_text("store: here\nsteps: 1\nrun: ''\n")
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(file)])
+    assert f"run must be a path, but is '' (in {file})" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["convert", "here", ""])
+    assert "dest must be a path, but is ''" in capsys.readouterr().err

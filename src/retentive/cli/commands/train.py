@@ -34,7 +34,7 @@ TORCHRUN = "torchrun --standalone --nproc-per-node 2 --no-python -- retentive tr
 def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     """Every field of `TrainConfig`, and every option of the family's model below ``--model``."""
     parser.epilog = f"In several processes: {TORCHRUN} --store ... (-- ends the options of torchrun itself)"
-    init = typed_or_in_file(arguments, "init")
+    init = typed_or_in_file(arguments, "init") or None  # an empty path is refused when all is read
     family = typed_or_in_file(arguments, "family") or (
         DEFAULT_FAMILY if init is None else read_manifest(init).config.family
     )
@@ -45,7 +45,7 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
             raise ValueError(f"size must be left out with {name}, a saved model of its own sizes, but is {size!r}.")
     parser.add_argument("--family", default=family, choices=family_names(), help="Kind of model.")
     parser.add_argument("--size", default=sizes[0], choices=sizes, help="Where the options of --model start from.")
-    trained = typed_or_in_file(arguments, "retrofit")
+    trained = typed_or_in_file(arguments, "retrofit") or None
     inner = inner_option(family, size)
     renamed = old_names(config_class(family))
     kind = typed_or_in_file(arguments, inner, *(old for old in renamed if renamed[old] == inner)) if inner else None

@@ -146,8 +146,8 @@ def typed_or_in_file(arguments: list[str], option: str, *before: str) -> str | N
     """
     typed = in_file = None
     for place, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        value = value or next(iter(arguments[place + 1 :]), "")
+        name, equals, value = argument.partition("=")
+        value = value if equals else next(iter(arguments[place + 1 :]), "")
         if name[:2] == "--" and name[2:] in (option, *before):
             typed = value
         elif name == "--config":

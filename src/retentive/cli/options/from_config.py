@@ -4,9 +4,11 @@ import difflib
 import re
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 
 from retentive.cli.options.file import OptionsFile
 from retentive.cli.options.texts import add_texts
@@ -32,9 +34,20 @@ _UNION = re.compile(
     r"(?P<kinds>\[.*?\]\.?)\n.*Given value(?: type)?: (?P<value>[^\n]*)",
     re.S,
 )
+_NO_PATH = re.compile(r"Parser key \"(?P<name>[^\"]*)\":\s+Not of type Path: (?P<rule>must be a path, .*)")
 _GROUP = re.compile(r"Parser key \"(?P<name>[^\"]*)\":\s+Unable to load config ['\"](?P<value>.*?)['\"]\n", re.S)
-_KINDS = {"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text", "Path": "a path"}
+_KINDS = {
+    **{"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text"},
+    **dict.fromkeys(("Path", "pathlib.Path"), "a path"),
+}
 _NAMED = re.compile(r"(?:[Oo]ption '|Parser key \")(?P<name>[^'\"]*)")
+
+
+def _path(given: object) -> Path:
+    """A path of the command line; an empty one, as of a shell's variable that is not set, would be this folder."""
+    if not isinstance(given, str | Path) or not str(given):
+        raise ValueError(f"must be a path, but is {given!r}")
+    return Path(given)
 
 
 class CommandParser(ArgumentParser):
@@ -51,6 +64,7 @@ class CommandParser(ArgumentParser):
         # An option is its whole name: what is short today could mean another option tomorrow.
         given.setdefault("allow_abbrev", False)
         super().__init__(default_env=False, **given)
+        register_type(Path, deserializer=_path, type_check=isinstance)
         self.first_word: str | None = None
         self.files: dict[str, str] = {} if parent is None else parent.files
         self.typed: set[str] = set() if parent is None else parent.typed
@@ -98,6 +112,7 @@ def _in_one_line(message: str) -> str:
     """What the parser says of a value, as this library says it."""
     message = _WRONG_TYPE.sub(r"\g<name> must be \g<type>, but is \g<value>", message)
     message = _REFUSED.sub(r"\g<name> must ", message)
+    message = _NO_PATH.sub(r"\g<name> \g<rule>", message)
     message = _CHOICE.sub(r"\g<name> must be one of \g<choices>, but is \g<value>", message)
     group = _GROUP.search(message)
     if group:
@@ -109,7 +124,8 @@ def _in_one_line(message: str) -> str:
         # Releases of the parser name null first or last.
         kinds = sorted((kind for kind in kinds if kind != "class"), key=lambda kind: kind == "NoneType")
         nouns = [_KINDS.get(kind, kind) for kind in kinds]
-        message = f"{found['name']} must be {' or '.join(nouns)}, but is {found['value']}"
+        value = found["value"].strip() or repr("")
+        message = f"{found['name']} must be {' or '.join(nouns)}, but is {value}"
     return " ".join(message.split())
 
 
