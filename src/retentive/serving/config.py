@@ -89,6 +89,9 @@ class ServeConfig:
         """Validate the fields."""
         check_types(self)
         check_engine(self.step_engine, "step_engine")
+        for name in ("sessions", "name"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} must be left out or name something, but is empty.")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be from 0 to 65535, but is {self.port}; 0 takes a free one.")
         if self.replicas < 1:
