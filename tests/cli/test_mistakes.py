@@ -130,3 +130,11 @@ def test_an_empty_path_in_a_file_is_refused_with_the_file(tmp_path: Path, capsys
     with pytest.raises(SystemExit):
         main(["convert", "here", ""])
     assert "dest must be a path, but is ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["sessions", "name"])
+def test_a_server_has_no_empty_name_or_place(option: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve", "model", f"--{option}="])
+    assert stopped.value.code == 2
+    assert f"{option} must be left out or name something, but is empty" in capsys.readouterr().err
