@@ -28,11 +28,13 @@ class Reading:
         description: Content of a ``tokenizer.json`` that says all of it.
         class_name: Of the class that reads the folder.
         roles: Tokens by role, such as ``eos_token``, with the defaults of the class.
+        padding_side: On which side of a text it fills up rows, ``left`` or ``right``.
     """
 
     description: str
     class_name: str
     roles: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    padding_side: str = "right"
 
 
 def read_as_transformers(folder: Path, description: str, settings: Mapping[str, Any]) -> Reading | None:
@@ -61,7 +63,10 @@ def read_as_transformers(folder: Path, description: str, settings: Mapping[str, 
     class_name = type(theirs).__name__
     roles = {role: getattr(theirs, role) for role in ("bos_token", "eos_token")}
     return Reading(
-        _kept(description, backend.to_str()), FILE_AS_IT_IS if class_name == "TokenizersBackend" else class_name, roles
+        _kept(description, backend.to_str()),
+        FILE_AS_IT_IS if class_name == "TokenizersBackend" else class_name,
+        roles,
+        str(getattr(theirs, "padding_side", "right")),
     )
 
 

@@ -102,8 +102,8 @@ class Companions:
         named = self.token("pad_token")
         return None if named == self.token("eos_token") else named
 
-    def of_class(self, name: str) -> "Companions":
-        """The same files, where the class that transformers reads them with is this one.
+    def of_class(self, name: str, padding_side: str) -> "Companions":
+        """The same files, where the class that transformers reads them with is this one, and fills up rows so.
 
         It also goes by the model of a folder, which a copy has another of. Code that came with the files is not copied,
         so what leads to it is left out.
@@ -114,6 +114,8 @@ class Companions:
         if str(settings.get("tokenizer_class")).removesuffix("Fast") == name.removesuffix("Fast"):
             name = settings["tokenizer_class"]
         settings["tokenizer_class"] = name
+        if padding_side != "right":  # as some classes do where nothing is said, and others do not
+            settings.setdefault("padding_side", padding_side)
         if settings == self.settings:
             return self
         raw = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()

@@ -333,7 +333,8 @@ def open_tokenizer_file(path: Path, *, end_of_text: str | None = None) -> Subwor
     tokenizer = _parse(description)
     roles: Mapping[str, str | None] = {}
     if path.name == TOKENIZER_FILE and (reading := read_as_transformers(path.parent, description, companions.settings)):
-        description, roles, companions = reading.description, reading.roles, companions.of_class(reading.class_name)
+        description, roles = reading.description, reading.roles
+        companions = companions.of_class(reading.class_name, reading.padding_side)
         tokenizer = _parse(description)
     if end_of_text is None:
         end_of_text = companions.token("eos_token") or roles.get("eos_token")
