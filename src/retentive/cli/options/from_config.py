@@ -64,7 +64,7 @@ class CommandParser(ArgumentParser):
         # An option is its whole name: what is short today could mean another option tomorrow.
         given.setdefault("allow_abbrev", False)
         super().__init__(default_env=False, **given)
-        register_type(Path, deserializer=_path, type_check=isinstance)
+        register_type(Path, deserializer=_path, type_check=isinstance, fail_already_registered=False)
         self.first_word: str | None = None
         self.files: dict[str, str] = {} if parent is None else parent.files
         self.typed: set[str] = set() if parent is None else parent.typed
