@@ -28,7 +28,7 @@ help:
 	@echo "make bench              speed and memory against other packages"
 	@echo "make bench-store        a datastore's sync, search, memory and disk, and a million chunks (CORPUS=text.tar.gz; 5 minutes)"
 	@echo "make gpu-check          laws, precisions, compiled steps and speed on a GPU (10 minutes; DEVICE=cuda:1)"
-	@echo "make bench-smollm2      that model beside transformers and llama.cpp, and a memory around it (compiles llama.cpp once: half an hour)"
+	@echo "make bench-smollm2      that model beside transformers and llama.cpp, and a memory around it (compiles llama.cpp once: an hour)"
 	@echo "make bench-serve        a served model against a plain loop of generate behind HTTP"
 	@echo "make agreement          install other packages, and compare what their checkpoints compute there and here"
 
