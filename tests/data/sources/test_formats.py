@@ -289,18 +289,24 @@ def test_parquet_of_any_columns_is_read_or_named(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
-    half = pyarrow.array([b"\xff", b"good"]).view(pyarrow.string())
-    times = pyarrow.array([1, 10**9], pyarrow.timestamp("ns"))
-    known = pyarrow.table({"text": ["a", "b"], "half": half, "time": times})
+    half = pyarrow.array([b"\xff", b"good", b"good"]).view(pyarrow.string())
+    times = pyarrow.array([1000, 2000, 10**18], pyarrow.timestamp("ms"))
+    known = pyarrow.table({"text": ["a", "b", "c"], "half": half, "time": times})
     pyarrow.parquet.write_table(known, tmp_path / "known.parquet")
     twice = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
     pyarrow.parquet.write_table(twice, tmp_path / "twice.parquet")
     files, _ = list_files(tmp_path)
-    first, second, problem = read_documents(files, metadata=("half", "time"))
-    assert isinstance(first, Document)
-    assert dict(first.metadata).keys() <= {"time"}
+    spoiled, second, beyond, third, problem = read_documents(files, metadata=("half", "time"))
+    assert isinstance(spoiled, Problem)
+    assert spoiled.message == "column 'half' holds what is not UTF-8: mend it, or choose other metadata"
     assert isinstance(second, Document)
-    assert second.metadata["half"] == "good"
+    assert second.metadata == {"half": "good", "time": "1970-01-01T00:00:02"}
+    assert isinstance(beyond, Problem)
+    assert beyond.kept
+    assert beyond.name == "known.parquet:3"
+    assert "column 'time' is left out of the metadata" in beyond.message
+    assert isinstance(third, Document)
+    assert third.metadata == {"half": "good"}
     assert isinstance(problem, Problem)
     assert problem.message == "has 2 columns 'text': rename the others"
 

@@ -1,7 +1,6 @@
 """Documents from a column of a parquet file, row group by row group."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 from retentive.data.sources.documents import Document, Problem, text_or_problem
@@ -37,13 +36,15 @@ def read_parquet(source: Any, name: str, fields: Fields) -> Iterator[Document | 
                 return
             chosen = [column for column in fields.metadata if table.schema_arrow.names.count(column) == 1]
             for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=[fields.text, *chosen]):
-                known = [_record(batch, chosen, place) for place in range(len(batch))]
-                for content, record in zip(_contents(arrow, batch.column(fields.text)), known, strict=True):
+                for place, content in enumerate(_contents(arrow, batch.column(fields.text))):
                     row += 1
                     if content is None:
                         message = f"column {fields.text!r} is null"
                         yield Problem(name=f"{name}:{row}", kind="missing_field", message=message)
-                    else:
+                        continue
+                    record, problems = _record(batch, chosen, place, f"{name}:{row}")
+                    yield from problems
+                    if all(problem.kept for problem in problems):
                         metadata = metadata_of(record, chosen)
                         yield from text_or_problem(content, f"{name}:{row}", limit=fields.limit, metadata=metadata)
             if row == 0:
@@ -65,13 +66,20 @@ def _column_problem(arrow: Any, schema: Any, name: str, field: str) -> Problem |
     return Problem(name=name, kind="not_text", message=f"column {field!r} holds {kind}, not strings")
 
 
-def _record(batch: Any, columns: list[str], place: int) -> dict[str, Any]:
-    """Values of a row, without those that Python cannot hold: text that is not UTF-8, times of nanoseconds."""
+def _record(batch: Any, columns: list[str], place: int, name: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Values of a row, and what is wrong with those that Python cannot hold."""
     found: dict[str, Any] = {}
+    problems: list[Problem] = []
     for column in columns:
-        with suppress(ValueError, OverflowError):
+        try:
             found[column] = batch.column(column)[place].as_py()
-    return found
+        except UnicodeDecodeError:
+            message = f"column {column!r} holds what is not UTF-8: mend it, or choose other metadata"
+            problems.append(Problem(name=name, kind="bad_utf8", message=message))
+        except (ValueError, OverflowError) as error:  # nanoseconds, or a year beyond 9999
+            message = f"column {column!r} is left out of the metadata, for it cannot be read ({error})"
+            problems.append(Problem(name=name, kind="altered", message=message, kept=True))
+    return found, problems
 
 
 def _contents(arrow: Any, column: Any) -> Iterator[bytes | None]:
