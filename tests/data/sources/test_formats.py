@@ -317,3 +317,16 @@ def test_damaged_and_empty_tables_are_named(tmp_path, content):
     texts, problems = read(tmp_path)
     assert texts == {}
     assert len(problems) == 1
+
+
+def test_options_that_no_file_goes_by_are_told(tmp_path):
+    (tmp_path / "a.txt").write_text("plain")
+    texts, problems = read(tmp_path, field="body")
+    assert texts == {"a.txt": "plain"}
+    assert problems == {"field 'body'": "no file has fields or columns (.jsonl .ndjson .parquet .csv .tsv)"}
+    assert read(tmp_path, separator="x")[1] == {}
+    (tmp_path / "a.txt").rename(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_text('{"body": "plain"}\n')
+    texts, problems = read(tmp_path, field="body", separator="x")
+    assert texts == {"a.jsonl:1": "plain"}
+    assert problems == {"separator 'x'": "no file is plain text"}

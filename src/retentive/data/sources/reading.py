@@ -17,6 +17,9 @@ from retentive.data.sources.sniffing import unread_kind
 
 MAX_DOCUMENT_BYTES = 256 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LINES, _DELIMITERS = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
+_RECORDS = (*_LINES, ".parquet", *_DELIMITERS)
+"""Files of records, whose text is in a field or column."""
 _MOST_BYTES = 1 << 62
 _BLOCK_BYTES = 8 << 20
 _MARKUP = {".html": html_text, ".htm": html_text, ".xhtml": html_text, ".pdf": pdf_text}
@@ -51,25 +54,32 @@ def read_documents(
     if separator == "":
         raise ValueError("separator must be None or a string of at least one character, but is ''.")
     fields = Fields(field, metadata, max_document_bytes)
+    read: set[str] = set()
     for file in files:
         try:
             for part in parts_of_file(file, limit=max_document_bytes, on_bytes=on_bytes):
                 if isinstance(part, Problem):
                     yield part
                 else:
+                    read.add(part.suffix)
                     yield from _read_part(part, fields, None if separator is None else separator.encode())
         except OSError as error:
             yield Problem(name=file.name, kind="unreadable", message=unreadable_reason(error))
+    if read and field != "text" and read.isdisjoint(_RECORDS):
+        message = f"no file has fields or columns ({' '.join(_RECORDS)})"
+        yield Problem(name=f"field {field!r}", kind="missing_field", message=message, kept=True)
+    if read and separator is not None and read <= {*_RECORDS, *_MARKUP}:
+        yield Problem(name=f"separator {separator!r}", kind="missing_field", message="no file is plain text", kept=True)
 
 
 def _read_part(part: Part, fields: Fields, separator: bytes | None) -> Iterator[Document | Problem]:
     try:
-        if part.suffix in (".jsonl", ".ndjson"):
+        if part.suffix in _LINES:
             yield from _read_jsonl(part, fields)
         elif part.suffix == ".parquet":
             yield from _read_table(part, fields)
-        elif part.suffix in (".csv", ".tsv"):
-            yield from read_csv(part.opened, part.name, fields, delimiter="," if part.suffix == ".csv" else "\t")
+        elif part.suffix in _DELIMITERS:
+            yield from read_csv(part.opened, part.name, fields, delimiter=_DELIMITERS[part.suffix])
         elif part.suffix in _MARKUP:
             yield from _read_markup(part, fields.limit)
         elif separator is not None:
