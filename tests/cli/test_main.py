@@ -181,7 +181,7 @@ def test_a_reader_that_goes_away_is_no_error():
         (["prepare", "--vocab-size=1.5"], "vocab_size must be a whole number or null, but is 1.5."),
         (["train", "--optimizer.clip-norm=hot"], "optimizer.clip_norm must be a number or null, but is hot."),
         (["train", "--data.mode=hot"], "data.mode must be one of 'packed', 'streamed', but is hot."),
-        (["train", "--data.window=1.5"], "data.window must be int, but is 1.5."),
+        (["train", "--data.window=1.5"], "data.window must be a whole number, but is 1.5."),
         (["train", "--data=hot"], "data is a group of options, --data.NAME, or takes a file of them, but is 'hot'."),
     ],
 )

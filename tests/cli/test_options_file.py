@@ -41,7 +41,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("[a, b]: 1", "{}, line 1: the name of an option must be a word."),
         (NEEDED + "stepz: 6\n", "Option 'stepz' is not accepted (in {}); did you mean --steps?"),
         (NEEDED + "optimizer: {learning-ratee: 1}\n", "(in {}); did you mean --optimizer.learning_rate?"),
-        ("store: x\nrun: y\nsteps: many\n", "retentive train: steps must be int, but is many (in {})."),
+        ("store: x\nrun: y\nsteps: many\n", "retentive train: steps must be a whole number, but is many (in {})."),
         (
             NEEDED + "optimizer: {learning-rate: -3}\n",
             "retentive: optimizer.learning_rate must be above 0, but is -3.0 (in {}).",

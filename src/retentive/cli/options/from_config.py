@@ -37,7 +37,7 @@ _UNION = re.compile(
 _NO_PATH = re.compile(r"Parser key \"(?P<name>[^\"]*)\":\s+Not of type Path: (?P<rule>must be a path, .*)")
 _GROUP = re.compile(r"Parser key \"(?P<name>[^\"]*)\":\s+Unable to load config ['\"](?P<value>.*?)['\"]\n", re.S)
 _KINDS = {
-    **{"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text"},
+    **{"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"},
     **dict.fromkeys(("Path", "pathlib.Path"), "a path"),
 }
 _NAMED = re.compile(r"(?:[Oo]ption '|Parser key \")(?P<name>[^'\"]*)")
@@ -110,7 +110,10 @@ class CommandParser(ArgumentParser):
 
 def _in_one_line(message: str) -> str:
     """What the parser says of a value, as this library says it."""
-    message = _WRONG_TYPE.sub(r"\g<name> must be \g<type>, but is \g<value>", message)
+    message = _WRONG_TYPE.sub(
+        lambda found: f"{found['name']} must be {_KINDS.get(found['type'], found['type'])}, but is {found['value']}",
+        message,
+    )
     message = _REFUSED.sub(r"\g<name> must ", message)
     message = _NO_PATH.sub(r"\g<name> \g<rule>", message)
     message = _CHOICE.sub(r"\g<name> must be one of \g<choices>, but is \g<value>", message)
