@@ -1,6 +1,9 @@
 """GGUF files: what transformers computes with them, file by file, and errors that name what is wrong."""
 
+import os
 import struct
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,12 +73,14 @@ def test_the_scaling_of_llama_3_is_known_by_its_divisors(tmp_path: Path):
     find_spec("transformers.integrations.gguf") is None,
     reason="earlier transformers ignore how a GGUF file cuts text, and its added tokens",
 )
-@pytest.mark.parametrize("kind", ["default", "llama", "llama-bpe", "qwen2", "smollm"])
+@pytest.mark.parametrize("kind", ["default", "llama", "llama-bpe", "qwen2", "smollm", "tekken", "no types"])
 def test_text_becomes_the_same_ids_as_in_transformers(tmp_path: Path, kind: str):
-    write(tmp_path / "m.gguf", llama(), tokenizer="llama" if kind == "llama" else "gpt2", pre=kind)
+    untyped = {"tokenizer.ggml.token_type": None}  # what begins and ends a text is special all the same
+    pre, settings = ("default", untyped) if kind == "no types" else (kind, {})
+    write(tmp_path / "m.gguf", llama(), tokenizer="llama" if kind == "llama" else "gpt2", pre=pre, settings=settings)
     ours = Tokenizer.from_str(tokenizer_files(GgufFile(tmp_path / "m.gguf"))["tokenizer.json"])
     theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
-    texts = hard_strings()
+    texts = [*hard_strings(), "<unk>", "a<unk> b"]
     found = [one.ids for one in ours.encode_batch(texts)]
     expected = theirs(texts)["input_ids"]
     assert [text for text, left, right in zip(texts, found, expected, strict=True) if left != right] == []
@@ -151,9 +156,79 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tensor_file, "_stream", full)
-    with pytest.raises(OSError, match="nothing half-written was kept"):
+    with pytest.raises(OSError, match=r"No space left on device .*model"):
         convert(tmp_path / "m.gguf", tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+# For some n a forked child makes a folder and is killed at its n-th step in the file system; what is there is told.
+KILLS = """
+import os, signal, sys
+from pathlib import Path
+from retentive.checkpoints.conversion import convert
+from retentive.checkpoints.conversion.gguf import read_tokenizer
+from retentive.checkpoints.quantised_copy import quantised_copy
+from retentive.layers.quantised import QuantisationConfig
+
+def kill_at(n, folder):
+    steps = 0
+
+    def hook(event, arguments):
+        nonlocal steps
+        if event in ("open", "os.rename", "os.remove", "os.mkdir") and folder.name in str(arguments[0]):
+            steps += 1
+            if steps == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+def converted(folder):
+    convert(file, folder, tokenizer=read_tokenizer(file))
+
+def rounded(folder):
+    quantised_copy(file.parent / "converted" / "whole", folder, QuantisationConfig(bits=8))
+
+file = Path(sys.argv[1])
+for make in (converted, rounded):
+    room = file.parent / make.__name__
+    make(room / "whole")
+    for n in range(1, 400, 9):
+        folder = room / f"made{n}"
+        if n % 2 == 0:
+            folder.mkdir()
+        child = os.fork()
+        if child == 0:
+            kill_at(n, folder)
+            make(folder)
+            os._exit(0)
+        if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+            break
+    for again in ("made10", "made19"):
+        make(room / again)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_kill_leaves_no_model_that_lacks_something(tmp_path: Path):
+    write(tmp_path / "m.gguf", llama(), Kind.Q8_0)
+    subprocess.run([sys.executable, "-c", KILLS, str(tmp_path / "m.gguf")], capture_output=True, check=True)
+    for room in (tmp_path / "converted", tmp_path / "rounded"):
+        whole = names_in(room / "whole")
+        assert {"config.json", "generation_config.json", "origin.json", "README.md", "tokenizer.json"} <= whole
+        made = [path for path in room.iterdir() if path.name.startswith("made")]
+        assert len([path for path in room.iterdir() if path.name.startswith(".made")]) > 1  # of who was killed
+        for folder in made:
+            if (folder / "config.json").exists():
+                assert names_in(folder) >= whole
+            else:  # one that was there may hold a few files, but no model
+                assert int(folder.name[4:]) % 2 == 0
+        for name in ("made10", "made19"):  # the same command went through, and removed what was left
+            assert names_in(room / name) == whole
+            assert not [path for path in room.iterdir() if path.name.startswith(f".{name}.")]
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,14 @@
 import pytest
 
-from retentive.files import folder_written_atomically, is_temporary, remove, temporary_name, write_atomically
+from retentive.files import (
+    folder_written_atomically,
+    is_temporary,
+    new_folder,
+    remove,
+    temporary_name,
+    write_atomically,
+)
+from retentive.files.targets import check_new_folder
 
 
 def test_a_folder_is_whole_or_absent(tmp_path):
@@ -39,3 +47,37 @@ def test_writers_of_the_same_file_do_not_meet(tmp_path):
     write_atomically(tmp_path / "a", [b"one ", memoryview(b"two")], several_writers=True)
     assert (tmp_path / "a").read_bytes() == b"one two"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.tmp"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_new_folder_is_filled_at_once(tmp_path, is_there):
+    path = tmp_path / "a"
+    if is_there:
+        path.mkdir()
+    before = path.stat().st_ino if is_there else None
+    left = temporary_name(path / "whole" if is_there else path)  # of a process that was killed
+    (left / "half").mkdir(parents=True)
+    check_new_folder("dest", path)
+    with new_folder(path, last="last") as made:
+        assert not left.exists()
+        for name in ("last", "z", "one"):
+            (made / name).write_text(name)
+        assert not (path / "last").exists()
+        assert not (path / "one").exists()
+    assert sorted(file.name for file in path.iterdir()) == ["last", "one", "z"]
+    assert list(tmp_path.iterdir()) == [path]
+    assert before in (None, path.stat().st_ino)  # it may be a mount, or the current folder
+    with pytest.raises(FileExistsError, match=r"dest must be a new or empty folder, but .* holds something"):
+        check_new_folder("dest", path)
+    with pytest.raises(FileExistsError, match="dest must be a new or empty folder"):
+        check_new_folder("dest", path / "one")
+
+
+def test_a_new_folder_that_fails_leaves_what_was_there(tmp_path):
+    for path in (tmp_path / "new", tmp_path / "empty"):
+        if path.name == "empty":
+            path.mkdir()
+        with pytest.raises(FileNotFoundError), new_folder(path, last="last") as made:
+            (made / "two" / "three").write_text("fails, as there is no folder two")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    assert not any((tmp_path / "empty").iterdir())

@@ -6,9 +6,11 @@ from shutil import copyfile
 from typing import cast
 
 from retentive.checkpoints.conversion.companions import copy_companions
+from retentive.checkpoints.manifest import CONFIG_FILE
 from retentive.checkpoints.model_card import ORIGIN_FILE
 from retentive.checkpoints.weights import SavableTokenizer, load_model, load_own_tokenizer, save_model
-from retentive.files.targets import check_folder_target
+from retentive.files import new_folder
+from retentive.files.targets import check_new_folder
 from retentive.layers.quantised import QuantisationConfig
 from retentive.models.quantise import quantise
 from retentive.text.tokenizer import DESCRIPTION_FILE, TOKENIZER_FILE
@@ -43,18 +45,16 @@ def quantised_copy(source: Path | str, dest: Path | str, config: QuantisationCon
         ValueError: If ``dest`` cannot be written, or the model is quantised already.
     """
     source, dest = Path(source), Path(dest)
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise FileExistsError(f"dest must be a new or empty folder, but {dest} holds something; choose another.")
-    check_folder_target("dest", dest)
+    check_new_folder("dest", dest)
     model = load_model(source)
     before = sum(parameter.nbytes for parameter in model.parameters())
     wide = quantise(model, config)
     has_tokenizer = any((source / name).is_file() for name in (DESCRIPTION_FILE, TOKENIZER_FILE))
     tokenizer = cast("SavableTokenizer", load_own_tokenizer(source)) if has_tokenizer else None
-    dest.mkdir(parents=True, exist_ok=True)
-    if (source / ORIGIN_FILE).is_file():
-        copyfile(source / ORIGIN_FILE, dest / ORIGIN_FILE)  # first, for the card tells it
-    save_model(model, dest, tokenizer)
-    copy_companions(source, dest)
+    with new_folder(dest, last=CONFIG_FILE) as unfinished:
+        if (source / ORIGIN_FILE).is_file():
+            copyfile(source / ORIGIN_FILE, unfinished / ORIGIN_FILE)  # first, for the card tells it
+        save_model(model, unfinished, tokenizer)
+        copy_companions(source, unfinished)
     after = sum(parameter.nbytes for parameter in model.parameters())
     return QuantisedCopy(before, after, tuple(wide))

@@ -4,7 +4,7 @@ Progress bars stand in `retentive.files.progress`, which needs tqdm.
 """
 
 from retentive.files.checksums import FileRecord, checksum
-from retentive.files.folders import folder_written_atomically, remove
+from retentive.files.folders import folder_written_atomically, new_folder, remove
 from retentive.files.json_files import (
     canonical_json,
     check_version,
@@ -36,6 +36,7 @@ __all__ = [
     "has_writer",
     "is_temporary",
     "json_checksum",
+    "new_folder",
     "only_writer",
     "parse_json",
     "read_checked_json",

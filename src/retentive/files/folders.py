@@ -1,5 +1,6 @@
 """Folders that are whole or absent, whichever of several processes writes them."""
 
+import glob
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -27,6 +28,33 @@ def folder_written_atomically(path: Path) -> Generator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path, *, last: str) -> Generator[Path]:
+    """Yield an empty folder to fill; its files are at ``path`` if the block succeeds, and none of them if it fails.
+
+    What a killed process left of an earlier attempt is removed. An empty folder that is there stays, for it may be a
+    mount or the current one: the files are moved into it, one after another.
+
+    Args:
+        path: The folder, new or empty; see `check_new_folder`.
+        last: Name of the file that says that the folder is whole: it is moved at the end.
+    """
+    beside = (each for each in path.parent.glob(f".{glob.escape(path.name)}.*") if path.name)
+    for leftover in filter(is_temporary, (*beside, *(path.iterdir() if path.is_dir() else ()))):
+        remove(leftover)
+    if not path.exists():
+        with folder_written_atomically(path) as made:
+            yield made
+        return
+    whole = temporary_name(path / "whole")
+    with folder_written_atomically(whole) as made:
+        yield made
+    for file in sorted(whole.iterdir(), key=lambda file: file.name == last):
+        file.rename(path / file.name)
+    whole.rmdir()
+    sync(path)
 
 
 def remove(path: Path) -> None:

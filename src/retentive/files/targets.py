@@ -3,6 +3,8 @@
 import tempfile
 from pathlib import Path
 
+from retentive.files.names import is_temporary
+
 
 def check_file_target(option: str, path: Path, *, suggestion: str) -> None:
     """Raise unless a file can be written; nothing is left behind.
@@ -33,6 +35,18 @@ def check_folder_target(option: str, path: Path) -> None:
     if not folder.is_dir():
         raise ValueError(f"{option} must be a folder, but {folder} is a file: choose another name.")
     _try(option, folder)
+
+
+def check_new_folder(option: str, path: Path) -> None:
+    """Raise unless a folder can be made, or is there and empty but for what a killed process left.
+
+    Raises:
+        FileExistsError: If it holds something, or is a file.
+        ValueError: If it cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or not all(map(is_temporary, path.iterdir()))):
+        raise FileExistsError(f"{option} must be a new or empty folder, but {path} holds something; choose another.")
+    check_folder_target(option, path)
 
 
 def _nearest(path: Path) -> Path:

@@ -14,10 +14,12 @@ from retentive.checkpoints.conversion.gguf import SUFFIX
 from retentive.checkpoints.conversion.key_map import to_ours, to_theirs
 from retentive.checkpoints.conversion.settings import Settings
 from retentive.checkpoints.conversion.source import open_source
+from retentive.checkpoints.manifest import CONFIG_FILE
 from retentive.checkpoints.model_card import save_model_card
 from retentive.checkpoints.weights import SavableTokenizer, save_model
 from retentive.errors import MismatchError
-from retentive.files.targets import check_folder_target
+from retentive.files import new_folder
+from retentive.files.targets import check_new_folder
 from retentive.models.base import DecoderModel
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
@@ -131,18 +133,18 @@ def convert(
         MismatchError: As `read_foreign`, which raises the others too.
     """
     dest = Path(dest)
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise FileExistsError(f"dest must be a new or empty folder, but {dest} holds something; choose another.")
-    check_folder_target("dest", dest)
+    check_new_folder("dest", dest)
     check_companions(Path(source))
     converted = read_late(source, format=format, settings=settings)
     with torch.device("meta"):
         skeleton = build(converted.config)
-    save_model(skeleton, dest, tokenizer, weights=converted.tensors)
-    if Path(source).suffix != SUFFIX:  # a GGUF file holds all that belongs to it, and may lie among others
-        copy_companions(Path(source), dest)
-    keep_special_ids(dest, converted.settings, tokenizer)
-    save_model_card(dest, origin=origin_of(Path(source), converted.settings, FORMATS[converted.format].package))
+    with new_folder(dest, last=CONFIG_FILE) as unfinished:
+        save_model(skeleton, unfinished, tokenizer, weights=converted.tensors)
+        if Path(source).suffix != SUFFIX:  # a GGUF file holds all that belongs to it, and may lie among others
+            copy_companions(Path(source), unfinished)
+        keep_special_ids(unfinished, converted.settings, tokenizer)
+        origin = origin_of(Path(source), converted.settings, FORMATS[converted.format].package)
+        save_model_card(unfinished, origin=origin)
     return converted
 
 
