@@ -11,25 +11,29 @@ from retentive.errors import MismatchError
 from retentive.text.loading import load_tokenizer
 from retentive.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
-CONTROL, USER_DEFINED = 3, 4
-"""Values of ``tokenizer.ggml.token_type``: tokens such as an end of text, and others that a text is first cut at."""
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+"""Values of ``tokenizer.ggml.token_type``; a text is first cut at tokens of the last two. What the file names as begin,
+end, unknown or padding is special whatever its type, as in transformers."""
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPLITS = {
-    "default": None,
-    "gpt-2": None,
-    "smollm": None,
-    "llama-bpe": LLAMA3,
-    "llama3": LLAMA3,
-    "llama-v3": LLAMA3,
-    "qwen2": QWEN2,
-    "deepseek-r1-qwen": QWEN2,
+    **dict.fromkeys(("default", "gpt-2", "smollm")),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "smaug-bpe"), LLAMA3),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), QWEN2),
+    "tekken": TEKKEN,
 }
 """``tokenizer.ggml.pre`` -> the pattern that cuts a text before pairs are merged; None is GPT-2's, which
 transformers takes for ``smollm`` too (the merges of that vocabulary hold no two digits)."""
+WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken")
+"""Ways of cutting after which a piece that is a token stays one, whatever the merges make of it; as in llama.cpp."""
 
 
 def read_tokenizer(path: Path, end_of_text: str | None = None) -> Tokenizer:
@@ -180,20 +184,20 @@ class Vocabulary:
             "end_of_word_suffix": None,
             "fuse_unk": byte_fallback,
             "byte_fallback": byte_fallback,
-            "ignore_merges": self.get("pre") in ("llama-bpe", "llama3", "llama-v3"),
+            "ignore_merges": self.get("pre") in WHOLE_WORDS,
             "vocab": {token: number for number, token in enumerate(self.tokens)},
             "merges": merges,
         }
 
     def _added(self) -> list[dict[str, Any]]:
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        types = self.get("token_type") or [
-            CONTROL if self.get("eos_token_id") == i else 1 for i in range(len(self.tokens))
-        ]
+        types = self.get("token_type") or [NORMAL] * len(self.tokens)
+        named = {self.get(f"{name}_token_id") for name in ("bos", "eos", "unknown", "padding")}
+        special = {number for number, kind in enumerate(types) if kind in (UNKNOWN, CONTROL) or number in named}
         return [
-            {"id": number, "content": token, "special": kind == CONTROL} | flags
+            {"id": number, "content": token, "special": number in special} | flags
             for number, (token, kind) in enumerate(zip(self.tokens, types, strict=True))
-            if kind in (CONTROL, USER_DEFINED)
+            if number in special or kind == USER_DEFINED
         ]
 
     def _around(self, *, default: bool, byte_level: bool) -> dict[str, Any] | None:
