@@ -84,6 +84,8 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(MismatchError, match=r"window=None, which window_attention needs"):
         hybrid_config(teacher_of().config, ("window_attention",))
     teacher = teacher_of()
+    with pytest.raises(ValueError, match="lora_rank must be 0 where distillation_steps are 0, in which it would learn"):
+        LineariseConfig(source=Path(), dest=Path(), store=Path(), distillation_steps=0, lora_rank=4)
     with pytest.raises(ValueError, match="must have mixers of another kind in some layer"):
         Matching(teacher).check(teacher, carries_state=False)
     other = small_model("retnet", num_layers=1)
@@ -109,6 +111,14 @@ def test_the_command_learns_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
     assert made.config.pattern == ("gated_retention", "attention")
     main(command)
     assert "gone on from step 4" in capsys.readouterr().out
+    main([*command[:2], str(tmp_path / "low"), *options, "--lora-rank=2"])
+    before, after = (
+        load_model(tmp_path / "low" / stage / "model").state_dict() for stage in ("matching", "distillation")
+    )
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed == {
+        name for name in before if name.endswith(("mixer.input_proj.weight", "mixer.output_proj.weight"))
+    }
     folders = {"source": tmp_path / "teacher", "dest": tmp_path / "made", "store": tmp_path / "store"}
     with pytest.raises(MismatchError, match="was begun with another pattern or model: choose another dest"):
         linearise(LineariseConfig(pattern=("retention",), **folders))

@@ -19,6 +19,7 @@ from retentive.files.targets import check_folder_target
 from retentive.models.hybrid import HybridConfig
 from retentive.models.transformer import TransformerConfig
 from retentive.text.loading import load_tokenizer
+from retentive.training.lora import check_lora
 from retentive.training.metrics.report import TrainReport
 from retentive.training.objectives.distillation import DistillationConfig
 from retentive.training.objectives.matching import MatchingConfig
@@ -47,6 +48,8 @@ class LineariseConfig:
         batch_size: Rows of a step.
         matching_rate: Learning rate of the first steps.
         distillation_rate: Learning rate of the others.
+        lora_rank: Of a low-rank change of the mixers (LoRA) that alone learns in the second steps, and that the model
+            holds in the end; 0 lets all weights learn.
         seed: Of the order of the text.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
     """
@@ -61,6 +64,7 @@ class LineariseConfig:
     batch_size: int = 8
     matching_rate: float = 1e-3
     distillation_rate: float = 1e-4
+    lora_rank: int = 0
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -69,6 +73,11 @@ class LineariseConfig:
         check_types(self)
         check_counts(self, "matching_steps", "window", "batch_size")
         check_count("distillation_steps", self.distillation_steps, least=0)
+        check_count("lora_rank", self.lora_rank, least=0)
+        if self.lora_rank and not self.distillation_steps:
+            raise ValueError(
+                f"lora_rank must be 0 where distillation_steps are 0, in which it would learn, but is {self.lora_rank}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +103,11 @@ def linearise(config: LineariseConfig) -> Linearised:
             than the text, or another run is in the folder.
         FileNotFoundError: If a folder holds no model or no tokens.
         ValueError: If an option cannot be.
+        ImportError: If LoRA is wanted, and peft is not installed.
     """
     check_folder_target("dest", config.dest)
+    if config.lora_rank:
+        check_lora()
     made = _start(config)
     retains = tuple(number for number, mixer in enumerate(made.decoder.mixers) if mixer.state_shape[0] == "retention")
     stages: list[tuple[str, ObjectiveConfig, int, float]] = [
@@ -150,6 +162,7 @@ def _options(
         seed=config.seed,
         objective=objective,
         init=before,
+        lora_rank=config.lora_rank if name == "distillation" else 0,
         data=DataConfig(window=config.window, batch_size=config.batch_size),
         optimizer=OptimizerConfig(learning_rate=rate),
         held_out=HeldOutConfig(every=None),
