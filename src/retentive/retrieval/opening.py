@@ -4,6 +4,7 @@ from pathlib import Path
 
 from retentive.errors import MismatchError
 from retentive.retrieval.blocks.sealed_folder import check_folder
+from retentive.retrieval.blocks.texts import forget_blocks
 from retentive.retrieval.encoders import Encoder, encoder_from_settings
 from retentive.retrieval.manifest import Manifest, read_current, read_manifest
 from retentive.retrieval.passages import read_tokenizer
@@ -15,7 +16,11 @@ _TOKENIZER_CURE = "build the store again with the same tokenizer, or open it wit
 def open_parts(
     folder: Path, tokenizer: Tokenizer | None, encoder: Encoder | None, version: str | None
 ) -> tuple[Manifest, Tokenizer, Encoder]:
-    """The manifest, tokenizer and encoder of a version; see `Datastore.open`."""
+    """The manifest, tokenizer and encoder of a version; see `Datastore.open`.
+
+    What this process has read of blocks before is forgotten: each opening checks what it reads.
+    """
+    forget_blocks()
     manifest = read_current(folder) if version is None else read_manifest(folder, version)
     made = manifest.settings
     kept = tokenizer or _kept_tokenizer(folder, manifest)

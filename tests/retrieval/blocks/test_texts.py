@@ -8,7 +8,6 @@ from retentive.retrieval import Datastore
 from retentive.retrieval.blocks import texts
 from retentive.retrieval.blocks.block import block_path, read_block
 from retentive.retrieval.blocks.chunking import CHUNKS
-from retentive.retrieval.versions.stages import forget_blocks
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.loading import load_tokenizer
 from retentive.text.subword_tokenizer import train_bpe
@@ -94,8 +93,8 @@ def test_a_flipped_byte_of_text_is_found_when_it_is_read(tmp_path):
         place = sound.index(frame)
         for at in (place, place + len(frame) // 2, place + len(frame) - 1):
             path.write_bytes(sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :])
-            forget_blocks()
+            texts.forget_blocks()
             with pytest.raises(DamagedFileError, match="its checksum was taken of"):
                 read(0)
         path.write_bytes(sound)
-        forget_blocks()
+        texts.forget_blocks()

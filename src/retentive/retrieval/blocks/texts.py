@@ -105,6 +105,12 @@ def read_metadata(folder: Path, kind: str, key: str) -> tuple[dict[str, Any], ..
     return tuple(json.loads(_decompress(frame, block_path(folder, kind, key))))
 
 
+def forget_blocks() -> None:
+    """Forget what was read of blocks, so that it is read and checked again: one may be another by now."""
+    for cached in (read_block, read_page, line_ends_of, read_metadata):
+        cached.cache_clear()
+
+
 def _compress(content: bytes) -> bytes:
     import zstandard
 

@@ -12,7 +12,7 @@ from retentive.retrieval.blocks.block import check_block, key_of, read_block, wr
 from retentive.retrieval.blocks.chunking import CHUNKS, DocumentGroup, chunk_group, padded
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.blocks.sealed_folder import folder_record
-from retentive.retrieval.blocks.texts import line_ends_of, read_metadata, read_page, read_text
+from retentive.retrieval.blocks.texts import forget_blocks, read_text
 from retentive.retrieval.blocks.vectors import VECTORS, vector_key
 from retentive.retrieval.encoders.protocol import VectorEncoder, WordCounts, WordEncoder, count_words
 from retentive.retrieval.index.lexical_index import LEXICAL, write_segment
@@ -131,12 +131,6 @@ class SegmentTask:
             first, last = np.searchsorted(kept, corpus.first_chunks[number : number + 2])
             for row in (kept[first:last] - corpus.first_chunks[number]).tolist():
                 yield words[row]
-
-
-def forget_blocks() -> None:
-    """Forget what was read of blocks, after one was written again."""
-    for cached in (read_block, read_page, line_ends_of, read_metadata):
-        cached.cache_clear()
 
 
 def block_words(folder: Path, key: str, encoder: WordEncoder) -> list[WordCounts]:
