@@ -1,4 +1,5 @@
 import json
+from datetime import date
 
 import numpy as np
 import pytest
@@ -94,6 +95,19 @@ def test_conditions_hold_for_every_answer(store):
         names(where="year<2000 old")
     with pytest.raises(ValueError, match=r"where compares by = != < <= > >= ~, but has '\$gt' for 'year'"):
         names(where={"year": {"$gt": 3}})
+    for unknown in (None, b"1999", object(), {"year"}):
+        for condition in (unknown, [unknown], {"=": unknown}):
+            with pytest.raises(ValueError, match=r"where compares with text, numbers, truth values and dates, but has"):
+                names(where={"year": condition})
+    assert names(where={"year": np.int64(1999)}) == names(where="year=1999") == {"birds/owl.txt"}
+
+
+def test_dates_are_compared_as_readers_write_them(tmp_path):
+    days = [date(2020, 1, 31), date(2020, 2, 1), date(2021, 1, 1)]
+    store = Datastore.build([(str(day), "one text", {"day": day.isoformat()}) for day in days], tmp_path / "s")
+    found = {answer.document for answer in store.search("one text", k=9, where={"day": {">": days[0]}})}
+    assert found == {"2020-02-01", "2021-01-01"}
+    assert [answer.document for answer in store.search("text", k=9, where={"day": [days[0]]})] == ["2020-01-31"]
 
 
 def names_of(store, found):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time
 from fnmatch import fnmatchcase
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
@@ -19,6 +20,7 @@ Where = str | Mapping[str, Any]
 """Conditions that must all hold: ``"year>=1999 path=docs/*"``, or a dictionary of columns.
 
 In a dictionary a value means equal, a list any of its values, and a dictionary compares: ``{"year": {">=": 1999}}``.
+Dates and times are compared as the text that readers make of them, ``2020-01-31T12:00:00``.
 """
 
 _COMPARE = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
@@ -77,6 +79,7 @@ def conditions_of(where: Where) -> tuple[Condition, ...]:
 
     Raises:
         ValueError: If they are no conditions; the message says what they look like.
+        ValueError: If a value is none that a column can have, as ``None``.
     """
     if isinstance(where, str):
         found: list[Condition] = []
@@ -93,12 +96,24 @@ def conditions_of(where: Where) -> tuple[Condition, ...]:
             for operator, other in value.items():
                 if operator not in OPERATORS:
                     raise ValueError(f"where compares by {' '.join(OPERATORS)}, but has {operator!r} for {column!r}.")
-                made.append(Condition(column, operator, (other,)))
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            made.append(Condition(column, "=", tuple(value)))
+                made.append(Condition(column, operator, (_comparable(column, other),)))
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            made.append(Condition(column, "=", tuple(_comparable(column, one) for one in value)))
         else:
-            made.append(Condition(column, "=", (value,)))
+            made.append(Condition(column, "=", (_comparable(column, value),)))
     return tuple(made)
+
+
+def _comparable(column: str, value: Any) -> str | int | float:
+    """A value as columns have it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if not isinstance(value, str | int | float):
+        message = f"where compares with text, numbers, truth values and dates, but has {value!r} for {column!r}"
+        raise ValueError(f"{message}.")
+    return value
 
 
 def written_condition(match: re.Match[str]) -> Condition:
