@@ -1,11 +1,11 @@
 """Judging the first answers of a search once more, by a model that reads them beside the query."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.encoders import Encoder
@@ -21,29 +21,50 @@ DEPTH = 50
 BEGINNING = 120
 """Bytes of the beginning of a document that are read with each of its passages: it mostly says what all is about."""
 
+OPENING = 500
+"""Bytes of the beginning of a document that are judged by themselves."""
+
+OPENING_WEIGHT = 0.3
+"""What the score of a document's opening weighs beside that of a passage, which weighs 1."""
+
+Known = dict[tuple[int, int], float]
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What reads the first answers of every query.
 
+    A passage is judged with the opening of its document: of passages that answer a query alike, that of a document
+    which is about it comes first.
+
     Attributes:
         corpus: The text of chunks.
         reranker: Judges passages.
         texts: The text of each query.
-        known: Scores of chunks that were judged, by the number of the query and the chunk.
+        passages: Scores of chunks that were judged, by the number of the query and the chunk.
+        openings: Those of the openings of documents.
     """
 
     corpus: Corpus
     reranker: Reranker
     texts: Sequence[str]
-    known: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
+    passages: Known = field(default_factory=dict[tuple[int, int], float])
+    openings: Known = field(default_factory=dict[tuple[int, int], float])
 
-    def scores(self, row: int, chunks: Int64[np.ndarray, "_"]) -> np.ndarray:
-        """What the reranker makes of some chunks."""
-        new = [chunk for chunk in chunks.tolist() if (row, chunk) not in self.known]
-        judged = self.reranker.scores(self.texts[row], [passage_of(self.corpus, chunk) for chunk in new])
-        self.known.update({(row, chunk): score for chunk, score in zip(new, judged.tolist(), strict=True)})
-        return np.array([self.known[row, chunk] for chunk in chunks.tolist()], dtype=np.float32)
+    def scores(self, row: int, chunks: Int64[np.ndarray, "_"]) -> Float32[np.ndarray, "_"]:
+        """What the reranker makes of some chunks: the weighted mean for each chunk and the opening of its document."""
+        passages = self._judged(row, chunks, self.passages, passage_of)
+        openings = self._judged(row, self.corpus.documents(chunks), self.openings, opening_of)
+        return (passages + OPENING_WEIGHT * openings) / np.float32(1 + OPENING_WEIGHT)
+
+    def _judged(
+        self, row: int, numbers: Int64[np.ndarray, "_"], known: Known, text_of: Callable[[Corpus, int], str]
+    ) -> Float32[np.ndarray, "_"]:
+        """The score of the text that each number stands for; what is known is not judged again."""
+        new = [number for number in dict.fromkeys(numbers.tolist()) if (row, number) not in known]
+        judged = self.reranker.scores(self.texts[row], [text_of(self.corpus, number) for number in new])
+        known.update({(row, number): score for number, score in zip(new, judged.tolist(), strict=True)})
+        return np.array([known[row, number] for number in numbers.tolist()], dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +162,8 @@ def passage_of(corpus: Corpus, chunk: int) -> str:
     beginning = corpus.content(document, 0, min(BEGINNING, begin)).decode("utf-8", "ignore")
     text = corpus.content(document, begin, end).decode("utf-8", "ignore")
     return f"{beginning}\n{text}" if beginning else text
+
+
+def opening_of(corpus: Corpus, document: int) -> str:
+    """The beginning of a document, which mostly says what it is about."""
+    return corpus.content(document, 0, OPENING).decode("utf-8", "ignore")
