@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from laws.families import beside, case_name, cases, random_tokens, small_model
-from retentive.layers.token_place import PLAIN
+from retentive.layers.token_place import PLAIN, SegmentPosition
 
 META = torch.device("meta")
 
@@ -93,7 +93,7 @@ def test_the_place_of_a_step_copies_nothing():
     rotary = small_model("transformer").decoder.rotary
     like = torch.zeros(2, dtype=torch.long, device=META)
     for place in (
-        lambda: PLAIN.place_at(3, like, 8, rotary, torch.float32),
+        lambda: PLAIN.place_at(SegmentPosition(3, like, 8), rotary, torch.float32),
         lambda: PLAIN.place(like, rotary, torch.float32),
     ):
         place()

@@ -25,6 +25,23 @@ Source = TypeVar("Source")
 Made = TypeVar("Made")
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentPosition:
+    """A position that is the same in every row, and that begins again with each segment.
+
+    Attributes:
+        number: The position.
+        read: Tokens that each row has read; ``read % period`` is ``number`` in every row.
+        period: After so many tokens positions begin again.
+        counted: Added to what states count as the next position.
+    """
+
+    number: int
+    read: Int[Tensor, "batch"]
+    period: int
+    counted: int = 0
+
+
 class StepContext:
     """How a step is run, which changes speed and never results. This one computes everything anew.
 
@@ -78,29 +95,18 @@ class StepContext:
         return make_place(positions, position + 1, rotary, dtype, self, offset)
 
     def place_at(
-        self,
-        number: int,
-        read: Int[Tensor, "batch"],
-        period: int,
-        rotary: Collection[RotaryConfig],
-        dtype: torch.dtype,
-        *,
-        offset: int = 0,
-        counted: int = 0,
+        self, where: SegmentPosition, rotary: Collection[RotaryConfig], dtype: torch.dtype, offset: int = 0
     ) -> "TokenPlace":
         """Return the place of a token that stands at one position in every row.
 
         Args:
-            number: The position.
-            read: Tokens that each row has read; ``read % period`` is ``number`` in every row.
-            period: After so many tokens positions begin again.
+            where: The position.
             rotary: See `place`, like ``dtype`` and ``offset``.
             dtype: See there.
             offset: See there.
-            counted: Added to what states count as the next position.
         """
-        positions = torch.full((1, 1), number, dtype=torch.long, device=read.device)
-        following = torch.full_like(read, number + 1 + counted)
+        positions = torch.full((1, 1), where.number, dtype=torch.long, device=where.read.device)
+        following = torch.full_like(where.read, where.number + 1 + where.counted)
         return make_place(positions, following, rotary, dtype, self, offset)
 
 

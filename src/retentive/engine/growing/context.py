@@ -10,7 +10,7 @@ from torch import Tensor
 from retentive.engine.growing.buffers import GrowingBuffer
 from retentive.engine.growing.position_cache import PositionCache
 from retentive.layers.batch_layout import RotaryConfig
-from retentive.layers.token_place import StepContext, TokenPlace
+from retentive.layers.token_place import SegmentPosition, StepContext, TokenPlace
 from retentive.ops.retention import recurrent_step
 from retentive.shapes import RetentionMatrix
 
@@ -65,18 +65,10 @@ class EngineContext(StepContext):
         return self._positions.place(position, rotary, dtype, offset)
 
     def place_at(
-        self,
-        number: int,
-        read: Int[Tensor, "batch"],
-        period: int,
-        rotary: Collection[RotaryConfig],
-        dtype: torch.dtype,
-        *,
-        offset: int = 0,
-        counted: int = 0,
+        self, where: SegmentPosition, rotary: Collection[RotaryConfig], dtype: torch.dtype, offset: int = 0
     ) -> TokenPlace:
         """Return a place that was computed ahead."""
-        return self._positions.place_at(number, read.shape[0], (rotary, dtype, offset), counted, read.device)
+        return self._positions.place_at(where, rotary, dtype, offset)
 
     def clear(self) -> None:
         """Forget all buffers and places; call it when rows have changed."""

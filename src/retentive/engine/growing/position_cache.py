@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from retentive.layers.batch_layout import RotaryConfig, rotary_by_config
-from retentive.layers.token_place import StepContext, TokenPlace
+from retentive.layers.token_place import SegmentPosition, StepContext, TokenPlace
 
 _AHEAD = 64
 
@@ -52,13 +52,16 @@ class PositionCache:
         row.expected = place.next_position
         return place
 
-    def place_at(self, number: int, batch: int, key: Key, counted: int, device: torch.device) -> TokenPlace:
-        """See `StepContext.place_at`."""
-        full_key = (key, batch, counted)
+    def place_at(
+        self, where: SegmentPosition, rotary: Collection[RotaryConfig], dtype: torch.dtype, offset: int = 0
+    ) -> TokenPlace:
+        """See `StepContext.place_at`: one of the places made ahead, where the position is among them."""
+        key, number, batch = (rotary, dtype, offset), where.number, where.read.shape[0]
+        full_key = (key, batch, where.counted)
         first, places = self._at.get(full_key, (0, []))
         if not 0 <= number - first < len(places):
-            positions = torch.arange(number, number + _AHEAD, device=device)[None]
-            following = (positions + 1 + counted).expand(batch, -1)
+            positions = torch.arange(number, number + _AHEAD, device=where.read.device)[None]
+            following = (positions + 1 + where.counted).expand(batch, -1)
             first, places = self._at[full_key] = number, self._make(positions, following, key)
         return places[number - first]
 

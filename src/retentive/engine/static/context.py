@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retentive.errors import MismatchError
 from retentive.layers.batch_layout import RotaryConfig
-from retentive.layers.token_place import StepContext, TokenPlace
+from retentive.layers.token_place import SegmentPosition, StepContext, TokenPlace
 from retentive.shapes import RetentionMatrix
 
 
@@ -55,20 +55,11 @@ class RingContext(StepContext):
         return past.index_select(dim, ((self._clock - 1) % past.shape[dim]).reshape(1))
 
     def place_at(
-        self,
-        number: int,
-        read: Int[Tensor, "batch"],
-        period: int,
-        rotary: Collection[RotaryConfig],
-        dtype: torch.dtype,
-        *,
-        offset: int = 0,
-        counted: int = 0,
+        self, where: SegmentPosition, rotary: Collection[RotaryConfig], dtype: torch.dtype, offset: int = 0
     ) -> TokenPlace:
-        """The place that follows from ``read``: the shapes of rings tell no number."""
-        number_of_row = read % period
-        place = self.place(number_of_row, rotary, dtype, offset)
-        return TokenPlace(place.positions, place.next_position + counted, place.rotations, self)
+        """The place that follows from ``where.read``: the shapes of rings tell no number."""
+        place = self.place(where.read % where.period, rotary, dtype, offset)
+        return TokenPlace(place.positions, place.next_position + where.counted, place.rotations, self)
 
 
 class NotingContext(StepContext):

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from retentive.layers.memory.associative import AssociativeMemory
-from retentive.layers.token_place import StepContext, TokenPlace
+from retentive.layers.token_place import SegmentPosition, StepContext, TokenPlace
 from retentive.models.decoder import Decoder, blocks_of
 from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.state import RecurrentMemoryState
@@ -43,15 +43,8 @@ def step_inside_segment(
     """
     # Rotation counts the read memory and what is recalled too, as `SegmentLayoutBuilder` does.
     before = config.carried_tokens + config.xl_length
-    place = context.place_at(
-        state.segment.shape[1],
-        state.position,
-        config.segment_length,
-        decoder.rotary,
-        decoder.dtype,
-        offset=before,
-        counted=config.carried_tokens,
-    )
+    where = SegmentPosition(state.segment.shape[1], state.position, config.segment_length, config.carried_tokens)
+    place = context.place_at(where, decoder.rotary, decoder.dtype, offset=before)
     hidden = _embed(config, decoder, tokens, state, place)
     layers: list[RecurrentState] = []
     seen: list[Tensor] = []
