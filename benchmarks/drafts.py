@@ -18,6 +18,7 @@ from matplotlib import pyplot
 from benchmarks.racing.pictures import finish
 from retentive import RetNet, RetNetConfig, Sampling, Transformer, TransformerConfig
 from retentive.generation.beginning import Beginning
+from retentive.generation.decoding import DecodingOptions
 from retentive.generation.drafts.decoding import DraftedDecoding
 from retentive.generation.prompt import PromptBatch
 from retentive.generation.stopping import Stopping
@@ -61,9 +62,9 @@ def write(
     model: DecoderModel, prompt: torch.Tensor, drafter: KnownText | NoDrafts, *, pauses: bool = False
 ) -> tuple[list[int], float]:
     """Write the text; its tokens and the seconds after the first."""
-    stopping = Stopping(max_new_tokens=TOKENS)
+    options = DecodingOptions(sampling=Sampling(), stopping=Stopping(max_new_tokens=TOKENS))
     beginning = Beginning(first=PromptBatch(tokens=prompt, mask=None), state=None, counts=None)
-    decoding = DraftedDecoding(model, beginning, Sampling(), stopping, drafter, pauses=pauses)
+    decoding = DraftedDecoding(model, beginning, options, drafter, pauses=pauses)
     tokens = decoding.step().tolist()
     begun = time.perf_counter()
     while decoding.active:

@@ -1,5 +1,6 @@
 """Rows of one call of `generate` or `stream`, continued by an engine until all have ended."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
@@ -23,6 +24,25 @@ from retentive.text.tokenizer import Tokenizer
 _DRAWN_AHEAD = 64
 
 NewTokens = Int[Tensor, "rows"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingOptions:
+    """How rows are continued.
+
+    Attributes:
+        sampling: How the next token is chosen.
+        stopping: When a row ends.
+        engine: How tokens are read one by one; see `generate`.
+        tokenizer: Turns new tokens into text; None gives none.
+        logprobs: Tell the log-probability of each token, and those of so many of the likeliest; None tells none.
+    """
+
+    sampling: Sampling
+    stopping: Stopping
+    engine: str | Path = "eager"
+    tokenizer: Tokenizer | None = None
+    logprobs: int | None = None
 
 
 @runtime_checkable
@@ -57,25 +77,17 @@ class Decoding:
     """Rows that are being continued. Between steps, `state` has read all tokens but the newest of each row."""
 
     def __init__(
-        self,
-        model: LanguageModel,
-        beginning: Beginning,
-        sampling: Sampling,
-        stopping: Stopping,
-        lookup: Lookup | None = None,
-        engine: str | Path = "eager",
-        tokenizer: Tokenizer | None = None,
-        logprobs: int | None = None,
+        self, model: LanguageModel, beginning: Beginning, options: DecodingOptions, lookup: Lookup | None = None
     ) -> None:
         """Prepare; nothing is read before the first step."""
-        self._engine = Engine(model, lookup, engine=engine)
+        self._engine = Engine(model, lookup, engine=options.engine)
         self._beginning: Beginning | None = beginning
-        self._sampler = RowSampler(sampling, counts=beginning.counts, logprobs=logprobs)
-        self._tells_each_step = tokenizer is not None or logprobs is not None
+        self._sampler = RowSampler(options.sampling, counts=beginning.counts, logprobs=options.logprobs)
+        self._tells_each_step = options.tokenizer is not None or options.logprobs is not None
         self.num_rows, self.device = len(beginning.first.tokens), beginning.first.tokens.device
         self.active = list(range(self.num_rows))
         """Numbers of the rows that have not ended; a row's number is its slot in the engine."""
-        self._row_texts = [RowText(stopping, tokenizer) for _ in self.active]
+        self._row_texts = [RowText(options.stopping, options.tokenizer) for _ in self.active]
         self.ended: list[TextEnd | None] = [None] * self.num_rows
         """What has ended each row; None while it goes on."""
         self.texts = [""] * self.num_rows

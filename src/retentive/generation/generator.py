@@ -13,7 +13,7 @@ from retentive.checkpoints.states import GenerationState
 from retentive.config_types import check_kind
 from retentive.engine.eager import evaluating
 from retentive.generation.beginning import begin, read_prefixes
-from retentive.generation.decoding import Decoding, RowsDecoding
+from retentive.generation.decoding import Decoding, DecodingOptions, RowsDecoding
 from retentive.generation.drafts.decoding import DraftedDecoding
 from retentive.generation.drafts.prompt_lookup import NgramIndex, PromptLookup
 from retentive.generation.logprobs import TokenLogprobs, check_logprobs
@@ -169,8 +169,8 @@ def generate(
         MismatchError: If ``state`` is of another model.
         DivergedError: If it has NaN, or the model's logits are not finite.
     """
-    ends = _stopping(max_new_tokens, stop_tokens, stop_strings)
-    rows = _begin(model, prompt, ends, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache)
+    options = _options(max_new_tokens, sampling, stop_tokens, stop_strings, tokenizer, logprobs, engine)
+    rows = _begin(model, prompt, options, state, retriever, drafts, prefix_cache)
     log = _RowsLog(rows, has_text=tokenizer is not None, has_logprobs=logprobs is not None)
     with evaluating(model):  # once: asking all modules in each step takes a fifth of the time of a small model
         log.add_all()
@@ -213,39 +213,43 @@ def stream(
         drafts: See there.
         prefix_cache: See there.
     """
-    stopping = _stopping(max_new_tokens, stop_tokens, stop_strings)
-    return TokenStream(
-        _begin(model, prompt, stopping, sampling, tokenizer, logprobs, state, retriever, engine, drafts, prefix_cache)
-    )
+    options = _options(max_new_tokens, sampling, stop_tokens, stop_strings, tokenizer, logprobs, engine)
+    return TokenStream(_begin(model, prompt, options, state, retriever, drafts, prefix_cache))
 
 
-def _stopping(max_new_tokens: int, stop_tokens: Collection[int], stop_strings: Collection[str]) -> Stopping:
+def _options(
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop_tokens: Collection[int],
+    stop_strings: Collection[str],
+    tokenizer: Tokenizer | None,
+    logprobs: int | None,
+    engine: str | Path,
+) -> DecodingOptions:
     check_kind("stop_tokens", stop_tokens, Collection, cure="give a list of token ids")
-    return Stopping(
+    stopping = Stopping(
         max_new_tokens=max_new_tokens,
         stop_tokens=frozenset(stop_tokens),
         stop_strings=checked_stop_strings(stop_strings),
     )
+    return DecodingOptions(sampling=sampling, stopping=stopping, engine=engine, tokenizer=tokenizer, logprobs=logprobs)
 
 
 def _begin(
     model: LanguageModel,
     prompt: Prompt | None,
-    stopping: Stopping,
-    sampling: Sampling,
-    tokenizer: Tokenizer | None,
-    logprobs: int | None,
+    options: DecodingOptions,
     state: ModelState | GenerationState | None,
     retriever: Retriever | Retrieval | None,
-    engine: str | Path,
     drafts: PromptLookup | None,
     prefix_cache: PrefixCache | None,
 ) -> RowsDecoding:
     """Check all arguments and make the loop."""
+    sampling, stopping, tokenizer = options.sampling, options.stopping, options.tokenizer
     check_predicts_next(model)
     check_kind("sampling", sampling, Sampling, cure="Sampling(temperature=0.8) draws, and without any it is greedy")
     check_kind("tokenizer", tokenizer, Tokenizer, type(None), cure="load_tokenizer(folder) reads the model's own")
-    check_logprobs(logprobs)
+    check_logprobs(options.logprobs)
     check_kind("drafts", drafts, PromptLookup, type(None), cure="PromptLookup() drafts from the text")
     lookup = make_lookup(model, retriever)
     stopping.check_vocab(model.vocab_size)
@@ -259,7 +263,7 @@ def _begin(
             )
         beginning = read_prefixes(beginning, PrefixReader(model, prefix_cache, lookup))
     if drafts is None:
-        return Decoding(model, beginning, sampling, stopping, lookup, engine, tokenizer, logprobs)
+        return Decoding(model, beginning, options, lookup)
     if lookup is not None:
         raise ValueError(
             "drafts must be None with a retriever, but both are given: neighbours are found for chunks that end, "
@@ -269,17 +273,7 @@ def _begin(
         raise ValueError(
             "drafts must be None with penalties, which change with every token, but both are given; leave one out."
         )
-    return DraftedDecoding(
-        model,
-        beginning,
-        sampling,
-        stopping,
-        NgramIndex(drafts),
-        pauses=drafts.pauses,
-        engine=engine,
-        tokenizer=tokenizer,
-        logprobs=logprobs,
-    )
+    return DraftedDecoding(model, beginning, options, NgramIndex(drafts), pauses=drafts.pauses)
 
 
 class _RowsLog:

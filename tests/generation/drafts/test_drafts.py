@@ -7,8 +7,9 @@ from laws.families import small_model
 from retentive import Sampling, generate, stream
 from retentive.errors import DivergedError
 from retentive.generation.beginning import Beginning
+from retentive.generation.decoding import DecodingOptions
 from retentive.generation.drafts.decoding import DraftedDecoding
-from retentive.generation.drafts.prompt_lookup import NgramIndex, Pace, PromptLookup
+from retentive.generation.drafts.prompt_lookup import DraftPauses, NgramIndex, PromptLookup
 from retentive.generation.prompt import PromptBatch
 from retentive.generation.stopping import Stopping
 from retentive.models.registry import family_names
@@ -65,9 +66,8 @@ def test_right_drafts_save_calls():
     # Read again after itself, the text is known whole: what follows is drafted from it.
     tokens = torch.cat((prompt.tokens, prompt.tokens[:, : len(PROMPT)]), 1)
     repeated = Beginning(first=PromptBatch(tokens=tokens, mask=None), state=None, counts=None)
-    decoding = DraftedDecoding(
-        model, repeated, Sampling(), Stopping(max_new_tokens=40), NgramIndex(ALWAYS), pauses=False
-    )
+    options = DecodingOptions(sampling=Sampling(), stopping=Stopping(max_new_tokens=40))
+    decoding = DraftedDecoding(model, repeated, options, NgramIndex(ALWAYS), pauses=False)
     while decoding.active:
         decoding.step()
     assert decoding.calls < 40
@@ -101,16 +101,16 @@ def test_what_followed_the_longest_ngram_is_drafted():
 
 def test_drafts_pause_where_they_lose():
     now = [0.0]
-    pace = Pace(pauses=True, clock=lambda: now[0])
-    assert not pace.wants_draft()
+    pauses = DraftPauses(pauses=True, clock=lambda: now[0])
+    assert not pauses.wants_draft()
     now[0] += 1
-    pace.note(1, drafted=False)
+    pauses.note(1, drafted=False)
     drafted = 0
     for _ in range(200):
-        wants = pace.wants_draft()
+        wants = pauses.wants_draft()
         drafted += wants
         now[0] += 3 if wants else 1
-        pace.note(2 if wants else 1, drafted=wants)  # 1.5 a token
+        pauses.note(2 if wants else 1, drafted=wants)  # 1.5 a token
     assert drafted < 12
 
 

@@ -1,7 +1,6 @@
 """One row that goes on several tokens a call, where drafts of them are right."""
 
 from collections import deque
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -12,15 +11,14 @@ from retentive.engine.choice import make_steps
 from retentive.engine.eager import as_value, evaluating
 from retentive.engine.prompt_reading import PREFILL_TOKENS
 from retentive.generation.beginning import Beginning
-from retentive.generation.decoding import draw_seed, not_finite
-from retentive.generation.drafts.prompt_lookup import Drafter, Pace
+from retentive.generation.decoding import DecodingOptions, draw_seed, not_finite
+from retentive.generation.drafts.prompt_lookup import Drafter, DraftPauses
 from retentive.generation.logprobs import TokenLogprobs, token_logprobs
-from retentive.generation.sampling import Sampling, add_counts, choose
-from retentive.generation.stopping import RowText, Stopping, TextEnd
+from retentive.generation.sampling import add_counts, choose
+from retentive.generation.stopping import RowText, TextEnd
 from retentive.generation.uniforms import uniforms
 from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState, map_tensors
-from retentive.text.tokenizer import Tokenizer
 
 _LONGEST_UNREAD = 64
 
@@ -36,27 +34,19 @@ class DraftedDecoding:
         self,
         model: LanguageModel,
         beginning: Beginning,
-        sampling: Sampling,
-        stopping: Stopping,
+        options: DecodingOptions,
         drafter: Drafter,
         *,
         pauses: bool = True,
-        engine: str | Path = "eager",
-        tokenizer: Tokenizer | None = None,
-        logprobs: int | None = None,
     ) -> None:
         """Prepare; nothing is read before the first step.
 
         Args:
-            model: See `Decoding`, like the next three.
+            model: See `Decoding`, like the next two.
             beginning: See there.
-            sampling: See there.
-            stopping: See there.
+            options: See there; the engine reads tokens for which there is no draft.
             drafter: Guesses tokens; it has seen none.
             pauses: Whether drafting pauses where it is measured to lose time.
-            engine: Reads tokens for which there is no draft.
-            tokenizer: See `Decoding`.
-            logprobs: See there.
 
         Raises:
             ValueError: If there are several rows.
@@ -69,22 +59,23 @@ class DraftedDecoding:
             )
         self.num_rows, self.device = 1, prompt.tokens.device
         self.active = [0]
-        self._row_text = RowText(stopping, tokenizer)
+        self._row_text = RowText(options.stopping, options.tokenizer)
         self._limits = self._row_text.limits
         self.ended: list[TextEnd | None] = [None]
         self.texts = [""]
         self.logprobs: list[TokenLogprobs | None] = [None]
         self.calls = 0
         """Calls and steps after the prompt's so far."""
-        self._model, self._sampling, self._top = model, sampling, logprobs
-        self._steps = make_steps(model, engine)
+        sampling = options.sampling
+        self._model, self._sampling, self._top = model, sampling, options.logprobs
+        self._steps = make_steps(model, options.engine)
         self._seed = 0 if sampling.is_greedy else (draw_seed() if sampling.seed is None else sampling.seed)
         self._state, self._read = start, 0 if start is None else int(start.position)
         self._unread: list[int] = prompt.tokens[0].tolist()
         self._ready: deque[tuple[int, TokenLogprobs | None]] = deque()
         self._round: tuple[ModelState | None, list[int]] = (start, self._unread)
         self._said: list[int] = []
-        self._drafter, self._pace = drafter, Pace(pauses=pauses)
+        self._drafter, self._pauses = drafter, DraftPauses(pauses=pauses)
         self._drafter.extend(self._unread)
         self._owned, self._counts = False, beginning.counts
 
@@ -135,7 +126,7 @@ class DraftedDecoding:
         if self._state is None or len(self._unread) > _LONGEST_UNREAD:
             self._commit()
         most = self._limits.max_new_tokens - len(self._said) - 1
-        draft = self._drafter.draft(most) if self._pace.wants_draft() else []
+        draft = self._drafter.draft(most) if self._pauses.wants_draft() else []
         before = self._value() if draft else None
         logits, after = self._call(draft)
         if not bool(logits.isfinite().all()):
@@ -156,7 +147,7 @@ class DraftedDecoding:
         self._drafter.extend(new)
         found = [None] * len(new) if self._top is None else token_logprobs(logits, tokens, self._top)
         self._ready.extend(zip(new, found, strict=False))
-        self._pace.note(len(new), drafted=bool(draft))
+        self._pauses.note(len(new), drafted=bool(draft))
 
     def _call(self, draft: list[int]) -> tuple[Tensor, ModelState]:
         """The logits after the unread tokens and after each of the draft, and the state after them all."""

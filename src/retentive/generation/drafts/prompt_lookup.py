@@ -86,7 +86,7 @@ class NgramIndex:
         return []
 
 
-class Pace:
+class DraftPauses:
     """Measures whether drafts gain time, and lets them pause where they lose it."""
 
     def __init__(self, *, pauses: bool, clock: Callable[[], float] = perf_counter) -> None:
