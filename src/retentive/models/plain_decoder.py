@@ -67,7 +67,9 @@ class PlainDecoderConfig:
         *,
         intermediate_size: int,
         feed_forward_bias: bool = False,
-        embedding: EmbeddingConfig | None = None,
+        max_positions: int | None = None,
+        scale_embeddings: bool = False,
+        embedding_norm: bool = False,
         final_norm: bool = True,
         head_bias: bool = False,
         residual: Literal["pre_norm", "deepnorm"] = "pre_norm",
@@ -78,15 +80,22 @@ class PlainDecoderConfig:
             mixers: Of each block.
             intermediate_size: Channels inside the feed-forward.
             feed_forward_bias: See `FeedForwardConfig`.
-            embedding: None is a token table and nothing else.
+            max_positions: See `EmbeddingConfig`.
+            scale_embeddings: See there.
+            embedding_norm: Whether embeddings have a norm, of the same kind as the blocks.
             final_norm: See `DecoderConfig`, like the next two.
             head_bias: See there.
             residual: See there.
         """
-        if embedding is None:
-            embedding = EmbeddingConfig(vocab_size=self.vocab_size, hidden_size=self.hidden_size)
+        norm = NormConfig(kind=self.norm, epsilon=self.norm_epsilon)
         return DecoderConfig(
-            embedding=embedding,
+            embedding=EmbeddingConfig(
+                vocab_size=self.vocab_size,
+                hidden_size=self.hidden_size,
+                max_positions=max_positions,
+                scale=scale_embeddings,
+                norm=norm if embedding_norm else None,
+            ),
             mixers=mixers,
             feed_forward=FeedForwardConfig(
                 hidden_size=self.hidden_size,
@@ -95,7 +104,7 @@ class PlainDecoderConfig:
                 gated=self.gated,
                 bias=feed_forward_bias,
             ),
-            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon),
+            norm=norm,
             final_norm=final_norm,
             tie_embeddings=self.tie_embeddings,
             head_bias=head_bias,

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
-from retentive.layers.embedding import EmbeddingConfig
 from retentive.layers.mixers.retention import RetentionConfig
 from retentive.layers.norm import NormConfig
 from retentive.models.decoder import DecoderConfig
@@ -110,18 +109,13 @@ class RetNetConfig(PlainDecoderConfig):
     @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
-        embedding = EmbeddingConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            max_positions=self.max_positions,
-            scale=self.scale_embeddings,
-            norm=NormConfig(kind=self.norm, epsilon=self.norm_epsilon) if self.embedding_norm else None,
-        )
         return self.decoder_of(
             (self.retention,) * self.num_layers,
             intermediate_size=2 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
             feed_forward_bias=self.bias,
-            embedding=embedding,
+            max_positions=self.max_positions,
+            scale_embeddings=self.scale_embeddings,
+            embedding_norm=self.embedding_norm,
             final_norm=self.final_norm,
             head_bias=self.head_bias,
             residual=self.residual,

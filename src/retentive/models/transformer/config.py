@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
 from retentive.layers.batch_layout import RotaryConfig
-from retentive.layers.embedding import EmbeddingConfig
 from retentive.layers.mixers.attention import AttentionConfig
 from retentive.layers.norm import NormConfig
 from retentive.models.decoder import DecoderConfig
@@ -111,17 +110,12 @@ class TransformerConfig(PlainDecoderConfig):
     @property
     def decoder(self) -> DecoderConfig:
         """The decoder's parts."""
-        embedding = EmbeddingConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            max_positions=self.max_positions,
-            scale=self.scale_embeddings,
-        )
         return self.decoder_of(
             (self.attention,) * self.num_layers,
             intermediate_size=4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size,
             feed_forward_bias=self.feed_forward_bias,
-            embedding=embedding,
+            max_positions=self.max_positions,
+            scale_embeddings=self.scale_embeddings,
             final_norm=self.final_norm,
             head_bias=self.head_bias,
         )
