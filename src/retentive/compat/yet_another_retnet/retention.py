@@ -75,7 +75,8 @@ class MultiScaleRetention(nn.Module):
         """Make the layer; the arguments are the package's.
 
         Raises:
-            ValueError: If an argument is out of range or is not supported here.
+            ValueError: If heads have no whole number of channels, ``batch_first`` is False, ``dropout`` is not 0, or
+                the activation is none of ``swish``, ``gelu`` and ``relu``.
         """
         super().__init__()
         refuse("batch_first", batch_first, True, "the batch is the first dimension everywhere")

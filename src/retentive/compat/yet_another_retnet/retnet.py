@@ -42,7 +42,8 @@ class RetNet(nn.Module):
         """Make the model; the arguments are the package's.
 
         Raises:
-            ValueError: If an argument is out of range or is not supported here.
+            ValueError: If heads have no whole number of channels, ``norm_first`` is False, ``dropout`` is not a share,
+                or the activation is none of ``swish``, ``gelu`` and ``relu``.
         """
         super().__init__()
         refuse("norm_first", norm_first, True, "theirs adds the norm of what a layer writes, which no paper has")
