@@ -1,23 +1,21 @@
 """``POST /v1/chat/completions``: conversations that the client holds."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
-from retentive.generation import Request, RequestStep
 from retentive.serving.answers import logprobs
-from retentive.serving.answers.answering import DONE, data, events_of, finish_of
-from retentive.serving.answers.asking import check_model, rows_of
+from retentive.serving.answers.answering import DONE, data, finish_of
+from retentive.serving.answers.asking import rows_of
 from retentive.serving.answers.conversation import first_turn, plain_messages
-from retentive.serving.answers.passages import Reading, readings_of
 from retentive.serving.answers.written import Written
 from retentive.serving.errors import ApiError, invalid
-from retentive.serving.routes.common import STREAMED, Owner, respond, state_reference, usage_of
+from retentive.serving.routes.common import STREAMED, Owner, state_reference
+from retentive.serving.routes.rows_answer import RowsAnswer, respond
 from retentive.serving.rows import Event, RowEnd, RowGroup
 from retentive.serving.service import Service
 from retentive.serving.sessions.record import new_id
@@ -36,21 +34,10 @@ DEFAULT_TOKENS = 1024
 
 
 @dataclass(slots=True)
-class _Answer:
+class _Answer(RowsAnswer[ChatRequest]):
     """A request that is being answered."""
 
-    service: Service
-    asked: ChatRequest
-    owner: str
     messages: list[dict[str, str]]
-    requests: list[Request]
-    readings: list[Reading | None]
-    id: str = field(default_factory=lambda: new_id("chatcmpl"))
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    async def add(self, row: int, message: Written, step: RequestStep) -> None:
-        """Take a row's step."""
-        await message.add(step, self.readings[row], self.service.words.tokenizer)
 
     async def stored(self, text: str, end: RowEnd) -> StateReference | None:
         if end.state is None or not self.asked.return_state:
@@ -66,9 +53,7 @@ class _Answer:
     async def whole(self, group: RowGroup) -> ChatCompletion:
         """See `RowsAnswer`."""
         messages = [Written() for _ in self.requests]
-        async for row, event in events_of(self.service, group):
-            if isinstance(event, RequestStep):
-                await self.add(row, messages[row], event)
+        await self.add_all(group, messages)
         choices = [
             ChatChoice(
                 index=row,
@@ -80,14 +65,7 @@ class _Answer:
             )
             for row, message in enumerate(messages)
         ]
-        return ChatCompletion(
-            id=self.id,
-            created=self.created,
-            model=self.asked.model,
-            system_fingerprint=self.service.fingerprint,
-            choices=choices,
-            usage=self.usage(group),
-        )
+        return self.body(ChatCompletion, choices, self.usage(group))
 
     async def events(self, group: RowGroup, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[bytes]:
         """See `RowsAnswer`."""
@@ -111,24 +89,12 @@ class _Answer:
                     neighbours=part.neighbours or None,
                 )
                 yield self.chunk([choice])
-        if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
+        if self.streams_usage:
             yield self.chunk([], self.usage(group))
         yield DONE
 
     def chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> bytes:
-        return data(
-            ChatChunk(
-                id=self.id,
-                created=self.created,
-                model=self.asked.model,
-                system_fingerprint=self.service.fingerprint,
-                choices=choices,
-                usage=usage,
-            )
-        )
-
-    def usage(self, group: RowGroup) -> Usage:
-        return usage_of(self.requests, group, len(self.requests))
+        return data(self.body(ChatChunk, choices, usage))
 
 
 def router(service: Service) -> APIRouter:
@@ -140,18 +106,14 @@ def router(service: Service) -> APIRouter:
     )
     async def create_chat_completion(asked: ChatRequest, http: HttpRequest, owner: Owner) -> Any:
         """Write the next message of a conversation."""
-        answer = await _begin(service, asked, owner)
-        return await respond(service, owner, http, answer, is_stream=bool(asked.stream))
+        return await respond(service, owner, http, asked, _begin)
 
     return routes
 
 
 async def _begin(service: Service, asked: ChatRequest, owner: str) -> _Answer:
-    check_model(service, asked.model)
     if service.words.template is None:
         raise ApiError(400, service.words.why_no_template, code="no_chat_template", param="messages")
-    if asked.stream_options is not None and not asked.stream:
-        raise invalid("stream_options are for streams: add stream=true, or leave them out.", "stream_options")
     if asked.top_logprobs is not None and not asked.logprobs:
         raise invalid("top_logprobs needs logprobs=true.", "top_logprobs")
     if None not in (asked.max_tokens, asked.max_completion_tokens) and asked.max_tokens != asked.max_completion_tokens:
@@ -171,5 +133,4 @@ async def _begin(service: Service, asked: ChatRequest, owner: str) -> _Answer:
         max_tokens_param="max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens",
         logprobs=asked.top_logprobs or 0 if asked.logprobs else None,
     )
-    readings = readings_of(service, requests, are_asked=asked.return_neighbours)
-    return _Answer(service, asked, owner, messages, requests, readings)
+    return _Answer(service, asked, owner, requests, id=new_id("chatcmpl"), messages=messages)

@@ -1,23 +1,18 @@
-"""What several routes need: who asks, usage, references to states, and errors inside of a stream."""
+"""What several routes need: who asks, references to states, and errors inside of a stream."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
-from typing import Annotated, Any, Protocol
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 from fastapi import Depends
 from fastapi import Request as HttpRequest
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from retentive.generation import Request
-from retentive.serving.answers.answering import EventStream, answering, data, events_of, first_of
-from retentive.serving.answers.asking import prompt_size, tokens_before
+from retentive.serving.answers.answering import data
 from retentive.serving.errors import STORAGE_ERRORS, ApiError, no_storage
 from retentive.serving.gate import OWNER
-from retentive.serving.rows import Event, RowGroup
-from retentive.serving.service import Service
 from retentive.serving.sessions.record import StateRecord
-from retentive.serving.wire.common import ErrorBody, StateReference, TokenDetails, Usage
+from retentive.serving.wire.common import ErrorBody, StateReference
 
 LOG = logging.getLogger("retentive.serving")
 
@@ -65,44 +60,6 @@ STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-strea
 def state_reference(record: StateRecord) -> StateReference:
     """What an answer says of its stored state."""
     return StateReference(id=record.id, tokens=record.tokens, bytes=record.size)
-
-
-def usage_of(requests: Sequence[Request], group: RowGroup, n: int) -> Usage:
-    """Numbers of tokens: a prompt with several answers counts once."""
-    firsts = range(0, len(requests), n)
-    prompt = sum(prompt_size(requests[row].state, requests[row].prompt) for row in firsts)
-    cached = sum(tokens_before(requests[row].state) + group.ends[row].cached_tokens for row in firsts)
-    written = sum(end.new_tokens for end in group.ends.values())
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=written,
-        total_tokens=prompt + written,
-        prompt_tokens_details=TokenDetails(cached_tokens=cached),
-    )
-
-
-class RowsAnswer(Protocol):
-    """An answer that is written by rows, whole or as a stream."""
-
-    requests: list[Request]
-
-    async def whole(self, group: RowGroup) -> Any:
-        """The answer, after its last token."""
-        ...
-
-    def events(self, group: RowGroup, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[bytes]:
-        """Server-sent events, one for each step."""
-        ...
-
-
-async def respond(service: Service, owner: str, http: HttpRequest, answer: RowsAnswer, *, is_stream: bool) -> Any:
-    """Let the rows be written as long as the client listens."""
-    async with AsyncExitStack() as stack:
-        group = await stack.enter_async_context(answering(service, owner, http, answer.requests))
-        if not is_stream:
-            return await answer.whole(group)
-        events = await first_of(events_of(service, group))
-        return EventStream(stream_errors(answer.events(group, events)), stack.pop_all())
 
 
 def refusal_in_stream(error: Exception) -> ApiError | None:
