@@ -17,16 +17,6 @@ from retentive.models.base import DecoderModel
 from retentive.models.fingerprint import weights_fingerprint
 from retentive.models.quantise import quantise
 from retentive.models.registry import build
-from retentive.ops.quantisation import (
-    dequantise_groups,
-    dequantise_rows,
-    pack,
-    product_of_groups,
-    product_of_rows,
-    quantise_groups,
-    quantise_rows,
-    unpack,
-)
 from retentive.training.run.config import TrainConfig
 from retentive.training.run.first_model import check_first_model
 from retentive.training.run.fit import fit
@@ -118,40 +108,3 @@ def test_shapes_that_do_not_suit_four_bits_have_eight():
     wide = quantise(model, FOUR)
     assert wide == ["decoder.embedding.tokens", "decoder.head"]
     assert generate(model, random_tokens(1, 3), max_new_tokens=2).tokens[0].numel() == 2
-
-
-@pytest.mark.parametrize("rows", [1, 5, 200])
-def test_products_are_those_of_the_rounded_weight(rows: int):
-    torch.manual_seed(0)
-    weight, x = torch.randn(48, 96), torch.randn(2, rows, 96)
-    values, scales = quantise_rows(weight)
-    expected = x @ dequantise_rows(values, scales).T
-    assert (product_of_rows(x, values, scales) - expected).abs().max() < 0.01 * expected.abs().max()
-    assert (dequantise_rows(values, scales) - weight).abs().max() <= 0.51 * scales.max()
-    small, both = quantise_groups(weight, 32)
-    rounded = dequantise_groups(small, both, torch.float32)
-    expected = x @ rounded.T
-    assert (product_of_groups(x, pack(small), both) - expected).abs().max() < 0.02 * expected.abs().max()
-    assert (rounded - weight).abs().max() <= 0.6 * both[..., 0].max()
-
-
-@pytest.mark.parametrize("inputs", [5, 24, 40])
-def test_a_number_of_inputs_that_the_kernel_cannot_read_is_computed(inputs: int):
-    # torch's kernel of 8 bits reads past the end of a row unless it has a multiple of 16 numbers.
-    weight, x = torch.randn(7, inputs), torch.randn(3, inputs)
-    values, scales = quantise_rows(weight)
-    assert (product_of_rows(x, values, scales) - x @ dequantise_rows(values, scales).T).abs().max() < 1e-4
-
-
-@pytest.mark.parametrize("shape", [(16, 32), (48, 96), (208, 64)])
-def test_unpacking_undoes_packing(shape: tuple[int, int]):
-    values = torch.randint(0, 256, (shape[0], shape[1] // 2), dtype=torch.uint8)
-    assert torch.equal(unpack(pack(values)), values)
-
-
-def test_weights_that_were_four_bits_are_kept_exactly():
-    values = torch.randint(0, 16, (16, 64))
-    values[:, 0::32], values[:, 1::32] = 0, 15  # as in a file of llama.cpp: the whole range is used
-    weight = values * 0.25 - 2.0
-    small, both = quantise_groups(weight, 32)
-    assert torch.equal(dequantise_groups(small, both, torch.float32), weight)
