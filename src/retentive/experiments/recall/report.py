@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from retentive.data.tasks.recurrent_tasks import VALUES
-from retentive.evaluation.measures.uncertainty import wilson_interval
-from retentive.evaluation.report.document import Curve, LineChart
+from retentive.evaluation.report.document import LineChart
+from retentive.experiments.recall.answers import Row, cell, chart_of_answers, curve_of, table_header, table_line
 from retentive.experiments.recall.questions import DEPTHS, MEMORY, SHUFFLED, ZEROED, Answers
 
 NO_MEMORY = "no memory"
@@ -20,35 +20,6 @@ NAMES = {
 }
 
 CHANCE = 1 / len(VALUES)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """Right answers of one model under one condition.
-
-    Attributes:
-        what: The condition, a key of `NAMES`.
-        length: Bytes of each text.
-        depth: Where the facts stood; None for all depths.
-        hits: Right answers.
-        trials: Questions.
-    """
-
-    what: str
-    length: int
-    depth: float | None
-    hits: int
-    trials: int
-
-    @property
-    def share(self) -> float:
-        """Share of questions that were answered right."""
-        return self.hits / self.trials
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's interval of the share, at 95 percent."""
-        return wilson_interval(self.hits, self.trials)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,25 +104,25 @@ def markdown(results: Sequence[SeedResult]) -> str:
             f"Right answers of {results[0].row(MEMORY, longest).trials} questions about a fact that was read once, and "
             f"Wilson's interval at 95%; chance is {CHANCE:.2%}. One row at a time, state carried.",
             "",
-            _header("", "seed", *(f"{length:,} bytes" for length in lengths)),
+            table_header("", "seed", *(f"{length:,} bytes" for length in lengths)),
             *(
-                _line(NAMES[what], result.seed, *(_cell(result.row(what, length)) for length in lengths))
+                table_line(NAMES[what], result.seed, *(cell(result.row(what, length)) for length in lengths))
                 for what in NAMES
                 for result in results
             ),
             "",
             f"By depth of the fact, at {longest:,} bytes (0: begin of the text):",
             "",
-            _header("", "seed", *(f"depth {depth:g}" for depth in DEPTHS)),
+            table_header("", "seed", *(f"depth {depth:g}" for depth in DEPTHS)),
             *(
-                _line(NAMES[what], result.seed, *_by_depth(result, what, longest))
+                table_line(NAMES[what], result.seed, *_by_depth(result, what, longest))
                 for what in (MEMORY, ZEROED, SHUFFLED, NO_MEMORY)
                 for result in results
             ),
             "",
             "Training and memory:",
             "",
-            _header(
+            table_header(
                 "seed",
                 "parameters",
                 "learned",
@@ -168,12 +139,12 @@ def markdown(results: Sequence[SeedResult]) -> str:
 def _by_depth(result: SeedResult, what: str, length: int) -> Iterator[str]:
     known = {row.depth for row in result.rows}
     for depth in DEPTHS:
-        yield _cell(result.row(what, length, depth)) if depth in known else ""
+        yield cell(result.row(what, length, depth)) if depth in known else ""
 
 
 def _training(result: SeedResult) -> str:
     longest = result.lengths[-1]
-    return _line(
+    return table_line(
         result.seed,
         f"{result.parameters:,}",
         "yes" if result.is_learned else "**no**",
@@ -184,33 +155,17 @@ def _training(result: SeedResult) -> str:
     )
 
 
-def _cell(row: Row) -> str:
-    low, high = row.interval
-    return f"{row.hits}/{row.trials} ({low:.2f} to {high:.2f})"
-
-
-def _header(*names: str) -> str:
-    return _line(*names) + "\n" + _line(*("---" for _ in names))
-
-
-def _line(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
 def recall_chart(results: Sequence[SeedResult]) -> LineChart:
     """Right answers against length: a line for each seed, and one for each control, over all seeds."""
     lengths, trials = results[0].lengths, results[0].rows[0].trials
-    curves = [_curve(f"memory, seed {result.seed}", [result.row(MEMORY, at) for at in lengths]) for result in results]
+    curves = [curve_of(f"memory, seed {result.seed}", [result.row(MEMORY, at) for at in lengths]) for result in results]
     short = {ZEROED: "zeroed", SHUFFLED: "another's", NO_MEMORY: "no memory"}
     for what, name in short.items():
-        curves.append(_curve(name, [_pooled([result.row(what, at) for result in results]) for at in lengths]))
-    return LineChart(
+        curves.append(curve_of(name, [_pooled([result.row(what, at) for result in results]) for at in lengths]))
+    return chart_of_answers(
+        curves,
         title="A fact that was read once",
         x_label="bytes read between the begin of the text and the question",
-        y_label="right answers",
-        curves=tuple(curves),
-        x_scale="log",
-        y_from_zero=True,
         caption=(
             f"Chance is {CHANCE:.4g}. Bars are Wilson intervals at 95%, over {trials} trials of a "
             "seed, or over all seeds for controls."
@@ -222,13 +177,3 @@ def _pooled(rows: Sequence[Row]) -> Row:
     first = rows[0]
     hits, trials = sum(row.hits for row in rows), sum(row.trials for row in rows)
     return Row(what=first.what, length=first.length, depth=None, hits=hits, trials=trials)
-
-
-def _curve(name: str, rows: Sequence[Row]) -> Curve:
-    return Curve(
-        name=name,
-        x=tuple(float(row.length) for row in rows),
-        y=tuple(row.share for row in rows),
-        low=tuple(row.interval[0] for row in rows),
-        high=tuple(row.interval[1] for row in rows),
-    )

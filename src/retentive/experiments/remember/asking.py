@@ -11,8 +11,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from retentive.evaluation.measures.mode import evaluating
+from retentive.experiments.recall.answers import Row
 from retentive.experiments.recall.questions import MEMORY, SHUFFLED, ZEROED, zeros_of
-from retentive.experiments.recall.report import NO_MEMORY, Row
+from retentive.experiments.recall.report import NO_MEMORY
 from retentive.experiments.remember.texts import Facts, asking, stretches, telling
 from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from retentive.evaluation.report.document import Curve, LineChart
+from retentive.experiments.recall.answers import Row, cell, chart_of_answers, curve_of, table_header, table_line
 from retentive.experiments.recall.questions import MEMORY, SHUFFLED, ZEROED
-from retentive.experiments.recall.report import NO_MEMORY, Row
+from retentive.experiments.recall.report import NO_MEMORY
 
 NAMES = {
     MEMORY: "memory",
@@ -21,12 +22,11 @@ def markdown(answers: Mapping[str, Sequence[Row]]) -> str:
         answers: Of each kind of word.
     """
     distances = distances_of(answers)
-    lines = [_line("words", "asked after", *(f"{distance} segments" for distance in distances))]
-    lines.append(_line(*("---" for _ in range(2 + len(distances)))))
+    lines = [table_header("words", "asked after", *(f"{distance} segments" for distance in distances))]
     for kind, rows in answers.items():
         for what, name in NAMES.items():
-            cells = (_cell(_row(rows, what, distance)) for distance in distances)
-            lines.append(_line(kind, name, *cells))
+            cells = (cell(_row(rows, what, distance)) for distance in distances)
+            lines.append(table_line(kind, name, *cells))
     return "\n".join(lines)
 
 
@@ -41,13 +41,10 @@ def chart(answers: Mapping[str, Sequence[Row]]) -> LineChart:
     curves = [_curve(f"memory, {kind} words", rows, MEMORY, distances) for kind, rows in answers.items()]
     kind, rows = list(answers.items())[-1]
     curves += [_curve(name, rows, what, distances) for what, name in NAMES.items() if what != MEMORY]
-    return LineChart(
+    return chart_of_answers(
+        curves,
         title="A word that was said once, around a pretrained model",
         x_label="segments from the word to the question",
-        y_label="right answers",
-        curves=tuple(curves),
-        x_scale="log",
-        y_from_zero=True,
         caption=(
             "Right: the likeliest of all tokens. Bars are Wilson intervals at 95% over "
             f"{rows[0].trials} texts; controls are of {kind} words."
@@ -56,24 +53,8 @@ def chart(answers: Mapping[str, Sequence[Row]]) -> LineChart:
 
 
 def _curve(name: str, rows: Sequence[Row], what: str, distances: Sequence[int]) -> Curve:
-    found = [_row(rows, what, distance) for distance in distances]
-    return Curve(
-        name=name,
-        x=tuple(float(distance) for distance in distances),
-        y=tuple(row.share for row in found),
-        low=tuple(row.interval[0] for row in found),
-        high=tuple(row.interval[1] for row in found),
-    )
+    return curve_of(name, [_row(rows, what, distance) for distance in distances])
 
 
 def _row(rows: Sequence[Row], what: str, distance: int) -> Row:
     return next(row for row in rows if (row.what, row.length) == (what, distance))
-
-
-def _cell(row: Row) -> str:
-    low, high = row.interval
-    return f"{row.hits}/{row.trials} ({low:.2f} to {high:.2f})"
-
-
-def _line(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"

@@ -15,7 +15,7 @@ from retentive.data.sources.documents import Document
 from retentive.data.sources.text_source import SourceConfig, TextSource
 from retentive.evaluation.measures.machine import describe_machine
 from retentive.evaluation.report.pictures import draw, require_matplotlib, styles
-from retentive.experiments.recall.report import Row
+from retentive.experiments.recall.answers import Row
 from retentive.experiments.remember.asking import Questions, answers
 from retentive.experiments.remember.report import chart, markdown
 from retentive.experiments.remember.texts import Facts, make_facts
