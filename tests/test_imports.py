@@ -9,6 +9,8 @@ import pytest
 import retentive
 
 PACKAGE = Path(retentive.__file__).parent
+TESTS = Path(__file__).parent
+BENCHMARKS = TESTS.parent / "benchmarks"
 MIXER = re.compile("Mixer|Retention|Attention")
 FILE_LINES = 400
 FUNCTION_LINES = 60
@@ -140,12 +142,10 @@ def test_no_two_files_import_each_other():
     assert found == [], "\n".join(f"these files import each other: {', '.join(group)}" for group in found)
 
 
-def test_functions_are_short_enough_to_be_read():
-    assert long_functions(PACKAGE) == []
-
-
-def test_files_are_short_enough_to_be_read():
-    assert long_files(PACKAGE) == []
+@pytest.mark.parametrize("folder", [PACKAGE, TESTS, BENCHMARKS], ids=["src", "tests", "benchmarks"])
+def test_files_and_functions_are_short_enough_to_be_read(folder: Path):
+    assert long_functions(folder) == []
+    assert long_files(folder) == []
 
 
 def test_nobody_outside_asks_a_mixer_for_its_kind():
