@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ MIXER = re.compile("Mixer|Retention|Attention")
 FILE_LINES = 400
 FUNCTION_LINES = 60
 """Of the whole function, signature and docstring included."""
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The file's syntax tree."""
+    return ast.parse(path.read_text("utf-8"))
 
 
 def module_name(path: Path, package: Path) -> str:
@@ -60,7 +67,7 @@ def import_graph(package: Path) -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for name, path in paths.items():
         imports = Imports()
-        imports.visit(ast.parse(path.read_text("utf-8")))
+        imports.visit(parsed(path))
         is_package = path.name == "__init__.py"
         graph[name] = {
             other for node in imports.found for other in imported(node, name, is_package, set(paths)) if other != name
@@ -107,7 +114,7 @@ def long_functions(package: Path) -> list[str]:
     functions = [
         (path, node)
         for path in sorted(package.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]
     return [
@@ -130,7 +137,7 @@ def mixers_asked_for_their_kind(package: Path) -> list[str]:
     found: list[str] = []
     for path in sorted(package.rglob("*.py")):
         relative = path.relative_to(package)
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(parsed(path)):
             is_question = isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass")
             if is_question and relative.parts[:2] != ("layers", "mixers") and MIXER.search(ast.unparse(node)):
                 found.append(f"{relative}: {ast.unparse(node)}")
