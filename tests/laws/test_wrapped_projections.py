@@ -127,6 +127,22 @@ def test_what_stands_in_place_of_a_projection_acts(family: str, changes: dict[st
             compare(family, changes, change, names)
 
 
+@pytest.mark.parametrize("family", ["hybrid", "rmt", "retro"])
+def test_another_forward_of_the_class_of_all_projections_acts(family: str, monkeypatch: pytest.MonkeyPatch):
+    """As tools that count or change products put one in place; models may have run before."""
+    theirs, ours = small_model(family), small_model(family)
+    results(ours)
+    ours.zero_grad()
+    for module in theirs.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _, __, output: output + 0.1)
+    expected, before = results(theirs), nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda linear, x: before(linear, x) + 0.1)
+    found = results(ours)
+    for what, tensor in expected.items():
+        assert torch.allclose(found[what], tensor, rtol=1e-9, atol=1e-10), what
+
+
 def scaled(made: Any) -> Any:
     """What a part gives, its first tensor by a tenth larger."""
     if isinstance(made, tuple) and isinstance(made[0], Tensor):

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 from retentive.layers.batch_layout import RotaryConfig
 from retentive.layers.parameters.derived import derived
 from retentive.models.recomputing import is_recomputed
-from retentive.ops.lean.plain import is_hooked
+from retentive.ops.lean.plain import is_hooked, is_of_torch, is_patched_class
 from retentive.private_apis import buffers_held_by, is_called_compiled, parameters_held_by, parts_held_by
 
 Model = TypeVar("Model")
-
-_TORCH_CLASSES = (nn.Linear, nn.Embedding, nn.Dropout, nn.Identity)
 
 
 class ModelView:
@@ -95,6 +93,8 @@ def is_observed(module: nn.Module) -> bool:
 
 def _is_patched(part: nn.Module) -> bool:
     """Whether something else stands in place of a ``forward`` that a step leaves out, such as a hook of accelerate."""
+    if is_patched_class(type(part)):
+        return True
     return "forward" in vars(part) and hasattr(type(part), "step") and not is_recomputed(part)
 
 
@@ -107,7 +107,7 @@ def weight_versions(module: nn.Module) -> tuple[object, ...]:
 def _can_be_viewed(module: nn.Module) -> bool:
     """Whether the class keeps nothing between calls, and the instance overrides nothing of its class."""
     kind = type(module)
-    is_known = kind in _TORCH_CLASSES or kind.__module__.startswith("retentive.")
+    is_known = is_of_torch(kind) or kind.__module__.startswith("retentive.")
     return is_known and "forward" not in module.__dict__ and "step" not in module.__dict__
 
 

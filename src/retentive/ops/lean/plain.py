@@ -8,22 +8,35 @@ from retentive.private_apis import has_hooks, has_own_hooks, is_called_compiled,
 _PLAIN_CLASSES = (nn.Linear, nn.Embedding)
 """An engine's views of plain modules have the class attribute ``is_view``; see `retentive.engine.lookup`."""
 
+_FORWARDS = {kind: kind.forward for kind in (*_PLAIN_CLASSES, nn.Dropout, nn.Identity)}
+"""As torch has them: a tool that observes or changes models may put another in place for a whole class."""
+
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a call of ``module`` does what its torch class does with the weight that it holds, and nothing more.
 
     Only then may a fast path use the weight itself. False for other classes (adapters, quantised and parametrised
-    layers), for a patched ``forward``, for hooks of the module or of all modules, for a compiled call, and for a weight
-    that is no ordinary tensor in memory (on the meta device, sharded, quantised, fake).
+    layers), for a patched ``forward`` of the module or of its class, for hooks of the module or of all modules, for a
+    compiled call, and for a weight that is no ordinary tensor in memory (on the meta device, sharded, quantised, fake).
     """
     if getattr(type(module), "is_view", False):
         return isinstance(module, _PLAIN_CLASSES)
-    if type(module) not in _PLAIN_CLASSES:
+    if type(module) not in _PLAIN_CLASSES or is_patched_class(type(module)):
         return False
     if "forward" in module.__dict__ or is_called_compiled(module) or is_hooked(module):
         return False
     weight = parameters_held_by(module).get("weight")
     return type(weight) is nn.Parameter and weight.device.type != "meta"
+
+
+def is_of_torch(kind: type[nn.Module]) -> bool:
+    """Whether a class is one of torch's that keep nothing between calls, with the ``forward`` that torch gave it."""
+    return kind in _FORWARDS and not is_patched_class(kind)
+
+
+def is_patched_class(kind: type[nn.Module]) -> bool:
+    """Whether a class of torch has another ``forward`` than torch gave it."""
+    return kind in _FORWARDS and kind.forward is not _FORWARDS[kind]
 
 
 def is_hooked(module: nn.Module) -> bool:
