@@ -1,5 +1,6 @@
 """The command line: what it prints, and that a user's mistake ends in one line that helps."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +120,10 @@ def test_a_missing_extra_is_named_with_its_cure(
     monkeypatch.chdir(tmp_path)
     found = without([module], *arguments)
     assert found.returncode == 2
-    assert found.stderr == f"retentive: this needs {module}, which is not installed: pip install 'retentive[{extra}]'\n"
+    said = f"needs {module}, which is not installed: pip install 'retentive[{extra}]'\n"
+    assert found.stderr.startswith("retentive: ")
+    assert found.stderr.endswith(said)
+    assert found.stderr.count("\n") == 1
 
 
 def without(modules: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -129,6 +133,36 @@ def without(modules: list[str], *arguments: str) -> subprocess.CompletedProcess[
         f"from retentive.cli.main import main; main({list(arguments)!r})"
     )
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+@pytest.mark.parametrize(
+    ("streams", "code", "said"),
+    [
+        (">&-", 0, ""),
+        ("<&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        ("> /dev/full", 2, "while writing (cure: free some space or choose a folder on another disk"),
+        ("| true", 0, ""),
+        ("index --help | true", 0, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full_end_in_no_traceback(streams: str, code: int, said: str):
+    command = "" if "--help" in streams else "--help"
+    script = f"set -o pipefail; {sys.executable} -m retentive {command} {streams}"
+    found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert found.returncode == code, found.stderr
+    assert said in found.stderr
+    assert found.stderr.count("\n") == (1 if said else 0)
+    assert ("'the output'" in found.stderr) == bool(said)
+
+
+def test_what_the_encoding_of_the_output_lacks_is_written_as_its_number():
+    """A text that was written for an hour, or a state that is to be saved after it, is not lost to one character."""
+    program = "import retentive.cli.main as m, retentive.cli.registry as r; r.overview = lambda: 'a → b'; m.main([])"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=environment)
+    assert found.stdout == b"a \\u2192 b\n"
 
 
 def test_the_package_is_the_command():
