@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import anyio
@@ -95,6 +97,24 @@ def served(library):
     finally:
         server.should_exit = True
         thread.join()
+
+
+def test_ctrl_c_ends_a_served_store_as_it_ends_every_command(folder):
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        port = place.getsockname()[1]
+
+    def interrupt():
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        serve_store(folder, host="127.0.0.1", port=port, stdio=False, writable=False)
 
 
 def test_assistants_and_the_command_line_ask_over_http(folder, capsys):

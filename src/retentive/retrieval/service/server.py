@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from retentive.config_types import check_kind
 from retentive.errors import RetentiveError
+from retentive.extras import require
 from retentive.files.progress import say
 from retentive.retrieval.rerankers import open_reranker
 from retentive.retrieval.search.answers import Answer
@@ -63,11 +64,13 @@ def serve_store(
     if stdio:
         server.run("stdio")
         return
+    require("uvicorn", "serving a store")
     import uvicorn
 
     app = make_app(library, server, host)
     say(f"serving {folder} at http://{host}:{port}/v1/search, and by MCP at http://{host}:{port}{MCP_PATH}")
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    # Its own `run` would end Ctrl-C without a word.
+    uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning")).run()
 
 
 def make_mcp(library: Library) -> Any:
