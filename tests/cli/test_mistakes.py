@@ -1,5 +1,6 @@
 """What a user reads after an error."""
 
+import errno
 import re
 import tomllib
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 from retentive.cli import registry
 from retentive.cli.commands import evaluate
 from retentive.cli.main import main
-from retentive.cli.mistakes import EXTRA_OF, explanation, is_first_to_say, is_out_of_memory, out_of_memory
+from retentive.cli.mistakes import explanation, is_first_to_say, is_out_of_memory, out_of_memory
+from retentive.extras import EXTRA_OF
 from retentive.files.progress import say
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
@@ -37,6 +39,14 @@ def test_an_error_of_our_own_keeps_its_traceback():
     assert explanation(AssertionError("x")) is None
     assert explanation(KeyError("x")) is None
     assert explanation(ValueError("minutes must be above 0.")) == "minutes must be above 0."
+
+
+def test_a_full_disk_is_told_with_the_cure_whoever_met_it():
+    met = explanation(OSError(errno.ENOSPC, "No space left on device", "licence", None, "copy/licence"))
+    assert met is not None
+    assert "No space left on device while writing (cure: free some space" in met
+    assert met.endswith("'copy/licence'")
+    assert explanation(OSError(errno.ENOSPC, met, "licence")) == f"[Errno 28] {met}: 'licence'"
 
 
 @pytest.mark.parametrize(

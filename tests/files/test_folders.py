@@ -1,6 +1,7 @@
 import pytest
 
 from retentive.files import (
+    explain_full_disk,
     folder_written_atomically,
     is_temporary,
     new_folder,
@@ -81,3 +82,9 @@ def test_a_new_folder_that_fails_leaves_what_was_there(tmp_path):
             (made / "two" / "three").write_text("fails, as there is no folder two")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
     assert not any((tmp_path / "empty").iterdir())
+
+
+def test_a_full_disk_inside_of_another_names_the_file(tmp_path):
+    where = explain_full_disk(tmp_path / "outer"), explain_full_disk(tmp_path / "inner")
+    with pytest.raises(OSError, match=r"while writing .cure: free some space.*inner'$"), where[0], where[1]:
+        raise OSError(28, "No space left on device")

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retentive.errors import DamagedFileError
-from retentive.files import fill_atomically
+from retentive.files import fill_atomically, full_disk
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -192,5 +192,7 @@ def unwritten(path: Path, reason: object) -> OSError:
     """The error to raise after a failed write, with the cure; its number is ``ENOSPC`` where the disk was full."""
     full = any(f"os error {code}" in str(reason) for code in (errno.ENOSPC, errno.EDQUOT))
     full = full or (isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT))
-    cure = "nothing half-written was kept, and an earlier file is as it was; free some space or choose another disk"
-    return OSError(errno.ENOSPC if full else errno.EIO, f"could not be written ({reason}); {cure}", str(path))
+    if full:
+        return full_disk(path)
+    cure = "nothing half-written was kept, and an earlier file is as it was; choose another folder or disk"
+    return OSError(errno.EIO, f"could not be written ({reason}); {cure}", str(path))

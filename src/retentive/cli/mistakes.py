@@ -7,50 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from retentive.errors import RetentiveError
+from retentive.extras import EXTRA_OF, missing
+from retentive.files.writing import full_disk, lacks_cure
 
 TRACEBACK = "RETENTIVE_TRACEBACK"
 """Environment variable that shows where an error was raised."""
 
 MISTAKES = (RetentiveError, ValueError, OSError, ImportError)
 """Errors whose message is all that a user needs."""
-
-EXTRA_OF = {
-    "accelerate": "hf",
-    "docstring_parser": "train",
-    "faiss": "retrieval",
-    "fastapi": "serve",
-    "gguf": "gguf",
-    "jinja2": "chat",
-    "jsonargparse": "train",
-    "lm_eval": "harness",
-    "lxml_html_clean": "readers",
-    "matplotlib": "train",
-    "mcp": "mcp",
-    "milvus_lite": "milvus",
-    "onnx": "onnx",
-    "onnxruntime": "onnx",
-    "onnxscript": "onnx",
-    "peft": "hf",
-    "prometheus_client": "serve",
-    "pyarrow": "train",
-    "pydantic": "serve",
-    "pymilvus": "milvus",
-    "pypdfium2": "readers",
-    "ray": "ray",
-    "redis": "redis",
-    "regex": "retrieval",
-    "starlette": "mcp",
-    "tantivy": "retrieval",
-    "tensorboard": "train",
-    "tokenizers": "train",
-    "trafilatura": "readers",
-    "transformers": "hf",
-    "uvicorn": "serve",
-    "yaml": "train",
-    "zstandard": "retrieval",
-}
-"""Module -> the extra of this package that installs it."""
-
 
 MEMORY_OPTIONS = ("batch_size", "window", "chunk_size", "block_bytes", "workers", "side_by_side")
 """Last parts of the options that decide how much memory a command takes."""
@@ -70,8 +34,10 @@ def explanation(error: Exception) -> str | None:
     """The line that a user reads for an error; None for an error of our own, which deserves its traceback."""
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").partition(".")[0]
-        if module in EXTRA_OF:
-            return f"this needs {module}, which is not installed: pip install 'retentive[{EXTRA_OF[module]}]'"
+        if module in EXTRA_OF and "pip install" not in str(error):
+            return missing(module)
+    if isinstance(error, OSError) and lacks_cure(error):
+        return str(full_disk(Path(error.filename2 or error.filename or "the output"), error.errno or 0))
     return str(error) if isinstance(error, MISTAKES) else None
 
 

@@ -19,7 +19,7 @@ from retentive.files.json_files import (
 )
 from retentive.files.locks import has_writer, only_writer
 from retentive.files.names import TEMPORARY_SUFFIX, display_name, is_temporary, temporary_name
-from retentive.files.writing import GrowingFile, explain_full_disk, fill_atomically, sync, write_atomically
+from retentive.files.writing import GrowingFile, explain_full_disk, fill_atomically, full_disk, sync, write_atomically
 
 __all__ = [
     "TEMPORARY_SUFFIX",
@@ -33,6 +33,7 @@ __all__ = [
     "explain_odd_content",
     "fill_atomically",
     "folder_written_atomically",
+    "full_disk",
     "has_writer",
     "is_temporary",
     "json_checksum",

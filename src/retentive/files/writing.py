@@ -12,6 +12,7 @@ from retentive.files.checksums import FileRecord
 from retentive.files.names import TEMPORARY_SUFFIX, temporary_name
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CURE = "free some space or choose a folder on another disk, and run again; nothing finished was lost"
 
 
 class GrowingFile:
@@ -118,11 +119,23 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def explain_full_disk(path: Path) -> Generator[None]:
-    """Turn the error of a full disk (or quota, or file size limit) into one that names the file and the cure."""
+    """Turn the error of a full disk (or quota, or file size limit) into one that names the file and the cure.
+
+    One inside another changes nothing: the file that was being written is named, and not the folder around it.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL_DISK:
+        if not lacks_cure(error):
             raise
-        cure = "free some space or choose a folder on another disk, and run again; nothing finished was lost"
-        raise OSError(error.errno, f"{os.strerror(error.errno)} while writing (cure: {cure})", str(path)) from error
+        raise full_disk(path, error.errno or errno.ENOSPC) from error
+
+
+def lacks_cure(error: OSError) -> bool:
+    """Whether an error is that of a full disk as the system raises it, without a word on what helps."""
+    return error.errno in _FULL_DISK and "free some space" not in str(error)
+
+
+def full_disk(path: Path, code: int = errno.ENOSPC) -> OSError:
+    """The error of a file for which there is no room, with the cure."""
+    return OSError(code, f"{os.strerror(code)} while writing (cure: {_CURE})", str(path))

@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 from retentive.config_types import check_processes
+from retentive.extras import require
 from retentive.serving.config import ServeConfig
 
 NAME = "retentive"
@@ -49,6 +50,7 @@ def begin(config: ServeConfig, *, cpus_each: float | None = None) -> None:
         config: What to serve, and where.
         cpus_each: CPUs that Ray sets aside for a replica; None shares those that there are.
     """
+    require("ray", "a number of replicas above 1")
     import ray
     from ray import serve
 

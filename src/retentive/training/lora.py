@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from retentive.extras import require
 from retentive.models.base import DecoderModel
 
 _PLACES = r".*mixer\.(input|query|output)_proj"
@@ -21,6 +22,7 @@ def add_lora(model: DecoderModel, rank: int) -> None:
     Raises:
         ImportError: If peft is not installed.
     """
+    check_lora()
     from peft import LoraConfig, inject_adapter_in_model
 
     # Into the decoder alone: peft freezes whatever else is in the module that it is given.
@@ -45,6 +47,4 @@ def check_lora() -> None:
     Raises:
         ImportError: If it is not installed.
     """
-    import peft
-
-    assert peft
+    require("peft", "LoRA")

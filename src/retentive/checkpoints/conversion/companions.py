@@ -11,7 +11,7 @@ from retentive.checkpoints.conversion.gguf import SUFFIX
 from retentive.checkpoints.manifest import CONFIG_FILE
 from retentive.checkpoints.model_card import CARD_FILE, Origin
 from retentive.checkpoints.transformers_files import GENERATION_FILE
-from retentive.files import read_json, write_atomically
+from retentive.files import explain_full_disk, read_json, write_atomically
 
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 DEFAULT_IDS = {"llama": (1, 2, None), "mistral": (1, 2, None), "gpt2": (50256, 50256, None), "qwen2": (None,) * 3} | {
@@ -58,7 +58,8 @@ def copy_companions(source: Path, dest: Path) -> None:
     folder = source if source.is_dir() else source.parent
     others = (folder / name for name in (GENERATION_FILE, *VOCABULARIES))
     for path in (*_licences(folder), *(path for path in others if path.is_file())):
-        copyfile(path, dest / path.name)
+        with explain_full_disk(dest / path.name):
+            copyfile(path, dest / path.name)
 
 
 def keep_special_ids(dest: Path, settings: Mapping[str, Any], tokenizer: object | None) -> None:

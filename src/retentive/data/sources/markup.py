@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from retentive.data.sources.documents import Problem, too_large
+from retentive.extras import EXTRA_OF
 
 
 def html_text(content: bytes, name: str, *, limit: int) -> tuple[str, dict[str, str]] | Problem:
@@ -79,4 +80,5 @@ def _reader(package: str, name: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise ImportError(f"reading {name} needs the package {package}: pip install 'retentive[readers]'") from error
+        lacking = error.name if error.name in EXTRA_OF else package  # it, or what it needs itself
+        raise ImportError(f"reading {name} needs the package {lacking}: pip install 'retentive[readers]'") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from retentive.extras import require
 from retentive.files import canonical_json
 from retentive.retrieval.blocks.block import block_path, damaged, read_block
 
@@ -112,12 +113,14 @@ def forget_blocks() -> None:
 
 
 def _compress(content: bytes) -> bytes:
+    require("zstandard", "a datastore")
     import zstandard
 
     return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(content)
 
 
 def _decompress(frame: bytes, path: Path) -> bytes:
+    require("zstandard", "a datastore")
     import zstandard
 
     try:

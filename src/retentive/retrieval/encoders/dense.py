@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from retentive.config_types import check_count
 from retentive.errors import DamagedFileError
+from retentive.extras import require
 from retentive.files import checksum, read_json
 from retentive.retrieval.blocks.vectors import Vectors
 from retentive.retrieval.encoders.loading import load_quietly
@@ -119,6 +120,7 @@ class DenseEncoder:
         """
         if Path(self.model).is_dir():
             return Path(self.model)
+        require("transformers", "a dense encoder")
         from huggingface_hub import snapshot_download
 
         try:
@@ -298,6 +300,7 @@ class DenseEncoder:
 
     @cached_property
     def _network(self) -> "torch.nn.Module":
+        require("transformers", "a dense encoder")
         import torch
         from transformers import AutoModel
 

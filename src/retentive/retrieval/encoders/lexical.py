@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from retentive.extras import require
 from retentive.retrieval.encoders.words import LONGEST_WORD, RULES, Words, split_words
 
 STEMMERS = (
@@ -81,6 +82,7 @@ def _changing(stem: str | None, stop_words: str | None) -> Callable[[str], str] 
     """What makes the stem of a key, or nothing of a stop word; ``None`` if keys stay as they are."""
     if stem is None and stop_words is None:
         return None
+    require("tantivy", "a lexical index")
     from tantivy import Filter, TextAnalyzerBuilder, Tokenizer
 
     building = TextAnalyzerBuilder(Tokenizer.raw())

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from retentive.extras import require
+
 LONGEST_WORD = 255
 """Characters of a word that are kept; longer words are rarely language."""
 
@@ -110,6 +112,7 @@ def _keys(word: str) -> tuple[str, ...]:
 
 @cache
 def _invisible() -> Any:
+    require("regex", "a datastore")
     import regex
 
     return regex.compile(r"\p{Default_Ignorable_Code_Point}")
@@ -118,6 +121,7 @@ def _invisible() -> Any:
 @cache
 def _pattern() -> Any:
     """The rules of UAX #29 as a regular expression (WB4 to WB13b), and single characters of other scripts."""
+    require("regex", "a datastore")
     import regex
 
     extend = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from retentive.config_types import check_counts, check_types
+from retentive.extras import require
 
 FLAT_LIMIT = 50_000
 """Up to this number of vectors, an exact search takes a few milliseconds."""
@@ -128,6 +129,7 @@ def check_factory(factory: str, dimension: int) -> None:
     Raises:
         ValueError: If so, with FAISS's reason.
     """
+    require("faiss", "a vector index")
     import faiss
 
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from retentive.extras import require
 from retentive.files.progress import still_working, with_progress
 from retentive.retrieval.blocks.block import key_of
 from retentive.retrieval.blocks.sealed_folder import folder_record, sealed_folder
@@ -59,6 +60,7 @@ def build_vector_index(
         engine: Where shards are built.
         say: Called with the choice and its reason, and with the recall.
     """
+    require("faiss", "a vector index")
     if first_block > 0 and config.factory is not None and len(vectors) < vectors_needed(config.factory):
         config = replace(config, factory=None)  # an addition that is too small for the store's own kind of index
     choice = choose_index(len(vectors), vectors.dimension, config)

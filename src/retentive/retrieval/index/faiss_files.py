@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retentive.errors import DamagedFileError
+from retentive.extras import require
 from retentive.retrieval.blocks.sealed_folder import MEND
 
 INDEX_FILE = "index.faiss"
@@ -78,6 +79,7 @@ def read_index(place: Path) -> Any:
     Raises:
         DamagedFileError: If FAISS cannot read it.
     """
+    require("faiss", "a vector index")
     import faiss
 
     # Inverted lists on disk must not be opened with the memory-mapping flag: FAISS crashes.

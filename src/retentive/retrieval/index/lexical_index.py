@@ -7,9 +7,7 @@ segment is never rewritten: where documents were removed another one without the
 those of all segments together, and so of the text that can be found.
 """
 
-import errno
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -24,7 +22,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from retentive.errors import DamagedFileError
-from retentive.files import explain_full_disk, read_json
+from retentive.extras import require
+from retentive.files import explain_full_disk, full_disk, read_json
 from retentive.retrieval.blocks.sealed_folder import MEND, check_folder, folder_record, sealed_folder
 from retentive.retrieval.encoders.protocol import WordCounts
 from retentive.retrieval.index.protocol import Ranking
@@ -40,6 +39,8 @@ PART_CHARACTERS = 1 << 25
 
 _FILES = ("term", "idx", "pos", "fieldnorm", "fast", "store")
 _HEAP_BYTES = 1 << 30  # tantivy divides a segment where this is not enough
+_LEAST_ROOM = 1 << 20
+"""Free bytes below which a disk is full, where tantivy does not say what went wrong."""
 _IDS = "chunks"
 """File with the number in the run of each chunk of a segment, where some were left out."""
 
@@ -65,6 +66,7 @@ def write_segment(
         kept: Their numbers in the run.
         run: First block that the segment covers, and how many.
     """
+    require("tantivy", "a lexical index")
     with sealed_folder(folder, LEXICAL, key) as temporary, explain_full_disk(folder):
         sizes: list[int] = []
         settings: dict[str, Any] = {"index_settings": {}, "schema": []}
@@ -101,18 +103,18 @@ def _write_part(folder: Path, number: int, rows: Sequence[WordCounts]) -> dict[s
 
     building = folder / "building"  # in the store: the system's folder for temporary files may be small
     building.mkdir()
-    index = Index(schema(), path=str(building))
-    # One thread: with more, the order of chunks is random.
-    writer = index.writer(heap_size=_HEAP_BYTES, num_threads=1)
     try:
+        index = Index(schema(), path=str(building))
+        # One thread: with more, the order of chunks is random.
+        writer = index.writer(heap_size=_HEAP_BYTES, num_threads=1)
         for words in rows:
             text = " ".join(" ".join([word] * count) for word, count in words.items())
             writer.add_document(Document(**{FIELD: text}))
         writer.commit()
         writer.wait_merging_threads()
-    except ValueError as error:  # as tantivy reports what the system could not write
-        if "os error 28" in str(error) or "No space left" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+    except (ValueError, OSError) as error:  # as tantivy reports what the system could not write
+        if _is_of_full_disk(str(error), folder):
+            raise full_disk(folder) from error
         raise
     listed = json.loads((building / "meta.json").read_bytes())
     if len(listed["segments"]) != 1 or listed["segments"][0]["max_doc"] != len(rows):
@@ -124,6 +126,13 @@ def _write_part(folder: Path, number: int, rows: Sequence[WordCounts]) -> dict[s
     del writer, index
     remove_when_left(building)
     return {"index_settings": listed["index_settings"], "schema": listed["schema"]}
+
+
+def _is_of_full_disk(said: str, folder: Path) -> bool:
+    """Whether tantivy means that there was no room; of its threads it says only that one was killed."""
+    if "os error 28" in said or "No space left" in said:
+        return True
+    return "writer was killed" in said and shutil.disk_usage(folder).free < _LEAST_ROOM
 
 
 class LexicalIndex:
@@ -142,6 +151,7 @@ class LexicalIndex:
     def __init__(
         self, folder: Path, segments: Sequence[FolderRecord], first_chunks: Int64[np.ndarray, "_"], threads: int = 2
     ) -> None:
+        require("tantivy", "a lexical index")
         self._threads = threads
         self._schema = schema()
         self._ids: list[np.ndarray] = []

@@ -9,6 +9,7 @@ import numpy as np
 
 from retentive.config_types import check_count
 from retentive.errors import DamagedFileError
+from retentive.extras import require
 from retentive.files import read_json
 from retentive.retrieval.encoders.dense import COPY_MODEL
 from retentive.retrieval.encoders.loading import load_quietly
@@ -126,6 +127,7 @@ class CrossEncoder:
 
     @cached_property
     def _network(self) -> "torch.nn.Module":
+        require("transformers", "a cross-encoder")
         from transformers import AutoModelForSequenceClassification
 
         network, told = load_quietly(

@@ -7,6 +7,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from retentive.errors import DamagedFileError
+from retentive.extras import require
 from retentive.serving.sessions.record import WORD_SECONDS, StateRecord, record_or_none
 
 LOG = logging.getLogger("retentive.serving")
@@ -52,6 +53,7 @@ class RedisPlace:
     """
 
     def __init__(self, address: str) -> None:
+        require("redis", "a place for sessions in Redis")
         import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
