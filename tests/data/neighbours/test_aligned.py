@@ -50,3 +50,15 @@ def test_a_copy_of_a_chunk_of_the_same_document_stays_where_it_was(tmp_path: Pat
     for found in moved.tokens(documents, numbers)[:, 0]:
         for half in np.split(found, 2):
             assert bytes(half[half >= 0].tolist()) not in whole
+
+
+def test_a_copy_is_shifted_on_request(tmp_path: Path):
+    _, moved = neighbours_of(tmp_path, {"old/a.txt": "xy" + TEXT + "!", "new/a.txt": TEXT, "old/b.txt": FILLER})
+    *arguments, _ = moved.__reduce__()[1]  # type: ignore[misc]
+    copied = moved.__reduce__()[0](*arguments, True)  # type: ignore[operator]
+    numbers = np.arange(len(TEXT) // CHUNK - 1)
+    documents = np.zeros_like(numbers)
+    following = moved.text(documents, (numbers + 1) * CHUNK, CHUNK)
+    shares = [(each.tokens(documents, numbers)[:, 0, CHUNK:] == following).mean() for each in (moved, copied)]
+    assert shares[1] > 0.9
+    assert shares[0] < 0.5

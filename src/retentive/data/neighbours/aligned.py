@@ -18,11 +18,14 @@ def aligned(
     chunks: Int64[np.ndarray, "chunks length"],
     samples: Int64[np.ndarray, "chunks"],
     texts: dict[int, Int64[np.ndarray, "_ length"]],
+    *,
+    copies: bool = False,
 ) -> Int64[np.ndarray, "chunks k width"]:
     """Neighbours of chunks, each shifted so that the longest common run stands where the chunk has it.
 
     What a table leaves out is left out again: a neighbour that would then be a copy of a chunk of the same document in
-    one of its halves, or a near copy where the table leaves those out, stays where it is.
+    one of its halves, or a near copy where the table leaves those out, stays where it is. All of its text may be there
+    all the same, at another place.
 
     Args:
         table: Their neighbours.
@@ -30,6 +33,7 @@ def aligned(
         chunks: Their tokens.
         samples: The document that each chunk is of.
         texts: All whole chunks of each document.
+        copies: Let copies be shifted too: what a revision leaves unchanged then stands at its own place.
     """
     found = table.ids(ids)
     plain = table.database.with_continuations(found)
@@ -37,7 +41,8 @@ def aligned(
     moved = shifted(table.database, found, runs.shifts)
     stays = np.zeros(found.shape, dtype=np.bool_)
     for half in np.split(moved, 2, axis=-1):
-        stays |= _is_copy(half, samples, texts)
+        if not copies:
+            stays |= _is_copy(half, samples, texts)
         if table.config.near_duplicates is not None:
             stays |= _is_near(half, chunks, table.config.near_duplicates)
             stays |= _is_near(half, _following(chunks, samples, texts), table.config.near_duplicates)

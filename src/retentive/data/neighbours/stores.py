@@ -103,7 +103,8 @@ class ChunkNeighbours:
         database: Another datastore than the one of the training documents; its table must have been made with
             ``Datastore.build_neighbours(config, database=...)``.
         aligned: Shift each neighbour so that its longest run in common with the chunk stands at the chunk's own place;
-            see `aligned_neighbours`.
+            see `retentive.data.neighbours.aligned`.
+        copies: With ``aligned``: shift copies of chunks of the same document too.
 
     Raises:
         FileNotFoundError: If there is no datastore, or no table for its version.
@@ -121,14 +122,15 @@ class ChunkNeighbours:
         database: Path | None = None,
         chunk_size: int,
         aligned: bool = False,
+        copies: bool = False,
     ) -> None:
-        self._arguments = (store, split, folder, config, chunk_size, database, aligned)
+        self._arguments = (store, split, folder, config, chunk_size, database, aligned, copies)
         queries = open_datastore(folder / split, store, chunk_size)
         searched = folder / "train" if database is None else database
         other = None if searched == folder / split else open_datastore(searched, store, chunk_size)
         self.table: NeighbourTable = queries.neighbours(config, database=other)
         self.database = queries if other is None else other
-        self.chunk_size, self.k, self.aligned = chunk_size, self.table.k, aligned
+        self.chunk_size, self.k, self.aligned, self.copies = chunk_size, self.table.k, aligned, copies
         self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
         self._corpus, self._names = queries.corpus, store.document_names(split)
         self._first_chunks = self._joined(queries, f"{split!r} of {store.folder}")
@@ -163,7 +165,8 @@ class ChunkNeighbours:
             return self.table.tokens(ids)
         found = np.full((*documents.shape, self.k, 2 * self.chunk_size), NO_TOKEN, dtype=np.int64)
         texts = {document: self._whole_chunks(document) for document in np.unique(documents[there]).tolist()}
-        found[there] = aligned_windows(self.table, ids[there], chunks, documents[there], texts)
+        moved = aligned_windows(self.table, ids[there], chunks, documents[there], texts, copies=self.copies)
+        found[there] = moved
         return found
 
     def text(
@@ -233,10 +236,10 @@ def _opened(
     chunk_size: int,
     database: Path | None,
     is_aligned: bool,
+    has_copies: bool,
 ) -> ChunkNeighbours:
-    return ChunkNeighbours(
-        store, split, folder, config=config, chunk_size=chunk_size, database=database, aligned=is_aligned
-    )
+    kinds = {"aligned": is_aligned, "copies": has_copies}
+    return ChunkNeighbours(store, split, folder, config=config, chunk_size=chunk_size, database=database, **kinds)
 
 
 def open_datastore(folder: Path, store: TokenStore, chunk_size: int) -> Datastore:

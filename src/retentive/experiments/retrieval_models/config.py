@@ -29,6 +29,7 @@ class ModelsConfig:
         near_duplicates: Jaccard similarity from which chunks and documents count as copies and are no neighbours (0.8
             in the RETRO paper); null excludes exact copies only.
         aligned: Shift each neighbour so that its longest run in common with the chunk stands at the chunk's own place.
+        copies: With "aligned": shift exact copies too, which is what revisions leave unchanged.
         heldout_bytes: Bytes of held-out text at most, in whole documents.
         side_by_side: Models that are trained at the same time, each on one thread.
     """
@@ -45,6 +46,7 @@ class ModelsConfig:
     own_text_steps: int = 1000
     near_duplicates: float | None = None
     aligned: bool = False
+    copies: bool = False
     heldout_bytes: int = 250_000
     side_by_side: int = 2
 
@@ -55,6 +57,8 @@ class ModelsConfig:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be at least one, each another, but are {list(self.seeds)}.")
         check_counts(self, "steps", "fit_steps", "batch_size", "heldout_bytes", "side_by_side")
+        if self.copies and not self.aligned:
+            raise ValueError("copies must be false where aligned is, which alone shifts them.")
         if not 0 <= self.own_text_steps <= self.steps:
             raise ValueError(f"own_text_steps must be from 0 to steps = {self.steps}, but is {self.own_text_steps}.")
 

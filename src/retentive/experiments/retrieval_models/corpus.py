@@ -164,7 +164,13 @@ def build_once(config: ModelsConfig, store: TokenStore) -> None:
 def neighbours_of(config: ModelsConfig, store: TokenStore, split: Any) -> ChunkNeighbours:
     """The neighbours of the chunks of a split."""
     return ChunkNeighbours(
-        store, split, store.folder / FOLDER, chunk_size=CHUNK_SIZE, config=_table(config), aligned=config.aligned
+        store,
+        split,
+        store.folder / FOLDER,
+        chunk_size=CHUNK_SIZE,
+        config=_table(config),
+        aligned=config.aligned,
+        copies=config.copies,
     )
 
 

@@ -110,7 +110,9 @@ def _data(config: ModelsConfig) -> DataConfig:
 
 
 def _train_config(config: ModelsConfig, kind: str, seed: int, store: TokenStore, steps: int) -> TrainConfig:
-    neighbours = NeighbourDataConfig(near_duplicates=config.near_duplicates, aligned=config.aligned)
+    neighbours = NeighbourDataConfig(
+        near_duplicates=config.near_duplicates, aligned=config.aligned, copies=config.copies
+    )
     if kind == RETRO:  # a fitted one keeps its backbone, which reads no neighbours
         neighbours = replace(neighbours, share_without=0.1, own_text_steps=config.own_text_steps)
     if kind == RETROFIT:

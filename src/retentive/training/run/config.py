@@ -68,6 +68,8 @@ class NeighbourDataConfig:
             are not given as neighbours (0.8 in the RETRO paper); null excludes exact copies only.
         aligned: Shift each neighbour so that its longest run in common with the chunk stands at the chunk's own place,
             which helps where texts are revisions of one another.
+        copies: With aligned: shift exact copies of chunks of the same document too, which is what revisions leave
+            unchanged; without it they stay where they were, and other neighbours alone are shifted.
         share_without: Share of samples that are given no neighbours, 0 to 1, so that the model keeps working
             without them.
         own_text_steps: Teach copying, which a small corpus hardly does: all samples find their own text, shifted by
@@ -81,6 +83,7 @@ class NeighbourDataConfig:
     model: str | None = None
     near_duplicates: float | None = None
     aligned: bool = False
+    copies: bool = False
     share_without: float = 0.0
     own_text_steps: int = 0
 
@@ -95,6 +98,8 @@ class NeighbourDataConfig:
                 f"neighbours.model must be a folder or hub id for 'dense' and 'hybrid' and null for 'lexical', but is "
                 f"{self.model!r} for {self.encoder!r}."
             )
+        if self.copies and not self.aligned:
+            raise ValueError("neighbours.copies must be false where neighbours.aligned is, which alone shifts them.")
         if not 0 <= self.share_without <= 1:
             raise ValueError(f"neighbours.share_without must be from 0 to 1, but is {self.share_without}.")
         check_count("neighbours.own_text_steps", self.own_text_steps, 0, "step")

@@ -136,6 +136,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     ignored |= {f"training.objective.{name}" for name in now["data"]["objective"]}  # files, compared by their digests
     old.setdefault("training.objective.name", "next_token")  # runs of versions that had no other
     old.setdefault("training.lora_rank", 0)
+    old.setdefault("training.neighbours.copies", False)
     if _decay_steps(old) == _decay_steps(new):
         ignored.add("training.schedule.decay_steps")
         # The learning rates of the steps done do not depend on how many there will be.

@@ -165,6 +165,7 @@ def _neighbours(chunks: ChunkedReading, config: TrainConfig, store: TokenStore, 
         config=_table_config(config.neighbours),
         chunk_size=chunks.chunk_size,
         aligned=config.neighbours.aligned,
+        copies=config.neighbours.copies,
     )
 
 
