@@ -62,3 +62,9 @@ def test_layers_beyond_the_depth_are_absent_and_no_error():
     given = RETRO(**{**sizes, "dec_cross_attn_layers": (3, 1, 3, 9), "enc_cross_attn_layers": (2, 7)})
     assert given.model.config.cross_layers == (1, 3)
     assert given.model.config.encoder_cross_layers == (2,)
+    seq, retrieved = tokens(1, 33), tokens(1, 4, 2, 16)
+    for layers in ((5, 9), ()):  # nothing reads what was retrieved, there and here
+        deaf = RETRO(**{**sizes, "dec_cross_attn_layers": layers}).eval()
+        assert not deaf.reads_neighbours
+        assert torch.equal(deaf(seq, retrieved, return_loss=True), deaf(seq, return_loss=True))
+        assert deaf(seq[:, :9], tokens(1, 1, 2, 16)).shape == (1, 9, VOCAB)

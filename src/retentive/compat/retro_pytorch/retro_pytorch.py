@@ -6,6 +6,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retentive.compat.arguments import decoder_config, refuse
+from retentive.models.base import DecoderModel
+from retentive.models.registry import build
 from retentive.models.retro import Retro, RetroConfig
 from retentive.ops.cross_entropy import IGNORED
 from retentive.shapes import Logits, Tokens
@@ -19,7 +21,8 @@ class RETRO(nn.Module):
     """The model, with the calls of ``retro_pytorch.RETRO``.
 
     Attributes:
-        model: The model of this library that does the work; it can be saved, served and trained like any other.
+        model: The model of this library that does the work; it can be saved, served and trained like any other. Where
+            no layer of the decoder reads neighbours, it is that decoder alone.
         seq_len: Tokens of a sequence, at most.
         pad_id: Id of padding, in sequences and in what is retrieved.
         chunk_size: Tokens of a chunk.
@@ -67,10 +70,14 @@ class RETRO(nn.Module):
             feed_forward_bias=True,
             output_bias=True,
         )
+        self.seq_len, self.pad_id, self.chunk_size = max_seq_len, pad_id, chunk_size
+        if not (cross_layers := _layers(dec_cross_attn_layers, dec_depth)):
+            self.model: DecoderModel = build(backbone)
+            return
         config = RetroConfig(
             backbone=backbone,
             chunk_size=chunk_size,
-            cross_layers=_layers(dec_cross_attn_layers, dec_depth),
+            cross_layers=cross_layers,
             encoder_hidden_size=enc_dim,
             encoder_num_layers=enc_depth,
             encoder_cross_layers=_layers(enc_cross_attn_layers, enc_depth),
@@ -78,13 +85,9 @@ class RETRO(nn.Module):
             share_embeddings=True,
             norm=norm,
             residual="deepnorm" if use_deepnet else "pre_norm",
-            encoder_dropout=enc_ff_dropout,
-            encoder_attention_dropout=enc_attn_dropout,
-            cross_dropout=dec_ff_dropout,
-            cross_attention_dropout=dec_attn_dropout,
+            **_dropouts(encoder=(enc_ff_dropout, enc_attn_dropout), cross=(dec_ff_dropout, dec_attn_dropout)),
         )
         self.model = Retro(config)
-        self.seq_len, self.pad_id, self.chunk_size = max_seq_len, pad_id, chunk_size
 
     @staticmethod
     def _norm(norm_klass: type[nn.Module] | None, gated: bool, deepnet: bool) -> str:
@@ -119,12 +122,17 @@ class RETRO(nn.Module):
                 f"seq must have 1 to max_seq_len = {self.seq_len} tokens{', and one more for the loss' * return_loss}, "
                 f"but has {seq.shape[1]}."
             )
-        neighbours = self.neighbours(retrieved)
+        read = {"neighbours": self.neighbours(retrieved)} if self.reads_neighbours else {}
         if not return_loss:
-            return cast("Tensor", self.model(seq, neighbours=neighbours).logits)
+            return cast("Tensor", self.model(seq, **read).logits)
         labels = seq[:, 1:].masked_fill(seq[:, 1:] == self.pad_id, IGNORED)
-        output = self.model(seq[:, :-1], labels=labels, neighbours=neighbours, logits_to_keep=0)
+        output = self.model(seq[:, :-1], labels=labels, logits_to_keep=0, **read)
         return cast("Tensor", output.loss)
+
+    @property
+    def reads_neighbours(self) -> bool:
+        """Whether some layer of the decoder does."""
+        return self.model.chunked_reading is not None
 
     def neighbours(self, retrieved: Tensor | None) -> Tensor | None:
         """Neighbours as this library's model takes them: -1 for padding, None without any chunk."""
@@ -137,6 +145,12 @@ def _heads(number: int, channels: int) -> dict[str, Any]:
     """The heads of the encoder and of the cross-attentions, as those of the decoder."""
     parts = ("encoder", "cross")
     return {f"{part}_num_heads": number for part in parts} | {f"{part}_head_dim": channels for part in parts}
+
+
+def _dropouts(**parts: tuple[float, float]) -> dict[str, Any]:
+    """Of feed-forwards and of attentions, by part."""
+    names = ("dropout", "attention_dropout")
+    return {f"{part}_{name}": share for part, both in parts.items() for name, share in zip(names, both, strict=True)}
 
 
 def _layers(given: tuple[int, ...] | None, depth: int) -> tuple[int, ...]:

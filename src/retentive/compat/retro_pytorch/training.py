@@ -171,7 +171,7 @@ class TrainingWrapper(nn.Module):
         left = self.max_seq_len - begin.shape[1]
         if left < 1:
             return begin
-        vocab = self.retro.model.config.vocab_size
+        vocab = self.retro.model.vocab_size
         sampling = Sampling()
         if temperature > 0 and filter_fn is top_k:
             sampling = Sampling(temperature=temperature, top_k=_kept(vocab, filter_thres))
@@ -184,7 +184,7 @@ class TrainingWrapper(nn.Module):
             max_new_tokens=left,
             sampling=sampling,
             stop_tokens=ends,
-            retriever=self.fetch_neighbours,
+            retriever=self.fetch_neighbours if self.retro.reads_neighbours else None,
         )
         new = nn.utils.rnn.pad_sequence(result.tokens, batch_first=True, padding_value=self.retro.pad_id)
         return torch.cat((begin, new.to(device)), 1)
@@ -205,7 +205,7 @@ class TrainingWrapper(nn.Module):
 def _check_fit(retro: RETRO, chunk_size: int) -> None:
     """Check that the model can read the chunks."""
     refuse("chunk_size", chunk_size, retro.chunk_size, "it is that of the model")
-    ids, known = get_bert().config.vocab_size, retro.model.config.vocab_size
+    ids, known = get_bert().config.vocab_size, retro.model.vocab_size
     if known != ids:
         raise ValueError(
             f"num_tokens of retro must be that of BERT, {ids}, whose ids texts are made of, but is {known}."
