@@ -76,6 +76,15 @@ def is_faking() -> bool:
     return keys is not None and get is not None and get(keys.FAKE) is not None
 
 
+def is_fake(value: object) -> bool:
+    """Tell whether a value is a tensor of a ``FakeTensorMode``, as an exporter has in place of weights (torch 2.13)."""
+    import torch
+
+    module = getattr(torch, "_subclasses", None)
+    kind = getattr(module, "FakeTensor", None)
+    return kind is not None and type(value) is kind
+
+
 def is_batched(tensor: "torch.Tensor") -> bool | None:
     """Tell whether a tensor stands for many, inside ``vmap`` (torch 2.13); None where this torch cannot tell."""
     import torch

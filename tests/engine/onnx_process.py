@@ -1,4 +1,4 @@
-"""Steps in onnxruntime beside eager ones, without the shape hook: give names of `MODELS`, or ``folder``."""
+"""Steps in onnxruntime beside eager ones, without the shape hook: give names of `MODELS`, or of `CHECKS`."""
 
 import sys
 import tempfile
@@ -78,6 +78,25 @@ def check_weights_that_change(model: DecoderModel) -> None:
     torch.set_default_dtype(torch.float32)
 
 
+def check_tied_head() -> None:
+    """The table of tokens is rounded where it is the head, and a step reads no copy of it."""
+    model = small_model("hybrid", dtype=torch.float32, hidden_size=32, tie_embeddings=True)
+    state, tokens = model(random_tokens(2, 3)).state, torch.tensor([1, 2])
+    expected = model(tokens[:, None], state).logits[:, 0].detach()
+    products = sum(isinstance(module, torch.nn.Linear) for module in model.modules()) + 1
+    for bits, kind, tolerance in ((None, "Gemm", TOLERANCE), (8, "MatMulNBits", 0.06)):
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+            out = Path(folder) / "steps"
+            export_steps(model, out, format="onnx", bits=bits)
+            graph: Any = import_module("onnx").load(str(out / "step.onnx")).graph
+            assert sum(node.op_type == kind for node in graph.node) == products
+            steps = make_steps(model, out)
+            steps.begin()
+            found = steps.step(tokens, steps.own(state), {})[0]
+            difference = (found - expected).norm() / expected.norm()
+            assert difference < tolerance, (bits, difference)
+
+
 def check_folder() -> None:
     """A file of weights of 8 bits writes what float32 writes, nearly; other weights, and damage, are refused."""
     model = small_model("hybrid", dtype=torch.float32, hidden_size=32)
@@ -109,12 +128,15 @@ def check_folder() -> None:
             generate(model, [1, 2], max_new_tokens=3, engine=out)
 
 
+CHECKS = {"tied_head": check_tied_head, "folder": check_folder}
+
+
 def main() -> None:
     warnings.simplefilter("error")  # the export says nothing that is not of use
     torch.manual_seed(0)
     for name in sys.argv[1:]:
-        if name == "folder":
-            check_folder()
+        if name in CHECKS:
+            CHECKS[name]()
             continue
         family, changes = MODELS[name]
         model = small_model(family, dtype=torch.float32, **changes).eval()

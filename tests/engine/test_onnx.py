@@ -18,7 +18,7 @@ from retentive.models.quantise import quantise
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "names",
-    [["each_mixer"], pytest.param([*MODELS, "folder"], marks=pytest.mark.slow)],
+    [["each_mixer", "tied_head"], pytest.param([*MODELS, "folder"], marks=pytest.mark.slow)],
     ids=["one", "all"],
 )
 def test_steps_in_onnxruntime_are_the_models_calls(names: list[str]):

@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from retentive.engine.onnx.context import OnnxruntimeContext
+from retentive.engine.onnx.translations import translations
 from retentive.engine.static.context import RingContext
 from retentive.engine.static.rings import fill_rings
 from retentive.engine.static.tensor_step import StepForm, step_in_rings
@@ -67,12 +69,12 @@ def write_step(
     """
     context = RingContext if is_portable and bits is None else OnnxruntimeContext
     rings = fill_rings(named_tensors(state.select(torch.zeros(3, dtype=torch.long))), form)
-    rows = {0: torch.export.Dim.AUTO}
+    rows, entries = {0: torch.export.Dim.AUTO}, torch.export.Dim("entries")  # one number: rings without end are alike
     shapes: list[dict[int, Any]] = []
     for name in rings.tensors:
         growth = form.growing.get(name)
         is_endless = growth is not None and growth.longest is None
-        shapes.append({**rows, **({growth.dim: torch.export.Dim.AUTO} if growth is not None and is_endless else {})})
+        shapes.append({**rows, **({growth.dim: entries} if growth is not None and is_endless else {})})
     with torch.inference_mode(False), torch.no_grad(), _quiet():
         tensors = [tensor.clone() for tensor in rings.tensors.values()]
         program = torch.onnx.export(
@@ -82,7 +84,7 @@ def write_step(
             input_names=["tokens", "clock", *form.names],
             output_names=["logits", *(f"next_{name}" for name in form.names)],
             dynamic_shapes=(rows, {}, tuple(shapes)),
-            custom_translation_table=_translations(),
+            custom_translation_table=translations(),
             verbose=False,
         )
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
@@ -91,27 +93,12 @@ def write_step(
         _round_weights(path, bits)
 
 
-def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Operators of torch that the exporter translates not at all, or to what copies a cache more than once."""
-    op: Any = import_module("onnxscript").opset20
-
-    def remainder(number: Any, size: Any) -> Any:
-        return op.Mod(number, op.CastLike(size, number))
-
-    def index_copy(entries: Any, dim: int, place: Any, entry: Any) -> Any:
-        sizes = [1] * len(entries.shape)
-        sizes[dim] = -1
-        places = op.Expand(op.Reshape(place, op.Constant(value_ints=sizes)), op.Shape(entry))
-        return op.ScatterElements(entries, places, entry, axis=dim)
-
-    return {torch.ops.aten.remainder.Scalar: remainder, torch.ops.aten.index_copy.default: index_copy}
-
-
 def _round_weights(path: Path, bits: int) -> None:
     onnx: Any = import_module("onnx")
     with _own_logging():
         quantization: Any = import_module("onnxruntime.quantization.matmul_nbits_quantizer")
     model: Any = import_module("onnxruntime.quantization.onnx_model").ONNXModel(onnx.load(str(path)))
+    _part_shared_weights(model.model.graph)
     model.replace_gemm_with_matmul()
     # accuracy_level=4: products of whole numbers, for which activations are rounded to 8 bits in blocks as well.
     quantizer = quantization.MatMulNBitsQuantizer(
@@ -124,6 +111,18 @@ def _round_weights(path: Path, bits: int) -> None:
     quantizer.model.save_model_to_file(str(path), use_external_data_format=is_split)
 
 
+def _part_shared_weights(graph: Any) -> None:
+    """Give products copies of the weights that others read too: a tied head's is to be turned and rounded."""
+    readers = Counter(name for node in graph.node for name in node.input)
+    weights = {weight.name: weight for weight in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Gemm" and readers[node.input[1]] > 1 and node.input[1] in weights:
+            copied = graph.initializer.add()
+            copied.CopyFrom(weights[node.input[1]])
+            copied.name = f"{node.output[0]}.{node.input[1]}"
+            node.input[1] = copied.name
+
+
 @contextmanager
 def _quiet() -> Generator[None]:
     """Leave out what torch's exporter says of packages that it would not need, and of its own old functions."""
@@ -133,6 +132,7 @@ def _quiet() -> Generator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # several tensors have it, as they should
             yield
     finally:
         log.setLevel(level)

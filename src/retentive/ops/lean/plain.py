@@ -1,9 +1,10 @@
 """When a fast path may use a module's weight without calling the module."""
 
+import torch
 from torch import nn
 
 from retentive.errors import MismatchError
-from retentive.private_apis import has_hooks, has_own_hooks, is_called_compiled, parameters_held_by
+from retentive.private_apis import has_hooks, has_own_hooks, is_called_compiled, is_fake, parameters_held_by
 
 _PLAIN_CLASSES = (nn.Linear, nn.Embedding)
 """An engine's views of plain modules have the class attribute ``is_view``; see `retentive.engine.lookup`."""
@@ -17,7 +18,8 @@ def is_plain(module: nn.Module) -> bool:
 
     Only then may a fast path use the weight itself. False for other classes (adapters, quantised and parametrised
     layers), for a patched ``forward`` of the module or of its class, for hooks of the module or of all modules, for a
-    compiled call, and for a weight that is no ordinary tensor in memory (on the meta device, sharded, quantised, fake).
+    compiled call, and for a weight that is no ordinary tensor in memory (on the meta device, sharded, quantised, fake
+    where nothing is exported).
     """
     if getattr(type(module), "is_view", False):
         return isinstance(module, _PLAIN_CLASSES)
@@ -26,6 +28,8 @@ def is_plain(module: nn.Module) -> bool:
     if "forward" in module.__dict__ or is_called_compiled(module) or is_hooked(module):
         return False
     weight = parameters_held_by(module).get("weight")
+    if torch.compiler.is_exporting() and is_fake(weight):
+        return True  # it stands for the weight in the graph
     return type(weight) is nn.Parameter and weight.device.type != "meta"
 
 
