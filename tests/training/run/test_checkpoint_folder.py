@@ -151,6 +151,22 @@ def test_a_failed_write_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatc
     check_whole(first, alone())
 
 
+def test_ctrl_c_while_a_checkpoint_is_written_or_read_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And no error of torch's, which has caught it."""
+    first = write(tmp_path, 5)
+
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sharded_tensors.HuggingFaceStorageWriter, "write_data", pressed)
+    monkeypatch.setattr(sharded_tensors.HuggingFaceStorageReader, "read_data", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, 10)
+    with pytest.raises(KeyboardInterrupt):
+        read_tensors(first, {name: tensor.clone() for name, tensor in TENSORS.items()}, alone())
+    assert newest_checkpoint(tmp_path, alone()) == first
+
+
 def test_what_a_kill_left_behind_is_no_checkpoint_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = write(tmp_path, 5)
     for moment in ("write_json", "sync"):

@@ -75,9 +75,9 @@ def stored_tensors(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     }
 
 
-def _cause(error: CheckpointException) -> Exception:
-    """Return the error of the first process that failed, which torch's error hides."""
+def _cause(error: CheckpointException) -> Exception | KeyboardInterrupt:
+    """Return the error of the first process that failed, which torch's error hides: Ctrl-C among them."""
     first, _ = error.failures[min(error.failures)]
     if isinstance(first, OSError) and first.errno in _FULL_DISK:
         return OSError(first.errno, "the disk is full")
-    return first if isinstance(first, Exception) else RuntimeError(str(error))
+    return first if isinstance(first, Exception | KeyboardInterrupt) else RuntimeError(str(error))
