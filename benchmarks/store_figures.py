@@ -120,7 +120,8 @@ class Figures:
         work("passages", store=str(store), path=str(path))
         for name in ("lancedb", "bm25s"):
             install(name)
-            command = [str(yardstick_python(name)), str(DISK_WORKER), name, str(path), str(self.place / name)]
+            # -P: a worker beside it has the name of a package.
+            command = [str(yardstick_python(name)), "-P", str(DISK_WORKER), name, str(path), str(self.place / name)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             self.add(f"the same passages in {name}", "the text", [int(done.stdout.split()[-1]) / text_bytes], None)
 
