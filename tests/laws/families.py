@@ -183,6 +183,17 @@ def small_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, 
     return enlarged(build(small_config(family, **changes)).to(dtype))
 
 
+_KEPT: dict[str, DecoderModel] = {}
+
+
+def kept_model(family: str, **changes: Any) -> DecoderModel:
+    """The same as `small_model`, made once: for tests that call it with many inputs and change nothing of it."""
+    name = f"{family} {changes}"
+    if name not in _KEPT:
+        _KEPT[name] = small_model(family, **changes)
+    return _KEPT[name]
+
+
 def beside(model: DecoderModel, tokens: torch.Tensor, state: Any = None) -> dict[str, Any]:
     """What a call of a family takes beside tokens, without which some of its parameters are not used."""
     if model.config.family != "retro":

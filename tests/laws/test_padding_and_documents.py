@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laws.families import case_name, cases, random_tokens, small_model
+from laws.families import case_name, cases, kept_model, random_tokens, small_model
 from retentive.models.base import DecoderModel
 from seeds import seeded
 
@@ -20,7 +20,7 @@ def over_families_and_seeds(test: Callable[..., None]) -> Callable[..., None]:
 
 @over_families_and_seeds
 def test_padding_anywhere_changes_no_real_token(family: str, changes: dict, seed: int):
-    model = small_model(family, **changes)
+    model = kept_model(family, **changes)
     generator = seeded(seed)
     tokens = random_tokens(3, 17, seed)
     mask = torch.rand(3, 17, generator=generator) > 0.4
@@ -49,7 +49,7 @@ def test_what_stands_in_the_padding_does_not_matter(family: str, changes: dict):
 
 @over_families_and_seeds
 def test_packed_documents_equal_each_alone(family: str, changes: dict, seed: int):
-    model = small_model(family, **changes)
+    model = kept_model(family, **changes)
     before = model(random_tokens(1, 4, seed + 1)).state
     generator = seeded(seed)
     tokens = random_tokens(1, 21, seed)

@@ -12,7 +12,7 @@ class Row:
     """Right answers of one model under one condition.
 
     Attributes:
-        what: The condition, a key of `NAMES`.
+        what: The condition, such as `MEMORY`.
         length: Bytes of each text.
         depth: Where the facts stood; None for all depths.
         hits: Right answers.
