@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from laws.decoding_by_hand import full_forward, lists
+from laws.decoding_by_hand import full_forward, lists, one_forward
 from laws.families import VOCAB, case_name, cases, random_tokens, small_model
 from retentive.checkpoints import load_state, save_state
 from retentive.generation import GenerationState, Sampling, generate, stream
@@ -48,7 +48,8 @@ def test_a_new_prompt_after_a_generation_continues_the_whole_text(family: str, c
     more = [[2, 3], [], [5]]
     found = generate(model, more, state=begun.state, max_new_tokens=5).tokens
     texts = [a + b + c for a, b, c in zip(PROMPTS, lists(begun.tokens), more, strict=True)]
-    assert lists(found) == [full_forward(model, text, 5, Sampling()) for text in texts]
+    assert [len(said) for said in found] == [5, 5, 5]
+    assert lists(found) == [one_forward(model, *each, Sampling()) for each in zip(texts, lists(found), strict=True)]
 
 
 @EVERY_CASE
@@ -57,7 +58,9 @@ def test_a_prompt_after_a_models_state_continues_what_it_has_read(family: str, c
     read, prompt = random_tokens(2, 9), random_tokens(2, 3, seed=1)
     found = generate(model, prompt, state=model(read).state, max_new_tokens=5)
     texts = torch.cat((read, prompt), 1).tolist()
-    assert lists(found.tokens) == [full_forward(model, text, 5, Sampling()) for text in texts]
+    said = lists(found.tokens)
+    assert [len(each) for each in said] == [5, 5]
+    assert said == [one_forward(model, *each, Sampling()) for each in zip(texts, said, strict=True)]
 
 
 @EVERY_CASE
@@ -122,7 +125,8 @@ def test_rows_end_at_a_stop_token_and_leave_the_work(family: str, changes: dict,
     assert result.state.unread.tolist() == [row[-1] for row in expected]
     ended = lists(generate(model, state=result.state, max_new_tokens=4).tokens)
     texts = [prompt + row for prompt, row in zip(PROMPTS, expected, strict=True)]
-    assert ended == [full_forward(model, text, 4, Sampling()) for text in texts]
+    assert [len(said) for said in ended] == [4, 4, 4]
+    assert ended == [one_forward(model, *each, Sampling()) for each in zip(texts, ended, strict=True)]
 
 
 @EVERY_FAMILY

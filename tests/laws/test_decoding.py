@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from laws.decoding_by_hand import full_forward, lists
+from laws.decoding_by_hand import lists, one_forward
 from laws.families import case_name, cases, small_model
 from retentive.generation import Sampling, generate
 from retentive.state import named_tensors
@@ -19,8 +19,9 @@ PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11, 3]]
 def test_rows_of_any_length_equal_the_full_forward_of_each_alone(family: str, changes: dict, sampling: Sampling):
     model = small_model(family, **changes)
     result = generate(model, PROMPTS, max_new_tokens=12, sampling=sampling)
-    expected = [full_forward(model, prompt, 12, sampling, row) for row, prompt in enumerate(PROMPTS)]
-    assert lists(result.tokens) == expected
+    for row, (prompt, said) in enumerate(zip(PROMPTS, lists(result.tokens), strict=True)):
+        assert len(said) == 12
+        assert said == one_forward(model, prompt, said, sampling, row)
     assert result.stopped == (False, False, False)
 
 
