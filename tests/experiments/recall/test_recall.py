@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +129,7 @@ def test_what_cannot_be_asked_is_refused(count: int, length: int, message: str):
         make_trials(count, length=length, segment_length=SEGMENT, seed=0)
 
 
+@cache
 def small_results() -> list[report.SeedResult]:
     model, results = small_model(), list[report.SeedResult]()
     for seed in (0, 1):

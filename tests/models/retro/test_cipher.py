@@ -14,6 +14,8 @@ from retentive.training.processes.processes import alone
 from retentive.training.step.config import OptimizerConfig, ScheduleConfig
 from retentive.training.step.learner import Learner
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 SYMBOLS = 8
 SIZES = {"batch_size": 64, "num_symbols": SYMBOLS, "chunk_size": 8, "seed": 0}
 SHAPE = {"vocab_size": 2 * SYMBOLS + 1, "hidden_size": 64, "num_layers": 2, "num_heads": 2}

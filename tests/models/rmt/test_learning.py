@@ -9,6 +9,8 @@ from retentive.models.transformer import TransformerConfig
 from retentive.training.curriculum.fit import CurriculumConfig, fit_curriculum
 from retentive.training.step.config import OptimizerConfig
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 SYMBOLS, SEGMENT = 4, 4
 
 

@@ -14,6 +14,8 @@ from retentive.training.processes.parallelism import chosen_precision
 from retentive.training.run.trainer import train
 from training.conftest import STREAMED, Launch, asked_configs, environment, final_tensors, outputs_of_group
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 WAITING, SHARDING, SHRINKING = (
     Path(__file__).parent / f"{name}_process.py" for name in ("waiting", "sharding", "shrinking")
 )

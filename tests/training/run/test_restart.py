@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from retentive.training.run.checkpoint_folder import checkpoint_folders
 from retentive.training.run.trainer import train
 from training.conftest import STREAMED, Launch, asked_configs, command, environment, final_tensors, step_lines
+
+pytestmark = pytest.mark.usefixtures("long_training")
 
 
 def start(store: Path, asked: dict[str, Any], **options: Any) -> subprocess.Popen[str]:
