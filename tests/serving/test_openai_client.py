@@ -12,6 +12,7 @@ from retentive import Sampling, generate
 from retentive.generation import GenerationState
 from retentive.models.transformer import TransformerConfig
 from retentive.serving.config import ServeConfig
+from retentive.serving.running import EVERYBODY
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.tokenizer import encode_prompt
 from serving.http import call
@@ -157,6 +158,21 @@ def test_a_cancel_that_reaches_another_replica_ends_the_answer(
         monkeypatch.setattr("retentive.serving.running.ANSWER_SECONDS", 0.5)
         with pytest.raises(openai.NotFoundError):
             other.client().responses.cancel("resp_0123456789")
+
+
+def test_a_word_for_everybody_ends_answers_which_are_stored(model_folder: Path, tmp_path: Path) -> None:
+    config = ServeConfig(checkpoint=model_folder, port=1, sessions=str(tmp_path / "s"), engine="ray")
+    with running(config, port=0) as one:
+        one.service.ending_word = "ending_0123456789"
+        stream = iter(
+            one.client().responses.create(
+                model="small", input="Hello", max_output_tokens=4096, stream=True, extra_body={"ignore_eos": True}
+            )
+        )
+        identifier = next(stream).response.id  # pyright: ignore
+        one.service.place.ask_to_end(EVERYBODY, "ending_0123456789")
+        assert list(stream)[-1].response.status == "cancelled"  # pyright: ignore
+        assert one.service.place.record("local", identifier) is not None
 
 
 def test_a_chat_is_the_template_and_then_generate(served: Running) -> None:

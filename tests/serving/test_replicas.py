@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -104,4 +106,32 @@ def test_killing_a_replica_mid_stream_loses_no_finished_turn(cluster: tuple[str,
     assert place.record("local", first["id"]) is not None
     for record in place.records("local", newest=100):
         place.content(record)
+    place.close()
+
+
+def test_sigterm_ends_answers_that_do_not_finish_and_stores_them(model_folder: Path, tmp_path: Path) -> None:
+    import openai
+
+    port, sessions = free_port(), tmp_path / "s"
+    command = [sys.executable, "-m", "retentive", "serve", str(model_folder), "--engine", "ray", "--port", str(port)]
+    command += ["--sessions", str(sessions), "--limits.max-new-tokens", "10000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert "is served" in process.stdout.readline()
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=60)
+        stream = iter(
+            client.responses.create(
+                model="small", input="Hello", max_output_tokens=10**7, stream=True, extra_body={"ignore_eos": True}
+            )
+        )
+        identifier = next(stream).response.id  # pyright: ignore
+        process.send_signal(signal.SIGTERM)
+        assert list(stream)[-1].response.status == "cancelled"  # pyright: ignore
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    place = open_place(str(sessions))
+    assert place.record("local", identifier) is not None
     place.close()

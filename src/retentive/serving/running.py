@@ -13,6 +13,8 @@ from retentive.serving.service import Service
 LOG = logging.getLogger("retentive.serving")
 LISTEN_SECONDS = 0.25
 """How often a replica looks whether the end of its answers was asked for elsewhere."""
+EVERYBODY = "everybody"
+"""In an owner's place, where all answers shall end: no owner has this name."""
 ANSWER_SECONDS = 5.0
 """A replica that has not heard by then writes no such answer."""
 
@@ -22,7 +24,7 @@ class RunningAnswers:
 
     def __init__(self, service: Service) -> None:
         """Begin without answers."""
-        self._place, self._stored = service.place, service.stored
+        self._service, self._place, self._stored = service, service.place, service.stored
         self._has_others = service.config.replicas > 1
         self._groups: dict[tuple[str, str], RowGroup] = {}
         self._listening: asyncio.Task[None] | None = None
@@ -31,7 +33,7 @@ class RunningAnswers:
     def noting(self, owner: str, identifier: str, group: RowGroup) -> Generator[None]:
         """An answer is written inside of this block."""
         self._groups[owner, identifier] = group
-        if self._has_others and (self._listening is None or self._listening.done()):
+        if (self._has_others or self._service.ending_word) and (self._listening is None or self._listening.done()):
             self._listening = asyncio.create_task(self._listen())
         try:
             yield
@@ -63,6 +65,9 @@ class RunningAnswers:
             await asyncio.sleep(LISTEN_SECONDS)
             try:
                 asked = await self._stored(self._place.take_asked, list(self._groups))
+                word = self._service.ending_word
+                if word is not None and await self._stored(self._place.is_asked_to_end, EVERYBODY, word):
+                    self._service.thread.end_all()
             except STORAGE_ERRORS as error:
                 LOG.error("it cannot be heard whether answers shall end: %s", for_log(error))
                 continue

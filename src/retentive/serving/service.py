@@ -98,6 +98,7 @@ class Service:
             max_waiting=self.limits.max_waiting,
         )
         self.is_ending = False
+        self.ending_word: str | None = None
         self._answers = Shares(self.limits.max_streams)
         # Beside answers, an owner may cancel, list and delete.
         self._requests = Shares(2 * self.limits.max_streams)
