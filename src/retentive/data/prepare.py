@@ -20,6 +20,7 @@ from retentive.data.splitting import HeldOutByName, draw, heldout_purpose, split
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter, check_output
 from retentive.errors import RetentiveError
+from retentive.files.paths import real_path
 from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
 from retentive.text.byte_tokenizer import ByteTokenizer, utf8
@@ -153,7 +154,7 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     """
     check_kind("config", config, PrepareConfig)
     begin = time.monotonic()
-    if config.output.resolve().is_relative_to(config.source.resolve()):
+    if real_path(config.output).is_relative_to(real_path(config.source)):
         raise ValueError(
             f"output must not be inside source, but is {config.output} in {config.source}: its files are no text."
         )

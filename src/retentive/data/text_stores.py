@@ -6,6 +6,7 @@ from pathlib import Path
 
 from retentive.data.sources.folders import list_files
 from retentive.data.sources.text_source import SourceConfig, TextSource
+from retentive.files.paths import real_path
 from retentive.files.progress import say
 from retentive.files.targets import check_folder_target
 from retentive.retrieval import Datastore, Encoder, Engine, IndexConfig, NeighbourConfig
@@ -145,5 +146,5 @@ def _opened(source: SourceConfig, store: Path) -> tuple[Datastore, TextSource]:
 
 
 def _refuse_inside(store: Path, source: Path) -> None:
-    if store.resolve().is_relative_to(source.resolve()):
+    if real_path(store).is_relative_to(real_path(source)):
         raise ValueError(f"store must not be inside source, but is {store} in {source}: its files are no text.")

@@ -7,6 +7,7 @@ from typing import Literal
 
 from retentive.config_types import check_types
 from retentive.engine.choice import check_engine
+from retentive.files.paths import real_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class ServeConfig:
     @property
     def model_name(self) -> str:
         """The name of the model in the API."""
-        return self.name or self.checkpoint.resolve().name
+        return self.name or real_path(self.checkpoint).name
 
     @property
     def sessions_place(self) -> str:

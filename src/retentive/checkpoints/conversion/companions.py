@@ -12,6 +12,7 @@ from retentive.checkpoints.manifest import CONFIG_FILE
 from retentive.checkpoints.model_card import CARD_FILE, Origin
 from retentive.checkpoints.transformers_files import GENERATION_FILE
 from retentive.files import explain_full_disk, read_json, write_atomically
+from retentive.files.paths import real_path
 
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 DEFAULT_IDS = {"llama": (1, 2, None), "mistral": (1, 2, None), "gpt2": (50256, 50256, None), "qwen2": (None,) * 3} | {
@@ -33,7 +34,7 @@ def origin_of(source: Path, settings: Mapping[str, Any], package: str) -> Origin
     folder = source if source.is_dir() else source.parent
     head = _front_matter(folder / CARD_FILE)
     return Origin(
-        name=named if is_repository else source.resolve().name,
+        name=named if is_repository else real_path(source).name,
         package=package,
         licence=head.get("license") or (str(settings["license"]) if "license" in settings else None),
         licence_files=tuple(path.name for path in _licences(folder)),

@@ -47,6 +47,7 @@ from retentive.experiments.retrieval_models.training import (
     training_seconds,
 )
 from retentive.files import explain_odd_content, read_json, write_json
+from retentive.files.paths import real_path
 from retentive.files.progress import say
 
 NONE, RIGHT, SHUFFLED, RANDOM, OWN = "none", "right", "shuffled", "random", "own text"
@@ -123,7 +124,7 @@ def gather(config: RetrievalEvidenceConfig) -> Evidence:
 def _asked(config: RetrievalEvidenceConfig) -> dict[str, Any]:
     """What may not differ when a folder is used again."""
     free = ("output", "seeds", "heldout_bytes", "side_by_side", "layer", "k", "datastore_bytes", "context", "resamples")
-    corpus = None if config.corpus is None else config.corpus.resolve()
+    corpus = None if config.corpus is None else real_path(config.corpus)
     return {name: value for name, value in asdict(config).items() if name not in free} | {"corpus": corpus}
 
 

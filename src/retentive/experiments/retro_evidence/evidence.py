@@ -39,6 +39,7 @@ from retentive.experiments.retrieval_models.training import (
     train_all,
 )
 from retentive.experiments.retrieval_models.training import TRANSFORMER as PLAIN
+from retentive.files.paths import real_path
 from retentive.files.progress import ProgressBar
 from retentive.retrieval import Datastore, make_encoder
 
@@ -130,7 +131,7 @@ def gather_evidence(config: EvidenceConfig) -> Evidence:
 def _asked(config: EvidenceConfig) -> dict[str, Any]:
     """What may not differ when a folder is used again."""
     free = ("output", "seeds", "heldout_bytes", "side_by_side")
-    corpus = None if config.corpus is None else config.corpus.resolve()
+    corpus = None if config.corpus is None else real_path(config.corpus)
     return {name: value for name, value in asdict(config).items() if name not in free} | {"corpus": corpus}
 
 

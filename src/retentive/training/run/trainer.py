@@ -15,6 +15,7 @@ from retentive.config_types import check_kind, check_processes
 from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
 from retentive.files import only_writer
+from retentive.files.paths import real_path
 from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
 from retentive.models.protocol import FamilyConfig
@@ -127,7 +128,7 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
             f"data.window must be at most the {tokens:,} tokens that {store.folder} has to train on, but is "
             f"{config.data.window:,}; a window is what one row of a batch reads."
         )
-    if config.run.resolve() == store.folder.resolve():
+    if real_path(config.run) == real_path(store.folder):
         raise ValueError(f"run must be another folder than store, but both are {config.run}.")
     for folder in (config.run, config.run / CHECKPOINTS_FOLDER, config.run / MODEL_FOLDER):
         check_folder_target("run", folder)
