@@ -49,6 +49,23 @@ def test_a_full_disk_is_told_with_the_cure_whoever_met_it():
     assert explanation(OSError(errno.ENOSPC, met, "licence")) == f"[Errno 28] {met}: 'licence'"
 
 
+def test_an_error_of_the_system_is_told_with_its_file_and_a_cure(tmp_path: Path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    met: list[OSError] = []
+    for path in (tmp_path / "loop" / "x", tmp_path / "file" / "x", tmp_path, tmp_path / "none", tmp_path / ("x" * 300)):
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - each of another number
+            path.read_bytes()
+        met.append(caught.value)
+    with pytest.raises(FileExistsError) as caught:
+        (tmp_path / "loop").mkdir(parents=True, exist_ok=True)
+    for error in (*met, caught.value):
+        said = explanation(error)
+        assert said is not None
+        assert said.startswith(f"{error.filename}: {error.strerror} (")
+        assert "Errno" not in said
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

@@ -1,5 +1,6 @@
 """What a user reads after an error: one line with the cure, or nothing where the error is our own."""
 
+import errno
 import hashlib
 import os
 import re
@@ -18,6 +19,21 @@ MISTAKES = (RetentiveError, ValueError, OSError, ImportError)
 
 MEMORY_OPTIONS = ("batch_size", "window", "chunk_size", "block_bytes", "workers", "side_by_side")
 """Last parts of the options that decide how much memory a command takes."""
+
+CURES = {
+    errno.EEXIST: "a file or a link that leads nowhere has that name: choose another, or remove it",
+    errno.ENOENT: "it is not there: look at the path, and at links in it",
+    errno.ENOTDIR: "a part of the path is a file where a folder is needed: look at the path",
+    errno.EISDIR: "it is a folder where a file is needed: look at the path",
+    errno.ELOOP: "links that lead to each other: choose another path or remove them",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EACCES: "your account may not do that there: choose another path or change its permissions",
+    errno.EPERM: "your account may not do that there: choose another path or change its permissions",
+    errno.EROFS: "nothing can be written there: choose another path",
+    errno.EMFILE: "allow more open files: ulimit -n",
+    errno.EADDRINUSE: "another program listens there: choose another --port",
+}
+"""What helps, by the number of an error of the system that says nothing else."""
 
 _ALLOCATION = re.compile(r"(?:tried to|Tried to|Unable to) allocate (?P<size>[\d.,]+ ?\w+)")
 
@@ -38,6 +54,8 @@ def explanation(error: Exception) -> str | None:
             return missing(module)
     if isinstance(error, OSError) and lacks_cure(error):
         return str(full_disk(Path(error.filename2 or error.filename or "the output"), error.errno or 0))
+    if isinstance(error, OSError) and error.errno in CURES and error.strerror == os.strerror(error.errno):
+        return f"{error.filename2 or error.filename or 'a file'}: {error.strerror} ({CURES[error.errno]})."
     return str(error) if isinstance(error, MISTAKES) else None
 
 
