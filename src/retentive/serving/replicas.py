@@ -8,8 +8,7 @@ from typing import Any
 from retentive.config_types import check_processes
 from retentive.extras import require
 from retentive.serving.config import ServeConfig
-from retentive.serving.running import EVERYBODY
-from retentive.serving.server import FINISH_SECONDS, STORE_SECONDS
+from retentive.serving.running import EVERYBODY, FINISH_SECONDS, STORE_SECONDS
 from retentive.serving.sessions.opening import open_place
 from retentive.serving.sessions.record import new_id
 

@@ -15,6 +15,10 @@ LISTEN_SECONDS = 0.25
 """How often a replica looks whether the end of its answers was asked for elsewhere."""
 EVERYBODY = "everybody"
 """In an owner's place, where all answers shall end: no owner has this name."""
+FINISH_SECONDS = 20.0
+"""After SIGTERM, answers have so long to end by themselves; then they end with what they have, and are stored."""
+STORE_SECONDS = 10
+"""How long storing them may take."""
 ANSWER_SECONDS = 5.0
 """A replica that has not heard by then writes no such answer."""
 

@@ -16,13 +16,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from retentive.serving.app import answer_of, make_app
 from retentive.serving.config import ServeConfig
 from retentive.serving.errors import ApiError
+from retentive.serving.running import FINISH_SECONDS, STORE_SECONDS
 from retentive.serving.service import Service
 
 LOG = logging.getLogger("retentive.serving")
 
-FINISH_SECONDS = 20.0
-"""After SIGTERM, answers have so long to end by themselves; then they end with what they have, and are stored."""
-STORE_SECONDS = 10
 MAX_CONNECTIONS = 1024
 CROWDED_SECONDS = 5
 HEAD_SECONDS = 30.0
