@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from benchmarks.racing.pictures import draw_targets, finish
 from benchmarks.racing.results import Results
 
-COLOURS = ("#0b6e4f", "#3366aa", "#c2571a")
+COLOURS = ("#0b6e4f", "#3366aa", "#c2571a", "#8a6d1f")
 
 
 def draw(results: Results, path: Path) -> None:
@@ -40,10 +40,10 @@ def draw(results: Results, path: Path) -> None:
         )
     for axes, title in ((firsts, "milliseconds to the first token"), (sizes, "KiB of a stored state")):
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.2 * axes.get_ylim()[1])
         axes.set_xlabel("tokens of the session before")
         axes.set_title(title)
-        axes.legend()
+        axes.legend(loc="lower left")
     draw_targets(targets, results.rows)
     plan, machine = results.plan, results.machine
     finish(

@@ -25,14 +25,14 @@ class Server:
         with socket.socket() as place:
             place.bind(("127.0.0.1", 0))
             self.port = place.getsockname()[1]
-        self._kind = kind
-        self.name = model if kind == "transformers" else Path(model).name
+        self._is_theirs = kind.startswith("transformers")
+        self.name = model if self._is_theirs else Path(model).name
         command = _command(kind, model, self.port, sessions)
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         atexit.register(self._process.kill)
         while True:
             try:
-                self.ask("GET", "/health" if kind == "transformers" else "/readyz", None)
+                self.ask("GET", "/health" if self._is_theirs else "/readyz", None)
                 break
             except ConnectionError:
                 if self._process.poll() is not None:
@@ -54,7 +54,7 @@ class Server:
     def completion(self, *, max_tokens: int, **more: Any) -> dict[str, Any]:
         """What is asked for a greedy text of so many tokens."""
         asked = {"model": self.name, "temperature": 0, "max_tokens": max_tokens, **more}
-        if self._kind != "transformers":
+        if not self._is_theirs:
             return {**asked, "ignore_eos": True}
         length = {"min_new_tokens": max_tokens, "max_new_tokens": max_tokens}
         return {**asked, "generation_config": json.dumps({"do_sample": False, "pad_token_id": 0, **length})}
@@ -64,9 +64,10 @@ def _command(kind: str, model: str, port: int, sessions: str) -> list[str]:
     if kind == "retentive":
         command = [sys.executable, "-m", "retentive", "serve", model, "--port", str(port)]
         return [*command, "--sessions", sessions, "--limits.max_states", "100000"]
-    if kind == "transformers":
+    if kind.startswith("transformers"):
         command = [str(Path(sys.executable).with_name("transformers")), "serve", model, "--port", str(port)]
-        return [*command, "--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
+        batching = ["--continuous-batching"] if kind == "transformers batched" else []
+        return [*command, "--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32", *batching]
     return [sys.executable, "-m", "benchmarks.workers.plain_server", model, str(port)]
 
 
