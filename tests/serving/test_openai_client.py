@@ -164,14 +164,21 @@ def test_a_word_for_everybody_ends_answers_which_are_stored(model_folder: Path, 
     config = ServeConfig(checkpoint=model_folder, port=1, sessions=str(tmp_path / "s"), engine="ray")
     with running(config, port=0) as one:
         one.service.ending_word = "ending_0123456789"
-        stream = iter(
-            one.client().responses.create(
+        client, more = one.client(), {"ignore_eos": True, "return_state": True}
+        turn = iter(
+            client.responses.create(
                 model="small", input="Hello", max_output_tokens=4096, stream=True, extra_body={"ignore_eos": True}
             )
         )
-        identifier = next(stream).response.id  # pyright: ignore
+        identifier = next(turn).response.id  # pyright: ignore
+        text = iter(
+            client.completions.create(model="small", prompt="Hello", max_tokens=4096, stream=True, extra_body=more)
+        )
+        next(text)
         one.service.place.ask_to_end(EVERYBODY, "ending_0123456789")
-        assert list(stream)[-1].response.status == "cancelled"  # pyright: ignore
+        assert list(turn)[-1].response.status == "cancelled"  # pyright: ignore
+        assert any(getattr(choice, "state", None) for part in text for choice in part.choices)
+        assert len(one.service.place.records("local", newest=10)) == 2
         assert one.service.place.record("local", identifier) is not None
 
 

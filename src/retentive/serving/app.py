@@ -17,6 +17,7 @@ from retentive.serving.gate import Gate
 from retentive.serving.page import routes as page
 from retentive.serving.routes import chat, completions, condition, responses, states, text
 from retentive.serving.routes.common import REFUSALS
+from retentive.serving.running import end_when_asked
 from retentive.serving.service import Service
 
 
@@ -26,9 +27,12 @@ def make_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         service.thread.start(asyncio.get_running_loop())
+        hearing = asyncio.create_task(end_when_asked(service)) if service.config.engine == "ray" else None
         try:
             yield
         finally:
+            if hearing is not None:
+                hearing.cancel()
             await service.thread.stop()
             service.close()
 

@@ -23,12 +23,24 @@ ANSWER_SECONDS = 5.0
 """A replica that has not heard by then writes no such answer."""
 
 
+async def end_when_asked(service: Service) -> None:
+    """Let all answers of this replica end with what they have, once the word for that is in the place of states."""
+    while True:
+        await asyncio.sleep(LISTEN_SECONDS)
+        word = service.ending_word
+        try:
+            if word is not None and await service.stored(service.place.is_asked_to_end, EVERYBODY, word):
+                service.thread.end_all()
+        except STORAGE_ERRORS as error:
+            LOG.error("it cannot be heard whether answers shall end: %s", for_log(error))
+
+
 class RunningAnswers:
     """The answers that this process writes, by owner and id."""
 
     def __init__(self, service: Service) -> None:
         """Begin without answers."""
-        self._service, self._place, self._stored = service, service.place, service.stored
+        self._place, self._stored = service.place, service.stored
         self._has_others = service.config.replicas > 1
         self._groups: dict[tuple[str, str], RowGroup] = {}
         self._listening: asyncio.Task[None] | None = None
@@ -37,7 +49,7 @@ class RunningAnswers:
     def noting(self, owner: str, identifier: str, group: RowGroup) -> Generator[None]:
         """An answer is written inside of this block."""
         self._groups[owner, identifier] = group
-        if (self._has_others or self._service.ending_word) and (self._listening is None or self._listening.done()):
+        if self._has_others and (self._listening is None or self._listening.done()):
             self._listening = asyncio.create_task(self._listen())
         try:
             yield
@@ -69,9 +81,6 @@ class RunningAnswers:
             await asyncio.sleep(LISTEN_SECONDS)
             try:
                 asked = await self._stored(self._place.take_asked, list(self._groups))
-                word = self._service.ending_word
-                if word is not None and await self._stored(self._place.is_asked_to_end, EVERYBODY, word):
-                    self._service.thread.end_all()
             except STORAGE_ERRORS as error:
                 LOG.error("it cannot be heard whether answers shall end: %s", for_log(error))
                 continue
