@@ -9,6 +9,9 @@ from functools import cache
 from numbers import Integral
 from pathlib import Path
 
+LARGEST = (1 << 63) - 1
+"""Larger whole numbers fit into no tensor and no count of the machine."""
+
 NAMES: dict[type, str] = {int: "a whole number", float: "a finite number", bool: "True or False", Path: "a Path"}
 
 
@@ -31,6 +34,21 @@ def check_count(name: str, value: object, least: int = 1, unit: str = "", otherw
     if value < least:
         noun = f" {unit}{'' if least == 1 else 's'}" if unit else ""
         raise ValueError(f"{name} must be at least {least}{noun}{instead}, but is {value}.")
+    check_fits(name, int(value))
+
+
+def check_fits(name: str, value: int) -> None:
+    """Refuse a whole number that no tensor and no count of the machine can hold.
+
+    Args:
+        name: The argument, for the message.
+        value: What was given.
+
+    Raises:
+        ValueError: If it is beyond 64 bits.
+    """
+    if abs(value) > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST:,} (64 bits), but is one of {value.bit_length()} bits.")
 
 
 PROCESSES_PER_CORE = 4
@@ -113,6 +131,8 @@ def check_types(config: object, prefix: str = "") -> None:
                     f"{prefix}{name} must be {rule}{' or None' if is_optional else ''}, but is {value!r} "
                     f"({type(value).__name__}){_cure(value, kind)}."
                 )
+            if isinstance(part, int):
+                check_fits(prefix + name, part)
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...], *, is_optional: bool = False) -> None:
@@ -146,7 +166,9 @@ def _cure(value: object, kind: type) -> str:
 
 def _is(value: object, kind: type) -> bool:
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, int):
+            return not isinstance(value, bool)
+        return isinstance(value, float) and math.isfinite(value)
     return type(value) is kind if kind in (int, bool) else isinstance(value, kind)
 
 
