@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from laws.families import random_tokens
-from retentive.data.batch import Batch, columns_of_part
+from retentive.data.batch import Batch, check_batch, columns_of_part
 
 
 @pytest.mark.parametrize(("time", "parts"), [(8, 1), (7, 2), (5, 3), (3, 3)])
@@ -24,3 +24,10 @@ def test_what_is_read_beside_tokens_cannot_be_cut():
     batch = Batch(tokens=tokens, labels=tokens, starts=tokens > 11, extra_inputs={"neighbours": tokens})
     with pytest.raises(ValueError, match="must hold tokens alone to be read in parts, but has neighbours; share rows"):
         columns_of_part(batch, 0, 2)
+
+
+def test_a_batch_that_no_memory_holds_is_refused_before_it_is_drawn():
+    check_batch(window=16, batch_size=4)
+    for window, batch_size in ((16, 10**14), (10**14, 16)):
+        with pytest.raises(ValueError, match=r"batch_size times window must be .* fit into memory .*but is"):
+            check_batch(window, batch_size)

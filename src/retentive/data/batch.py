@@ -1,5 +1,6 @@
 """A batch: rows of tokens and labels for a training step."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -53,6 +54,21 @@ def rows_of_rank(batch_size: int, rank: int, world: int) -> range:
         raise ValueError(f"rank must be from 0 to {world - 1}, but is {rank}.")
     share = batch_size // world
     return range(rank * share, (rank + 1) * share)
+
+
+def check_batch(window: int, batch_size: int) -> None:
+    """Validate the sizes of a batch, before hours are spent on drawing one that no memory holds.
+
+    Raises:
+        ValueError: If a size is below 1, or a batch is larger than the memory of this machine.
+    """
+    check_sizes(window=window, batch_size=batch_size)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if batch_size * window * torch.long.itemsize > memory:
+        raise ValueError(
+            f"batch_size times window must be tokens that fit into memory ({memory:,} bytes, 8 a token), but is "
+            f"{batch_size:,} times {window:,}: make one of them smaller."
+        )
 
 
 def columns_of_part(batch: Batch, part: int, parts: int) -> Batch:

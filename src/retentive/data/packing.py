@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from retentive.data.batch import IGNORED, Batch, check_sizes, rows_of_rank
+from retentive.data.batch import IGNORED, Batch, check_batch, rows_of_rank
 from retentive.data.manifest import Split
 from retentive.data.shuffling import shuffled
 from retentive.data.token_store import TokenStore
@@ -34,7 +34,7 @@ class PackedWindows:
     """
 
     def __init__(self, store: TokenStore, split: Split, window: int, batch_size: int, seed: int) -> None:
-        check_sizes(window=window, batch_size=batch_size)
+        check_batch(window, batch_size)
         self.window, self.batch_size, self.seed = window, batch_size, seed
         self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
         self._begin_of_text = store.manifest.tokenizer.document_begin

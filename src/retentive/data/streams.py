@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
-from retentive.data.batch import IGNORED, Batch, check_sizes, rows_of_rank
+from retentive.data.batch import IGNORED, Batch, check_batch, check_sizes, rows_of_rank
 from retentive.data.manifest import Split
 from retentive.data.packing import empty_split
 from retentive.data.shuffling import shuffled
@@ -61,7 +61,9 @@ class StreamedWindows:
     def __init__(
         self, store: TokenStore, split: Split, window: int, batch_size: int, seed: int, epochs: int | None = None
     ) -> None:
-        check_sizes(window=window, batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
+        check_batch(window, batch_size)
+        if epochs is not None:
+            check_sizes(epochs=epochs)
         self.window, self.batch_size, self.seed, self.epochs = window, batch_size, seed, epochs
         self._tokens, self._offsets = store.tokens(split), store.document_offsets(split)
         self._begin_of_text = store.manifest.tokenizer.document_begin

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from retentive.config_types import check_types
-from retentive.data.batch import IGNORED, Batch, check_sizes, rows_of_rank
+from retentive.data.batch import IGNORED, Batch, check_batch, check_sizes, rows_of_rank
 from retentive.data.manifest import Split
 from retentive.data.neighbours.stores import ChunkNeighbours
 from retentive.data.packing import empty_split
@@ -60,7 +60,8 @@ class ChunkedWindows:
     def __init__(
         self, store: TokenStore, split: Split, window: int, batch_size: int, seed: int, *, chunk_size: int
     ) -> None:
-        check_sizes(window=window, batch_size=batch_size, chunk_size=chunk_size)
+        check_batch(window, batch_size)
+        check_sizes(chunk_size=chunk_size)
         if window < chunk_size:
             raise ValueError(f"window must be at least chunk_size = {chunk_size} tokens, but is {window}.")
         self.window, self.batch_size, self.seed = window, batch_size, seed
