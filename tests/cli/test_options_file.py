@@ -39,6 +39,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("steps: !!python/object:os.system x\n", "{} is not plain YAML, line 1: could not determine a constructor"),
         ("steps: &all [*all]\n", "{} must hold plain values, but one of them holds itself"),
         ("[a, b]: 1", "{}, line 1: the name of an option must be a word."),
+        (NEEDED + "config: {steps: 6}\n", "{}: config stands on the command line alone"),
+        (NEEDED + "config: other.yaml\n", "{}: config stands on the command line alone"),
         (NEEDED + "stepz: 6\n", "Option 'stepz' is not accepted (in {}); did you mean --steps?"),
         (NEEDED + "optimizer: {learning-ratee: 1}\n", "(in {}); did you mean --optimizer.learning_rate?"),
         ("store: x\nrun: y\nsteps: many\n", "retentive train: steps must be a whole number, but is many (in {})."),

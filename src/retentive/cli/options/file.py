@@ -41,13 +41,21 @@ class OptionsFile(ActionConfigFile):
         if value.lstrip().startswith("{"):
             with suppress(yaml.YAMLError):  # which the parser tells
                 value = yaml_with_new_names(value, names, "config")
+                _check_names_no_file(yaml.safe_load(value), "config")
             ActionConfigFile.apply_config(parser, cfg, dest, value)
             return
         text = yaml_with_new_names(read_options_text(Path(value)), names, value)
+        _check_names_no_file(yaml.safe_load(text), value)
         _check_groups(parser, yaml.safe_load(text), value)
         if isinstance(parser, ReadsOptionsFiles):
             parser.files |= dict.fromkeys(option_names(yaml.safe_load(text)), value)
         ActionConfigFile.apply_config(parser, cfg, dest, text)
+
+
+def _check_names_no_file(content: object, path: str) -> None:
+    """Refuse options that name another file of options."""
+    if isinstance(content, dict) and "config" in content:
+        raise OptionsFileError(f"{path}: config stands on the command line alone; put all options into one file.")
 
 
 def _check_groups(parser: ArgumentParser, content: dict[Any, Any], path: str) -> None:
