@@ -51,13 +51,16 @@ def test_float32_values_and_gradients(name: str, operator: str, data: st.DataObj
         assert ours.dtype == torch.float32
         assert relative_error(ours, theirs) < TOLERANCE[name]
     slopes = [torch.randn_like(tensor) for tensor in expected]
+    gradients = torch.autograd.grad(expected, [*exact.values()], slopes, materialize_grads=True)
+    # A decay of e^-30 is a difference of sums that float32 rounds, and so is what it leaves of a gradient.
+    forgotten = 1e-9 * max(float(gradient.abs().max()) for gradient in gradients)
     for ours, theirs in zip(
         torch.autograd.grad(found, [*single.values()], [slope.float() for slope in slopes], materialize_grads=True),
-        torch.autograd.grad(expected, [*exact.values()], slopes, materialize_grads=True),
+        gradients,
         strict=True,
     ):
         assert ours.dtype == torch.float32
-        assert relative_error(ours, theirs) < 1e-5
+        assert relative_error(ours, theirs) < 1e-5 or float((ours.double() - theirs).abs().max()) < forgotten
 
 
 @pytest.mark.parametrize("operator", FORMS)
