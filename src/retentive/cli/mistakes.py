@@ -55,7 +55,8 @@ def explanation(error: Exception) -> str | None:
     if isinstance(error, OSError) and lacks_cure(error):
         return str(full_disk(Path(error.filename2 or error.filename or "the output"), error.errno or 0))
     if isinstance(error, OSError) and error.errno in CURES and error.strerror == os.strerror(error.errno):
-        return f"{error.filename2 or error.filename or 'a file'}: {error.strerror} ({CURES[error.errno]})."
+        named = error.filename2 or error.filename
+        return f"{f'{named}: ' if named else ''}{error.strerror} ({CURES[error.errno]})."
     return str(error) if isinstance(error, MISTAKES) else None
 
 
