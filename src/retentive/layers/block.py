@@ -10,7 +10,7 @@ from torch import nn
 from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.feed_forward import FeedForward, FeedForwardConfig
 from retentive.layers.mixers.key_value_cache import KeysAndValues
-from retentive.layers.mixers.protocol import Mixer, MixerConfig, Recalled, RecallingMixer
+from retentive.layers.mixers.protocol import Mixer, MixerConfig, Recalled, RecallingMixer, build_mixer
 from retentive.layers.norm import Norm, NormConfig
 from retentive.layers.token_place import TokenPlace
 from retentive.shapes import Hidden, HiddenRows
@@ -41,7 +41,7 @@ class Block(nn.Module):
         super().__init__()
         self.residual_scale = residual_scale
         self.mixer_norm = Norm(mixer.hidden_size, norm)
-        self.mixer = mixer.build()
+        self.mixer = build_mixer(mixer)
         self.feed_forward_norm = Norm(mixer.hidden_size, norm)
         self.feed_forward = FeedForward(feed_forward)
         self.dropout = nn.Dropout(dropout)

@@ -12,7 +12,7 @@ from laws.families import random_tokens
 from retentive import HybridConfig, generate, load_model, save_model
 from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.mixers.protocol import InputProjection, Mixer, MixerConfig, MixerSizes
-from retentive.layers.mixers.registry import MIXERS, register_mixer
+from retentive.layers.mixers.registry import MIXERS, MixerKind, register_mixer
 from retentive.layers.token_place import TokenPlace, place_of
 from retentive.models.registry import build
 from retentive.ops.precision import state_dtype
@@ -142,3 +142,56 @@ def test_a_name_is_given_once():
 def test_an_option_that_no_mixer_takes_is_refused():
     with pytest.raises(ValueError, match="window means nothing to the mixers retention, but is 5; leave it at None"):
         HybridConfig(vocab_size=23, hidden_size=16, num_layers=2, num_heads=2, pattern=("retention",), window=5)
+
+
+def test_an_option_that_no_family_gives_is_refused():
+    with pytest.raises(ValueError, match=r"of MixerSizes, but 'windw' are not: take some of hidden_size, .*window"):
+        register_mixer("average", AverageConfig.of_sizes, frozenset({"windw"}))
+
+
+@dataclass(frozen=True)
+class HalfConfig:
+    """Has two parts of a config."""
+
+    hidden_size: int
+    num_heads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearConfig(AverageConfig):
+    """Builds what is no mixer."""
+
+    def build(self) -> nn.Linear:
+        return nn.Linear(self.hidden_size, self.hidden_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MistakenConfig(AverageConfig):
+    """Says another shape than its states have."""
+
+    @property
+    def state_shape(self) -> StateShape:
+        return ("average", 2 * self.hidden_size)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            HalfConfig,
+            "mixer 'average' must make a MixerConfig, but its HalfConfig lacks rotary, window, .*, build",
+        ),
+        (
+            LinearConfig,
+            "LinearConfig.build must make .* but its Linear lacks output_proj, initial_state",
+        ),
+        (
+            MistakenConfig,
+            r"MistakenConfig.state_shape must be .*'average', 32\) where .* is \('average', 16\)",
+        ),
+    ],
+)
+def test_a_part_that_is_missing_is_named(average: str, made: type, said: str):
+    MIXERS["average"] = MixerKind(lambda sizes: made(hidden_size=sizes.hidden_size, num_heads=sizes.num_heads))
+    with pytest.raises(TypeError, match=said):
+        build(config(average))

@@ -183,3 +183,30 @@ class PartReadingMixer(Protocol):
 def reads_parts(mixer: object) -> bool:
     """Whether a mixer says that it is a `PartReadingMixer`."""
     return isinstance(mixer, PartReadingMixer) and mixer.reads_parts
+
+
+def missing_parts(part: object, protocol: type) -> tuple[str, ...]:
+    """Names that a protocol asks for and a part does not have."""
+    asked = (*protocol.__annotations__, *vars(protocol))
+    return tuple(name for name in asked if not name.startswith("_") and not hasattr(part, name))
+
+
+def build_mixer(config: MixerConfig) -> Mixer:
+    """Make the layer of a config, and check that it is what a decoder asks for.
+
+    Raises:
+        TypeError: If the layer lacks a part of `Mixer`, or its states have another shape than the config says.
+    """
+    mixer, name = config.build(), type(config).__name__
+    if missing := missing_parts(mixer, Mixer):
+        raise TypeError(
+            f"{name}.build must make a layer with the parts of Mixer, but its {type(mixer).__name__} lacks "
+            f"{', '.join(missing)}: see retentive.layers.mixers.protocol."
+        )
+    shape = mixer.initial_state(1, torch.device("meta"), torch.float32).shape
+    if shape != config.state_shape:
+        raise TypeError(
+            f"{name}.state_shape must be the shape of its layer's states, but is {config.state_shape!r} where that of "
+            f"{type(mixer).__name__}.initial_state is {shape!r}: make them equal."
+        )
+    return mixer

@@ -1,11 +1,11 @@
 """Every mixer by name. A new mixer is one file beside this one and one line below."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from retentive.layers.mixers.attention import AttentionConfig
 from retentive.layers.mixers.gated_retention import GatedRetentionConfig
-from retentive.layers.mixers.protocol import MixerConfig, MixerSizes
+from retentive.layers.mixers.protocol import MixerConfig, MixerSizes, missing_parts
 from retentive.layers.mixers.retention import RetentionConfig
 
 
@@ -40,11 +40,18 @@ def register_mixer(name: str, make: Callable[[MixerSizes], MixerConfig], options
     Args:
         name: A new one, as it stands in configs and files.
         make: From a family's sizes to a frozen config, as `MixerConfig` describes it.
-        options: See `MixerKind`.
+        options: Names of `MixerSizes` that it takes beside ``hidden_size``, ``num_heads`` and ``key_dim``; a model
+            that gives another is refused.
 
     Raises:
-        ValueError: If another mixer has the name.
+        ValueError: If another mixer has the name, or an option is no field of `MixerSizes`.
     """
+    known_sizes = [field.name for field in fields(MixerSizes)]
+    if unknown := sorted(set(options) - set(known_sizes)):
+        raise ValueError(
+            f"options of a mixer must be fields of MixerSizes, but {', '.join(map(repr, unknown))} are not: take some "
+            f"of {', '.join(known_sizes)}."
+        )
     known = MIXERS.get(name)
     if known is not None and known.make != make:
         raise ValueError(f"name of a mixer must be new, but {name!r} is taken; its names are {', '.join(MIXERS)}.")
@@ -56,8 +63,15 @@ def make_mixer(name: str, sizes: MixerSizes) -> MixerConfig:
 
     Raises:
         ValueError: If no mixer has the name, or a size is out of range.
+        TypeError: If what is made is no `MixerConfig`.
     """
-    return kind_of(name).make(sizes)
+    made = kind_of(name).make(sizes)
+    if missing := missing_parts(made, MixerConfig):
+        raise TypeError(
+            f"the mixer {name!r} must make a MixerConfig, but its {type(made).__name__} lacks {', '.join(missing)}: "
+            "see retentive.layers.mixers.protocol."
+        )
+    return made
 
 
 def kind_of(name: str) -> MixerKind:

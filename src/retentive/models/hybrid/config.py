@@ -81,7 +81,8 @@ class HybridConfig(PlainDecoderConfig):
             if size not in taken and given != defaults[option]:
                 raise ValueError(
                     f"{option} means nothing to the mixers {', '.join(self.pattern)}, but is {given!r}; "
-                    f"leave it at {defaults[option]!r}."
+                    f"leave it at {defaults[option]!r}. (A mixer of your own names {size!r} in the options of "
+                    "register_mixer, if it takes it.)"
                 )
 
     @property
