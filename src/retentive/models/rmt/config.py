@@ -1,11 +1,12 @@
 """The shape of a recurrent memory around a decoder."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
 
 from retentive.config_types import check_types
 from retentive.layers.memory.associative import AssociativeMemoryConfig
+from retentive.layers.memory.kind import check_memory_kind, refuse_unused
 from retentive.layers.memory.tokens import MemoryTokensConfig
 from retentive.models.decoder import DecoderConfig
 from retentive.models.protocol import FamilyConfig
@@ -130,25 +131,12 @@ class RecurrentMemoryConfig:
             )
 
     def _check_memory(self) -> None:
-        if self.memory not in ("tokens", "associative"):
-            raise ValueError(f"memory must be 'tokens' or 'associative', but is {self.memory!r}.")
-        if self.memory == "associative" and not self.num_memory_tokens:
-            raise ValueError("num_memory_tokens must be at least 1 with memory='associative', which stores them.")
-        if (self.memory == "associative") != (self.associative_dim is not None):
-            raise ValueError(
-                f"associative_dim goes with memory='associative' and with nothing else, but memory is {self.memory!r} "
-                f"and associative_dim is {self.associative_dim}."
-            )
-        if self.memory != "associative":
-            self._refuse(("associative_features", "associative_normaliser"), "memory='tokens'")
-        if self.memory == "associative":
-            self._refuse(TOKENS_ONLY, "memory='associative'")
-        elif not self.num_memory_tokens:
-            self._refuse(TOKENS_ONLY, "num_memory_tokens=0")
+        check_memory_kind(self, TOKENS_ONLY)
         if self.num_memory_tokens < 2:
-            self._refuse(("causal_memory",), f"num_memory_tokens={self.num_memory_tokens}")
+            refuse_unused(self, ("causal_memory",), f"num_memory_tokens={self.num_memory_tokens}")
         if self.bidirectional:
-            self._refuse(
+            refuse_unused(
+                self,
                 ("causal_memory", "read_first", "write_start", "write_gradient"),
                 "bidirectional=True, which has one block of memory tokens",
             )
@@ -165,15 +153,7 @@ class RecurrentMemoryConfig:
         if self.xl_gradient not in ("states", "weights", "none"):
             raise ValueError(f"xl_gradient must be 'states', 'weights' or 'none', but is {self.xl_gradient!r}.")
         if not self.xl_length:
-            self._refuse(("xl_gradient", "xl_layer_above"), "xl_length=0")
-
-    def _refuse(self, names: tuple[str, ...], where: str) -> None:
-        """Validate that options without a meaning here are at their defaults."""
-        defaults = {field.name: field.default for field in fields(self)}
-        for name in names:
-            given, default = getattr(self, name), defaults[name]
-            if given != default:
-                raise ValueError(f"{name} means nothing with {where}, but is {given!r}; leave it at {default!r}.")
+            refuse_unused(self, ("xl_gradient", "xl_layer_above"), "xl_length=0")
 
     @property
     def vocab_size(self) -> int:

@@ -344,7 +344,8 @@ class RecurrentMemoryTransformer(DecoderModel):
             if self.config.xl_length:
                 seen.append((columns if self.config.xl_layer_above else received)[:, segment_layout.text])
             if memories:
-                associations.append(association_after(memories[index], columns[:, slots:], state, index, part))
+                before = state.associations[index]
+                associations.append(association_after(memories[index], columns[:, slots:], before, part.ends))
         return Step(
             columns=self.decoder.norm(columns),
             slots=slots,

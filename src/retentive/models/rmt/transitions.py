@@ -12,7 +12,7 @@ from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.segment_layout import Past, as_flags
 from retentive.models.rmt.segment_parts import Plan, Rows, SegmentPart, choose, to_the_end
 from retentive.models.rmt.state import RecurrentMemoryState
-from retentive.shapes import TokenFlags, Tokens
+from retentive.shapes import Hidden, TokenFlags, Tokens
 from retentive.state import RecurrentState
 
 
@@ -67,16 +67,22 @@ def going_on(layer: RecurrentState, part: SegmentPart) -> RecurrentState:
 
 
 def association_after(
-    memory: AssociativeMemory, slots: Tensor, state: RecurrentMemoryState, index: int, part: SegmentPart
+    memory: AssociativeMemory, slots: Hidden, before: AssociativeState, ends: Rows
 ) -> AssociativeState:
-    """An associative memory after a segment, in the rows where it ends."""
-    before = state.associations[index]
-    if part.ends is False:
+    """An associative memory after a segment, in the rows where it ends.
+
+    Args:
+        memory: What stores.
+        slots: What the block made of the write slots.
+        before: What the memory held.
+        ends: Rows whose segment ends.
+    """
+    if ends is False:
         return before
     after = memory.write(slots, before)
     return AssociativeState(
-        matrix=choose(part.ends, after.matrix, before.matrix),
-        normaliser=choose(part.ends, after.normaliser, before.normaliser),
+        matrix=choose(ends, after.matrix, before.matrix),
+        normaliser=choose(ends, after.normaliser, before.normaliser),
     )
 
 
