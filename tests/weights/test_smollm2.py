@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from checkpoints.gguf_files import hard_strings
 from retentive.checkpoints import load_model
 from retentive.cli.main import main
+from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory
+from retentive.models.rmt import RecurrentMemoryConfig, with_memory
 from retentive.text.chat_template import load_chat_template
 from retentive.text.loading import load_tokenizer
 
@@ -33,6 +35,26 @@ def test_logits_and_ids_are_those_of_transformers():
         expected = theirs.eval()(tokens).logits
         found = load_model(FOLDER / "smollm2")(tokens).logits
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_an_associative_memory_around_it_is_the_native_one():
+    theirs: Any = AutoModelForCausalLM.from_pretrained(FILE.parent, gguf_file=FILE.name, dtype=torch.float32)
+    sizes: Any = {"segment_length": 24, "num_memory_tokens": 4, "memory": "associative", "associative_dim": 16}
+    wrapper = HuggingFaceRecurrentMemory(theirs.requires_grad_(False), HuggingFaceMemoryConfig(**sizes)).eval()
+    ours = load_model(FOLDER / "smollm2")
+    native = with_memory(ours, RecurrentMemoryConfig(backbone=ours.config, causal_memory=True, **sizes)).eval()
+    learned = {name: weight for name, weight in wrapper.state_dict().items() if not name.startswith("backbone.")}
+    assert native.load_state_dict(learned, strict=False).unexpected_keys == []
+    text = torch.randint(49152, (2, 73), generator=torch.Generator().manual_seed(0))
+    found, expected = (model(text[:, :-1], labels=text[:, 1:]) for model in (wrapper, native))
+    assert (found.logits - expected.logits).abs().max() <= 1e-4 * expected.logits.abs().max()
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=0)
+    gradients = [
+        torch.autograd.grad(one.loss, [one_of(name) for name in learned])
+        for one, one_of in ((found, wrapper.get_parameter), (expected, native.get_parameter))
+    ]
+    one, other = (torch.cat([gradient.flatten() for gradient in some]) for some in gradients)
+    assert (one - other).norm() <= 1e-3 * other.norm()
 
 
 def test_it_knows_the_capital_of_france(capsys: pytest.CaptureFixture[str]):

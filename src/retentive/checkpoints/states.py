@@ -6,7 +6,7 @@ The file names the model that the state belongs to, and no other model loads it.
 import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -256,7 +256,9 @@ def _check_model(path: Path, about: Mapping[str, str], model: LanguageModel) -> 
     """Check that a state belongs to a model of this config and these weights."""
     # Through JSON and back, as the config in the file: JSON does not tell tuples from lists.
     ours = _flattened(json.loads(json.dumps(config_to_dict(model.config))))
-    theirs = _flattened(described_now(_with_flat_memory(json.loads(about["config"]))))
+    theirs = _flattened(
+        _with_later_options(model.config, described_now(_with_flat_memory(json.loads(about["config"]))))
+    )
     differing = [
         f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
         for name in (*ours, *(name for name in theirs if name not in ours))
@@ -273,9 +275,18 @@ def _check_model(path: Path, about: Mapping[str, str], model: LanguageModel) -> 
 
 def _with_flat_memory(config: dict[str, Any]) -> dict[str, Any]:
     """The config in a file as it is written now: of a memory around a Hugging Face model it was nested before."""
-    if config.get("family") == "huggingface_memory" and "memory" in config:
-        return {"family": config["family"], **config["memory"]}
+    nested: object = config.get("memory")
+    if config.get("family") == "huggingface_memory" and isinstance(nested, dict):
+        return {"family": config["family"], **cast("dict[str, Any]", nested)}
     return config
+
+
+def _with_later_options(ours: Any, theirs: dict[str, Any]) -> dict[str, Any]:
+    """The config in a file with the defaults of options that came since, for a config that no registry can read."""
+    if theirs.get("family") != ours.family:
+        return theirs
+    later = {field.name: field.default for field in fields(ours) if field.default is not MISSING}
+    return {**later, **theirs}
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -45,8 +45,13 @@ def test_a_memory_goes_around_the_weights_that_it_was_trained_around_alone(tmp_p
             load_memory(other, tmp_path / kind)
     settings = json.loads((tmp_path / "bare" / "memory.json").read_text())
     del settings["backbone"]["weights"], settings["sha256"]  # as earlier versions wrote it
+    settings["format_version"] = 1
+    settings["memory"] = {name: settings["memory"][name] for name in ("segment_length", "num_memory_tokens")}
     (tmp_path / "bare" / "memory.json").write_text(json.dumps(settings))
     load_memory(other, tmp_path / "bare")
+    (tmp_path / "bare" / "memory.json").write_text(json.dumps({**settings, "format_version": 3}))
+    with pytest.raises(MismatchError, match=r"has the format .*, 3\), but .* of versions \(1, 2\)"):
+        load_memory(other, tmp_path / "bare")
 
 
 @pytest.mark.parametrize("lora", [False, True])

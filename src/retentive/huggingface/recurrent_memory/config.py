@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from retentive.config_types import check_types
+from retentive.layers.memory.associative import AssociativeMemoryConfig
+from retentive.layers.memory.kind import check_memory_kind
 from retentive.layers.memory.tokens import MemoryTokensConfig
+
+_TOKENS_ONLY = ("write_start", "memory_code", "memory_flips", "memory_noise")
+"""Options of a memory of tokens; without one they must be left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +19,12 @@ class HuggingFaceMemoryConfig:
     Attributes:
         segment_length: Tokens of a segment.
         num_memory_tokens: Memory tokens; 0 has no memory, the baseline that a memory is compared with.
+        memory: ``tokens`` carries the write slots' output to the next segment; ``associative`` stores it in a memory of
+            each block that all later tokens read (ARMT, arXiv:2407.04841), and passes no tokens on.
+        associative_dim: Channels of an associative key; only with ``associative``.
+        associative_features: Degree of the associative features; only with ``associative``.
+        associative_normaliser: ``published`` divides what is recalled as the authors do; ``bounded`` keeps it as large
+            as what was stored; see `AssociativeMemoryConfig`. Only with ``associative``.
         write_start: What stands in the write slots before the segment has been read: the ``memory`` that it read, or
             tokens that are ``learned``.
         memory_code: ``continuous`` carries what was written as it is; ``sign`` only its signs, which holds over any
@@ -26,6 +37,10 @@ class HuggingFaceMemoryConfig:
 
     segment_length: int
     num_memory_tokens: int
+    memory: Literal["tokens", "associative"] = "tokens"
+    associative_dim: int | None = None
+    associative_features: int = 3
+    associative_normaliser: Literal["bounded", "published"] = "bounded"
     write_start: Literal["memory", "learned"] = "memory"
     memory_code: Literal["continuous", "sign"] = "continuous"
     memory_flips: float = 0.0
@@ -36,17 +51,36 @@ class HuggingFaceMemoryConfig:
         check_types(self)
         if self.segment_length < 1:
             raise ValueError(f"segment_length must be at least 1 token, but is {self.segment_length}.")
-        _ = self.memory_tokens(1)  # validates its fields
+        check_memory_kind(self, _TOKENS_ONLY)
+        _ = self.memory_tokens(1), self.associative_memory(1)  # each part validates its own fields
+
+    @property
+    def carried_tokens(self) -> int:
+        """Memory tokens that pass from segment to segment."""
+        return self.num_memory_tokens if self.memory == "tokens" else 0
 
     def memory_tokens(self, hidden_size: int) -> MemoryTokensConfig:
         """The memory tokens of a model of this width."""
+        carried = self.memory == "tokens"
         return MemoryTokensConfig(
             hidden_size=hidden_size,
             num_tokens=self.num_memory_tokens,
-            write_start=self.write_start,
+            carried=carried,
+            write_start=self.write_start if carried else "learned",
             code=self.memory_code,
             flips=self.memory_flips,
             noise=self.memory_noise,
+        )
+
+    def associative_memory(self, hidden_size: int) -> AssociativeMemoryConfig | None:
+        """The associative memory of each block of a model of this width; None without one."""
+        if self.associative_dim is None:
+            return None
+        return AssociativeMemoryConfig(
+            hidden_size=hidden_size,
+            key_dim=self.associative_dim,
+            features=self.associative_features,
+            normaliser=self.associative_normaliser,
         )
 
 

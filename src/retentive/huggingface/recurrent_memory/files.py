@@ -19,7 +19,10 @@ from retentive.models.fingerprint import fingerprint_of
 TENSORS_FILE = "memory.safetensors"
 SETTINGS_FILE = "memory.json"
 FORMAT = "retentive.huggingface_memory"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ_VERSIONS = (1, FORMAT_VERSION)
+"""Version 1 knew no associative memory."""
+_LEARNED = ("memory.", "associations.")
 _LORA = "lora."
 _WRAPPERS = ("base_layer", "original_module", "token_adapter")
 """Names under which peft keeps what it has put an adapter around."""
@@ -42,7 +45,7 @@ def save_memory(model: HuggingFaceRecurrentMemory, folder: Path | str) -> None:
             "backbone.save_pretrained(...), and call backbone.requires_grad_(False)."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"memory.{name}": weight for name, weight in model.memory.state_dict().items()}
+    tensors = {name: weight for name, weight in model.state_dict().items() if name.startswith(_LEARNED)}
     tensors.update({f"{_LORA}{name}": weight for name, weight in lora.items()})
     write_tensors(folder / TENSORS_FILE, tensors, {"format": "pt"})
     if lora:
@@ -78,11 +81,13 @@ def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrent
     try:
         content = read_json(path, cure="copy it again")
         version, said = (content["format"], content["format_version"]), content["backbone"]
+        if version not in [(FORMAT, known) for known in _READ_VERSIONS]:
+            raise MismatchError(
+                f"{path} has the format {version}, but this retentive reads {FORMAT!r} of versions {_READ_VERSIONS}."
+            )
         config = HuggingFaceMemoryConfig(**content["memory"])
     except (ValueError, LookupError, TypeError) as error:
         raise DamagedFileError(f"{path} is not what save_memory writes ({error!r}); copy it again.") from error
-    if version != (FORMAT, FORMAT_VERSION):
-        raise MismatchError(f"{path} has the format {version}, but this retentive reads {(FORMAT, FORMAT_VERSION)}.")
     known = content.pop("sha256", None)  # folders of earlier versions have none
     if known not in (None, config_digest(content)):
         raise DamagedFileError(f"{path} says something else than was saved (its SHA-256 differs); copy it again.")
@@ -101,24 +106,34 @@ def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrent
             f"{folder / TENSORS_FILE} holds other values than were saved (its SHA-256 differs); copy it again."
         )
     if content["has_lora"]:
-        try:
-            from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                f"{folder} holds LoRA weights, for which peft is needed, which is not installed: "
-                "pip install 'retentive[hf]'."
-            ) from error
-        around: Any = get_peft_model(cast("Any", backbone), PeftConfig.from_pretrained(str(folder)))
         lora = {name.removeprefix(_LORA): tensor for name, tensor in tensors.items() if name.startswith(_LORA)}
-        lost = set_peft_model_state_dict(around, lora).unexpected_keys
-        if lost:
-            raise MismatchError(f"{folder} holds LoRA weights that the model has no place for ({listed(lost)}).")
-        backbone = around
+        backbone = _with_lora(backbone, folder, lora)
     backbone.requires_grad_(False)
     model = HuggingFaceRecurrentMemory(backbone, config)
-    memory = {name.removeprefix("memory."): value for name, value in tensors.items() if not name.startswith(_LORA)}
-    model.memory.load_state_dict(memory)
+    learned = {name: tensor for name, tensor in tensors.items() if name.startswith(_LEARNED)}
+    expected = {name for name in model.state_dict() if name.startswith(_LEARNED)}
+    if learned.keys() != expected:
+        raise DamagedFileError(
+            f"{folder / TENSORS_FILE} must hold {listed(expected)}, but holds {listed(learned)}; copy it again."
+        )
+    model.load_state_dict(learned, strict=False)
     return model.eval()
+
+
+def _with_lora(backbone: nn.Module, folder: Path, lora: dict[str, Tensor]) -> nn.Module:
+    """The model with a saved adapter around it."""
+    try:
+        from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{folder} holds LoRA weights, for which peft is needed, which is not installed: "
+            "pip install 'retentive[hf]'."
+        ) from error
+    around: Any = get_peft_model(cast("Any", backbone), PeftConfig.from_pretrained(str(folder)))
+    lost = set_peft_model_state_dict(around, lora).unexpected_keys
+    if lost:
+        raise MismatchError(f"{folder} holds LoRA weights that the model has no place for ({listed(lost)}).")
+    return around
 
 
 def _lora_weights(backbone: Any) -> dict[str, Tensor]:

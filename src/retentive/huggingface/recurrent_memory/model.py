@@ -1,8 +1,9 @@
-"""Recurrent memory around any causal language model of Hugging Face (arXiv:2207.06881, 2304.11062).
+"""Recurrent memory around any causal language model of Hugging Face (arXiv:2207.06881, 2304.11062, 2407.04841).
 
 The model reads a text segment by segment, each as ``[read memory][segment][write memory]`` through ``inputs_embeds``;
-what it makes of the write memory is the next segment's read memory. The memory learns, and of the model what is not
-frozen: nothing, LoRA (of peft), or all of it.
+what it makes of the write memory is the next segment's read memory. With an associative memory there is no read memory:
+each block stores what it makes of the write memory, and tokens of later segments recall it. The memory learns, and of
+the model what is not frozen: nothing, LoRA (of peft), or all of it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,10 +18,19 @@ from torch import Tensor, nn
 
 from retentive.config_types import check_kind
 from retentive.errors import MismatchError
+from retentive.huggingface.recurrent_memory.around import Around
+from retentive.huggingface.recurrent_memory.block_memories import blocks_of, check_can_be_hooked
 from retentive.huggingface.recurrent_memory.config import HuggingFaceMemoryConfig, check_backbone, check_reach
 from retentive.huggingface.recurrent_memory.ragged_rows import RowPart, RowResult, can_be_masked, read_rows
-from retentive.huggingface.recurrent_memory.segment_cache import LayerSizes, cached_sizes, empty_layers, read_columns
-from retentive.huggingface.recurrent_memory.state import HuggingFaceMemoryState, has_cache, row_of, side_by_side
+from retentive.huggingface.recurrent_memory.segment_cache import LayerSizes, cached_sizes, empty_layers
+from retentive.huggingface.recurrent_memory.state import (
+    Carried,
+    HuggingFaceMemoryState,
+    has_cache,
+    row_of,
+    side_by_side,
+)
+from retentive.layers.memory.associative import AssociativeMemory
 from retentive.layers.memory.tokens import MemoryTokens
 from retentive.layers.mixers.key_value_cache import KeyValueState
 from retentive.layers.token_place import PLAIN, StepContext
@@ -29,7 +39,8 @@ from retentive.models.calls import ModelCall
 from retentive.models.layer_states import check_config
 from retentive.models.protocol import ChunkedReading, ModelOutput
 from retentive.ops.cross_entropy import IGNORED
-from retentive.shapes import Memory, Tokens
+from retentive.ops.precision import state_dtype
+from retentive.shapes import Tokens
 from retentive.state import ModelState
 
 _Document = tuple[bool, Int[Tensor, "_"]]
@@ -37,7 +48,7 @@ _Document = tuple[bool, Int[Tensor, "_"]]
 
 
 class HuggingFaceRecurrentMemory(CalledModel):
-    """A causal language model of Hugging Face with memory tokens: a `LanguageModel`, called and trained like any other.
+    """A causal language model of Hugging Face with a recurrent memory: a `LanguageModel`, called like any other.
 
     Without memory tokens, one segment is read as the bare model reads it. Memory tokens see those before them only, as
     all columns of a causal model do. Rows that stand at different places of their segments, because of padding or
@@ -47,6 +58,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
     Attributes:
         backbone: The model, or peft's around it.
         memory: The memory tokens.
+        associations: The associative memory of each block; empty without.
         config: Of the memory; the backbone has its own.
         recomputes_segments: None: segments are not computed again in the backward pass.
     """
@@ -74,26 +86,34 @@ class HuggingFaceRecurrentMemory(CalledModel):
         Raises:
             TypeError: If it is no model of transformers.
             ValueError: If it is no causal model, its adapter puts tokens of its own before a text, a segment and its
-                memory are longer than its positions, or its attention does not reach over all of them.
+                memory are longer than its positions, its attention does not reach over all of them, or an associative
+                memory cannot stand beside its blocks.
         """
         super().__init__()
         check_kind("config", config, HuggingFaceMemoryConfig)
         check_backbone(backbone)
         weight = _token_table(backbone)
         longest = getattr(cast("Any", backbone).config, "max_position_embeddings", None)
-        columns = self._columns = config.segment_length + 2 * config.num_memory_tokens
+        columns = self._columns = config.segment_length + config.carried_tokens + config.num_memory_tokens
         if isinstance(longest, int) and longest > 0 and columns > longest:
             raise ValueError(
-                f"segment_length and twice num_memory_tokens must be at most the model's {longest} positions, but are "
+                f"segment_length and memory tokens around it must be at most the model's {longest} positions, but are "
                 f"{columns}; shorten the segment."
             )
         check_reach(cast("Any", backbone).config, columns)
         self.backbone = backbone
-        self.memory = MemoryTokens(config.memory_tokens(weight.shape[1])).to(weight.device)
+        wide = state_dtype(weight.dtype)
+        self.memory = MemoryTokens(config.memory_tokens(weight.shape[1])).to(weight.device, wide)
         # As large as this model's own embeddings, whatever they are.
         spread = float(weight.detach().float().std())
         for learned in self.memory.parameters():
             nn.init.normal_(learned, std=spread)
+        self.associations = nn.ModuleList()
+        associative = config.associative_memory(weight.shape[1])
+        if associative is not None:
+            check_can_be_hooked(backbone)
+            self.associations.extend(AssociativeMemory(associative) for _ in blocks_of(backbone))
+            self.associations.to(weight.device, wide)
         self.config = config
 
     @property
@@ -113,7 +133,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
 
     def optional_parameters(self) -> Iterable[nn.Parameter]:
         """The memory's parameters: a window within one segment does not write, and may not read."""
-        return self.memory.parameters()
+        return (*self.memory.parameters(), *self.associations.parameters())
 
     def check_state(self, state: object) -> None:
         """Validate that a state was made by a model of this config; see `LanguageModel.check_state`."""
@@ -131,10 +151,12 @@ class HuggingFaceRecurrentMemory(CalledModel):
         """What ``state=None`` means, as a value. The memory in it carries the gradient of the learned memory."""
         weight = _token_table(self.backbone)
         device = weight.device if device is None else device
+        carried = self._around.first(batch_size, device, weight.dtype)
         return HuggingFaceMemoryState(
             layers=self._empty_layers(batch_size, device),
             position=torch.zeros(batch_size, dtype=torch.long, device=device),
-            memory=self.memory.first(batch_size, device, weight.dtype),
+            memory=carried.memory,
+            associations=carried.associations,
             segment=torch.zeros(batch_size, 0, dtype=torch.long, device=device),
             config=self.config,
         )
@@ -157,19 +179,20 @@ class HuggingFaceRecurrentMemory(CalledModel):
         kept = cast("tuple[KeyValueState, ...]", state.layers)
         past = () if torch.is_grad_enabled() or not has_cache(state) else kept
         cached = place if past else 0
-        memory, logits = state.memory, list[Tensor]()
+        carried, logits = state.carried, list[Tensor]()
         for number, piece in enumerate(text.split(length, 1)):
             is_last = (number + 1) * length >= text.shape[1]
             new = piece[:, cached:] if number == 0 else piece
             caches = is_last and piece.shape[1] < length and not torch.is_grad_enabled() and bool(self._cached_sizes)
-            found, memory, past = self._read_segment(new, memory, past, ends=piece.shape[1] == length, caches=caches)
+            found, carried, past = self._read_segment(new, carried, past, ends=piece.shape[1] == length, caches=caches)
             logits.append(found[:, place - cached :] if number == 0 else found)
         unfinished = text.shape[1] % length
         empty = self._empty_layers(tokens.shape[0], tokens.device)
         return logits, replace(
             state,
             position=state.position + tokens.shape[1],
-            memory=memory,
+            memory=carried.memory,
+            associations=carried.associations,
             segment=text[:, text.shape[1] - unfinished :],
             layers=past or empty,
         )
@@ -177,34 +200,39 @@ class HuggingFaceRecurrentMemory(CalledModel):
     def _read_segment(
         self,
         tokens: Tokens,
-        memory: Memory,
+        carried: Carried,
         past: tuple[KeyValueState, ...] = (),
         *,
         ends: bool,
         caches: bool = False,
-    ) -> tuple[Tensor, Memory, tuple[KeyValueState, ...]]:
-        """Logits of tokens of one segment, the memory after them if it ends, and what is cached of it.
+    ) -> tuple[Tensor, Carried, tuple[KeyValueState, ...]]:
+        """Logits of tokens of one segment, what is carried after them if it ends, and what is cached of it.
 
         Args:
             tokens: From its begin on, or after those that are cached.
-            memory: What the segment reads.
+            carried: What the segment reads.
             past: What is cached of its memory and tokens.
             ends: Whether it ends with these tokens.
             caches: Whether they are cached.
         """
         text: Tensor = cast("Any", self.backbone).get_input_embeddings()(tokens)
-        slots, time = memory.shape[1], tokens.shape[1]
-        reads, parts = 0 if past else slots, [text]
-        if reads:
-            parts.insert(0, memory.to(text.dtype))
-        writes = ends and slots > 0
-        if writes:
-            parts.append(self.memory.write_slots(memory, text.dtype))
-        columns = torch.cat(parts, 1) if len(parts) > 1 else text
-        output, layers = read_columns(self.backbone, columns, past, caches=caches, hidden_states=writes)
-        if writes:
-            memory = self.memory.keep(output.hidden_states[-1][:, reads + time :])
-        return output.logits[:, reads : reads + time], memory, layers
+        reads, time = 0 if past else carried.memory.shape[1], tokens.shape[1]
+        columns = self._around.columns(text, carried, begins=not past, ends=ends)
+        logits, carried, layers = self._around.read(columns, past, carried, ends=ends, caches=caches)
+        return logits[:, reads : reads + time], carried, layers
+
+    @property
+    def _around(self) -> Around:
+        return Around(
+            backbone=self.backbone,
+            tokens=self.memory,
+            blocks=self._blocks,
+            associations=cast("list[AssociativeMemory]", list(self.associations)),
+        )
+
+    @cached_property
+    def _blocks(self) -> list[nn.Module]:
+        return blocks_of(self.backbone) if self.associations else []
 
     @cached_property
     def _cached_sizes(self) -> tuple[LayerSizes, ...]:
@@ -221,7 +249,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
             loss = torch.stack(sums).sum() / (labels != IGNORED).sum().clamp_min(1)
             if torch.is_grad_enabled() and not loss.requires_grad:
                 # Around a frozen model, a window that goes on may hold nothing that learns: then its gradient is 0.
-                loss = sum((0 * learned.sum() for learned in self.memory.parameters()), loss)
+                loss = sum((0 * learned.sum() for learned in self.optional_parameters()), loss)
         if call.logits_to_keep == 0:
             return ModelOutput(None, state, loss)
         logits = torch.cat(pieces, 1)
@@ -286,7 +314,7 @@ class HuggingFaceRecurrentMemory(CalledModel):
                         )
                     )
             rows.append(parts)
-        found = read_rows(self.backbone, self.memory, rows, [state.memory for state in before], caches=caches)
+        found = read_rows(self._around, rows, [state.carried for state in before], caches=caches)
         logits, after = list[list[Tensor]](), list[HuggingFaceMemoryState]()
         for state, row, result, skipped in zip(before, documents, found, again, strict=True):
             pieces = result.logits
@@ -308,13 +336,14 @@ class HuggingFaceRecurrentMemory(CalledModel):
         return replace(
             state,
             position=position,
-            memory=result.memory,
+            memory=result.carried.memory,
+            associations=result.carried.associations,
             segment=last[None, len(last) - unfinished :],
             layers=result.layers or self._empty_layers(1, state.position.device),
         )
 
     def _check(self, state: object) -> HuggingFaceMemoryState:
-        slots, channels = self.config.num_memory_tokens, self.memory.config.hidden_size
+        slots, channels = self.config.carried_tokens, self.memory.config.hidden_size
         if not isinstance(state, HuggingFaceMemoryState) or state.memory.shape[1:] != (slots, channels):
             found = type(state).__name__
             shape = f" of {tuple(state.memory.shape[1:])}" if isinstance(state, HuggingFaceMemoryState) else ""
@@ -326,6 +355,11 @@ class HuggingFaceRecurrentMemory(CalledModel):
             raise MismatchError(
                 f"state must be of this model, which caches {len(self._cached_sizes)} layers, but has "
                 f"{len(state.layers)}; take it from this model's output or its initial_state."
+            )
+        if len(state.associations) != len(self.associations):
+            raise MismatchError(
+                f"state must be of this model, which has {len(self.associations)} associative memories, but has "
+                f"{len(state.associations)}; take it from this model's output or its initial_state."
             )
         check_config(self.config, state)
         return state

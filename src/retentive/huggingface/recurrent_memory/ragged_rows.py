@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retentive.huggingface.recurrent_memory.around import Around
 from retentive.huggingface.recurrent_memory.config import windows_of
-from retentive.huggingface.recurrent_memory.segment_cache import read_columns
-from retentive.layers.memory.tokens import MemoryTokens
+from retentive.huggingface.recurrent_memory.state import Carried, row_of_tensors
 from retentive.layers.mixers.key_value_cache import KeyValueState
-from retentive.shapes import Memory
+from retentive.state import join_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +46,12 @@ class RowResult:
 
     Attributes:
         logits: Of its tokens, part by part.
-        memory: After them.
+        carried: After them.
         layers: What is cached of its unfinished segment; empty without any.
     """
 
     logits: list[Float[Tensor, "_ vocab"]]
-    memory: Memory
+    carried: Carried
     layers: tuple[KeyValueState, ...] = ()
 
 
@@ -68,76 +68,67 @@ def can_be_masked(backbone: nn.Module, columns: int) -> bool:
 
 
 def read_rows(
-    backbone: nn.Module,
-    tokens: MemoryTokens,
-    rows: Sequence[Sequence[RowPart]],
-    memories: Sequence[Memory],
-    *,
-    caches: bool,
+    around: Around, rows: Sequence[Sequence[RowPart]], carried: Sequence[Carried], *, caches: bool
 ) -> list[RowResult]:
     """Read the parts of all rows, those that stand at the same place from the end together.
 
     Args:
-        backbone: The model.
-        tokens: The memory tokens.
+        around: What reads columns.
         rows: The parts of each row.
-        memories: What each row's first part reads.
+        carried: What each row's first part reads.
         caches: Whether what is computed for unfinished segments is cached.
     """
-    results = [RowResult(logits=[], memory=memory) for memory in memories]
+    results = [RowResult(logits=[], carried=one) for one in carried]
     steps = max(map(len, rows), default=0)
     for step in range(steps):
         # Aligned at the end: the last step holds the last part of every row, and so all that is to be cached.
         active = [number for number, parts in enumerate(rows) if step - (steps - len(parts)) >= 0]
         parts = [rows[number][step - (steps - len(rows[number]))] for number in active]
         keeps = caches and step == steps - 1
-        read = _step(backbone, tokens, parts, [results[number] for number in active], keeps)
+        read = _step(around, parts, [results[number] for number in active], keeps)
         for number, result in zip(active, read, strict=True):
             results[number] = result
     return results
 
 
-def _step(
-    backbone: nn.Module, tokens: MemoryTokens, parts: Sequence[RowPart], before: Sequence[RowResult], caches: bool
-) -> list[RowResult]:
+def _step(around: Around, parts: Sequence[RowPart], before: Sequence[RowResult], caches: bool) -> list[RowResult]:
     """Read one part of each row in one call."""
-    embed = cast("Any", backbone).get_input_embeddings()
-    memories: list[Tensor] = []
+    embed = cast("Any", around.backbone).get_input_embeddings()
+    read: list[Carried] = []
     columns: list[Tensor] = []
     for part, earlier in zip(parts, before, strict=True):
         text: Tensor = embed(part.tokens[None])
-        memory = earlier.memory
-        if part.starts:
-            memory = tokens.first(1, text.device, text.dtype)
-        reads = [memory.to(text.dtype)] if part.begins else []
-        writes = [tokens.write_slots(memory, text.dtype)] if part.ends else []
-        memories.append(memory)
-        columns.append(torch.cat([*reads, text, *writes], 1))
+        read.append(around.first(1, text.device, text.dtype) if part.starts else earlier.carried)
+        columns.append(around.columns(text, read[-1], begins=part.begins, ends=part.ends))
     width, cached = max(part.shape[1] for part in columns), max(part.cached for part in parts)
     padded = torch.cat([nn.functional.pad(part, (0, 0, width - part.shape[1], 0)) for part in columns])
     mask = torch.zeros(len(parts), cached + width, dtype=torch.long, device=padded.device)
     for row, (part, column) in enumerate(zip(parts, columns, strict=True)):
         mask[row, cached - part.cached : cached] = 1
         mask[row, cached + width - column.shape[1] :] = 1
-    output, layers = read_columns(
-        backbone,
+    ends = [part.ends for part in parts]
+    logits, carried, layers = around.read(
         padded,
         _padded_past(parts, cached) if cached else (),
+        join_rows(read),
+        ends=torch.tensor(ends, device=padded.device) if any(ends) else False,
         caches=caches,
-        hidden_states=any(part.ends for part in parts),
         mask=mask,
         positions=(mask.cumsum(1) - 1).clamp_min(0)[:, cached:],
     )
     results: list[RowResult] = []
     for row, (part, earlier) in enumerate(zip(parts, before, strict=True)):
-        end = width - (memories[row].shape[1] if part.ends else 0)
-        logits = output.logits[row, end - len(part.tokens) : end]
-        memory, kept = memories[row], tuple[KeyValueState, ...]()
-        if part.ends:
-            memory = tokens.keep(output.hidden_states[-1][row : row + 1, end:])
-        elif caches:
+        end = width - (around.slots if part.ends else 0)
+        kept = tuple[KeyValueState, ...]()
+        if caches and not part.ends:
             kept = tuple(_real_entries(layer, row, mask[row].bool()) for layer in layers)
-        results.append(RowResult(logits=[*earlier.logits, logits], memory=memory, layers=kept))
+        results.append(
+            RowResult(
+                logits=[*earlier.logits, logits[row, end - len(part.tokens) : end]],
+                carried=row_of_tensors(carried, row),
+                layers=kept,
+            )
+        )
     return results
 
 

@@ -7,9 +7,23 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from retentive.layers.memory.associative import AssociativeState
 from retentive.layers.mixers.key_value_cache import KeyValueState
 from retentive.shapes import Memory
-from retentive.state import ModelState, RaggedFields, join_rows
+from retentive.state import ModelState, RaggedFields, RecurrentState, join_rows, map_tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried(RecurrentState):
+    """What passes from segment to segment.
+
+    Attributes:
+        memory: The memory tokens; none with an associative memory.
+        associations: The associative memory of each block; empty without one.
+    """
+
+    memory: Memory
+    associations: tuple[AssociativeState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +37,7 @@ class HuggingFaceMemoryState(ModelState):
         memory: What the unfinished segment reads.
         segment: Its tokens, at the end of the row.
         real: Which of them are there; None where rows have equally many.
+        associations: The associative memory of each block; empty without one.
     """
 
     ragged: ClassVar[RaggedFields] = {"real": {"segment": 1}}
@@ -30,19 +45,32 @@ class HuggingFaceMemoryState(ModelState):
     memory: Memory
     segment: Int[Tensor, "batch unfinished"]
     real: Bool[Tensor, "batch unfinished"] | None = None
+    associations: tuple[AssociativeState, ...] = ()
+
+    @property
+    def carried(self) -> Carried:
+        """What the unfinished segment reads."""
+        return Carried(memory=self.memory, associations=self.associations)
 
 
 def row_of(state: HuggingFaceMemoryState, row: int) -> HuggingFaceMemoryState:
     one = slice(row, row + 1)
     segment = state.segment[one]
+    carried = row_of_tensors(state.carried, row)
     return replace(
         state,
         layers=tuple(_row_of_layer(cast("KeyValueState", layer), row) for layer in state.layers),
         position=state.position[one],
-        memory=state.memory[one],
+        memory=carried.memory,
+        associations=carried.associations,
         segment=segment if state.real is None else segment[:, state.real[row]],
         real=None,
     )
+
+
+def row_of_tensors(carried: Carried, row: int) -> Carried:
+    """What one row carries."""
+    return map_tensors(carried, lambda tensor: tensor[row : row + 1])
 
 
 def _row_of_layer(layer: KeyValueState, row: int) -> KeyValueState:
@@ -72,11 +100,13 @@ def side_by_side(states: list[HuggingFaceMemoryState]) -> HuggingFaceMemoryState
     even = len(set(lengths)) == 1
     if not all(has_cache(state) for state in states if state.segment.shape[1]):
         states = [replace(state, layers=_without_entries(state)) for state in states]
+    carried = join_rows([state.carried for state in states])
     return replace(
         states[0],
         layers=tuple(join_rows(column) for column in zip(*(state.layers for state in states), strict=True)),
         position=torch.cat([state.position for state in states]),
-        memory=torch.cat([state.memory for state in states]),
+        memory=carried.memory,
+        associations=carried.associations,
         segment=torch.cat(segment),
         real=None if even else torch.stack([places >= longest - length for length in lengths]),
     )
