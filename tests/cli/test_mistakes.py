@@ -166,3 +166,21 @@ def test_a_server_has_no_empty_name_or_place(option: str, capsys: pytest.Capture
         main(["serve", "model", f"--{option}="])
     assert stopped.value.code == 2
     assert f"{option} must be left out or name something, but is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("train --objective.share 0.2", "--objective.share; what an objective takes stands below its own name"),
+        ("train --masked_tokens.share 0.2", "--masked_tokens.share 0.2; these are options of --objective"),
+        ("train --family.x=retnet", "--family.x=retnet."),
+        ("train --data.window.x 3", "--data.window.x"),
+        ("recall --seeds.x 3", "--seeds.x"),
+        ("index search words --k.x.y 3", "--k.x.y"),
+    ],
+)
+def test_no_option_stands_below_one_that_takes_a_value(typed: str, said: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(typed.split())
+    assert stop.value.code == 2
+    assert f"unrecognized arguments: {said}" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.cli.options.file import typed_or_in_file
-from retentive.cli.options.from_config import add_config, read_config
+from retentive.cli.options.from_config import add_choice, add_config, read_config
 from retentive.cli.options.model import add_model_options, read_model_options, starting_config
 from retentive.models.registry import family_names, preset_names
 from retentive.training.curriculum.run import CurriculumRunConfig, run_curriculum
@@ -16,8 +16,8 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     family = typed_or_in_file(arguments, "family") or DEFAULT_FAMILY
     sizes = preset_names(family)
     size = typed_or_in_file(arguments, "size") or sizes[0]
-    parser.add_argument("--family", default=family, choices=family_names(), help="Kind of model.")
-    parser.add_argument("--size", default=sizes[0], choices=sizes, help="Where the options of --model start from.")
+    add_choice(parser, "family", family_names(), default=family, text="Kind of model.")
+    add_choice(parser, "size", sizes, default=sizes[0], text="Where the options of --model start from.")
     add_config(parser, CurriculumRunConfig)
     add_model_options(parser, "model", starting_config(family, size, None, None, None))
 

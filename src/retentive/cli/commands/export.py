@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints import load_model
 from retentive.checkpoints.devices import chosen_device
-from retentive.cli.options.from_config import read_config
+from retentive.cli.options.from_config import add_choice, read_config
 from retentive.engine.packaged import FORMATS, export_steps
 from retentive.files.targets import check_folder_target
 
@@ -37,9 +37,9 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     """The two folders in their order, and how."""
     parser.add_argument("model", type=Path, help="folder of a model")
     parser.add_argument("out", type=Path, help="folder that is made")
-    parser.add_argument("--format", choices=FORMATS, default="aoti", help="AOTInductor's packages, or an ONNX file")
+    add_choice(parser, "format", FORMATS, default="aoti", text="AOTInductor's packages, or an ONNX file")
     parser.add_argument("--bits", type=int, help="8 or 4: round the weights of an ONNX file")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the steps will run")
+    add_choice(parser, "device", ("auto", "cpu", "cuda"), default="auto", text="where the steps will run")
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:

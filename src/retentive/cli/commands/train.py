@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from retentive.checkpoints.manifest import read_manifest
 from retentive.cli.options.file import ReadsOptionsFiles, typed_or_in_file
-from retentive.cli.options.from_config import add_config, read_config
+from retentive.cli.options.from_config import CommandParser, add_choice, add_config, read_config
 from retentive.cli.options.model import (
     SOME_VOCABULARY,
     add_model_options,
@@ -43,8 +43,8 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     for name in ("init", "retrofit"):
         if typed_or_in_file(arguments, "size") and typed_or_in_file(arguments, name):
             raise ValueError(f"size must be left out with {name}, a saved model of its own sizes, but is {size!r}.")
-    parser.add_argument("--family", default=family, choices=family_names(), help="Kind of model.")
-    parser.add_argument("--size", default=sizes[0], choices=sizes, help="Where the options of --model start from.")
+    add_choice(parser, "family", family_names(), default=family, text="Kind of model.")
+    add_choice(parser, "size", sizes, default=sizes[0], text="Where the options of --model start from.")
     trained = typed_or_in_file(arguments, "retrofit") or None
     inner = inner_option(family, size)
     renamed = old_names(config_class(family))
@@ -53,8 +53,8 @@ def add_options(parser: ArgumentParser, arguments: list[str]) -> None:
     start = starting_config(family, size, kind, trained, init, vocab_size)
     if inner and trained is None:
         kinds = [name for name in family_names() if is_plain_decoder(name)]
-        kind = f"Kind of decoder below --model.{inner}."
-        parser.add_argument(f"--{inner}", default=getattr(start, inner).family, choices=kinds, help=kind)
+        text = f"Kind of decoder below --model.{inner}."
+        add_choice(parser, inner, kinds, default=getattr(start, inner).family, text=text)
         if isinstance(parser, ReadsOptionsFiles):
             parser.renamed |= {old: new for old, new in renamed.items() if new == inner}
     add_config(parser, TrainConfig, leave_out=frozenset({"objective"}))
@@ -97,9 +97,14 @@ def _vocab_size(store: str | None) -> int:
 def _add_objective(parser: ArgumentParser, name: str) -> None:
     """Options for what is minimised, and for the fields of its config below its name."""
     text = "What training minimises; with --help, its own options are shown as well."
-    parser.add_argument("--objective", default=DEFAULT_OBJECTIVE, choices=tuple(OBJECTIVES), help=text)
+    add_choice(parser, "objective", tuple(OBJECTIVES), default=DEFAULT_OBJECTIVE, text=text)
     if name in OBJECTIVES and dataclasses.fields(cast("Any", OBJECTIVES[name])):
         parser.add_class_arguments(OBJECTIVES[name], name, instantiate=False)
+    if isinstance(parser, CommandParser):
+        below = [other for other in OBJECTIVES if dataclasses.fields(cast("Any", OBJECTIVES[other]))]
+        parser.elsewhere |= {other: f"these are options of --objective {other}" for other in below if other != name}
+        example = name if name in below else next(iter(below))
+        parser.elsewhere["objective"] = f"what an objective takes stands below its own name, --{example}.OPTION"
 
 
 def _read_objective(options: Namespace) -> ObjectiveConfig:

@@ -152,7 +152,8 @@ def typed_or_in_file(arguments: list[str], option: str, *before: str) -> str | N
         option: Its name.
         before: Names that it had before.
     """
-    typed = in_file = None
+    typed: str | None = None
+    in_file: object = None
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         value = value if equals else next(iter(arguments[place + 1 :]), "")
@@ -161,7 +162,8 @@ def typed_or_in_file(arguments: list[str], option: str, *before: str) -> str | N
         elif name == "--config":
             given = _options_given(value)
             in_file = next((given[each] for each in (option, *before) if each in given), in_file)
-    return in_file if typed is None else typed
+    # What is no text, such as a list, is refused when all is read.
+    return (in_file if isinstance(in_file, str) else None) if typed is None else typed
 
 
 def _options_given(config: str) -> dict[str, Any]:

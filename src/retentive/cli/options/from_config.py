@@ -3,9 +3,10 @@
 import difflib
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
@@ -58,6 +59,8 @@ class CommandParser(ArgumentParser):
         files: Option -> the file of ``--config`` that gives it; shared with the parsers of subcommands.
         typed: Options on the command line, which take the place of those in files; shared too.
         renamed: Option, or group of options, by its name before -> by today's name; shared too.
+        elsewhere: Group of options that another choice would give -> what to type for them.
+        choices: Option that is one of several words -> these.
     """
 
     def __init__(self, *, parent: "CommandParser | None" = None, **given: Any) -> None:
@@ -69,8 +72,27 @@ class CommandParser(ArgumentParser):
         self.files: dict[str, str] = {} if parent is None else parent.files
         self.typed: set[str] = set() if parent is None else parent.typed
         self.renamed: dict[str, str] = {} if parent is None else parent.renamed
+        self.elsewhere: dict[str, str] = {}
+        self.choices: dict[str, Sequence[str]] = {}
         file_help = "YAML file with these options; the command line overrides it"
         self.add_argument("--config", action=OptionsFile, help=file_help)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None, **given: Any) -> Namespace:  # type: ignore[override]
+        """Parse, and refuse options below one that has none: argparse takes ``--seeds.x 3`` for that one."""
+        known = self._option_string_actions
+        groups = {name.rpartition(".")[0] for name in known}
+        for argument in args or ():
+            option = argument.partition("=")[0]
+            above = option
+            while "." in above and above not in known:
+                above = above.rpartition(".")[0]
+            if option[:2] == "--" and above != option and above in known and above not in groups:
+                self.error(f"unrecognized arguments: {argument}")
+        parsed = super().parse_args(args, namespace, **given)
+        for name, words in self.choices.items():
+            if parsed.get(name) is None:  # which the library lets pass
+                self.error(f'Parser key "{name}": must be one of {", ".join(map(repr, words))}, but is null')
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with the message, the option that may have been meant, and where all are explained."""
@@ -100,7 +122,9 @@ class CommandParser(ArgumentParser):
         asked = next((word.split("=")[0] for word in words if word.startswith("--")), None)
         if asked is None and self.first_word is not None:
             return f"; the {self.first_word} stands first: {self.prog} {self.first_word.upper()} --option value ..."
-        names = [name for name in self._option_string_actions if name.startswith("--")]
+        if asked and asked[2:].partition(".")[0] in self.elsewhere:
+            return f"; {self.elsewhere[asked[2:].partition('.')[0]]}."
+        names = [name for name in self._option_string_actions if name.startswith("--") and f"{name}." not in f"{asked}"]
         near = difflib.get_close_matches(asked or "", names, 1)
         longer = [name for name in names if asked and name.startswith(asked)]
         if asked and (near or len(longer) == 1):
@@ -116,7 +140,10 @@ def _in_one_line(message: str) -> str:
     )
     message = _REFUSED.sub(r"\g<name> must ", message)
     message = _NO_PATH.sub(r"\g<name> \g<rule>", message)
-    message = _CHOICE.sub(r"\g<name> must be one of \g<choices>, but is \g<value>", message)
+    message = _CHOICE.sub(
+        lambda found: f"{found['name']} must be one of {found['choices']}, but is {found['value'].strip() or repr('')}",
+        message,
+    )
     group = _GROUP.search(message)
     if group:
         name, value = group["name"], group["value"]
@@ -154,6 +181,14 @@ def add_config(
     for action in options_of(parser):
         if action.dest in claims:
             action.nargs, action.const = "?", True  # a claim can stand alone: --echo is --echo true
+
+
+def add_choice(parser: ArgumentParser, name: str, choices: Sequence[str], *, default: str, text: str) -> None:
+    """Add an option that is one of several words; what a file says in its place, null too, is refused."""
+    if isinstance(parser, CommandParser):
+        parser.choices[name] = choices
+    kind = cast("Any", Literal)[tuple(choices)]
+    parser.add_argument(f"--{name}", type=kind, default=default, help=text)
 
 
 def read_config(parser: ArgumentParser, options: Namespace, kind: type[Config], **given: Any) -> Config:
