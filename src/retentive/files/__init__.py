@@ -19,7 +19,15 @@ from retentive.files.json_files import (
 )
 from retentive.files.locks import has_writer, only_writer
 from retentive.files.names import TEMPORARY_SUFFIX, display_name, is_temporary, temporary_name
-from retentive.files.writing import GrowingFile, explain_full_disk, fill_atomically, full_disk, sync, write_atomically
+from retentive.files.writing import (
+    GrowingFile,
+    explain_full_disk,
+    fill_atomically,
+    full_disk,
+    is_full_disk,
+    sync,
+    write_atomically,
+)
 
 __all__ = [
     "TEMPORARY_SUFFIX",
@@ -35,6 +43,7 @@ __all__ = [
     "folder_written_atomically",
     "full_disk",
     "has_writer",
+    "is_full_disk",
     "is_temporary",
     "json_checksum",
     "new_folder",

@@ -131,9 +131,14 @@ def explain_full_disk(path: Path) -> Generator[None]:
         raise full_disk(path, error.errno or errno.ENOSPC) from error
 
 
+def is_full_disk(error: OSError) -> bool:
+    """Whether an error says that a disk has no room, or that a quota or limit is reached."""
+    return error.errno in _FULL_DISK
+
+
 def lacks_cure(error: OSError) -> bool:
     """Whether an error is that of a full disk as the system raises it, without a word on what helps."""
-    return error.errno in _FULL_DISK and "free some space" not in str(error)
+    return is_full_disk(error) and "free some space" not in str(error)
 
 
 def full_disk(path: Path, code: int = errno.ENOSPC) -> OSError:

@@ -24,7 +24,7 @@ from retentive.retrieval.search.asking import find_answers, search_chunks
 from retentive.retrieval.search.searcher import Searcher
 from retentive.retrieval.verify import Damage, verify_store
 from retentive.retrieval.versions.build import Builder, BuildReport, kept_index, refuse_foreign_folder, writing
-from retentive.retrieval.versions.garbage import Freed, collect_garbage, compact
+from retentive.retrieval.versions.garbage import Freed, collect_garbage, compact_in_room
 from retentive.retrieval.versions.updates import add_documents, reindexed, remove_documents, sync_documents
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.tokenizer import Tokenizer
@@ -272,9 +272,9 @@ class Datastore:
         with writing(self.folder):
             self._refresh()
             removed = len(self.manifest.removed)
-            manifest = compact(self._builder(engine), self.manifest, self.report)
+            manifest, freed = compact_in_room(self._builder(engine), self.manifest, self.report)
             self._show(manifest)
-            return collect_garbage(self.folder, manifest, removed)
+            return freed + collect_garbage(self.folder, manifest, removed)
 
     def reindex(self, *, index: IndexConfig | None = None, engine: Engine | None = None) -> BuildReport:
         """Make vectors and indexes again where they are missing or damaged, one index of vectors over everything.

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
+from retentive.files import full_disk
 from retentive.retrieval import Datastore, HybridEncoder, IndexConfig, NeighbourConfig
 from retentive.retrieval.verify import verify_store
+from retentive.retrieval.versions import garbage
+from retentive.retrieval.versions.garbage import compact
 from retrieval.texts import HashedWords, make_documents, names_current, snapshot
 
 ENCODERS = {"lexical": None, "own": HashedWords(), "hybrid": HybridEncoder(HashedWords())}
@@ -227,3 +230,29 @@ def test_a_name_is_one_name_and_not_its_letters(tmp_path):
     assert sorted(store.search("apple", k=3, exclude_documents="ab").ids[0].tolist()) == [-1, 1, 2]
     store.remove("ab")
     assert [name for _, name in store.corpus.names()] == ["a", "b"]
+
+
+def test_gc_on_a_full_disk_deletes_what_is_not_needed_first_and_then_says_what_it_needs(tmp_path, monkeypatch):
+    store = build(tmp_path / "s", [(f"{number}", f"shared words and secret{number}") for number in range(9)])
+    store.remove(["4"])
+    before, tried = len(list((tmp_path / "s" / "manifests").iterdir())), []
+
+    def full(*given):
+        tried.append(len(list((tmp_path / "s" / "manifests").iterdir())))
+        if len(tried) != 2:
+            raise full_disk(tmp_path / "s")
+        return compact(*given)
+
+    monkeypatch.setattr(garbage, "compact", full)
+    freed = store.gc()
+    assert (before, tried) == (2, [2, 1])
+    assert freed.documents == 1
+    assert freed.files > 1
+    monkeypatch.setattr(garbage, "compact", compact)
+    assert store.gc().files == 0
+    assert verify_store(tmp_path / "s") == []
+    tried[:] = [0, 0]
+    monkeypatch.setattr(garbage, "compact", full)
+    with pytest.raises(OSError, match=r"free some space.*gc writes the text that stays before it deletes"):
+        store.gc()
+    assert verify_store(tmp_path / "s") == []

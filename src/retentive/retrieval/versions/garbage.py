@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from retentive.errors import DamagedFileError
-from retentive.files import read_checked_json, remove
+from retentive.files import is_full_disk, read_checked_json, remove
 from retentive.retrieval.blocks.block import SUFFIX, key_of
 from retentive.retrieval.blocks.chunking import CHUNKS
 from retentive.retrieval.blocks.corpus import Corpus
@@ -33,6 +33,10 @@ class Freed:
     files: int
     bytes: int
 
+    def __add__(self, other: "Freed") -> "Freed":
+        """Both together."""
+        return Freed(self.documents + other.documents, self.files + other.files, self.bytes + other.bytes)
+
 
 def compact(builder: Builder, before: Manifest, report: BuildReport) -> Manifest:
     """A version without removed documents, their blocks cut again from the kept text; chunks get other ids.
@@ -52,6 +56,33 @@ def compact(builder: Builder, before: Manifest, report: BuildReport) -> Manifest
     if draft == before:
         return before
     return builder.finish(builder.complete(draft, [], report, trusted=replace(before, indexes=())))
+
+
+def compact_in_room(builder: Builder, before: Manifest, report: BuildReport) -> tuple[Manifest, Freed]:
+    """`compact`; where the disk is full, what the version before does not need is deleted, and it is tried once more.
+
+    That is not done at first: what an interrupted `compact` had finished is not needed by that version either, and is
+    taken up.
+
+    Returns:
+        The new version, and what was deleted.
+
+    Raises:
+        OSError: If there is no room even so.
+    """
+    try:
+        return compact(builder, before, report), Freed(0, 0, 0)
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+    freed = collect_garbage(builder.folder, before, 0)
+    try:
+        return compact(builder, before, report), freed
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        first = "gc writes the text that stays before it deletes the files in which removed documents are"
+        raise OSError(error.errno, f"{error.strerror}; {first}", error.filename) from error
 
 
 def _groups(builder: Builder, corpus: Corpus) -> Iterator[list[int]]:
