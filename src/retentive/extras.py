@@ -40,12 +40,13 @@ EXTRA_OF = {
 """Module -> the extra of this package that installs it."""
 
 
-def require(package: str, purpose: str) -> None:
+def require(package: str, purpose: str, *, extra: str | None = None) -> None:
     """Import a package of an extra, or say which one brings it.
 
     Args:
         package: Its module, a key of `EXTRA_OF`.
         purpose: What needs it, as the first words of the error.
+        extra: The one that brings all that the purpose needs, where several bring the package.
 
     Raises:
         ModuleNotFoundError: If it is not installed.
@@ -55,9 +56,9 @@ def require(package: str, purpose: str) -> None:
     except ModuleNotFoundError as error:
         if error.name != package:  # it is there, and what it needs itself is not
             raise
-        raise ModuleNotFoundError(missing(package, purpose), name=package) from error
+        raise ModuleNotFoundError(missing(package, purpose, extra=extra), name=package) from error
 
 
-def missing(package: str, purpose: str = "this") -> str:
+def missing(package: str, purpose: str = "this", *, extra: str | None = None) -> str:
     """What is said of a package that is not installed."""
-    return f"{purpose} needs {package}, which is not installed: pip install 'retentive[{EXTRA_OF[package]}]'"
+    return f"{purpose} needs {package}, which is not installed: pip install 'retentive[{extra or EXTRA_OF[package]}]'"

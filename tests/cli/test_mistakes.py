@@ -2,6 +2,7 @@
 
 import errno
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from retentive.cli import registry
 from retentive.cli.commands import evaluate
 from retentive.cli.main import main
 from retentive.cli.mistakes import explanation, is_first_to_say, is_out_of_memory, out_of_memory
-from retentive.extras import EXTRA_OF
+from retentive.extras import EXTRA_OF, require
 from retentive.files.progress import say
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 MODULES = {"faiss-cpu": "faiss", "lm-eval": "lm_eval", "pyyaml": "yaml"}
+SOURCES = "\n".join(path.read_text() for path in (Path(__file__).parents[2] / "src").rglob("*.py"))
 WITHOUT_A_MODULE_OF_OURS = {"retentive"}
 OF_DEVELOPERS = {"dev", "docs", "test"}
 
@@ -33,6 +35,15 @@ def test_every_extra_is_known_by_its_modules():
                 extras.setdefault(MODULES.get(name, name.replace("-", "_")), set()).add(extra)
     assert set(EXTRA_OF) == set(extras)
     assert all(EXTRA_OF[module] in having for module, having in extras.items())
+
+
+def test_a_package_of_several_extras_is_named_by_the_one_that_the_purpose_needs(monkeypatch: pytest.MonkeyPatch):
+    for package, purpose, extra in re.findall(r'require\("(\w+)", "([\w -]+)", extra="(\w+)"\)', SOURCES):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ModuleNotFoundError, match=rf"{purpose} needs {package}.*retentive\[{extra}\]"):
+            require(package, purpose, extra=extra)
+        brought = " ".join(PROJECT["optional-dependencies"][extra])
+        assert package in brought
 
 
 def test_an_error_of_our_own_keeps_its_traceback():

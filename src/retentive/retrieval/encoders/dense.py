@@ -120,7 +120,7 @@ class DenseEncoder:
         """
         if Path(self.model).is_dir():
             return Path(self.model)
-        require("transformers", "a dense encoder")
+        require("transformers", "a dense encoder", extra="retrieval")
         from huggingface_hub import snapshot_download
 
         try:
@@ -300,7 +300,7 @@ class DenseEncoder:
 
     @cached_property
     def _network(self) -> "torch.nn.Module":
-        require("transformers", "a dense encoder")
+        require("transformers", "a dense encoder", extra="retrieval")
         import torch
         from transformers import AutoModel
 

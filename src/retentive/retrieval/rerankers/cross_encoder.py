@@ -127,7 +127,7 @@ class CrossEncoder:
 
     @cached_property
     def _network(self) -> "torch.nn.Module":
-        require("transformers", "a cross-encoder")
+        require("transformers", "a cross-encoder", extra="retrieval")
         from transformers import AutoModelForSequenceClassification
 
         network, told = load_quietly(

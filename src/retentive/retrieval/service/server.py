@@ -64,7 +64,7 @@ def serve_store(
     if stdio:
         server.run("stdio")
         return
-    require("uvicorn", "serving a store")
+    require("uvicorn", "serving a store", extra="mcp")
     import uvicorn
 
     app = make_app(library, server, host)
