@@ -2,17 +2,21 @@
 
 import io
 import os
+import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from laws.families import small_config, small_model
 from retentive.checkpoints import load_model, save_model
+from retentive.cli.commands import chat
 from retentive.cli.interrupts import Interrupts
 from retentive.cli.main import main
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.files import full_disk
 from retentive.generation.chat.conversation import Chat, Conversation
 from retentive.generation.chat.sessions import list_sessions, load_conversation, save_conversation, session_path
 from retentive.generation.generator import generate
@@ -134,6 +138,7 @@ def test_in_the_terminal(folder: Path, tmp_path: Path, monkeypatch, capsys):
         folder,
         monkeypatch,
         "Hi",
+        "/sessions",
         "And?",
         "/fork",
         "Again?",
@@ -144,6 +149,7 @@ def test_in_the_terminal(folder: Path, tmp_path: Path, monkeypatch, capsys):
     )
     first = capsys.readouterr()
     assert "conversation one (new)" in first.err
+    assert re.search(r"^one +1 answer +\d", first.out, re.MULTILINE)
     assert "one stays as it is; this is one-2." in first.err
     assert first.err.count("0 of them again; wrote 3") == 3
     assert "there are no sources: the model reads no datastore" in first.err
@@ -166,6 +172,42 @@ def test_in_the_terminal(folder: Path, tmp_path: Path, monkeypatch, capsys):
     said = capsys.readouterr().out.rstrip("\n\ufffd")
     talk(folder, monkeypatch, "More?")
     assert capsys.readouterr().out.rstrip("\n\ufffd") == said, "generate --chat goes on as chat does"
+
+
+def test_what_was_not_kept_is_never_said_to_be(folder: Path, monkeypatch, capsys):
+    """Where a disk is full: leaving for another conversation, a copy and the end try again, and tell."""
+    path = folder.parent / "chats" / "full.safetensors"
+
+    def full(*given: object) -> None:
+        raise full_disk(path)
+
+    monkeypatch.setattr(chat, "save_conversation", full)
+    with pytest.raises(SystemExit) as stop:
+        talk(folder, monkeypatch, "Hi", "/fork two", "/resume other", "/quit", session="full")
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("free some space") == 4
+    assert "kept" not in said
+    assert "stays as it is" not in said
+
+    def room(number: int) -> None:
+        if number == 2:  # as the second line is read
+            monkeypatch.setattr(chat, "save_conversation", save_conversation)
+
+    for last in ("/quit", "/fork two", "/resume none"):
+        monkeypatch.setattr(chat, "save_conversation", full)
+        lines = iter([(1, "Hi"), (2, last), (3, None)])
+
+        def line(lines: Iterator[tuple[int, str | None]] = lines) -> str | None:
+            number, text = next(lines)
+            room(number)
+            return text
+
+        monkeypatch.setattr(chat, "_line", line)
+        main(["chat", str(folder), "--folder", str(path.parent), "--session", "full", "--max-new-tokens", "3"])
+        assert load_conversation(path, load_model(folder)).turns == 1
+        path.unlink()
+    assert capsys.readouterr().err.count("kept: go on with") == 3
 
 
 def test_what_cannot_be_said(folder: Path, tmp_path: Path, capsys, tokenizer):

@@ -11,6 +11,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from retentive.cli.interrupts import Interrupts
+from retentive.cli.mistakes import explanation
 from retentive.cli.options.from_config import add_config, read_config
 from retentive.errors import RetentiveError
 from retentive.files.targets import check_folder_target
@@ -80,8 +81,13 @@ def _listed(folder: Path) -> str:
         return f"there are no conversations in {folder}."
     width = max(len(one.name) for one in found)
     return "\n".join(
-        f"{one.name:<{width}}  {one.turns:>4} answers  {one.tokens_read:>8,} tokens  {one.said[:60]}" for one in found
+        f"{one.name:<{width}}  {_answers(one.turns):>12}  {one.tokens_read:>8,} tokens  {one.said[:60]}"
+        for one in found
     )
+
+
+def _answers(number: int) -> str:
+    return f"{number:,} answer{'' if number == 1 else 's'}"
 
 
 class Terminal:
@@ -97,6 +103,7 @@ class Terminal:
     def __init__(self, chat: OpenChat, config: ChatConfig, name: str, conversation: Conversation) -> None:
         self._chat, self._config = chat, config
         self._name, self._conversation = name, conversation
+        self._is_kept = True
         self._sources: list[str] = []
         self._commands: dict[str, Callable[[str], None]] = {
             "help": lambda _: print(HELP),
@@ -110,19 +117,24 @@ class Terminal:
     def greet(self) -> None:
         """Say what goes on."""
         turns = self._conversation.turns
-        known = f"{turns} answers, {self._conversation.tokens_read:,} tokens" if turns else "new"
+        known = f"{_answers(turns)}, {self._conversation.tokens_read:,} tokens" if turns else "new"
         _say(f"conversation {self._name} ({known}); /help lists what else can be typed.")
 
     def take(self, line: str | None) -> bool:
-        """Do what a line says; False where the user ends it."""
+        """Do what a line says; False where the user ends it.
+
+        Raises:
+            OSError: If it is ended and cannot be kept.
+        """
         if line is None or line.strip() == "/quit":
+            self._keep()
             if self._conversation.turns:
                 _say(f"kept: go on with --session {self._name}")
             return False
         try:
             self._do(line.strip())
         except (RetentiveError, ValueError, OSError) as error:
-            _say(str(error))
+            _say(explanation(error) or str(error))
         return True
 
     def _do(self, line: str) -> None:
@@ -148,7 +160,8 @@ class Terminal:
             return
         if self._chat.sources is not None:
             self._sources = self._chat.sources.new_lines(answer.tokens)
-        save_conversation(self._conversation, session_path(self._config.folder, self._name), self._chat.model)
+        self._is_kept = False
+        self._keep()
         if not answer.ended and answer.num_written == self._config.max_new_tokens:
             _say(f"the answer was ended after {answer.num_written} tokens; --max_new_tokens allows longer ones.")
         if self._config.show_tokens:
@@ -158,6 +171,12 @@ class Terminal:
                 f"read {answer.num_read} tokens in {first - begin:.2f} s, 0 of them again; wrote {answer.num_written} "
                 f"({rate}); {self._conversation.tokens_read:,} in all."
             )
+
+    def _keep(self) -> None:
+        """Write the conversation where that failed before, as on a full disk, or was not tried yet."""
+        if not self._is_kept:
+            save_conversation(self._conversation, session_path(self._config.folder, self._name), self._chat.model)
+            self._is_kept = True
 
     def _print(self, answer: Answer) -> float | None:
         """Write an answer as it comes, until it ends or Ctrl-C; return when its first token came.
@@ -184,6 +203,7 @@ class Terminal:
         path = session_path(self._config.folder, name)
         if path.exists():
             raise ValueError(f"there is a conversation {name} already: /resume {name} goes on with it.")
+        self._keep()
         save_conversation(self._conversation, path, self._chat.model)
         _say(f"{self._name} stays as it is; this is {name}.")
         self._name = name
@@ -204,6 +224,7 @@ class Terminal:
     def _resume(self, name: str) -> None:
         if not name:
             raise ValueError("/resume needs the name of a conversation; /sessions lists them.")
+        self._keep()
         self._conversation = load_conversation(session_path(self._config.folder, name), self._chat.model)
         self._name, self._sources = name, []
         self.greet()
