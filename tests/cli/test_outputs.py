@@ -39,6 +39,7 @@ WRITERS = {
     "retro_evidence": ("output", ["/nowhere/text", "--output={}"]),
     "retrieval_evidence": ("output", ["/nowhere/text", "--output={}"]),
     "demo": ("output", ["--corpus=/nowhere/text", "--output={}"]),
+    "index evaluate": ("run", ["/nowhere/queries", "--judgements=/nowhere/judged", "--store=text", "--run={}"]),
     "index build": ("store", ["--source=/nowhere/text", "--store={}"]),
 }
 """Command -> the option that names its output, and arguments with which the work fails as soon as it begins: the model
@@ -52,7 +53,7 @@ OF_A_STORE = {
     "index upgrade": [],
 }
 """Those that write into what must be there already."""
-READERS = {"index search", "index evaluate", "index list", "index verify", "index info", "index plan"}
+READERS = {"index search", "index list", "index verify", "index info", "index plan"}
 SERVERS = {"serve", "index serve"}
 """They write when they are asked to; `tests/serving` and `tests/retrieval/service` see what they say."""
 

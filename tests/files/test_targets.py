@@ -1,10 +1,12 @@
 """Output that cannot be written is refused before the work, and the check leaves nothing behind."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from retentive.files.targets import check_file_target, check_folder_target
+from retentive.files.writing import write_atomically
 
 UNWRITABLE = Path("/proc/sys")  # for everybody, root too
 
@@ -49,3 +51,16 @@ def test_a_place_that_is_not_ours_is_refused():
         check_file_target("output", UNWRITABLE / "a.json", suggestion="a.json")
     with pytest.raises(ValueError, match=message):
         check_folder_target("output", UNWRITABLE / "new")
+
+
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path: Path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(ValueError, match=r"save_state must be a file, but .* is a device or a pipe"):
+            check_file_target("save_state", path, suggestion="x")
+        with pytest.raises(ValueError, match="is a device or a pipe, which would be replaced"):
+            write_atomically(path, b"x")
+        assert path.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from retentive.files.names import is_temporary
+from retentive.files.writing import is_special
 
 
 def check_file_target(option: str, path: Path, *, suggestion: str) -> None:
@@ -15,10 +16,14 @@ def check_file_target(option: str, path: Path, *, suggestion: str) -> None:
         suggestion: A name for it, for who gives a folder.
 
     Raises:
-        ValueError: If ``path`` is a folder, is below a file, or is where this process may not write.
+        ValueError: If ``path`` is a folder, a device, a pipe, below a file, or where this process may not write.
     """
     if path.is_dir():
         raise ValueError(f"{option} must be a file, but {path} is a folder: give {path / suggestion}.")
+    if is_special(path):
+        raise ValueError(
+            f"{option} must be a file, but {path} is a device or a pipe, which would be replaced: choose another name."
+        )
     folder = _nearest(path.parent)
     if not folder.is_dir():
         raise ValueError(f"{option} must be a file in a folder, but {folder} is a file: choose another name.")

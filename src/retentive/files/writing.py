@@ -71,7 +71,12 @@ def fill_atomically(path: Path, fill: Callable[[Path], object], *, several_write
         fill: Writes the file at the path that it is called with.
         several_writers: Whether other processes may write the same file at the same time. Each then writes a temporary
             file of its own, which `is_temporary` recognises; otherwise the name is fixed and the next write reuses it.
+
+    Raises:
+        ValueError: If the path is that of a device or a pipe.
     """
+    if is_special(path):
+        raise ValueError(f"{path} must be a file, but is a device or a pipe, which would be replaced: choose a name.")
     temporary = temporary_name(path) if several_writers else path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         with explain_full_disk(path):
@@ -85,6 +90,11 @@ def fill_atomically(path: Path, fill: Callable[[Path], object], *, several_write
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is that of a device or a pipe, as ``/dev/null`` is, which a new file would replace."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def write_atomically(

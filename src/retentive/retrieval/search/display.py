@@ -8,6 +8,7 @@ from typing import Any
 
 from retentive.files import write_atomically
 from retentive.files.progress import say, with_progress
+from retentive.files.targets import check_file_target
 from retentive.retrieval.manifest import FolderRecord, version_keys
 from retentive.retrieval.neighbours.table import TABLES
 from retentive.retrieval.rerankers import Reranker
@@ -126,8 +127,10 @@ def evaluate_store(
         rerank: What judges the first answers again, as for `Datastore.answers`.
 
     Raises:
-        ValueError: If a query is judged that is not asked.
+        ValueError: If a query is judged that is not asked, or the ranking could not be written.
     """
+    if run_file is not None:
+        check_file_target("run", run_file, suggestion="ranking.txt")
     topics, judged = read_topics(queries), read_judgements(judgements)
     if unknown := judged.keys() - topics.keys():
         raise ValueError(f"{judgements} judges query {min(unknown)!r}, which is not in {queries}.")
