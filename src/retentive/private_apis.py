@@ -171,6 +171,13 @@ def product_of_eight_bits(x: "torch.Tensor", values: "torch.Tensor", scales: "to
     return torch.ops.aten._weight_int8pack_mm(x, values, scales)
 
 
+def product_of_whole_numbers(x: "torch.Tensor", values: "torch.Tensor") -> "torch.Tensor":
+    """Return ``x @ values.T`` of int8 as int32 (torch 2.13; exact where the CPU has instructions for it)."""
+    import torch
+
+    return torch._int_mm(x, values.t())  # pyright: ignore[reportPrivateUsage]
+
+
 def pack_four_bits(values: "torch.Tensor") -> "torch.Tensor":
     """Return numbers of 4 bits, given as int32, in the order of torch's kernel for this CPU (torch 2.13)."""
     import torch

@@ -5,16 +5,26 @@ zero for each group of inputs, ``weight = (values - 8) * scale + zero`` (``_weig
 byte, the even input in the high half, as the same kernel for GPUs and gpt-fast keep them.
 
 The kernels are fast for activations in bfloat16 alone: in float32 they read one number after another. So a product of
-few rows rounds its activations and its result to bfloat16. One of many rows makes floats of some rows of an 8-bit
-weight at a time.
+few rows rounds its activations and its result to bfloat16. One of many rows and 8 bits multiplies whole numbers, with
+two of 8 bits for each activation, or, where a CPU cannot add those up exactly, makes floats of some rows of the weight
+at a time.
 """
+
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 from torch.nn.functional import linear
 
-from retentive.private_apis import pack_four_bits, product_of_eight_bits, product_of_four_bits
+from retentive.ops.tracing import is_traced
+from retentive.private_apis import (
+    is_faking,
+    pack_four_bits,
+    product_of_eight_bits,
+    product_of_four_bits,
+    product_of_whole_numbers,
+)
 
 Values8 = Int8[Tensor, "outputs inputs"]
 Values4 = UInt8[Tensor, "outputs half_inputs"]
@@ -25,6 +35,8 @@ GROUP_SIZES = (32, 64, 128, 256)
 """Those of the kernel of 4 bits."""
 FEW_ROWS = 48
 """Up to so many rows the kernels are faster than floats; measured at 576 to 1,536 channels."""
+FEWEST_WHOLE = 13
+"""From so many rows on products of whole numbers are faster than the kernel of 8 bits; measured at the same sizes."""
 _MADE_TOGETHER = 1 << 22
 """Numbers of a weight that are floats at one time."""
 
@@ -89,15 +101,42 @@ def product_of_rows(
 ) -> Float[Tensor, "*rows outputs"]:
     """``x @ weight.T`` for a weight of 8 bits."""
     flat = x.reshape(-1, x.shape[-1])
+    on_cpu = x.device.type == "cpu"
+    if on_cpu and flat.shape[0] >= FEWEST_WHOLE and not is_traced() and not is_faking() and _adds_exactly():
+        made = _product_in_whole_numbers(flat, values)
     # With another number of inputs the kernel reads past the end of a row.
-    if flat.shape[0] <= FEW_ROWS and x.device.type == "cpu" and values.shape[1] % 16 == 0:
+    elif on_cpu and flat.shape[0] <= FEW_ROWS and values.shape[1] % 16 == 0:
         one = torch.ones(values.shape[0], dtype=torch.bfloat16)  # the scales themselves keep their precision
-        made = product_of_eight_bits(flat.bfloat16(), values, one).to(x.dtype) * scales
+        made = product_of_eight_bits(flat.bfloat16(), values, one).to(x.dtype)
     else:
         step = max(1, _MADE_TOGETHER // values.shape[1])
-        parts = [linear(flat, values[at : at + step].to(x.dtype)) for at in range(0, values.shape[0], step)]
-        made = torch.cat(parts, 1) * scales
-    return made.unflatten(0, x.shape[:-1]).to(x.dtype)
+        made = torch.cat([linear(flat, part.to(x.dtype)) for part in values.split(step)], 1)
+    return (made * scales).unflatten(0, x.shape[:-1]).to(x.dtype)
+
+
+def _product_in_whole_numbers(x: Float[Tensor, "rows inputs"], values: Values8) -> Float[Tensor, "rows outputs"]:
+    """``x @ values.T``, each row of ``x`` as ``step * (high + low / 254)`` with high and low of 8 bits.
+
+    So the largest number of a row is 127 steps, and every other is right to half of a 254th of one: 8 bits alone lose
+    a row's small numbers beside a large one, such as feed-forwards of pretrained models have.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    step = wide.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    steps = wide / step
+    high = steps.round()
+    low = ((steps - high) * 254).round_()
+    halves = torch.cat((high, low)).to(torch.int8)
+    together = max(1, _MADE_TOGETHER // halves.shape[0])
+    sums = [product_of_whole_numbers(halves, part).to(wide.dtype).chunk(2) for part in values.split(together)]
+    return torch.cat([of_high.add_(of_low, alpha=1 / 254) for of_high, of_low in sums], 1).mul_(step)
+
+
+@cache
+def _adds_exactly() -> bool:
+    """Whether this CPU adds up products of 8 bits without loss; some add pairs in 16 bits, where they saturate."""
+    rows = torch.tensor([[127] * 64, [-127] * 64, [127, -127] * 32], dtype=torch.int8).repeat(16, 1)
+    found = product_of_whole_numbers(rows, rows)
+    return torch.equal(found, (rows.double() @ rows.double().T).to(torch.int32))
 
 
 def pack(values: Values4) -> Values4:
