@@ -102,3 +102,36 @@ def test_a_family_in_a_file_decides_which_options_there_are(file: Path, capsys: 
     file.write_text(NEEDED + "family: rmt\nmodel:\n  num-memory-tokenz: 2\n")
     said = refused(capsys, "train", f"--config={file}")
     assert f"(in {file}); did you mean --model.num_memory_tokens?" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("learning-rate: 1\nlearning_rate: 2\n", "{} gives the option learning_rate twice, in lines 1 and 2: remove"),
+        ("learning-rate: -3\n", "optimizer.learning_rate must be above 0, but is -3.0 (in {})."),
+        ("\xef\xbb\xbflearning-rate: -1e-3\n", "optimizer.learning_rate must be above 0, but is -0.001 (in {})."),
+        ("learning-ratee: 3\n", "(in {}); did you mean --optimizer.learning_rate?"),
+        ("caf\xe9: 1", "{} must be UTF-8, but its byte 3 is not: convert it."),
+        ("", '{} must hold options, one "name: value" a line, but holds none.'),
+        ("beta1: [1\n", "{} is not YAML, line 2: "),
+    ],
+)
+def test_a_file_for_a_group_of_options_is_read_as_any_other(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+):
+    (tmp_path / "group.yaml").write_bytes(content.encode("latin-1"))
+    file.write_text(f"{NEEDED}optimizer: {tmp_path / 'group.yaml'}\nseed: 3\n")
+    for given in ([f"--config={file}"], ["--store=x", "--run=y", "--steps=5", "--optimizer", ""]):
+        typed = [argument or str(tmp_path / "group.yaml") for argument in given]
+        assert said.format(tmp_path / "group.yaml") in refused(capsys, "train", *typed)
+
+
+def test_yaml_in_place_of_a_file_is_held_to_the_same(capsys: pytest.CaptureFixture[str]):
+    twice = "optimizer: {learning-rate: 1, learning_rate: 2}"
+    said = refused(capsys, "train", "--config", f"{{store: x, run: y, steps: 5, {twice}}}")
+    assert "config gives the option optimizer.learning_rate twice" in said
+    needed = ["--store=x", "--run=y", "--steps=5"]
+    said = refused(capsys, "train", *needed, "--optimizer={learning-rate: 1, learning_rate: 2}")
+    assert "--optimizer gives the option learning_rate twice" in said
+    said = refused(capsys, "train", *needed, "--optimizer", "{learning-rate: -3}")
+    assert "optimizer.learning_rate must be above 0, but is -3.0." in said

@@ -1,8 +1,8 @@
 """Files of options, for ``--config``: YAML whose keys are options, each once, with hyphens or underscores."""
 
 import json
-from collections.abc import Iterator
-from contextlib import suppress
+import os
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -39,16 +39,15 @@ class OptionsFile(ActionConfigFile):
         """Give the file's options to the parser; text that is no path is YAML itself."""
         names = parser.renamed if isinstance(parser, ReadsOptionsFiles) else {}
         if value.lstrip().startswith("{"):
-            with suppress(yaml.YAMLError):  # which the parser tells
-                value = yaml_with_new_names(value, names, "config")
-                _check_names_no_file(yaml.safe_load(value), "config")
+            value = yaml_with_new_names(checked_options(value, "config"), names, "config")
+            _check_names_no_file(yaml.safe_load(value), "config")
             ActionConfigFile.apply_config(parser, cfg, dest, value)
             return
         text = yaml_with_new_names(read_options_text(Path(value)), names, value)
         _check_names_no_file(yaml.safe_load(text), value)
-        _check_groups(parser, yaml.safe_load(text), value)
         if isinstance(parser, ReadsOptionsFiles):
             parser.files |= dict.fromkeys(option_names(yaml.safe_load(text)), value)
+        text = _with_files_of_groups(parser, text, value)
         ActionConfigFile.apply_config(parser, cfg, dest, text)
 
 
@@ -58,14 +57,69 @@ def _check_names_no_file(content: object, path: str) -> None:
         raise OptionsFileError(f"{path}: config stands on the command line alone; put all options into one file.")
 
 
-def _check_groups(parser: ArgumentParser, content: dict[Any, Any], path: str) -> None:
-    """Refuse a number, a list or nothing where options stand below a name."""
-    groups = {option.dest.partition(".")[0] for option in options_of(parser) if "." in option.dest}
-    for name, value in content.items():
-        if name in groups and not isinstance(value, dict | str):
+def _with_files_of_groups(parser: ArgumentParser, text: str, path: str) -> str:
+    """The YAML with what stands in the files that it names for groups of options: ``optimizer: slow.yaml``.
+
+    Raises:
+        OptionsFileError: If a number, a list or nothing stands where options stand below a name.
+    """
+    groups = groups_of(parser)
+    root = cast("yaml.MappingNode", yaml.compose(text, Loader=yaml.SafeLoader))
+    content: dict[Any, Any] = yaml.safe_load(text)
+    for key, node in reversed(root.value):
+        name, value = key.value, content.get(key.value)
+        if name not in groups or isinstance(value, dict):
+            continue
+        if not isinstance(value, str):
             raise OptionsFileError(
                 f"{path}: {name} is a group of options, one 'name: value' a line below it, but is {value!r}."
             )
+        inside = json.dumps(yaml.safe_load(group_options(parser, name, value)), default=str)
+        text = text[: node.start_mark.index] + inside + text[node.end_mark.index :]
+    return text
+
+
+def groups_of(parser: ArgumentParser) -> frozenset[str]:
+    """Names below which options stand, as ``optimizer``."""
+    return frozenset(option.dest.rpartition(".")[0] for option in options_of(parser) if "." in option.dest)
+
+
+def group_options(parser: ArgumentParser, group: str, value: str) -> str:
+    """The YAML of a group's options, checked: of a file, or the text itself where it is some.
+
+    Args:
+        parser: Is told which file an option is from.
+        group: Its name.
+        value: What was given.
+    """
+    is_text = value.lstrip().startswith("{")
+    if not is_text and not os.path.lexists(value):
+        return value  # which the parser refuses
+    text = checked_options(value, f"--{group}") if is_text else read_options_text(Path(value))
+    if isinstance(parser, ReadsOptionsFiles):
+        here = f"{group}."
+        inside = {old: new for old, new in parser.renamed.items() if old.startswith(here) and new.startswith(here)}
+        short = {old.removeprefix(here): new.removeprefix(here) for old, new in inside.items()}
+        text = yaml_with_new_names(text, short, f"--{group}" if is_text else value)
+        if not is_text:
+            parser.files |= dict.fromkeys(option_names(yaml.safe_load(text), here), value)
+    return text
+
+
+def with_options_of_groups(parser: ArgumentParser, arguments: Iterable[str]) -> list[str]:
+    """What was typed, with what stands in files that are given for groups of options."""
+    groups = groups_of(parser)
+    taken: list[str] = []
+    each = iter(arguments)
+    for argument in each:
+        name, equals, value = argument.partition("=")
+        given = [value] if equals else []
+        if name[:2] == "--" and name[2:] in groups:
+            given = given or list(islice(each, 1))
+            taken.append("=".join([name, *(group_options(parser, name[2:], value) for value in given)]))
+        else:
+            taken.append(argument)
+    return taken
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -89,6 +143,19 @@ def read_options_text(path: Path) -> str:
         raise OptionsFileError(f"config {path} cannot be read ({error.strerror}): give the path of a file.") from error
     except UnicodeDecodeError as error:
         raise OptionsFileError(f"{path} must be UTF-8, but its byte {error.start:,} is not: convert it.") from error
+    return checked_options(text, path)
+
+
+def checked_options(text: str, path: object) -> str:
+    """YAML with underscores for the hyphens of its keys.
+
+    Args:
+        text: The YAML.
+        path: Where it is from, for messages.
+
+    Raises:
+        OptionsFileError: If it is no mapping of options, or gives an option twice.
+    """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -176,7 +243,7 @@ def _options_given(config: str) -> dict[str, Any]:
         return {}
 
 
-def _keys(node: yaml.MappingNode, path: Path, above: str = "") -> Iterator[tuple[yaml.ScalarNode, str]]:
+def _keys(node: yaml.MappingNode, path: object, above: str = "") -> Iterator[tuple[yaml.ScalarNode, str]]:
     """Every key of a mapping and of those inside it."""
     lines: dict[str, int] = {}
     for key, value in node.value:

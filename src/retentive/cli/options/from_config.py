@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn, TypeVar, cast
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
-from retentive.cli.options.file import OptionsFile
+from retentive.cli.options.file import OptionsFile, with_options_of_groups
 from retentive.cli.options.texts import add_texts
 from retentive.private_apis import options_of
 
@@ -39,6 +39,7 @@ _NO_PATH = re.compile(r"Parser key \"(?P<name>[^\"]*)\":\s+Not of type Path: (?P
 _GROUP = re.compile(r"Parser key \"(?P<name>[^\"]*)\":\s+Unable to load config ['\"](?P<value>.*?)['\"]\n", re.S)
 _KINDS = {
     **{"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"},
+    **dict.fromkeys(("tuple", "list"), "a list, as [1, 2]"),
     **dict.fromkeys(("Path", "pathlib.Path"), "a path"),
 }
 _NAMED = re.compile(r"(?:[Oo]ption '|Parser key \")(?P<name>[^'\"]*)")
@@ -88,6 +89,7 @@ class CommandParser(ArgumentParser):
                 above = above.rpartition(".")[0]
             if option[:2] == "--" and above != option and above in known and above not in groups:
                 self.error(f"unrecognized arguments: {argument}")
+        args = None if args is None else with_options_of_groups(self, args)
         parsed = super().parse_args(args, namespace, **given)
         for name, words in self.choices.items():
             if parsed.get(name) is None:  # which the library lets pass
@@ -135,7 +137,10 @@ class CommandParser(ArgumentParser):
 def _in_one_line(message: str) -> str:
     """What the parser says of a value, as this library says it."""
     message = _WRONG_TYPE.sub(
-        lambda found: f"{found['name']} must be {_KINDS.get(found['type'], found['type'])}, but is {found['value']}",
+        lambda found: (
+            f"{found['name']} must be {_KINDS.get(found['type'], found['type'])}, but is "
+            f"{found['value'].strip() or repr('')}"
+        ),
         message,
     )
     message = _REFUSED.sub(r"\g<name> must ", message)
@@ -153,7 +158,7 @@ def _in_one_line(message: str) -> str:
         kinds: list[str] = re.findall(r"(?:class '|typing\.)?([\w.]+(?:\[[^\]]*\])?)", found["kinds"])
         # Releases of the parser name null first or last.
         kinds = sorted((kind for kind in kinds if kind != "class"), key=lambda kind: kind == "NoneType")
-        nouns = [_KINDS.get(kind, kind) for kind in kinds]
+        nouns = [_KINDS.get(kind, _KINDS.get(kind.partition("[")[0], kind)) for kind in kinds]
         value = found["value"].strip() or repr("")
         message = f"{found['name']} must be {' or '.join(nouns)}, but is {value}"
     return " ".join(message.split())
