@@ -111,6 +111,21 @@ def test_what_is_no_file_of_ours_is_named(tmp_path: Path):
     ("settings", "message"),
     [
         ({"llama.expert_count": (8, GGUFValueType.UINT32)}, "mixture of 8 experts"),
+        ({"llama.block_count": ((1 << 32) - 1, GGUFValueType.UINT32)}, r"m\.gguf lacks blk\."),
+        (
+            {"llama.block_count": ("x", GGUFValueType.STRING)},
+            r"m\.gguf must have a whole .* as llama\.block_count",
+        ),
+        ({"llama.attention.head_count": (0, GGUFValueType.UINT32)}, "as llama.attention.head_count, but has 0; copy"),
+        (
+            {"llama.rope.freq_base": (float("nan"), GGUFValueType.FLOAT32)},
+            "a finite number above 0 as llama.rope.freq",
+        ),
+        ({"general.license": ([1, 2], GGUFValueType.ARRAY)}, "must have a text as general.license"),
+        ({"tokenizer.ggml.eos_token_id": (-1, GGUFValueType.INT32)}, "of 0 or more as tokenizer.ggml.eos_token_id"),
+        ({"tokenizer.ggml.token_type": ([1, 2], GGUFValueType.ARRAY)}, "for each of 320 tokens, but has 2"),
+        ({"tokenizer.ggml.merges": (["a b c"], GGUFValueType.ARRAY)}, "merges, but number 0 is 'a b c'"),
+        ({"tokenizer.ggml.merges": (["a zz"], GGUFValueType.ARRAY)}, "merges, but number 0 is 'a zz'"),
         ({"llama.attention.value_length": (8, GGUFValueType.UINT32)}, "values of another size than keys"),
         (
             {

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retentive.checkpoints.conversion.gguf.kinds import check_kinds
 from retentive.errors import DamagedFileError, MismatchError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class GgufFile:
         FileNotFoundError: If there is no such file.
         ImportError: If the ``gguf`` package is not installed.
         DamagedFileError: If the file is cut off or is no GGUF.
-        MismatchError: If its byte order or the quantisation of a tensor is not supported.
+        MismatchError: If its byte order or the quantisation of a tensor is not supported, or its metadata cannot be.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,6 +48,7 @@ class GgufFile:
             raise MismatchError(f"{path} must have this machine's byte order, but has the other one; {CURE}.")
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self.metadata: Mapping[str, Any] = _metadata(self._reader, path)
+        check_kinds(self.metadata, path)
         self._reader.fields.clear()  # several arrays a token, more memory than the weights of a small model
         strange = {one.tensor_type.name for one in self._tensors.values()} - {*PLAIN, *QUANTISED}
         if strange:
