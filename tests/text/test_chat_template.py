@@ -150,6 +150,9 @@ def test_a_template_of_ones_own_serves_any_tokenizer():
         ("{{ raise_exception('Only user and assistant roles are supported!') }}", "Only user and assistant roles"),
         ("{{ messages[0].content + 1 }}", "fails: "),
         ("{{ missing.thing }}", "'missing' is undefined"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails: maximum recursion depth exceeded"),
+        ("{{ 'a' * 2**62 }}", "fails: MemoryError"),
+        ("{% include 'file' %}", "fails: no loader for this environment"),
     ],
     ids=str,
 )

@@ -99,5 +99,6 @@ class Sandbox:
             return self._template.render(variables)
         except TemplateError as error:
             raise ValueError(f"messages must suit the chat template of {self._name}, which says: {error}") from error
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError, ZeroDivisionError) as error:
-            raise ValueError(f"messages must suit the chat template of {self._name}, which fails: {error}") from error
+        except Exception as error:  # a template of others fails in any way, by memory and recursion too
+            said = str(error) or type(error).__name__
+            raise ValueError(f"messages must suit the chat template of {self._name}, which fails: {said}") from error
