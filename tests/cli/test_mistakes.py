@@ -1,6 +1,7 @@
 """What a user reads after an error."""
 
 import errno
+import os
 import re
 import sys
 import tomllib
@@ -195,3 +196,12 @@ def test_no_option_stands_below_one_that_takes_a_value(typed: str, said: str, ca
         main(typed.split())
     assert stop.value.code == 2
     assert f"unrecognized arguments: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["inspect {}", "generate {} --prompt x", "prepare --source {} --output x"])
+def test_a_path_that_is_no_utf_8_is_told_by_its_option(typed: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(typed.format(os.fsdecode(b"caf\xe9")).split())
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert re.search(r"(source|checkpoint) must be UTF-8, but has bytes that are not; if it is a path, rename it", said)

@@ -95,3 +95,17 @@ def test_files_of_judgements_that_cannot_be_are_named(tmp_path, content):
     (tmp_path / "q").write_text(content)
     with pytest.raises(ValueError, match="line 1 is no query, 0, document and relevance"):
         read_judgements(tmp_path / "q")
+
+
+def test_lines_of_queries_and_judgements_end_at_line_ends_alone(tmp_path):
+    (tmp_path / "q").write_bytes("\ufeff1\tone\x0cpage\u2028more\x85\r\n2\ttwo\n".encode())
+    assert read_topics(tmp_path / "q") == {"1": "one\x0cpage\u2028more", "2": "two"}
+    (tmp_path / "j").write_bytes("\ufeff1 0 a\u2028b.txt 1\r\n2\t0\tc\td -1\t2\n".encode())
+    assert read_judgements(tmp_path / "j") == {"1": {"a\u2028b.txt": 1}, "2": {"c\td -1": 2}}
+
+
+@pytest.mark.parametrize("read", [read_topics, read_judgements])
+def test_files_of_other_encodings_are_named(tmp_path, read):
+    (tmp_path / "q").write_bytes("1\tcaf\xe9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="q must be UTF-8, but its byte 5 is not: convert it"):
+        read(tmp_path / "q")

@@ -42,6 +42,7 @@ _KINDS = {
     **dict.fromkeys(("tuple", "list"), "a list, as [1, 2]"),
     **dict.fromkeys(("Path", "pathlib.Path"), "a path"),
 }
+_NO_UTF_8 = re.compile(r"Parser key \"(?P<name>[^\"]*)\":\s+'utf-8' codec can't encode character.*", re.S)
 _NAMED = re.compile(r"(?:[Oo]ption '|Parser key \")(?P<name>[^'\"]*)")
 
 
@@ -143,6 +144,7 @@ def _in_one_line(message: str) -> str:
         ),
         message,
     )
+    message = _NO_UTF_8.sub(r"\g<name> must be UTF-8, but has bytes that are not; if it is a path, rename it", message)
     message = _REFUSED.sub(r"\g<name> must ", message)
     message = _NO_PATH.sub(r"\g<name> \g<rule>", message)
     message = _CHOICE.sub(

@@ -113,10 +113,10 @@ def read_topics(path: Path) -> dict[str, str]:
     """Read queries: a name, a tab and the text a line.
 
     Raises:
-        ValueError: If a line is not so, or a name comes twice; the line is named.
+        ValueError: If a line is not so, or a name comes twice, the line is named; or if the file is not UTF-8.
     """
     topics: dict[str, str] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         name, tab, text = line.partition("\t")
         if not line.strip():
             continue
@@ -135,18 +135,27 @@ def read_judgements(path: Path) -> dict[str, dict[str, int]]:
     Columns are parted by tabs or blanks; a document's name may have blanks.
 
     Raises:
-        ValueError: If a line is not so; it is named.
+        ValueError: If a line is not so, which is named; or if the file is not UTF-8.
     """
     found: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         parts = line.split(None, 2)
         name, _, relevance = (parts[2] if len(parts) == 3 else "").rstrip().rpartition("\t" if "\t" in line else " ")
-        if not name.strip() or not relevance.lstrip("-").isdecimal():
+        if not name.strip() or not relevance.removeprefix("-").isdecimal():
             raise ValueError(f"{path} line {number} is no query, 0, document and relevance: {line[:60]!r}.")
         found.setdefault(parts[0], {})[name.strip()] = int(relevance)
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a file, parted by line ends alone: `splitlines` parts at form feeds and others too."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # editors begin files with a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8, but its byte {error.start:,} is not: convert it.") from error
+    return text.replace("\r\n", "\n").split("\n")
 
 
 def run_lines(run: Run, tag: str) -> list[str]:
