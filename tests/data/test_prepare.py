@@ -95,6 +95,8 @@ def test_documents_are_held_out_by_name_and_copies_of_training_are_not(write_fil
     assert prepare(asked).seconds == 0
     with pytest.raises(ValueError, match=r"held_out '3\.0/\*\*' finds no document"):
         prepare(PrepareConfig(source=folder, output=tmp_path / "other", held_out="3.0/**"))
+    with pytest.raises(ValueError, match="none is left to train on: give a glob that leaves some"):
+        prepare(PrepareConfig(source=folder, output=tmp_path / "other", held_out="**/*"))
     with pytest.raises(ValueError, match=r"so heldout_fraction and split_seed mean nothing, but are 0\.1 and 0"):
         PrepareConfig(source=folder, output=tmp_path, held_out="*", heldout_fraction=0.1)
     with pytest.raises(ValueError, match="held_out must hold a glob"):

@@ -375,7 +375,8 @@ def _same_store(folder: Path, request: Mapping[str, Any]) -> TokenStore | None:
 
 def _no_training_text(config: PrepareConfig, writer: TokenStoreWriter) -> str:
     if writer.counts()["heldout"].documents:
-        return "every document is held out, none is left to train on: give another split_seed, or more text."
+        cure = "another split_seed, or more text" if config.held_out is None else "a glob that leaves some"
+        return f"every document is held out, none is left to train on: give {cure}."
     found = ", ".join(f"{count} {kind}" for kind, count in writer.problem_counts.items())
     example = writer.first_problem
     assert example is not None  # without documents and problems there were no files
