@@ -8,7 +8,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from retentive.errors import DamagedFileError, MismatchError
-from retentive.text import subword_tokenizer
+from retentive.text import pieces
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.loading import load_tokenizer
 from retentive.text.subword_tokenizer import END_OF_TEXT, SubwordTokenizer, train_bpe
@@ -72,7 +72,7 @@ def test_a_vocabulary_is_not_learned_from_nothing(texts: list[str]):
     "long", ["ab" * 30_000, " \n" * 30_000, "\u4f60\u597d" * 1000], ids=["word", "space", "chinese"]
 )
 def test_long_words_are_learned_from_in_pieces(long: str):
-    size = subword_tokenizer.LONGEST_WORD
+    size = pieces.LONGEST_WORD
     apart = [long[begin : begin + size] for begin in range(0, len(long), size)]
     learned = train_bpe([long, "and the end"], vocab_size=300)
     assert learned.fingerprint() == train_bpe([*apart, "and the end"], vocab_size=300).fingerprint()

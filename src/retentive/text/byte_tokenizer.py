@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retentive.files import write_atomically
+from retentive.text.pieces import utf8_pieces
 from retentive.text.token_bytes import byte_level_table
 from retentive.text.tokenizer import PAD, TOKENIZER_FILE, Begins, TokenIds, save_description, save_for_transformers
 
@@ -39,6 +40,14 @@ class ByteTokenizer:
     def encode_with_begins(self, texts: Sequence[str]) -> list[tuple[TokenIds, Begins]]:
         """The bytes of each text, with their numbers."""
         return [(ids, np.arange(len(ids))) for ids in self.encode_batch(texts)]
+
+    def encode_pieces(self, text: str) -> Iterator[tuple[TokenIds, Begins]]:
+        """The bytes of a text in pieces, with their numbers."""
+        place = 0
+        for piece in utf8_pieces(text):
+            ids = np.frombuffer(piece, dtype=np.uint8).astype(np.uint32)
+            yield ids, np.arange(place, place + len(ids))
+            place += len(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode bytes as UTF-8; invalid bytes become U+FFFD, end-of-text becomes nothing.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from retentive.files import write_atomically
 from retentive.text.byte_tokenizer import END_OF_TEXT, check_ids
-from retentive.text.tokenizer import PAD, TOKENIZER_FILE, TokenIds, save_description, save_for_transformers
+from retentive.text.pieces import pieces_of
+from retentive.text.tokenizer import PAD, TOKENIZER_FILE, Begins, TokenIds, save_description, save_for_transformers
 
 BASES = "ACGTN"
 
@@ -43,7 +44,15 @@ class NucleotideTokenizer:
         """The bases of each sequence, as arrays."""
         return [self._ids(text) for text in texts]
 
-    def _ids(self, text: str) -> TokenIds:
+    def encode_pieces(self, text: str) -> Iterator[tuple[TokenIds, Begins]]:
+        """The bases of a sequence in pieces, with their numbers."""
+        place = 0
+        for piece in pieces_of(text):
+            ids = self._ids(piece, place)
+            yield ids, np.arange(place, place + len(ids))
+            place += len(ids)
+
+    def _ids(self, text: str, before: int = 0) -> TokenIds:
         codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         table = np.full(128, len(BASES), dtype=np.uint32)
         for number, base in enumerate(BASES):
@@ -53,8 +62,8 @@ class NucleotideTokenizer:
         if wrong.size:
             place = int(wrong[0])
             raise ValueError(
-                f"a sequence must be of the letters {', '.join(BASES)}, but has {text[place]!r} at {place}; remove "
-                "what is no base (headers, line breaks), and write N for codes of several bases."
+                f"a sequence must be of the letters {', '.join(BASES)}, but has {text[place]!r} at {before + place}; "
+                "remove what is no base (headers, line breaks), and write N for codes of several bases."
             )
         return ids
 

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -18,6 +17,7 @@ from retentive.files import write_atomically
 from retentive.text.as_transformers import read_as_transformers
 from retentive.text.byte_tokenizer import check_ids, utf8
 from retentive.text.companions import Companions
+from retentive.text.pieces import PARTED_AT_SPACES, encode_in_pieces, parted_long_words
 from retentive.text.token_bytes import adds_prefix_space, bytes_of_tokens
 from retentive.text.tokenizer import (
     PAD,
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     import tokenizers
 
 END_OF_TEXT = "<|endoftext|>"
-LONGEST_WORD = 256
-"""Characters of a word, or of a run of white space, that a BPE learns from in one piece."""
-_LONG_RUN = re.compile(rf"\S{{{LONGEST_WORD + 1},}}|\s{{{LONGEST_WORD + 1},}}")
 # Names of the token that ends a document in published vocabularies.
 _USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]", "<EOT>")
 
@@ -139,6 +136,21 @@ class SubwordTokenizer:
             begins = np.maximum.accumulate(character_bytes(text)[characters]) if len(characters) else characters
             found.append((self._checked(np.asarray(one.ids, dtype=np.uint32)), begins))
         return found
+
+    def encode_pieces(self, text: str) -> Iterator[tuple[TokenIds, Begins]]:
+        """What `encode_with_begins` gives for a text, in pieces; see `encode_in_pieces`."""
+
+        def encode(part: str) -> Any:
+            utf8(part)
+            return self._tokenizer.encode(part, add_special_tokens=False)
+
+        for ids, begins in encode_in_pieces(encode, text, parted_at_spaces=self._parted_at_spaces):
+            yield self._checked(ids), begins
+
+    @cached_property
+    def _parted_at_spaces(self) -> bool:
+        """Whether no token has a space after something else."""
+        return not any(map(PARTED_AT_SPACES.search, self._tokenizer.get_vocab(with_added_tokens=True)))
 
     def _checked(self, ids: TokenIds) -> TokenIds:
         if (ids == self.end_of_text).any():
@@ -276,7 +288,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> SubwordTokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=sys.stderr.isatty(),
     )
-    pieces = itertools.chain.from_iterable(map(_pieces, texts))
+    pieces = itertools.chain.from_iterable(map(parted_long_words, texts))
     first = next(pieces, None)
     if first is None:
         raise ValueError(
@@ -290,17 +302,6 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> SubwordTokenizer:
         single=f"{END_OF_TEXT} $A", pair=f"{END_OF_TEXT} $A $B", special_tokens=begin
     )
     return SubwordTokenizer(_with_pad(json.loads(tokenizer.to_str())), name="bpe", end_of_text=END_OF_TEXT)
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """The text, cut inside its long words: the time of a merge grows with the longest of them."""
-    begin = 0
-    for run in _LONG_RUN.finditer(text):
-        for cut in range(run.start() + LONGEST_WORD, run.end(), LONGEST_WORD):
-            yield text[begin:cut]
-            begin = cut
-    if begin < len(text):
-        yield text[begin:]
 
 
 def _with_pad(description: dict[str, Any]) -> str:

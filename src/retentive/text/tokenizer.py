@@ -1,6 +1,6 @@
 """The tokenizer protocol, and the description files in a tokenizer's folder."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -115,6 +115,29 @@ def encode_with_begins(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple
             raise ValueError(f"{message} tokens begin is not known: give the tokenizer encode_with_begins.")
         found.append((ids, ends - lengths[ids]))
     return found
+
+
+@runtime_checkable
+class PiecewiseTokenizer(Protocol):
+    """A tokenizer that reads a long text in pieces, so that its memory does not grow with the text."""
+
+    def encode_pieces(self, text: str) -> Iterator[tuple[TokenIds, Begins]]:
+        """What `PlacingTokenizer.encode_with_begins` gives for a text, in pieces, one after the other."""
+        ...
+
+
+def encode_pieces(tokenizer: Tokenizer, text: str) -> Iterator[tuple[TokenIds, Begins]]:
+    """Token ids of a text with the byte at which each token begins, in pieces, one after the other.
+
+    Tokenizers without `PiecewiseTokenizer.encode_pieces` read the whole text at once.
+
+    Raises:
+        ValueError: As `encode_with_begins`.
+    """
+    if isinstance(tokenizer, PiecewiseTokenizer):
+        yield from tokenizer.encode_pieces(text)
+    else:
+        yield from encode_with_begins(tokenizer, [text])
 
 
 @runtime_checkable
