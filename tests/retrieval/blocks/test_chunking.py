@@ -1,3 +1,6 @@
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,8 +9,8 @@ from hypothesis import strategies as st
 from retentive.data.sources.documents import Document as SourceDocument
 from retentive.errors import MismatchError
 from retentive.retrieval import Datastore
+from retentive.retrieval.blocks.chunk_rows import chunk_group
 from retentive.retrieval.blocks.chunking import (
-    chunk_group,
     document_parts,
     group_documents,
     hash_rows,
@@ -26,6 +29,12 @@ def groups_of(documents, block_bytes=1 << 20, on_error="stop", skipped=None):
     return list(group_documents(documents, SETTINGS, block_bytes, on_error, [] if skipped is None else skipped))
 
 
+def chunked(group, tokenizer, chunk_size):
+    with tempfile.TemporaryDirectory() as place:
+        made = chunk_group(group, tokenizer, chunk_size, Path(place))
+        return {name: array if isinstance(array, np.ndarray) else array.read() for name, array in made.items()}
+
+
 @given(texts=st.lists(st.text(max_size=40), max_size=6), chunk_size=st.integers(1, 9))
 def test_chunks_of_a_document_are_its_tokens(texts, chunk_size):
     texts = [text.encode("utf-8", "ignore").decode() for text in texts]
@@ -33,7 +42,7 @@ def test_chunks_of_a_document_are_its_tokens(texts, chunk_size):
     (group,) = groups_of([(str(number), text) for number, text in enumerate(texts)]) or [None]
     if group is None:
         return
-    arrays = chunk_group(group, tokenizer, chunk_size)
+    arrays = chunked(group, tokenizer, chunk_size)
     rows = padded(arrays["tokens"], arrays["lengths"])
     assert (arrays["lengths"] >= 1).all()
     for number, text in enumerate(texts):
@@ -46,7 +55,7 @@ def test_chunks_of_a_document_are_its_tokens(texts, chunk_size):
 def test_no_chunk_is_empty_and_none_holds_end_of_text():
     for length in (0, 1, 3, 4, 5, 8):
         (group,) = groups_of([("a", "x" * length)])
-        arrays = chunk_group(group, ByteTokenizer(), 4)
+        arrays = chunked(group, ByteTokenizer(), 4)
         assert len(arrays["tokens"]) == -(-length // 4)
         assert not (arrays["tokens"] == ByteTokenizer.end_of_text).any()
 
@@ -67,7 +76,7 @@ class EndsInText(ByteTokenizer):
 def test_text_that_becomes_end_of_text_is_refused_by_name():
     (group,) = groups_of([("good", "fine"), ("bad/file.txt", "stop!")])
     with pytest.raises(ValueError, match=r"document 'bad/file.txt' has text that the tokenizer turns into"):
-        chunk_group(group, EndsInText(), 4)
+        chunked(group, EndsInText(), 4)
 
 
 def test_groups_close_at_their_size_and_keep_documents_whole():

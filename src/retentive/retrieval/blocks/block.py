@@ -9,7 +9,7 @@ detected without any other file.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 
 from retentive.errors import DamagedFileError
 from retentive.files import canonical_json, explain_full_disk, write_atomically
+from retentive.files.growing_array import GrowingArray
 
 SUFFIX = ".safetensors"
 FORMAT_VERSION = 2
@@ -26,6 +27,7 @@ FORMAT_VERSION = 2
 
 STORE_CURE = "build the store again from the same documents: only damaged and missing blocks are made anew"
 _CHECKSUM_BYTES = 32
+_READ_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 24
 _DTYPES = {
     "U8": np.dtype("<u1"),
@@ -62,14 +64,14 @@ def block_path(folder: Path, kind: str, key: str) -> Path:
     return folder / kind / f"{key}{SUFFIX}"
 
 
-def write_block(folder: Path, kind: str, key: str, arrays: Mapping[str, np.ndarray]) -> str:
+def write_block(folder: Path, kind: str, key: str, arrays: Mapping[str, np.ndarray | GrowingArray]) -> str:
     """Write a block whole or not at all, and return its checksum.
 
     Args:
         folder: Folder of the store.
         kind: Kind of its content, as in ``chunks``; also the name of its folder.
         key: Its name, from `key_of`.
-        arrays: Its content. The same arrays give the same bytes.
+        arrays: Its content, in memory or not. The same arrays give the same bytes.
     """
     # Wide items first, so that every array is aligned to its item size.
     names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
@@ -83,15 +85,31 @@ def write_block(folder: Path, kind: str, key: str, arrays: Mapping[str, np.ndarr
     header["checksum"] = {"dtype": "U8", "shape": [_CHECKSUM_BYTES], "data_offsets": [begin, begin + _CHECKSUM_BYTES]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    parts: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
-    for name in names:
-        little = np.ascontiguousarray(arrays[name], dtype=arrays[name].dtype.newbyteorder("<"))
-        parts.append(little.reshape(-1).view(np.uint8).data)
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    write_store_file(block_path(folder, kind, key), [*parts, digest.digest()])
+
+    def content() -> Iterator[bytes | memoryview]:
+        yield len(text).to_bytes(8, "little")
+        yield text
+        for name in names:
+            yield from _parts(arrays[name])
+
+    def hashed() -> Iterator[bytes | memoryview]:
+        for part in content():
+            digest.update(part)
+            yield part
+        yield digest.digest()
+
+    write_store_file(block_path(folder, kind, key), hashed())
     return digest.hexdigest()
+
+
+def _parts(array: np.ndarray | GrowingArray) -> Iterator[memoryview]:
+    """The bytes of an array, little-endian."""
+    if isinstance(array, GrowingArray):
+        yield from array.parts()
+    else:
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        yield little.reshape(-1).view(np.uint8).data
 
 
 @lru_cache(maxsize=1024)  # a store may have more blocks than a process may have mappings
@@ -102,25 +120,21 @@ def read_block(folder: Path, kind: str, key: str) -> Block:
         DamagedFileError: If it is missing, truncated, altered, or not the block that its name says.
     """
     path = block_path(folder, kind, key)
+    # Read as a file, and mapped after that: pages of a mapping that were read would count as memory of this process.
+    problem, checksum = check_block(folder, kind, key)
+    if problem is not None:
+        raise damaged(path, problem)
     try:
         content = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise damaged(path, "cannot be read" if path.exists() else "is missing") from error
     header, begin = _header(path, content[:8].tobytes(), lambda size: content[8 : 8 + size].tobytes())
-    reason = _wrong_header(header, begin, len(content), kind, key)
-    if (
-        reason is None
-        and hashlib.sha256(content[:-_CHECKSUM_BYTES].data).digest() != content[-_CHECKSUM_BYTES:].tobytes()
-    ):
-        reason = "does not have the content that its checksum was taken of"
-    if reason is not None:
-        raise damaged(path, reason)
     arrays: dict[str, np.ndarray] = {}
     for name, entry in header.items():
         if name != "__metadata__":
             first, last = entry["data_offsets"]
             arrays[name] = content[begin + first : begin + last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    checksum = arrays.pop("checksum").tobytes().hex()
+    del arrays["checksum"]
     return Block(arrays=arrays, checksum=checksum)
 
 
@@ -139,7 +153,7 @@ def check_block(folder: Path, kind: str, key: str) -> tuple[str | None, str]:
             file.seek(0)
             digest, left = hashlib.sha256(), length - _CHECKSUM_BYTES
             while left > 0:
-                part = file.read(min(left, 1 << 22))
+                part = file.read(min(left, _READ_BYTES))
                 digest.update(part)
                 left -= len(part)
             stated = file.read()

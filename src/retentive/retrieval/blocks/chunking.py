@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+from jaxtyping import UInt64
 
 from retentive.files import canonical_json
 from retentive.retrieval.blocks.block import key_of
-from retentive.retrieval.blocks.texts import Metadata, pack_texts
+from retentive.retrieval.blocks.texts import Metadata
 from retentive.retrieval.passages import Rows
-from retentive.text.tokenizer import Tokenizer, encode_with_begins
+from retentive.text.pieces import utf8_pieces
 
 CHUNKS = "chunks"
 MAX_CHUNK_SIZE = 65535
@@ -129,7 +129,7 @@ def group_documents(
     for document in documents:
         name, text, metadata = document_parts(document)
         try:
-            content = _content(name, text, seen)
+            length, digest = _measured(name, text, seen)
         except ValueError as error:
             if on_error == "stop":
                 raise
@@ -138,9 +138,9 @@ def group_documents(
         if name not in left_out:
             names.append(name)
             texts.append(text)
-            hashes.append(hashlib.sha256(content).digest())
+            hashes.append(digest)
             columns.append(metadata)
-        size += len(content)
+        size += length
         if size >= block_bytes:
             if names:
                 yield _group(names, texts, hashes, columns, settings)
@@ -149,18 +149,22 @@ def group_documents(
         yield _group(names, texts, hashes, columns, settings)
 
 
-def _content(name: str, text: str, seen: set[bytes]) -> bytes:
+def _measured(name: str, text: str, seen: set[bytes]) -> tuple[int, bytes]:
+    """Bytes of a text, and their SHA-256."""
+    size, digest = 0, hashlib.sha256()
     try:
-        content = text.encode("utf-8")
+        for piece in utf8_pieces(text):
+            digest.update(piece)
+            size += len(piece)
         # 8 bytes of a hash each: a set of all names would need far more memory.
-        digest = hashlib.sha256(name.encode("utf-8")).digest()[:8]
+        known = hashlib.sha256(name.encode("utf-8")).digest()[:8]
     except UnicodeEncodeError as error:
         found = f"U+{ord(error.object[error.start]):04X} at character {error.start}"
         raise ValueError(f"document {name!r} has half a surrogate pair ({found}), which UTF-8 cannot hold.") from error
-    if digest in seen:
+    if known in seen:
         raise ValueError(f"document names must differ, but {name!r} comes twice.")
-    seen.add(digest)
-    return content
+    seen.add(known)
+    return size, digest.digest()
 
 
 def _group(
@@ -168,50 +172,6 @@ def _group(
 ) -> DocumentGroup:
     parts = [[name, digest.hex(), known] for name, digest, known in zip(names, hashes, metadata, strict=True)]
     return DocumentGroup(key_of(CHUNKS, settings, parts), names, texts, hashes, metadata)
-
-
-def chunk_group(group: DocumentGroup, tokenizer: Tokenizer, chunk_size: int) -> dict[str, np.ndarray]:
-    """Cut the documents of a group into chunks.
-
-    Returns:
-        ``tokens (rows, chunk_size)`` with 0 after the end of a chunk, ``lengths (rows,)``, ``hashes (rows,)`` from
-        `hash_rows`, ``begins (rows,)``, the byte of its document at which each chunk begins (a chunk ends where the
-        next one begins, the last one with its document), ``first_rows (documents + 1,)``, ``names`` (their bytes, one
-        after the other) with ``name_ends``, ``text_hashes (documents, 32)``, and what `pack_texts` makes.
-
-    Raises:
-        ValueError: If a document has the end-of-text id in it; the message names it.
-    """
-    encoded = encode_with_begins(tokenizer, group.texts)
-    counts = np.array([len(sequence) for sequence, _ in encoded], dtype=np.int64)
-    rows_of = -(-counts // chunk_size)
-    first_rows = np.concatenate([[0], np.cumsum(rows_of)]).astype(np.int64)
-    flat = np.zeros(int(first_rows[-1]) * chunk_size, dtype=token_dtype(tokenizer.vocab_size))
-    lengths = np.full(int(first_rows[-1]), chunk_size, dtype=np.uint16)
-    begins = np.zeros(int(first_rows[-1]), dtype=np.int64)
-    for index, (sequence, places) in enumerate(encoded):
-        if (np.asarray(sequence) == tokenizer.end_of_text).any():
-            message = f"document {group.names[index]!r} has text that the tokenizer turns into its end-of-text id "
-            raise ValueError(message + f"{tokenizer.end_of_text}: remove it from the text, or use another tokenizer.")
-        begin = int(first_rows[index]) * chunk_size
-        flat[begin : begin + len(sequence)] = sequence
-        if len(sequence):  # the first chunk begins with its document, though its first token may not
-            begins[first_rows[index] + 1 : first_rows[index + 1]] = places[chunk_size::chunk_size]
-        if len(sequence) % chunk_size:
-            lengths[first_rows[index + 1] - 1] = len(sequence) % chunk_size
-    tokens = flat.reshape(-1, chunk_size)
-    encoded_names = [name.encode("utf-8") for name in group.names]
-    return {
-        "tokens": tokens,
-        "lengths": lengths,
-        "hashes": hash_rows(padded(tokens, lengths)),
-        "begins": begins.astype(np.uint32) if begins.max(initial=0) < 1 << 32 else begins,
-        "first_rows": first_rows,
-        "names": np.frombuffer(b"".join(encoded_names), dtype=np.uint8),
-        "name_ends": np.cumsum([len(name) for name in encoded_names], dtype=np.int64),
-        "text_hashes": np.frombuffer(b"".join(group.hashes), dtype=np.uint8).reshape(-1, 32),
-        **pack_texts([text.encode("utf-8") for text in group.texts], group.metadata),
-    }
 
 
 def token_dtype(vocab_size: int) -> type[np.generic]:
@@ -253,8 +213,3 @@ def mix(values: np.ndarray) -> np.ndarray:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
-
-
-def document_rows(first_rows: Int64[np.ndarray, "_"], count: int) -> Int64[np.ndarray, "rows"]:
-    """The document, numbered within its block, of each row."""
-    return np.searchsorted(first_rows, np.arange(count), side="right") - 1

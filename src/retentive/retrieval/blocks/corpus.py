@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt64
 
 from retentive.retrieval.blocks.block import read_block
-from retentive.retrieval.blocks.chunking import CHUNKS, document_rows, padded
-from retentive.retrieval.blocks.texts import lines_before, read_metadata, read_text
+from retentive.retrieval.blocks.chunking import CHUNKS, padded
+from retentive.retrieval.blocks.texts import lines_before, read_metadata, read_text, text_parts
 from retentive.retrieval.manifest import ChunkBlock
 from retentive.retrieval.passages import NO_TOKEN, Rows
 
@@ -110,12 +110,12 @@ class Corpus:
         hashes, following = np.zeros(len(flat), dtype=np.uint64), np.zeros(len(flat), dtype=np.uint64)
         for block, places, rows in self.by_block(flat):
             arrays = self.arrays(block)
-            owner = document_rows(arrays["first_rows"], len(arrays["hashes"]))
-            documents[places] = self.first_documents[block] + owner[rows]
-            hashes[places] = arrays["hashes"][rows]
-            shifted = np.append(arrays["hashes"][1:], np.uint64(0))
-            shifted[arrays["first_rows"][1:][arrays["first_rows"][1:] > 0] - 1] = 0  # the last chunk of each document
-            following[places] = shifted[rows]
+            firsts, own = arrays["first_rows"], arrays["hashes"]
+            local = np.searchsorted(firsts, rows, side="right") - 1
+            documents[places] = self.first_documents[block] + local
+            hashes[places] = own[rows]
+            is_last = rows + 1 == firsts[local + 1]
+            following[places] = np.where(is_last, np.uint64(0), own[np.minimum(rows + 1, len(own) - 1)])
         return documents.reshape(ids.shape), hashes.reshape(ids.shape), following.reshape(ids.shape)
 
     def is_removed(self, ids: Ids) -> Bool[np.ndarray, "*shape"]:
@@ -171,6 +171,28 @@ class Corpus:
         block, first, size = self._text_place(document)
         end = size if end is None else min(end, size)
         return read_text(self.folder, CHUNKS, self.blocks[block].key, first + max(begin, 0), first + end)
+
+    def parts(self, document: int) -> Iterator[bytes]:
+        """The UTF-8 text of a document in parts, which may end inside of a character."""
+        block, first, size = self._text_place(document)
+        return text_parts(self.folder, CHUNKS, self.blocks[block].key, first, first + size)
+
+    def lines(self, document: int, first: int, count: int) -> tuple[str, int]:
+        """Lines of a document from ``first`` on, which counts from 1, and how many all are; see `line`."""
+        kept: list[bytes] = []
+        number, last = 1, b"\n"
+        for part in self.parts(document):
+            begin = 0
+            while begin < len(part):
+                if number + part.count(b"\n", begin) < first or number >= first + count:
+                    number += part.count(b"\n", begin)
+                    break
+                end = part.find(b"\n", begin) + 1
+                if first <= number:
+                    kept.append(part[begin : end or len(part)])
+                number, begin = number + (end > 0), end or len(part)
+            last = part[-1:]
+        return b"".join(kept).decode("utf-8"), number - (last == b"\n")
 
     def text(self, document: int) -> str:
         """The text of a document."""

@@ -5,7 +5,7 @@ with a checksum of its own, so a damaged byte is found by whoever reads it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,15 @@ import numpy as np
 
 from retentive.extras import require
 from retentive.files import canonical_json
+from retentive.files.growing_array import GrowingArray
 from retentive.retrieval.blocks.block import block_path, damaged, read_block
+from retentive.text.pieces import utf8_pieces
 
 PAGE_BYTES = 1 << 17
 """Bytes of text of a page: longer ones are smaller on disk, shorter ones are read faster."""
+
+_PART_BYTES = 1 << 20
+"""Bytes of a long text that are read at once."""
 
 _LEVEL = 3
 _LINE_END = ord("\n")
@@ -26,26 +31,44 @@ Metadata = Mapping[str, str | int | float | bool | None]
 """What is known of a document besides its text, by name of the column."""
 
 
-def pack_texts(contents: Sequence[bytes], metadata: Sequence[Metadata]) -> dict[str, np.ndarray]:
+def pack_texts(texts: Sequence[str], metadata: Sequence[Metadata], place: Path) -> dict[str, np.ndarray | GrowingArray]:
     """Compress the documents of a block.
 
     Args:
-        contents: UTF-8 of each document.
+        texts: The text of each document.
         metadata: Columns of each document.
+        place: Folder for temporary files.
 
     Returns:
         ``pages`` (zstd frames, one after the other) with ``page_ends``; ``page_lines``, the line ends before each
         page; ``text_ends``, where each document ends in the row of all; ``metadata``, a zstd frame of a JSON list.
     """
-    row = b"".join(contents)
-    pages = [row[begin : begin + PAGE_BYTES] for begin in range(0, len(row), PAGE_BYTES)]
-    frames = [_compress(page) for page in pages]
-    lines = np.cumsum([0, *(page.count(b"\n") for page in pages)], dtype=np.int64)[: len(pages)]
+    frames, ends, lines = GrowingArray(place, np.uint8), list[int](), [0]
+    text_ends: list[int] = []
+
+    def pack(page: bytes) -> None:
+        frame = _compress(page)
+        frames.append(np.frombuffer(frame, dtype=np.uint8))
+        ends.append((ends[-1] if ends else 0) + len(frame))
+        lines.append(lines[-1] + page.count(b"\n"))
+
+    row, size = bytearray(), 0
+    for text in texts:
+        for piece in utf8_pieces(text):
+            row += piece
+            size += len(piece)
+            whole = len(row) - len(row) % PAGE_BYTES
+            for begin in range(0, whole, PAGE_BYTES):
+                pack(bytes(row[begin : begin + PAGE_BYTES]))
+            del row[:whole]
+        text_ends.append(size)
+    if row:
+        pack(bytes(row))
     return {
-        "pages": np.frombuffer(b"".join(frames), dtype=np.uint8),
-        "page_ends": np.cumsum([len(frame) for frame in frames], dtype=np.int64),
-        "page_lines": lines,
-        "text_ends": np.cumsum([len(content) for content in contents], dtype=np.int64),
+        "pages": frames,
+        "page_ends": np.array(ends, dtype=np.int64),
+        "page_lines": np.array(lines[:-1], dtype=np.int64),
+        "text_ends": np.array(text_ends, dtype=np.int64),
         "metadata": np.frombuffer(_compress(canonical_json(list(metadata)).encode()), dtype=np.uint8),
     }
 
@@ -61,6 +84,12 @@ def read_text(folder: Path, kind: str, key: str, begin: int, end: int) -> bytes:
     first, last = begin // PAGE_BYTES, (end - 1) // PAGE_BYTES
     found = b"".join(read_page(folder, kind, key, page) for page in range(first, last + 1))
     return found[begin - first * PAGE_BYTES : end - first * PAGE_BYTES]
+
+
+def text_parts(folder: Path, kind: str, key: str, begin: int, end: int) -> Iterator[bytes]:
+    """The same bytes as `read_text`, in parts."""
+    for first in range(begin, end, _PART_BYTES):
+        yield read_text(folder, kind, key, first, min(first + _PART_BYTES, end))
 
 
 def lines_before(folder: Path, kind: str, key: str, place: int) -> int:

@@ -69,7 +69,8 @@ class WordEncoder(Protocol):
     def split(self, text: str) -> Words:
         """The words of a text with their places; a key holds no white space.
 
-        Documents are split whole and queries alike, so that words do not depend on where chunks fall.
+        Documents and queries are split alike, so that words do not depend on where chunks fall. Long documents are
+        split in pieces that begin with a word, so words must not depend on those before them.
         """
         ...
 

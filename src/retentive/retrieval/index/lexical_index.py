@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +71,11 @@ def write_segment(
     with sealed_folder(folder, LEXICAL, key) as temporary, explain_full_disk(folder):
         sizes: list[int] = []
         settings: dict[str, Any] = {"index_settings": {}, "schema": []}
-        for number, part in enumerate(_parts(words)):
-            settings = _write_part(temporary, number, part)
-            sizes.append(len(part))
+        rows = iter(words)
+        while (first := next(rows, None)) is not None:
+            part = _Part(chain((first,), rows))
+            settings = _write_part(temporary, len(sizes), part)
+            sizes.append(part.count)
         if sum(sizes) != len(kept):
             raise RuntimeError(f"the encoder must give words of {len(kept)} chunks, but gave those of {sum(sizes)}.")
         if not np.array_equal(kept, np.arange(len(kept))):
@@ -83,21 +86,24 @@ def write_segment(
     return record
 
 
-def _parts(words: Iterable[WordCounts]) -> Iterator[list[WordCounts]]:
-    """Divide chunks into parts whose words fit in memory."""
-    part: list[WordCounts] = []
-    held = 0
-    for counts in words:
-        part.append(counts)
-        held += sum((len(word) + 1) * count for word, count in counts.items())
-        if held >= PART_CHARACTERS:
-            yield part
-            part, held = [], 0
-    if part:
-        yield part
+class _Part:
+    """Chunks up to the number of characters that a part of a segment has; ``count`` says how many they were."""
+
+    def __init__(self, rows: Iterator[WordCounts]) -> None:
+        self._rows = rows
+        self.count = 0
+
+    def __iter__(self) -> Iterator[WordCounts]:
+        held = 0
+        for counts in self._rows:
+            self.count += 1
+            yield counts
+            held += sum((len(word) + 1) * count for word, count in counts.items())
+            if held >= PART_CHARACTERS:
+                return
 
 
-def _write_part(folder: Path, number: int, rows: Sequence[WordCounts]) -> dict[str, Any]:
+def _write_part(folder: Path, number: int, rows: _Part) -> dict[str, Any]:
     """Have tantivy build one part, and move its files; return tantivy's settings and schema."""
     from tantivy import Document, Index
 
@@ -117,9 +123,9 @@ def _write_part(folder: Path, number: int, rows: Sequence[WordCounts]) -> dict[s
             raise full_disk(folder) from error
         raise
     listed = json.loads((building / "meta.json").read_bytes())
-    if len(listed["segments"]) != 1 or listed["segments"][0]["max_doc"] != len(rows):
+    if len(listed["segments"]) != 1 or listed["segments"][0]["max_doc"] != rows.count:
         found = [segment["max_doc"] for segment in listed["segments"]]
-        raise RuntimeError(f"tantivy made segments of {found} chunks where one of {len(rows)} was expected.")
+        raise RuntimeError(f"tantivy made segments of {found} chunks where one of {rows.count} was expected.")
     name = listed["segments"][0]["segment_id"].replace("-", "")
     for file in _FILES:
         (building / f"{name}.{file}").rename(folder / f"{number}.{file}")

@@ -1,12 +1,13 @@
 """MinHash signatures on disk: those of the chunks and documents of each block."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
+from retentive.files.growing_array import GrowingArray, made_folder
 from retentive.retrieval.blocks.block import check_block, key_of, read_block, write_block
 from retentive.retrieval.blocks.chunking import CHUNKS, padded
 from retentive.retrieval.blocks.corpus import Corpus
@@ -20,7 +21,6 @@ from retentive.retrieval.neighbours.near_duplicates import (
     gram_hashes,
     minhash,
 )
-from retentive.retrieval.passages import Rows
 
 SIGNATURES = "signatures"
 _ROWS_AT_ONCE = 4096
@@ -44,11 +44,11 @@ class SignatureTask:
         problem, _ = check_block(self.folder, SIGNATURES, key)
         if problem is not None:
             arrays = read_block(self.folder, CHUNKS, chunk_key).arrays
-            rows = padded(arrays["tokens"], arrays["lengths"])
             chunks, documents = chunk_bands(self.threshold).values, document_bands(self.threshold).values
-            parts = [minhash(gram_hashes(tokens)[None], documents) for tokens in _documents(rows, arrays)]
+            parts = [_of_document(arrays, document, documents) for document in range(len(arrays["first_rows"]) - 1)]
             together = np.concatenate([np.zeros((0, documents), dtype=np.uint32), *parts])
-            write_block(self.folder, SIGNATURES, key, {"chunks": _of_chunks(rows, chunks), "documents": together})
+            made = {"chunks": _of_chunks(arrays, chunks, self.folder), "documents": together}
+            write_block(self.folder, SIGNATURES, key, made)
             read_block.cache_clear()
         return key, problem is not None
 
@@ -75,14 +75,24 @@ def document_signatures(corpus: Corpus, threshold: float) -> Signatures:
     return np.concatenate([np.zeros((0, bands.values), dtype=np.uint32), *parts])
 
 
-def _of_chunks(rows: Rows, values: int) -> Signatures:
+def _of_chunks(arrays: Mapping[str, np.ndarray], values: int, folder: Path) -> GrowingArray:
     """Signatures of chunks, some at a time: their runs would take a hundred times the memory of the tokens."""
-    begins = range(0, len(rows), _ROWS_AT_ONCE)
-    parts = [minhash(chunk_grams(rows[begin : begin + _ROWS_AT_ONCE]), values) for begin in begins]
-    return np.concatenate([np.zeros((0, values), dtype=np.uint32), *parts])
+    found = GrowingArray(made_folder(folder / SIGNATURES), np.uint32, values)
+    for begin in range(0, len(arrays["lengths"]), _ROWS_AT_ONCE):
+        some = slice(begin, begin + _ROWS_AT_ONCE)
+        found.append(minhash(chunk_grams(padded(arrays["tokens"][some], arrays["lengths"][some])), values))
+    return found
 
 
-def _documents(rows: Rows, arrays: Mapping[str, np.ndarray]) -> Iterator[Int64[np.ndarray, "length"]]:
-    for document in range(len(arrays["first_rows"]) - 1):
-        own = rows[arrays["first_rows"][document] : arrays["first_rows"][document + 1]]
-        yield own[own >= 0]
+def _of_document(arrays: Mapping[str, np.ndarray], document: int, values: int) -> Signatures:
+    """The signature of a document: the least of those of its parts, which share the runs over their borders."""
+    first, last = arrays["first_rows"][document : document + 2].tolist()
+    found = minhash(np.zeros((1, 0), dtype=np.uint64), values)
+    before = np.zeros(0, dtype=np.int64)
+    for begin in range(first, last, _ROWS_AT_ONCE):
+        some = slice(begin, min(begin + _ROWS_AT_ONCE, last))
+        rows = padded(arrays["tokens"][some], arrays["lengths"][some])
+        tokens = np.concatenate([before, rows[rows >= 0]])
+        found = np.minimum(found, minhash(gram_hashes(tokens)[None], values))
+        before = tokens[len(tokens) - GRAM + 1 :]
+    return found

@@ -4,7 +4,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from retentive.retrieval.blocks.corpus import Corpus
-from retentive.retrieval.search.passage import Span, Surroundings, hit_of, marked, sentence_around, surroundings
+from retentive.retrieval.search.passage import (
+    Span,
+    Surroundings,
+    characters_of,
+    hit_of,
+    marked,
+    sentence_around,
+    surroundings,
+)
+
+_MOST_BYTES = 1 << 20
+"""Bytes of a line that are read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +96,13 @@ def answer_of(
 
 def line_and_column(corpus: Corpus, document: int, place: int) -> tuple[int, int]:
     """The line of a byte of a document and its character in the line, both from 1; lines end at a line feed."""
-    size = 256
-    while True:
-        before = corpus.content(document, place - size, place)
-        if b"\n" in before or size >= place:
-            line = before.rpartition(b"\n")[2]
-            return corpus.line(document, place), len(line.decode("utf-8", "ignore")) + 1
-        size *= 4
+    characters, end, size = 0, place, 256
+    while end > 0:
+        part = corpus.content(document, end - size, end)
+        begin = part.rfind(b"\n") + 1
+        characters += characters_of(part[begin:])
+        if begin > 0:
+            break
+        end -= len(part)
+        size = min(size * 4, _MOST_BYTES)
+    return corpus.line(document, place), characters + 1

@@ -19,6 +19,9 @@ AROUND = 240
 _BYTES_AROUND = 2048
 """Bytes of text that are read on each side of a chunk: enough for a sentence or a long phrase."""
 
+_MOST_BYTES = 1 << 20
+"""Bytes of a chunk that are read, at most: some tokenizers make one token of a word of any length."""
+
 _MARGIN = 64
 """Characters of text beyond the longest answer, so that a word which is cut there is in none."""
 
@@ -72,14 +75,15 @@ def surroundings(corpus: Corpus, chunk: int, encoder: Any) -> Surroundings:
     ids = np.array([chunk])
     document = int(corpus.documents(ids)[0])
     begin, end = (int(places[0]) for places in corpus.spans(ids))
+    end = min(end, begin + _MOST_BYTES)
     first = max(0, begin - _BYTES_AROUND)
     content = corpus.content(document, first, end + _BYTES_AROUND)
     # A character may be cut at both ends of what was read, and at the ends of the chunk: it counts where it begins.
     cut = next((place for place in range(min(4, len(content))) if content[place] & 0xC0 != 0x80), 0) if first else 0
     text = content[cut:].decode("utf-8", "ignore")
     first += cut
-    before = _characters(content[cut : begin - first + cut])
-    inside = _characters(content[cut : end - first + cut])
+    before = characters_of(content[cut : begin - first + cut])
+    inside = characters_of(content[cut : end - first + cut])
     skipped = max(0, before - AROUND - _MARGIN)
     first += len(text[:skipped].encode("utf-8"))
     # A hit ends with the last word that begins in the chunk, or before: base64 and addresses are long words.
@@ -90,7 +94,7 @@ def surroundings(corpus: Corpus, chunk: int, encoder: Any) -> Surroundings:
     return Surroundings(document, text, first, before, inside, words)
 
 
-def _characters(content: bytes) -> int:
+def characters_of(content: bytes) -> int:
     """Characters that begin in some bytes."""
     return int(np.count_nonzero(np.frombuffer(content, dtype=np.uint8) & 0xC0 != 0x80))
 

@@ -7,10 +7,10 @@ from jaxtyping import Bool, Int64
 
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.encoders.protocol import WordEncoder
+from retentive.retrieval.encoders.word_pieces import words_in_pieces
 from retentive.retrieval.encoders.words import split_words
 from retentive.retrieval.index.lexical_index import LexicalIndex
 from retentive.retrieval.search.chosen_chunks import ChosenChunks, Mask
-from retentive.text.tokenizer import character_bytes
 
 _RARE = 0.1
 """Share of chunks up to which it is worth while to look up all that have a word."""
@@ -66,12 +66,16 @@ class _PhraseIn:
         return self._begins[ids]
 
     def _find_in(self, document: int) -> None:
-        text, phrase = self._corpus.text(document), self._phrase
-        words = split_words(text) if self._encoder is None else self._encoder.split(text)
-        firsts = [place for place, key in enumerate(words.keys) if key == phrase[0]]
-        begins = [words.begins[place] for place in firsts if words.keys[place : place + len(phrase)] == phrase]
+        phrase, split = self._phrase, split_words if self._encoder is None else self._encoder.split
         chunks = self._corpus.chunks_of(document)
-        if begins and len(chunks):
-            starts, _ = self._corpus.spans(np.arange(chunks.start, chunks.stop))
-            places = character_bytes(text)[np.array(begins)]
-            self._begins[chunks.start + np.searchsorted(starts, places, side="right") - 1] = True
+        starts, _ = self._corpus.spans(np.arange(chunks.start, chunks.stop))
+        keys, places = list[str](), np.zeros(0, dtype=np.int64)
+        for more, where in words_in_pieces(self._corpus.parts(document), split):
+            keys, places = [*keys, *more], np.concatenate([places, where])
+            firsts = [place for place, key in enumerate(keys) if key == phrase[0]]
+            begins = [place for place in firsts if keys[place : place + len(phrase)] == phrase]
+            if begins and len(chunks):
+                self._begins[chunks.start + np.searchsorted(starts, places[begins], side="right") - 1] = True
+            # A phrase may go on in the next piece.
+            rest = max(len(keys) - len(phrase) + 1, 0)
+            keys, places = keys[rest:], places[rest:]

@@ -33,7 +33,7 @@ from retentive.retrieval.index.vector_index import AT_ONCE, AnyNumberOfAnswers, 
 from retentive.retrieval.manifest import Manifest, read_manifest, version_keys
 from retentive.retrieval.passages import Passages
 from retentive.retrieval.search.chosen_chunks import ChosenChunks
-from retentive.retrieval.versions.stages import block_words
+from retentive.retrieval.versions.stages import BlockWords
 from retentive.text.tokenizer import Tokenizer
 
 RowNumbers = Int64[np.ndarray, "rows"]
@@ -83,7 +83,7 @@ class WordQueries:
 
     def search(self, k: int) -> Ranking:
         """The ``k`` nearest chunks of each query by BM25."""
-        return self.index.search(self.words, k)
+        return self.index.search(list(self.words), k)  # threads take them in any order
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +269,7 @@ class Searcher:
         words = vectors = None
         if self._words is not None:
             encoder, index = self._words
-            key = self.manifest.chunks[block].key
-            words = WordQueries(block_words(self.folder, key, encoder), index)
+            words = WordQueries(BlockWords(self.folder, self.manifest.chunks[block], encoder), index)
         if self._vectors is not None:
             _, rows, nearest = self._vectors
             vectors = VectorQueries(rows.block(block), nearest, rows)

@@ -96,9 +96,8 @@ class Library:
 
         def read(store: Datastore) -> Lines:
             number = store.document_number(document)
-            every = store.corpus.text(number).splitlines(keepends=True)
-            some = every[first_line - 1 : first_line - 1 + lines]
-            return Lines(document, first_line, len(every), "".join(some), store.corpus.metadata(number))
+            text, every = store.corpus.lines(number, first_line, lines)
+            return Lines(document, first_line, every, text, store.corpus.metadata(number))
 
         return self._reading(read)
 

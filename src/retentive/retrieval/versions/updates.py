@@ -12,6 +12,7 @@ from retentive.retrieval.manifest import ChunkBlock, Manifest
 from retentive.retrieval.versions.build import Builder, BuildReport, keep_tokenizer, vector_parts
 from retentive.retrieval.versions.changes import live_documents, named
 from retentive.retrieval.versions.sources import NotedDocuments, refuse_empty
+from retentive.text.pieces import utf8_pieces
 
 Known = dict[str, tuple[int, bytes]]
 """Number and hash of each document by its name."""
@@ -184,6 +185,13 @@ def _is_of(name: str, unusable: Iterable[str]) -> bool:
     return any(name == other or name.startswith((f"{other}/", f"{other}:")) for other in unusable)
 
 
-def _hash(document: DocumentParts) -> bytes:
+def _hash(document: DocumentParts) -> bytes | None:
+    """The hash by which documents are compared; ``None`` of a text that UTF-8 cannot hold."""
     _, text, metadata = document
-    return document_hash(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), metadata)
+    digest = hashlib.sha256()
+    try:
+        for piece in utf8_pieces(text):
+            digest.update(piece)
+    except UnicodeEncodeError:
+        return None
+    return document_hash(digest.digest(), metadata)
