@@ -9,8 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from retentive.config_types import check_counts, check_kind, check_types
 from retentive.data.manifest import MANIFEST_FILE, Split, SplitRecord
 from retentive.data.sources.documents import Document, Problem
@@ -19,6 +17,7 @@ from retentive.data.sources.reading import MAX_DOCUMENT_BYTES, read_documents
 from retentive.data.splitting import HeldOutByName, draw, heldout_purpose, split_of
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter, check_output
+from retentive.data.tokenizing import encode_documents, known_byte_lengths, spelled_bytes
 from retentive.errors import RetentiveError
 from retentive.files.paths import real_path
 from retentive.files.progress import ProgressBar
@@ -26,7 +25,7 @@ from retentive.files.targets import check_folder_target
 from retentive.text.byte_tokenizer import ByteTokenizer, utf8
 from retentive.text.loading import load_tokenizer
 from retentive.text.subword_tokenizer import SubwordTokenizer, train_bpe
-from retentive.text.tokenizer import TokenIds, Tokenizer, encode_batch, token_byte_lengths
+from retentive.text.tokenizer import Tokenizer
 
 _BATCH_BYTES = 4 << 20
 _PROBLEMS_SHOWN = 10
@@ -293,11 +292,11 @@ def _splitter(config: PrepareConfig, files: list[SourceFile]) -> Splitter:
 def _write_documents(
     found: Iterable[Document | Problem], tokenizer: Tokenizer, writer: TokenStoreWriter, split: Splitter
 ) -> None:
-    byte_lengths = _known_byte_lengths(tokenizer)
+    byte_lengths = known_byte_lengths(tokenizer)
     tolerated = (0, 1) if isinstance(tokenizer, SubwordTokenizer) and tokenizer.adds_prefix_space else (0,)
     for batch in _batches(found):
         documents = [one for one in batch if isinstance(one, Document)]
-        encoded = iter(_encode(documents, tokenizer))
+        encoded = iter(encode_documents(documents, tokenizer, writer.folder))
         for one in batch:
             if isinstance(one, Problem):
                 writer.report(one)
@@ -306,7 +305,7 @@ def _write_documents(
             if isinstance(ids, str):
                 writer.report(Problem(name=one.name, kind="not_encodable", message=ids))
                 continue
-            if byte_lengths is not None and int(byte_lengths[ids].sum()) - len(content) not in tolerated:
+            if byte_lengths is not None and spelled_bytes(ids, byte_lengths) - len(content) not in tolerated:
                 message = "is changed by the tokenizer, which so has more or fewer bytes than the text: kept"
                 writer.report(Problem(name=one.name, kind="altered", message=message, kept=True))
             if (side := split(one.name, content)) is None:
@@ -327,27 +326,6 @@ def _batches(found: Iterable[Document | Problem]) -> Iterator[list[Document | Pr
             yield batch
             batch, size = [], 0
     yield batch
-
-
-def _encode(documents: list[Document], tokenizer: Tokenizer) -> list[TokenIds | str]:
-    """Token ids of each document, or the reason why there are none."""
-    texts = [document.text for document in documents]
-    try:
-        encoded: list[TokenIds | str] = [*encode_batch(tokenizer, texts)]
-    except ValueError as error:  # one of the texts is at fault: encode them one by one to find it
-        if len(documents) == 1:
-            return [str(error)]
-        return [one for document in documents for one in _encode([document], tokenizer)]
-    return [ids if len(ids) else "has no tokens: the tokenizer drops all of its text" for ids in encoded]
-
-
-def _known_byte_lengths(tokenizer: Tokenizer) -> np.ndarray | None:
-    if isinstance(tokenizer, ByteTokenizer):
-        return None  # nothing to find out
-    try:
-        return token_byte_lengths(tokenizer)
-    except ValueError:
-        return None
 
 
 def _request(config: PrepareConfig, files: list[SourceFile], tokenizer: Tokenizer | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +34,7 @@ from retentive.files import (
     only_writer,
     sync,
 )
+from retentive.files.growing_array import GrowingArray
 from retentive.text.tokenizer import TokenIds, Tokenizer, begin_of
 
 _HASH = "-[0-9a-f]{16}"
@@ -57,6 +58,9 @@ class TokenStoreWriter:
         request: The options of the call, kept in the manifest.
         overwrite: Whether a store that is there may be replaced.
 
+    Attributes:
+        folder: Folder of the store.
+
     Raises:
         FileExistsError: If the folder holds a store and ``overwrite`` is False, or holds other things.
         BlockingIOError: If another process writes there.
@@ -65,7 +69,7 @@ class TokenStoreWriter:
     def __init__(
         self, folder: Path, tokenizer: Tokenizer, *, request: Mapping[str, Any] | None = None, overwrite: bool = False
     ) -> None:
-        self._folder, self._tokenizer, self._request = folder, tokenizer, dict(request or {})
+        self.folder, self._tokenizer, self._request = folder, tokenizer, dict(request or {})
         self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         self._ending = np.asarray([tokenizer.end_of_text], dtype=self._dtype)
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,25 +98,26 @@ class TokenStoreWriter:
         """Remove unfinished files, so that they take no space on a full disk."""
         self._open.close()
 
-    def add(self, name: str, ids: TokenIds, *, num_bytes: int, split: Split) -> None:
+    def add(self, name: str, ids: TokenIds | GrowingArray, *, num_bytes: int, split: Split) -> None:
         """Append a document; end-of-text is appended after it.
 
         Args:
             name: Where the text came from; one line.
-            ids: Its tokens, at least one.
+            ids: Its tokens, at least one; those of a long text need not be in memory.
             num_bytes: Bytes of its text in UTF-8.
             split: Where it belongs.
         """
-        if len(ids) == 0:
+        if (length := ids.shape[0]) == 0:
             raise ValueError(f"document {name!r} must have at least one token, but has none.")
-        if (largest := int(ids.max())) >= self._tokenizer.vocab_size:
+        if (largest := max(int(part.max()) for part in some_at_a_time(ids))) >= self._tokenizer.vocab_size:
             limit = self._tokenizer.vocab_size - 1
             raise ValueError(f"token ids of {name!r} must be at most {limit}, but one is {largest}.")
         if "\n" in name:
             raise ValueError(f"name must be one line, but is {name!r}.")
-        self._tokens[split].write(ids.astype(self._dtype).tobytes() + self._ending.tobytes())
+        for part in (*some_at_a_time(ids), self._ending):
+            self._tokens[split].write(part.astype(self._dtype).tobytes())
         self._names[split].write(f"{name}\n".encode())
-        self._offsets[split].append(self._offsets[split][-1] + len(ids) + 1)
+        self._offsets[split].append(self._offsets[split][-1] + length + 1)
         self._bytes[split].append(num_bytes)
 
     def report(self, problem: Problem) -> None:
@@ -142,13 +147,13 @@ class TokenStoreWriter:
                 files[f"{split}-{part}"] = grown.commit()
         fingerprint = self._tokenizer.fingerprint()
         tokenizer_folder = f"tokenizer-{fingerprint[:16]}"
-        self._tokenizer.save(self._folder / tokenizer_folder)
-        for path in sorted(each for each in (self._folder / tokenizer_folder).rglob("*") if each.is_file()):
-            relative = path.relative_to(self._folder).as_posix()
+        self._tokenizer.save(self.folder / tokenizer_folder)
+        for path in sorted(each for each in (self.folder / tokenizer_folder).rglob("*") if each.is_file()):
+            relative = path.relative_to(self.folder).as_posix()
             files[f"tokenizer-{relative.removeprefix(tokenizer_folder + '/')}"] = FileRecord(
                 path=relative, size=path.stat().st_size, sha256=checksum(path)
             )
-        sync(self._folder)
+        sync(self.folder)
         record = TokenizerRecord(
             name=self._tokenizer.name,
             vocab_size=self._tokenizer.vocab_size,
@@ -164,14 +169,19 @@ class TokenStoreWriter:
             files=files,
             request=self._request,
             problems=dict(self.problem_counts),
-        ).write(self._folder)
+        ).write(self.folder)
         self._open.close()
-        return TokenStore.open(self._folder)
+        return TokenStore.open(self.folder)
 
     def _grow(self, role: str, suffix: str) -> GrowingFile:
-        grown = GrowingFile(self._folder, role, suffix)
+        grown = GrowingFile(self.folder, role, suffix)
         self._open.callback(grown.abort)
         return grown
+
+
+def some_at_a_time(ids: TokenIds | GrowingArray) -> Iterator[np.ndarray]:
+    """The tokens of a text, in parts where there are many."""
+    yield from ids.arrays() if isinstance(ids, GrowingArray) else (ids,)
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:

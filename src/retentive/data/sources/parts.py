@@ -27,6 +27,7 @@ _DEEPEST = 3
 """Archives inside of archives, at most."""
 _HEAD = 512
 """Bytes by which it is known what a file is."""
+_BLOCK_BYTES = 8 << 20
 _ZSTD_STEP = 512
 """Bytes of zstd that are unpacked at once: at most some 22 MB come of them."""
 
@@ -233,6 +234,17 @@ def _decompressed(opened: Any, suffix: str) -> Any:
     return _Unzstd(opened, lambda: zstandard.ZstdDecompressor().decompressobj())
 
 
+def read_up_to(opened: io.BufferedIOBase, limit: int) -> bytes:
+    """What a file holds, or a little more than ``limit`` bytes of it.
+
+    In blocks: a read of the limit's size would take that memory for the smallest file.
+    """
+    found = io.BytesIO()
+    while found.tell() <= limit and (block := opened.read(_BLOCK_BYTES)):
+        found.write(block)
+    return found.getvalue()
+
+
 def _tar_members(archive: str, opened: Any, source: _Counted) -> Iterator[Part | Problem]:
     with tarfile.open(fileobj=opened, mode="r|", tarinfo=_Header) as tar:
         for entry in tar:
@@ -250,7 +262,7 @@ def _zip_members(
     archive: str, opened: Any, source: _Counted, limit: int, path: Path | None
 ) -> Iterator[Part | Problem]:
     if path is None:  # the list of members is at the end, so all of it must be at hand
-        content = opened.read(limit + 1)
+        content = read_up_to(opened, limit)
         if len(content) > limit:
             message = f"has more than {limit:,} bytes (max_document_bytes): unpack it yourself"
             yield Problem(name=archive, kind="too_large", message=message)

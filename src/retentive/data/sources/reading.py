@@ -11,7 +11,7 @@ from retentive.data.sources.documents import Document, Problem, text_or_problem,
 from retentive.data.sources.folders import SourceFile, unreadable_reason
 from retentive.data.sources.markup import html_text, pdf_text
 from retentive.data.sources.parquet import read_parquet
-from retentive.data.sources.parts import BombError, Part, parts_of_file
+from retentive.data.sources.parts import BombError, Part, parts_of_file, read_up_to
 from retentive.data.sources.records import Fields, document_of, read_csv
 from retentive.data.sources.sniffing import unread_kind
 
@@ -94,21 +94,20 @@ def _read_part(part: Part, fields: Fields, separator: bytes | None) -> Iterator[
 
 def _whole(part: Part, limit: int) -> bytes | Problem:
     """All bytes of a part, or the problem that they are too many."""
-    content = part.opened.read(limit + 1 + len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK)
+    content = read_up_to(part.opened, limit + len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK)
     if len(content) <= limit:
         return content
     size = len(content)
+    del content
     while block := part.opened.read(_BLOCK_BYTES):
         size += len(block)
     return too_large(part.name, f"{size:,} bytes", limit)
 
 
-def _read_text(part: Part, limit: int) -> Iterator[Document | Problem]:
+def _read_text(part: Part, limit: int) -> list[Document | Problem]:
+    """One document, or the problem with it: a list, so that the bytes are let go before the text is used."""
     content = _whole(part, limit)
-    if isinstance(content, Problem):
-        yield content
-    else:
-        yield from text_or_problem(content, part.name, limit=limit)
+    return [content] if isinstance(content, Problem) else [*text_or_problem(content, part.name, limit=limit)]
 
 
 def _read_markup(part: Part, limit: int) -> Iterator[Document | Problem]:
