@@ -82,7 +82,7 @@ class EagerSteps:
         """Look whether the model has hooks. Call it before a run of steps, which do not look themselves."""
         if is_observed(as_module(self.model)):
             self._view = None
-        elif self._view is None or not self._view.is_current():
+        elif self._view is None or not self._view.is_current() or not self._view.is_same_code():
             self._view = ModelView(as_module(self.model))
         else:
             self._view.derive()

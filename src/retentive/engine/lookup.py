@@ -35,6 +35,8 @@ class ModelView:
         """
         # Side by side, so that `is_current` is a few passes over lists: it is asked before each token.
         self._holders: list[Mapping[str, object]] = []
+        self._forwards: dict[type[nn.Module], Callable[..., Any]] = {}
+        self._attributes: list[tuple[nn.Module, dict[str, object]]] = []
         self._rotations: dict[RotaryConfig, RotaryConfig] = {}
         self._derived: list[tuple[dict[str, Any], str, Callable[[], object]]] = []
         self.model = self._view(model)
@@ -50,6 +52,15 @@ class ModelView:
         same = len(now) == len(self._held) and all(map(is_, now, self._held))
         return same and list(map(_version, self._versioned)) == self._versions
 
+    def is_same_code(self) -> bool:
+        """Whether classes and attributes, such as activations, are those with which the view was made.
+
+        It takes longer than `is_current`, and is asked before a run of steps.
+        """
+        if any(kind.forward is not forward for kind, forward in self._forwards.items()):
+            return False
+        return all(_is_same(_attributes_of(module), then) for module, then in self._attributes)
+
     def derive(self) -> None:
         """Compute what follows from weights, again: a write to ``.data`` is one that torch does not count."""
         for attributes, name, make in self._derived:
@@ -63,7 +74,10 @@ class ModelView:
             return [self._view(part) for part in module]
         if not _can_be_viewed(module):
             return module  # called as it is
-        view = cast("Any", object.__new__(_LinearView if type(module) is nn.Linear else _view_class(type(module))))
+        kind = type(module)
+        self._forwards[kind] = kind.forward
+        self._attributes.append((module, _attributes_of(module)))
+        view = cast("Any", object.__new__(_VIEWS.get(kind) or _view_class(kind, kind.forward)))
         attributes: dict[str, Any] = view.__dict__
         attributes.update({name: self._shared(value) for name, value in module.__dict__.items()})
         attributes.update(parameters_held_by(module))
@@ -73,6 +87,8 @@ class ModelView:
         self._holders += [parameters_held_by(module), parts_held_by(module)]
         for name, value in _derived_values(type(module)).items():
             self._derived.append((attributes, name, partial(value.make, module)))
+        if kind is nn.Dropout:
+            attributes["viewed"] = module
         if type(module) is nn.Linear and cast("Tensor | None", module.bias) is None:
             self._derived.append((attributes, "columns", module.weight.t))
         return view
@@ -86,9 +102,26 @@ class ModelView:
         return value
 
 
+def _attributes_of(module: nn.Module) -> dict[str, object]:
+    """What a module holds beside parameters and parts, without torch's own."""
+    return {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+
+
+def _is_same(now: dict[str, object], then: dict[str, object]) -> bool:
+    return now.keys() == then.keys() and all(now[name] is value for name, value in then.items())
+
+
 def is_observed(module: nn.Module) -> bool:
-    """Whether calling ``module``, or a part of it, does more than its ``forward``: a hook, or a compiler's code."""
-    return any(is_hooked(part) or is_called_compiled(part) or _is_patched(part) for part in module.modules())
+    """Whether a call of ``module``, or of a part of it, does more than its ``step``.
+
+    That is a hook, a compiler's code, a patched ``forward``, a wrapper around what steps, or a subclass.
+    """
+    if not _steps_as_called(type(module)):
+        return True
+    return any(
+        is_hooked(part) or is_called_compiled(part) or _is_patched(part) or _holds_what_cannot_step(part)
+        for part in module.modules()
+    )
 
 
 def _is_patched(part: nn.Module) -> bool:
@@ -96,6 +129,39 @@ def _is_patched(part: nn.Module) -> bool:
     if is_patched_class(type(part)):
         return True
     return "forward" in vars(part) and hasattr(type(part), "step") and not is_recomputed(part)
+
+
+def _holds_what_cannot_step(part: nn.Module) -> bool:
+    """Whether a step of ``part`` would call a ``step`` of something that does more when it is called."""
+    held, names = parts_held_by(part), cast("tuple[str, ...]", getattr(type(part), "stepped", ()))
+    inside = chain.from_iterable(_each(held.get(name)) for name in names)
+    return not all(_steps_as_called(type(one)) for one in inside)
+
+
+def _each(held: nn.Module | None) -> Iterable[nn.Module]:
+    if type(held) is nn.ModuleList:
+        return held
+    return () if held is None else (held,)
+
+
+@cache
+def _steps_as_called(kind: type[nn.Module]) -> bool:
+    """Whether a class has a ``step``, and no class below that one says anew what a call does."""
+    return not any(
+        _defined_at(kind, of_many) < _defined_at(kind, of_one)
+        for of_one, names in _SAME.items()
+        for of_many in names
+        if of_one == "step" or hasattr(kind, of_one)
+    )
+
+
+_SAME = {"step": ("forward", "answer", "hidden_states", "read_out"), "embed_token": ("embed",)}
+"""Methods that read one token of each row, and those that say the same of many."""
+
+
+def _defined_at(kind: type[nn.Module], name: str) -> int:
+    """How many classes lie between a class and the one that defines a method; more than there are where none does."""
+    return next((place for place, parent in enumerate(kind.__mro__) if name in vars(parent)), len(kind.__mro__))
 
 
 def weight_versions(module: nn.Module) -> tuple[object, ...]:
@@ -124,9 +190,23 @@ class _LinearView(nn.Linear):
         return torch.mm(x, self.columns)
 
 
+class _DropoutView(nn.Dropout):
+    """Asks the module that it is a view of whether it drops anything: in eval mode, only where the user says so."""
+
+    is_view = True
+    viewed: nn.Dropout
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``x``, or what is left of it."""
+        return nn.functional.dropout(x, self.viewed.p, True) if self.viewed.training else x
+
+
+_VIEWS: Mapping[type[nn.Module], type[nn.Module]] = {nn.Linear: _LinearView, nn.Dropout: _DropoutView}
+
+
 @cache
-def _view_class(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(kind.__name__, (kind,), {"__call__": kind.forward, "is_view": True})
+def _view_class(kind: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module]:
+    return type(kind.__name__, (kind,), {"__call__": forward, "is_view": True})
 
 
 @cache

@@ -28,6 +28,8 @@ class Block(nn.Module):
     """
 
     mixer: Mixer
+    stepped = ("mixer",)
+    """Parts whose ``step`` this one's calls; `retentive.engine.lookup` asks whether they can be called instead."""
 
     def __init__(
         self,
@@ -102,5 +104,5 @@ class Block(nn.Module):
 
     def _add(self, x: HiddenRows, output: HiddenRows, norm: Norm) -> HiddenRows:
         """The residual stream with a half's output added."""
-        dropped = self.dropout(output) if self.training else output
+        dropped = self.dropout(output)
         return x + dropped if self.residual_scale is None else norm(self.residual_scale * x + dropped)

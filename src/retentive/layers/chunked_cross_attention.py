@@ -208,8 +208,7 @@ class ChunkedCrossAttention(nn.Module):
         mixed = attention.step(read, text.key, text.value, text.allowed, rotation)
         if text.empty is not None:
             mixed = mixed.masked_fill(text.empty, 0)
-        output = self.dropout(attention.output_proj(mixed)) if self.training else attention.output_proj(mixed)
-        added = self._add(x, output)
+        added = self._add(x, self.dropout(attention.output_proj(mixed)))
         if self.residual_scale is None or text.empty is None:
             return added
         return torch.where(text.empty, x, added)

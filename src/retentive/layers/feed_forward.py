@@ -57,8 +57,10 @@ class FeedForward(nn.Module):
     def forward(self, x: HiddenRows) -> HiddenRows:
         """Apply the layer to every token by itself."""
         inner = self.input_proj(x)
+        # Of another function in its place, the derivative is not known.
+        is_own = self.activation is ACTIVATIONS[self.config.activation]
         # Where the second projection learns, computing a gate again would take 3 to 5% of a training step.
-        if not torch.is_grad_enabled() or (self.config.gated and self._learns()):
+        if not torch.is_grad_enabled() or not is_own or (self.config.gated and self._learns()):
             return self.output_proj(self._between(inner))
         backward = gate_backward if self.config.gated else activation_backward
         return project(self.output_proj, self._between, inner, partial(backward, activation=self.config.activation))

@@ -68,6 +68,8 @@ class DecoderModel(CalledModel):
         is_plain_decoder: Whether the family is a decoder and nothing around one, so that others can be built around it.
     """
 
+    stepped: ClassVar[tuple[str, ...]] = ("decoder",)
+    """See `Block`."""
     quantisation: QuantisationConfig | None = None
     recomputes_segments: bool | None = None
     read_in_order: ClassVar[str | None] = None

@@ -115,6 +115,8 @@ class Decoder(nn.Module):
     """
 
     exchange: Exchange | None = None
+    stepped = ("blocks",)
+    """See `Block`."""
 
     def __init__(self, config: DecoderConfig) -> None:
         """Make and initialise the parts."""
@@ -197,8 +199,7 @@ class Decoder(nn.Module):
         self, tokens: Int[Tensor, "batch"], positions: Int[Tensor, "#batch 1"]
     ) -> Float[Tensor, "batch hidden"]:
         """`embed` for one token of each row."""
-        embedded = self.embedding(tokens[:, None], positions)[:, 0]
-        return self.embedding_dropout(embedded) if self.training else embedded
+        return self.embedding_dropout(self.embedding(tokens[:, None], positions)[:, 0])
 
     @property
     def dtype(self) -> torch.dtype:

@@ -293,4 +293,7 @@ class RetentionHeads(nn.Module):
         gate: Float[Tensor, "*tokens values"],
     ) -> Float[Tensor, "*tokens hidden"]:
         """``output_proj(gate * norm(mixed))``: normalise each head, gate, project (eq. 8)."""
-        return self.output_proj(times_heads(self.activation(gate), self.head_norm(mixed)))
+        opened, heads = self.activation(gate), self.head_norm(mixed)
+        if self.activation is not ACTIVATIONS[self.heads.gate]:  # another function's result may be its own to keep
+            return self.output_proj(opened * heads.flatten(-2).to(opened.dtype))
+        return self.output_proj(times_heads(opened, heads))

@@ -85,6 +85,7 @@ class Retro(DecoderModel):
     config: RetroConfig
     read_in_order = "the neighbours of a chunk are read across the borders of parts"
     is_plain_decoder = False
+    stepped = ("decoder", "cross")
 
     def __init__(self, config: RetroConfig) -> None:
         """Make the model that the config describes."""

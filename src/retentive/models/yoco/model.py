@@ -33,6 +33,7 @@ class Yoco(DecoderModel):
 
     config: YocoConfig
     is_plain_decoder = False
+    stepped = ("decoder", "key_values")
 
     def __init__(self, config: YocoConfig) -> None:
         """Make the model that the config describes."""

@@ -1,0 +1,183 @@
+"""Whatever stands in place of a part acts in steps too, which call methods of parts and not the parts."""
+
+import re
+from copy import deepcopy
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from laws.families import beside, case_name, cases, random_tokens, small_model
+from retentive import generate
+from retentive.engine.eager import EagerSteps
+from retentive.layers.cross_attention import CrossAttention
+from retentive.models.base import DecoderModel
+from retentive.models.registry import family_names
+from retentive.state import ModelState
+
+TIME = 11
+
+
+def shifted(made: Any) -> Any:
+    """What a part gives, with something added to its first tensor that no norm takes away."""
+    if isinstance(made, tuple):
+        return shifted(made[0]), *made[1:]
+    return made + torch.linspace(0, 1, made.shape[-1], dtype=made.dtype) if isinstance(made, Tensor) else made
+
+
+class Bare(nn.Module):
+    """Knows nothing but how to call what it wraps."""
+
+    def __init__(self, base: nn.Module):
+        super().__init__()
+        self.base = base
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        return shifted(self.base(*given, **named))
+
+
+class Transparent(Bare):
+    """Has all methods of what it wraps, as wrappers of torch and of PEFT have: a ``step`` that leaves it out."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+
+def replaced(model: DecoderModel, name: str, part: nn.Module) -> None:
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, part)
+
+
+def bare(model: DecoderModel, name: str) -> None:
+    part = model.get_submodule(name)
+    wrapper = Bare(part)
+    if hasattr(part, "initial_state"):
+        cast("Any", wrapper).initial_state = cast("Any", part).initial_state
+    replaced(model, name, wrapper)
+
+
+def transparent(model: DecoderModel, name: str) -> None:
+    replaced(model, name, Transparent(model.get_submodule(name)))
+
+
+def derived(model: DecoderModel, name: str) -> None:
+    """A subclass that says anew what a call does."""
+    part = model.get_submodule(name)
+    kind: Any = type(part)
+    part.__class__ = type(
+        "Mine", (kind,), {"forward": lambda self, *given, **named: shifted(kind.forward(self, *given, **named))}
+    )
+
+
+def parts(model: nn.Module) -> list[str]:
+    """One part of each class that steps (cross-attention is no layer: its parts are), and a dropout of each place."""
+    kinds = {
+        (type(part), name.rpartition(".")[2] if isinstance(part, nn.Dropout) else ""): name
+        for name, part in model.named_modules()
+        if name
+        and (hasattr(type(part), "step") or isinstance(part, nn.Dropout))
+        and not isinstance(part, CrossAttention)
+    }
+    return list(kinds.values())
+
+
+def stepped(model: DecoderModel, state: ModelState, tokens: Tensor) -> Tensor:
+    steps = EagerSteps(model)
+    steps.begin()
+    mine, logits = steps.own(state), []
+    for column in tokens.t():
+        made, mine = steps.step(column, mine, {})
+        logits.append(made)
+    return torch.stack(logits, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+def test_what_stands_in_place_of_a_part_acts_in_steps(family: str, changes: dict[str, Any]):
+    tokens, new, whole = random_tokens(2, TIME), random_tokens(2, 1, seed=1), small_model(family, **changes)
+    before, state = whole(tokens, **beside(whole, tokens)).logits, whole(tokens).state
+    for change in (bare, transparent, derived):
+        for name in parts(whole):
+            # Wrappers have neither the class that annotations name, nor in `Bare` more than a call.
+            is_known = re.fullmatch(r"\w+|.*blocks\.\d+|cross\.\d+", name) is not None
+            if name == "decoder" or (change is not derived and (is_known or changes)):
+                continue
+            model = deepcopy(whole)
+            stepped(model, state, new)  # what was looked up is looked up again
+            change(model, name)
+            output = model(tokens, **beside(model, tokens))
+            assert name == "key_values" or not torch.allclose(output.logits, before), name
+            expected = model(new, output.state).logits
+            found = stepped(model, output.state, new)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10, msg=f"{name} {change.__name__}")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("what", ["forward", "hidden_states", "read_out"])
+def test_a_model_that_says_anew_what_a_call_does_is_called(what: str):
+    model = small_model("retnet")
+    kind: Any = type(model)
+
+    def anew(self: DecoderModel, *given: Any, **named: Any) -> Any:
+        made = getattr(kind, what)(self, *given, **named)
+        if what == "hidden_states":
+            return -made[0], made[1]
+        return type(made)(-made.logits, made.state, made.loss)
+
+    model.__class__ = type("Mine", (kind,), {what: anew})
+    tokens = [1, 2, 3]
+    for token in generate(model, tokens, max_new_tokens=6).tokens[0].tolist():
+        assert token == int(model(torch.tensor([tokens])).logits[0, -1].argmax())
+        tokens.append(token)
+
+
+@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+def test_a_dropout_that_drops_in_eval_mode_drops(family: str, changes: dict[str, Any]):
+    """As for an ensemble of one model (Gal & Ghahramani 2016): the model is in eval mode, its dropouts are not."""
+    model = small_model(family, **changes)
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 1.0
+            part.train()
+    tokens, labels = random_tokens(2, TIME), random_tokens(2, TIME, seed=1)
+    with torch.no_grad():
+        output = model(tokens[:, :-1], labels=labels[:, :-1])
+        logits = model(tokens[:, -1:], output.state).logits[:, -1]
+        found = stepped(model, output.state, tokens[:, -1:])[:, 0]
+    torch.testing.assert_close(found, logits)
+    assert torch.allclose(logits, output.logits[:, -1], atol=1e-10) or family == "rmt", "nothing is left of any token"
+
+
+@pytest.mark.parametrize("family", family_names())
+def test_another_activation_acts_with_its_own_gradient(family: str):
+    """In calls, in their gradients, and in steps that were taken before."""
+    model = small_model(family)
+    tokens, labels = random_tokens(2, TIME), random_tokens(2, TIME, seed=1)
+    stepped(model, model(tokens).state, tokens[:, :1])
+    layers: list[Any] = [part for part in model.modules() if hasattr(part, "activation")]
+    for layer in layers:
+        layer.activation = torch.tanh
+
+    def loss() -> Tensor:
+        found = model(tokens, labels=labels, **beside(model, tokens)).loss
+        assert found is not None
+        return found
+
+    with torch.no_grad():
+        last = model(tokens, logits_to_keep=1).logits
+        found = stepped(model, model(tokens[:, :-1]).state, tokens[:, -1:])
+    torch.testing.assert_close(found, last, rtol=0, atol=1e-10)
+    weights = [layer.input_proj.weight for layer in layers]
+    ways = [torch.randn_like(weight) for weight in weights]
+    slope = sum((grad * way).sum() for grad, way in zip(torch.autograd.grad(loss(), weights), ways, strict=True))
+    at: list[Tensor] = []
+    with torch.no_grad():
+        for size in (1e-5, -2e-5):
+            for weight, way in zip(weights, ways, strict=True):
+                weight.add_(way, alpha=size)
+            at.append(loss())
+    torch.testing.assert_close(slope, (at[0] - at[1]) / 2e-5, rtol=1e-4, atol=1e-7)
