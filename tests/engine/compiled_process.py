@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from engine.by_turns import assert_same, check_by_turns
 from laws.families import beside, random_tokens, small_model
 from retentive import generate
+from retentive.engine.choice import make_steps
 from retentive.engine.compiled import CompiledSteps
 from retentive.engine.packaged import export_steps
 from retentive.errors import MismatchError
@@ -67,8 +68,11 @@ def exports() -> None:
                 expected = generate(model, prompt, max_new_tokens=90)
                 found = generate(model, prompt, max_new_tokens=90, engine=out)
                 assert_same(found.tokens, expected.tokens)
+            steps = make_steps(model, out)
             with torch.no_grad():
                 next(model.parameters()).add_(1)
+            with pytest.raises(MismatchError, match="must have the weights that were exported"):
+                steps.begin()
             with pytest.raises(MismatchError, match="must be of these weights"):
                 generate(model, [[1, 2, 3]], max_new_tokens=2, engine=out)
 

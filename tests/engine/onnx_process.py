@@ -61,6 +61,13 @@ def check_steps(model: DecoderModel, rows: int) -> None:
             assert_close(steps.value(mine), state)
 
 
+class Doubled(torch.nn.Linear):
+    is_on = True
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * (2 if self.is_on else -1)
+
+
 def check_weights_that_change(model: DecoderModel) -> None:
     def check() -> None:
         expected = generate(model, [1, 2], max_new_tokens=8).tokens
@@ -76,6 +83,16 @@ def check_weights_that_change(model: DecoderModel) -> None:
     torch.set_default_dtype(torch.float64)
     check()
     torch.set_default_dtype(torch.float32)
+    feed_forward: Any = model.decoder.blocks[0].feed_forward
+    feed_forward.activation = torch.tanh  # no weight changes with what is computed
+    check()
+    feed_forward.input_proj.__class__ = Doubled
+    check()
+    feed_forward.input_proj.is_on = False  # as an adapter is disabled
+    check()
+    projection, before = feed_forward.output_proj, feed_forward.output_proj.forward
+    projection.forward = lambda x: before(x) + 0.5
+    check()
 
 
 def check_tied_head() -> None:
@@ -117,6 +134,18 @@ def check_folder() -> None:
             expected = model(torch.tensor([[1], [2]]), state).logits[:, 0]
             difference = (found - expected).norm() / expected.norm()
         assert 0 < difference < 0.03, difference
+        steps = make_steps(model, out)
+        feed_forward: Any = model.decoder.blocks[0].feed_forward
+        feed_forward.output_proj.__class__ = Doubled
+        with pytest.raises(MismatchError, match=r"must have the parts that were exported.*--format onnx"):
+            steps.begin()
+        with pytest.raises(MismatchError, match=r"output_proj: .*Doubled, but has .*output_proj: torch\.nn"):
+            make_steps(model, out)
+        feed_forward.output_proj.__class__ = torch.nn.Linear
+        steps.begin()
+        model.decoder.blocks[0].register_forward_hook(lambda *_: None)
+        with pytest.raises(MismatchError, match="must do nothing beside its steps to be exported"):
+            export_steps(model, Path(folder) / "observed", format="onnx")
         content = bytearray((out / "step.onnx").read_bytes())
         content[-100] ^= 0x80  # within weights
         (out / "step.onnx").write_bytes(content)

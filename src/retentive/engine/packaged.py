@@ -1,12 +1,15 @@
 """Steps made ahead of time: a folder of AOTInductor packages or of an ONNX file, with which a server starts at once."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from retentive.engine.code import ExportedModel, parts_of
+from retentive.engine.lookup import is_observed
 from retentive.engine.onnx.file import BITS, write_step
 from retentive.engine.onnx.steps import OnnxSteps, check_onnx
 from retentive.engine.static.ring_steps import Program, RingSteps
@@ -28,7 +31,7 @@ from retentive.private_apis import load_package, write_package
 from retentive.state import ModelState, named_tensors
 
 MANIFEST = "steps.json"
-_VERSION = 3
+_VERSION = 4
 FORMATS = ("aoti", "onnx")
 """Names of what can be exported."""
 
@@ -61,6 +64,7 @@ def export_steps(model: LanguageModel, folder: Path, *, format: str = "aoti", bi
 
     Raises:
         ValueError: If the model has no steps that are functions of tensors, or the folder cannot be made.
+        MismatchError: If a call of the model does more than its steps.
         ImportError: If ``onnx`` is wanted, and ``retentive[onnx]`` is not installed.
     """
     _check_format(format, bits)
@@ -70,6 +74,11 @@ def export_steps(model: LanguageModel, folder: Path, *, format: str = "aoti", bi
     if format == "onnx":
         check_onnx(model)
     module = as_module(model.eval())
+    if is_observed(module):
+        raise MismatchError(
+            "model must do nothing beside its steps to be exported, but a hook, a wrapper, a subclass or a patched "
+            "forward acts in its calls: remove it, or run the model by engine='eager', which calls it."
+        )
     with folder_written_atomically(folder) as unfinished:
         state = _first_state(model, 1)
         if format == "onnx":
@@ -84,6 +93,7 @@ def export_steps(model: LanguageModel, folder: Path, *, format: str = "aoti", bi
             "torch": torch.__version__,
             "device": model.device.type,
             "weights": weights_fingerprint(module),
+            "parts": parts_of(module),
             "state": _form_of(state),
             "files": {path.name: checksum(path) for path in sorted(unfinished.iterdir())},
         }
@@ -138,17 +148,28 @@ def _form_of(state: ModelState) -> list[tuple[str, str]]:
 class PackagedSteps(RingSteps):
     """Steps by the packages of a folder that `export_steps` wrote."""
 
-    def __init__(self, model: LanguageModel, folder: Path, form: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, model: LanguageModel, folder: Path, form: Sequence[tuple[str, str]], cure: str) -> None:
         """Open a folder; see `packaged_steps`.
 
         Args:
             model: The model that was exported; it reads prompts.
             folder: Of `export_steps`.
             form: Names and types of the state's tensors.
+            cure: What to do where the model is no longer that of the folder.
         """
         super().__init__(model)
+        self._exported = ExportedModel(model, folder, cure)
         self._folder, self._form = folder, form
         self._programs: dict[str, tuple[StepForm, Program]] = {}
+
+    def begin(self) -> None:
+        """Look whether the model is still the one that was exported.
+
+        Raises:
+            MismatchError: If it is not.
+        """
+        super().begin()
+        self._exported.check()
 
     def program(self, state: ModelState) -> tuple[StepForm, Program]:
         """Return the package for states of this form.
@@ -187,6 +208,9 @@ def packaged_steps(model: LanguageModel, folder: Path) -> RingSteps:
     content = read_checked_json(folder / MANIFEST, cure=_CURE.format("aoti"))
     cure = _CURE.format(content["format"])
     check_version(content, folder / MANIFEST, _VERSION, cure=cure)
+    for held, wanted in zip_longest(content["parts"], parts_of(as_module(model))):
+        if held != wanted:
+            raise MismatchError(f"{folder} must be of a model with these parts, {wanted}, but has {held}; {cure}.")
     is_onnx = content["format"] == "onnx"
     facts = (
         ("this release of torch", content["torch"], content["torch"] if is_onnx else torch.__version__),
@@ -200,6 +224,6 @@ def packaged_steps(model: LanguageModel, folder: Path) -> RingSteps:
         if not (folder / name).is_file() or checksum(folder / name) != digest:
             raise DamagedFileError(f"{folder / name} is missing or damaged, as its checksum says: {cure}.")
     if is_onnx:
-        return OnnxSteps(model, path=folder / _FILE)
+        return OnnxSteps(model, path=folder / _FILE, cure=cure)
     form = [(name, kind) for name, kind in cast("Sequence[tuple[str, str]]", content["state"])]
-    return PackagedSteps(model, folder, form)
+    return PackagedSteps(model, folder, form, cure)

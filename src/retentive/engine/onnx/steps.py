@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from retentive.engine.code import ExportedModel, code_of
 from retentive.engine.lookup import weight_versions
 from retentive.engine.onnx.file import runtime, write_step
 from retentive.engine.onnx.run import OnnxProgram, OnnxRun
@@ -27,17 +28,20 @@ _PROGRAMS: WeakKeyDictionary[nn.Module, dict[Key, OnnxProgram]] = WeakKeyDiction
 class OnnxSteps(RingSteps):
     """Steps of which onnxruntime takes those between borders of segments and chunks.
 
-    A file is made of the weights that the model has when steps begin, once for each form of a state, and kept in memory
-    as long as the model. Prompts are read by the model, in float32.
+    A file is made of the weights and parts that the model has when steps begin, once for each form of a state, and kept
+    in memory as long as the model. Prompts are read by the model, in float32.
     """
 
-    def __init__(self, model: LanguageModel, *, bits: int | None = None, path: Path | None = None) -> None:
+    def __init__(
+        self, model: LanguageModel, *, bits: int | None = None, path: Path | None = None, cure: str = ""
+    ) -> None:
         """Take a model; nothing is exported before the first step.
 
         Args:
             model: Of a family without neighbours, in float32 on the CPU.
             bits: Round the weights of products to 8 or 4 bits; None keeps them.
             path: A file of `write_step`, to run instead of making one.
+            cure: What to do where the model is no longer the one of that file.
 
         Raises:
             ValueError: If onnxruntime cannot run the model's steps.
@@ -46,16 +50,19 @@ class OnnxSteps(RingSteps):
         check_onnx(model)
         super().__init__(model)
         self._bits, self._path = bits, path
+        self._exported = None if path is None else ExportedModel(model, path.parent, cure)
         self._programs: dict[int, OnnxProgram] = {}
         self._forms: dict[Key, StepForm] = {}
         self._weights: Key = ()
 
     def begin(self) -> None:
-        """Look whether the weights are still those that were exported."""
+        """Look whether weights and parts are still those that were exported."""
         super().begin()
         module = as_module(self.model)
+        if self._exported is not None:
+            self._exported.check()
         # Versions tell of any write that torch counts; the fingerprint tells of others, such as those to `.data`.
-        self._weights = (weight_versions(module), weights_fingerprint(module))
+        self._weights = (weight_versions(module), weights_fingerprint(module), code_of(module))
 
     def value(self, state: ModelState) -> ModelState:
         """See `RingSteps.value`."""
