@@ -139,6 +139,11 @@ def has_hooks(module: "torch.nn.Module") -> bool:
     return has_own_hooks(module)
 
 
+def hooks_held_by(module: "torch.nn.Module") -> tuple[Any, ...]:
+    """Return the forward hooks of this very module (torch 2.13)."""
+    return (*module._forward_hooks.values(), *module._forward_pre_hooks.values())  # pyright: ignore[reportPrivateUsage]
+
+
 def has_own_hooks(module: "torch.nn.Module") -> bool:
     """Tell whether a hook of this very module sees what it is given or returns (torch 2.13)."""
     forward = module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]

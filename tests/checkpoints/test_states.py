@@ -179,6 +179,33 @@ def test_the_fingerprint_sees_values_names_shapes_and_dtypes(family: str):
     assert len(prints) == 5
 
 
+class Adapted(torch.nn.Linear):
+    """As adapters have them: whether it acts is no weight; how often it was called says nothing."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, bias=False)
+        self.disabled, self.scaling, self.calls = False, {"default": 2.0}, 0
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(input) * (1.0 if self.disabled else self.scaling["default"])
+
+
+@pytest.mark.parametrize("is_disabled", [False, True], ids=["scaled", "disabled"])
+def test_a_state_that_an_adapter_made_is_refused_where_it_acts_otherwise(tmp_path: Path, is_disabled: bool):
+    model = small_model("retnet")
+    adapter = model.decoder.blocks[0].feed_forward.input_proj = Adapted(16, 32).double()
+    save_state(model(random_tokens(1, 5)).state, tmp_path / "state", model)
+    model(random_tokens(1, 5))
+    load_state(tmp_path / "state", model)
+    if is_disabled:
+        adapter.disabled = True
+    else:
+        adapter.scaling["default"] = 0.5
+    with pytest.raises(MismatchError, match="its config is the same, but its weights"):
+        load_state(tmp_path / "state", model)
+
+
 def test_generation_states_are_frozen_and_selectable():
     model = small_model("retnet")
     state = GenerationState(model=model.initial_state(3), unread=torch.tensor([4, 5, 6]))

@@ -1,6 +1,7 @@
 """States of prefixes: within their budgets, on disk, and never another model's or person's."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,60 @@ def test_states_of_other_weights_and_of_other_people_are_not_found():
     with torch.no_grad():
         next(model.parameters()).data.add_(1e-6)
     assert cache.find(model, TEXTS[0], scope="ann").length == 0
+
+
+class Scaled(torch.nn.Linear):
+    """What an adapter looks like: it can be disabled, and its weights stay."""
+
+    is_on = True
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * (3.0 if self.is_on else -1.0)
+
+
+def change_one_value(model: DecoderModel) -> None:
+    with torch.no_grad():
+        model.decoder.embedding.tokens.weight[3, 5] += 3  # a fingerprint reads a few values of each tensor
+
+
+def disable_adapter(model: DecoderModel) -> None:
+    for part in model.modules():
+        if isinstance(part, Scaled):
+            part.is_on = False
+
+
+def add_a_hook(model: DecoderModel) -> None:
+    model.decoder.blocks[0].register_forward_hook(lambda _, __, made: (made[0] * 2, *made[1:]))
+
+
+def replace_the_activation(model: DecoderModel) -> None:
+    for part in model.modules():
+        if hasattr(part, "activation"):
+            part.activation = torch.tanh  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def patch_a_projection(model: DecoderModel) -> None:
+    projection = next(part for part in model.modules() if isinstance(part, Scaled))
+    projection.forward = lambda x: projection.weight.new_ones(*x.shape[:-1], projection.out_features)
+
+
+@pytest.mark.parametrize(
+    "change", [change_one_value, disable_adapter, add_a_hook, replace_the_activation, patch_a_projection]
+)
+def test_states_from_before_a_part_was_changed_are_not_found(change: Callable[[DecoderModel], None]):
+    model, cache = small_model("retnet"), PrefixCache(least_tokens=4)
+    for part in list(model.modules()):
+        if type(part) is torch.nn.Linear:
+            part.__class__ = Scaled
+    tokens = torch.full((1, 24), 3)
+    generate(model, tokens, max_new_tokens=2, prefix_cache=cache)
+    change(model)
+    after = generate(model, tokens, max_new_tokens=2, prefix_cache=cache)
+    assert cache.hits == 0
+    expected = generate(model, tokens, max_new_tokens=2)
+    assert torch.equal(after.tokens[0], expected.tokens[0])
+    generate(model, tokens, max_new_tokens=2, prefix_cache=cache)
+    assert cache.hits == 1, "and those after it are"
 
 
 def test_the_second_question_about_a_document_does_not_read_it_all():

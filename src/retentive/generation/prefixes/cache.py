@@ -15,6 +15,7 @@ from retentive.config_types import check_count, check_kind
 from retentive.engine.eager import as_value
 from retentive.generation.prefixes.entry import Key, PrefixEntry
 from retentive.generation.prefixes.files import PrefixFiles
+from retentive.generation.prefixes.model_key import model_key
 from retentive.generation.prefixes.tree import PrefixTree, Run
 from retentive.models.protocol import LanguageModel
 from retentive.state import ModelState, map_tensors
@@ -46,8 +47,8 @@ class PrefixCache:
     prompt, a conversation that is sent whole each turn.
 
     A state is found for the longest begin of a text that has one, whichever its length is. It is what the same weights
-    made of the same tokens, with the same retriever: a hit gives what a miss gives. States of other weights, or of
-    another ``scope``, are never found.
+    made of the same tokens, with the same retriever: a hit gives what a miss gives. States of other weights, of the
+    model before an adapter, a hook or a part of it was changed, or of another ``scope``, are never found.
 
     The first time that two texts begin alike, the second one's reading keeps the state where they part. The state
     before the last token of each prompt is kept too, and where a thousand tokens or more are read, one a few hundred
@@ -119,7 +120,7 @@ class PrefixCache:
         """
         run = np.asarray(tokens, dtype=np.int32)
         origin = StateOrigin.of(model)
-        root = _root(origin, scope, retrieval)
+        root = _root(origin, scope, retrieval, model_key(model))
         with self._lock:
             tree = self._tree(root)
             length, state = self._longest(tree, run, model)
@@ -233,9 +234,9 @@ class PrefixCache:
                 self._tree(one.root).remove(one.tokens)
 
 
-def _root(origin: StateOrigin, scope: str, retrieval: str) -> str:
+def _root(origin: StateOrigin, scope: str, retrieval: str, key: str) -> str:
     """One name for all that a state depends on beside tokens."""
     whole = hashlib.sha256()
-    for part in (origin.config, origin.weights, scope, retrieval):
+    for part in (origin.config, origin.weights, scope, retrieval, *([key] if key else ())):
         whole.update(f"{len(part)} {part}\n".encode())
     return whole.hexdigest()
