@@ -9,9 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 
 from laws.families import case_name, cases, random_tokens, small_config, small_model
 from retentive.checkpoints import load_model, save_model
+from retentive.errors import DivergedError, MismatchError
 from retentive.generation import generate
-from retentive.huggingface import RetentiveConfig, RetentiveForCausalLM, register
+from retentive.huggingface import RetentiveConfig, RetentiveForCausalLM, StateCache, register
 from retentive.models.registry import build
+from retentive.state import map_tensors
 from retentive.text.byte_tokenizer import ByteTokenizer
 
 register()
@@ -261,3 +263,29 @@ def test_virtual_tokens_are_learned_before_a_text():
     rows = torch.cat((learned.detach().expand(2, -1, -1), theirs.get_input_embeddings()(tokens)), 1)
     found = tuned(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
     torch.testing.assert_close(found, theirs(inputs_embeds=rows).logits)
+
+
+@pytest.mark.parametrize("family", ["transformer", "retnet", "hybrid"])
+def test_vectors_in_place_of_ids_are_checked_as_ids_are(family: str):
+    theirs, tokens = RetentiveForCausalLM.of(small_model(family)), random_tokens(2, 7)
+    rows = theirs.get_input_embeddings()(tokens).detach()
+    with torch.no_grad():
+        state, other = theirs.model(tokens).state, small_model(family, rotary_base=100.0)(tokens).state
+    broken = map_tensors(state, lambda part: part * float("nan") if part.is_floating_point() else part)
+    for given, error, message in (
+        (other, MismatchError, "of a model of this config"),
+        (state.select(torch.tensor([0])), ValueError, "one row for each row"),
+        (broken, DivergedError, "must have no NaN"),
+    ):
+        for call in ({"input_ids": tokens}, {"inputs_embeds": rows}):
+            with pytest.raises(error, match=message):
+                theirs(**call, past_key_values=StateCache(given))
+    for wrong, message in (
+        (rows[..., :8], r"\(batch, time, hidden_size = 16\)"),
+        (rows.float(), "the dtype of the model's table, torch.float64"),
+    ):
+        with pytest.raises(ValueError, match=f"inputs_embeds must (be|have) {message}"):
+            theirs(inputs_embeds=wrong)
+    theirs.model.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="inputs_embeds must be None where a hook"):
+        theirs(inputs_embeds=rows)

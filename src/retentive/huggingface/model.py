@@ -1,5 +1,6 @@
 """Every family as one transformers model."""
 
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from retentive.huggingface.columns import (
     without_pads,
 )
 from retentive.huggingface.config import RetentiveConfig
+from retentive.huggingface.embedded import read_embedded
 from retentive.huggingface.hidden_states import kept_hidden_states
 from retentive.huggingface.offloading import keep_own_tensors
 from retentive.huggingface.positions import document_starts
@@ -119,7 +121,7 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
         starts = document_starts(position_ids, mask, cache, rows, columns)
         wanted = logits_to_keep if labels is None and isinstance(logits_to_keep, int) and logits_to_keep else None
         beside = _given(neighbours=neighbours, neighbour_mask=neighbour_mask)
-        read = self._read if inputs_embeds is None else self._read_embedded
+        read = self._read if inputs_embeds is None else partial(read_embedded, self.model)
         text, state = _one_of(input_ids, inputs_embeds), None if cache is None else cache.state
         with kept_hidden_states(self.model, self._asked("output_hidden_states", output_hidden_states)) as hidden_states:
             output = read(text, state, {"mask": mask, "starts": starts, "logits_to_keep": wanted}, beside)
@@ -149,23 +151,6 @@ class RetentiveForCausalLM(RetentivePreTrainedModel, GenerationMixin):
             state = lookup.begin(tokens, call["mask"], state)
             beside = _given(neighbours=lookup.neighbours(tokens, call["mask"], state))
         return self.model(tokens, state, **call, **beside)
-
-    def _read_embedded(
-        self, embedded: Hidden, state: ModelState | None, call: dict[str, Any], beside: dict[str, Any]
-    ) -> ModelOutput:
-        model = self.model
-        if not model.is_plain_decoder or beside:
-            raise ValueError(
-                f"inputs_embeds must be None for a {model.config.family}, whose state remembers token ids; give "
-                "input_ids."
-            )
-        decoder = model.decoder
-        layout = decoder.layout(
-            embedded, None if state is None else state.position, mask=call["mask"], starts=call["starts"]
-        )
-        hidden = decoder.embedding_dropout(decoder.embedding.place(embedded, layout.positions))
-        hidden, following = decoder(hidden, state, layout)
-        return model.read_out(hidden, following, None, call["logits_to_keep"])
 
     def generate(
         self, inputs: Tensor | None = None, *args: Any, prefix_cache: PrefixCache | None = None, **kwargs: Any
@@ -262,6 +247,8 @@ def _loss(
         raise ValueError(
             f"labels must have the shape of input_ids, {tuple(logits.shape[:2])}, but have {tuple(labels.shape)}."
         )
+    if labels.is_floating_point():
+        raise ValueError(f"labels must be token ids, whole numbers, but are {labels.dtype}.")
     asked = following = labels[:, 1:].long()
     if mask is not None:
         # Padding predicts nothing: the first token of a row that begins with padding has no loss.
