@@ -232,7 +232,7 @@ def shard_jobs(vectors: VectorRows, trained: str, rows_per_shard: int) -> list[S
 def measure_recall(
     index: Any, vectors: VectorRows, choice: IndexChoice, config: IndexConfig, say: Say
 ) -> dict[str, Any]:
-    """Measure the recall on a random sample, and raise the effort until it is significantly above the wanted one.
+    """Measure the recall on a random sample, and raise the effort until it is clearly above the wanted one.
 
     Recall is the share of answers, the vector itself left out, that are as near as the ``recall_at`` nearest ones.
     Equal vectors count once in it: any of them answers for all, and many would hide a low recall of the others.
@@ -267,8 +267,9 @@ def measure_recall(
         shares = np.minimum(near.sum(axis=1), wanted) / wanted
         facts["recall"] = round(float(shares.mean()), 4)
         facts |= {"effort_value": value, "exact_again": again}
-        # Two standard errors above the wanted recall: another sample is then very unlikely to fall below it.
-        facts["holds"] = bool(shares.mean() - 2 * shares.std() / len(ids) ** 0.5 >= config.recall)
+        # Three standard errors above the wanted recall: that of all vectors is then very unlikely to lie below it,
+        # though the first of several efforts is taken whose sample says so.
+        facts["holds"] = bool(shares.mean() - 3 * shares.std() / len(ids) ** 0.5 >= config.recall)
         if facts["holds"]:
             break
     effort = f" at {choice.effort} {facts['effort_value']}" if choice.effort else ""
