@@ -126,6 +126,11 @@ def is_called_compiled(module: "torch.nn.Module") -> bool:
     return module._compiled_call_impl is not None  # pyright: ignore[reportPrivateUsage]
 
 
+def is_from_compile(module: "torch.nn.Module") -> bool:
+    """Tell whether ``torch.compile(module)`` gave a module (torch 2.13)."""
+    return hasattr(module, "_orig_mod")
+
+
 def has_hooks(module: "torch.nn.Module") -> bool:
     """Tell whether a hook, of a module or of all modules, sees what it is given or returns (torch 2.13).
 

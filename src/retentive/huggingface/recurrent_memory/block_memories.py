@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from retentive.layers.memory.associative import AssociativeMemory, AssociativeState
 from retentive.models.rmt.segment_parts import Rows
 from retentive.models.rmt.transitions import association_after
+from retentive.private_apis import is_called_compiled, is_from_compile
 
 
 def blocks_of(backbone: nn.Module) -> list[nn.Module]:
@@ -41,7 +42,7 @@ def check_can_be_hooked(backbone: nn.Module) -> None:
     Raises:
         ValueError: If the model is compiled: it would go on without them, or with those of a former call.
     """
-    if any(hasattr(part, "_orig_mod") or cast("Any", part)._compiled_call_impl for part in backbone.modules()):
+    if any(is_from_compile(part) or is_called_compiled(part) for part in backbone.modules()):
         raise ValueError(
             "backbone must not be compiled for an associative memory, which acts by hooks on its blocks; give the "
             "model as it was before torch.compile."
