@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from laws.equality import assert_equal_states
 from laws.families import ALTERNATIVES, VARIANTS, case_name, cases, random_tokens, small_model
@@ -20,6 +21,7 @@ from retentive.checkpoints import (
     weights_fingerprint,
 )
 from retentive.errors import DamagedFileError, MismatchError
+from retentive.models.fingerprint import fingerprint_of
 from retentive.models.registry import family_names
 
 EVERY_CASE = pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
@@ -204,6 +206,13 @@ def test_a_state_that_an_adapter_made_is_refused_where_it_acts_otherwise(tmp_pat
         adapter.scaling["default"] = 0.5
     with pytest.raises(MismatchError, match="its config is the same, but its weights"):
         load_state(tmp_path / "state", model)
+
+
+def test_a_model_of_transformers_is_known_by_its_weights_alone():
+    # Its parts hold settings that another release may call otherwise; states are kept for longer.
+    config = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    model = LlamaForCausalLM(config)
+    assert weights_fingerprint(model) == fingerprint_of(model.state_dict())
 
 
 def test_generation_states_are_frozen_and_selectable():

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 _OF_TORCH = frozenset(vars(nn.Module()))
+_KNOWN = ("torch.", "retentive.", "transformers.")
+"""Packages whose parts compute what a model's config says; another release's settings do not make another model."""
 _DEPTH = 3
 
 SAMPLES = 64
@@ -44,11 +46,11 @@ def fingerprint_of(tensors: Mapping[str, Tensor], beside: str = "") -> str:
 
 
 def _parts_of_others(model: nn.Module) -> str:
-    """Parts that are neither torch's nor this library's, with their settings; empty without any."""
+    """Parts of none of `_KNOWN`, with their settings; empty without any."""
     found: list[str] = []
     for name, part in model.named_modules():
         home = type(part).__module__
-        if home.startswith(("torch.", "retentive.")):
+        if home.startswith(_KNOWN):
             continue
         found.append(f"{name} {home}.{type(part).__qualname__}")
         held = {key: value for key, value in vars(part).items() if key not in _OF_TORCH}
