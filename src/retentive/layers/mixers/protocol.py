@@ -188,7 +188,10 @@ def reads_parts(mixer: object) -> bool:
 def missing_parts(part: object, protocol: type) -> tuple[str, ...]:
     """Names that a protocol asks for and a part does not have."""
     asked = (*protocol.__annotations__, *vars(protocol))
-    return tuple(name for name in asked if not name.startswith("_") and not hasattr(part, name))
+    # The class is asked first: properties are not computed for the question.
+    return tuple(
+        name for name in asked if not (name.startswith("_") or hasattr(type(part), name) or hasattr(part, name))
+    )
 
 
 def build_mixer(config: MixerConfig) -> Mixer:
