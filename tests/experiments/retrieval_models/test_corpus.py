@@ -1,5 +1,6 @@
 """Releases of a package by name, from the registry that pip is told of; here a folder of wheels."""
 
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -68,6 +69,16 @@ def test_documentation_is_read_and_no_code_is(registry: Path, tmp_path: Path):
     assert "Tell the tale" in texts["tale/tale/__init__.py.txt"]
     assert "not documentation" not in texts["tale/tale/__init__.py.txt"]
     assert "tale: MIT" in (folder.parent / "LICENCES.md").read_text()
+
+
+def test_a_python_that_cannot_unpack_safely_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with tarfile.open(tmp_path / "texts.tar", "w") as archive:
+        archive.add(__file__, "text.txt")
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    with pytest.raises(
+        ValueError, match=r"older than 3\.11\.4, which cannot unpack .*texts\.tar safely: unpack it, and"
+    ):
+        prepared(ModelsConfig(corpus=tmp_path / "texts.tar", output=tmp_path / "made"))
 
 
 def test_what_is_no_name_or_no_corpus_is_refused(tmp_path: Path):

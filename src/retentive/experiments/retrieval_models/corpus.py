@@ -85,6 +85,11 @@ def prepared_for(
 def _unpacked(corpus: Path, folder: Path) -> Path:
     if not (corpus.is_file() and tarfile.is_tarfile(corpus)):
         return corpus
+    if not hasattr(tarfile, "data_filter"):
+        raise ValueError(
+            f"corpus must be a folder where Python is older than 3.11.4, which cannot unpack {corpus} safely: "
+            "unpack it, and give the folder."
+        )
     with tarfile.open(corpus) as archive:
         archive.extractall(folder, filter="data")
     return folder
