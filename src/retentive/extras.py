@@ -27,7 +27,7 @@ EXTRA_OF = {
     "ray": "ray",
     "redis": "redis",
     "regex": "retrieval",
-    "starlette": "mcp",
+    "starlette": "serve",
     "tantivy": "retrieval",
     "tensorboard": "train",
     "tokenizers": "train",

@@ -47,6 +47,22 @@ def test_a_package_of_several_extras_is_named_by_the_one_that_the_purpose_needs(
         assert package in brought
 
 
+@pytest.mark.parametrize(
+    ("folder", "extra"), [("serving", "serve"), ("huggingface", "hf"), ("retrieval/service", "mcp")]
+)
+def test_what_a_folder_imports_is_named_by_an_extra_that_the_folder_needs(folder: str, extra: str):
+    nested = re.findall(r"retentive\[(\w+)\]", " ".join(PROJECT["optional-dependencies"][extra]))
+    for path in (Path(__file__).parents[2] / "src/retentive" / folder).rglob("*.py"):
+        source = path.read_text()
+        said = {
+            package: asked or extra
+            for package, asked in re.findall(r'require\("(\w+)"[^)]*?(?:extra="(\w+)")?\)', source)
+        }
+        for package in re.findall(r"^ *(?:import|from) (\w+)", source, re.MULTILINE):
+            if package in EXTRA_OF:
+                assert said.get(package, EXTRA_OF[package]) in {extra, *nested}, f"{path}: {package}"
+
+
 def test_an_error_of_our_own_keeps_its_traceback():
     assert explanation(AssertionError("x")) is None
     assert explanation(KeyError("x")) is None

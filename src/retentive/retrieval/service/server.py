@@ -65,6 +65,7 @@ def serve_store(
         server.run("stdio")
         return
     require("uvicorn", "serving a store", extra="mcp")
+    require("starlette", "serving a store", extra="mcp")
     import uvicorn
 
     app = make_app(library, server, host)
