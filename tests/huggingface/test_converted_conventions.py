@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from retentive.cli.main import main
 from retentive.data.evaluation_windows import EvaluationWindows
 from retentive.data.prepare import PrepareConfig, prepare
 from retentive.data.token_store import TokenStore
+from retentive.errors import DamagedFileError
 from retentive.evaluation.harness.model import RetentiveLM
 from retentive.generation import Sampling, generate
 from retentive.generation.text_stream import TextStream
@@ -149,6 +151,23 @@ def test_the_harness_measures_the_same(pair: Pair):
         assert found[0] == pytest.approx(expected[0], abs=1e-4)
         assert found[1] == pytest.approx(expected[1], abs=1e-4)
         assert found[2] == expected[2]
+
+
+def test_the_harness_writes_by_the_penalty_that_comes_with_a_model(pair: Pair, tmp_path: Path):
+    said = {"repetition_penalty": 1.4}
+    folders = [copytree(folder, tmp_path / folder.name) for folder in (pair.source, pair.ours)]
+    for folder in folders:
+        path = folder / "generation_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **said}))
+    wanted = {"max_gen_toks": 12, "do_sample": False, "until": ["\n\n"]}
+    asked = [Instance(request_type="generate_until", doc={}, arguments=(text, wanted), idx=0) for text in TEXTS]
+    expected = HFLM(pretrained=str(folders[0]), device="cpu", batch_size=1).generate_until(asked, disable_tqdm=True)
+    assert RetentiveLM(folders[1], device="cpu", batch_size=2).generate_until(asked, disable_tqdm=True) == expected
+    path.write_text(json.dumps({"repetition_penalty": 0}))
+    with pytest.raises(
+        DamagedFileError, match=r"generation_config.json must name a repetition_penalty above 0, but has 0"
+    ):
+        RetentiveLM(folders[1], device="cpu")
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What a saved model's folder holds for transformers alone."""
 
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,13 +42,30 @@ def ends_of_generation(folder: Path) -> tuple[int, ...]:
         DamagedFileError: If the file is no JSON object, or names ends that are no ids.
     """
     path = folder / GENERATION_FILE
-    if not path.is_file():
-        return ()
-    said: Any = read_json(path, cure="copy it again").get("eos_token_id")
+    said: Any = _generation_settings(path).get("eos_token_id")
     ends: list[Any] = cast("list[Any]", said) if isinstance(said, list) else [] if said is None else [said]
     if not all(isinstance(end, int) for end in ends):
         raise DamagedFileError(f"{path} must name ends of a text by their ids, but has {said!r}: copy it again.")
     return tuple(ends)
+
+
+def repetition_penalty_of_generation(folder: Path) -> float:
+    """Return the penalty of a folder's ``generation_config.json``, as for `Sampling`; 1.0 without one.
+
+    Raises:
+        DamagedFileError: If the file is no JSON object, or names a penalty that is no number above 0.
+    """
+    path = folder / GENERATION_FILE
+    said: Any = _generation_settings(path).get("repetition_penalty")
+    if said is None:
+        return 1.0
+    if not isinstance(said, int | float) or isinstance(said, bool) or not 0 < said < math.inf:
+        raise DamagedFileError(f"{path} must name a repetition_penalty above 0, but has {said!r}: copy it again.")
+    return float(said)
+
+
+def _generation_settings(path: Path) -> dict[str, Any]:
+    return read_json(path, cure="copy it again") if path.is_file() else {}
 
 
 def transformers_settings(weights_file: str, special_ids: dict[str, int]) -> dict[str, Any]:

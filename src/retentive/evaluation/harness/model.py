@@ -19,7 +19,7 @@ from lm_eval.api.registry import register_model
 
 from retentive.checkpoints import load_model
 from retentive.checkpoints.devices import chosen_device
-from retentive.checkpoints.transformers_files import ends_of_generation
+from retentive.checkpoints.transformers_files import ends_of_generation, repetition_penalty_of_generation
 from retentive.evaluation.harness.prompts import Prompts
 from retentive.evaluation.measures.mode import evaluating
 from retentive.generation import Sampling, stream
@@ -150,6 +150,8 @@ class RetentiveLM(TemplateLM):
         ends = (self.eot_token_id, *ends_of_generation(Path(pretrained)))
         self._ends = frozenset(end for end in ends if end < vocab_size)
         self._never = ids_without_text(self.tokenizer, vocab_size)
+        # The harness's model of transformers writes by it too, greedily as well.
+        self._repetition_penalty = repetition_penalty_of_generation(Path(pretrained))
         self.prefix_cache = PrefixCache(int(prefix_cache_mb) << 20) if int(prefix_cache_mb) else None
 
     @property
@@ -263,7 +265,7 @@ class RetentiveLM(TemplateLM):
             self.model,
             prompts,
             max_new_tokens=options.max_new_tokens,
-            sampling=replace(options.sampling, never=self._never),
+            sampling=replace(options.sampling, never=self._never, repetition_penalty=self._repetition_penalty),
             stop_tokens=self._ends,
             prefix_cache=self.prefix_cache,
         )
