@@ -128,6 +128,26 @@ def test_padding_and_documents_are_exact(name: str, grad: bool):
         assert not none.logits.any()
 
 
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_document_start_at_padding_is_that_of_the_next_token_in_this_call_or_a_later_one(name: str, grad: bool):
+    model = around(backbone(name))
+    first, second, third = tokens(1, 8, seed=3), tokens(1, 7, seed=4), tokens(1, 6, seed=5)
+    pad = tokens(1, 1)
+    row, other = torch.cat((first, pad, second, pad), 1), tokens(1, 17, seed=6)
+    mask = torch.ones(2, 17, dtype=torch.bool)
+    mask[0, [8, 16]] = False
+    with torch.set_grad_enabled(grad):
+        output = model(torch.cat((row, other)), mask=mask, starts=~mask)
+        torch.testing.assert_close(output.logits[:1, :8], model(first).logits, **CLOSE)
+        torch.testing.assert_close(output.logits[:1, 9:16], model(second).logits, **CLOSE)
+        torch.testing.assert_close(output.logits[1:], model(other).logits, **CLOSE)
+        assert output.state.position.tolist() == [0, 17]
+        after = model(torch.cat((third, third)), output.state)
+        torch.testing.assert_close(after.logits[:1], model(third).logits, **CLOSE)
+        torch.testing.assert_close(after.logits[1:], model(third, model(other).state).logits, **CLOSE)
+
+
 def columns_read(model: Any, call: Any) -> list[int]:
     """Columns of each call of the backbone."""
     read: list[int] = []

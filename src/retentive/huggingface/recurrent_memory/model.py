@@ -36,6 +36,7 @@ from retentive.layers.mixers.key_value_cache import KeyValueState
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import CalledModel
 from retentive.models.calls import ModelCall
+from retentive.models.document_starts import moved_starts
 from retentive.models.layer_states import check_config
 from retentive.models.protocol import ChunkedReading, ModelOutput
 from retentive.ops.cross_entropy import IGNORED
@@ -259,10 +260,11 @@ class HuggingFaceRecurrentMemory(CalledModel):
 
     def _read_rows(self, call: ModelCall, state: HuggingFaceMemoryState) -> ModelOutput:
         """`answer` where rows stand at different places: together, if the model's cache and positions allow it."""
-        tokens, mask, starts = call.tokens, call.mask, call.starts
+        tokens, mask = call.tokens, call.mask
         batch, time = tokens.shape
         real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-        begins = torch.zeros_like(real) if starts is None else starts & real
+        starts, pending = moved_starts(call.starts, mask)
+        begins = torch.zeros_like(real) if starts is None else starts
         columns = [real[row].nonzero()[:, 0] for row in range(batch)]
         documents = [list(_documents(tokens[row, there], begins[row, there])) for row, there in enumerate(columns)]
         before = [row_of(state, row) for row in range(batch)]
@@ -270,6 +272,8 @@ class HuggingFaceRecurrentMemory(CalledModel):
             logits, after = self._read_together(before, documents)
         else:
             logits, after = self._read_one_by_one(before, documents)
+        for row in [] if pending is None else pending.nonzero()[:, 0].tolist():
+            after[row] = self.initial_state(1, tokens.device)
         rows: list[Tensor] = []
         for there, found in zip(columns, logits, strict=True):
             empty = _token_table(self.backbone).new_zeros(time, self.vocab_size)
