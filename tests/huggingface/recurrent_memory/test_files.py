@@ -31,6 +31,10 @@ def test_an_adapter_of_any_name_is_saved(tmp_path: Path):
     model.backbone.base_model.set_adapter(["mine", "other"])
     with pytest.raises(ValueError, match="one adapter of the backbone must be active"):
         save_memory(model, tmp_path)
+    model.backbone.base_model.set_adapter("mine")
+    model.backbone.requires_grad_(False)
+    with model.backbone.disable_adapter(), pytest.raises(ValueError, match="backbone must be enabled"):
+        save_memory(model, tmp_path)
 
 
 def test_a_memory_goes_around_the_weights_that_it_was_trained_around_alone(tmp_path: Path):

@@ -32,7 +32,8 @@ def save_memory(model: HuggingFaceRecurrentMemory, folder: Path | str) -> None:
     """Write what was learned around a frozen model: the memory, and LoRA's weights if there are any.
 
     Raises:
-        ValueError: If the model itself learns; its weights are then to be saved with ``save_pretrained`` and frozen.
+        ValueError: If the model itself learns; its weights are then to be saved with ``save_pretrained`` and frozen. If
+            its adapter is disabled, or it has several that act.
         OSError: If the disk is full.
     """
     folder = Path(folder)
@@ -149,8 +150,14 @@ def _adapter_name(backbone: Any) -> str:
     """The name of the adapter that acts.
 
     Raises:
-        ValueError: If more than one acts.
+        ValueError: If more than one acts, or none does because adapters are disabled.
     """
+    if any(getattr(part, "disable_adapters", False) is True for part in backbone.modules()):
+        raise ValueError(
+            "adapters of the backbone must be enabled for its memory to be saved, for they act when it is loaded, but "
+            "are disabled; call backbone.base_model.enable_adapter_layers(), or put the memory around the model "
+            "without them (backbone.unload())."
+        )
     names: list[str] = list(backbone.base_model.active_adapters)
     if len(names) != 1:
         raise ValueError(
