@@ -130,12 +130,12 @@ def test_what_cannot_be_asked_is_refused(count: int, length: int, message: str):
 
 
 @cache
-def small_results() -> list[report.SeedResult]:
+def small_results(count: int = 8) -> list[report.SeedResult]:
     model, results = small_model(), list[report.SeedResult]()
     for seed in (0, 1):
         rows, seconds, sizes = [], [], []
         for length in (64, 160):
-            trials = make_trials(8, length=length, segment_length=SEGMENT, seed=seed)
+            trials = make_trials(count, length=length, segment_length=SEGMENT, seed=seed)
             found = ask(model, trials)
             rows += [
                 *report.rows_of(found),
@@ -172,6 +172,18 @@ def test_results_survive_json_and_every_number_is_in_the_tables():
     assert "chance is 6.25%" in text
     assert "**no**" in text
     assert "3 + 4" in text
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_tables_leave_out_depths_that_too_few_trials_ask_nothing_at(count: int):
+    results = small_results(count)
+    # Which depths these are differs from length to length.
+    assert any(
+        {row.depth for row in result.rows if row.length == 160} != {row.depth for row in result.rows}
+        for result in results
+    )
+    by_depth = report.markdown(results).split("By depth")[1].split("Training and memory")[0]
+    assert by_depth.count("/1 (") + by_depth.count("/2 (") == 8 * count
 
 
 def test_the_picture_has_a_line_for_each_seed_and_control():

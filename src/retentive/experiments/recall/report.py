@@ -137,7 +137,8 @@ def markdown(results: Sequence[SeedResult]) -> str:
 
 
 def _by_depth(result: SeedResult, what: str, length: int) -> Iterator[str]:
-    known = {row.depth for row in result.rows}
+    # Of fewer trials than depths, each length has some depths alone.
+    known = {row.depth for row in result.rows if (row.what, row.length) == (what, length)}
     for depth in DEPTHS:
         yield cell(result.row(what, length, depth)) if depth in known else ""
 
