@@ -10,11 +10,11 @@ import torch
 from torch._functorch import config
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from laws.families import case_name, cases, small_config
+from laws.families import SMALL, case_name, cases, small_config
 from retentive.engine.eager import EagerSteps
 from retentive.generation import Sampling
 from retentive.generation.sampling import choose
-from retentive.models.registry import build
+from retentive.models.registry import build, config_class, family_names
 
 # What checks shapes at run time asks configs for numbers of their own.
 pytestmark = pytest.mark.usefixtures("without_shape_checks", "without_numbers")
@@ -37,6 +37,16 @@ def test_what_reads_or_mixes_is_refused():
         bool(torch.ones(2).all())
     with pytest.raises(RuntimeError, match="device"):
         torch.ones(2) + torch.ones(2, device="cpu")
+
+
+@pytest.mark.parametrize("family", family_names())
+def test_configs_and_models_are_made_without_numbers(family: str):
+    # Heads as in no other test: what was computed before would be remembered.
+    plain = SMALL["retnet"] | {"num_heads": 8}
+    changes = {"backbone": config_class("retnet")(**plain)} if "backbone" in SMALL[family] else {"num_heads": 8}
+    if family == "rmt":
+        changes |= {"num_memory_tokens": 1}
+    assert build(small_config(family, **changes)).config.family == family
 
 
 @pytest.mark.parametrize(("family", "changes"), cut_by_shapes(), ids=case_name)
