@@ -86,18 +86,20 @@ def test_a_state_of_an_earlier_step_still_goes_on():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("inplace", [False, True])
-def test_weights_that_change_between_two_tokens_are_the_ones_that_are_used(inplace: bool):
+@pytest.mark.parametrize("way", ["another parameter", "in place", "other data"])
+def test_weights_that_change_between_two_tokens_are_the_ones_that_are_used(way: str):
     model = small()
     steps = EagerSteps(model)
     steps.begin()
     state, tokens = model(random_tokens(2, 6)).state, random_tokens(2, 1)[:, 0]
     steps.step(tokens, steps.own(state), {})
-    norm = model.decoder.blocks[0].mixer_norm
-    if inplace:
-        norm.weight.mul_(3)
-    else:
-        norm.weight = nn.Parameter(3 * norm.weight)
+    for part in (model.decoder.blocks[0].mixer_norm, model.decoder.blocks[1].feed_forward.input_proj):
+        if way == "in place":
+            part.weight.mul_(3)
+        elif way == "other data":
+            part.weight.data = 3 * part.weight
+        else:
+            part.weight = nn.Parameter(3 * part.weight)
     found = steps.step(tokens, steps.own(state), {})[0]
     torch.testing.assert_close(found, model(tokens[:, None], state).logits[:, 0], rtol=0, atol=1e-12)
 

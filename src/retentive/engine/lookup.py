@@ -45,12 +45,17 @@ class ModelView:
         self._held = self._held_now()
         self._versioned = [held for held in self._held if isinstance(held, Tensor) and not held.is_inference()]
         self._versions = [_version(weight) for weight in self._versioned]
+        # What is written to `.data` counts no version, but lies elsewhere. Fake tensors lie nowhere.
+        self._placed = [held for held in self._held if type(held) in (Tensor, nn.Parameter)]
+        self._places = list(map(_place, self._placed))
 
     def is_current(self) -> bool:
         """Whether the model has the same layers and weights as when the view was made, unchanged."""
         now = self._held_now()
         same = len(now) == len(self._held) and all(map(is_, now, self._held))
-        return same and list(map(_version, self._versioned)) == self._versions
+        if not same or list(map(_version, self._versioned)) != self._versions:
+            return False
+        return list(map(_place, self._placed)) == self._places
 
     def is_same_code(self) -> bool:
         """Whether classes and attributes, such as activations, are those with which the view was made.
@@ -221,4 +226,5 @@ def _derived_values(kind: type[nn.Module]) -> dict[str, "derived[Any]"]:
 
 _values: Callable[[Mapping[str, object]], Iterable[object]] = dict.values  # pyright: ignore[reportAssignmentType]
 _version: Callable[[Tensor], int] = attrgetter("_version")
+_place: Callable[[Any], int] = Tensor.data_ptr
 """How often a weight was written to; tensors of inference mode keep no count."""
