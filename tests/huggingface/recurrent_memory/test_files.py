@@ -58,6 +58,27 @@ def test_a_memory_goes_around_the_weights_that_it_was_trained_around_alone(tmp_p
         load_memory(other, tmp_path / "bare")
 
 
+def test_equal_weights_under_another_config_are_another_model(tmp_path: Path):
+    made = backbone()
+    save_memory(around(made.requires_grad_(False)), tmp_path)
+    settings = made.config.to_dict()
+    for changed, said in (
+        ({"rms_norm_eps": 0.1}, "rms_norm_eps was 1e-06 and is 0.1"),
+        (
+            {"rope_parameters": {**settings["rope_parameters"], "rope_theta": 50.0}},
+            "rope_theta was 10000.0 and is 50.0",
+        ),
+    ):
+        other = type(made)(type(made.config).from_dict({**settings, **changed}))
+        other.load_state_dict(made.state_dict())
+        with pytest.raises(MismatchError, match=f"its config says something else .*{said}"):
+            load_memory(other, tmp_path)
+    # What is another release's, or says how a model is called and not what it computes, is no difference.
+    same = type(made)(type(made.config).from_dict({**settings, "use_cache": False, "of_a_later_release": 3}))
+    same.load_state_dict(made.state_dict())
+    load_memory(same, tmp_path)
+
+
 @pytest.mark.parametrize("lora", [False, True])
 def test_what_is_frozen_stays_and_what_is_learned_is_saved(lora: bool, tmp_path: Path):
     bare = backbone()

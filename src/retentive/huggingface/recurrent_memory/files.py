@@ -12,6 +12,7 @@ from retentive.checkpoints.manifest import config_digest
 from retentive.checkpoints.tensor_file import digest, listed, open_tensors, write_tensors
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import read_json, write_atomically
+from retentive.huggingface.recurrent_memory.backbone_settings import differences, settings_of
 from retentive.huggingface.recurrent_memory.config import HuggingFaceMemoryConfig
 from retentive.huggingface.recurrent_memory.model import HuggingFaceRecurrentMemory
 from retentive.models.fingerprint import fingerprint_of
@@ -57,6 +58,7 @@ def save_memory(model: HuggingFaceRecurrentMemory, folder: Path | str) -> None:
         "memory": asdict(model.config),
         "has_lora": bool(lora),
         "backbone": _backbone_facts(backbone),
+        "backbone_config": settings_of(backbone.config),
         "tensors_sha256": digest(tensors),
     }
     content["sha256"] = config_digest(content)
@@ -99,6 +101,12 @@ def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrent
         raise MismatchError(
             f"the backbone must be the model that the memory was trained around, in the same dtype, {said}, but is "
             f"{facts}; load that one."
+        )
+    # Folders of earlier versions do not say.
+    if differing := differences(content.get("backbone_config", {}), settings_of(cast("Any", backbone).config)):
+        raise MismatchError(
+            "the backbone must be the model that the memory was trained around, but its config says something else "
+            f"({differing}); load that one."
         )
     with open_tensors(folder / TENSORS_FILE) as reader:
         tensors = {name: reader.read(name) for name in reader.names}
