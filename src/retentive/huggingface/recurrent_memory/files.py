@@ -94,20 +94,7 @@ def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrent
     known = content.pop("sha256", None)  # folders of earlier versions have none
     if known not in (None, config_digest(content)):
         raise DamagedFileError(f"{path} says something else than was saved (its SHA-256 differs); copy it again.")
-    facts = _backbone_facts(backbone)
-    if "weights" not in said:
-        facts.pop("weights")  # folders of earlier versions have no fingerprint
-    if facts != said:
-        raise MismatchError(
-            f"the backbone must be the model that the memory was trained around, in the same dtype, {said}, but is "
-            f"{facts}; load that one."
-        )
-    # Folders of earlier versions do not say.
-    if differing := differences(content.get("backbone_config", {}), settings_of(cast("Any", backbone).config)):
-        raise MismatchError(
-            "the backbone must be the model that the memory was trained around, but its config says something else "
-            f"({differing}); load that one."
-        )
+    _check_backbone(cast("Any", backbone), said, content.get("backbone_config", {}))  # which earlier versions lack
     with open_tensors(folder / TENSORS_FILE) as reader:
         tensors = {name: reader.read(name) for name in reader.names}
     if content.get("tensors_sha256") not in (None, digest(tensors)):
@@ -127,6 +114,23 @@ def load_memory(backbone: nn.Module, folder: Path | str) -> HuggingFaceRecurrent
         )
     model.load_state_dict(learned, strict=False)
     return model.eval()
+
+
+def _check_backbone(backbone: Any, said: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Check that a model is the one that a memory was trained around."""
+    facts = _backbone_facts(backbone)
+    if "weights" not in said:
+        facts.pop("weights")  # folders of earlier versions have no fingerprint
+    if facts != said:
+        raise MismatchError(
+            f"the backbone must be the model that the memory was trained around, in the same dtype, {said}, but is "
+            f"{facts}; load that one."
+        )
+    if differing := differences(settings, settings_of(backbone.config)):
+        raise MismatchError(
+            "the backbone must be the model that the memory was trained around, but its config says something else "
+            f"({differing}); load that one."
+        )
 
 
 def _with_lora(backbone: nn.Module, folder: Path, lora: dict[str, Tensor]) -> nn.Module:
