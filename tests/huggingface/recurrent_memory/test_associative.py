@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor
 
-from huggingface.recurrent_memory.small import CLOSE, SIZES, VOCAB, around, backbone, copied, tokens, with_lora
+from huggingface.recurrent_memory.small import SIZES, VOCAB, around, backbone, copied, tokens, with_lora
 from retentive import generate, load_state, save_state
 from retentive.checkpoints.conversion import read_foreign
 from retentive.errors import MismatchError
@@ -20,6 +21,7 @@ transformers = pytest.importorskip("transformers")
 
 ASSOCIATIVE: dict[str, Any] = {"memory": "associative", "associative_dim": 4}
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
+NEAR = {"rtol": 1e-4, "atol": 1e-5}
 LLAMA = SIZES["LlamaForCausalLM"]
 
 
@@ -109,22 +111,22 @@ def test_any_split_padding_and_document_gives_what_one_call_gives(name: str):
                 output = model(piece, state)
                 state = output.state
                 pieces.append(output.logits)
-            torch.testing.assert_close(torch.cat(pieces, 1), whole.logits, **CLOSE)
-            torch.testing.assert_close(state.associations[1].matrix, whole.state.associations[1].matrix, **CLOSE)
+            torch.testing.assert_close(torch.cat(pieces, 1), whole.logits, **NEAR)
+            torch.testing.assert_close(state.associations[1].matrix, whole.state.associations[1].matrix, **NEAR)
         # Two documents in a row, after padding, beside one that goes on; then tokens one by one.
         row = torch.cat((tokens(1, 2), text[:1, :7], text[1:, :9]), 1)
         mask, starts = torch.ones(2, 18, dtype=torch.bool), torch.zeros(2, 18, dtype=torch.bool)
         mask[0, :2], starts[0, [2, 9]] = False, True
         output = model(torch.cat((row, text[1:])), mask=mask, starts=starts)
-        torch.testing.assert_close(output.logits[0, 2:9], model(text[:1, :7]).logits[0], **CLOSE)
-        torch.testing.assert_close(output.logits[0, 9:], whole.logits[1, :9], **CLOSE)
-        torch.testing.assert_close(output.logits[1], whole.logits[1], **CLOSE)
+        torch.testing.assert_close(output.logits[0, 2:9], model(text[:1, :7]).logits[0], **NEAR)
+        torch.testing.assert_close(output.logits[0, 9:], whole.logits[1, :9], **NEAR)
+        torch.testing.assert_close(output.logits[1], whole.logits[1], **NEAR)
         more, state = tokens(1, 4, seed=7), output.state
         for column in range(4):
             output = model(more[:, column : column + 1].repeat(2, 1), state)
             state = output.state
         after = model(torch.cat((text[1:, :9], more), 1)).logits[0, -1]
-        torch.testing.assert_close(output.logits[0, -1], after, **CLOSE)
+        torch.testing.assert_close(output.logits[0, -1], after, **NEAR)
 
 
 def test_generation_is_what_reading_again_says_and_its_state_is_saved(tmp_path: Path):
@@ -168,6 +170,10 @@ def test_blocks_that_are_computed_again_recall_the_same(monkeypatch: pytest.Monk
         model = remembering(backbone()).train()
         if again:
             model.backbone.gradient_checkpointing_enable()
+            if Version(transformers.__version__) < Version("5.1"):  # 5.0 computes a block again without its hooks
+                with pytest.raises(ValueError, match="must not compute blocks again in the backward pass"):
+                    model(text, labels=text)
+                return
         model(text, labels=text).loss.backward()
         gradients.append(torch.cat([weight.grad.flatten() for weight in model.associations.parameters()]))
     torch.testing.assert_close(*gradients)
