@@ -60,9 +60,11 @@ def test_a_memory_goes_around_the_weights_that_it_was_trained_around_alone(tmp_p
 
 def test_equal_weights_under_another_config_are_another_model(tmp_path: Path):
     made = backbone()
+    made.config.of_each_layer = ["far"]
     save_memory(around(made.requires_grad_(False)), tmp_path)
     settings = made.config.to_dict()
     for changed, said in (
+        ({"of_each_layer": ["far", "near"]}, r"of_each_layer was \['far'\] and is \['far', 'near'\]"),
         ({"rms_norm_eps": 0.1}, "rms_norm_eps was 1e-06 and is 0.1"),
         (
             {"rope_parameters": {**settings["rope_parameters"], "rope_theta": 50.0}},

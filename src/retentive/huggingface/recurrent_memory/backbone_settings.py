@@ -24,7 +24,7 @@ _WITHOUT_MEANING = frozenset(
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """Numbers, flags and words of a config of transformers, those of groups as ``rope_parameters.rope_theta``."""
+    """What a config of transformers says, values in groups as ``rope_parameters.rope_theta``."""
     return dict(_flattened(config.to_dict(), ""))
 
 
@@ -48,5 +48,5 @@ def _flattened(settings: Mapping[str, Any], group: str) -> Iterator[tuple[str, A
             continue
         if isinstance(value, dict):
             yield from _flattened(cast("dict[str, Any]", value), f"{group}{name}.")
-        elif isinstance(value, bool | int | float | str):
+        elif isinstance(value, bool | int | float | str | list):
             yield f"{group}{name}", value
