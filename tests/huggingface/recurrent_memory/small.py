@@ -1,11 +1,13 @@
 """Small models of Hugging Face, and a memory around them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from retentive import generate, load_state, save_state
 from retentive.data.batch import IGNORED, Batch
 from retentive.huggingface import HuggingFaceMemoryConfig, HuggingFaceRecurrentMemory
 
@@ -63,3 +65,17 @@ def copied(number: int) -> Batch:
 
 def with_lora(model: Any) -> Any:
     return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+
+
+def check_generation(model: Any, folder: Path) -> None:
+    """Check that tokens are those of reading the text again, and that a saved state goes on as if it had not ended."""
+    prompts = [tokens(1, 4)[0], tokens(1, 9, seed=2)[0]]
+    result = generate(model, prompts, max_new_tokens=9)
+    for prompt, new in zip(prompts, result.tokens, strict=True):
+        with torch.no_grad():
+            logits = model(torch.cat((prompt, new))[None]).logits
+        assert torch.equal(logits[0, len(prompt) - 1 : -1].argmax(-1), new)
+    save_state(result.state, folder / "state.safetensors", model)
+    later = generate(model, state=load_state(folder / "state.safetensors", model), max_new_tokens=4).tokens
+    longer = generate(model, prompts, max_new_tokens=13).tokens
+    assert all(torch.equal(torch.cat(parts), whole) for *parts, whole in zip(result.tokens, later, longer, strict=True))

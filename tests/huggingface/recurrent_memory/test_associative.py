@@ -8,8 +8,16 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
-from huggingface.recurrent_memory.small import SIZES, VOCAB, around, backbone, copied, tokens, with_lora
-from retentive import generate, load_state, save_state
+from huggingface.recurrent_memory.small import (
+    SIZES,
+    VOCAB,
+    around,
+    backbone,
+    check_generation,
+    copied,
+    tokens,
+    with_lora,
+)
 from retentive.checkpoints.conversion import read_foreign
 from retentive.errors import MismatchError
 from retentive.huggingface import load_memory, save_memory
@@ -130,17 +138,7 @@ def test_any_split_padding_and_document_gives_what_one_call_gives(name: str):
 
 
 def test_generation_is_what_reading_again_says_and_its_state_is_saved(tmp_path: Path):
-    model = remembering(backbone())
-    prompts = [tokens(1, 4)[0], tokens(1, 9, seed=2)[0]]
-    result = generate(model, prompts, max_new_tokens=9)
-    for prompt, new in zip(prompts, result.tokens, strict=True):
-        with torch.no_grad():
-            logits = model(torch.cat((prompt, new))[None]).logits
-        assert torch.equal(logits[0, len(prompt) - 1 : -1].argmax(-1), new)
-    save_state(result.state, tmp_path / "state.safetensors", model)
-    later = generate(model, state=load_state(tmp_path / "state.safetensors", model), max_new_tokens=4).tokens
-    longer = generate(model, prompts, max_new_tokens=13).tokens
-    assert all(torch.equal(torch.cat(parts), whole) for *parts, whole in zip(result.tokens, later, longer, strict=True))
+    check_generation(remembering(backbone()), tmp_path)
 
 
 @pytest.mark.parametrize("lora", [False, True])

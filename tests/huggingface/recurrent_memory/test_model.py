@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from huggingface.recurrent_memory.small import CLOSE, SIZES, VOCAB, around, backbone, copied, tokens, with_lora
+from huggingface.recurrent_memory.small import (
+    CLOSE,
+    SIZES,
+    VOCAB,
+    around,
+    backbone,
+    check_generation,
+    copied,
+    tokens,
+    with_lora,
+)
 from retentive import generate, load_state, save_state
 from retentive.checkpoints.conversion import read_foreign
 from retentive.data.batch import IGNORED
@@ -242,18 +252,7 @@ def test_streamed_windows_train_it_too():
 
 
 def test_generation_is_what_reading_again_says(tmp_path: Path):
-    model = around(backbone())
-    prompts = [tokens(1, 4)[0], tokens(1, 9, seed=2)[0]]
-    result = generate(model, prompts, max_new_tokens=9)
-    for prompt, new in zip(prompts, result.tokens, strict=True):
-        with torch.no_grad():
-            logits = model(torch.cat((prompt, new))[None]).logits
-        assert torch.equal(logits[0, len(prompt) - 1 : -1].argmax(-1), new)
-    save_state(result.state, tmp_path / "state.safetensors", model)
-    state = load_state(tmp_path / "state.safetensors", model)
-    later = generate(model, state=state, max_new_tokens=4).tokens
-    longer = generate(model, prompts, max_new_tokens=13).tokens
-    assert all(torch.equal(torch.cat(parts), whole) for *parts, whole in zip(result.tokens, later, longer, strict=True))
+    check_generation(around(backbone()), tmp_path)
 
 
 def test_it_is_a_language_model_with_its_own_config():
