@@ -168,7 +168,7 @@ def test_blocks_that_are_computed_again_recall_the_same(monkeypatch: pytest.Monk
         model = remembering(backbone()).train()
         if again:
             model.backbone.gradient_checkpointing_enable()
-            if Version(transformers.__version__) < Version("5.1"):  # 5.0 computes a block again without its hooks
+            if Version(transformers.__version__) < Version("5.10"):  # which compute blocks again without their hooks
                 with pytest.raises(ValueError, match="must not compute blocks again in the backward pass"):
                     model(text, labels=text)
                 return
