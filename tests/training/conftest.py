@@ -83,7 +83,8 @@ def asked_configs(store: Path, asked: dict[str, Any]) -> tuple[Any, TrainConfig]
         model = {"backbone": small_config(model.pop("backbone", "transformer"), **model), "chunk_offset": 1}
         model |= dict.fromkeys(("encoder_dropout", "cross_dropout"), model["backbone"].dropout)
     run = Path(changes.pop("run"))
-    values = {**SMALL, **changes}
+    # Numbers of processes and parts are compared, on any CPU.
+    values = {**SMALL, **changes, "hardware": {"precision": "float32", **changes.get("hardware", {})}}
     if "objective" in values:
         objective = dict(values["objective"])
         if objective["name"] == "distillation":

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from retentive.training.metrics.log import read_metrics
-from retentive.training.processes.parallelism import chosen_precision
 from retentive.training.run.trainer import train
 from training.conftest import STREAMED, Launch, asked_configs, environment, final_tensors, outputs_of_group
 
@@ -151,14 +150,6 @@ def test_sharded_models_have_the_weights_of_whole_ones_and_no_process_holds_the_
     shares = [json.loads(line)["share"] for line in output_of_two(SHARDING).splitlines()]
     assert len(shares) == 2
     assert max(shares) < 0.85  # half of the weights, and one whole parameter at a time
-
-
-def test_emulated_bfloat16_is_not_chosen(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert chosen_precision("auto", torch.device("cuda")) == "float32"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert chosen_precision("auto", torch.device("cuda")) == "bfloat16"
-    assert chosen_precision("auto", torch.device("cpu")) == "float32"
 
 
 def test_two_processes_go_on_from_one(store: Path, tmp_path: Path, launch: Launch):

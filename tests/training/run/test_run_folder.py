@@ -17,7 +17,7 @@ from training.conftest import asked_configs
 
 def test_a_model_described_by_names_of_before_is_the_same_model(store: Path, tmp_path: Path):
     model, config = asked_configs(store, {"run": tmp_path, "model": {"family": "retro"}})
-    described = describe_run(model, config, TokenStore.open(store), precision="float32")
+    described = describe_run(model, config, TokenStore.open(store))
     assert described["model"]["backbone"]["family"] == "transformer"
     before = {("base" if name == "backbone" else name): value for name, value in described["model"].items()}
     del before["chunk_offset"]  # as if the option had come since; it is at its default

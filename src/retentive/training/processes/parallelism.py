@@ -18,18 +18,6 @@ from retentive.training.processes.processes import Processes
 Precision = Literal["float32", "bfloat16"]
 
 
-def chosen_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
-    """Return the precision that "auto" stands for on a device.
-
-    On a CPU it is float32: few multiply bfloat16 quickly, and a run should give the same numbers on all of them.
-    """
-    if asked != "auto":
-        return asked
-    # Emulated bfloat16 (before Ampere) is slower than float32.
-    is_native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if is_native else "float32"
-
-
 def parallelise(
     model: LanguageModel,
     processes: Processes,

@@ -162,8 +162,9 @@ class HardwareConfig:
         device: "cpu", "cuda", or "auto": a GPU where there is one. Under torchrun each process takes its own GPU.
         strategy: How several processes share the work: "ddp" keeps a copy of everything in each of them, "fsdp" keeps
             a shard of parameters, gradients and optimizer state. Has no effect with one process.
-        precision: "float32", "bfloat16" (parameters and optimizer stay float32), or "auto": bfloat16 on GPUs that
-            have it, float32 elsewhere. A resumed run keeps the precision that it was begun with.
+        precision: Of products: "float32", "bfloat16" (parameters, optimizer, states and decays stay float32), or
+            "auto": bfloat16 where the GPU has it, or where the CPU has instructions for it (AVX512-BF16, AMX) and is
+            measured to be faster with them; float32 elsewhere. A run that goes on keeps what it was begun with.
         sequence_parallel: Processes that read the same windows, each a part of every one, so that the memory of a
             window's activations falls with their number; "--hardware.sequence_parallel 2" on four processes has two
             such groups. Attention without a window keeps all keys and values in each of them. Not for models that read

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from retentive.checkpoints.weights import RUN_FORMAT
 from retentive.data.token_store import TokenStore
@@ -46,16 +46,14 @@ def describe_run(
     config: TrainConfig,
     store: TokenStore,
     *,
-    precision: Precision,
     neighbours: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the resolved configuration of a run, as ``config.json`` holds it.
 
     Args:
         model: Config of the model.
-        config: How it is trained.
+        config: How it is trained, in a precision that is settled.
         store: The text.
-        precision: What ``hardware.precision`` stands for on this machine.
         neighbours: Keys of the tables of neighbours that the model reads, by split.
     """
     described = {
@@ -64,7 +62,7 @@ def describe_run(
         "library_version": version("retentive"),
         "model": config_to_dict(model),
         "training": {
-            **asdict(replace(config, hardware=replace(config.hardware, precision=precision))),
+            **asdict(config),
             "objective": {"name": objective_name(config.objective), **asdict(cast("Any", config.objective))},
         },
         "data": {
@@ -90,7 +88,7 @@ def with_kept_decay(config: TrainConfig, processes: Processes) -> TrainConfig:
     path, checkpoints = config.run / CONFIG_FILE, checkpoint_folders(config.run / CHECKPOINTS_FOLDER)
     if config.schedule.decay_steps is not None or not checkpoints or not path.exists():
         return config
-    kept = processes.together(lambda: _read(path))[0]["training"]
+    kept = processes.together(lambda: read_config(path))[0]["training"]
     decay_steps = kept["schedule"]["decay_steps"]
     if decay_steps is None and config.steps > kept["steps"] and checkpoints[-1].name >= checkpoint_name(kept["steps"]):
         decay_steps = kept["steps"]
@@ -117,7 +115,7 @@ def settle_config(described: Mapping[str, Any], folder: Path) -> None:
             "replaced; give another folder as run."
         )
     if checkpoint_folders(folder / CHECKPOINTS_FOLDER):
-        differences = _differences(_read(path), described)
+        differences = _differences(read_config(path), described)
         if differences:
             longer = ""
             if any(difference.startswith("steps was") for difference in differences):
@@ -165,7 +163,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the configuration of a run that has checkpoints.
+
+    Raises:
+        DamagedFileError: If it is missing, or not what `settle_config` writes.
+        MismatchError: If a later version wrote it.
+    """
     try:
         content = read_json(path, cure=_CURE)
     except FileNotFoundError as error:
@@ -177,5 +181,7 @@ def _read(path: Path) -> dict[str, Any]:
         kept = content["training"]
         if not isinstance(kept["steps"], int) or not isinstance(kept["schedule"]["decay_steps"], int | None):
             raise TypeError("steps must be numbers")
+        if kept["hardware"]["precision"] not in get_args(Precision):
+            raise TypeError("the precision must be settled")
         content["model"] = described_now(content["model"])
     return content

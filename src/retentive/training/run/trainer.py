@@ -24,7 +24,6 @@ from retentive.training.metrics.log import MetricsLog
 from retentive.training.metrics.meter import TrainingMeter
 from retentive.training.metrics.report import TrainReport
 from retentive.training.objectives.protocol import Objective, Vocabulary
-from retentive.training.processes.parallelism import chosen_precision
 from retentive.training.processes.processes import Processes, alone, joined_processes
 from retentive.training.processes.text_parts import check_learns_in_parts
 from retentive.training.run.checkpoint_folder import (
@@ -46,6 +45,7 @@ from retentive.training.run.first_model import (
     say_if_unknown,
 )
 from retentive.training.run.held_out import HeldOutLoss, HeldOutWindows, byte_lengths, num_bytes
+from retentive.training.run.precision import with_precision
 from retentive.training.run.run_folder import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,
@@ -95,11 +95,10 @@ def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> Tr
         objective = _objective(model, config, store, processes)
         processes.first_does(store.verify)
         make_neighbours(model, config, store, processes)
-        precision = chosen_precision(config.hardware.precision, processes.device)
         keys = table_keys(model, config, store)
         processes.first_does(lambda: config.run.mkdir(parents=True, exist_ok=True))
-        config = with_kept_decay(config, processes)
-        described = describe_run(model, config, store, precision=precision, neighbours=keys)
+        config = with_precision(with_kept_decay(config, processes), processes)
+        described = describe_run(model, config, store, neighbours=keys)
         processes.first_does(lambda: stack.enter_context(only_writer(config.run)))
         processes.first_does(lambda: settle_config(described, config.run))
         run = _Run(model, config, store, processes, objective)
@@ -279,7 +278,8 @@ class _Run:
                 model = first_model(self.model, config).to(device)
         with torch.device("meta"):
             flops = training_flops_per_token(build(self.model), config.data.window)
-        precision = chosen_precision(config.hardware.precision, device)
+        precision = config.hardware.precision
+        assert precision != "auto"  # settled before the run's folder was written
         speed = matrix_flops_per_second(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
         meter = TrainingMeter(flops, self.processes.sum([speed])[0])
         learner = Learner(

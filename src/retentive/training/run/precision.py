@@ -1,0 +1,49 @@
+"""The precision that a run's products are computed in, where its options leave the choice to the library."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from retentive.ops.precision import cpu_multiplies_bfloat16
+from retentive.training.processes.parallelism import Precision
+from retentive.training.processes.processes import Processes
+from retentive.training.run.checkpoint_folder import checkpoint_folders
+from retentive.training.run.config import TrainConfig
+from retentive.training.run.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, read_config
+from retentive.training.step.flops import matrix_flops_per_second
+
+
+def with_precision(config: TrainConfig, processes: Processes) -> TrainConfig:
+    """Return the config of a run with the precision that "auto" stands for.
+
+    A run that goes on keeps what it was begun with, whatever this machine would choose. A new one takes what the first
+    process measures, for all processes must compute alike.
+    """
+    if config.hardware.precision != "auto":
+        return config
+    precision = processes.together(lambda: _kept(config.run) or chosen_precision(processes.device))[0]
+    return replace(config, hardware=replace(config.hardware, precision=precision))
+
+
+def chosen_precision(device: torch.device) -> Precision:
+    """Return ``bfloat16`` where a device multiplies it natively and faster than float32.
+
+    On a CPU both are measured, which takes half a second: instructions for bfloat16 (AVX512-BF16, AMX) say nothing of
+    how fast they are.
+    """
+    if device.type == "cuda":
+        # Emulated bfloat16 (before Ampere) is slower than float32.
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type != "cpu" or not cpu_multiplies_bfloat16():
+        return "float32"
+    half, single = (matrix_flops_per_second(device, dtype) for dtype in (torch.bfloat16, torch.float32))
+    return "bfloat16" if half > single else "float32"
+
+
+def _kept(folder: Path) -> Precision | None:
+    """The precision of the run in a folder, if it has a checkpoint to go on from."""
+    path = folder / CONFIG_FILE
+    if not checkpoint_folders(folder / CHECKPOINTS_FOLDER) or not path.exists():
+        return None
+    return read_config(path)["training"]["hardware"]["precision"]

@@ -1,0 +1,79 @@
+"""What "auto" stands for: bfloat16 where it is native and faster, and in a run that goes on what it was begun with."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from retentive.errors import DamagedFileError
+from retentive.training.run import precision
+from retentive.training.run.precision import chosen_precision
+from training.conftest import final_tensors, run
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def machine(patch: pytest.MonkeyPatch, *, native: bool, times_as_fast: float) -> None:
+    """A CPU with or without instructions for bfloat16, and the speed of its products over those of float32."""
+
+    def speed(_: torch.device, dtype: torch.dtype) -> float:
+        return times_as_fast if dtype is torch.bfloat16 else 1.0
+
+    patch.setattr(precision, "cpu_multiplies_bfloat16", lambda: native)
+    patch.setattr(precision, "matrix_flops_per_second", speed)
+
+
+def kept_precision(folder: Path) -> str:
+    """What the folder of a run says."""
+    return json.loads((folder / "config.json").read_text())["training"]["hardware"]["precision"]
+
+
+@pytest.mark.parametrize(
+    ("native", "times_as_fast", "chosen"), [(True, 4.0, "bfloat16"), (True, 0.9, "float32"), (False, 4.0, "float32")]
+)
+def test_a_cpu_takes_what_it_multiplies_faster(
+    native: bool, times_as_fast: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+):
+    machine(monkeypatch, native=native, times_as_fast=times_as_fast)
+    assert chosen_precision(CPU) == chosen
+
+
+def test_emulated_bfloat16_of_gpus_is_not_chosen(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert chosen_precision(GPU) == "float32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert chosen_precision(GPU) == "bfloat16"
+
+
+@pytest.mark.parametrize("began", ["float32", "bfloat16"])
+def test_a_run_goes_on_as_it_began_on_a_machine_that_would_choose_otherwise(
+    began: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run(store, tmp_path / "whole", hardware={"precision": began})
+    machine(monkeypatch, native=began == "bfloat16", times_as_fast=4.0)
+    run(store, tmp_path / "parts", hardware={"precision": "auto"}, steps=4)
+    assert kept_precision(tmp_path / "parts") == began
+    machine(monkeypatch, native=began != "bfloat16", times_as_fast=4.0)
+    run(store, tmp_path / "parts", hardware={"precision": "auto"})
+    assert kept_precision(tmp_path / "parts") == began
+    torch.testing.assert_close(final_tensors(tmp_path / "parts"), final_tensors(tmp_path / "whole"), rtol=0, atol=0)
+
+
+def test_weights_and_optimizer_of_a_run_in_bfloat16_stay_float32(store: Path, tmp_path: Path):
+    run(store, tmp_path / "half", hardware={"precision": "bfloat16"}, steps=4)
+    run(store, tmp_path / "single", steps=4)
+    half, single = final_tensors(tmp_path / "half"), final_tensors(tmp_path / "single")
+    assert {name: tensor.dtype for name, tensor in half.items()} == {
+        name: tensor.dtype for name, tensor in single.items()
+    }
+    assert any(not torch.equal(half[name], single[name]) for name in half)
+
+
+def test_a_run_whose_precision_is_none_is_damaged(store: Path, tmp_path: Path):
+    run(store, tmp_path, steps=4)
+    described = json.loads((tmp_path / "config.json").read_text())
+    described["training"]["hardware"]["precision"] = "half"
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(DamagedFileError, match=r"config\.json lacks a part of what stands in such a file"):
+        run(store, tmp_path, hardware={"precision": "auto"})
