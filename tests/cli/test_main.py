@@ -1,8 +1,11 @@
 """The command line: what it prints, and that a user's mistake ends in one line that helps."""
 
+import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -94,6 +97,26 @@ def test_commands_of_a_datastore_by_words_start_without_torch(tmp_path: Path):
     for arguments in (["build", *where, "--tokenizer", "bytes"], ["sync", *where], ["search", "words", *where[2:]]):
         found = without(["torch", "transformers"], "index", *arguments)
         assert found.returncode == 0, found.stderr
+
+
+def test_asking_a_server_starts_without_what_the_server_has_loaded():
+    # The start of this command is most of the time of such a search.
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            answer = {"text": "owls hunt", "document": "owl.txt", "line": 1, "column": 1, "score": 1.0, "metadata": {}}
+            place = {"chunk": 0, "begin": 0, "end": 9, "matches": [[0, 4]], "copies": []}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"data": [answer | place]}).encode())
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        hidden = ["torch", "numpy", "jaxtyping", "regex", "tokenizers", "tantivy", "faiss", "transformers", "tqdm"]
+        where = f"http://127.0.0.1:{server.server_port}"
+        found = without(hidden, "index", "search", "owls", "--server", where)
+    assert found.returncode == 0, found.stderr
+    assert "\u27e6owls\u27e7 hunt" in found.stdout
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from retentive.files.targets import check_folder_target
 from retentive.retrieval.engines.engine import Engine, LocalEngine
@@ -14,19 +14,6 @@ from retentive.retrieval.verify import Damage, verify_store
 from retentive.retrieval.versions.build import BuildReport
 
 _SHOWN = 10
-
-
-@runtime_checkable
-class Shown(Protocol):
-    """A result that a command prints, in lines for a person or as JSON for a program."""
-
-    def lines(self) -> list[str]:
-        """Lines for the terminal."""
-        ...
-
-    def content(self) -> dict[str, Any]:
-        """The same as values that JSON has."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +225,11 @@ class Verdict:
 
     store: Path
     damage: list[Damage]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damage
 
     def lines(self) -> list[str]:
         """A line for each damaged file, or one that says that there is none."""

@@ -4,8 +4,9 @@ import threading
 from typing import Any
 
 from retentive.retrieval import Datastore
-from retentive.retrieval.search.answers import Answer, answer_of
+from retentive.retrieval.search.answers import Answer
 from retentive.retrieval.search.asking import find_answers
+from retentive.retrieval.search.passage import answer_of
 from retentive.text.tokenizer import Tokenizer
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from retentive.retrieval import Datastore, HybridEncoder, IndexConfig
 from retentive.retrieval.index import vector_index
 from retentive.retrieval.search import asking, searcher
-from retentive.retrieval.search.display import answer_lines
+from retentive.retrieval.search.answers import answer_lines, marks_for
 from retentive.retrieval.search.language import parse_query
-from retentive.retrieval.search.passage import marks_for, surroundings
+from retentive.retrieval.search.passage import surroundings
 from retentive.retrieval.search.where import conditions_of
 from retrieval.texts import WORDS, HashedWords, make_documents
 

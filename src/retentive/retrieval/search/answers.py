@@ -1,21 +1,17 @@
-"""Answers as a person or a program reads them: text, where it stands, and what is known of its document."""
+"""Answers as a person or a program reads them: text, where it stands, and what is known of its document.
 
-from dataclasses import asdict, dataclass
+Nothing of a store is imported here, so that asking a server takes no more than this.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from retentive.retrieval.blocks.corpus import Corpus
-from retentive.retrieval.search.passage import (
-    Span,
-    Surroundings,
-    characters_of,
-    hit_of,
-    marked,
-    sentence_around,
-    surroundings,
-)
+Span = tuple[int, int]
+"""Begin and end of a part of a text, in characters."""
 
-_MOST_BYTES = 1 << 20
-"""Bytes of a line that are read at once."""
+_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if not chr(code).isspace()}
+"""Characters that would steer a terminal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,52 +53,61 @@ class Answer:
         return asdict(self)
 
 
-def answer_of(
-    corpus: Corpus, encoder: Any, wanted: frozenset[str], chunk: int, score: float, around: Surroundings | None = None
-) -> Answer:
-    """Cut the answer of a chunk from the text of its document.
+@dataclass(frozen=True, slots=True)
+class ShownAnswers:
+    """Answers as a command prints them.
+
+    Attributes:
+        answers: Best first.
+        marks: What stands before and behind each word of the query, as for `answer_lines`.
+    """
+
+    answers: list[Answer]
+    marks: tuple[str, str]
+
+    def lines(self) -> list[str]:
+        """Lines for the terminal."""
+        return answer_lines(self.answers, *self.marks) or ["nothing found: no chunk has a word of it"]
+
+    def content(self) -> list[dict[str, Any]]:
+        """The answers as JSON takes them."""
+        return [answer.as_dict() for answer in self.answers]
+
+
+def answer_lines(answers: Sequence[Answer], before: str = "", after: str = "") -> list[str]:
+    """Answers in lines for the terminal.
 
     Args:
-        corpus: The corpus.
-        encoder: Splits text into words; ``None`` takes plain words.
-        wanted: Keys of the query's words.
-        chunk: Id of the chunk.
-        score: Its score.
-        around: The chunk with the text around it, if it was read before.
+        answers: Best first.
+        before: Stands before each word of the query; without it and ``after``, brackets that no answer has.
+        after: Stands behind it.
     """
-    around = surroundings(corpus, chunk, encoder) if around is None else around
-    hit = hit_of(around, wanted)
-    begin, end = sentence_around(around.text, hit)
-    pairs = zip(around.words.keys, around.words.begins, around.words.ends, strict=True)
-    spans = [
-        (first - begin, last - begin) for key, first, last in pairs if begin <= first and last <= end and key in wanted
-    ]
-    matches = tuple(sorted(set(spans)))
-    place = hit[0] if matches else begin
-    line, column = line_and_column(corpus, around.document, around.byte(place))
-    return Answer(
-        text=around.text[begin:end],
-        document=corpus.document_name(around.document),
-        line=line,
-        column=column,
-        score=score,
-        metadata=corpus.metadata(around.document),
-        chunk=chunk,
-        begin=around.byte(begin),
-        end=around.byte(end),
-        matches=matches,
-    )
+    marks = (before, after) if before else marks_for([answer.text for answer in answers])
+    lines: list[str] = []
+    for rank, answer in enumerate(answers, start=1):
+        place = f"{answer.document}, line {answer.line}, column {answer.column}"
+        lines.append(f"{rank}. {place}, score {answer.score:.2f}".translate(_CONTROL))
+        plain = replace(answer, text=answer.text.translate(_CONTROL))
+        lines.append("   " + " ".join(plain.marked(*marks).split()))
+        if answer.copies:
+            shown = ", ".join(answer.copies[:3]) + (", ..." if len(answer.copies) > 3 else "")
+            lines.append(f"   the same in {shown}".translate(_CONTROL))
+    return lines
 
 
-def line_and_column(corpus: Corpus, document: int, place: int) -> tuple[int, int]:
-    """The line of a byte of a document and its character in the line, both from 1; lines end at a line feed."""
-    characters, end, size = 0, place, 256
-    while end > 0:
-        part = corpus.content(document, end - size, end)
-        begin = part.rfind(b"\n") + 1
-        characters += characters_of(part[begin:])
-        if begin > 0:
-            break
-        end -= len(part)
-        size = min(size * 4, _MOST_BYTES)
-    return corpus.line(document, place), characters + 1
+def marked(text: str, spans: Sequence[Span], before: str, after: str) -> str:
+    """A text with marks around the given parts."""
+    pieces: list[str] = []
+    end = 0
+    for begin, stop in spans:
+        pieces += [text[end:begin], before, text[begin:stop], after]
+        end = stop
+    return "".join([*pieces, text[end:]])
+
+
+def marks_for(texts: Sequence[str]) -> tuple[str, str]:
+    """Brackets that stand in none of the texts, so that a marked word is not taken for a part of them."""
+    count = 1
+    while any("\u27e6" * count in text or "\u27e7" * count in text for text in texts):
+        count += 1
+    return "\u27e6" * count, "\u27e7" * count

@@ -13,10 +13,10 @@ from retentive.retrieval.encoders.protocol import Encoder, WordEncoder, parts_of
 from retentive.retrieval.encoders.words import Words, split_words
 from retentive.retrieval.passages import Passages
 from retentive.retrieval.rerankers import Reranker
-from retentive.retrieval.search.answers import Answer, answer_of
+from retentive.retrieval.search.answers import Answer
 from retentive.retrieval.search.chosen_chunks import ChosenChunks, Mask
 from retentive.retrieval.search.language import ParsedQuery, parse_query
-from retentive.retrieval.search.passage import Surroundings, surroundings
+from retentive.retrieval.search.passage import Surroundings, answer_of, surroundings
 from retentive.retrieval.search.phrases import chunks_with_phrase, chunks_with_word
 from retentive.retrieval.search.queries import Neighbours, Query, query_rows
 from retentive.retrieval.search.reranking import reranked

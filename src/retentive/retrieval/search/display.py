@@ -1,8 +1,7 @@
-"""Display for the terminal: answers with their position and marked words, and the contents of a store."""
+"""Display for the terminal: what is found in a store, how good its answers are, and what it holds."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +11,9 @@ from retentive.files.targets import check_file_target
 from retentive.retrieval.manifest import FolderRecord, version_keys
 from retentive.retrieval.neighbours.table import TABLES
 from retentive.retrieval.rerankers import Reranker
-from retentive.retrieval.search.answers import Answer
+from retentive.retrieval.search.answers import ShownAnswers
 from retentive.retrieval.search.evaluation import quality_of, rank_documents, read_judgements, read_topics, run_lines
-from retentive.retrieval.search.passage import marks_for
 from retentive.retrieval.store import Datastore
-
-_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if not chr(code).isspace()}
-"""Characters that would steer a terminal."""
-
-
-def answer_lines(answers: Sequence[Answer], before: str = "", after: str = "") -> list[str]:
-    """Answers in lines for the terminal.
-
-    Args:
-        answers: Best first.
-        before: Stands before each word of the query; without it and ``after``, brackets that no answer has.
-        after: Stands behind it.
-    """
-    marks = (before, after) if before else marks_for([answer.text for answer in answers])
-    lines: list[str] = []
-    for rank, answer in enumerate(answers, start=1):
-        place = f"{answer.document}, line {answer.line}, column {answer.column}"
-        lines.append(f"{rank}. {place}, score {answer.score:.2f}".translate(_CONTROL))
-        plain = replace(answer, text=answer.text.translate(_CONTROL))
-        lines.append("   " + " ".join(plain.marked(*marks).split()))
-        if answer.copies:
-            shown = ", ".join(answer.copies[:3]) + (", ..." if len(answer.copies) > 3 else "")
-            lines.append(f"   the same in {shown}".translate(_CONTROL))
-    return lines
-
-
-@dataclass(frozen=True, slots=True)
-class ShownAnswers:
-    """Answers as a command prints them.
-
-    Attributes:
-        answers: Best first.
-        marks: What stands before and behind each word of the query, as for `answer_lines`.
-    """
-
-    answers: list[Answer]
-    marks: tuple[str, str]
-
-    def lines(self) -> list[str]:
-        """Lines for the terminal."""
-        return answer_lines(self.answers, *self.marks) or ["nothing found: no chunk has a word of it"]
-
-    def content(self) -> list[dict[str, Any]]:
-        """The answers as JSON takes them."""
-        return [answer.as_dict() for answer in self.answers]
 
 
 def search_store(

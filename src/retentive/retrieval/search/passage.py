@@ -1,7 +1,6 @@
 """Cutting an answer from the text of its document: the sentence around a hit, in whole words."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +8,7 @@ import numpy as np
 
 from retentive.retrieval.blocks.corpus import Corpus
 from retentive.retrieval.encoders.words import Words, split_words
-
-Span = tuple[int, int]
+from retentive.retrieval.search.answers import Answer, Span
 
 LONGEST = 320
 """Characters from the first to the last word of a hit, at most; its sentences may add `AROUND` on each side."""
@@ -20,7 +18,7 @@ _BYTES_AROUND = 2048
 """Bytes of text that are read on each side of a chunk: enough for a sentence or a long phrase."""
 
 _MOST_BYTES = 1 << 20
-"""Bytes of a chunk that are read, at most: some tokenizers make one token of a word of any length."""
+"""Bytes that are read at once: of a line, and of a chunk (some tokenizers make one token of a word of any length)."""
 
 _MARGIN = 64
 """Characters of text beyond the longest answer, so that a word which is cut there is in none."""
@@ -138,19 +136,52 @@ def sentence_around(text: str, hit: Span) -> Span:
     return first, end + len(text[end:last].rstrip())
 
 
-def marked(text: str, spans: Sequence[Span], before: str, after: str) -> str:
-    """A text with marks around the given parts."""
-    pieces: list[str] = []
-    end = 0
-    for begin, stop in spans:
-        pieces += [text[end:begin], before, text[begin:stop], after]
-        end = stop
-    return "".join([*pieces, text[end:]])
+def answer_of(
+    corpus: Corpus, encoder: Any, wanted: frozenset[str], chunk: int, score: float, around: Surroundings | None = None
+) -> Answer:
+    """Cut the answer of a chunk from the text of its document.
+
+    Args:
+        corpus: The corpus.
+        encoder: Splits text into words; ``None`` takes plain words.
+        wanted: Keys of the query's words.
+        chunk: Id of the chunk.
+        score: Its score.
+        around: The chunk with the text around it, if it was read before.
+    """
+    around = surroundings(corpus, chunk, encoder) if around is None else around
+    hit = hit_of(around, wanted)
+    begin, end = sentence_around(around.text, hit)
+    pairs = zip(around.words.keys, around.words.begins, around.words.ends, strict=True)
+    spans = [
+        (first - begin, last - begin) for key, first, last in pairs if begin <= first and last <= end and key in wanted
+    ]
+    matches = tuple(sorted(set(spans)))
+    place = hit[0] if matches else begin
+    line, column = line_and_column(corpus, around.document, around.byte(place))
+    return Answer(
+        text=around.text[begin:end],
+        document=corpus.document_name(around.document),
+        line=line,
+        column=column,
+        score=score,
+        metadata=corpus.metadata(around.document),
+        chunk=chunk,
+        begin=around.byte(begin),
+        end=around.byte(end),
+        matches=matches,
+    )
 
 
-def marks_for(texts: Sequence[str]) -> tuple[str, str]:
-    """Brackets that stand in none of the texts, so that a marked word is not taken for a part of them."""
-    count = 1
-    while any("\u27e6" * count in text or "\u27e7" * count in text for text in texts):
-        count += 1
-    return "\u27e6" * count, "\u27e7" * count
+def line_and_column(corpus: Corpus, document: int, place: int) -> tuple[int, int]:
+    """The line of a byte of a document and its character in the line, both from 1; lines end at a line feed."""
+    characters, end, size = 0, place, 256
+    while end > 0:
+        part = corpus.content(document, end - size, end)
+        begin = part.rfind(b"\n") + 1
+        characters += characters_of(part[begin:])
+        if begin > 0:
+            break
+        end -= len(part)
+        size = min(size * 4, _MOST_BYTES)
+    return corpus.line(document, place), characters + 1

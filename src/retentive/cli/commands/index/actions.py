@@ -1,8 +1,5 @@
 """The actions of ``retentive index``: each makes values of its options, calls one function, and gives what to print."""
 
-import sys
-from typing import Any
-
 from retentive.cli.commands.index.options import (
     AddConfig,
     BuildConfig,
@@ -10,7 +7,6 @@ from retentive.cli.commands.index.options import (
     EvaluateStoreConfig,
     ReindexConfig,
     RemoveConfig,
-    SearchConfig,
     ServeStoreConfig,
     StoreConfig,
     SyncConfig,
@@ -30,19 +26,14 @@ from retentive.retrieval.maintenance import (
     upgrade_of_store,
 )
 from retentive.retrieval.plan import CheckedPlan, PlanConfig, checked_plan
-from retentive.retrieval.rerankers import Reranker, open_reranker
+from retentive.retrieval.rerankers import open_reranker
 from retentive.retrieval.search.display import (
     Measures,
-    ShownAnswers,
     StoreInfo,
     describe_store,
     evaluate_store,
-    search_store,
 )
-from retentive.retrieval.service.client import search_server
 from retentive.retrieval.service.server import serve_store
-
-_BOLD, _PLAIN = "\033[1;32m", "\033[0m"
 
 
 def build(source: SourceConfig, config: BuildConfig, engine: EngineConfig) -> StoreChange:
@@ -59,22 +50,6 @@ def build(source: SourceConfig, config: BuildConfig, engine: EngineConfig) -> St
         engine=engine.make(),
         neighbours=_wanted(config.table, config.neighbours),
     )
-
-
-def search(config: SearchConfig) -> ShownAnswers:
-    """Answers with their place, the words of the query marked."""
-    text = sys.stdin.read() if config.text == "-" else config.text
-    marks = (_BOLD, _PLAIN) if sys.stdout.isatty() else ("", "")
-    options: dict[str, Any] = {
-        "where": config.where,
-        "one_per_document": config.one_per_document,
-        "operators": config.operators,
-    }
-    if config.server is not None:
-        asked = {"query": text, "k": config.k, "rerank": config.rerank, **options}
-        return ShownAnswers(search_server(config.server, asked), marks)
-    assert config.store is not None
-    return search_store(config.store, text, config.k, **options, marks=marks, rerank=_judge(config))
 
 
 def add(source: SourceConfig, config: AddConfig, engine: EngineConfig) -> StoreChange:
@@ -112,7 +87,7 @@ def evaluate(config: EvaluateStoreConfig) -> Measures:
         config.judgements,
         depth=config.depth,
         run_file=config.run,
-        rerank=_judge(config),
+        rerank=config.rerank if config.reranker is None else open_reranker(config.reranker),
     )
 
 
@@ -162,11 +137,6 @@ def info(config: StoreConfig) -> StoreInfo:
 def plan(config: PlanConfig) -> CheckedPlan:
     """Sizes and hours, and how the same formulas do where others have published figures."""
     return checked_plan(config)
-
-
-def _judge(config: SearchConfig | EvaluateStoreConfig) -> Reranker | bool:
-    """What judges answers again, if anything does."""
-    return config.rerank if config.reranker is None else open_reranker(config.reranker)
 
 
 def _wanted(table: bool, config: NeighbourConfig) -> NeighbourConfig | None:
