@@ -167,14 +167,18 @@ class Figures:
         try:
             _ask("is anybody there", until=time.monotonic() + 120)
             times: list[float] = []
+            commands: list[tuple[float, float]] = []
             for turn in range(rounds):
-                begin = time.perf_counter()
-                _ask(f"assignment expressions and the walrus operator {turn}")
+                query, begin = f"assignment expressions and the walrus operator {turn}", time.perf_counter()
+                _ask(query)
                 times.append(time.perf_counter() - begin)
+                commands.append(command_seconds("index", "search", query, "--server", f"http://127.0.0.1:{_PORT}"))
         finally:
             server.terminate()
             server.wait()
-        self.add("dense search through a warm server, seconds", "a clock", times, 0.5)
+        self.add("dense search through a warm server, seconds", "a clock", times, None)
+        self.add("the same from the command line, seconds", "a clock", [seconds for _, seconds in commands], 0.5)
+        self.add("processor seconds of that command", "a clock", [used for used, _ in commands], None)
 
     def million(self, queries: Path, copies: int) -> None:
         """The same documents, again and again with edits."""
