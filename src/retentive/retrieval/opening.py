@@ -1,11 +1,13 @@
 """Opening a version of a store: its manifest, its tokenizer and its encoder."""
 
 from pathlib import Path
+from typing import Any
 
 from retentive.errors import MismatchError
 from retentive.retrieval.blocks.sealed_folder import check_folder
 from retentive.retrieval.blocks.texts import forget_blocks
 from retentive.retrieval.encoders import Encoder, encoder_from_settings
+from retentive.retrieval.encoders.protocol import parts_of
 from retentive.retrieval.manifest import Manifest, read_current, read_manifest
 from retentive.retrieval.passages import read_tokenizer
 from retentive.text.tokenizer import Tokenizer
@@ -30,7 +32,7 @@ def open_parts(
     if comparing is None:
         kind = made["encoder"]["settings"].get("kind")
         raise MismatchError(f"{str(folder)!r} was built with an encoder of kind {kind!r}: pass it as encoder=.")
-    if encoder is not None:
+    if encoder is not None and not _differs_in_words_alone(made, encoder):
         _check_fingerprint("encoder", folder, made["encoder"]["fingerprint"], encoder.fingerprint())
     return manifest, kept, comparing
 
@@ -39,6 +41,17 @@ def _kept_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
     """The tokenizer that is saved in the store; checking its checksums is faster than its fingerprint."""
     check_folder(folder, manifest.tokenizer, cure=_TOKENIZER_CURE)
     return read_tokenizer(folder / manifest.tokenizer.kind / manifest.tokenizer.key)
+
+
+def _differs_in_words_alone(made: dict[str, Any], encoder: Encoder) -> bool:
+    """Whether an encoder has the options and vectors of the store: its words are checked where they are searched.
+
+    An index of words is made again from the text that is kept, and so a store can be opened for that.
+    """
+    lexical, dense = parts_of(encoder)
+    if lexical is None or encoder.settings() != made["encoder"]["settings"]:
+        return False
+    return dense is None or dense.fingerprint() == made["vectors"]["fingerprint"]
 
 
 def _check_fingerprint(what: str, folder: Path, wanted: str, found: str) -> None:

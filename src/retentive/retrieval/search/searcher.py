@@ -33,7 +33,7 @@ from retentive.retrieval.index.vector_index import AT_ONCE, AnyNumberOfAnswers, 
 from retentive.retrieval.manifest import Manifest, read_manifest, version_keys
 from retentive.retrieval.passages import Passages
 from retentive.retrieval.search.chosen_chunks import ChosenChunks
-from retentive.retrieval.versions.stages import BlockWords
+from retentive.retrieval.versions.stages import BlockWords, has_words_of
 from retentive.text.tokenizer import Tokenizer
 
 RowNumbers = Int64[np.ndarray, "rows"]
@@ -227,6 +227,9 @@ class Searcher:
         if lexical is not None:
             firsts = np.cumsum([0] + [block.rows for block in manifest.chunks], dtype=np.int64)
             segments = [record for record in manifest.indexes if record.kind == LEXICAL]
+            if not all(has_words_of(record, manifest.chunks, lexical) for record in segments):
+                message = f"words in {str(folder)!r} were indexed by other rules than this version of the library has"
+                raise MismatchError(f"{message}: retentive index reindex --store {folder} makes the index again.")
             self._words = (lexical, LexicalIndex(folder, segments, firsts))
         if dense is not None:
             settings = manifest.settings["vectors"]

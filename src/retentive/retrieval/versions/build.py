@@ -39,7 +39,7 @@ from retentive.retrieval.search.searcher import vector_rows
 from retentive.retrieval.versions.changes import changed_documents, changed_settings
 from retentive.retrieval.versions.runs import Run, vector_runs
 from retentive.retrieval.versions.sources import NamesMet, chunking_progress, refuse_empty
-from retentive.retrieval.versions.stages import ChunkTask, EncodeTask, SegmentTask, segment_jobs
+from retentive.retrieval.versions.stages import ChunkTask, EncodeTask, SegmentTask, has_words_of, segment_jobs
 from retentive.text.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer"
@@ -128,6 +128,15 @@ class Builder:
             made["index"] = asdict(self.index)
         return made
 
+    def settings_after(self, before: Manifest) -> dict[str, Any]:
+        """The settings of a version that follows another: the same, unless rules of words are others by now."""
+        lexical, _ = parts_of(self.encoder)
+        segments = [record for record in before.indexes if record.kind == LEXICAL]
+        if lexical is None or all(has_words_of(record, before.chunks, lexical) for record in segments):
+            return before.settings
+        self.tell("all words are indexed again: the rules by which a text is cut into words have changed")
+        return before.settings | {"encoder": self.settings["encoder"]}
+
     def build(self, documents: Iterable[Document], report: BuildReport) -> Manifest:
         """Build a version of these documents and of those that were added; removed ones stay removed.
 
@@ -201,6 +210,7 @@ class Builder:
         self, draft: Manifest, encoder: WordEncoder, report: BuildReport, trusted: Manifest | None
     ) -> list[FolderRecord]:
         known = [] if trusted is None else [record for record in trusted.indexes if record.kind == LEXICAL]
+        known = [record for record in known if has_words_of(record, draft.chunks, encoder)]
         found = {(one.first_block, one.num_blocks, tuple(one.facts["removed"])): one for one in known}
         jobs = segment_jobs(draft.chunks, draft.removed)
         records = {job: found.get((*job.run, job.removed)) for job in jobs}

@@ -52,7 +52,7 @@ def compact(builder: Builder, before: Manifest, report: BuildReport) -> Manifest
             continue
         documents = (corpus.document(number) for block in numbers for number, _ in corpus.live_names(block))
         blocks += builder.chunk(documents, report, added=corpus.blocks[numbers[0]].added)
-    draft = replace(before, chunks=tuple(blocks), removed=())
+    draft = replace(before, settings=builder.settings_after(before), chunks=tuple(blocks), removed=())
     if draft == before:
         return before
     return builder.finish(builder.complete(draft, [], report, trusted=replace(before, indexes=())))

@@ -133,8 +133,7 @@ class SegmentTask:
 
     def __call__(self, job: SegmentJob) -> tuple[FolderRecord, bool]:
         """Make one segment unless an undamaged one exists; return its record and whether it was made."""
-        keys = [block.key for block in job.blocks]
-        key = key_of(LEXICAL, self.encoder.fingerprint(), keys, job.removed)
+        key = segment_key(self.encoder, job.blocks, job.removed)
         record = folder_record(self.folder, LEXICAL, key, first_block=job.run[0], num_blocks=job.run[1])
         made = record is None
         if record is None:
@@ -152,6 +151,17 @@ class SegmentTask:
             for row, words in enumerate(block_words(self.folder, block.key, self.encoder)):
                 if row in wanted:
                     yield words
+
+
+def segment_key(encoder: WordEncoder, blocks: Sequence[ChunkBlock], removed: Sequence[int]) -> str:
+    """Name of a lexical segment, which follows from all that decides its bytes: the rules of words among it."""
+    return key_of(LEXICAL, encoder.fingerprint(), [block.key for block in blocks], list(removed))
+
+
+def has_words_of(record: FolderRecord, blocks: Sequence[ChunkBlock], encoder: WordEncoder) -> bool:
+    """Whether a segment of a version with these blocks was made by this encoder, and not by other rules of words."""
+    own = blocks[record.first_block : record.first_block + record.num_blocks]
+    return record.key == segment_key(encoder, own, record.facts["removed"])
 
 
 def block_words(folder: Path, key: str, encoder: WordEncoder) -> Iterator[WordCounts]:

@@ -111,6 +111,7 @@ def remove_documents(builder: Builder, before: Manifest, names: Iterable[str], r
     report.removed += len(wanted)
     draft = replace(
         before,
+        settings=builder.settings_after(before),
         removed=tuple(sorted({*before.removed, *(known[name][0] for name in wanted)})),
         withdrawn=tuple(sorted({*before.withdrawn, *wanted})),
     )
@@ -131,7 +132,9 @@ def reindexed(builder: Builder, before: Manifest, report: BuildReport) -> Manife
             path = block_path(builder.folder, CHUNKS, block.key)
             cure = "add the documents of it again" if block.added else "build or sync the store from its source again"
             raise DamagedFileError(f"{path} {problem or 'is another block'}: its text is in no other file, so {cure}.")
-    settings = before.settings | {name: value for name, value in builder.settings.items() if name == "index"}
+    settings = builder.settings_after(before) | {
+        name: value for name, value in builder.settings.items() if name == "index"
+    }
     tokenizer = keep_tokenizer(builder.folder, builder.tokenizer)
     draft = replace(before, settings=settings, tokenizer=tokenizer)
     return builder.finish(builder.complete(draft, [], report))
@@ -167,6 +170,7 @@ def _with_blocks(
     kept = (replace(block, added=brought.get(block.key, block.added)) for block in before.chunks)
     draft = replace(
         before,
+        settings=builder.settings_after(before),
         chunks=(*kept, *fresh),
         removed=tuple(sorted(int(number) for number in removed)),
         withdrawn=tuple(name for name in before.withdrawn if name not in names),
