@@ -1,4 +1,5 @@
 import unicodedata
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -19,11 +20,20 @@ NFD = "Tiếng Việt, 한국어"
         ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
         ("ไทยนี้", ["ไ", "ท", "ย", "นี้"]),
         ("العَرَبِيَّة", ["العربية"]),
-        ("שָׁלוֹם צה״ל", ["שלום", "צה״ל"]),
+        ("שָׁלוֹם צה״ל", ["שלום", "צהל"]),
         (unicodedata.normalize("NFD", NFD), ["tiếng", "việt", "한국어"]),
         (NFD, ["tiếng", "việt", "한국어"]),
         ("東京タワーのＡＢＣ１２ ﾊﾟ", ["東", "京", "タワー", "の", "abc12", "パ"]),
         ("straße STRASSE so\u00adft", ["strasse", "strasse", "soft"]),
+        ('צה״ל צה"ל צהל ג׳ירפה ג\'ירפה "שלום"', [*["צהל"] * 3, *["גירפה"] * 2, "שלום"]),
+        ("\u0130stanbul istanbul i\u0307stanbul ISPARTA Isparta ısparta", [*["istanbul"] * 3, *["isparta"] * 3]),
+        ("\u012e\u0307\u0303 \u012f\u0303 i\u0307\u0301 í j\u0307", ["\u012f\u0303"] * 2 + ["í", "í", "j"]),
+        ("don't don’t don\u02bct п'ять п’ять п\u02bcять", [*["don", "t"] * 3, *["п", "ять"] * 3]),
+        ("ΟΔΟΣ οδός Οδός ὁδὸς", ["οδοσ"] * 4),
+        ("٣٤ ۳۴ ३४ 34 H₂O word¹", [*["34"] * 4, "h2o", "word", "1"]),
+        ("น้ำ น้\u0e4d\u0e32 นา", ["น้", "\u0e4d\u0e32", "น้", "\u0e4d\u0e32", "น", "า"]),
+        ("كـتـاب كِتَٰبٌ قُلۡ ܫܠܳܡܐ", ["كتاب", "كتب", "قل", "ܫܠܡܐ"]),
+        ("می\u200cخواهم \u212aelvin o\ufb03ce wo\ufe0frd", ["میخواهم", "kelvin", "office", "word"]),
         ("os.path can't a_b ﬁx ㎏ ﷺ", ["os", "path", "can", "t", "a_b", "fix", "kg", *["صلى", "الله", "عليه", "وسلم"]]),
         ("🦉 … \u00ad", []),
     ],
@@ -44,6 +54,26 @@ def test_words_lie_in_the_text_one_after_the_other(foreign, plain):
         assert not any(key.isspace() or not key or key != "".join(key.split()) for key in words.keys)
         for key, begin, end in zip(words.keys, words.begins, words.ends, strict=True):
             assert key in split_words(text[begin:end]).keys, "a word is found by itself"
+
+
+def test_normal_forms_and_case_do_not_change_keys():
+    spacing = "\u037a"  # in NFKC a space and a mark
+    forms = [partial(unicodedata.normalize, form) for form in ("NFC", "NFD", "NFKC", "NFKD")]
+    hangul = range(0xAC00, 0xD7A4)  # thousands that are alike
+    for character in map(chr, [*range(0x80, hangul.start), *hangul[::97], *range(hangul.stop, 0x30000)]):
+        if unicodedata.category(character) in ("Cs", "Cn", "Co") or character == spacing:
+            continue
+        alone = "α" if unicodedata.category(character)[0] == "M" else ""  # no mark is a word
+        text = f"{alone}{character} ก{character}"
+        others = {change(text) for change in (*forms, str.upper, str.lower, str.title, str.casefold)} - {text}
+        keys = split_words(text).keys if others else []
+        for other in others:
+            assert split_words(other).keys == keys, (hex(ord(character)), other)
+
+
+def test_stemmers_know_the_dotless_letter_and_keys_do_not():
+    assert LexicalEncoder(stem="turkish").split("kitapları kitap").keys == ["kitap", "kitap"]
+    assert "ı" not in LexicalEncoder(stem="turkish").split("sıkıntı").keys[0]
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=0x24F), max_size=40))

@@ -164,6 +164,10 @@ def test_conditions_in_a_query_are_those_of_columns_only(words):
     asked = parse_query('http://x.org note:this "a b" -c year>=3 -"d e', {"year"})
     assert (asked.text, asked.phrases, asked.without) == ('http://x.org note:this a b -"d e', ("a b",), ("c",))
     assert asked.where == conditions_of("year>=3")
+    # Quotation marks in Hebrew acronyms, and those that mean inches, begin no phrase.
+    assert parse_query('צה"ל ורמטכ"ל 5" or 3" disk', set()).phrases == ()
+    assert parse_query('"צה"ל" "a 3" -"רמטכ"ל x"', set()).phrases == ('צה"ל', "a 3")
+    assert parse_query('東京"タワー"の', set()).phrases == ("タワー",)
 
 
 @settings(max_examples=60, deadline=None)

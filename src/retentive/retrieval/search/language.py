@@ -10,7 +10,12 @@ from dataclasses import dataclass
 
 from retentive.retrieval.search.where import CONDITION, Condition, written_condition
 
-_PART = re.compile(rf'(?P<minus>(?<!\S)-)?"(?P<phrase>[^"]+)"|(?<!\S)(?:-(?P<without>\w\S*)|{CONDITION.pattern})')
+_HEBREW = "[\u0591-\u05f2]"
+_INSIDE = rf'(?<={_HEBREW})"(?={_HEBREW})'
+"""A quotation mark in a Hebrew word, as most people type it in acronyms."""
+
+_PHRASE = rf'(?<!\d)(?!{_INSIDE})"(?P<phrase>(?:[^"]|{_INSIDE})+)"'
+_PART = re.compile(rf"(?P<minus>(?<!\S)-)?{_PHRASE}|(?<!\S)(?:-(?P<without>\w\S*)|{CONDITION.pattern})")
 
 
 @dataclass(frozen=True, slots=True)
