@@ -55,6 +55,18 @@ def test_sentencepiece_style_gives_any_text_back_and_knows_its_bytes(tmp_path_fa
     assert tokenizer.adds_prefix_space
 
 
+def test_pieces_with_scores_that_fall_back_to_bytes_are_known():
+    pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁the", "the", "▁"]
+    library = Library(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0, byte_fallback=True))
+    library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")])
+    library.add_special_tokens(["<unk>", "</s>"])
+    tokenizer = SubwordTokenizer(library.to_str(), name="file", end_of_text="</s>")
+    ids = tokenizer.encode("the naïve 🦆")
+    assert b"".join(map(tokenizer.token_bytes, ids)) == " the naïve 🦆".encode()
+    assert tokenizer.decode(ids) == "the naïve 🦆"
+
+
 def test_bpe_merges_what_is_frequent(bpe):
     assert isinstance(bpe, Tokenizer)
     assert len(bpe.encode(TEXTS[0])) < len(TEXTS[0].encode()) / 2
@@ -162,7 +174,7 @@ def test_text_that_would_become_end_of_text_is_refused(tmp_path):
     assert tokenizer.decode(tokenizer.encode("the")) == "the"
     with pytest.raises(ValueError, match="text holds '</s>', which this tokenizer turns into its end-of-text id 1"):
         tokenizer.encode("the </s>")
-    with pytest.raises(ValueError, match="its model 'Unigram' lists pieces with scores"):
+    with pytest.raises(ValueError, match=r"its decoder \(Metaspace\) is neither byte-level nor with byte fallback"):
         tokenizer.token_bytes(3)
 
 
@@ -174,10 +186,6 @@ def test_unknown_bytes_are_refused_and_not_guessed(tmp_path):
     words.decoder = decoders.WordPiece()
     with pytest.raises(ValueError, match=r"its decoder \(WordPiece\) is neither byte-level nor with byte fallback"):
         opened(words, tmp_path).token_bytes(2)
-    greedy = sentencepiece_style()
-    greedy.add_tokens([AddedToken("the", lstrip=True, special=False)])
-    with pytest.raises(ValueError, match="added token 'the' also takes the spaces around it"):
-        opened(greedy, tmp_path).token_bytes(2 + 3)
 
 
 def test_gaps_and_added_tokens_of_a_file(tmp_path):
@@ -186,6 +194,13 @@ def test_gaps_and_added_tokens_of_a_file(tmp_path):
     tokenizer = opened(library, tmp_path)
     assert tokenizer.token_bytes(tokenizer.vocab_size - 1) == b"\t\t"
     assert [tokenizer.token_bytes(special) for special in (0, 1, 2)] == [b"", b"", b""]
+    library.add_tokens([AddedToken("[tool]", lstrip=True, special=False, normalized=False)])
+    greedy = opened(library, tmp_path)
+    assert greedy.token_bytes(greedy.encode("a  [tool]")[-1]) == b"[tool]"
+    library.add_tokens([AddedToken("two words", special=False, normalized=True)])
+    found_with_its_space = opened(library, tmp_path)
+    ids = found_with_its_space.encode("the two words")
+    assert b"".join(map(found_with_its_space.token_bytes, ids)) == b" the two words"
     description = json.loads(library.to_str())
     description["model"]["vocab"]["far"] = 1000
     (tmp_path / "far.json").write_text(json.dumps(description))

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from retentive.config_types import check_count
-from retentive.text.tokenizer import Tokenizer, bytes_of_token
+from retentive.text.tokenizer import Tokenizer, written_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def shown(token: int, found: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, A
     """The log-probabilities of a token as JSON; a token that is a part of a character is told by its bytes."""
 
     def one(token: int, logprob: float) -> dict[str, Any]:
-        raw = bytes_of_token(tokenizer, token)
+        raw = written_bytes(tokenizer, token)
         return {"id": token, "token": raw.decode("utf-8", "replace"), "bytes": list(raw), "logprob": logprob}
 
     return {**one(token, found.logprob), "top_logprobs": [one(*likely) for likely in found.top]}

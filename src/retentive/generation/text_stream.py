@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Mapping
 
 from retentive.errors import DamagedFileError
-from retentive.text.tokenizer import Tokenizer, bytes_of_token
+from retentive.text.tokenizer import Tokenizer, written_bytes
 
 PENDING = "pending_bytes"
 """Name of a state's metadata that holds the bytes of an unfinished character; see `TextStream.metadata`."""
@@ -12,6 +12,10 @@ PENDING = "pending_bytes"
 
 class TextStream:
     """Turn tokens into text one by one. A token may end inside a character, which then waits for the next one.
+
+    All of them give the text that decoding them together gives, with two exceptions: the space before a first token
+    stays, for text stands before it; and where tokens are no UTF-8, each broken character is one U+FFFD, while some
+    tokenizers also give up the whole characters beside it, which were given before.
 
     The bytes that wait belong to the session, as its state does. To go on tomorrow, save them with it::
 
@@ -23,8 +27,10 @@ class TextStream:
         """Begin with nothing pending, or with what another stream left in ``metadata``.
 
         Raises:
+            ValueError: If what one of the tokenizer's tokens writes depends on the tokens beside it.
             DamagedFileError: If the pending bytes in it are no bytes that wait for the rest of a character.
         """
+        written_bytes(tokenizer, tokenizer.end_of_text)  # refused here, and not in the middle of a text
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         said = (metadata or {}).get(PENDING, "")
@@ -40,7 +46,7 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """The characters that this token completes; U+FFFD for an id that the tokenizer does not have."""
-        return self._decoder.decode(bytes_of_token(self._tokenizer, token))
+        return self._decoder.decode(written_bytes(self._tokenizer, token))
 
     @property
     def pending(self) -> bytes:

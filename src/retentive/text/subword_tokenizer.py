@@ -30,6 +30,7 @@ from retentive.text.tokenizer import (
     save_description,
     save_for_transformers,
 )
+from retentive.text.written_bytes import written_bytes
 
 if TYPE_CHECKING:
     import tokenizers
@@ -215,6 +216,12 @@ class SubwordTokenizer:
         check_ids([token], self.vocab_size)
         return b"" if token == self.end_of_text else self._bytes_of_tokens.get(token, b"")
 
+    def written_bytes(self, token: int) -> bytes:
+        """What `decode` writes for one token after others; see `written_bytes` for what is refused."""
+        check_ids([token], self.vocab_size)
+        found = self._written_bytes.get(token, b"")
+        return b"" if token == self.end_of_text else found
+
     @cached_property
     def adds_prefix_space(self) -> bool:
         """Whether the first token of a text may have a space that is not in the text."""
@@ -258,8 +265,12 @@ class SubwordTokenizer:
         return self._companions.pad or PAD
 
     @cached_property
+    def _written_bytes(self) -> dict[int, bytes]:
+        return written_bytes(json.loads(self._description), self._tokenizer)
+
+    @cached_property
     def _bytes_of_tokens(self) -> dict[int, bytes]:
-        return bytes_of_tokens(json.loads(self._description))
+        return bytes_of_tokens(json.loads(self._description), self._tokenizer)
 
 
 def train_bpe(texts: Iterable[str], *, vocab_size: int) -> SubwordTokenizer:

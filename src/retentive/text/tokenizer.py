@@ -209,9 +209,29 @@ def encode_prompt(tokenizer: Tokenizer, text: str, *, tags: bool = False, around
     return [*((tokenizer.end_of_text,) if around else ()), *tokenizer.encode(text)]
 
 
-def bytes_of_token(tokenizer: Tokenizer, token: int) -> bytes:
-    """What `Tokenizer.token_bytes` gives; U+FFFD for an id of `ids_without_text`, of which nobody knows the text."""
-    return tokenizer.token_bytes(token) if token in _known_ids(tokenizer) else "\ufffd".encode()
+@runtime_checkable
+class WritingTokenizer(Protocol):
+    """A tokenizer that changes text before it cuts it, so that a token may write other bytes than it stands for."""
+
+    def written_bytes(self, token: int) -> bytes:
+        """What `Tokenizer.decode` writes for one token after others.
+
+        Raises:
+            ValueError: If that depends on the tokens beside it.
+        """
+        ...
+
+
+def written_bytes(tokenizer: Tokenizer, token: int) -> bytes:
+    """What decoding writes for one token after others: its bytes, but for a `WritingTokenizer`.
+
+    U+FFFD for an id of `ids_without_text`, of which nobody knows the text.
+    """
+    if token not in _known_ids(tokenizer):
+        return "\ufffd".encode()
+    if isinstance(tokenizer, WritingTokenizer):
+        return tokenizer.written_bytes(token)
+    return tokenizer.token_bytes(token)
 
 
 def ids_without_text(tokenizer: Tokenizer, vocab_size: int) -> tuple[int, ...]:

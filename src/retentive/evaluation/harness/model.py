@@ -25,7 +25,6 @@ from retentive.evaluation.measures.mode import evaluating
 from retentive.generation import Sampling, stream
 from retentive.generation.prefixes import PrefixCache, PrefixReader
 from retentive.generation.prompt import align
-from retentive.generation.text_stream import TextStream
 from retentive.models.calls import check_predicts_next
 from retentive.models.protocol import LanguageModel
 from retentive.ops.cross_entropy import IGNORED
@@ -269,8 +268,7 @@ class RetentiveLM(TemplateLM):
             stop_tokens=self._ends,
             prefix_cache=self.prefix_cache,
         )
-        readers = [TextStream(self.tokenizer) for _ in contexts]
-        texts, going = [""] * len(contexts), set(range(len(contexts)))
+        going = set(range(len(contexts)))
         written: list[list[int]] = [[] for _ in contexts]
         for step in steps:
             for row in sorted(going):
@@ -279,8 +277,8 @@ class RetentiveLM(TemplateLM):
                     going.discard(row)
                     continue
                 written[row].append(token)
-                texts[row] += readers[row].push(token)
-                if any(end in texts[row] for end in options.until):
+                text = self.tokenizer.decode(written[row])
+                if any(end in text for end in options.until):
                     going.discard(row)
             if not going:
                 break

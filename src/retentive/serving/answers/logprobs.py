@@ -5,7 +5,7 @@ import codecs
 from retentive.generation import RequestStep
 from retentive.serving.wire.chat import ChoiceLogprobs, TokenLogprob, TopLogprob
 from retentive.serving.wire.completions import CompletionLogprobs
-from retentive.text.tokenizer import Tokenizer, bytes_of_token
+from retentive.text.tokenizer import Tokenizer, written_bytes
 
 
 def of_token(step: RequestStep, tokenizer: Tokenizer) -> TokenLogprob | None:
@@ -65,5 +65,5 @@ def _name(token: TopLogprob | TokenLogprob) -> str:
 
 def _likely(tokenizer: Tokenizer, token: int, logprob: float) -> TopLogprob:
     # JSON has no infinity: a token that cannot be has the smallest number, as OpenAI's API says it.
-    raw = bytes_of_token(tokenizer, token)
+    raw = written_bytes(tokenizer, token)
     return TopLogprob(token=raw.decode("utf-8", "replace"), bytes=list(raw), logprob=max(logprob, -9999.0))
