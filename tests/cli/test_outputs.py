@@ -107,6 +107,28 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     assert not (place / "new").exists()
 
 
+@pytest.mark.parametrize("command", WRITERS.keys() - {"curriculum"} | {"prepare held_out"})  # whose work succeeds
+def test_work_that_fails_before_it_wrote_anything_leaves_no_folder(command: str, place: Path):
+    text = ["--source=words", "--tokenizer=bytes", "--held_out=none-such", "--output={}"]
+    _, arguments = WRITERS.get(command, ("", text))
+    name, *more = command.split()
+    flags = [f"{one}=x" for one in more if one.startswith("-")]
+    typed = [*more, *arguments] if name == "index" else [*arguments, *flags]
+    (place / "words").mkdir()
+    (place / "words" / "a.txt").write_text("some words")
+    before = sorted(place.rglob("*"))
+    with pytest.raises((SystemExit, OSError, ValueError)):
+        main([name, *(argument.format(place / "deep" / "new") for argument in typed)])
+    assert sorted(place.rglob("*")) == before
+
+
+def test_options_of_a_text_that_is_not_there_bind_no_later_call(place: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("retro_evidence", "retrieval_evidence"):
+        for corpus in ("/nowhere/text", "/nowhere/else"):  # not refused as another text than the first
+            said = refusal(name, corpus, "--output=evidence", capsys=capsys)
+            assert f"source {corpus!r} does not exist" in said
+
+
 def test_a_store_that_cannot_be_written_is_refused_before_the_work(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -138,6 +160,16 @@ def test_what_stands_in_a_folder_of_another_kind_is_never_replaced(
     capsys.readouterr()
     said = refusal("train", "--store=store", "--run=stages", *tiny, *shape, capsys=capsys)
     assert "stages is that of a curriculum, whose model would be replaced" in said
+    Datastore.build(make_documents(2), tmp_path / "datastore", tokenizer=ByteTokenizer())
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    for folder, found in (("datastore", "current.json, chunks"), ("other", "manifest.json"), ("mine", "model")):
+        if folder == "other":
+            prepare(PrepareConfig(source=tmp_path / "text", output=tmp_path / "other", heldout_fraction=0.0))
+        for command in (["train", "--store=store", *tiny, *shape], ["curriculum", "--task=copy", "--steps=1"]):
+            before = sorted((tmp_path / folder).rglob("*"))
+            said = refusal(*command, f"--run={folder}", capsys=capsys)
+            assert f"run must be a new folder or that of a run, but {folder} holds {found}" in said
+            assert sorted((tmp_path / folder).rglob("*")) == before
     said = refusal("curriculum", "--run=run", "--task=copy", "--steps=1", capsys=capsys)
     assert "run is that of a training run or of a model, whose files would be replaced" in said
     (tmp_path / "theirs").mkdir()

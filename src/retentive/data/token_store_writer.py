@@ -31,6 +31,7 @@ from retentive.files import (
     FileRecord,
     GrowingFile,
     checksum,
+    folder_with_content,
     only_writer,
     sync,
 )
@@ -72,9 +73,9 @@ class TokenStoreWriter:
         self.folder, self._tokenizer, self._request = folder, tokenizer, dict(request or {})
         self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         self._ending = np.asarray([tokenizer.end_of_text], dtype=self._dtype)
-        folder.mkdir(parents=True, exist_ok=True)
         self._open = ExitStack()
         with self._open:  # releases the lock and removes files if this constructor fails
+            self._open.enter_context(folder_with_content(folder))
             self._open.enter_context(only_writer(folder))
             self._open.callback(_remove_leftovers, folder)
             check_output(folder, overwrite=overwrite)

@@ -4,7 +4,7 @@ Progress bars stand in `retentive.files.progress`, which needs tqdm.
 """
 
 from retentive.files.checksums import FileRecord, checksum
-from retentive.files.folders import folder_written_atomically, new_folder, remove
+from retentive.files.folders import folder_with_content, folder_written_atomically, new_folder, remove
 from retentive.files.json_files import (
     canonical_json,
     check_version,
@@ -40,6 +40,7 @@ __all__ = [
     "explain_full_disk",
     "explain_odd_content",
     "fill_atomically",
+    "folder_with_content",
     "folder_written_atomically",
     "full_disk",
     "has_writer",

@@ -3,7 +3,7 @@
 import glob
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from retentive.files.names import is_temporary, temporary_name
@@ -28,6 +28,22 @@ def folder_written_atomically(path: Path) -> Generator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync(path.parent)
+
+
+@contextmanager
+def folder_with_content(path: Path) -> Generator[None]:
+    """Make a folder for the time of the block; if nothing stands in it at the end, it goes, with those made above it.
+
+    So work that is refused, or fails before it wrote anything, leaves no empty folder behind.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # something stands in it
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager

@@ -108,7 +108,6 @@ def test_the_resolved_config_is_kept(store: Path, tmp_path: Path):
         ({"optimizer": {"learning_rate": 0.5}}, r"optimizer\.learning_rate was 0\.001 and is 0\.5"),
         ({"seed": 4}, r"seed was 0 and is 4"),
         ({"steps": 2, "schedule": {"warmup_steps": 1, "decay_steps": 12}}, r"schedule\.warmup_steps was 3 and is 1"),
-        ({"steps": 4}, r"steps was 8 and is 4"),
         ({"data": {"window": 8, "batch_size": 4}}, r"data\.window was 16 and is 8"),
         ({"model": {"num_heads": 4}}, r"model\.num_heads was 2 and is 4"),
         ({"hardware": {"precision": "bfloat16"}}, r"hardware\.precision was 'float32' and is 'bfloat16'"),
@@ -120,6 +119,16 @@ def test_another_config_is_refused_by_name(store: Path, tmp_path: Path, changes:
     with pytest.raises(MismatchError, match=rf"begun with another configuration: .*{message}.*another folder as run"):
         run(store, tmp_path, **{"steps": 8, **changes})
     assert (tmp_path / "config.json").read_bytes() == kept
+
+
+def test_a_run_does_not_become_shorter(store: Path, tmp_path: Path):
+    run(store, tmp_path, steps=8)
+    kept = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(MismatchError, match=r"steps must be at least the 8 that run .* but is 4: give steps=8 or more"):
+        run(store, tmp_path, steps=4)
+    assert (tmp_path / "config.json").read_bytes() == kept
+    with pytest.raises(MismatchError, match=r"another configuration: seed was 0 and is 1; steps was 8 and is 4\. Go"):
+        run(store, tmp_path, steps=4, seed=1)
 
 
 def test_what_changes_nothing_learned_may_change(store: Path, tmp_path: Path):

@@ -79,8 +79,8 @@ def run_recall(config: RecallConfig) -> list[SeedResult]:
     check_kind("config", config, RecallConfig)
     require_matplotlib()
     check_folder_target("output", config.output)
-    config.output.mkdir(parents=True, exist_ok=True)
     corpus = read_corpus(config.corpus)
+    config.output.mkdir(parents=True, exist_ok=True)
     results: list[SeedResult] = []
     for seed in config.seeds:
         result = _read_seed(config, corpus, seed)

