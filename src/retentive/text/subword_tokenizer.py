@@ -219,8 +219,7 @@ class SubwordTokenizer:
     def written_bytes(self, token: int) -> bytes:
         """What `decode` writes for one token after others; see `written_bytes` for what is refused."""
         check_ids([token], self.vocab_size)
-        found = self._written_bytes.get(token, b"")
-        return b"" if token == self.end_of_text else found
+        return self._written_bytes.get(token, b"")
 
     @cached_property
     def adds_prefix_space(self) -> bool:
@@ -266,7 +265,7 @@ class SubwordTokenizer:
 
     @cached_property
     def _written_bytes(self) -> dict[int, bytes]:
-        return written_bytes(json.loads(self._description), self._tokenizer)
+        return written_bytes(json.loads(self._description), self._tokenizer) | {self.end_of_text: b""}
 
     @cached_property
     def _bytes_of_tokens(self) -> dict[int, bytes]:
