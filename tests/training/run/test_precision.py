@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from retentive.errors import DamagedFileError
+from retentive.training.processes.processes import alone
 from retentive.training.run import precision
-from retentive.training.run.precision import chosen_precision
-from training.conftest import final_tensors, run
+from retentive.training.run.precision import chosen_precision, with_precision
+from training.conftest import asked_configs, final_tensors, run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -30,20 +32,36 @@ def kept_precision(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("native", "times_as_fast", "chosen"), [(True, 4.0, "bfloat16"), (True, 0.9, "float32"), (False, 4.0, "float32")]
+    ("native", "times_as_fast", "work", "chosen"),
+    [
+        (True, 4.0, 2**20, "bfloat16"),
+        (True, 0.9, 2**20, "float32"),
+        (False, 4.0, 2**20, "float32"),
+        (True, 4.0, 2**20 - 1, "float32"),
+    ],
 )
 def test_a_cpu_takes_what_it_multiplies_faster(
-    native: bool, times_as_fast: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+    native: bool, times_as_fast: float, work: int, chosen: str, monkeypatch: pytest.MonkeyPatch
 ):
     machine(monkeypatch, native=native, times_as_fast=times_as_fast)
-    assert chosen_precision(CPU) == chosen
+    assert chosen_precision(CPU, work) == chosen
+
+
+def test_a_call_is_as_large_as_its_share_of_a_batch(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    machine(monkeypatch, native=True, times_as_fast=4.0)
+    asked: dict[str, Any] = {"run": tmp_path, "hardware": {"precision": "auto", "accumulation": 2}}
+    model, config = asked_configs(store, asked)
+    work = config.data.batch_size // 2 * config.data.window * model.decoder.embedding.hidden_size**2
+    for limit, chosen in ((work, "bfloat16"), (work + 1, "float32")):
+        monkeypatch.setattr(precision, "LARGE_ENOUGH", limit)
+        assert with_precision(config, model, alone()).hardware.precision == chosen
 
 
 def test_emulated_bfloat16_of_gpus_is_not_chosen(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert chosen_precision(GPU) == "float32"
+    assert chosen_precision(GPU, 1) == "float32"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert chosen_precision(GPU) == "bfloat16"
+    assert chosen_precision(GPU, 1) == "bfloat16"
 
 
 @pytest.mark.parametrize("began", ["float32", "bfloat16"])
@@ -51,6 +69,7 @@ def test_a_run_goes_on_as_it_began_on_a_machine_that_would_choose_otherwise(
     began: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run(store, tmp_path / "whole", hardware={"precision": began})
+    monkeypatch.setattr(precision, "LARGE_ENOUGH", 1)
     machine(monkeypatch, native=began == "bfloat16", times_as_fast=4.0)
     run(store, tmp_path / "parts", hardware={"precision": "auto"}, steps=4)
     assert kept_precision(tmp_path / "parts") == began

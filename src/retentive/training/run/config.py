@@ -164,7 +164,8 @@ class HardwareConfig:
             a shard of parameters, gradients and optimizer state. Has no effect with one process.
         precision: Of products: "float32", "bfloat16" (parameters, optimizer, states and decays stay float32), or
             "auto": bfloat16 where the GPU has it, or where the CPU has instructions for it (AVX512-BF16, AMX) and is
-            measured to be faster with them; float32 elsewhere. A run that goes on keeps what it was begun with.
+            measured to be faster with them, if tokens of a call times squared width are at least a million; float32
+            elsewhere. A run that goes on keeps what it was begun with.
         sequence_parallel: Processes that read the same windows, each a part of every one, so that the memory of a
             window's activations falls with their number; "--hardware.sequence_parallel 2" on four processes has two
             such groups. Attention without a window keeps all keys and values in each of them. Not for models that read

@@ -98,7 +98,7 @@ def _train(model: FamilyConfig, config: TrainConfig, processes: Processes) -> Tr
         make_neighbours(model, config, store, processes)
         keys = table_keys(model, config, store)
         processes.first_does(lambda: stack.enter_context(folder_with_content(config.run)))
-        config = with_precision(with_kept_decay(config, processes), processes)
+        config = with_precision(with_kept_decay(config, processes), model, processes)
         described = describe_run(model, config, store, neighbours=keys)
         processes.first_does(lambda: stack.enter_context(only_writer(config.run)))
         processes.first_does(lambda: settle_config(described, config.run))
