@@ -163,6 +163,7 @@ bench: $(VENV)/installed
 	@$(if $(CORPUS),$(BIN)/python -m benchmarks.retrieval --corpus "$(CORPUS)",echo "the datastore is left out: it needs make bench CORPUS=text.tar.gz")
 	@$(BIN)/python -m benchmarks.rmt
 	@$(BIN)/python -m benchmarks.retro
+	@$(BIN)/python -m benchmarks.training_precision
 
 bench-store: $(VENV)/installed
 	@test -n "$(CORPUS)" || { echo "bench-store needs documents, such as the PEPs: make bench-store CORPUS=text.tar.gz"; exit 2; }

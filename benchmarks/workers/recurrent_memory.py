@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.racing.worker import Work, peak_resident_bytes, start_of_peak
-from benchmarks.workers.training_step import optimizer_step, random_tokens
+from benchmarks.workers.training_step import optimizer_step, random_tokens, training_step
 from retentive.generation import Sampling, generate
 from retentive.models.registry import config_from_dict
 from retentive.models.rmt import RecurrentMemoryTransformer
@@ -35,13 +35,13 @@ def works(*, config: dict[str, Any], threads: int) -> Mapping[str, Callable[...,
     }
 
 
-def _training_step(model: RecurrentMemoryTransformer, *, time: int) -> Work:
-    def activation_backward(tokens: Tensor, labels: Tensor) -> None:
+def _training_step(model: RecurrentMemoryTransformer, *, time: int, precision: str = "float32") -> Work:
+    def loss_of(tokens: Tensor, labels: Tensor) -> Tensor:
         loss = model(tokens, labels=labels, logits_to_keep=0).loss
         assert loss is not None
-        loss.backward()
+        return loss
 
-    work = optimizer_step(model, activation_backward, vocab_size=model.config.vocab_size, time=time)
+    work = training_step(model, loss_of, vocab_size=model.config.vocab_size, time=time, precision=precision)
     facts = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
     return Work(run=work.run, units=work.units, facts=facts)
 

@@ -13,7 +13,7 @@ from recurrent_memory_transformer_pytorch import RecurrentMemoryTransformer, Rec
 from torch import Tensor
 
 from benchmarks.racing.worker import Work
-from benchmarks.workers.training_step import optimizer_step, random_tokens
+from benchmarks.workers.training_step import optimizer_step, random_tokens, training_step
 
 
 def works(
@@ -53,44 +53,42 @@ def works(
     }
 
 
-def _training_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int) -> Work:
-    def activation_backward(tokens: Tensor, labels: Tensor) -> None:
+def _training_step(
+    model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int, precision: str = "float32"
+) -> Work:
+    def loss_of(tokens: Tensor, labels: Tensor) -> Tensor:
         loss, _ = model(_text(tokens, labels), return_loss=True)
-        loss.backward()
+        return loss
 
-    return _step(model, activation_backward, vocab_size, time)
+    return _with_parameters(model, training_step(model, loss_of, vocab_size=vocab_size, time=time, precision=precision))
 
 
-def _recalling_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int) -> Work:
+def _recalling_step(
+    model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int, precision: str = "float32"
+) -> Work:
     """The training step of its plain pass, with the recalled keys passed on as its replay and generation do."""
     inner = model.transformer
 
-    def activation_backward(tokens: Tensor, labels: Tensor) -> None:
+    def loss_of(tokens: Tensor, labels: Tensor) -> Tensor:
         memories = recalled = None
         losses: list[Tensor] = []
         segments = zip(tokens.split(model.seq_len, 1), labels.split(model.seq_len, 1), strict=True)
         for segment, following in segments:
             loss, memories, recalled = inner(segment, memories, labels=following, xl_memories=recalled)
             losses.append(loss * (segment.shape[1] / tokens.shape[1]))
-        torch.stack(losses).sum().backward()
+        return torch.stack(losses).sum()
 
-    return _step(model, activation_backward, vocab_size, time)
+    return _with_parameters(model, training_step(model, loss_of, vocab_size=vocab_size, time=time, precision=precision))
 
 
 def _replay_step(model: RecurrentMemoryTransformerWrapper, vocab_size: int, *, time: int) -> Work:
     def activation_backward(tokens: Tensor, labels: Tensor) -> None:
         model(_text(tokens, labels), memory_replay_backprop=True)
 
-    return _step(model, activation_backward, vocab_size, time)
+    return _with_parameters(model, optimizer_step(model, activation_backward, vocab_size=vocab_size, time=time))
 
 
-def _step(
-    model: RecurrentMemoryTransformerWrapper,
-    activation_backward: Callable[[Tensor, Tensor], None],
-    vocab_size: int,
-    time: int,
-) -> Work:
-    work = optimizer_step(model, activation_backward, vocab_size=vocab_size, time=time)
+def _with_parameters(model: RecurrentMemoryTransformerWrapper, work: Work) -> Work:
     facts = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
     return Work(run=work.run, units=work.units, facts=facts)
 

@@ -36,7 +36,9 @@ def works(*, config: dict[str, Any], threads: int) -> Mapping[str, Callable[...,
     }
 
 
-def _training_step(model: DecoderModel, vocab_size: int, *, time: int, compiled: bool = False) -> Work:
+def _training_step(
+    model: DecoderModel, vocab_size: int, *, time: int, compiled: bool = False, precision: str = "float32"
+) -> Work:
     if compiled:
         torch.compiler.reset()  # each length is compiled for itself, as a run of one length is
         compile_in_place(model)
@@ -46,7 +48,7 @@ def _training_step(model: DecoderModel, vocab_size: int, *, time: int, compiled:
         assert loss is not None
         return loss
 
-    step = training_step(model, loss_of, vocab_size=vocab_size, time=time)
+    step = training_step(model, loss_of, vocab_size=vocab_size, time=time, precision=precision)
     facts = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
     if isinstance(model.decoder.config.mixers[0], RetentionConfig):
         facts["matrix_flop"] = training_flops(model, time)

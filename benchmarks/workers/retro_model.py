@@ -29,7 +29,7 @@ def works(*, config: dict[str, Any], neighbours: int, threads: int) -> Mapping[s
     return {"training_step": partial(_training_step, model, neighbours), "decode": partial(_decode, model, neighbours)}
 
 
-def _training_step(model: Retro, k: int, *, time: int) -> Work:
+def _training_step(model: Retro, k: int, *, time: int, precision: str = "float32") -> Work:
     size, vocab_size = model.config.chunk_size, model.config.vocab_size
     found = random_neighbours(1, time // size, k, 2 * size, vocab_size)
 
@@ -38,7 +38,7 @@ def _training_step(model: Retro, k: int, *, time: int) -> Work:
         assert loss is not None
         return loss
 
-    work = training_step(model, loss_of, vocab_size=vocab_size, time=time)
+    work = training_step(model, loss_of, vocab_size=vocab_size, time=time, precision=precision)
     return Work(run=work.run, units=work.units, facts={"parameters": float(sum(p.numel() for p in model.parameters()))})
 
 

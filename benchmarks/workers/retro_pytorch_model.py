@@ -57,14 +57,16 @@ def works(
     return {"training_step": partial(_training_step, model, *sizes), "decode": partial(_decode, model, *sizes)}
 
 
-def _training_step(model: RETRO, vocab_size: int, chunk_size: int, k: int, *, time: int) -> Work:
+def _training_step(
+    model: RETRO, vocab_size: int, chunk_size: int, k: int, *, time: int, precision: str = "float32"
+) -> Work:
     found = random_neighbours(1, time // chunk_size, k, 2 * chunk_size, vocab_size)
 
     def loss_of(tokens: Tensor, labels: Tensor) -> Tensor:
         # It cuts the labels off a text that is one token longer.
         return model(torch.cat((tokens, labels[:, -1:]), 1), retrieved=found, return_loss=True)
 
-    work = training_step(model, loss_of, vocab_size=vocab_size, time=time)
+    work = training_step(model, loss_of, vocab_size=vocab_size, time=time, precision=precision)
     return Work(run=work.run, units=work.units, facts={"parameters": float(sum(p.numel() for p in model.parameters()))})
 
 

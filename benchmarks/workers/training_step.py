@@ -22,11 +22,17 @@ def random_neighbours(batch: int, chunks: int, k: int, length: int, vocab_size: 
     return torch.randint(vocab_size, (batch, chunks, k, length), generator=generator)
 
 
-def training_step(model: nn.Module, loss_of: LossOf, *, vocab_size: int, time: int) -> Work:
-    """Forward, loss, backward and AdamW step on one row of ``time`` tokens, counted in tokens."""
+def training_step(model: nn.Module, loss_of: LossOf, *, vocab_size: int, time: int, precision: str = "float32") -> Work:
+    """Forward, loss, backward and AdamW step on one row of ``time`` tokens, counted in tokens.
+
+    With ``precision="bfloat16"`` the forward pass runs under autocast, as that of `retentive train`; weights stay
+    float32.
+    """
 
     def activation_backward(tokens: Tensor, labels: Tensor) -> None:
-        loss_of(tokens, labels).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = loss_of(tokens, labels)
+        loss.backward()
 
     return optimizer_step(model, activation_backward, vocab_size=vocab_size, time=time)
 

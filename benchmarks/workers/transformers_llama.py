@@ -32,7 +32,9 @@ def works(
     return {"training_step": partial(_training_step, model, vocab_size)}
 
 
-def _training_step(model: LlamaForCausalLM, vocab_size: int, *, time: int, compiled: bool = False) -> Work:
+def _training_step(
+    model: LlamaForCausalLM, vocab_size: int, *, time: int, compiled: bool = False, precision: str = "float32"
+) -> Work:
     if compiled:
         torch.compiler.reset()
         cast("nn.Module", model).compile()
@@ -42,6 +44,6 @@ def _training_step(model: LlamaForCausalLM, vocab_size: int, *, time: int, compi
         assert logits is not None
         return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
-    step = training_step(cast("nn.Module", model), loss_of, vocab_size=vocab_size, time=time)
+    step = training_step(cast("nn.Module", model), loss_of, vocab_size=vocab_size, time=time, precision=precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Work(run=step.run, units=step.units, facts={"parameters": float(parameters)})

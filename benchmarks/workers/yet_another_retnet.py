@@ -37,7 +37,9 @@ def works(
         dropout=0.0,
     )
     return {
-        "training_step": lambda time: training_step(model, model, vocab_size=vocab_size, time=time),
+        "training_step": lambda time, precision="float32": training_step(
+            model, model, vocab_size=vocab_size, time=time, precision=precision
+        ),
         "training_step_by_chunks": partial(_training_step_by_chunks, model, vocab_size),
         "prefill": partial(_prefill, model, vocab_size),
         "prefill_all_logits": partial(_prefill_all_logits, model, vocab_size),
@@ -47,7 +49,9 @@ def works(
     }
 
 
-def _training_step_by_chunks(model: RetNet, vocab_size: int, *, time: int, chunk_size: int) -> Work:
+def _training_step_by_chunks(
+    model: RetNet, vocab_size: int, *, time: int, chunk_size: int, precision: str = "float32"
+) -> Work:
     def loss_of(tokens: Tensor, labels: Tensor) -> Tensor:
         states: list[Tensor] = []
         losses: list[Tensor] = []
@@ -57,7 +61,7 @@ def _training_step_by_chunks(model: RetNet, vocab_size: int, *, time: int, chunk
             losses.append(torch.nn.functional.cross_entropy(logits[0], chunk_labels[0], reduction="sum"))
         return torch.stack(losses).sum() / time
 
-    return training_step(model, loss_of, vocab_size=vocab_size, time=time)
+    return training_step(model, loss_of, vocab_size=vocab_size, time=time, precision=precision)
 
 
 def _prefill(model: RetNet, vocab_size: int, *, time: int, chunk_size: int) -> Work:
