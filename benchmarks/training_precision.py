@@ -1,8 +1,8 @@
-"""Training steps in float32 and in bfloat16, ours and each package's: ``python -m benchmarks.training_precision``.
+"""Training steps and prompts in float32 and bfloat16: ``python -m benchmarks.training_precision``.
 
 `retentive train` computes products in bfloat16 where the CPU multiplies it faster; the other packages compute in the
-dtype of their weights, float32, unless their user asks for autocast. So each work is raced three times: both in
-float32, both in bfloat16 (by autocast), and each as it comes, which is what the targets are for. Writes
+dtype of their weights, float32, unless their user asks for autocast. So each work is raced in both precisions on
+both sides (bfloat16 by autocast), and the targets are for each as it comes. Writes
 ``runs/bench/training_precision.json`` and a picture; the machine should have nothing else to do, for ten minutes.
 """
 
@@ -46,7 +46,8 @@ class Contest:
         theirs: The other package's.
         time: Tokens of a step.
         target: Of ours as it comes over theirs as it comes.
-        work: Its name among the works of the other package.
+        work: Its name among our works.
+        their_work: The same among those of the other package, where it is another.
         arguments: Of that work, beside ``time`` and ``precision``.
         way: What is said of that work, where the package has several.
     """
@@ -56,13 +57,14 @@ class Contest:
     time: int
     target: float
     work: str = WORK
+    their_work: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     way: str = ""
 
     @property
     def name(self) -> str:
         """The work, as results call it."""
-        return f"{self.ours}, {self.time} tokens"
+        return f"{self.ours}, {self.work.replace('_', ' ')}, {self.time} tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,34 +80,42 @@ class Plan:
     judged: bool = True
 
 
-def contests(lengths: Mapping[int, float], chunk: int, memory: int, retro_time: int) -> tuple[Contest, ...]:
+def contests(
+    lengths: Mapping[int, float], chunk: int, prompt: int, memory: int, retro_time: int
+) -> tuple[Contest, ...]:
     """All contests; ``lengths`` are those of RetNet and Transformer, with RetNet's targets."""
     found: list[Contest] = []
     for time, target in lengths.items():
         found.append(Contest(ours=RETNET, theirs=YET_ANOTHER, time=time, target=target))
         found.append(
-            replace(found[-1], target=1.5, work=f"{WORK}_by_chunks", arguments={"chunk_size": chunk}, way=" by chunks")
+            replace(
+                found[-1], target=1.5, their_work=f"{WORK}_by_chunks", arguments={"chunk_size": chunk}, way=" by chunks"
+            )
         )
         found.append(Contest(ours=TRANSFORMER, theirs=LLAMA, time=time, target=1.2))
+    read = Contest(ours=RETNET, theirs=YET_ANOTHER, time=prompt, target=3.0, work="prefill")
+    found += [replace(read, arguments={"chunk_size": size}, way=f", chunks of {size}") for size in (chunk, 2 * chunk)]
     recalled = f"{PYTORCH_RMT} with recall"
     found.append(Contest(ours=MEMORY, theirs=PYTORCH_RMT, time=memory, target=1.8))
     found.append(Contest(ours=RECALLING, theirs=recalled, time=memory, target=1.6))
     found.append(
-        Contest(ours=RECALLING, theirs=recalled, time=memory, target=1.6, work="recalling_step", way=", passed on")
+        Contest(
+            ours=RECALLING, theirs=recalled, time=memory, target=1.6, their_work="recalling_step", way=", passed on"
+        )
     )
     found.append(Contest(ours=RETRO, theirs=PYTORCH_RETRO, time=retro_time, target=2.0))
     return tuple(found)
 
 
 FULL = Plan(
-    contests=contests({512: 1.5, 2048: 3.5, 4096: 7.0}, 512, 2048, 1024),
+    contests=contests({512: 1.5, 2048: 3.5, 4096: 7.0}, 512, 16_384, 2048, 1024),
     shape=ModelPlan(),
     intermediate_size=512,
     memory=rmt.FULL,
     retro=retro.FULL,
 )
 QUICK = Plan(
-    contests=contests({32: 1.0}, 32, rmt.QUICK.time, retro.QUICK.time),
+    contests=contests({32: 1.0}, 32, 128, rmt.QUICK.time, retro.QUICK.time),
     shape=ModelPlan(vocab_size=64, hidden_size=32, num_layers=2, num_heads=2, matrix_size=64, copy_mebibytes=1),
     intermediate_size=48,
     memory=rmt.QUICK,
@@ -152,22 +162,23 @@ class Benchmark(Measuring[Plan]):
         for precision in (FLOAT32, BFLOAT16):
             arguments = {"time": first.time, "precision": precision}
             label = f"{first.ours} {precision}"
-            tasks[label] = Task(contestant=first.ours, work=WORK, arguments=arguments)
+            tasks[label] = Task(contestant=first.ours, work=first.work, arguments=arguments)
             for one in competing:
                 label = f"{one.theirs}{one.way} {precision}"
                 asked = {**arguments, **one.arguments}
-                tasks[label] = Task(contestant=one.theirs, work=one.work, arguments=asked)
+                tasks[label] = Task(contestant=one.theirs, work=one.their_work or one.work, arguments=asked)
         return tasks
 
     def _judge(self, race: Race, contest: Contest) -> None:
-        own = BFLOAT16 if cpu_multiplies_bfloat16() else FLOAT32
+        """Rows of one contest. Prompts are read in the dtype of the weights, on both sides: they come in float32."""
+        own = BFLOAT16 if contest.work == WORK and cpu_multiplies_bfloat16() else FLOAT32
         opponent = contest.theirs + contest.way
-        for mine, other in ((FLOAT32, FLOAT32), (BFLOAT16, BFLOAT16), (own, FLOAT32)):
+        for mine, other in ((FLOAT32, FLOAT32), (BFLOAT16, BFLOAT16), (BFLOAT16, FLOAT32)):
             ratio = race.times_as_fast(f"{contest.ours} {mine}", f"{opponent} {other}")
             comes = mine == own and other == FLOAT32
-            target = contest.target if comes else None
-            ways = f"as both come here ({mine}, {other})" if comes else f"both in {mine}"
-            self.row(f"{contest.name}, {ways}", opponent, ratio, target, "least")
+            ways = f"both in {mine}" if mine == other else f"{mine} over {other}"
+            what = f"{contest.name}, {ways}{', as they come here' if comes else ''}"
+            self.row(what, opponent, ratio, contest.target if comes else None, "least")
 
     def _judge_alone(self, race: Race, contest: Contest) -> None:
         half, single = f"{contest.ours} {BFLOAT16}", f"{contest.ours} {FLOAT32}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.racing.flops import training_flops
 from benchmarks.racing.worker import Work
-from benchmarks.workers.training_step import random_tokens, training_step
+from benchmarks.workers.training_step import products_in, random_tokens, training_step
 from retentive.generation import generate
 from retentive.layers.mixers.retention import RetentionConfig
 from retentive.models.base import DecoderModel
@@ -55,10 +55,15 @@ def _training_step(
     return Work(run=step.run, units=step.units, facts=facts)
 
 
-def _prefill(model: DecoderModel, vocab_size: int, *, time: int) -> Work:
+def _prefill(model: DecoderModel, vocab_size: int, *, time: int, precision: str = "float32") -> Work:
     """Read a prompt as `generate` does: in pieces, with the logits of the last position and the state."""
     tokens = random_tokens(1, time, vocab_size)
-    return Work(run=lambda: generate(model, tokens, max_new_tokens=1), units=time)
+
+    def run() -> None:
+        with products_in(precision):
+            generate(model, tokens, max_new_tokens=1)
+
+    return Work(run=run, units=time)
 
 
 def _decode(

@@ -22,6 +22,11 @@ def random_neighbours(batch: int, chunks: int, k: int, length: int, vocab_size: 
     return torch.randint(vocab_size, (batch, chunks, k, length), generator=generator)
 
 
+def products_in(precision: str) -> torch.autocast:
+    """The context in which products are in a precision; weights stay float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def training_step(model: nn.Module, loss_of: LossOf, *, vocab_size: int, time: int, precision: str = "float32") -> Work:
     """Forward, loss, backward and AdamW step on one row of ``time`` tokens, counted in tokens.
 
@@ -30,7 +35,7 @@ def training_step(model: nn.Module, loss_of: LossOf, *, vocab_size: int, time: i
     """
 
     def activation_backward(tokens: Tensor, labels: Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        with products_in(precision):
             loss = loss_of(tokens, labels)
         loss.backward()
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from yet_another_retnet.retnet import RetNet
 
 from benchmarks.racing.worker import Work
-from benchmarks.workers.training_step import random_tokens, training_step
+from benchmarks.workers.training_step import products_in, random_tokens, training_step
 
 
 def works(
@@ -64,9 +64,14 @@ def _training_step_by_chunks(
     return training_step(model, loss_of, vocab_size=vocab_size, time=time, precision=precision)
 
 
-def _prefill(model: RetNet, vocab_size: int, *, time: int, chunk_size: int) -> Work:
+def _prefill(model: RetNet, vocab_size: int, *, time: int, chunk_size: int, precision: str = "float32") -> Work:
     tokens = random_tokens(1, time, vocab_size)
-    return Work(run=lambda: read(model, tokens, chunk_size), units=time)
+
+    def run() -> None:
+        with products_in(precision):
+            read(model, tokens, chunk_size)
+
+    return Work(run=run, units=time)
 
 
 def _prefill_all_logits(model: RetNet, vocab_size: int, *, time: int, chunk_size: int) -> Work:

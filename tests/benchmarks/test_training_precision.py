@@ -19,6 +19,6 @@ def test_each_work_is_raced_in_both_precisions(tmp_path: Path) -> None:
         assert {label.rsplit(" ", 1)[1] for label in labels} == {"float32", "bfloat16"}
     over_llama = [row.what for row in results.rows if row.against == "transformers' Llama"]
     assert len(over_llama) == 3
-    assert sum("as both come here" in what for what in over_llama) == 1
+    assert sum("as they come here" in what for what in over_llama) == 1
     module.draw(results, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
