@@ -110,7 +110,9 @@ def test_a_damaged_store_names_the_file_and_the_cure_when_it_is_read(store):
     chunks = files_of(store, "chunks")[0]
     damage(chunks, "truncated")
     opened = Datastore.open(store, encoder=ENCODER)
-    with pytest.raises(DamagedFileError, match=rf"{chunks.name} is cut.*build the store again"):
+    with pytest.raises(
+        DamagedFileError, match=rf"{chunks.name} is cut.*build or sync the store from its source again, or"
+    ):
         opened.tokens(np.arange(opened.corpus.num_chunks))
     (index,) = [path for path in files_of(store, "index") if path.name == "index.faiss"]
     damage(index, "emptied")
@@ -141,6 +143,37 @@ def test_every_flipped_byte_is_told_and_none_gives_another_answer(store):
             except FileNotFoundError:
                 assert kind == "tables", "a list of neighbours that is damaged counts as none"
             path.write_bytes(content)
+
+
+def test_a_pointer_that_names_no_version_is_told_by_the_other_one(store):
+    expected = Datastore.open(store, encoder=ENCODER).version
+    for path in (store / "current.json", store / "spare" / "current.json"):
+        for place in (14, 45):  # letters of the key: each flip names a version that may not be
+            content = path.read_bytes()
+            path.write_bytes(
+                content[:place] + (b"0" if content[place : place + 1] != b"0" else b"1") + content[place + 1 :]
+            )
+            assert Datastore.open(store, encoder=ENCODER).version == expected
+            (found,) = verify_store(store)
+            assert str(found).startswith(f"{path} does not name the version: retentive index reindex")
+            Datastore.open(store, encoder=ENCODER).reindex()
+            assert verify_store(store) == []
+            assert path.read_bytes() == content
+
+
+def test_text_that_add_brought_is_mended_as_its_damage_says(store):
+    extra = [("extra.txt", "baa bab loc " * 20)]
+    Datastore.open(store, encoder=ENCODER).add(extra)
+    (block,) = [block for block in Datastore.open(store, encoder=ENCODER).manifest.chunks if block.added]
+    damage(store / "chunks" / f"{block.key}.safetensors", "flipped")
+    read_block.cache_clear()
+    (found,) = verify_store(store)
+    assert str(found).endswith("add the documents of it again, which keeps all else")
+    for ask in (lambda: build(store), lambda: Datastore.open(store, encoder=ENCODER).answers("loc", k=50)):
+        with pytest.raises(DamagedFileError, match="or add its documents again where add brought them"):
+            ask()
+    Datastore.open(store, encoder=ENCODER).add(extra)
+    assert verify_store(store) == []
 
 
 def test_each_cure_that_verify_names_mends(store):

@@ -136,11 +136,16 @@ def current_key(folder: Path) -> str:
         begun = (folder / "chunks").exists()
         cure = "its build was interrupted: build it again, finished blocks are kept" if begun else "build one"
         raise FileNotFoundError(f"there is no finished store in {str(folder)!r}: {cure}.")
-    for path in pointers:
-        key = pointed_key(path)
-        if key is not None:
-            return key
+    named = list(dict.fromkeys(key for path in pointers if (key := pointed_key(path)) is not None))
+    if len(named) > 1:  # one of them is altered, or a writer is between the two
+        named = [key for key in named if _is_whole(folder, key)] or named
+    if named:
+        return named[0]
     raise DamagedFileError(f"{pointers[0]} does not name a version: {_NO_CURE}.")
+
+
+def _is_whole(folder: Path, key: str) -> bool:
+    return any(manifest_problem(path) is None for path in (manifest_path(folder, key), spare_path(folder, key)))
 
 
 def pointed_key(path: Path) -> str | None:

@@ -26,6 +26,16 @@ FORMAT_VERSION = 2
 """Version 1 kept tokens and not the text."""
 
 STORE_CURE = "build the store again from the same documents: only damaged and missing blocks are made anew"
+_TABLE_CURE = "build the neighbours again (retentive index reindex --table true)"
+_CURES = {
+    "chunks": "build or sync the store from its source again, or add its documents again where add brought them: "
+    "all else is kept",
+    "vectors": "retentive index reindex makes it again, without a source",
+    "signatures": _TABLE_CURE,
+    "neighbours": _TABLE_CURE,
+}
+"""What mends a block, by its folder."""
+
 _CHECKSUM_BYTES = 32
 _READ_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 24
@@ -177,7 +187,7 @@ def write_store_file(path: Path, content: bytes | Iterable[bytes | memoryview]) 
 
 def damaged(path: Path, reason: str) -> DamagedFileError:
     """The error for a damaged file of a store, with the cure."""
-    return DamagedFileError(f"{path} {reason}: {STORE_CURE}.")
+    return DamagedFileError(f"{path} {reason}: {_CURES.get(path.parent.name, STORE_CURE)}.")
 
 
 def _header(path: Path, length: bytes, read: Any) -> tuple[dict[str, Any], int]:
