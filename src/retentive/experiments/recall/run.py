@@ -23,7 +23,7 @@ from retentive.experiments.recall.report import (
     seed_result_from_dict,
 )
 from retentive.experiments.recall.training import PHASES, SEGMENT_LENGTH, MemoryKind, Training, train_to_recall
-from retentive.files import explain_odd_content, read_json, write_atomically
+from retentive.files import explain_odd_content, folder_with_content, read_json, write_atomically
 from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
 
@@ -80,14 +80,14 @@ def run_recall(config: RecallConfig) -> list[SeedResult]:
     require_matplotlib()
     check_folder_target("output", config.output)
     corpus = read_corpus(config.corpus)
-    config.output.mkdir(parents=True, exist_ok=True)
     results: list[SeedResult] = []
-    for seed in config.seeds:
-        result = _read_seed(config, corpus, seed)
-        if result is None:
-            result = _train_seed(config, corpus, seed)
-        results.append(_ask_seed(config, corpus, result).at_lengths(config.lengths))
-        _write(config, corpus, results)
+    with folder_with_content(config.output):
+        for seed in config.seeds:
+            result = _read_seed(config, corpus, seed)
+            if result is None:
+                result = _train_seed(config, corpus, seed)
+            results.append(_ask_seed(config, corpus, result).at_lengths(config.lengths))
+            _write(config, corpus, results)
     return results
 
 

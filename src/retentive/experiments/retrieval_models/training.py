@@ -1,14 +1,8 @@
 """The models: RETRO, RETROfit, and Transformers of the same size that were trained for as many steps, or as long."""
 
-import os
-import signal
 import statistics
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -16,6 +10,7 @@ import torch
 from retentive.data.token_store import TokenStore
 from retentive.experiments.retrieval_models.config import ModelsConfig
 from retentive.experiments.retrieval_models.corpus import CHUNK_SIZE
+from retentive.experiments.retrieval_models.workers import side_by_side
 from retentive.files import explain_odd_content, read_json, write_json
 from retentive.models.protocol import FamilyConfig
 from retentive.models.registry import build
@@ -73,11 +68,11 @@ def train_all(config: ModelsConfig, store: TokenStore, kinds: Sequence[str] = KI
     if LONGER in kinds:
         steps[LONGER] = round(config.steps * _step_ratio(config, configs))
     # One process with one thread for each model: small models gain nothing from a second thread.
-    with ProcessPoolExecutor(config.side_by_side, get_context("spawn"), _watch_parent) as pool:
+    with side_by_side(config.side_by_side) as do_all:
         folders: dict[tuple[str, int], Path] = {}
         for wanted in (first, second):  # RETROfit starts from what was trained first
             jobs = [(configs[kind], _train_config(config, kind, seed, store, steps[kind])) for kind, seed in wanted]
-            folders |= dict(zip(wanted, pool.map(_train, *zip(*jobs, strict=True)), strict=True)) if jobs else {}
+            folders |= dict(zip(wanted, do_all(_train, jobs), strict=True))
     return folders
 
 
@@ -132,33 +127,9 @@ def _train_config(config: ModelsConfig, kind: str, seed: int, store: TokenStore,
     )
 
 
-_STOPPED = threading.Event()
-
-
 def _train(model: FamilyConfig, config: TrainConfig) -> Path:
-    if _STOPPED.is_set():  # this job was still waiting when another was stopped
-        raise KeyboardInterrupt
     torch.set_num_threads(1)
     report = train(model, config)
     if report.model is None:
-        _STOPPED.set()
         raise KeyboardInterrupt
     return report.model
-
-
-def _watch_parent() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Stop when the parent process has ended, even by SIGKILL; otherwise training would go on for hours.
-
-    As on Ctrl-C, training finishes its step and keeps a checkpoint.
-    """
-    parent = parent_process()
-    if parent is None:
-        return
-    parent.join()
-    while True:
-        os.kill(os.getpid(), signal.SIGTERM)  # a second signal ends a process that is not in training
-        time.sleep(1)

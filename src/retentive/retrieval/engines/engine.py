@@ -59,7 +59,7 @@ class LocalEngine:
             try:
                 waiting: deque[Future[Any]] = deque()
                 for job in jobs:
-                    with _interrupts_held_back():
+                    with interrupts_held_back():
                         waiting.append(pool.submit(_do, job))
                     if len(waiting) >= 2 * self.workers:
                         yield waiting.popleft().result()
@@ -75,7 +75,7 @@ class LocalEngine:
 
 
 @contextmanager
-def _interrupts_held_back() -> Generator[None]:
+def interrupts_held_back() -> Generator[None]:
     """Start worker processes that ignore Ctrl-C, which a terminal sends to all: each would print a traceback.
 
     This process receives it when the ``with`` block ends, and stops the workers.
