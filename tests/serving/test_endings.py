@@ -14,13 +14,18 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
+from tokenizers import decoders
 
+from laws.families import small_model
+from retentive.checkpoints import save_model
 from retentive.serving.config import ServeConfig
 from retentive.serving.service import Service
 from retentive.serving.sessions.opening import open_place
+from retentive.text.subword_tokenizer import SubwordTokenizer
 from serving.http import call
 from serving.serving import running
 from serving.test_sessions import start_redis
+from text.vocabularies import sentencepiece_style
 
 
 @contextmanager
@@ -190,3 +195,11 @@ def test_states_of_prompts_outlive_the_server_on_disk(model_folder: Path, tmp_pa
         ServeConfig(checkpoint=model_folder, cache_disk_bytes=5)
     with pytest.raises(ValueError, match=r"step_engine must be one of eager, compile.*but is 'fast'"):
         ServeConfig(checkpoint=model_folder, step_engine="fast")
+
+
+def test_a_tokenizer_whose_tokens_are_no_text_one_by_one_is_refused_at_the_start(tmp_path: Path) -> None:
+    library = sentencepiece_style(decoder=decoders.BPEDecoder())
+    tokenizer = SubwordTokenizer(library.to_str(), name="file", end_of_text="</s>")
+    save_model(small_model("retnet", vocab_size=tokenizer.vocab_size), tmp_path / "m", tokenizer)
+    with pytest.raises(ValueError, match="cannot become text one by one: what its decoder 'BPEDecoder' writes"):
+        Service(ServeConfig(checkpoint=tmp_path / "m", port=0, sessions=str(tmp_path / "s")))

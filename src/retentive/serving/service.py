@@ -18,6 +18,7 @@ from retentive.data.neighbours.stores import FOLDER
 from retentive.errors import MismatchError, RetentiveError
 from retentive.files.targets import check_folder_target
 from retentive.generation import PrefixCache, RequestBatch, StoreRetriever
+from retentive.generation.text_stream import TextStream
 from retentive.models.base import DecoderModel
 from retentive.models.calls import check_predicts_next
 from retentive.models.fingerprint import weights_fingerprint
@@ -313,6 +314,7 @@ def _title(turn: Mapping[str, Any]) -> str:
 
 def _words(config: ServeConfig, model: DecoderModel) -> Words:
     tokenizer = load_own_tokenizer(config.checkpoint)
+    TextStream(tokenizer)  # one whose tokens cannot become text one by one is refused here, and not in every answer
     template, why = None, ""
     try:
         template = load_chat_template(config.checkpoint, tokenizer=tokenizer)
