@@ -163,6 +163,11 @@ def test_the_harness_writes_by_the_penalty_that_comes_with_a_model(pair: Pair, t
     asked = [Instance(request_type="generate_until", doc={}, arguments=(text, wanted), idx=0) for text in TEXTS]
     expected = HFLM(pretrained=str(folders[0]), device="cpu", batch_size=1).generate_until(asked, disable_tqdm=True)
     assert RetentiveLM(folders[1], device="cpu", batch_size=2).generate_until(asked, disable_tqdm=True) == expected
+    measured = RetentiveLM(folders[1], device="cpu")
+    for name, value in {"no_repeat_ngram_size": 2, "num_beams": 3, "min_new_tokens": 4, "suppress_tokens": [5]}.items():
+        path.write_text(json.dumps({name: value, "num_beam_groups": 1, "bad_words_ids": None, "top_k": 7}))
+        with pytest.raises(ValueError, match=rf"generation_config.json sets {name}=.*, by which transformers writes"):
+            measured.generate_until(asked, disable_tqdm=True)
     path.write_text(json.dumps({"repetition_penalty": 0}))
     with pytest.raises(
         DamagedFileError, match=r"generation_config.json must name a repetition_penalty above 0, but has 0"

@@ -64,6 +64,45 @@ def repetition_penalty_of_generation(folder: Path) -> float:
     return float(said)
 
 
+_CHANGING = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "force_words_ids": None,
+    "sequence_bias": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None,
+    "guidance_scale": 1,
+    "penalty_alpha": None,
+    "watermarking_config": None,
+    "stop_strings": None,
+    "dola_layers": None,
+}
+"""Settings that change what transformers writes without sampling too, with the value that changes nothing."""
+
+
+def check_generation_settings(folder: Path) -> None:
+    """Check that a folder's ``generation_config.json`` asks for nothing that greedy writing here does not do.
+
+    Raises:
+        ValueError: If it does; the message names what.
+    """
+    path = folder / GENERATION_FILE
+    said = _generation_settings(path)
+    found = [name for name, neutral in _CHANGING.items() if said.get(name) not in (None, neutral, [], {})]
+    if found:
+        raise ValueError(
+            f"{path} sets {', '.join(f'{name}={said[name]!r}' for name in found)}, by which transformers writes other "
+            "texts than this library: take it out to measure the model without, or measure it by `--model hf`."
+        )
+
+
 def _generation_settings(path: Path) -> dict[str, Any]:
     return read_json(path, cure="copy it again") if path.is_file() else {}
 

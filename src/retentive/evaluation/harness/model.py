@@ -19,7 +19,11 @@ from lm_eval.api.registry import register_model
 
 from retentive.checkpoints import load_model
 from retentive.checkpoints.devices import chosen_device
-from retentive.checkpoints.transformers_files import ends_of_generation, repetition_penalty_of_generation
+from retentive.checkpoints.transformers_files import (
+    check_generation_settings,
+    ends_of_generation,
+    repetition_penalty_of_generation,
+)
 from retentive.evaluation.harness.prompts import Prompts
 from retentive.evaluation.measures.mode import evaluating
 from retentive.generation import Sampling, stream
@@ -143,14 +147,15 @@ class RetentiveLM(TemplateLM):
         self._device = _device_of(device)
         self.model: LanguageModel = load_model(pretrained, self._device)
         check_predicts_next(self.model)
-        self._prompts = Prompts(Path(pretrained))
+        self._folder = Path(pretrained)
+        self._prompts = Prompts(self._folder)
         self.tokenizer: Any = self._prompts.tokenizer
         vocab_size = self.model.config.decoder.embedding.vocab_size
-        ends = (self.eot_token_id, *ends_of_generation(Path(pretrained)))
+        ends = (self.eot_token_id, *ends_of_generation(self._folder))
         self._ends = frozenset(end for end in ends if end < vocab_size)
         self._never = ids_without_text(self.tokenizer, vocab_size)
         # The harness's model of transformers writes by it too, greedily as well.
-        self._repetition_penalty = repetition_penalty_of_generation(Path(pretrained))
+        self._repetition_penalty = repetition_penalty_of_generation(self._folder)
         self.prefix_cache = PrefixCache(int(prefix_cache_mb) << 20) if int(prefix_cache_mb) else None
 
     @property
@@ -248,6 +253,7 @@ class RetentiveLM(TemplateLM):
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """Go on from contexts until one of some strings, the end of the document, or a number of tokens."""
+        check_generation_settings(self._folder)
         asked = [cast("tuple[str, dict[str, Any]]", request.args) for request in requests]
         options = [GenerationOptions.read(wanted, self.max_gen_toks) for _, wanted in asked]
         answers = [""] * len(asked)
