@@ -183,3 +183,12 @@ def test_weights_of_the_package_itself_are_refused_by_name(name: str):
     part = next(part for part in name.split(".") if "_" in part)
     with pytest.raises(MismatchError, match=f"must be of this library's model, but has {part}, which only"):
         model.load_state_dict({**model.state_dict(), name: torch.zeros(1)})
+
+
+def test_what_stands_on_the_wrapped_model_is_refused():
+    """Theirs calls it segment by segment, ours reads past it."""
+    wrapper = RecurrentMemoryTransformerWrapper(made())
+    wrapper.transformer.register_forward_hook(lambda _, __, output: output)
+    for call in (wrapper, lambda x: wrapper(x, return_loss=True), lambda x: wrapper.generate(x, length=12)):
+        with pytest.raises(ValueError, match=r"transformer must do nothing more in calls .* put it on"):
+            call(tokens(1, 9))

@@ -172,6 +172,16 @@ def test_a_classifier_reads_the_last_real_token(family: str, tmp_path: Path):
     torch.testing.assert_close(again(tokens).logits, theirs(tokens).logits)
 
 
+def test_a_classifier_calls_the_decoder_and_refuses_what_stands_on_the_model_around_it():
+    model, tokens = RetentiveForSequenceClassification(small_config("retnet")), random_tokens(2, 7)
+    before = model(tokens).logits
+    model.model.decoder.register_forward_hook(lambda _, __, made: (made[0] + 1, made[1]))
+    assert not torch.allclose(model(tokens).logits, before)
+    model.model.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"model must do nothing more in calls .* or on model\.decoder"):
+        model(tokens)
+
+
 def test_a_family_that_offers_logits_alone_is_no_classifier():
     with pytest.raises(ValueError, match="config must be of a decoder or of a recurrent memory over one, but is of a"):
         RetentiveForSequenceClassification(small_config("retro"))

@@ -286,6 +286,10 @@ def test_vectors_in_place_of_ids_are_checked_as_ids_are(family: str):
     ):
         with pytest.raises(ValueError, match=f"inputs_embeds must (be|have) {message}"):
             theirs(inputs_embeds=wrong)
+    hook = theirs.model.decoder.embedding.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"model\.decoder\.embedding must do nothing more .* give input_ids"):
+        theirs(inputs_embeds=rows)
+    hook.remove()
     theirs.model.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="inputs_embeds must be None where a hook"):
         theirs(inputs_embeds=rows)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from laws.families import beside, case_name, cases, random_tokens, small_model
 from retentive import generate
 from retentive.engine.eager import EagerSteps
-from retentive.layers.cross_attention import CrossAttention
+from retentive.layers.memory.tokens import MemoryTokens
 from retentive.models.base import DecoderModel
 from retentive.models.registry import family_names
 from retentive.state import ModelState
@@ -74,13 +74,11 @@ def derived(model: DecoderModel, name: str) -> None:
 
 
 def parts(model: nn.Module) -> list[str]:
-    """One part of each class that steps (cross-attention is no layer: its parts are), and a dropout of each place."""
+    """One part of each class that steps, and a dropout of each place."""
     kinds = {
         (type(part), name.rpartition(".")[2] if isinstance(part, nn.Dropout) else ""): name
         for name, part in model.named_modules()
-        if name
-        and (hasattr(type(part), "step") or isinstance(part, nn.Dropout))
-        and not isinstance(part, CrossAttention)
+        if name and (hasattr(type(part), "step") or isinstance(part, nn.Dropout | MemoryTokens))
     }
     return list(kinds.values())
 
@@ -104,16 +102,72 @@ def test_what_stands_in_place_of_a_part_acts_in_steps(family: str, changes: dict
         for name in parts(whole):
             # Wrappers have neither the class that annotations name, nor in `Bare` more than a call.
             is_known = re.fullmatch(r"\w+|.*blocks\.\d+|cross\.\d+", name) is not None
-            if name == "decoder" or (change is not derived and (is_known or changes)):
+            if change is not derived and (is_known or changes or "attention" in name):
                 continue
             model = deepcopy(whole)
             stepped(model, state, new)  # what was looked up is looked up again
             change(model, name)
             output = model(tokens, **beside(model, tokens))
-            assert name == "key_values" or not torch.allclose(output.logits, before), name
+            gives_none = name == "key_values" or (name == "memory" and not whole.config.carried_tokens)
+            assert gives_none or not torch.allclose(output.logits, before), name
             expected = model(new, output.state).logits
             found = stepped(model, output.state, new)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-10, msg=f"{name} {change.__name__}")
+
+
+def each_kind(model: nn.Module) -> list[str]:
+    """The last module of each class and place. Lists are never called, and projections have laws of their own."""
+    found = {
+        (re.sub(r"\d+", "", name), type(part)): name
+        for name, part in model.named_modules()
+        if name and not isinstance(part, nn.ModuleList | nn.Linear)
+    }
+    return list(found.values())
+
+
+class Added:
+    """A hook that adds to the first tensor that a module gives, and knows whether there was one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.calls, self.sizes = 0, set[int]()
+        self.handle = module.register_forward_hook(self)
+
+    def __call__(self, module: nn.Module, given: Any, made: Any) -> Any:
+        self.calls += 1
+        self.sizes.add(made.numel() if isinstance(made, Tensor) else 0)
+        if isinstance(made, tuple):
+            self.sizes.add(made[0].numel() if isinstance(made[0], Tensor) else 0)
+            return self(module, given, made[0]), *made[1:]
+        if not isinstance(made, Tensor):
+            return made
+        return made + torch.linspace(0.3, 1, made.shape[-1], dtype=made.dtype)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+def test_what_is_added_to_the_output_of_any_module_acts(family: str, changes: dict[str, Any]):
+    """In logits and loss, and the same in a text that is cut and in one that is read token by token."""
+    model, tokens, new = small_model(family, **changes), random_tokens(1, TIME), random_tokens(1, 2, seed=1)
+    neighbours = beside(model, tokens)
+    before = model(tokens, labels=tokens, **neighbours)
+    for name in each_kind(model):
+        if changes and not list(model.get_submodule(name).children()):
+            continue  # what has no parts of its own is the same in every variant
+        added = Added(model.get_submodule(name))
+        whole = model(tokens, labels=tokens, **neighbours)
+        assert added.calls, f"{name} is never called"
+        if added.sizes - {0}:
+            assert not torch.allclose(whole.logits, before.logits), name
+            assert not torch.allclose(whole.loss, before.loss), name
+        first = model(tokens[:, :3])
+        rest = model(tokens[:, 3:], first.state, **beside(model, tokens[:, 3:], first.state))
+        for found, wanted in (
+            (torch.cat((first.logits, rest.logits), 1), whole.logits),
+            (model(tokens, labels=tokens, logits_to_keep=0, **neighbours).loss, whole.loss),
+            (stepped(model, whole.state, new), model(new, whole.state).logits),
+        ):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9, msg=lambda text, name=name: name + text)
+        added.handle.remove()
 
 
 @torch.no_grad()

@@ -127,3 +127,11 @@ def test_labels_of_another_length_are_refused():
 def test_no_segment_can_be_empty():
     with pytest.raises(ValueError, match="length must be at least 1, but is 0"):
         symmetric_segments(0, 5)
+
+
+def test_what_stands_on_its_backbone_is_refused():
+    model = small_strands()
+    before = model.backbone_model.forward
+    model.backbone_model.forward = lambda *given, **named: before(*given, **named)
+    with pytest.raises(ValueError, match=r"backbone_model must do nothing more in calls .* has a patched forward"):
+        model(bases(1, 7))

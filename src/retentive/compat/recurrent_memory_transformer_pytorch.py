@@ -14,6 +14,7 @@ from retentive.errors import MismatchError
 from retentive.generation import Sampling, generate
 from retentive.models import rmt
 from retentive.ops.cross_entropy import IGNORED
+from retentive.ops.lean.plain import check_adds_nothing_to_calls
 from retentive.shapes import Logits, Memory, TokenMask, Tokens
 from retentive.training.step.pieces import cut_text
 from retentive.training.step.replay import replay
@@ -189,6 +190,13 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         self.seq_len = transformer.seq_len
         self.truncate_at_step = truncate_at_step
 
+    @property
+    def _model(self) -> rmt.RecurrentMemoryTransformer:
+        """What reads texts, if a call of the transformer does nothing more."""
+        cure = "put it on transformer.model.decoder, which is called for each segment"
+        check_adds_nothing_to_calls("transformer", self.transformer, RecurrentMemoryTransformer, cure)
+        return self.transformer.model
+
     def forward(
         self,
         x: Tokens,
@@ -229,9 +237,9 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             )
         refuse("labels", labels, None, "they are for return_loss=True")
         state = self.transformer.state(x.shape[0], memories, xl_memories)
-        output = self.transformer.model(x, state, mask=mask)
+        output = self._model(x, state, mask=mask)
         following = cast("rmt.RecurrentMemoryState", output.state)
-        return cast("Tensor", output.logits), self.transformer.model.summarise(following)
+        return cast("Tensor", output.logits), self._model.summarise(following)
 
     def _loss(
         self,
@@ -250,7 +258,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
                 mask, labels = before[:, :-1], labels.masked_fill(~before[:, 1:], IGNORED)
         else:
             labels = self.transformer.targets(labels)
-        model = self.transformer.model
+        model = self._model
         pieces = cut_text(model, x, labels, length=self.seq_len, mask=mask)
         dtype = torch.promote_types(torch.float32, model.decoder.dtype)
         if replay_weight is not None:
@@ -286,14 +294,12 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             raise ValueError(f"length must be at least that of prime, {prime.shape[1]} tokens, but is {length}.")
         if not new:
             return prime[:, :0]
-        vocab = self.transformer.model.config.vocab_size
+        vocab = self._model.config.vocab_size
         greedy = Sampling()
         kept = max(1, math.ceil((1 - filter_thres) * vocab))
         sampling = Sampling(temperature=temperature, top_k=kept) if temperature > 0 else greedy
         state = self.transformer.state(prime.shape[0], memories, xl_memories)
-        return torch.stack(
-            generate(self.transformer.model, prime, max_new_tokens=new, sampling=sampling, state=state).tokens
-        )
+        return torch.stack(generate(self._model, prime, max_new_tokens=new, sampling=sampling, state=state).tokens)
 
 
 def _check_one_block(memory_not_causal: bool, always_have_read_memories: bool) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retentive.layers.embedding import Embedding
 from retentive.models.base import CalledModel, DecoderModel
 from retentive.models.calls import check_call
 from retentive.models.protocol import ModelOutput
+from retentive.ops.lean.plain import check_adds_nothing_to_calls
 from retentive.ops.precision import autocasts
 from retentive.private_apis import has_own_hooks, is_offloaded
 from retentive.shapes import Hidden
@@ -52,6 +54,8 @@ def _check_model(model: DecoderModel, beside: dict[str, Any]) -> None:
         )
     if is_offloaded(model):  # the hook loads weights, which each part does by itself
         return
+    cure = "give input_ids, or put it on decoder.embedding_dropout"
+    check_adds_nothing_to_calls("model.decoder.embedding", model.decoder.embedding, Embedding, cure)
     if has_own_hooks(model) or "forward" in vars(model) or type(model).forward is not CalledModel.forward:
         raise ValueError(
             "inputs_embeds must be None where a hook, a patched forward or a subclass acts in calls of the model "

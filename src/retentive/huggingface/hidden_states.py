@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from retentive.models.base import DecoderModel
 from retentive.models.calls import ModelCall, check_call
+from retentive.ops.lean.plain import check_adds_nothing_to_calls
 from retentive.shapes import Hidden, TokenMask, Tokens
 from retentive.state import ModelState
 
@@ -49,10 +50,11 @@ def read_hidden(
     """Read tokens as a call of the model does, and return what its head reads, and the state.
 
     Raises:
-        ValueError: If the family offers no way to.
+        ValueError: If the family offers no way to, or the model does more in its call.
     """
     if not model.is_plain_decoder and model.recomputes_segments is None:
         raise ValueError(f"the model must be a decoder or a recurrent memory over one, but is a {model.config.family}.")
+    check_adds_nothing_to_calls("model", model, DecoderModel, "put it on this model, or on model.decoder")
     check_call(tokens, state, None, mask, None, None)
     return model.hidden_states(ModelCall(tokens, state, mask=mask))
 

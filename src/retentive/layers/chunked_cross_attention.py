@@ -1,6 +1,7 @@
 """Chunked cross-attention as a layer, and which neighbours each token of a call reads (arXiv:2112.04426, 2.4)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -135,6 +136,9 @@ class ChunkedCrossAttention(nn.Module):
     A token without neighbours is returned unchanged, to the last bit.
     """
 
+    stepped = ("attention",)
+    """See `Block`."""
+
     def __init__(
         self, config: CrossAttentionConfig, norm: NormConfig, dropout: float, residual_scale: float | None = None
     ) -> None:
@@ -181,13 +185,14 @@ class ChunkedCrossAttention(nn.Module):
         size = reads.chunk_size
         # Place p of a chunk is place p + 1 of the attending chunk, which is shifted by m - 1 (eq. 6: i - i' + m - 1).
         places = (reads.places + 1) % size + size - 1
-        query = self.attention.query(x if self.residual_scale is not None else self.norm(x), places, 2 * size - 1)
-        mixed = self._mixed(query, carried, ended, reads)
-        output = self.dropout(self.attention.output(mixed))
-        added = self._add(x, output)
+        normed = x if self.residual_scale is not None else self.norm(x)
+        mix = partial(self._mixed, carried=carried, ended=ended, reads=reads)
+        output = self.dropout(self.attention(normed, places, 2 * size - 1, mix))
+        # What stands in place of a part, such as an adapter with a bias, may make something of nothing.
+        seen = _seen(carried, ended, reads, x.shape[1])[..., None]
         if self.residual_scale is None:
-            return added
-        return torch.where(_seen(carried, ended, reads, x.shape[1])[..., None], added, x)
+            return x + output.masked_fill(~seen, 0)
+        return torch.where(seen, self._add(x, output), x)
 
     def step(
         self, x: Float[Tensor, "batch hidden"], carried: NeighbourState, place: TokenPlace
@@ -209,9 +214,7 @@ class ChunkedCrossAttention(nn.Module):
         if text.empty is not None:
             mixed = mixed.masked_fill(text.empty, 0)
         added = self._add(x, self.dropout(attention.output_proj(mixed)))
-        if self.residual_scale is None or text.empty is None:
-            return added
-        return torch.where(text.empty, x, added)
+        return added if text.empty is None else torch.where(text.empty, x, added)
 
     def _add(self, x: Tensor, output: Tensor) -> Tensor:
         return x + output if self.residual_scale is None else self.norm(self.residual_scale * x + output)

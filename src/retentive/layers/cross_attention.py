@@ -1,5 +1,6 @@
 """Attention from one sequence to another, or in both directions of one: the parts of RETRO's encoder and decoder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -81,21 +82,30 @@ class CrossAttention(nn.Module):
         value = self._heads(nn.functional.linear(memory, of_value))
         return self._rotated(nn.functional.linear(memory, of_key), places, count), value
 
-    def output(self, mixed: Values) -> Hidden:
-        """Project what the heads have read back to the residual stream."""
-        return self.output_proj(side_by_side(mixed))
-
     def forward(
+        self, x: Hidden, places: Int[Tensor, "#batch time"], count: int, read: Callable[[Queries], Values]
+    ) -> Hidden:
+        """Let tokens ask, and project what their heads have read back to the residual stream.
+
+        Args:
+            x: The tokens.
+            places: Where they stand; see `query`.
+            count: See there.
+            read: What the heads read, given the queries, such as `attend`.
+        """
+        return self.output_proj(side_by_side(read(self.query(x, places, count))))
+
+    def attend(
         self,
         query: Queries,
         key: Float[Tensor, "batch heads read key_dim"],
         value: Float[Tensor, "batch heads read value_dim"],
         allowed: Bool[Tensor, "#batch #time read"] | None,
-    ) -> Hidden:
-        """Attend; a token that may read nothing gets zeros."""
+    ) -> Values:
+        """What each head reads of all that it may; a token that may read nothing gets zeros."""
         if allowed is not None:
             allowed = allowed[:, None].expand(-1, -1, query.shape[2], -1)
-        return self.output(attention(query, key, value, allowed=allowed, dropout=self.dropout))
+        return attention(query, key, value, allowed=allowed, dropout=self.dropout)
 
     def step(
         self,

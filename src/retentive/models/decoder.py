@@ -107,6 +107,10 @@ class DecoderConfig:
         return None if self.residual == "pre_norm" else (2 * self.num_layers) ** 0.25
 
 
+Passage = Callable[[Any, Any, Any], tuple[Any, Any]]
+"""Carries the residual stream through the blocks after a state; see `Decoder.forward`."""
+
+
 class Decoder(nn.Module):
     """Embedding, blocks, norm and head; `forward` runs the blocks and the norm.
 
@@ -168,8 +172,22 @@ class Decoder(nn.Module):
         """The residual stream before the first block."""
         return self.embedding_dropout(self.embedding(tokens, layout.positions))
 
-    def forward(self, hidden: Hidden, state: ModelState | None, layout: BatchLayout) -> tuple[Hidden, ModelState]:
-        """Run the blocks after ``state`` and normalise; return what the head reads, and the new state."""
+    def forward(
+        self, hidden: Hidden, state: ModelState | None, layout: BatchLayout, through: Passage | None = None
+    ) -> tuple[Float[Tensor, "batch columns hidden"], Any]:
+        """Run the blocks after ``state`` and normalise; return what the head reads, and the new state.
+
+        Args:
+            hidden: The residual stream before the first block.
+            state: Where the last call stopped; None is the initial state.
+            layout: Where each token stands.
+            through: Runs the blocks for a family that does more between them, and returns the columns that are wanted
+                and what is returned in place of the state. (A hook of the decoder acts when the decoder is called, so
+                its blocks are never run from outside.)
+        """
+        if through is not None:
+            hidden, beside = through(hidden, state, layout)
+            return self.norm(hidden), beside
         states: list[RecurrentState] = []
         for index, block in enumerate(self.blocks):
             hidden, following = block(hidden, None if state is None else state.layers[index], layout)

@@ -142,7 +142,7 @@ class ReverseComplementTransformer(RecurrentMemoryHead):
             raise ValueError(
                 f"labels must have the shape of tokens, {tuple(tokens.shape)}, but have {tuple(labels.shape)}."
             )
-        config = self.backbone_model.config
+        config = self.check_backbone().config
         sizes = symmetric_segments(tokens.shape[1], config.segment_length)
         both = torch.cat((tokens, reverse_complement(tokens, self.complement)))
         segments = both.split(sizes, 1)
@@ -202,7 +202,7 @@ class ReverseComplementTransformer(RecurrentMemoryHead):
         dtype = model.decoder.embedding.tokens.weight.dtype
         segment_layout = SegmentLayoutBuilder(model.config, model.decoder.rotary, dtype).make(part, Past(), keep=False)
         columns = model.run(part, state, segment_layout, model.columns(part, state, segment_layout)).columns
-        return columns[:, segment_layout.text], model.memory.keep(columns[:, : segment_layout.reads])
+        return columns[:, segment_layout.text], model.memory(columns[:, : segment_layout.reads])
 
 
 def reverse_complement_of(config: ReverseComplementConfig) -> ReverseComplementTransformer:

@@ -76,3 +76,15 @@ def test_a_fact_of_the_first_segment_decides_the_class_of_the_text():
         optimizer.step()
         correct.append((output.logits.argmax(-1) == labels).float().mean().item())
     assert sum(correct[-20:]) / 20 > 0.9
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_what_stands_on_its_backbone_is_refused_and_on_the_decoder_acts(per_token: bool):
+    """The head reads hidden states, which a call of the backbone does not return."""
+    model, tokens = small_classifier(per_token=per_token), random_tokens(2, 7)
+    before = model(tokens).logits
+    model.backbone_model.decoder.register_forward_hook(lambda _, __, made: (made[0] + 1, made[1]))
+    assert not torch.allclose(model(tokens).logits, before)
+    model.backbone_model.register_forward_hook(lambda _, __, made: made)
+    with pytest.raises(ValueError, match=r"backbone_model must do nothing more in calls than .* has a hook: put it on"):
+        model(tokens)

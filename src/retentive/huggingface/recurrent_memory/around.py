@@ -89,5 +89,5 @@ class Around:
         memory = carried.memory
         if writes_tokens:
             written = output.hidden_states[-1][:, columns.shape[1] - slots :]
-            memory = choose(ends, self.tokens.keep(written), memory)
+            memory = choose(ends, self.tokens(written), memory)
         return output.logits, Carried(memory=memory, associations=tuple(after)), layers

@@ -115,7 +115,7 @@ class MemoryTokens(nn.Module):
             return self.slots.to(dtype).expand(memory.shape[0], -1, -1)
         return (memory if self.config.write_gradient else memory.detach()).to(dtype)
 
-    def keep(self, written: Memory) -> Float[Tensor, "batch kept hidden"]:
+    def forward(self, written: Memory) -> Float[Tensor, "batch kept hidden"]:
         """The memory that the write slots' output becomes, float32 or wider; empty where none is carried."""
         # A clone: a view would keep the hidden states of the whole segment in memory.
         memory = written.clone().to(state_dtype(written.dtype))

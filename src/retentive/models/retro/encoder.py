@@ -1,5 +1,6 @@
 """The encoder of neighbours: bidirectional, and conditioned on the chunk that they were found for."""
 
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -44,9 +45,10 @@ class EncoderBlock(nn.Module):
         places = torch.arange(length, device=x.device)[None]
         flat = x.flatten(0, 2)
         read = self._before(flat, self.attention_norm)
-        query = self.attention.query(read, places, length)
         key, value = self.attention.key_value(read, places, length)
-        mixed = self.attention(query, key, value, None if real is None else real.flatten(0, 2)[:, None])
+        allowed = None if real is None else real.flatten(0, 2)[:, None]
+        attend = partial(self.attention.attend, key=key, value=value, allowed=allowed)
+        mixed = self.attention(read, places, length, attend)
         flat = self._add(flat, mixed, self.attention_norm)
         if self.cross is not None and self.cross_norm is not None:
             side_by_side = flat.view(batch * chunks, neighbours * length, -1)
@@ -60,10 +62,10 @@ class EncoderBlock(nn.Module):
         assert self.cross is not None
         length, chunk = x.shape[1] // neighbours, condition.shape[2]
         count = max(length, chunk)
-        query = self.cross.query(x, torch.arange(length, device=x.device).repeat(neighbours)[None], count)
+        places = torch.arange(length, device=x.device).repeat(neighbours)[None]
         key, value = self.cross.key_value(condition.flatten(0, 1), torch.arange(chunk, device=x.device)[None], count)
         allowed = None if condition_real is None else condition_real.flatten(0, 1)[:, None]
-        return self.cross(query, key, value, allowed)
+        return self.cross(x, places, count, partial(self.cross.attend, key=key, value=value, allowed=allowed))
 
     def _before(self, x: Tensor, norm: Norm) -> Tensor:
         return x if self.residual_scale is not None else norm(x)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.chunked_cross_attention import ChunkedCrossAttention, NeighbourState
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
@@ -325,28 +326,33 @@ class Retro(DecoderModel):
         """What the head reads, and the state after the call."""
         decoder = self.decoder
         layout = decoder.layout(tokens, None if state is None else state.position, mask=mask, starts=starts)
-        hidden = decoder.embed(tokens, layout)
-        mixers = (None,) * len(decoder.blocks) if state is None else state.layers
-        state = self.initial_state(tokens.shape[0]) if state is None else state
-        layers: list[RecurrentState] = []
-        carried = list(state.neighbours)
-        reading = _Reading(plan=plan, given=given, before=state, recent=state.recent_hidden, neighbours=carried)
-        places = {layer: index for index, layer in enumerate(self.config.cross_layers)}
-        for number, block in enumerate(decoder.blocks, 1):
-            between = _Reader(self._read_neighbours, places[number], reading) if number in places else None
-            hidden, layer = block(hidden, mixers[number - 1], layout, between=between)
-            layers.append(layer)
+        before = self.initial_state(tokens.shape[0]) if state is None else state
+        carried = list(before.neighbours)
+        reading = _Reading(plan=plan, given=given, before=before, recent=before.recent_hidden, neighbours=carried)
+        hidden, layers = decoder(decoder.embed(tokens, layout), state, layout, partial(self._through, reading=reading))
         real = plan.recent.real
-        return decoder.norm(hidden), RetroState(
-            layers=tuple(layers),
+        return hidden, RetroState(
+            layers=layers,
             position=layout.next_position,
             place=plan.next_places,
-            recent_tokens=plan.recent.cut(torch.cat((state.recent_tokens, tokens.long()), 1)).squeeze(1).clone(),
+            recent_tokens=plan.recent.cut(torch.cat((before.recent_tokens, tokens.long()), 1)).squeeze(1).clone(),
             recent_hidden=reading.recent,
             recent_real=None if real is None else real.squeeze(1),
             neighbours=tuple(reading.neighbours),
             config=self.config,
         )
+
+    def _through(
+        self, hidden: Hidden, state: RetroState | None, layout: BatchLayout, *, reading: _Reading
+    ) -> tuple[Hidden, tuple[RecurrentState, ...]]:
+        """Carry tokens through the blocks, between whose halves they read neighbours; the mixers' states after it."""
+        layers: list[RecurrentState] = []
+        places = {layer: index for index, layer in enumerate(self.config.cross_layers)}
+        for number, block in enumerate(self.decoder.blocks, 1):
+            between = _Reader(self._read_neighbours, places[number], reading) if number in places else None
+            hidden, layer = block(hidden, None if state is None else state.layers[number - 1], layout, between=between)
+            layers.append(layer)
+        return hidden, tuple(layers)
 
     def _read_neighbours(self, index: int, reading: _Reading, hidden: Hidden) -> Hidden:
         """Let the tokens read neighbours in one of the layers that do; the first of them encodes what was given."""

@@ -16,6 +16,7 @@ from retentive.models.rmt.config import RecurrentMemoryConfig
 from retentive.models.rmt.model import RecurrentMemoryTransformer
 from retentive.models.rmt.state import RecurrentMemoryState
 from retentive.ops.cross_entropy import IGNORED
+from retentive.ops.lean.plain import check_adds_nothing_to_calls
 from retentive.shapes import TokenFlags, Tokens
 from retentive.state import ModelState
 
@@ -91,6 +92,16 @@ class RecurrentMemoryHead(DecoderModel):
         nn.Module.__init__(self)
         self.config = config
         self.backbone_model = RecurrentMemoryTransformer(backbone)
+
+    def check_backbone(self) -> RecurrentMemoryTransformer:
+        """Return the recurrent memory, of which the subclass calls methods, if its call does nothing more.
+
+        Raises:
+            ValueError: If it does.
+        """
+        cure = "put it on backbone_model.decoder, which is called for each segment, or on this model"
+        check_adds_nothing_to_calls("backbone_model", self.backbone_model, RecurrentMemoryTransformer, cure)
+        return self.backbone_model
 
     @property
     def decoder(self) -> Decoder:  # pyright: ignore[reportIncompatibleVariableOverride] - a module is one part alone
@@ -186,9 +197,10 @@ class RecurrentMemoryClassifier(RecurrentMemoryHead):
         Raises:
             ValueError: If the labels are not of the shape that the head needs.
         """
-        hidden, following = self.backbone_model.read(tokens, state, mask=mask, starts=starts)
+        backbone = self.check_backbone()
+        hidden, following = backbone.read(tokens, state, mask=mask, starts=starts)
         if not self.per_token:
-            hidden = self.backbone_model.summarise(following).mean(1).to(hidden.dtype)
+            hidden = backbone.summarise(following).mean(1).to(hidden.dtype)
         logits: Tensor = self.head(hidden)
         loss = None
         if labels is not None:

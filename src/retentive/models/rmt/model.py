@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.memory.associative import AssociativeMemory, AssociativeState
 from retentive.layers.memory.tokens import MemoryTokens
-from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState
+from retentive.layers.mixers.key_value_cache import KeysAndValues
 from retentive.layers.mixers.protocol import Recalled
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
@@ -33,6 +34,7 @@ from retentive.models.rmt.transitions import (
     association_after,
     going_on,
     history_after,
+    kept_of,
     past_of,
     restarted,
     rewound,
@@ -239,7 +241,7 @@ class RecurrentMemoryTransformer(DecoderModel):
         )
         memory = state.memory
         if part.ends is not False and self.config.num_memory_tokens:
-            memory = choose(part.ends, self.memory.keep(written), memory)
+            memory = choose(part.ends, self.memory(written), memory)
         history, history_real = history_after(self.config, part, state, step.seen)
         following = replace(
             state,
@@ -318,6 +320,22 @@ class RecurrentMemoryTransformer(DecoderModel):
                 read the text, and computes nothing else of it.
             kept: `Step.kept` of the segment before.
         """
+        through = partial(self._through, part=part, segment_layout=segment_layout, text=text, kept=kept)
+        columns, step = self.decoder(columns, state, segment_layout.layout, through)
+        return replace(cast("Step", step), columns=columns)
+
+    def _through(
+        self,
+        columns: Hidden,
+        state: RecurrentMemoryState,
+        layout: BatchLayout,
+        *,
+        part: SegmentPart,
+        segment_layout: SegmentLayout,
+        text: bool,
+        kept: tuple[KeysAndValues, ...],
+    ) -> tuple[Float[Tensor, "batch written hidden"], Step]:
+        """`run` without the norm: the columns after the last block, and the step without them."""
         layers: list[RecurrentState] = []
         seen: list[Tensor] = []
         associations: list[AssociativeState] = []
@@ -328,7 +346,7 @@ class RecurrentMemoryTransformer(DecoderModel):
                 columns = columns + memories[index](columns, state.associations[index])
             received = columns
             past = going_on(state.layers[index], part) if state.layers and part.continues is not False else None
-            recalled, layout = self._recalled(part, state, segment_layout, index), segment_layout.layout
+            recalled = self._recalled(part, state, segment_layout, index)
             if not text and index == len(self.decoder.blocks) - 1:
                 rotary = self.decoder.config.mixers[index].rotary
                 slots, layout, recalled = (
@@ -346,27 +364,14 @@ class RecurrentMemoryTransformer(DecoderModel):
             if memories:
                 before = state.associations[index]
                 associations.append(association_after(memories[index], columns[:, slots:], before, part.ends))
-        return Step(
-            columns=self.decoder.norm(columns),
+        return columns, Step(
+            columns=columns,
             slots=slots,
             layers=tuple(layers),
             seen=tuple(seen),
             associations=tuple(associations),
-            kept=self._kept(part, segment_layout, layers),
+            kept=kept_of(self.decoder, self.config, part, segment_layout, layers),
         )
-
-    def _kept(
-        self, part: SegmentPart, segment_layout: SegmentLayout, layers: list[RecurrentState]
-    ) -> tuple[KeysAndValues, ...]:
-        """Keys and values that the next segment can take as they are, where positions and gradients allow it."""
-        config, length = self.config, self.config.xl_length
-        is_same = config.xl_gradient == "none" and not config.xl_layer_above and not self.decoder.rotary
-        if not length or not is_same or part.ends is not True or part.mask is not None:
-            return ()
-        caches = cast("list[KeyValueState]", layers)  # mixers that can recall cache keys and values
-        end = caches[0].key.shape[2] - segment_layout.writes
-        both = (cache.between(end - length, end) for cache in caches)
-        return tuple((key.detach(), value.detach()) for key, value in both)
 
     def _recalled(
         self, part: SegmentPart, state: RecurrentMemoryState, segment_layout: SegmentLayout, layer: int

@@ -98,7 +98,7 @@ class SegmentStep(nn.Module):
         layout = SegmentLayoutBuilder(model.config, model.decoder.rotary, memory.dtype).make(part, past, keep=False)
         step = model.run(part, state, layout, model.columns(part, state, layout))
         written = step.columns[:, : layout.reads] if model.config.bidirectional else step.columns[:, layout.text.stop :]
-        following = {"memory": model.memory.keep(written)}
+        following = {"memory": model.memory(written)}
         if history is not None:
             length = model.config.xl_length
             seen = torch.cat((torch.zeros_like(history), torch.stack(step.seen, 1)), 2)

@@ -1,15 +1,18 @@
 """How a state changes where a document starts, where a segment begins or ends, and after a call."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from retentive.layers.memory.associative import AssociativeMemory, AssociativeState
+from retentive.layers.mixers.key_value_cache import KeysAndValues, KeyValueState
 from retentive.models.decoder import Decoder
 from retentive.models.rmt.config import RecurrentMemoryConfig
-from retentive.models.rmt.segment_layout import Past, as_flags
+from retentive.models.rmt.segment_layout import Past, SegmentLayout, as_flags
 from retentive.models.rmt.segment_parts import Plan, Rows, SegmentPart, choose, to_the_end
 from retentive.models.rmt.state import RecurrentMemoryState
 from retentive.shapes import Hidden, TokenFlags, Tokens
@@ -114,6 +117,24 @@ def history_after(
     old = (old if state.history_real is None else state.history_real) & ~dropped[:, None]
     both, real = to_the_end(torch.cat((old, taken), 1), torch.cat((state.history, new), 2), 2)
     return both[:, :, -length:].contiguous(), real[:, -length:]
+
+
+def kept_of(
+    decoder: Decoder,
+    config: RecurrentMemoryConfig,
+    part: SegmentPart,
+    segment_layout: SegmentLayout,
+    layers: Sequence[RecurrentState],
+) -> tuple[KeysAndValues, ...]:
+    """Keys and values that the next segment can take as they are, where positions and gradients allow it."""
+    length = config.xl_length
+    is_same = config.xl_gradient == "none" and not config.xl_layer_above and not decoder.rotary
+    if not length or not is_same or part.ends is not True or part.mask is not None:
+        return ()
+    caches = cast("Sequence[KeyValueState]", layers)  # mixers that can recall cache keys and values
+    end = caches[0].key.shape[2] - segment_layout.writes
+    both = (cache.between(end - length, end) for cache in caches)
+    return tuple((key.detach(), value.detach()) for key, value in both)
 
 
 def after_call(

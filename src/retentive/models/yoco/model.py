@@ -5,6 +5,7 @@ values is made of its output. The other half, the cross-decoder, reads that cach
 run for the columns whose logits are wanted and no others.
 """
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -69,14 +70,8 @@ class Yoco(DecoderModel):
             self.check_state(state)
         position = None if state is None else state.position
         layout = self.decoder.layout(tokens, position, mask=call.mask, starts=call.starts)
-        hidden, layers = self._run_self_decoder(self.decoder.embed(tokens, layout), state, layout)
-        cache = None if state is None else cast("KeyValueState", state.layers[-1])
-        read, attention_mask, following = self.key_values(hidden, cache, layout)
-        wanted = call.columns_to_read_out
-        hidden = hidden[:, tokens.shape[1] - wanted :]
-        if wanted:
-            hidden = self._run_cross_decoder(hidden, read, _last_columns(layout, attention_mask, wanted))
-        return hidden, self._state((*layers, following), layout.next_position)
+        through = partial(self._through, wanted=call.columns_to_read_out)
+        return self.decoder(self.decoder.embed(tokens, layout), state, layout, through)
 
     def check_state(self, state: object) -> None:
         """Refuse a state that is not of a model of this config; see `LanguageModel.check_state`."""
@@ -102,6 +97,18 @@ class Yoco(DecoderModel):
             hidden, _ = block.step(hidden, cache, place)
         return decoder.logits(decoder.norm(hidden)), self._state((*layers, cache), place.next_position)
 
+    def _through(
+        self, hidden: Hidden, state: ModelState | None, layout: BatchLayout, *, wanted: int
+    ) -> tuple[Float[Tensor, "batch columns hidden"], ModelState]:
+        """Carry all columns through the self-decoder, and the last ``wanted`` ones through the cross-decoder."""
+        hidden, layers = self._run_self_decoder(hidden, state, layout)
+        cache = None if state is None else cast("KeyValueState", state.layers[-1])
+        read, attention_mask, following = self.key_values(hidden, cache, layout)
+        hidden = hidden[:, hidden.shape[1] - wanted :]
+        if wanted:
+            hidden = self._run_cross_decoder(hidden, read, _last_columns(layout, attention_mask, wanted))
+        return hidden, self._state((*layers, following), layout.next_position)
+
     def _run_self_decoder(
         self, hidden: Hidden, state: ModelState | None, layout: BatchLayout
     ) -> tuple[Hidden, list[RecurrentState]]:
@@ -112,10 +119,10 @@ class Yoco(DecoderModel):
         return hidden, layers
 
     def _run_cross_decoder(self, hidden: Hidden, cache: KeyValueState, layout: BatchLayout) -> Hidden:
-        """Let each block read the cache, and normalise for the head."""
+        """Let each block read the cache."""
         for block in self._halves[1]:
             hidden, _ = block(hidden, cache, layout)
-        return self.decoder.norm(hidden)
+        return hidden
 
     def _state(self, layers: tuple[RecurrentState, ...], position: Int[Tensor, "batch"]) -> ModelState:
         return ModelState(layers=layers, position=position, config=self.config)

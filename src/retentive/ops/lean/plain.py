@@ -4,7 +4,14 @@ import torch
 from torch import nn
 
 from retentive.errors import MismatchError
-from retentive.private_apis import has_hooks, has_own_hooks, is_called_compiled, is_fake, parameters_held_by
+from retentive.private_apis import (
+    has_hooks,
+    has_own_hooks,
+    is_called_compiled,
+    is_fake,
+    is_offloaded,
+    parameters_held_by,
+)
 
 _PLAIN_CLASSES = (nn.Linear, nn.Embedding)
 """An engine's views of plain modules have the class attribute ``is_view``; see `retentive.engine.lookup`."""
@@ -88,4 +95,39 @@ def check_nothing_added(name: str, path: str, part: nn.Module) -> None:
         raise MismatchError(
             f"{name} must be a model without additions, for its weights alone are taken over, but {path} has {added}, "
             "which would be lost: remove it, and add it again to what is made."
+        )
+
+
+_CALLS = ("forward", "answer", "read_out")
+"""What a call does: of any module, and of a language model besides."""
+
+
+def check_adds_nothing_to_calls(name: str, part: nn.Module, kind: type[nn.Module], cure: str) -> None:
+    """Refuse a part that does more when it is called, where methods of it are called and never the part.
+
+    Args:
+        name: The path of the part, for the message.
+        part: The part.
+        kind: The class whose methods those are.
+        cure: Where else to put what it does; for the message.
+
+    Raises:
+        ValueError: If it has a hook or a patched ``forward``, is wrapped, or is of a class that says anew what a call
+            does. A hook that loads offloaded weights is none: each part inside has its own.
+    """
+    if is_offloaded(part):
+        return
+    added = ""
+    if has_own_hooks(part):
+        added = "has a hook"
+    elif "forward" in part.__dict__:
+        added = "has a patched forward"
+    elif not isinstance(part, kind) or any(
+        getattr(type(part), call, None) is not getattr(kind, call, None) for call in _CALLS
+    ):
+        added = f"is a {type(part).__name__}"
+    if added:
+        raise ValueError(
+            f"{name} must do nothing more in calls than a {kind.__name__}, for methods of it are called here and never "
+            f"the whole, but it {added}: {cure}."
         )
