@@ -1,6 +1,7 @@
 """A state is a value: it shares no memory with the weights, and what is broken in it is refused."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,24 @@ def test_a_state_of_which_a_part_is_nan_or_of_another_kind_is_refused_by_name(
             with pytest.raises(DivergedError, match=f"nan cannot be gone on from: .* its {name} has"):
                 load_state(tmp_path / "nan", model)
     assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+def test_a_state_that_counts_from_below_nothing_is_refused(family: str, changes: dict, tmp_path: Path):
+    model, tokens = small_model(family, **changes), random_tokens(2, 7)
+    state = model(tokens).state.detach()
+    for name, tensor in named_tensors(state).items():
+        if name.rpartition(".")[2] not in ("position", "place"):
+            continue
+        wrong = with_part(state, name, tensor - 100)
+        # What layers count is read where a state comes in from outside.
+        ways = [partial(generate, model, tokens[:, :1], max_new_tokens=1, state=wrong)]
+        ways += [partial(save_state, wrong, tmp_path / "wrong", model)] * (name != "place")
+        ways += [partial(model, tokens, wrong)] * (name in ("position", "place"))
+        message = f"state must .*(its {name}, from 0 on|places in a chunk), .*but has"
+        for way in ways:
+            with pytest.raises(MismatchError, match=message):
+                way()
 
 
 def with_part(state, name: str, tensor: torch.Tensor):

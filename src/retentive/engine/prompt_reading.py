@@ -11,6 +11,7 @@ from retentive.engine.protocol import BesideTokens, RowPrompt, TokensCall
 from retentive.engine.rows import diverged_after_prompt
 from retentive.engine.waiting_prompts import PromptProgress
 from retentive.models.protocol import LanguageModel
+from retentive.models.state_values import check_state_values
 from retentive.shapes import TokenMask, Tokens
 from retentive.state import ModelState
 
@@ -50,6 +51,7 @@ class PromptReading:
         """Read a piece of a prompt, or all of it; the logits of its last token if ``keep`` is 1."""
         if is_whole and call.tokens.shape[1] == 1 and call.mask is None and call.state is not None:
             # A text that goes on reads its newest token as any other step would, to the last bit.
+            check_state_values(call.state)  # as a call does
             steps = self._steps
             steps.begin()
             logits, state = steps.step(call.tokens[:, 0], steps.own(call.state), beside)

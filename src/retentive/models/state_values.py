@@ -1,4 +1,4 @@
-"""Checks of what stands in a state's tensors: numbers of the right kind, and none that is NaN."""
+"""Checks of what stands in a state's tensors: numbers of the right kind, none that is NaN, and positions from 0 on."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -17,7 +17,7 @@ _KINDS = (("float32", "floating-point numbers"), ("int64", "integers"), ("bool",
 
 
 def check_state_values(state: RecurrentState, *, thorough: bool = False) -> None:
-    """Validate that floating-point parts of a state are floating-point, integers integers, and that nothing is NaN.
+    """Validate the numbers of a state: each part's of its kind, none NaN, and positions counted from 0.
 
     Values are read of ordinary tensors on the CPU, where nothing is waited for, and of none whose gradient is wanted:
     training says by itself where a loss is NaN.
@@ -27,7 +27,7 @@ def check_state_values(state: RecurrentState, *, thorough: bool = False) -> None
         thorough: Read the values of all tensors, for which one may have to wait.
 
     Raises:
-        MismatchError: If a part has numbers of another kind.
+        MismatchError: If a part has numbers of another kind, or a position is negative.
         DivergedError: If a part has NaN.
     """
     for name, tensor, wanted in _parts("", state):
@@ -41,7 +41,12 @@ def check_state_values(state: RecurrentState, *, thorough: bool = False) -> None
         return
     for name, tensor in named_tensors(state).items():
         is_read = thorough or (tensor.device.type == "cpu" and not tensor.requires_grad and type(tensor) is Tensor)
-        if not is_read or tensor.is_meta or not tensor.is_floating_point():
+        if not is_read or tensor.is_meta:
+            continue
+        if not tensor.is_floating_point():
+            # Layers count as their model does; theirs are read where a state comes in from outside.
+            if name in ("position", "model.position") or (thorough and name.endswith(".position")):
+                _check_counted(name, tensor)
             continue
         # Of infinities of both signs the sum is NaN, too.
         if bool(tensor.sum().isnan()):
@@ -49,6 +54,14 @@ def check_state_values(state: RecurrentState, *, thorough: bool = False) -> None
                 f"state must have no NaN, but its {name} has: what made it had diverged, or it was altered; go on from "
                 "an earlier state."
             )
+
+
+def _check_counted(name: str, position: Tensor) -> None:
+    if position.numel() and int(position.amin()) < 0:
+        raise MismatchError(
+            f"state must count the tokens that it has read in its {name}, from 0 on, but has {int(position.amin())} in "
+            "it; take it from a model's output."
+        )
 
 
 def _parts(prefix: str, state: RecurrentState) -> Iterator[tuple[str, Tensor, str | None]]:

@@ -14,6 +14,7 @@ from retentive.layers.chunked_cross_attention import EndedChunks, NeighbourState
 from retentive.layers.mixers.protocol import MixerConfig
 from retentive.models.layer_states import check_config, check_dtypes, check_facts, layer_facts, state_of_kind
 from retentive.models.retro.config import RetroConfig
+from retentive.ops.tracing import is_traced
 from retentive.state import ModelState, RaggedFields
 
 
@@ -153,7 +154,23 @@ def check_state(config: RetroConfig, dtype: torch.dtype, state: object) -> Retro
         )
     check_config(config, state)
     check_dtypes(dtype, state, {"recent_hidden": state.recent_hidden})
+    _check_place(config, state)
     return state
+
+
+def _check_place(config: RetroConfig, state: RetroState) -> None:
+    """Validate that the next token stands in a chunk, or before the first one.
+
+    This reads values, so it is done only for ordinary tensors on the CPU, where nothing is waited for.
+    """
+    if is_traced() or type(state.place) is not Tensor or state.place.device.type != "cpu":
+        return
+    least, most = -config.chunk_offset, config.chunk_size - 1
+    if not all(least <= place <= most for place in state.place.tolist()):
+        raise MismatchError(
+            f"state must have places in a chunk, from {least} to {most}, but has {state.place.tolist()}; take it from "
+            "this model's output."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
