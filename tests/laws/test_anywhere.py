@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from laws.families import random_tokens, small_model
+from laws.families import case_name, cases, random_tokens, small_model
 from retentive.models.registry import family_names
 from retentive.ops import precision
+from retentive.state import named_tensors, with_tensors
 
 Weights = dict[str, torch.Tensor]
 
@@ -80,6 +82,28 @@ def test_borders_that_differ_are_not_mapped_over(family: str):
             vmap(lambda row, flags, name=name: model(row, **{name: flags}).logits)(
                 tokens[:, None], torch.eye(2, 9, dtype=torch.bool)[:, None]
             )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)
+def test_texts_and_their_states_are_mapped_over_or_refused_by_name(family: str, changes: dict[str, Any]):
+    model, tokens = small_model(family, **changes), random_tokens(2, 9)
+    state = model(tokens[:, :4]).state
+    expected = model(tokens[:, 4:], state).logits
+    after_one = vmap(lambda row: model(row, state.select(torch.tensor([0]))).logits)(tokens[:1, None, 4:])
+    torch.testing.assert_close(after_one[:, 0], expected[:1], rtol=0, atol=1e-11)
+
+    def read(row: torch.Tensor, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        return model(row, with_tensors(state, parts)).logits
+
+    def mapped() -> torch.Tensor:
+        return vmap(read)(tokens[:, None, 4:], {name: part[:, None] for name, part in named_tensors(state).items()})
+
+    if family == "retro" or changes.get("read_first") is False:
+        with pytest.raises(ValueError, match=r"state must be the same for all that torch\.func\.vmap maps over"):
+            mapped()
+    else:
+        torch.testing.assert_close(mapped()[:, 0], expected, rtol=0, atol=1e-11)
 
 
 class Products(TorchDispatchMode):

@@ -128,14 +128,14 @@ def check_length_is_known(tokens: Tensor, family: str) -> None:
         )
 
 
-def check_values_are_known(family: str, mask: TokenFlags, starts: TokenFlags) -> None:
-    """Refuse masks and document starts that ``vmap`` makes differ, of a family that cuts a call where they say.
+def check_values_are_known(family: str, **given: Tensor | None) -> None:
+    """Refuse what ``vmap`` makes differ, of a family that cuts a call where it says: a mask, document starts, a state.
 
     Raises:
         ValueError: If one of them stands for many.
     """
-    for name, given in (("mask", mask), ("starts", starts)):
-        if given is not None and is_batched(given):
+    for name, tensor in given.items():
+        if tensor is not None and is_batched(tensor):
             raise ValueError(
                 f"{name} must be the same for all that torch.func.vmap maps over, for a {family} cuts a text where it "
                 "says; map over texts without it, or call the model on all rows at once."

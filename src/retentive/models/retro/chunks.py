@@ -126,7 +126,7 @@ def ragged_plan(
         mask: False at padding.
         starts: True at the first token of a document.
     """
-    check_values_are_known("retro", mask, starts)
+    check_values_are_known("retro", mask=mask, starts=starts)
     batch = before.places.shape[0]
     device = before.places.device
     real = torch.ones(batch, time, dtype=torch.bool, device=device) if mask is None else mask

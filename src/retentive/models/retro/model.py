@@ -13,7 +13,7 @@ from retentive.layers.batch_layout import BatchLayout
 from retentive.layers.chunked_cross_attention import ChunkedCrossAttention, NeighbourState
 from retentive.layers.token_place import PLAIN, StepContext
 from retentive.models.base import DecoderModel
-from retentive.models.calls import ModelCall, check_call, check_length_is_known
+from retentive.models.calls import ModelCall, check_call, check_length_is_known, check_values_are_known
 from retentive.models.decoder import blocks_of
 from retentive.models.document_starts import begun_anew, moved_starts
 from retentive.models.protocol import ModelOutput
@@ -284,6 +284,7 @@ class Retro(DecoderModel):
         if state is None:
             before = Before(places=torch.full((batch,), -offset, device=tokens.device))
         else:
+            check_values_are_known(self.config.family, state=state.place)
             before = Before(places=state.place, recent=state.recent_tokens.shape[1], real=state.recent_real)
         if mask is None and starts is None and before.real is None:
             # The number of chunks that end depends on values: calls that go on from a state wait for a GPU.

@@ -138,9 +138,10 @@ def ragged_plan(
         mask: False at padding.
         starts: True at the first token of a document.
     """
-    check_values_are_known("rmt", mask, starts)
+    check_values_are_known("rmt", mask=mask, starts=starts, state=position)
     batch, time = tokens.shape
-    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    # Not like the tokens: within vmap those stand for many, and where a text is cut does not.
+    real = torch.ones(batch, time, dtype=torch.bool, device=tokens.device) if mask is None else mask
     starting = torch.zeros_like(real) if starts is None else starts & real
     layout = make_layout(position, batch, time, mask=real, starts=starting, device=tokens.device)
     begins = real & (layout.positions % segment_length == 0)
