@@ -2,6 +2,7 @@
 
 import re
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -187,6 +188,32 @@ def test_a_model_that_says_anew_what_a_call_does_is_called(what: str):
     for token in generate(model, tokens, max_new_tokens=6).tokens[0].tolist():
         assert token == int(model(torch.tensor([tokens])).logits[0, -1].argmax())
         tokens.append(token)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "name", "what"),
+    [
+        ("retro", "cross.0.attention", "query"),
+        ("rmt", "", "columns"),
+        ("rmt", "", "run"),
+    ],
+)
+def test_a_method_that_calls_use_and_steps_do_not_acts_in_steps(family: str, name: str, what: str):
+    model, tokens, new = small_model(family), random_tokens(2, 8), random_tokens(2, 3, seed=1)
+    before = model(tokens, **beside(model, tokens)).logits
+    part = model.get_submodule(name)
+    kind: Any = type(part)
+
+    def anew(self: Any, *given: Any, **named: Any) -> Any:
+        made = getattr(kind, what)(self, *given, **named)
+        return replace(made, columns=shifted(made.columns)) if what == "run" else shifted(made)
+
+    part.__class__ = type("Mine", (kind,), {what: anew})
+    output = model(tokens, **beside(model, tokens))
+    assert not torch.allclose(output.logits, before)
+    expected = model(new, output.state).logits
+    torch.testing.assert_close(stepped(model, output.state, new), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("family", "changes"), cases(), ids=case_name)

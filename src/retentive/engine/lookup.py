@@ -160,7 +160,14 @@ def _steps_as_called(kind: type[nn.Module]) -> bool:
     )
 
 
-_SAME = {"step": ("forward", "answer", "hidden_states", "read_out"), "embed_token": ("embed",)}
+_SAME = {
+    "step": (
+        *("forward", "answer", "hidden_states", "read_out"),
+        *("run", "columns"),  # of a recurrent memory
+        "query",  # of a cross-attention; mixers read single tokens by `step` in calls, too
+    ),
+    "embed_token": ("embed",),
+}
 """Methods that read one token of each row, and those that say the same of many."""
 
 
