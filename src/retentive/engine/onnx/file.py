@@ -27,6 +27,12 @@ BITS = (8, 4)
 _BLOCK = 32
 """Weights that share a scale where they are rounded: as in llama.cpp's Q8_0 and Q4_0."""
 
+_IN_PLACE = ("LinearAttention",)
+"""Operators whose kernels in onnxruntime may write their result over a state, which makes them faster."""
+
+WRITTEN_OVER = "written_over"
+"""Key in a file's metadata: names of the tensors whose next values may stand in the same memory, one a line."""
+
 _LARGEST = 1 << 30
 """Bytes of weights in one file; more go into a second one beside it: Protocol Buffers have at most 2 GB."""
 
@@ -57,6 +63,7 @@ def write_step(
     Inputs are ``tokens`` (one of each row), ``clock`` (the number of the token, where caches are there) and the tensors
     of the state by name; outputs are ``logits`` and, with ``next_`` before its name, each tensor of the next state.
     Entries that grow with every token stand in rings: that of the token with number ``clock`` at ``clock % size``.
+    The file's metadata names the tensors that may be written over, see `WRITTEN_OVER`.
 
     Args:
         model: In eval mode, on the CPU, in float32.
@@ -87,10 +94,22 @@ def write_step(
             custom_translation_table=translations(),
             verbose=False,
         )
+    graph: Any = cast("Any", program).model
+    graph.metadata_props[WRITTEN_OVER] = "\n".join(name for name in form.names if _is_written_once(graph.graph, name))
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     cast("Any", program).save(str(path), external_data=weights > _LARGEST)
     if bits is not None:
         _round_weights(path, bits)
+
+
+def _is_written_once(graph: Any, name: str) -> bool:
+    """Whether only the operator that writes a tensor's next value reads its numbers: none is read too late."""
+    before = next((value for value in graph.inputs if value.name == name), None)
+    after = next(value for value in graph.outputs if value.name == f"next_{name}")
+    writer = after.producer()
+    if before is None or writer is None or writer.op_type not in _IN_PLACE:
+        return False
+    return [use.node for use in before.uses() if use.node.op_type != "Shape"] == [writer]
 
 
 def _round_weights(path: Path, bits: int) -> None:

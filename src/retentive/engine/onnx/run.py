@@ -1,4 +1,4 @@
-"""A state that onnxruntime steps, in two memories by turns."""
+"""A state that onnxruntime steps: over itself where the file allows it, and in two memories by turns elsewhere."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retentive.engine.onnx.file import runtime
+from retentive.engine.onnx.file import WRITTEN_OVER, runtime
 from retentive.engine.static.tensor_step import StepForm
 
 
@@ -33,6 +33,8 @@ class OnnxProgram:
         options.log_severity_level = 3  # its warnings are of how the file could be smaller
         self.session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._sizes: dict[str, Sequence[int | str]] = {node.name: node.shape for node in self.session.get_inputs()}
+        found: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        self._written_over = frozenset(found.get(WRITTEN_OVER, "").splitlines())
         self._outputs = {node.name for node in self.session.get_outputs()}
 
     def takes(self, names: Sequence[str], tensors: Sequence[Tensor]) -> bool:
@@ -47,15 +49,15 @@ class OnnxProgram:
 
     def run(self) -> "OnnxRun":
         """Return a `retentive.engine.static.ring_steps.Program` for one state."""
-        return OnnxRun(self.session, frozenset(self._sizes))
+        return OnnxRun(self.session, frozenset(self._sizes), self._written_over)
 
 
 class OnnxRun:
     """Steps one state in rings. Only `settle` brings it to where the caller's tensors are."""
 
-    def __init__(self, session: Any, inputs: frozenset[str]) -> None:
-        """Take a session and the names of what it reads."""
-        self._session, self._inputs = session, inputs
+    def __init__(self, session: Any, inputs: frozenset[str], written_over: frozenset[str]) -> None:
+        """Take a session, the names of what it reads, and those of the tensors that it may write over."""
+        self._session, self._inputs, self._written_over = session, inputs, written_over
         self._turns: list[Any] = []
         self._memories: list[list[Tensor]] = []
         self._logits: Tensor | None = None
@@ -78,7 +80,8 @@ class OnnxRun:
         """Copy the state into the tensors of the steps before, unless it stands there."""
         if self._memories and any(held is not there for held, there in zip(self._memories[0], tensors, strict=True)):
             for held, there in zip(*self._memories, strict=True):
-                there.copy_(held)
+                if held is not there:
+                    there.copy_(held)
             self._swap()
 
     def _swap(self) -> None:
@@ -89,7 +92,11 @@ class OnnxRun:
     def _bind(self, form: StepForm, tokens: Tensor, clock: Tensor, tensors: list[Tensor]) -> None:
         vocab = next(node.shape[1] for node in self._session.get_outputs() if node.name == "logits")
         self._logits = torch.empty(tokens.shape[0], vocab, dtype=torch.float32, device="cpu")
-        self._memories = [tensors, [torch.empty_like(tensor) for tensor in tensors]]
+        other = [
+            tensor if name in self._written_over else torch.empty_like(tensor)
+            for name, tensor in zip(form.names, tensors, strict=True)
+        ]
+        self._memories = [tensors, other]
         for before, after in (self._memories, self._memories[::-1]):
             binding = self._session.io_binding()
             for name, tensor in zip(("tokens", "clock", *form.names), (tokens, clock, *before), strict=True):
