@@ -117,6 +117,8 @@ def check_tied_head() -> None:
             assert len(found_products) == products
             named = {entry.key: entry.value for entry in program.metadata_props}[WRITTEN_OVER].split()
             assert named == [name for name in named_tensors(state) if name.endswith(".kv") and bits]
+            blocks = {entry.i for node in found_products for entry in node.attribute if entry.name == "block_size"}
+            assert blocks == ({32} if bits else set())  # larger ones would hold more filling than weights
             steps = make_steps(model, out)
             steps.begin()
             found = steps.step(tokens, steps.own(state), {})[0]
