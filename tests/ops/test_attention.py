@@ -124,7 +124,11 @@ def test_a_step_is_the_attention_of_the_last_query(kv_heads: int, masked: bool, 
     allowed = (torch.rand(3, 6) < 0.5).index_fill(1, torch.tensor([5]), True) if masked else None
     found = attention_step(query[:, :, -1], key, value, allowed)
     whole = attention(query[:, :, -1:], key, value, allowed=None if allowed is None else allowed[:, None, None])
-    assert torch.equal(found, whole[:, :, 0])
+    if kv_heads == 4:
+        assert torch.equal(found, whole[:, :, 0])
+    else:  # queries of heads that share keys are multiplied together, which may round otherwise
+        rounding = torch.finfo(dtype).eps
+        torch.testing.assert_close(found, whole[:, :, 0], rtol=4 * rounding, atol=4 * rounding)
 
 
 def test_a_bias_is_a_mask():

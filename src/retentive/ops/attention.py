@@ -90,15 +90,14 @@ def attention_step(
     dtype, dtype_of_inputs = compute_dtype(query), query.dtype
     if not (dtype is dtype_of_inputs is key.dtype is value.dtype):
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    grouped = True if key.shape[1] != query.shape[1] else False  # noqa: SIM210 - as in `attention`
+    # Heads that share keys stand side by side, as if they were queries of one head: so each key is read once.
     output = scaled_dot_product_attention(
-        query.unsqueeze(2),
+        query.unflatten(1, (key.shape[1], -1)),
         key,
         value,
         attn_mask=None if allowed is None else allowed[:, None, None],
         dropout_p=dropout,
-        enable_gqa=grouped,
-    ).squeeze(2)
+    ).flatten(1, 2)
     return output if output.dtype is dtype_of_inputs else output.to(dtype_of_inputs)
 
 

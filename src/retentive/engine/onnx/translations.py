@@ -36,22 +36,18 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Any:
-        """Of one query of each row, those of heads that share keys side by side: no key is copied.
+        """Of the queries of one token, those of heads that share keys side by side: no key is copied.
 
-        A query reads itself at least, so no weight is one of an empty sum.
+        A query reads its own token at least, so no weight is one of an empty sum.
         """
-        _, heads, time, key_dim = query.shape
-        if dropout_p or is_causal or scale is not None or time != 1:
-            raise ValueError("attention of a step must be plain and of one query a row.")
-        groups, value_dim = key.shape[1], value.shape[3]
-        together = op.Reshape(query, op.Constant(value_ints=[-1, groups, heads // groups, key_dim]))
-        scaled = op.Mul(together, op.Constant(value_float=key_dim**-0.5))
+        if dropout_p or is_causal or scale is not None or enable_gqa:
+            raise ValueError("attention of a step must be plain, with as many heads of keys as of queries.")
+        scaled = op.Mul(query, op.Constant(value_float=query.shape[3] ** -0.5))
         scores = op.MatMul(scaled, op.Transpose(key, perm=[0, 1, 3, 2]))
         if allowed is not None:
             nothing, never = op.Constant(value_float=0.0), op.Constant(value_float=float("-inf"))
             scores = op.Add(scores, op.Where(allowed, nothing, never))
-        mixed = op.MatMul(op.Softmax(scores, axis=-1), value)
-        return op.Reshape(mixed, op.Constant(value_ints=[-1, heads, 1, value_dim]))
+        return op.MatMul(op.Softmax(scores, axis=-1), value)
 
     return {
         torch.ops.aten.remainder.Scalar: remainder,
