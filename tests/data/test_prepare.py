@@ -9,11 +9,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from docstring_parser import parse
+from tokenizers import AddedToken
 
 from retentive.data.prepare import PrepareConfig, prepare, python_library
 from retentive.data.splitting import split_of
 from retentive.data.token_store import TokenStore
 from retentive.text.subword_tokenizer import train_bpe
+from text.vocabularies import sentencepiece_style
 
 
 def texts_of(store, split):
@@ -213,6 +215,19 @@ def test_text_that_a_tokenizer_changes_is_reported_and_kept(write_files, tmp_pat
     assert report.problems == {"altered": 1}
     assert report.examples[0].name == "a.txt"
     assert report.splits["train"].documents == 3
+
+
+def test_a_space_that_is_added_hides_no_byte_that_is_lost(write_files, tmp_path):
+    library = sentencepiece_style()
+    library.add_tokens([AddedToken("<tool>", lstrip=True, normalized=False)])
+    (tmp_path / "tokenizer.json").write_text(library.to_str())
+    source = write_files({"a.txt": "the <tool>", "b.txt": "the  <tool>", "c.txt": "the he", "d.txt": " the<tool>"})
+    config = PrepareConfig(
+        source=source, output=tmp_path / "store", tokenizer=str(tmp_path / "tokenizer.json"), heldout_fraction=0.0
+    )
+    report = prepare(config)
+    assert report.problems == {"altered": 2}
+    assert {one.name for one in TokenStore.open(report.output).problems()} == {"a.txt", "b.txt"}
 
 
 def test_text_that_a_tokenizer_cannot_take_is_reported_and_left_out(write_files, tmp_path, changed_tokenizer):

@@ -17,14 +17,14 @@ from retentive.data.sources.reading import MAX_DOCUMENT_BYTES, read_documents
 from retentive.data.splitting import HeldOutByName, draw, heldout_purpose, split_of
 from retentive.data.token_store import TokenStore
 from retentive.data.token_store_writer import TokenStoreWriter, check_output
-from retentive.data.tokenizing import encode_documents, known_byte_lengths, spelled_bytes
+from retentive.data.tokenizing import encode_documents, known_byte_lengths, spells
 from retentive.errors import RetentiveError
 from retentive.files.paths import real_path
 from retentive.files.progress import ProgressBar
 from retentive.files.targets import check_folder_target
 from retentive.text.byte_tokenizer import ByteTokenizer, utf8
 from retentive.text.loading import load_tokenizer
-from retentive.text.subword_tokenizer import SubwordTokenizer, train_bpe
+from retentive.text.subword_tokenizer import train_bpe
 from retentive.text.tokenizer import Tokenizer
 
 _BATCH_BYTES = 4 << 20
@@ -293,7 +293,6 @@ def _write_documents(
     found: Iterable[Document | Problem], tokenizer: Tokenizer, writer: TokenStoreWriter, split: Splitter
 ) -> None:
     byte_lengths = known_byte_lengths(tokenizer)
-    tolerated = (0, 1) if isinstance(tokenizer, SubwordTokenizer) and tokenizer.adds_prefix_space else (0,)
     for batch in _batches(found):
         documents = [one for one in batch if isinstance(one, Document)]
         encoded = iter(encode_documents(documents, tokenizer, writer.folder))
@@ -305,7 +304,7 @@ def _write_documents(
             if isinstance(ids, str):
                 writer.report(Problem(name=one.name, kind="not_encodable", message=ids))
                 continue
-            if byte_lengths is not None and spelled_bytes(ids, byte_lengths) - len(content) not in tolerated:
+            if byte_lengths is not None and not spells(ids, content, tokenizer, byte_lengths):
                 message = "is changed by the tokenizer, which so has more or fewer bytes than the text: kept"
                 writer.report(Problem(name=one.name, kind="altered", message=message, kept=True))
             if (side := split(one.name, content)) is None:

@@ -9,6 +9,7 @@ from retentive.data.token_store_writer import some_at_a_time
 from retentive.files.growing_array import GrowingArray
 from retentive.text.byte_tokenizer import ByteTokenizer
 from retentive.text.pieces import PIECE
+from retentive.text.subword_tokenizer import SubwordTokenizer
 from retentive.text.tokenizer import TokenIds, Tokenizer, encode_batch, encode_pieces, token_byte_lengths
 
 
@@ -35,9 +36,14 @@ def encode_documents(
     return [no_tokens if isinstance(ids, str) or not ids.shape[0] else ids for ids in encoded]
 
 
-def spelled_bytes(ids: TokenIds | GrowingArray, byte_lengths: np.ndarray) -> int:
-    """Bytes that the tokens of a text stand for."""
-    return sum(int(byte_lengths[part].sum()) for part in some_at_a_time(ids))
+def spells(ids: TokenIds | GrowingArray, content: bytes, tokenizer: Tokenizer, byte_lengths: np.ndarray) -> bool:
+    """Whether the tokens of a text stand for its bytes, and for no others than a space that was put before it."""
+    more = sum(int(byte_lengths[part].sum()) for part in some_at_a_time(ids)) - len(content)
+    adds_space = isinstance(tokenizer, SubwordTokenizer) and tokenizer.adds_prefix_space
+    if more == 0 and adds_space:  # the space may stand in for a byte that was lost
+        spelled = (tokenizer.token_bytes(token) for part in some_at_a_time(ids) for token in part.tolist())
+        return b"".join(spelled) == content
+    return more == 0 or (more == 1 and adds_space)
 
 
 def known_byte_lengths(tokenizer: Tokenizer) -> np.ndarray | None:
