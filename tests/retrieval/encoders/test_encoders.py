@@ -115,14 +115,30 @@ def test_encoders_can_be_sent_and_made_again_from_a_manifest(model):
     assert isinstance(DenseEncoder(model), VectorEncoder)
 
 
-def test_a_changed_model_is_detected(tmp_path):
-    folder = make_model(tmp_path / "bert")
-    Datastore.build(make_documents(3), tmp_path / "s", encoder=DenseEncoder(folder), chunk_size=16)
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_a_changed_model_is_detected(tmp_path, hybrid):
+    folder, documents = make_model(tmp_path / "bert"), make_documents(3)
+    encoder = HybridEncoder(DenseEncoder(folder)) if hybrid else DenseEncoder(folder)
+    store = Datastore.build(documents, tmp_path / "s", encoder=encoder, chunk_size=16)
+    store.remove([documents[0][0]])
     make_model(folder, seed=1)
-    with pytest.raises(
-        MismatchError, match=r"the encoder's model was changed since .*restore the model, or build a new store"
+    # Vectors of two models in one index would be compared with each other.
+    for change in (
+        lambda store: store.search("baa"),
+        lambda store: store.add([("new", "baa bab")]),
+        lambda store: store.add([(documents[1][0], "baa bab")], replace=True),
+        lambda store: store.sync([*documents, ("new", "baa bab")]),
+        lambda store: store.gc(),
     ):
-        Datastore.open(tmp_path / "s").search("baa")
+        with pytest.raises(MismatchError, match=r"model was changed since .*: restore the model, or .* index reindex"):
+            change(Datastore.open(tmp_path / "s"))
+    Datastore.open(tmp_path / "s").reindex()
+    fresh = HybridEncoder(DenseEncoder(folder)) if hybrid else DenseEncoder(folder)
+    fresh = Datastore.build(documents[1:], tmp_path / "fresh", encoder=fresh, chunk_size=16)
+    again = Datastore.open(tmp_path / "s")
+    np.testing.assert_array_equal(again.search("baa bab", k=5).scores, fresh.search("baa bab", k=5).scores)
+    assert again.manifest.settings["encoder"] == fresh.manifest.settings["encoder"]
+    assert again.verify() == []
     shutil.rmtree(folder)
     with pytest.raises(FileNotFoundError, match=r"model must be a folder or the id of a model on the hub, but"):
         Datastore.open(tmp_path / "s").search("baa")

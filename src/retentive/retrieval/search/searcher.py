@@ -281,12 +281,7 @@ class Searcher:
     def _check_encoder(self, encoder: VectorEncoder) -> None:
         """Check once that the model's files are those that encoded the store; all of them are read for it."""
         if not self._encoder_is_checked:
-            wanted, found = self.manifest.settings["vectors"]["fingerprint"], encoder.fingerprint()
-            if wanted != found:
-                message = f"the encoder's model was changed since {str(self.folder)!r} was built with it"
-                raise MismatchError(
-                    f"{message} ({wanted[:16]}, now {found[:16]}): restore the model, or build a new store."
-                )
+            check_model(self.folder, self.manifest.settings["vectors"]["fingerprint"], encoder)
             self._encoder_is_checked = True
 
     def _together(self, words: WordQueries | None, vectors: VectorQueries | None) -> Queries:
@@ -296,6 +291,19 @@ class Searcher:
         found = words if words is not None else vectors
         assert found is not None, "every encoder makes words or vectors"
         return found
+
+
+def check_model(folder: Path, wanted: str, encoder: VectorEncoder) -> None:
+    """Refuse a model that is not the one which made a store's vectors: its own are not comparable with them.
+
+    Raises:
+        MismatchError: If its fingerprint is not the one that is wanted.
+    """
+    found = encoder.fingerprint()
+    if wanted != found:
+        message = f"the encoder's model was changed since {str(folder)!r} was built with it"
+        cure = "restore the model, or make all vectors again by this one (retentive index reindex)"
+        raise MismatchError(f"{message} ({wanted[:16]}, now {found[:16]}): {cure}.")
 
 
 def check_identity(folder: Path, manifest: Manifest, found: VectorsIdentity) -> None:

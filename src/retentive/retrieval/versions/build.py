@@ -35,7 +35,7 @@ from retentive.retrieval.manifest import (
     read_current,
     write_manifest,
 )
-from retentive.retrieval.search.searcher import vector_rows
+from retentive.retrieval.search.searcher import check_model, vector_rows
 from retentive.retrieval.versions.changes import changed_documents, changed_settings
 from retentive.retrieval.versions.runs import Run, vector_runs
 from retentive.retrieval.versions.sources import NamesMet, chunking_progress, refuse_empty
@@ -121,12 +121,16 @@ class Builder:
         chunking = {"chunk_size": self.chunk_size, "block_bytes": self.block_bytes}
         tokenizer = {"name": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint()}
         encoder = {"settings": self.encoder.settings(), "fingerprint": self.encoder.fingerprint()}
-        made: dict[str, Any] = {"chunking": chunking, "tokenizer": tokenizer, "encoder": encoder}
+        return {"chunking": chunking, "tokenizer": tokenizer, "encoder": encoder, **self.vector_settings}
+
+    @property
+    def vector_settings(self) -> dict[str, Any]:
+        """Those of them that are about vectors; empty for words alone."""
         _, dense = parts_of(self.encoder)
-        if dense is not None:
-            made["vectors"] = {"fingerprint": dense.fingerprint(), "dimension": dense.dimension()}
-            made["index"] = asdict(self.index)
-        return made
+        if dense is None:
+            return {}
+        vectors = {"fingerprint": dense.fingerprint(), "dimension": dense.dimension()}
+        return {"vectors": vectors, "index": asdict(self.index)}
 
     def settings_after(self, before: Manifest) -> dict[str, Any]:
         """The settings of a version that follows another: the same, unless rules of words are others by now."""
@@ -234,6 +238,8 @@ class Builder:
             listed = trusted.vectors.get(fingerprint, ())
             known = {block.key: sum_ for block, sum_ in zip(trusted.chunks, listed, strict=False)}
         fresh = [block for block in draft.chunks if block.key not in known]
+        if fresh:
+            check_model(self.folder, fingerprint, encoder)
         rows = iter([block.rows for block in fresh])
         results = self.engine.map(EncodeTask(self.folder, self.tokenizer, encoder, fingerprint), fresh)
         total = sum(block.rows for block in fresh)

@@ -132,9 +132,10 @@ def reindexed(builder: Builder, before: Manifest, report: BuildReport) -> Manife
             path = block_path(builder.folder, CHUNKS, block.key)
             cure = "add the documents of it again" if block.added else "build or sync the store from its source again"
             raise DamagedFileError(f"{path} {problem or 'is another block'}: its text is in no other file, so {cure}.")
-    settings = builder.settings_after(before) | {
-        name: value for name, value in builder.settings.items() if name == "index"
-    }
+    settings = builder.settings_after(before) | builder.vector_settings
+    if settings.get("vectors") != before.settings.get("vectors"):
+        builder.tell("all vectors are made again: the encoder's model has changed")
+        settings |= {"encoder": builder.settings["encoder"]}
     tokenizer = keep_tokenizer(builder.folder, builder.tokenizer)
     draft = replace(before, settings=settings, tokenizer=tokenizer)
     return builder.finish(builder.complete(draft, [], report))
