@@ -213,6 +213,24 @@ def test_verify_beside_a_writer_reports_no_damage(store):
     assert len(verify_store(store)) == 1
 
 
+def test_what_a_writer_is_in_the_middle_of_is_no_damage(store):
+    from retentive.files import only_writer
+
+    pointer, earlier = store / "spare" / "current.json", set(files_of(store, "lexical"))
+    before = pointer.read_bytes()
+    Datastore.open(store, encoder=ENCODER).add([("more", "zebra okapi")])
+    used = {record.key for record in Datastore.open(store, encoder=ENCODER).manifest.indexes}
+    gone = next(path for path in sorted(earlier) if path.parent.name not in used)
+    with only_writer(store):
+        now = pointer.read_bytes()
+        pointer.write_bytes(before)  # a version is made current by two files, one after the other
+        assert verify_store(store) == []
+        pointer.write_bytes(now)
+        gone.unlink()  # gc deletes earlier versions file by file
+        assert verify_store(store) == []
+    assert {found.path for found in verify_store(store)} & {gone, gone.parent}
+
+
 def test_no_store_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no store in"):
         verify_store(tmp_path / "none")

@@ -138,13 +138,14 @@ def current_key(folder: Path) -> str:
         raise FileNotFoundError(f"there is no finished store in {str(folder)!r}: {cure}.")
     named = list(dict.fromkeys(key for path in pointers if (key := pointed_key(path)) is not None))
     if len(named) > 1:  # one of them is altered, or a writer is between the two
-        named = [key for key in named if _is_whole(folder, key)] or named
+        named = [key for key in named if is_whole(folder, key)] or named
     if named:
         return named[0]
     raise DamagedFileError(f"{pointers[0]} does not name a version: {_NO_CURE}.")
 
 
-def _is_whole(folder: Path, key: str) -> bool:
+def is_whole(folder: Path, key: str) -> bool:
+    """Whether a version has a manifest, or a copy of it, with the content that its key is the hash of."""
     return any(manifest_problem(path) is None for path in (manifest_path(folder, key), spare_path(folder, key)))
 
 

@@ -17,6 +17,7 @@ from retentive.retrieval.manifest import (
     SPARE,
     Manifest,
     current_key,
+    is_whole,
     manifest_path,
     manifest_problem,
     pointed_key,
@@ -27,6 +28,9 @@ from retentive.retrieval.manifest import (
 from retentive.retrieval.neighbours.signatures import SIGNATURES, signature_key
 from retentive.retrieval.neighbours.table import BUILD_AGAIN, NEIGHBOURS, TABLES
 from retentive.retrieval.versions.build import TOKENIZER, temporaries
+
+_PASSES = 3
+"""Readings of a store that others write to meanwhile, at most: damage is what all of them find."""
 
 _ALTERED = "does not have the content that its name is the hash of"
 _GC = "retentive index gc deletes it"
@@ -77,22 +81,38 @@ def verify_store(folder: Path | str) -> list[Damage]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no store in {str(folder)!r}: build one.")
-    active = has_writer(folder)
-    found = _damage(folder, active)
-    if found and (active or has_writer(folder)):
+    found: list[Damage] | None = None
+    for _ in range(_PASSES):
+        before, active = _pointer_files(folder), has_writer(folder)
+        again = _damage(folder, active)
+        written = active or has_writer(folder) or _pointer_files(folder) != before
         # A writer may have deleted what was listed a moment ago; damage is still there.
-        again = {(one.path, one.reason) for one in _damage(folder, active=True)}
-        found = [one for one in found if (one.path, one.reason) in again]
+        same = {(one.path, one.reason) for one in again}
+        found = again if found is None or not written else [one for one in found if (one.path, one.reason) in same]
+        if not found or not written:
+            break
+    return found or []
+
+
+def _pointer_files(folder: Path) -> list[tuple[int, int] | None]:
+    """What every writer changes that makes a version."""
+    found: list[tuple[int, int] | None] = []
+    for path in (folder / CURRENT, folder / SPARE / CURRENT):
+        try:
+            status = path.stat()
+            found.append((status.st_ino, status.st_mtime_ns))
+        except OSError:
+            found.append(None)
     return found
 
 
 def _damage(folder: Path, active: bool) -> list[Damage]:
     left = "was left by an interrupted build"
     found = [] if active else [Damage(path, left, f"{_GC}, and so does the next build") for path in temporaries(folder)]
-    found += _pointers(folder)
+    found += _pointers(folder, active)
     blocks: dict[tuple[str, str], _Block] = {}
     tables = list(_tables(folder, blocks, found))
-    found += _versions(folder, tables, blocks)
+    found += _versions(folder, tables, blocks, active)
     if not active:  # a table's list is written last
         for path in sorted((folder / NEIGHBOURS).glob(f"*{SUFFIX}")):
             if (NEIGHBOURS, path.stem) not in blocks:
@@ -111,29 +131,36 @@ def _damage(folder: Path, active: bool) -> list[Damage]:
     return sorted(set(found), key=str)
 
 
-def _pointers(folder: Path) -> list[Damage]:
+def _pointers(folder: Path, active: bool) -> list[Damage]:
     """Damage of the files that name the current version, and of the copies of its manifest."""
     try:
         current = current_key(folder)
     except (RetentiveError, FileNotFoundError) as error:
         return [Damage(folder / CURRENT, f"does not name a version ({error})", _ANEW)]
     pointers = (folder / CURRENT, folder / SPARE / CURRENT)
-    found = [Damage(path, "does not name the version", _REINDEX) for path in pointers if pointed_key(path) != current]
+    named = {path: pointed_key(path) for path in pointers}
+    if active:  # a writer may be between the two
+        named = {path: key for path, key in named.items() if key is None or not is_whole(folder, key)}
+    found = [Damage(path, "does not name the version", _REINDEX) for path, key in named.items() if key != current]
     copies = {path: manifest_problem(path) for path in (manifest_path(folder, current), spare_path(folder, current))}
     cure = _ANEW if all(copies.values()) else _REINDEX
     return [*found, *(Damage(path, problem, cure) for path, problem in copies.items() if problem is not None)]
 
 
-def _versions(folder: Path, tables: list[dict[str, Any]], blocks: dict[tuple[str, str], _Block]) -> Iterator[Damage]:
+def _versions(
+    folder: Path, tables: list[dict[str, Any]], blocks: dict[tuple[str, str], _Block], active: bool
+) -> Iterator[Damage]:
     """Damage of manifests and of the folders that they list; their blocks are noted for later."""
     try:
         current = current_key(folder)
     except (RetentiveError, FileNotFoundError):
         current = ""
-    keys = version_keys(folder)
+    keys = [] if active else version_keys(folder)  # a writer may be deleting earlier ones
     for key in [*(key for key in keys if key != current), *([current] if current else [])]:
         try:
             manifest = read_manifest(folder, key)
+        except FileNotFoundError:
+            continue  # deleted a moment ago
         except RetentiveError:
             if key != current:
                 yield Damage(manifest_path(folder, key), _ALTERED, _GC)
