@@ -199,7 +199,7 @@ class Benchmark(Measuring[Plan]):
 def draw(results: Results, path: Path) -> None:
     """Draw each contest's ratios: both in float32, both in bfloat16, and as they come."""
     rows = [row for row in results.rows if row.target is not None]
-    figure, axes = pyplot.subplots(figsize=(12, 9), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(12, 13), layout="constrained")
     draw_targets(axes, rows)
     about = results.machine
     finish(figure, path, f"Training steps, {about['threads']} threads of {about['cpu']}, torch {about['torch']}")

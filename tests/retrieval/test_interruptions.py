@@ -143,7 +143,7 @@ def test_a_full_disk_is_told_with_the_path_and_the_build_goes_on_later(tmp_path,
     assert run.returncode != 0
     last = run.stderr.strip().splitlines()[-1]
     assert "while writing (cure: free some space" in last
-    assert "nothing finished was lost" in last
+    assert "files that were finished before are whole" in last
     assert str(folder) in last
     assert not any(is_temporary(path) for path in folder.rglob("*"))
     left = snapshot(folder)

@@ -12,7 +12,7 @@ from retentive.files.checksums import FileRecord
 from retentive.files.names import TEMPORARY_SUFFIX, temporary_name
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_CURE = "free some space or choose a folder on another disk, and run again; nothing finished was lost"
+_CURE = "free some space or choose a folder on another disk, and run again; files that were finished before are whole"
 
 
 class GrowingFile:
