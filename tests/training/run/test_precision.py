@@ -1,6 +1,8 @@
 """What "auto" stands for: bfloat16 where it is native and faster, and in a run that goes on what it was begun with."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from retentive.errors import DamagedFileError
-from retentive.training.processes.processes import alone
+from retentive.training.processes.processes import Processes, alone
 from retentive.training.run import precision
 from retentive.training.run.precision import chosen_precision, with_precision
 from training.conftest import asked_configs, final_tensors, run
@@ -57,6 +59,43 @@ def test_a_call_is_as_large_as_its_share_of_a_batch(store: Path, tmp_path: Path,
         assert with_precision(config, model, alone()).hardware.precision == chosen
 
 
+def test_a_recurrent_memory_multiplies_a_segment_at_a_time(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    machine(monkeypatch, native=True, times_as_fast=4.0)
+    asked: dict[str, Any] = {"run": tmp_path, "hardware": {"precision": "auto"}, "model": {"family": "rmt"}}
+    model, config = asked_configs(store, asked)
+    assert model.segment_length < config.data.window
+    work = config.data.batch_size * model.segment_length * model.decoder.embedding.hidden_size**2
+    for limit, chosen in ((work, "bfloat16"), (work + 1, "float32")):
+        monkeypatch.setattr(precision, "LARGE_ENOUGH", limit)
+        assert with_precision(config, model, alone()).hardware.precision == chosen
+
+
+def test_processes_take_bfloat16_together_and_never_sharded_on_cpus(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    machine(monkeypatch, native=True, times_as_fast=4.0)
+    monkeypatch.setattr(precision, "LARGE_ENOUGH", 1)
+
+    @dataclass(frozen=True)
+    class Two(Processes):
+        other: str = "bfloat16"
+
+        def together(self, act: Callable[[], Any]) -> list[Any]:
+            mine = act()
+            return [mine, mine if mine is None else self.other]
+
+    def chosen(other: str, strategy: str) -> str:
+        asked: dict[str, Any] = {"run": tmp_path, "hardware": {"precision": "auto", "strategy": strategy}}
+        model, config = asked_configs(store, asked)
+        return with_precision(config, model, Two(0, 2, CPU, other=other)).hardware.precision
+
+    assert chosen("bfloat16", "ddp") == "bfloat16"
+    assert chosen("float32", "ddp") == "float32"
+    assert chosen("bfloat16", "fsdp") == "float32"
+
+
 def test_emulated_bfloat16_of_gpus_is_not_chosen(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert chosen_precision(GPU, 1) == "float32"
@@ -66,15 +105,19 @@ def test_emulated_bfloat16_of_gpus_is_not_chosen(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("began", ["float32", "bfloat16"])
 def test_a_run_goes_on_as_it_began_on_a_machine_that_would_choose_otherwise(
-    began: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    began: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     run(store, tmp_path / "whole", hardware={"precision": began})
     monkeypatch.setattr(precision, "LARGE_ENOUGH", 1)
     machine(monkeypatch, native=began == "bfloat16", times_as_fast=4.0)
     run(store, tmp_path / "parts", hardware={"precision": "auto"}, steps=4)
     assert kept_precision(tmp_path / "parts") == began
+    begins = capsys.readouterr().err
+    assert ("products are computed in bfloat16" in begins) == (began == "bfloat16")
     machine(monkeypatch, native=began != "bfloat16", times_as_fast=4.0)
     run(store, tmp_path / "parts", hardware={"precision": "auto"})
+    slow = "goes on in bfloat16, as it was begun, which this CPU has no instructions for: it will be slow"
+    assert (slow in capsys.readouterr().err) == (began == "bfloat16")
     assert kept_precision(tmp_path / "parts") == began
     torch.testing.assert_close(final_tensors(tmp_path / "parts"), final_tensors(tmp_path / "whole"), rtol=0, atol=0)
 

@@ -12,6 +12,7 @@ from retentive.experiments.demo.report import DemoRun
 from retentive.training.run.config import (
     CheckpointConfig,
     DataConfig,
+    HardwareConfig,
     HeldOutConfig,
     OptimizerConfig,
     ScheduleConfig,
@@ -78,6 +79,7 @@ def train_contender(contender: Contender, config: DemoConfig, store: TokenStore)
         schedule=ScheduleConfig(warmup_steps=max(1, steps // 10)),
         held_out=HeldOutConfig(every=max(1, -(-steps // 4)), windows=32),
         checkpoints=CheckpointConfig(every=max(1, -(-steps // 4)), keep_last=1),
+        hardware=HardwareConfig(precision="float32"),  # in which steps were timed
     )
     claim(config.output, options.run)
     try:

@@ -1,7 +1,7 @@
 """From a Transformer to a hybrid: start from its projections, match layer by layer, then distil."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -155,6 +155,7 @@ def _start(config: LineariseConfig) -> HybridConfig:
 def _options(
     config: LineariseConfig, name: str, objective: ObjectiveConfig, steps: int, rate: float, before: Path
 ) -> TrainConfig:
+    on_gpu = torch.cuda.is_available() and config.device != "cpu"
     return TrainConfig(
         store=config.store,
         run=config.dest / name,
@@ -167,7 +168,8 @@ def _options(
         optimizer=OptimizerConfig(learning_rate=rate),
         held_out=HeldOutConfig(every=None),
         checkpoints=CheckpointConfig(every=50, keep_best=False),
-        hardware=replace(HardwareConfig(), device=config.device),
+        # One precision for all stages, which may run on several CPUs.
+        hardware=HardwareConfig(device=config.device, precision="auto" if on_gpu else "float32"),
     )
 
 

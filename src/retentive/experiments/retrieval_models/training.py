@@ -20,6 +20,7 @@ from retentive.training.run.checkpoint_folder import checkpoint_folders, read_pr
 from retentive.training.run.config import (
     CheckpointConfig,
     DataConfig,
+    HardwareConfig,
     HeldOutConfig,
     NeighbourDataConfig,
     OptimizerConfig,
@@ -124,6 +125,7 @@ def _train_config(config: ModelsConfig, kind: str, seed: int, store: TokenStore,
         schedule=ScheduleConfig(warmup_steps=min(40, steps - 1)),
         held_out=HeldOutConfig(every=None),
         checkpoints=CheckpointConfig(every=100, keep_last=1, keep_best=False),
+        hardware=HardwareConfig(precision="float32"),  # of all models that are compared, and of steps that are timed
     )
 
 

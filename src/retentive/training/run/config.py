@@ -162,10 +162,11 @@ class HardwareConfig:
         device: "cpu", "cuda", or "auto": a GPU where there is one. Under torchrun each process takes its own GPU.
         strategy: How several processes share the work: "ddp" keeps a copy of everything in each of them, "fsdp" keeps
             a shard of parameters, gradients and optimizer state. Has no effect with one process.
-        precision: Of products: "float32", "bfloat16" (parameters, optimizer, states and decays stay float32), or
-            "auto": bfloat16 where the GPU has it, or where the CPU has instructions for it (AVX512-BF16, AMX) and is
-            measured to be faster with them, if tokens of a call times squared width are at least a million; float32
-            elsewhere. A run that goes on keeps what it was begun with.
+        precision: Of products: "float32", "bfloat16", or "auto": bfloat16 where the GPU has it, or where the CPU has
+            instructions for it (such as AVX512-BF16 or AMX) and is measured to be faster with them, if a call's tokens
+            times squared width are at least a million and a CPU's model is not sharded; float32 elsewhere. Parameters,
+            optimizer, recurrent states and decays stay float32; keys and values are bfloat16, and with "fsdp" all that
+            runs from block to block. A run that goes on keeps what it was begun with.
         sequence_parallel: Processes that read the same windows, each a part of every one, so that the memory of a
             window's activations falls with their number; "--hardware.sequence_parallel 2" on four processes has two
             such groups. Attention without a window keeps all keys and values in each of them. Not for models that read

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from retentive.files.progress import say
 from retentive.models.protocol import FamilyConfig
+from retentive.models.rmt import RecurrentMemoryConfig
 from retentive.ops.precision import cpu_multiplies_bfloat16
 from retentive.training.processes.parallelism import Precision
 from retentive.training.processes.processes import Processes
@@ -25,16 +27,43 @@ RetNet and Transformer had 0.87 to 0.94 of their speed at a quarter of it, 0.96 
 def with_precision(config: TrainConfig, model: FamilyConfig, processes: Processes) -> TrainConfig:
     """Return the config of a run with the precision that "auto" stands for.
 
-    A run that goes on keeps what it was begun with, whatever this machine would choose. A new one takes what the first
-    process measures, for all processes must compute alike.
+    A run that goes on keeps what it was begun with, whatever this machine would choose. A new one takes bfloat16 if all
+    its processes would, for they must compute alike. Sharded on CPUs it stays float32: FSDP rounds weights of norms and
+    tables too, and with them what runs from block to block.
     """
     if config.hardware.precision != "auto":
         return config
-    rows = config.data.batch_size // (processes.row_count * config.hardware.accumulation)
-    tokens = rows * config.data.window // processes.parts_of_text
-    work = tokens * model.decoder.embedding.hidden_size**2
-    precision = processes.together(lambda: _kept(config.run) or chosen_precision(processes.device, work))[0]
+    on_cpu = processes.device.type == "cpu"
+    kept = processes.together(lambda: _kept(config.run))[0]
+    precision = _together(config, model, processes) if kept is None else kept
+    if on_cpu and precision == "bfloat16":
+        say(_about(begins=kept is None))
     return replace(config, hardware=replace(config.hardware, precision=precision))
+
+
+def _together(config: TrainConfig, model: FamilyConfig, processes: Processes) -> Precision:
+    if processes.count > 1 and config.hardware.strategy == "fsdp" and processes.device.type == "cpu":
+        return "float32"
+    work = _work(config, model, processes)
+    found = processes.together(lambda: chosen_precision(processes.device, work))
+    return "float32" if "float32" in found else "bfloat16"
+
+
+def _work(config: TrainConfig, model: FamilyConfig, processes: Processes) -> int:
+    """Multiplications of a product of a call's tokens by a square matrix of the model's width."""
+    rows = config.data.batch_size // (processes.row_count * config.hardware.accumulation)
+    columns = config.data.window // processes.parts_of_text
+    if isinstance(model, RecurrentMemoryConfig):
+        columns = min(columns, model.segment_length)
+    return rows * columns * model.decoder.embedding.hidden_size**2
+
+
+def _about(*, begins: bool) -> str:
+    """What is said of a run in bfloat16 on a CPU."""
+    if begins:
+        return "products are computed in bfloat16, which is faster here (unless --hardware.precision is float32)."
+    slow = "" if cpu_multiplies_bfloat16() else ", which this CPU has no instructions for: it will be slow"
+    return f"the run goes on in bfloat16, as it was begun{slow}."
 
 
 def chosen_precision(device: torch.device, work: int) -> Precision:
