@@ -49,24 +49,16 @@ def test_a_cpu_takes_what_it_multiplies_faster(
     assert chosen_precision(CPU, work) == chosen
 
 
-def test_a_call_is_as_large_as_its_share_of_a_batch(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    machine(monkeypatch, native=True, times_as_fast=4.0)
-    asked: dict[str, Any] = {"run": tmp_path, "hardware": {"precision": "auto", "accumulation": 2}}
-    model, config = asked_configs(store, asked)
-    work = config.data.batch_size // 2 * config.data.window * model.decoder.embedding.hidden_size**2
-    for limit, chosen in ((work, "bfloat16"), (work + 1, "float32")):
-        monkeypatch.setattr(precision, "LARGE_ENOUGH", limit)
-        assert with_precision(config, model, alone()).hardware.precision == chosen
-
-
-def test_a_recurrent_memory_multiplies_a_segment_at_a_time(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("family", ["retnet", "rmt"])
+def test_a_call_is_as_large_as_its_share_of_a_batch_or_of_a_segment(
+    family: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     machine(monkeypatch, native=True, times_as_fast=4.0)
-    asked: dict[str, Any] = {"run": tmp_path, "hardware": {"precision": "auto"}, "model": {"family": "rmt"}}
-    model, config = asked_configs(store, asked)
-    assert model.segment_length < config.data.window
-    work = config.data.batch_size * model.segment_length * model.decoder.embedding.hidden_size**2
+    hardware = {"precision": "auto", "accumulation": 2}
+    model, config = asked_configs(store, {"run": tmp_path, "hardware": hardware, "model": {"family": family}})
+    columns = model.segment_length if family == "rmt" else config.data.window
+    assert (family == "rmt") == (columns < config.data.window)
+    work = config.data.batch_size // 2 * columns * model.decoder.embedding.hidden_size**2
     for limit, chosen in ((work, "bfloat16"), (work + 1, "float32")):
         monkeypatch.setattr(precision, "LARGE_ENOUGH", limit)
         assert with_precision(config, model, alone()).hardware.precision == chosen
